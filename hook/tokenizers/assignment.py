@@ -1,0 +1,77 @@
+"""What follows from an assignment: token maps and dense features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def token_map(assignment: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Give every cell the token with the largest weight there.
+
+    Args:
+        assignment: (B, N, h, w) weights.
+        size: Height and width to enlarge the map to with nearest neighbour; None keeps (h, w).
+
+    Returns:
+        (B, h, w) int64 index of the token, class token not counted.
+    """
+    # The paper rescales each cell's weights to [0, 1] first, which leaves the largest in place.
+    owners = assignment.argmax(dim=1)
+    if size is not None:
+        owners = F.interpolate(owners[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    return owners
+
+
+def seed_ownership(assignment: Tensor) -> Tensor:
+    """Turn attention that sums to one over seeds into weights that sum to one over tokens.
+
+    Each cell's N weights are rescaled to [0, 1] by their minimum and maximum and passed through
+    a softmax. Where all tokens agree the paper divides by zero; here they share the cell equally.
+
+    Args:
+        assignment: (B, N, h, w) attention.
+
+    Returns:
+        (B, N, h, w) weights that sum to one over N.
+    """
+    low = assignment.amin(dim=1, keepdim=True)
+    span = assignment.amax(dim=1, keepdim=True) - low
+    rescaled = (assignment - low) / torch.where(span > 0, span, torch.ones_like(span))
+    return rescaled.softmax(dim=1)
+
+
+def dense_features(
+    tokens: Tensor, assignment: Tensor, size: tuple[int, int], assign: str = "seed"
+) -> Tensor:
+    """Spread tokens back over a grid through their assignment.
+
+    Args:
+        tokens: (B, N, D) tokens without the class token.
+        assignment: (B, N, h, w) weights of the tokens.
+        size: Height and width of the grid to fill.
+        assign: What the weights mean (see :class:`TokenizerOutput`). ``"seed"`` is the paper's
+            dense path: nearest-neighbour resize, min-max and softmax over the tokens, detached
+            from the graph. ``"grid"`` puts token i into cell i.
+
+    Returns:
+        (B, D, H, W) features.
+
+    Raises:
+        ValueError: The number of tokens and of assignment rows differ, or ``assign`` is unknown.
+    """
+    b, n, d = tokens.shape
+    if assignment.shape[1] != n:
+        raise ValueError(
+            f"dense_features got {n} tokens but an assignment of {assignment.shape[1]}; "
+            "leave out the class token"
+        )
+    if assign == "grid":
+        h, w = assignment.shape[-2:]
+        features = tokens.transpose(1, 2).reshape(b, d, h, w)
+        if (h, w) != tuple(size):
+            features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+        return features
+    if assign == "seed":
+        weights = seed_ownership(F.interpolate(assignment, size=size, mode="nearest")).detach()
+        return torch.einsum("bnd,bnhw->bdhw", tokens, weights)
+    raise ValueError(f"assign must be 'seed' or 'grid', got {assign!r}")

@@ -1,0 +1,19 @@
+"""The contract every tokenizer fulfils."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TokenizerOutput(NamedTuple):
+    """What a tokenizer makes of a batch of images.
+
+    Attributes:
+        tokens: (B, N, D) tokens, or (B, 1 + N, D) with the class token in front.
+        assignment: (B, N, h, w) weight of every token at every cell of the tokenizer's grid. The
+            class token has no row. What the weights sum to is the tokenizer's ``assign``:
+            ``"seed"``: one over the grid for each token; ``"grid"``: token i is cell i.
+    """
+
+    tokens: Tensor
+    assignment: Tensor

@@ -1,0 +1,142 @@
+"""HOOK in timm's place for ``PatchEmbed``: ``timm.create_model(..., embed_layer=HookEmbed)``.
+
+timm's spelling (``embed_dim``, ``in_chans``) is used here and nowhere else.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from .assignment import dense_features
+from .hook_tokenizer import HookTokenizer, to_pair
+
+
+class HookEmbed(nn.Module):
+    """A :class:`HookTokenizer` with the interface of timm's ``PatchEmbed``.
+
+    timm's positions belong to patches, so build the ViT with ``pos_embed='none'`` (the seeds
+    already carry positions) and let timm own the class token. Choose HOOK's own options with
+    :meth:`configure`::
+
+        embed = HookEmbed.configure(num_tokens=8, seed_dims=256)
+        model = timm.create_model("vit_base_patch16_224", embed_layer=embed, pos_embed="none")
+
+    Args:
+        img_size: Image size in pixels, a side or (height, width).
+        patch_size: Accepted for timm's sake and unused: a seed is 4 x 4 pixels.
+        in_chans: Number of bands.
+        embed_dim: Width of the tokens.
+        norm_layer: Norm applied to the tokens; None for none.
+        bias, device, dtype: As in timm's ``PatchEmbed`` (the tokenizer has its own biases).
+        strict_img_size: timm passes False for ``dynamic_img_size=True``.
+        output_fmt: timm passes it for ``dynamic_img_size=True``.
+        **hook_options: Options of :class:`HookTokenizer`.
+
+    Raises:
+        ValueError: The ViT was asked for dynamic image sizes, which need a grid of patches.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        norm_layer=None,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        strict_img_size: bool = True,
+        output_fmt: str | None = None,
+        **hook_options,
+    ) -> None:
+        super().__init__()
+        if not strict_img_size or output_fmt is not None:
+            raise ValueError(
+                "HookEmbed gives a set of tokens, not a grid of patches: build the model with "
+                "dynamic_img_size=False"
+            )
+        self.tokenizer = HookTokenizer(
+            img_size=img_size, in_channels=in_chans, embed_dims=embed_dim, **hook_options
+        ).to(device=device, dtype=dtype)
+        self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
+        self.img_size = self.tokenizer.img_size
+        self.grid_size = self.tokenizer.grid_size
+        self.num_patches = self.tokenizer.num_tokens
+        self.patch_size = (self.tokenizer.stem.stride, self.tokenizer.stem.stride)
+
+    @classmethod
+    def configure(cls, **hook_options) -> partial:
+        """Bind options of :class:`HookTokenizer`; the result goes to ``embed_layer``."""
+        return partial(cls, **hook_options)
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Give the pixels per seed, which are HOOK's finest unit."""
+        return self.patch_size[0] if as_scalar else self.patch_size
+
+    def set_input_size(self, img_size=None, patch_size=None) -> None:
+        """Refuse another size than the one built for, to which the learned positions tie.
+
+        Raises:
+            ValueError: The size differs.
+        """
+        if img_size is not None and to_pair(img_size) != self.img_size:
+            raise ValueError(
+                f"the tokenizer was made for {self.img_size} pixels and cannot become {img_size}; "
+                "create the model with img_size=..."
+            )
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Refuse: the tokens have no grid that timm could reshape them to.
+
+        Raises:
+            ValueError: Always, with the way to dense maps.
+        """
+        raise ValueError(
+            f"{self.num_patches} HOOK tokens of a {img_size[0]} x {img_size[1]} image cannot be "
+            "reshaped to a grid; call hook.tokenizers.dense_intermediate_layers(model, images, n) "
+            "for dense maps through the assignment, or pass reshape=False / output_fmt='NLC'"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to tokens (B, N, D)."""
+        return self.norm(self.tokenizer(x).tokens)
+
+
+def dense_intermediate_layers(
+    model: nn.Module, images: Tensor, n: int | list[int] = 1, size: tuple[int, int] | None = None
+) -> list[Tensor]:
+    """Give dense maps of a timm ViT's intermediate layers through the assignment.
+
+    Args:
+        model: A timm ViT built with ``embed_layer=HookEmbed``.
+        images: (B, C, H, W) normalised images.
+        n: The last n blocks, or the indices of the blocks.
+        size: Height and width of the maps; None takes a cell per 16 x 16 pixels.
+
+    Returns:
+        One (B, D, h, w) map per chosen block.
+
+    Raises:
+        ValueError: The model's ``patch_embed`` is not a :class:`HookEmbed`.
+    """
+    embed = getattr(model, "patch_embed", None)
+    if not isinstance(embed, HookEmbed):
+        raise ValueError(
+            f"model.patch_embed is {type(embed).__name__}, expected HookEmbed; build the model "
+            "with timm.create_model(..., embed_layer=HookEmbed)"
+        )
+    assignments = []
+    handle = embed.tokenizer.register_forward_hook(
+        lambda module, inputs, output: assignments.append(output.assignment)
+    )
+    try:
+        layers = model.forward_intermediates(
+            images, indices=n, output_fmt="NLC", intermediates_only=True
+        )
+    finally:
+        handle.remove()
+    size = size or (max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1))
+    return [
+        dense_features(tokens, assignments[0], size, embed.tokenizer.assign) for tokens in layers
+    ]
