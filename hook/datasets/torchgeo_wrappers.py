@@ -1,0 +1,906 @@
+"""MMEngine datasets around TorchGeo's non-geo classification and segmentation datasets.
+
+TorchGeo knows where a data set's files lie and what its labels mean; MMEngine knows how to train.
+:class:`TorchGeoClassification` and :class:`TorchGeoSegmentation` join the two: a config names a
+class of :mod:`torchgeo.datasets` (or of :mod:`hook.datasets.named`) and its arguments, and gets the
+sample dictionaries that every pipeline of this project takes.
+"""
+
+import abc
+import colorsys
+import copy
+import csv
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from torch.utils.data import Dataset
+
+from hook.errors import ConfigError, DataError
+from hook.registry import DATASETS
+
+IGNORE_INDEX = 255
+
+# Where the files of TorchGeo's own classes belong, and which script puts them there. The classes
+# of hook.datasets.named carry the same two texts as attributes.
+TORCHGEO_LAYOUTS = {
+    "EuroSAT": (
+        "<root>/eurosat-{train,val,test}.txt and "
+        "<root>/ds/images/remote_sensing/otherDatasets/sentinel_2/tif/<Class>/<Class>_<n>.tif",
+        "tools/dataset_tools/prepare_eurosat.py",
+    ),
+    "RESISC45": (
+        "<root>/resisc45-{train,val,test}.txt and <root>/NWPU-RESISC45/<class>/<class>_<nnn>.jpg",
+        "tools/dataset_tools/prepare_nwpu_resisc45.py",
+    ),
+    "DeepGlobeLandCover": (
+        "<root>/data/{training_data,test_data}/images/<id>_sat.jpg and .../masks/<id>_mask.png",
+        "tools/dataset_tools/prepare_deepglobe_land_cover.py",
+    ),
+}
+
+
+def find_dataset_class(name: str) -> type[Dataset]:
+    """Find a data set by class name, in TorchGeo first, then in :mod:`hook.datasets.named`.
+
+    Args:
+        name: Class name, such as ``'EuroSAT'`` or ``'GID5'``.
+
+    Returns:
+        A subclass of :class:`torchgeo.datasets.NonGeoDataset`.
+
+    Raises:
+        ConfigError: If no such class exists, or if it is one of TorchGeo's geo datasets.
+    """
+    import torchgeo.datasets as torchgeo_datasets
+
+    from hook.datasets import named
+
+    found = getattr(torchgeo_datasets, name, None) or getattr(named, name, None)
+    if inspect.isclass(found) and issubclass(found, torchgeo_datasets.NonGeoDataset):
+        return found
+    if inspect.isclass(found) and issubclass(found, torchgeo_datasets.GeoDataset):
+        raise ConfigError(
+            f"dataset={name!r} is one of TorchGeo's geo datasets",
+            expected="a dataset of fixed image chips (NonGeoDataset)",
+            found="scenes that are sampled by place (GeoDataset)",
+            remedy="use type='hook.GeoTIFFFolder' on the folder of its files",
+        )
+    known = [
+        key
+        for module in (torchgeo_datasets, named)
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, torchgeo_datasets.NonGeoDataset)
+    ]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise ConfigError(
+        f"dataset={name!r} is unknown",
+        expected="a non-geo class of torchgeo.datasets or hook.datasets.named",
+        found=name,
+        remedy=f"did you mean {' or '.join(close)}?" if close else "check the class name",
+    )
+
+
+def read_split_list(path: str | Path) -> list[str]:
+    """Read the names of a split.
+
+    Two forms are read: a text file with one relative name per line (``Class/file.jpg``), and a
+    CSV file as the paper's authors give it, ``index,path,label`` below a header line.
+
+    Args:
+        path: The list file.
+
+    Returns:
+        The names, in the order of the file, with ``/`` between folders.
+
+    Raises:
+        DataError: If the file is missing, holds no name or holds a name twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"split list {path} cannot be read",
+            expected="a text file with one relative name per line, or the authors' CSV",
+            found=error,
+            remedy="draw a split with tools/dataset_tools/make_splits.py, or correct split_list",
+        ) from error
+    if path.suffix.lower() == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row][1:]
+        short = next((row for row in rows if len(row) < 2), None)
+        if short is not None:
+            raise DataError(
+                f"split list {path} is no list of files",
+                expected="rows of index,path,label below a header",
+                found=",".join(short),
+                remedy="give the file names in the second column, or use a .txt list",
+            )
+        names = [row[1].strip() for row in rows]
+    else:
+        names = [line.strip() for line in text.splitlines()]
+    names = [name.replace("\\", "/") for name in names if name and not name.startswith("#")]
+    if not names:
+        raise DataError(
+            f"split list {path} is empty",
+            expected="at least one name",
+            found="none",
+            remedy="draw it again with tools/dataset_tools/make_splits.py",
+        )
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"split list {path} names a file twice",
+            expected="each name once",
+            found=twice,
+            remedy="remove the repetition: it would count twice in every metric",
+        )
+    return names
+
+
+def default_palette(num_classes: int) -> list[list[int]]:
+    """Return one well separated RGB colour per class, the same in every run.
+
+    Args:
+        num_classes: How many colours.
+
+    Returns:
+        ``num_classes`` lists of three integers in [0, 255].
+    """
+    golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
+    return [
+        [
+            round(255 * channel)
+            for channel in colorsys.hsv_to_rgb(
+                (index * golden) % 1.0, 0.75 - 0.25 * (index % 2), 0.95 - 0.2 * (index % 3)
+            )
+        ]
+        for index in range(num_classes)
+    ]
+
+
+def normalise_name(name: str) -> str:
+    """Reduce a class name to what two spellings of it share: letters and digits, lower case."""
+    return re.sub(r"[^0-9a-z]", "", name.casefold())
+
+
+class TorchGeoDataset(BaseDataset, abc.ABC):
+    """What the classification and the segmentation wrapper share.
+
+    Args:
+        dataset: Class name, see :func:`find_dataset_class`.
+        dataset_args: Arguments of that class. ``root`` defaults to ``data_root``, ``download`` to
+            False: nothing is fetched unless the config says so.
+        split_list: Optional list file (:func:`read_split_list`) that chooses among the data set's
+            samples; a relative path is looked for as given, then below ``data_root``. Its name is
+            kept as ``metainfo['split']``, so that results say which split they are of.
+        data_root: Folder of the data.
+        metainfo: Dataset meta. ``classes``, ``palette`` and ``bands`` default to what the TorchGeo
+            class knows. ``bands`` that the class knows by name, or 1-based indexes, are selected in
+            that order; ``nodata`` marks pixels as invalid.
+        dtype: Integer type of the stored pixels, such as ``'uint8'``. TorchGeo hands every image
+            over as float32; this takes the cast back (an error where that would lose values).
+        ignore_index: Label of pixels that count nowhere.
+        pipeline: Transforms.
+        indices: Use only these samples, or the first so many.
+        test_mode: As in :class:`mmengine.dataset.BaseDataset`.
+        lazy_init: As in :class:`mmengine.dataset.BaseDataset`.
+        serialize_data: As in :class:`mmengine.dataset.BaseDataset`.
+        max_refetch: As in :class:`mmengine.dataset.BaseDataset`.
+
+    Raises:
+        ConfigError: If the class, one of its arguments, or a class name is unknown.
+        DataError: If the data are missing or not what the config says they are.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        dataset_args: Mapping[str, Any] | None = None,
+        split_list: str | Path | None = None,
+        data_root: str | None = "",
+        metainfo: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        ignore_index: int | None = None,
+        pipeline: Sequence[dict | Callable] = (),
+        indices: int | Sequence[int] | None = None,
+        test_mode: bool = False,
+        lazy_init: bool = False,
+        serialize_data: bool = True,
+        max_refetch: int = 1000,
+    ) -> None:
+        self.dataset_name = dataset
+        self.split_list = split_list
+        meta = dict(metainfo or {})
+        if ignore_index is None:
+            ignore_index = meta.get("ignore_index", IGNORE_INDEX)
+        self.ignore_index = int(ignore_index)
+        self.dtype = self._checked_dtype(dtype)
+        self.source = self._build_source(dataset, dict(dataset_args or {}), data_root or "")
+        self.files = sample_files(self.source)
+        meta = self._complete_metainfo(meta)
+        super().__init__(
+            metainfo=meta,
+            data_root=data_root,
+            data_prefix={},
+            indices=indices,
+            serialize_data=serialize_data,
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+            max_refetch=max_refetch,
+        )
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        # MMEngine's own would open every text in the meta (a split called "train") as a file.
+        return copy.deepcopy(dict(metainfo or {}))
+
+    # Building -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _checked_dtype(dtype: str | None) -> np.dtype | None:
+        if dtype is None:
+            return None
+        try:
+            return np.dtype(dtype)
+        except TypeError as error:
+            raise ConfigError(
+                f"dtype={dtype!r} is unknown",
+                expected="uint8, uint16, int16 or float32",
+                found=dtype,
+                remedy="name the type of the stored pixels",
+            ) from error
+
+    def _build_source(self, name: str, arguments: dict[str, Any], data_root: str) -> Dataset:
+        cls = find_dataset_class(name)
+        accepted = inspect.signature(cls).parameters
+        if "root" in accepted and data_root:
+            arguments.setdefault("root", data_root)
+        if "download" in accepted:
+            arguments.setdefault("download", False)
+        try:
+            inspect.signature(cls).bind(**arguments)
+        except TypeError as error:
+            raise ConfigError(
+                f"dataset_args of {name}: {error}",
+                expected=f"arguments of {name}: {', '.join(accepted)}",
+                found=", ".join(arguments),
+                remedy="correct dataset_args",
+            ) from error
+        root = arguments.get("root", data_root)
+        try:
+            source = cls(**arguments)
+        except FileNotFoundError as error:
+            layout, script = layout_of(cls)
+            raise DataError(
+                f"{name}: no data in {root}",
+                expected=layout,
+                found=str(error).splitlines()[0],
+                remedy=f"set data_root to the folder that holds it{script}",
+            ) from error
+        except (AssertionError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"dataset_args of {name} are refused",
+                expected=_accepted_values(cls),
+                found=f"{arguments} ({error})" if str(error) else str(arguments),
+                remedy="correct dataset_args",
+            ) from error
+        except (RuntimeError, OSError) as error:
+            layout, script = layout_of(cls)
+            raise DataError(
+                f"{name}: the data in {root} cannot be read",
+                expected=layout,
+                found=error,
+                remedy=f"download the files again{script}",
+            ) from error
+        if len(source) == 0:
+            layout, script = layout_of(cls)
+            raise DataError(
+                f"{name}: no samples in {root}",
+                expected=layout,
+                found="no image",
+                remedy=f"set data_root to the folder that holds them{script}",
+            )
+        return source
+
+    def _complete_metainfo(self, meta: dict[str, Any]) -> dict[str, Any]:
+        known = self._known_classes()
+        if meta.get("classes") is None:
+            if known is None:
+                raise ConfigError(
+                    f"{self.dataset_name} does not name its classes",
+                    expected="metainfo=dict(classes=(...))",
+                    found="no classes",
+                    remedy="name them in the order of their labels",
+                )
+            meta["classes"] = known
+        meta["classes"] = tuple(meta["classes"])
+        if len(set(meta["classes"])) != len(meta["classes"]):
+            raise ConfigError(
+                f"{self.dataset_name}: metainfo names a class twice",
+                expected="each name once",
+                found=", ".join(meta["classes"]),
+                remedy="correct metainfo['classes']",
+            )
+        self._check_classes(meta["classes"], known)
+        if meta.get("palette") is None:
+            meta["palette"] = self._known_palette(len(meta["classes"])) or default_palette(
+                len(meta["classes"])
+            )
+        known_bands = band_names(self.source)
+        if meta.get("bands") is None and known_bands:
+            meta["bands"] = known_bands
+        self.band_indexes = select_bands(self.dataset_name, meta.get("bands"), known_bands)
+        meta.setdefault("ignore_index", self.ignore_index)
+        if self.split_list is not None:
+            meta.setdefault("split", Path(self.split_list).stem)
+        elif isinstance(getattr(self.source, "split", None), str):
+            meta.setdefault("split", self.source.split)
+        return meta
+
+    def _known_classes(self) -> tuple[str, ...] | None:
+        classes = getattr(self.source, "classes", None)
+        if isinstance(classes, Mapping):
+            classes = list(classes)
+        if not isinstance(classes, Sequence) or isinstance(classes, str):
+            return None
+        names = tuple(classes)
+        return names if names and all(isinstance(name, str) for name in names) else None
+
+    def _known_palette(self, num_classes: int) -> list[list[int]] | None:
+        for attribute in ("palette", "colormap", "cmap"):
+            colours = getattr(self.source, attribute, None)
+            if isinstance(colours, Mapping):
+                colours = list(colours.values())
+            try:
+                colours = [[int(channel) for channel in tuple(colour)[:3]] for colour in colours]
+            except (TypeError, ValueError):
+                continue
+            if len(colours) == num_classes and all(len(colour) == 3 for colour in colours):
+                return colours
+        return None
+
+    @abc.abstractmethod
+    def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
+        """Compare the classes of the metainfo with those the data set knows."""
+
+    # Samples ------------------------------------------------------------------------------------
+
+    def load_data_list(self) -> list[dict]:
+        """List the samples: ``source_index``, and paths and labels known without opening files."""
+        chosen = range(len(self.source))
+        if self.split_list is not None:
+            chosen = self._choose(self.split_list)
+        data_list = []
+        for index in chosen:
+            info: dict[str, Any] = {"source_index": index}
+            if self.files is None:
+                info["img_path"] = f"{self.dataset_name}[{index}]"
+            else:
+                image, mask = self.files[index]
+                info["img_path"] = image
+                if mask is not None:
+                    info["seg_map_path"] = mask
+            self._add_label(info)
+            data_list.append(info)
+        return data_list
+
+    def _add_label(self, info: dict[str, Any]) -> None:
+        """Add what is known of a sample's label without opening its files (here: nothing)."""
+
+    def _choose(self, split_list: str | Path) -> list[int]:
+        path = Path(split_list)
+        if not path.is_file() and (Path(self.data_root or "") / path).is_file():
+            path = Path(self.data_root or "") / path
+        if not path.is_file():
+            layout, script = layout_of(type(self.source))
+            raise DataError(
+                f"split list {split_list} does not exist",
+                expected=f"a list file at this path, here or below {self.data_root or '.'}",
+                found="no file",
+                remedy="put the authors' list there, or draw ours with "
+                f"tools/dataset_tools/make_splits.py{script}",
+            )
+        names = read_split_list(path)
+        if self.files is None:
+            raise ConfigError(
+                f"{self.dataset_name} does not tell the names of its files",
+                expected="a data set whose samples can be chosen by name",
+                found=f"split_list={split_list}",
+                remedy="use the split argument of the class in dataset_args",
+            )
+        by_name = _index_names([image for image, _ in self.files])
+        found, missing = [], []
+        for name in names:
+            index = by_name.get(name)
+            if index is None:
+                index = by_name.get(str(Path(name).with_suffix("").as_posix()))
+            if index is None:
+                index = by_name.get(Path(name).name, by_name.get(Path(name).stem))
+            (missing if index is None else found).append(name if index is None else index)
+        if missing:
+            raise DataError(
+                f"split list {path} names files that {self.dataset_name} does not hold",
+                expected=f"{len(names)} files",
+                found=f"{len(missing)} missing, the first: {', '.join(missing[:3])}",
+                remedy="use the list that belongs to this download, or complete the download",
+            )
+        if len(set(found)) != len(found):
+            raise DataError(
+                f"split list {path} names a file twice",
+                expected=f"{len(names)} different files",
+                found=f"{len(set(found))} different files",
+                remedy="give the names with their folders (Class/file.jpg)",
+            )
+        return found
+
+    def prepare_data(self, idx: int) -> Any:
+        """Load sample ``idx`` and send it through the pipeline."""
+        return self.pipeline(self.load_sample(idx))
+
+    def load_sample(self, idx: int) -> dict[str, Any]:
+        """Load sample ``idx`` as the dictionary that pipelines take.
+
+        Args:
+            idx: Index of the sample.
+
+        Returns:
+            ``img`` (H, W, C) in the band order of ``metainfo['bands']``, ``valid`` (H, W) uint8,
+            the label, and the paths and sizes that go with them.
+
+        Raises:
+            DataError: If the files cannot be read or hold something else.
+        """
+        results = self.get_data_info(idx)
+        path = results["img_path"]
+        try:
+            sample = self.source[results.pop("source_index")]
+        except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+            # PIL says SyntaxError where a PNG is truncated, rasterio RasterioIOError (an OSError).
+            raise DataError(
+                f"{path} or its label cannot be read",
+                expected=f"an image that {self.dataset_name} can open",
+                found=f"{type(error).__name__}: {error}",
+                remedy="restore the file from the download",
+            ) from error
+        image = self._image(sample, path)
+        valid = np.isfinite(image).all(axis=2) if image.dtype.kind == "f" else None
+        nodata = self._metainfo.get("nodata")
+        if nodata is not None and nodata != "nan":
+            present = (image != nodata).all(axis=2)
+            valid = present if valid is None else valid & present
+        if valid is None:
+            valid = np.ones(image.shape[:2], dtype=bool)
+        if self.dtype is not None:
+            image = self._cast(image, valid, path)
+        results.update(
+            img=image,
+            img_shape=image.shape[:2],
+            ori_shape=image.shape[:2],
+            valid=valid.astype(np.uint8),
+            seg_fields=["valid"],
+            reduce_zero_label=False,
+        )
+        self._label(sample, results)
+        return results
+
+    @abc.abstractmethod
+    def _label(self, sample: Mapping[str, Any], results: dict[str, Any]) -> None:
+        """Take the label of a TorchGeo sample over into the results."""
+
+    def _image(self, sample: Mapping[str, Any], path: str) -> np.ndarray:
+        image = sample.get("image")
+        if image is None or image.ndim != 3:
+            raise DataError(
+                f"{path}: {self.dataset_name} gives no single image",
+                expected="sample['image'] of shape (C, H, W)",
+                found="no key 'image', but " + ", ".join(sample)
+                if image is None
+                else f"shape {tuple(image.shape)}",
+                remedy="choose another data set, or a mode of this one with one image per sample",
+            )
+        array = torch.as_tensor(image).permute(1, 2, 0).numpy()
+        if self.band_indexes is not None:
+            if max(self.band_indexes) >= array.shape[2]:
+                raise DataError(
+                    f"{path}: too few bands",
+                    expected=f"at least {max(self.band_indexes) + 1} (bands of metainfo: "
+                    f"{list(self._metainfo['bands'])})",
+                    found=f"{array.shape[2]}",
+                    remedy="correct metainfo['bands']",
+                )
+            array = array[:, :, self.band_indexes]
+        bands = self._metainfo.get("bands")
+        if bands is not None and len(bands) != array.shape[2]:
+            raise DataError(
+                f"{path}: wrong band count",
+                expected=f"{len(bands)} (metainfo['bands']: {list(bands)})",
+                found=f"{array.shape[2]}",
+                remedy="correct metainfo['bands'], or choose bands in dataset_args",
+            )
+        return np.ascontiguousarray(array)
+
+    def _cast(self, image: np.ndarray, valid: np.ndarray, path: str) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            cast = image.astype(self.dtype)
+        if not np.array_equal(cast[valid], image[valid]):
+            raise DataError(
+                f"{path}: dtype={self.dtype.name!r} would change pixel values",
+                expected=f"values that {self.dtype.name} holds",
+                found=f"{image[valid].min():g} to {image[valid].max():g}, stored as {image.dtype}",
+                remedy="name the type of the stored pixels, or leave dtype out",
+            )
+        return cast
+
+
+@DATASETS.register_module()
+class TorchGeoClassification(TorchGeoDataset):
+    """Any TorchGeo scene-classification data set with one label per image.
+
+    ``metainfo['classes']`` may list the classes in another order or spelling (case and punctuation
+    aside) than the class folders; labels follow the metainfo.
+
+    Each sample holds ``img`` (H, W, C), ``valid`` (H, W) and ``gt_label`` (int) beside the paths
+    and sizes. See :class:`TorchGeoDataset` for the arguments and errors.
+
+    Example:
+        >>> dict(type='hook.TorchGeoClassification', dataset='EuroSAT', data_root='data/eurosat',
+        ...      dataset_args=dict(split='train', bands=('B04', 'B03', 'B02')))  # doctest: +SKIP
+    """
+
+    def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
+        self.label_of: list[int] | None = None
+        if known is None:
+            return
+        ours = {normalise_name(name): index for index, name in enumerate(classes)}
+        theirs = [normalise_name(name) for name in known]
+        unknown = [name for name in classes if normalise_name(name) not in theirs]
+        extra = [name for name in known if normalise_name(name) not in ours]
+        if unknown or extra:
+            raise ConfigError(
+                f"{self.dataset_name}: metainfo['classes'] are not the classes of the data",
+                expected=f"{len(known)} classes: {', '.join(known)}",
+                found=_difference(unknown, extra),
+                remedy="correct metainfo['classes'] or the class folders",
+            )
+        self.label_of = [ours[name] for name in theirs]
+
+    def _add_label(self, info: dict[str, Any]) -> None:
+        targets = getattr(self.source, "targets", None)
+        if isinstance(targets, list):
+            info["gt_label"] = self._map_label(targets[info["source_index"]], info["img_path"])
+
+    def _map_label(self, label: Any, path: str) -> int:
+        label = torch.as_tensor(label)
+        if label.numel() != 1 or label.is_floating_point():
+            raise DataError(
+                f"{path}: {self.dataset_name} gives no single class label",
+                expected="one integer per image",
+                found=f"a label of shape {tuple(label.shape)} and type {label.dtype}",
+                remedy="choose a data set with one class per image",
+            )
+        value = int(label)
+        limit = len(self._metainfo["classes"]) if self.label_of is None else len(self.label_of)
+        if not 0 <= value < limit:
+            raise DataError(
+                f"{path}: label outside the range",
+                expected=f"0 to {limit - 1} ({limit} classes)",
+                found=value,
+                remedy="name all classes in metainfo['classes']",
+            )
+        return value if self.label_of is None else self.label_of[value]
+
+    def _label(self, sample: Mapping[str, Any], results: dict[str, Any]) -> None:
+        label = sample.get("label")
+        if label is None:
+            raise DataError(
+                f"{results['img_path']}: {self.dataset_name} gives no label",
+                expected="sample['label']",
+                found=", ".join(sample),
+                remedy="use hook.TorchGeoSegmentation where it has masks",
+            )
+        results["gt_label"] = self._map_label(label, results["img_path"])
+
+
+@DATASETS.register_module()
+class TorchGeoSegmentation(TorchGeoDataset):
+    """Any TorchGeo semantic-segmentation data set with one mask per image.
+
+    Each sample holds ``img`` (H, W, C), ``valid`` (H, W) and ``gt_seg_map`` (H, W) beside the paths
+    and sizes; pixels that are not valid get the ignore index. See :class:`TorchGeoDataset` for the
+    other arguments and errors.
+
+    Args:
+        label_map: New label of stored labels, such as ``{0: 255, 1: 0}``; labels that it does not
+            name stay. In Python configs write ``label_map={...}``.
+        reduce_zero_label: Stored 0 means unlabelled and becomes the ignore index, all others go
+            down by one. Decided here and nowhere else: transforms always see
+            ``reduce_zero_label=False``.
+        **kwargs: See :class:`TorchGeoDataset`.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        *args: Any,
+        label_map: Mapping[int | str, int] | None = None,
+        reduce_zero_label: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if label_map and reduce_zero_label:
+            raise ConfigError(
+                f"{dataset}: label_map and reduce_zero_label exclude each other",
+                expected="one of them",
+                found=f"label_map={dict(label_map)}, reduce_zero_label=True",
+                remedy="write the whole mapping as label_map",
+            )
+        try:
+            # Options of the command line arrive as text.
+            self.label_map = {int(old): int(new) for old, new in (label_map or {}).items()}
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{dataset}: label_map is no mapping of labels",
+                expected="integers to integers, such as {0: 255, 1: 0}",
+                found=label_map,
+                remedy="correct label_map",
+            ) from error
+        self.reduce_zero_label = reduce_zero_label
+        super().__init__(dataset, *args, **kwargs)
+
+    def map_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Turn stored labels into labels of the model.
+
+        Args:
+            labels: Integers of any shape.
+
+        Returns:
+            int64 array of the same shape.
+        """
+        labels = labels.astype(np.int64)
+        if self.reduce_zero_label:
+            ignored = (labels == 0) | (labels == self.ignore_index)
+            return np.where(ignored, self.ignore_index, labels - 1)
+        mapped = labels.copy()
+        for old, new in self.label_map.items():
+            mapped[labels == old] = new
+        return mapped
+
+    def _known_classes(self) -> tuple[str, ...] | None:
+        known = super()._known_classes()
+        if known is None:
+            return None
+        named: dict[int, str] = {}
+        for label, name in zip(self.map_labels(np.arange(len(known))).tolist(), known, strict=True):
+            if label != self.ignore_index:
+                named.setdefault(label, name)
+        if sorted(named) != list(range(len(named))):
+            return None
+        return tuple(named[label] for label in range(len(named)))
+
+    def _known_palette(self, num_classes: int) -> list[list[int]] | None:
+        stored = super()._known_classes()
+        colours = super()._known_palette(len(stored or ())) if stored else None
+        if colours is None:
+            return super()._known_palette(num_classes)
+        chosen: dict[int, list[int]] = {}
+        for label, colour in zip(
+            self.map_labels(np.arange(len(colours))).tolist(), colours, strict=True
+        ):
+            chosen.setdefault(label, colour)
+        if all(label in chosen for label in range(num_classes)):
+            return [chosen[label] for label in range(num_classes)]
+        return None
+
+    def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
+        if known is None:
+            return
+        ours = [normalise_name(name) for name in classes]
+        theirs = [normalise_name(name) for name in known]
+        if len(ours) != len(theirs):
+            raise ConfigError(
+                f"{self.dataset_name}: metainfo['classes'] has another number of classes",
+                expected=f"{len(known)} after the label mapping: {', '.join(known)}",
+                found=f"{len(classes)}: {', '.join(classes)}",
+                remedy="correct metainfo['classes'], label_map or reduce_zero_label",
+            )
+        if ours != theirs and sorted(ours) == sorted(theirs):
+            raise ConfigError(
+                f"{self.dataset_name}: metainfo['classes'] are in another order than the labels",
+                expected=", ".join(known),
+                found=", ".join(classes),
+                remedy="write them in the order of the labels, or map the labels with label_map",
+            )
+
+    def _label(self, sample: Mapping[str, Any], results: dict[str, Any]) -> None:
+        path = results.get("seg_map_path", results["img_path"])
+        mask = sample.get("mask")
+        if mask is None:
+            raise DataError(
+                f"{path}: {self.dataset_name} gives no mask",
+                expected="sample['mask']",
+                found=", ".join(sample),
+                remedy="use hook.TorchGeoClassification where it has one label per image",
+            )
+        stored = torch.as_tensor(mask).numpy()
+        if stored.ndim == 3 and stored.shape[0] == 1:
+            stored = stored[0]
+        if stored.shape != results["img_shape"]:
+            raise DataError(
+                f"{path}: the mask does not fit its image",
+                expected=f"(H, W) = {tuple(results['img_shape'])}",
+                found=tuple(stored.shape),
+                remedy="restore the pair from the download",
+            )
+        if stored.dtype.kind == "f" and not np.array_equal(stored, np.round(stored)):
+            raise DataError(
+                f"{path}: the mask holds no class labels",
+                expected="whole numbers",
+                found=f"{stored.dtype} values from {stored.min():g} to {stored.max():g}",
+                remedy="choose a data set with one class per pixel",
+            )
+        labels = self.map_labels(stored)
+        num_classes = len(self._metainfo["classes"])
+        wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != self.ignore_index)]
+        if wrong.size:
+            raise DataError(
+                f"{path}: labels outside the range",
+                expected=f"0 to {num_classes - 1}, or {self.ignore_index} to ignore a pixel",
+                found=f"{np.unique(wrong)[:8].tolist()} after the label mapping",
+                remedy="map them with label_map (or reduce_zero_label=True where 0 means "
+                "unlabelled), or name their classes in metainfo['classes']",
+            )
+        labels[results["valid"] == 0] = self.ignore_index
+        small = num_classes <= 255 and 0 <= self.ignore_index <= 255
+        results["gt_seg_map"] = labels.astype(np.uint8 if small else np.int32)
+        results["seg_fields"] = ["gt_seg_map", "valid"]
+
+
+def sample_files(source: Dataset) -> list[tuple[str, str | None]] | None:
+    """Tell the image and mask file of each sample, where a TorchGeo data set lets one know.
+
+    Args:
+        source: The data set.
+
+    Returns:
+        One (image, mask or None) per sample, in the order of the samples; None where unknown.
+    """
+    samples = getattr(source, "samples", None)  # torchvision's ImageFolder
+    if isinstance(samples, list) and samples and isinstance(samples[0], tuple):
+        return [(str(path), None) for path, _ in samples] if len(samples) == len(source) else None
+    images = getattr(source, "image_fns", None) or getattr(source, "image_paths", None)
+    masks = getattr(source, "mask_fns", None) or getattr(source, "mask_paths", None)
+    entries = getattr(source, "files", None)
+    if images is None and isinstance(entries, Sequence) and not isinstance(entries, str):
+        if entries and all(isinstance(entry, Mapping) for entry in entries):
+            images = [entry.get("image", entry.get("img")) for entry in entries]
+            masks = [entry.get("mask") for entry in entries]
+        else:
+            images = list(entries)
+    if images is None or len(images) != len(source):
+        return None
+    if not all(isinstance(path, str | Path) for path in images):
+        return None
+    if masks is None or len(masks) != len(images):
+        masks = [None] * len(images)
+    return [
+        (str(image), str(mask) if isinstance(mask, str | Path) else None)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+def band_names(source: Dataset) -> tuple[str, ...] | None:
+    """Tell the names of the bands that a TorchGeo data set loads, where it knows them."""
+    for attribute in ("bands", "band_names", "all_band_names", "all_bands"):
+        names = getattr(source, attribute, None)
+        if isinstance(names, Sequence) and not isinstance(names, str) and names:
+            if all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return None
+
+
+def select_bands(
+    dataset: str, wanted: Sequence[str | int] | None, known: tuple[str, ...] | None
+) -> list[int] | None:
+    """Resolve ``metainfo['bands']`` to positions in the data set's band order.
+
+    Args:
+        dataset: Name for messages.
+        wanted: Names or 1-based indexes, in the model's order.
+        known: Names of the bands that the data set loads.
+
+    Returns:
+        0-based positions, or None where all bands are taken as they come (also where the data set
+        knows no names and ``wanted`` only gives names to them).
+
+    Raises:
+        ConfigError: If a name is unknown or an index is not positive.
+    """
+    if wanted is None or (known is not None and tuple(wanted) == known):
+        return None
+    numbers = [not isinstance(band, str) for band in wanted]
+    if any(numbers) and not all(numbers):
+        raise ConfigError(
+            f"{dataset}: metainfo['bands'] mixes names and indexes",
+            expected="band names, or 1-based indexes",
+            found=list(wanted),
+            remedy="use one of the two",
+        )
+    if all(numbers):
+        if min(wanted) < 1:
+            raise ConfigError(
+                f"{dataset}: metainfo['bands'] has an index below 1",
+                expected="1-based indexes",
+                found=list(wanted),
+                remedy="count bands from 1, as GDAL does",
+            )
+        return [int(band) - 1 for band in wanted]
+    if known is None:
+        return None
+    lower = [name.casefold() for name in known]
+    unknown = [band for band in wanted if band.casefold() not in lower]
+    if unknown:
+        raise ConfigError(
+            f"{dataset}: unknown band {', '.join(unknown)}",
+            expected=", ".join(known),
+            found=", ".join(wanted),
+            remedy="correct metainfo['bands']",
+        )
+    return [lower.index(band.casefold()) for band in wanted]
+
+
+def layout_of(cls: type[Dataset]) -> tuple[str, str]:
+    """Tell the expected layout of a data set, and the sentence that names its prepare script."""
+    layout = getattr(cls, "layout", None)
+    script = getattr(cls, "prepare_script", None)
+    if layout is None:
+        for base in cls.__mro__:
+            if base.__name__ in TORCHGEO_LAYOUTS:
+                layout, script = TORCHGEO_LAYOUTS[base.__name__]
+                break
+    if layout is None:
+        layout = f"the files that the documentation of {cls.__module__}.{cls.__name__} lists"
+    if script is None:
+        return layout, ", or say download=True in dataset_args where the class can download"
+    return layout, f", or prepare your download with {script}"
+
+
+def _accepted_values(cls: type[Dataset]) -> str:
+    texts = [f"arguments of {cls.__name__}: {', '.join(inspect.signature(cls).parameters)}"]
+    for attribute in ("splits", "all_band_names"):
+        values = getattr(cls, attribute, None)
+        if values:
+            texts.append(f"{attribute}: {', '.join(map(str, values))}")
+    return "; ".join(texts)
+
+
+def _difference(unknown: list[str], extra: list[str]) -> str:
+    parts = []
+    if unknown:
+        parts.append(f"unknown in metainfo: {', '.join(unknown)}")
+    if extra:
+        parts.append(f"missing from metainfo: {', '.join(extra)}")
+    return "; ".join(parts)
+
+
+def _index_names(paths: Iterable[str]) -> dict[str, int]:
+    """Map every tail of a path (with and without suffix) that only one path has to its index."""
+    index: dict[str, int] = {}
+    ambiguous: set[str] = set()
+    for position, path in enumerate(paths):
+        parts = Path(path).parts[-3:]
+        tails = {"/".join(parts[start:]) for start in range(len(parts))}
+        tails |= {str(Path(tail).with_suffix("").as_posix()) for tail in tails}
+        for tail in tails:
+            if tail in index:
+                ambiguous.add(tail)
+            index[tail] = position
+    for tail in ambiguous:
+        del index[tail]
+    return index
