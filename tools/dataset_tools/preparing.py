@@ -1,0 +1,286 @@
+"""What the scripts of this folder share: unpacking, placing files, drawing and writing lists."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hook.errors import ConfigError, DataError
+
+SPLITS_DIR = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "splits"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+
+@contextmanager
+def opened_source(source: str | Path) -> Iterator[Path]:
+    """Give a folder to read from: the source itself, or the content of a zip archive.
+
+    An archive is unpacked to a temporary folder, which is removed afterwards.
+
+    Args:
+        source: Folder or zip archive that the user downloaded.
+
+    Yields:
+        The folder.
+
+    Raises:
+        DataError: If the source is missing or no readable zip archive.
+    """
+    source = Path(source)
+    if source.is_dir():
+        yield source
+        return
+    if not source.exists():
+        raise DataError(
+            f"{source} does not exist",
+            expected="the downloaded folder or zip archive",
+            found="nothing",
+            remedy="give the path of your download",
+        )
+    if not zipfile.is_zipfile(source):
+        raise DataError(
+            f"{source} is no zip archive",
+            expected="a folder or an undamaged .zip",
+            found=f"{source.suffix or 'another'} file of {source.stat().st_size} bytes",
+            remedy="unpack .rar and .7z archives yourself and give the folder",
+        )
+    with tempfile.TemporaryDirectory(prefix="hook_prepare_") as scratch:
+        try:
+            with zipfile.ZipFile(source) as archive:
+                for member in progress(archive.infolist(), f"unpacking {source.name}"):
+                    archive.extract(member, scratch)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise DataError(
+                f"{source} cannot be unpacked",
+                expected="an undamaged zip archive",
+                found=error,
+                remedy="download it again",
+            ) from error
+        yield Path(scratch)
+
+
+def progress(items: Iterable, description: str) -> tqdm:
+    """Show a progress bar where someone is watching."""
+    return tqdm(items, desc=description, disable=None, leave=False)
+
+
+def place(source: Path, target: Path) -> None:
+    """Copy a file so that the target is never there half."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, scratch)
+    os.replace(scratch, target)
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
+    """Write one name per line; the file is never there half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def rank(names: Iterable[str], seed: int) -> list[str]:
+    """Shuffle names by a hash of seed and name.
+
+    The order of one name against another depends on nothing else: not on the library's version,
+    the file system's order or the other names, so anybody can draw the same split again.
+    """
+    return sorted(
+        names, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).digest(), name)
+    )
+
+
+def draw_split(
+    names_by_class: Mapping[str, Sequence[str]],
+    train: int | float,
+    test: int | float | None = None,
+    seed: int = 0,
+) -> tuple[list[str], list[str]]:
+    """Draw a stratified train and test split.
+
+    Args:
+        names_by_class: The names of each class.
+        train: Number of training names over all classes, or their share of each class (below 1).
+        test: The same for testing; None takes all other names.
+        seed: Seed of the draw.
+
+    Returns:
+        Training and test names, each sorted.
+
+    Raises:
+        ConfigError: If more is asked for than there is.
+    """
+    shuffled = {name: rank(names, seed) for name, names in sorted(names_by_class.items())}
+    sizes = {name: len(names) for name, names in shuffled.items()}
+    train_sizes = _shares(sizes, train, "train")
+    left = {name: sizes[name] - train_sizes[name] for name in sizes}
+    if test is None:
+        test_sizes = left
+    elif isinstance(test, float) and test < 1:
+        test_sizes = {name: round(test * size) for name, size in sizes.items()}
+    else:
+        test_sizes = _shares(left, test, "test")
+    train_names, test_names = [], []
+    for name, ranked in shuffled.items():
+        if train_sizes[name] + test_sizes[name] > len(ranked):
+            raise ConfigError(
+                f"class {name} is too small for this split",
+                expected=f"{train_sizes[name]} + {test_sizes[name]} names",
+                found=len(ranked),
+                remedy="ask for less",
+            )
+        train_names += ranked[: train_sizes[name]]
+        test_names += ranked[train_sizes[name] : train_sizes[name] + test_sizes[name]]
+    return sorted(train_names), sorted(test_names)
+
+
+def _shares(sizes: Mapping[str, int], wanted: int | float, what: str) -> dict[str, int]:
+    """Divide ``wanted`` over the classes in proportion to their sizes (largest remainder)."""
+    total = sum(sizes.values())
+    if isinstance(wanted, float) and wanted < 1:
+        return {name: round(wanted * size) for name, size in sizes.items()}
+    if not 0 <= wanted <= total:
+        raise ConfigError(
+            f"{what}={wanted} cannot be drawn",
+            expected=f"0 to {total}, the names there are, or a share below 1",
+            found=wanted,
+            remedy="complete the download, or ask for less",
+        )
+    exact = {name: wanted * size / max(total, 1) for name, size in sizes.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    rest = sorted(sizes, key=lambda name: (shares[name] - exact[name], name))
+    for name in rest[: int(wanted) - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def images_by_class(folder: Path) -> dict[str, list[str]]:
+    """List the images of class folders as ``Class/file.jpg``.
+
+    Args:
+        folder: Holds one folder per class.
+
+    Returns:
+        Names by class, sorted.
+
+    Raises:
+        DataError: If there is no image.
+    """
+    names = {
+        path.name: [
+            f"{path.name}/{file.name}"
+            for file in sorted(path.iterdir())
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        ]
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    }
+    names = {name: files for name, files in names.items() if files}
+    if not names:
+        raise DataError(
+            f"{folder} holds no class folders",
+            expected="<Class>/<image> in it",
+            found=", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing",
+            remedy="give the folder that holds the class folders",
+        )
+    return names
+
+
+def find_class_folders(source: Path, class_names: Sequence[str], what: str) -> Path:
+    """Find the folder, at most three levels down, that holds a folder for every class.
+
+    Raises:
+        DataError: If there is none.
+    """
+    from hook.datasets.torchgeo_wrappers import normalise_name
+
+    wanted = {normalise_name(name) for name in class_names}
+    level, best = [source], (0, source)
+    for _ in range(4):
+        for folder in level:
+            found = {normalise_name(path.name) for path in folder.iterdir() if path.is_dir()}
+            if wanted <= found:
+                return folder
+            best = max(best, (len(wanted & found), folder), key=lambda pair: pair[0])
+        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
+    found = {normalise_name(path.name) for path in best[1].iterdir() if path.is_dir()}
+    missing = [name for name in class_names if normalise_name(name) not in found]
+    raise DataError(
+        f"no class folders of {what} in {source}",
+        expected=", ".join(class_names),
+        found=f"missing: {', '.join(missing)}",
+        remedy="give the folder or zip archive of the whole download",
+    )
+
+
+def prepare_class_folders(
+    source: str | Path,
+    out: str | Path,
+    *,
+    directory: str,
+    name: str,
+    class_names: Sequence[str],
+    train: int | float,
+    test: int | float | None = None,
+    aliases: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> tuple[int, int]:
+    """Copy class folders to their place and draw the split lists of the paper's sizes.
+
+    Args:
+        source: Downloaded folder or zip archive.
+        out: Data root to write.
+        directory: Folder in it that takes the class folders.
+        name: Name of the data set in the list files.
+        class_names: The classes.
+        train: As in :func:`draw_split`.
+        test: As in :func:`draw_split`.
+        aliases: Other names that downloads give to class folders.
+        seed: Seed of the draw.
+
+    Returns:
+        Number of training and test images.
+
+    Raises:
+        DataError: If the download is not complete.
+    """
+    from hook.datasets.torchgeo_wrappers import normalise_name
+
+    out = Path(out)
+    target = out / directory
+    spelling = {normalise_name(key): value for key, value in (aliases or {}).items()}
+    spelling |= {normalise_name(key): key for key in class_names}
+    with opened_source(source) as opened:
+        folder = _with_aliases(opened, class_names, aliases or {}, name)
+        found = images_by_class(folder)
+        for images in progress(list(found.values()), f"copying {name}"):
+            for image in images:
+                class_folder, file = image.split("/")
+                if normalise_name(class_folder) in spelling:
+                    placed = target / spelling[normalise_name(class_folder)] / file
+                    if not placed.exists():
+                        place(folder / image, placed)
+    drawn = draw_split(images_by_class(target), train, test, seed)
+    for split, names in zip(("train", "test"), drawn, strict=True):
+        write_list(out / "splits" / f"{name}_{split}_hook_seed{seed}.txt", names)
+    return len(drawn[0]), len(drawn[1])
+
+
+def _with_aliases(
+    source: Path, class_names: Sequence[str], aliases: Mapping[str, str], what: str
+) -> Path:
+    """Find the class folders under their own names, else under the aliases."""
+    try:
+        return find_class_folders(source, class_names, what)
+    except DataError:
+        other = {name: spelling for spelling, name in aliases.items()}
+        if not other:
+            raise
+        return find_class_folders(source, [other.get(name, name) for name in class_names], what)
