@@ -1,0 +1,21 @@
+# The paper's recipe for segmentation without warm-up (HOOK on DGLCC, released script): batch 8.
+optim_wrapper = dict(
+    type="AmpOptimWrapper",
+    optimizer=dict(type="AdamW", lr=5e-6, weight_decay=0.05),
+)
+param_scheduler = [
+    dict(
+        type="CosineAnnealingLR",
+        eta_min=0.0,
+        by_epoch=True,
+        begin=0,
+        end=100,
+        T_max=100,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+# --auto-scale-lr scales the rate by (processes x batch size) / base_batch_size.
+auto_scale_lr = dict(enable=False, base_batch_size=8)

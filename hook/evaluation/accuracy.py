@@ -1,0 +1,152 @@
+"""Accuracy of scene classification: top-k, per class, mean over classes; predictions as CSV."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger, print_log
+from prettytable import PrettyTable
+
+from hook.errors import ConfigError, DataError
+from hook.evaluation.confusion import save_confusion_matrix
+from hook.registry import METRICS
+
+
+@METRICS.register_module()
+class Accuracy(BaseMetric):
+    """Top-k accuracy over all images and accuracy per class.
+
+    Reports ``accuracy/top1`` (and each further k), ``accuracy/mean_class`` (the mean of the
+    per-class accuracies over the classes that occur) and logs a table with images, accuracy,
+    precision and F1 of each class. All values in percent.
+
+    Args:
+        topk: Values of k.
+        output_dir: Folder for ``predictions.csv`` (file, predicted class, score of each class)
+            and ``confusion_matrix.json``; nothing is written where None.
+        collect_device: As in MMEngine.
+        prefix: First part of the metric names.
+    """
+
+    default_prefix = "accuracy"
+
+    def __init__(
+        self,
+        topk: int | Sequence[int] = (1,),
+        output_dir: str | None = None,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or min(self.topk) < 1:
+            raise ConfigError(
+                "hook.Accuracy: topk", expected="whole numbers from 1", found=self.topk
+            )
+        self.output_dir = output_dir
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep truth and scores of each image.
+
+        Args:
+            data_batch: Not used.
+            data_samples: :class:`hook.structures.ClsDataSample` objects as dictionaries, with
+                ``pred_score`` (K,) and, unless only predictions are wanted, ``gt_label``.
+        """
+        num_classes = len(self._classes())
+        for sample in data_samples:
+            score = torch.as_tensor(sample["pred_score"]).detach().float().cpu()
+            truth = sample.get("gt_label")
+            truth = None if truth is None else int(truth)
+            where = sample.get("img_path", "an image")
+            if score.numel() != num_classes:
+                raise ConfigError(
+                    f"the model's head gives {score.numel()} scores",
+                    expected=f"{num_classes}, the number of classes of the dataset",
+                    found=score.numel(),
+                    remedy="set num_classes of the head to the number of classes",
+                )
+            if truth is not None and not 0 <= truth < num_classes:
+                raise DataError(
+                    f"{where}: label outside the range",
+                    expected=f"0 to {num_classes - 1}",
+                    found=truth,
+                    remedy="check the dataset's classes against its labels",
+                )
+            self.results.append((str(where), truth, score.numpy()))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics of all images.
+
+        Args:
+            results: What :meth:`process` kept, each image once.
+
+        Returns:
+            Metric name to percent; empty where no image has a label.
+        """
+        classes = self._classes()
+        if self.output_dir is not None:
+            write_predictions(Path(self.output_dir) / "predictions.csv", classes, results)
+        labelled = [(truth, score) for _, truth, score in results if truth is not None]
+        if not labelled:
+            print_log("No image has a label: no accuracy is computed.", "current")
+            return {}
+        truth = np.array([t for t, _ in labelled])
+        scores = np.stack([s for _, s in labelled])
+        # A stable sort gives equal scores to the lower class, as argmax does.
+        ranking = np.argsort(-scores, axis=1, kind="stable")
+        metrics = {}
+        for k in self.topk:
+            hits = (ranking[:, : min(k, len(classes))] == truth[:, None]).any(axis=1)
+            metrics[f"top{k}"] = round(float(hits.mean()) * 100, 4)
+        matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+        np.add.at(matrix, (truth, ranking[:, 0]), 1)
+        if self.output_dir is not None:
+            save_confusion_matrix(self.output_dir, classes, matrix)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            recall = np.diag(matrix) / matrix.sum(axis=1)
+            precision = np.diag(matrix) / matrix.sum(axis=0)
+            f1 = 2 * np.diag(matrix) / (matrix.sum(axis=1) + matrix.sum(axis=0))
+        metrics["mean_class"] = round(float(np.nanmean(recall)) * 100, 4)
+        table = PrettyTable()
+        table.add_column("Class", list(classes))
+        table.add_column("Images", matrix.sum(axis=1).tolist())
+        for name, values in (("Accuracy", recall), ("Precision", precision), ("F1", f1)):
+            table.add_column(name, [f"{value * 100:.2f}" for value in values])
+        logger = MMLogger.get_current_instance()
+        print_log(f"per class results:\n{table.get_string()}", logger=logger)
+        return metrics
+
+    def _classes(self) -> Sequence[str]:
+        classes = (self.dataset_meta or {}).get("classes")
+        if not classes:
+            raise ConfigError(
+                "hook.Accuracy: the dataset names no classes",
+                expected="metainfo['classes']",
+                found=self.dataset_meta,
+                remedy="set metainfo=dict(classes=(...)) in the dataset's config",
+            )
+        return classes
+
+
+def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
+    """Write classifications as CSV: file, predicted class, score of each class.
+
+    Args:
+        path: Target; it appears complete or not at all.
+        classes: Class names in the order of the scores.
+        results: (file, anything, (K,) scores) per image.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", *(f"score_{name}" for name in classes)])
+        for name, _, score in results:
+            best = classes[int(np.argmax(score))]
+            writer.writerow([name, best, *(f"{value:.6f}" for value in score)])
+    os.replace(partial, path)

@@ -1,0 +1,193 @@
+"""Intersection over union for segmentation, with georeferenced output."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmengine.logging import MMLogger, print_log
+from mmseg.evaluation import IoUMetric as MMSegIoUMetric
+from prettytable import PrettyTable
+
+from hook.errors import ConfigError, DataError
+from hook.evaluation.confusion import confusion_matrix, save_confusion_matrix
+from hook.evaluation.prediction_writer import PredictionWriter
+from hook.registry import METRICS
+
+
+@METRICS.register_module()
+class IoUMetric(MMSegIoUMetric):
+    """mmseg's IoUMetric on exact counts, with georeferenced predictions.
+
+    Differences from mmseg's: counts are integers, so that they stay exact over any number of
+    pixels; labels outside the range end the run with the file's name instead of being dropped;
+    ``IoU.<class>`` of each class is reported beside the means; predictions of georeferenced
+    datasets become GeoTIFFs (see :class:`hook.evaluation.prediction_writer.PredictionWriter`).
+
+    Pixels count where the label is not ``ignore_index``. A class that neither occurs nor is
+    predicted has no IoU and is left out of the mean.
+
+    Args:
+        ignore_index: Label of pixels that do not count.
+        iou_metrics: Any of ``'mIoU'``, ``'mDice'``, ``'mFscore'``.
+        nan_to_num: Value in place of the undefined ones; None leaves them out.
+        beta: Weight of recall in the F-score.
+        output_dir: Folder for the predicted masks and ``confusion_matrix.json``.
+        format_only: Write predictions, compute nothing (for images without labels).
+        **kwargs: ``collect_device`` and ``prefix``, as in mmseg.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        iou_metrics: Sequence[str] = ("mIoU",),
+        nan_to_num: int | None = None,
+        beta: int = 1,
+        output_dir: str | None = None,
+        format_only: bool = False,
+        **kwargs,
+    ) -> None:
+        names = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
+        unknown = set(names) - {"mIoU", "mDice", "mFscore"}
+        if unknown or not names:
+            raise ConfigError(
+                "hook.IoUMetric: iou_metrics",
+                expected="one or more of mIoU, mDice, mFscore",
+                found=", ".join(sorted(unknown)) or "none",
+            )
+        super().__init__(
+            ignore_index=ignore_index,
+            iou_metrics=names,
+            nan_to_num=nan_to_num,
+            beta=beta,
+            output_dir=None,  # mmseg would write plain PNGs
+            format_only=format_only,
+            **kwargs,
+        )
+        self.output_dir = output_dir
+        self._writer: PredictionWriter | None = None
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Count pixels of one batch, and keep its predictions where they are to be written.
+
+        Args:
+            data_batch: Not used.
+            data_samples: mmseg's SegDataSample objects as dictionaries, with ``pred_sem_seg``
+                (1, H, W), ``gt_sem_seg`` (1, H, W) and, where there is one, ``valid_mask``
+                (1, H, W).
+        """
+        classes = self._classes()
+        for sample in data_samples:
+            prediction = sample["pred_sem_seg"]["data"].squeeze(0).cpu()
+            counts = None
+            if not self.format_only:
+                counts = self._count(sample, prediction, len(classes))
+            part = None
+            if self.output_dir is not None:
+                part = self._get_writer().keep(sample, prediction.numpy())
+            self.results.append((counts, part))
+
+    def _count(self, sample: dict, prediction: torch.Tensor, num_classes: int) -> np.ndarray:
+        where = sample.get("seg_map_path") or sample.get("img_path", "an image")
+        if "gt_sem_seg" not in sample:
+            raise DataError(
+                f"{sample.get('img_path', 'an image')} has no mask",
+                expected="a label for every image that is evaluated",
+                found="none",
+                remedy="give the masks, or set format_only=True in test_evaluator to predict only",
+            )
+        truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().long()
+        if truth.shape != prediction.shape:
+            raise DataError(
+                f"{where}: mask and prediction have different sizes",
+                expected=f"{tuple(prediction.shape)}, the size of the image",
+                found=tuple(truth.shape),
+                remedy="give masks on the grid of their images",
+            )
+        counted = truth != self.ignore_index
+        truth, prediction = truth[counted], prediction[counted]
+        for name, values in (("label", truth), ("prediction", prediction)):
+            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+                raise DataError(
+                    f"{where}: {name} outside the range",
+                    expected=f"0 to {num_classes - 1}, or {self.ignore_index} for no label",
+                    found=f"{int(values.min())} to {int(values.max())}",
+                    remedy="check the classes of the dataset, num_classes of the head, and "
+                    "whether labels start at 0",
+                )
+        return confusion_matrix(truth, prediction, num_classes)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics of all images.
+
+        Args:
+            results: What :meth:`process` kept, each image once.
+
+        Returns:
+            ``aAcc``, ``mIoU``, ``mAcc`` and so on as in mmseg, and ``IoU.<class>`` (or Dice,
+            Fscore); percent. Empty with ``format_only``.
+
+        Raises:
+            DataError: Not one pixel has a label.
+        """
+        logger = MMLogger.get_current_instance()
+        classes = self._classes()
+        if self.output_dir is not None:
+            written = self._get_writer().finish([part for _, part in results])
+            print_log(f"{written} predictions are in {self.output_dir}", logger=logger)
+        if self.format_only:
+            return {}
+        matrix = sum(counts for counts, _ in results)
+        if self.output_dir is not None:
+            save_confusion_matrix(self.output_dir, classes, matrix)
+        if matrix.sum() == 0:
+            raise DataError(
+                "the evaluation found no labelled pixel",
+                expected=f"labels from 0 to {len(classes) - 1}",
+                found=f"only {self.ignore_index}, the ignore index",
+                remedy="check the masks and reduce_zero_label",
+            )
+        counts = torch.from_numpy(matrix).double()
+        hits, predicted, labelled = counts.diag(), counts.sum(0), counts.sum(1)
+        values = self.total_area_to_metrics(
+            hits,
+            predicted + labelled - hits,
+            predicted,
+            labelled,
+            self.metrics,
+            self.nan_to_num,
+            self.beta,
+        )
+        metrics: dict[str, float] = OrderedDict()
+        overall = round(float(values.pop("aAcc")) * 100, 4)
+        table = PrettyTable()
+        table.add_column("Class", list(classes))
+        per_class: dict[str, float] = OrderedDict()
+        for name, of_class in values.items():
+            metrics[f"m{name}"] = round(float(np.nanmean(of_class)) * 100, 4)
+            table.add_column(name, [f"{value * 100:.2f}" for value in of_class])
+            if name in ("IoU", "Dice", "Fscore"):
+                for label, value in zip(classes, of_class, strict=True):
+                    if not np.isnan(value):
+                        per_class[f"{name}.{label}"] = round(float(value) * 100, 4)
+        print_log(f"per class results:\n{table.get_string()}", logger=logger)
+        # save_best='auto' takes the first: a mean over classes, not the overall accuracy.
+        metrics["aAcc"] = overall
+        metrics.update(per_class)
+        return metrics
+
+    def _get_writer(self) -> PredictionWriter:
+        if self._writer is None:
+            self._writer = PredictionWriter(self.output_dir, self.dataset_meta)
+        return self._writer
+
+    def _classes(self) -> Sequence[str]:
+        classes = (self.dataset_meta or {}).get("classes")
+        if not classes:
+            raise ConfigError(
+                "hook.IoUMetric: the dataset names no classes",
+                expected="metainfo['classes']",
+                found=self.dataset_meta,
+                remedy="set metainfo=dict(classes=(...)) in the dataset's config",
+            )
+        return classes
