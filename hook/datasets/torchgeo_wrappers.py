@@ -22,6 +22,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
+from hook.datasets.bands import parse_nodata, valid_values
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
 
@@ -178,8 +179,9 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         dataset_args: Arguments of that class. ``root`` defaults to ``data_root``, ``download`` to
             False: nothing is fetched unless the config says so.
         split_list: Optional list file (:func:`read_split_list`) that chooses among the data set's
-            samples; a relative path is looked for as given, then below ``data_root``. Its name is
-            kept as ``metainfo['split']``, so that results say which split they are of.
+            samples; a relative path is looked for as given, then below ``data_root``. Of several
+            files the first that exists is taken (the authors' list, else ours). Its name is kept
+            as ``metainfo['split']``, so that results say which split they are of.
         data_root: Folder of the data.
         metainfo: Dataset meta. ``classes``, ``palette`` and ``bands`` default to what the TorchGeo
             class knows. ``bands`` that the class knows by name, or 1-based indexes, are selected in
@@ -203,7 +205,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         self,
         dataset: str,
         dataset_args: Mapping[str, Any] | None = None,
-        split_list: str | Path | None = None,
+        split_list: str | Path | Sequence[str | Path] | None = None,
         data_root: str | None = "",
         metainfo: Mapping[str, Any] | None = None,
         dtype: str | None = None,
@@ -216,7 +218,6 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         max_refetch: int = 1000,
     ) -> None:
         self.dataset_name = dataset
-        self.split_list = split_list
         meta = dict(metainfo or {})
         if ignore_index is None:
             ignore_index = meta.get("ignore_index", IGNORE_INDEX)
@@ -224,6 +225,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         self.dtype = self._checked_dtype(dtype)
         self.source = self._build_source(dataset, dict(dataset_args or {}), data_root or "")
         self.files = sample_files(self.source)
+        self.split_list = self._find_split_list(split_list, data_root or "")
         meta = self._complete_metainfo(meta)
         super().__init__(
             metainfo=meta,
@@ -310,6 +312,25 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             )
         return source
 
+    def _find_split_list(
+        self, split_list: str | Path | Sequence[str | Path] | None, data_root: str
+    ) -> Path | None:
+        if split_list is None:
+            return None
+        wanted = [split_list] if isinstance(split_list, str | Path) else list(split_list)
+        for name in wanted:
+            for path in (Path(name), Path(data_root) / name):
+                if path.is_file():
+                    return path
+        _, script = layout_of(find_dataset_class(self.dataset_name))
+        raise DataError(
+            f"split list {' or '.join(map(str, wanted))} does not exist",
+            expected=f"a list file at this path, here or below {data_root or '.'}",
+            found="no file",
+            remedy="put the authors' list there, or draw ours with "
+            f"tools/dataset_tools/make_splits.py{script}",
+        )
+
     def _complete_metainfo(self, meta: dict[str, Any]) -> dict[str, Any]:
         known = self._known_classes()
         if meta.get("classes") is None:
@@ -340,7 +361,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         self.band_indexes = select_bands(self.dataset_name, meta.get("bands"), known_bands)
         meta.setdefault("ignore_index", self.ignore_index)
         if self.split_list is not None:
-            meta.setdefault("split", Path(self.split_list).stem)
+            meta.setdefault("split", self.split_list.stem)
         elif isinstance(getattr(self.source, "split", None), str):
             meta.setdefault("split", self.source.split)
         return meta
@@ -395,25 +416,13 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
     def _add_label(self, info: dict[str, Any]) -> None:
         """Add what is known of a sample's label without opening its files (here: nothing)."""
 
-    def _choose(self, split_list: str | Path) -> list[int]:
-        path = Path(split_list)
-        if not path.is_file() and (Path(self.data_root or "") / path).is_file():
-            path = Path(self.data_root or "") / path
-        if not path.is_file():
-            layout, script = layout_of(type(self.source))
-            raise DataError(
-                f"split list {split_list} does not exist",
-                expected=f"a list file at this path, here or below {self.data_root or '.'}",
-                found="no file",
-                remedy="put the authors' list there, or draw ours with "
-                f"tools/dataset_tools/make_splits.py{script}",
-            )
+    def _choose(self, path: Path) -> list[int]:
         names = read_split_list(path)
         if self.files is None:
             raise ConfigError(
                 f"{self.dataset_name} does not tell the names of its files",
                 expected="a data set whose samples can be chosen by name",
-                found=f"split_list={split_list}",
+                found=f"split_list={path}",
                 remedy="use the split argument of the class in dataset_args",
             )
         by_name = _index_names([image for image, _ in self.files])
@@ -471,13 +480,8 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                 remedy="restore the file from the download",
             ) from error
         image = self._image(sample, path)
-        valid = np.isfinite(image).all(axis=2) if image.dtype.kind == "f" else None
-        nodata = self._metainfo.get("nodata")
-        if nodata is not None and nodata != "nan":
-            present = (image != nodata).all(axis=2)
-            valid = present if valid is None else valid & present
-        if valid is None:
-            valid = np.ones(image.shape[:2], dtype=bool)
+        nodata = parse_nodata(self._metainfo.get("nodata"))
+        valid = valid_values(image.transpose(2, 0, 1), nodata)
         if self.dtype is not None:
             image = self._cast(image, valid, path)
         results.update(
@@ -487,6 +491,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             valid=valid.astype(np.uint8),
             seg_fields=["valid"],
             reduce_zero_label=False,
+            dataset_meta=self._metainfo,
         )
         self._label(sample, results)
         return results
