@@ -1,0 +1,26 @@
+"""Maps of whole scenes: window grid, reader, blending, GeoTIFF sinks, polygons and styles.
+
+Needs a function from windows to class probabilities and knows nothing of the model behind it.
+"""
+
+from hook.scenes.blending import RowBlender, RowBlock
+from hook.scenes.grid import Window, WindowGrid
+from hook.scenes.mapping import MapReport, map_scene
+from hook.scenes.reader import SceneReader, WindowData
+from hook.scenes.sinks import ClassMapSink, ProbabilitySink, SceneGeometry
+from hook.scenes.vectors import polygonize
+
+__all__ = [
+    "ClassMapSink",
+    "MapReport",
+    "ProbabilitySink",
+    "RowBlender",
+    "RowBlock",
+    "SceneGeometry",
+    "SceneReader",
+    "Window",
+    "WindowData",
+    "WindowGrid",
+    "map_scene",
+    "polygonize",
+]

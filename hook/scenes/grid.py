@@ -1,0 +1,87 @@
+"""The windows that cover a scene."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hook.errors import SceneError
+
+
+class Window(NamedTuple):
+    """A rectangle of a scene in pixels: ``height x width`` from ``(row_off, col_off)``.
+
+    It always lies inside the scene; it is smaller than the model's window only where the scene is.
+    """
+
+    row_off: int
+    col_off: int
+    height: int
+    width: int
+
+
+class WindowGrid(Sequence[Window]):
+    """Square windows that cover a scene, in row-major order.
+
+    Windows start every ``window - overlap`` pixels; the last one of a row or column is shifted back
+    so that it ends with the scene, and no offset is ever negative. The list depends on the
+    arguments alone and is computed on demand, so that a huge scene costs no memory.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        window: Side of a window in pixels.
+        overlap: Pixels that neighbours share, or a fraction of the window where below 1.
+
+    Raises:
+        SceneError: A size is not a positive integer or the overlap leaves no step.
+    """
+
+    def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
+        for name, value in (("height", height), ("width", width), ("window", window)):
+            if value != int(value) or value < 1:
+                raise SceneError(f"{name} of the window grid", expected="1 or more", found=value)
+        self.height, self.width, self.window = int(height), int(width), int(window)
+        self.overlap = _overlap_pixels(overlap, self.window)
+        self.stride = self.window - self.overlap
+        self.row_offs = _offsets(self.height, self.window, self.stride)
+        self.col_offs = _offsets(self.width, self.window, self.stride)
+
+    def __len__(self) -> int:
+        return len(self.row_offs) * len(self.col_offs)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row, col = divmod(index % len(self), len(self.col_offs))
+        return Window(
+            self.row_offs[row],
+            self.col_offs[col],
+            min(self.window, self.height),
+            min(self.window, self.width),
+        )
+
+
+def _overlap_pixels(overlap: float, window: int) -> int:
+    if not math.isfinite(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
+        raise SceneError(
+            "overlap of the windows",
+            expected="a fraction in [0, 1) or a whole number of pixels",
+            found=overlap,
+        )
+    if overlap < 1:
+        return min(round(overlap * window), window - 1)
+    if overlap >= window:
+        raise SceneError(
+            "overlap of the windows",
+            expected=f"fewer pixels than the window's {window}",
+            found=overlap,
+            remedy="give a smaller overlap or a larger window",
+        )
+    return int(overlap)
+
+
+def _offsets(size: int, window: int, stride: int) -> list[int]:
+    last = max(size - window, 0)
+    return [*range(0, last, stride), last]

@@ -1,0 +1,81 @@
+"""Files that appear under their names only when all of them are complete."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hook.errors import SceneError
+
+
+class StagedFiles:
+    """Writes a set of files in hidden folders beside their places and moves them at the end.
+
+    Use as a context manager; leaving it removes whatever was not moved, whatever happened.
+
+    Args:
+        overwrite: Replace files that exist.
+    """
+
+    def __init__(self, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
+        self._folders: dict[Path, Path] = {}
+        self._moves: dict[Path, Path] = {}
+        self._stale: list[Path] = []
+
+    def add(self, final: str | Path) -> Path:
+        """Say that a file will be made, and get the name to write it under.
+
+        Raises:
+            SceneError: It exists and must not be overwritten, its folder is missing or read-only,
+                or two outputs have one name.
+        """
+        final = Path(final)
+        if final in self._moves:
+            raise SceneError(f"{final}: named twice", remedy="give each output its own name")
+        if final.is_dir():
+            raise SceneError(f"{final}: is a folder", expected="a file name")
+        if final.exists() and not self.overwrite:
+            raise SceneError(
+                f"{final}: exists already", remedy="choose another name, or allow overwriting"
+            )
+        parent = final.parent
+        if parent not in self._folders:
+            try:
+                self._folders[parent] = Path(tempfile.mkdtemp(prefix=".hook-", dir=parent))
+            except OSError as error:
+                raise SceneError(
+                    f"{final}: cannot be written",
+                    expected=f"an existing, writable folder {parent}",
+                    found=error.strerror,
+                    remedy="create the folder or choose another one",
+                ) from error
+        self._moves[final] = self._folders[parent] / final.name
+        return self._moves[final]
+
+    def supersede(self, stale: str | Path) -> None:
+        """Name a side file of an overwritten one that would be wrong beside the new one."""
+        self._stale.append(Path(stale))
+
+    def commit(self) -> None:
+        """Move all files to their places, in the order they were added.
+
+        Raises:
+            SceneError: A file cannot be moved.
+        """
+        try:
+            for stale in self._stale:
+                stale.unlink(missing_ok=True)
+            for final, staged in self._moves.items():
+                os.replace(staged, final)
+        except OSError as error:
+            raise SceneError(
+                f"{error.filename2 or error.filename}: cannot be written", found=error.strerror
+            ) from error
+
+    def __enter__(self) -> "StagedFiles":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for folder in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
