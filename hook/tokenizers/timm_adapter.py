@@ -28,8 +28,7 @@ class HookEmbed(nn.Module):
         embed_dim: Width of the tokens.
         norm_layer: Norm applied to the tokens; None for none.
         bias, device, dtype: As in timm's ``PatchEmbed`` (the tokenizer has its own biases).
-        strict_img_size: timm passes False for ``dynamic_img_size=True``.
-        output_fmt: timm passes it for ``dynamic_img_size=True``.
+        strict_img_size, dynamic_img_pad, output_fmt: timm's way to ask for dynamic image sizes.
         **hook_options: Options of :class:`HookTokenizer`.
 
     Raises:
@@ -47,14 +46,15 @@ class HookEmbed(nn.Module):
         device=None,
         dtype=None,
         strict_img_size: bool = True,
+        dynamic_img_pad: bool = False,
         output_fmt: str | None = None,
         **hook_options,
     ) -> None:
         super().__init__()
-        if not strict_img_size or output_fmt is not None:
+        if not strict_img_size or dynamic_img_pad or output_fmt is not None:
             raise ValueError(
                 "HookEmbed gives a set of tokens, not a grid of patches: build the model with "
-                "dynamic_img_size=False"
+                "dynamic_img_size=False and dynamic_img_pad=False"
             )
         self.tokenizer = HookTokenizer(
             img_size=img_size, in_channels=in_chans, embed_dims=embed_dim, **hook_options

@@ -1,0 +1,143 @@
+"""Names of the official HOOK checkpoints (GeoX-Lab/Hook) and ours, both ways.
+
+Converting renames keys and does nothing else: no tensor is changed.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+_TOKENIZER = "backbone.tokenizer."
+_NAMES: list[tuple[str, str]] = [
+    # official prefix, our prefix; {i} stands for a number
+    ("tokenizer.downsample_module.conv1.", _TOKENIZER + "stem.expand."),
+    ("tokenizer.downsample_module.module1.0.", _TOKENIZER + "stem.residual1.conv."),
+    ("tokenizer.downsample_module.module1.1.", _TOKENIZER + "stem.residual1.norm."),
+    ("tokenizer.downsample_module.module2.0.", _TOKENIZER + "stem.down1.conv."),
+    ("tokenizer.downsample_module.module2.1.", _TOKENIZER + "stem.down1.norm."),
+    ("tokenizer.downsample_module.module3.0.", _TOKENIZER + "stem.residual2.conv."),
+    ("tokenizer.downsample_module.module3.1.", _TOKENIZER + "stem.residual2.norm."),
+    ("tokenizer.downsample_module.module4.0.", _TOKENIZER + "stem.down2.conv."),
+    ("tokenizer.downsample_module.module4.1.", _TOKENIZER + "stem.down2.norm."),
+    ("tokenizer.downsample_module.conv2.", _TOKENIZER + "stem.project."),
+    ("tokenizer.pos_embed", _TOKENIZER + "pos_embed"),
+    ("tokenizer.semantic_module.{i}.", _TOKENIZER + "perception.blocks.{i}."),
+    ("tokenizer.query", _TOKENIZER + "vectorization.queries"),
+    ("tokenizer.match_attn.norm_media.", _TOKENIZER + "vectorization.norm_seeds."),
+    ("tokenizer.match_attn.norm_latents.", _TOKENIZER + "vectorization.norm_queries."),
+    ("tokenizer.match_attn.to_q.", _TOKENIZER + "vectorization.to_query."),
+    ("tokenizer.match_attn.to_kv.", _TOKENIZER + "vectorization.to_key_value."),
+    ("tokenizer.match_attn.to_out.", _TOKENIZER + "vectorization.proj."),
+    ("tokenizer.match_ff.0.", _TOKENIZER + "vectorization.feed_forward.norm."),
+    ("tokenizer.match_ff.1.", _TOKENIZER + "vectorization.feed_forward.fc1."),
+    ("tokenizer.match_ff.3.", _TOKENIZER + "vectorization.feed_forward.fc2."),
+    ("tokenizer.cls_token", _TOKENIZER + "cls_token"),
+    ("tokenizer.proj.", _TOKENIZER + "proj."),
+    ("backbone.module.{i}.", "backbone.blocks.{i}."),
+    ("denseTransform.upsampleX4.{i}.module1.0.", "neck.up4.{i}.conv."),
+    ("denseTransform.upsampleX4.{i}.module1.1.", "neck.up4.{i}.norm."),
+    ("denseTransform.upsampleX4.{i}.module2.0.", "neck.up4.{i}.up."),
+    ("denseTransform.upsampleX4.{i}.module2.1.", "neck.up4.{i}.up_norm."),
+    ("denseTransform.upsampleX2.module1.0.", "neck.up2.conv."),
+    ("denseTransform.upsampleX2.module1.1.", "neck.up2.norm."),
+    ("denseTransform.upsampleX2.module2.0.", "neck.up2.up."),
+    ("denseTransform.upsampleX2.module2.1.", "neck.up2.up_norm."),
+    ("denseTransform.upsampleX1.", "neck.keep."),
+    ("denseTransform.downsample2.", "neck.down2."),
+    ("taskHead.linear_c1.proj.", "decode_head.projections.0."),
+    ("taskHead.linear_c2.proj.", "decode_head.projections.1."),
+    ("taskHead.linear_c3.proj.", "decode_head.projections.2."),
+    ("taskHead.linear_c4.proj.", "decode_head.projections.3."),
+    ("taskHead.linear_fuse.", "decode_head.fuse."),
+    ("taskHead.linear_pred.", "decode_head.conv_seg."),
+    ("taskHead.fc.", "head.fc."),
+]
+
+
+def _rename(state: Mapping[str, Tensor], pairs: list[tuple[str, str]], kind: str) -> dict:
+    rules = []
+    for old, new in pairs:
+        pattern = re.escape(old).replace(re.escape("{i}"), r"(\d+)")
+        rest = r"(?P<rest>.+)$" if old.endswith(".") else r"(?P<rest>)$"
+        rules.append((re.compile(pattern + rest), new))
+    renamed, unknown = {}, []
+    for key, value in state.items():
+        for pattern, new in rules:
+            match = pattern.match(key)
+            if match:
+                number = match.group(1) if "{i}" in new else ""
+                renamed[new.replace("{i}", number) + match.group("rest")] = value
+                break
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f"{len(unknown)} keys belong to no part of {kind}",
+            expected="the keys of a HOOK or patch-embed model",
+            found=", ".join(unknown[:5]) + (", ..." if unknown[5:] else ""),
+            remedy="convert the weights of one model, without optimiser state",
+        )
+    return renamed
+
+
+def reference_to_hook(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of an official checkpoint to those of our models.
+
+    Args:
+        state: Official state dict; a ``module.`` in front of all keys is dropped.
+
+    Raises:
+        CheckpointError: A key is not one of the official model's.
+    """
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return _rename(state, _NAMES, "the official HOOK model")
+
+
+def hook_to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of our models to those of an official checkpoint.
+
+    Args:
+        state: State dict of a ``TokenClassifier``, or an ``EncoderDecoder`` with the paper's neck
+            and head.
+
+    Raises:
+        CheckpointError: A key has no counterpart in the official model.
+    """
+    return _rename(state, [(new, old) for old, new in _NAMES], "a HOOK model with official parts")
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool = False) -> None:
+    """Write a state dict, whole or not at all.
+
+    Args:
+        state: Tensors by key.
+        path: ``.safetensors`` or anything else for ``torch.save``, which puts the tensors under
+            ``state_dict`` as MMEngine expects.
+        overwrite: Replace a file that exists.
+
+    Raises:
+        CheckpointError: The file exists, or its folder does not.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists", remedy="pass --overwrite or name another file")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"the folder of {path} does not exist", remedy="create it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        if path.suffix == ".safetensors":
+            save_file(tensors, str(temporary))
+        else:
+            torch.save({"state_dict": tensors, "meta": {}}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

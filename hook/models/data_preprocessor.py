@@ -1,0 +1,146 @@
+"""Batching and normalisation for any number of bands."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ..errors import ConfigError
+from ..registry import MODELS
+
+
+def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
+    """Check mean and std and shape them (C, 1, 1)."""
+    if mean is None and std is None:
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    if mean is None or std is None or len(mean) != len(std):
+        raise ConfigError(
+            "model.data_preprocessor: mean and std must have one value per band each",
+            found=f"mean={mean}, std={std}",
+            remedy="compute them with tools/dataset_tools/statistics.py",
+        )
+    if min(std) <= 0:
+        raise ConfigError("model.data_preprocessor.std must be positive", found=f"std={list(std)}")
+    return (
+        torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1),
+        torch.tensor(std, dtype=torch.float32).view(-1, 1, 1),
+    )
+
+
+def _check_bands(image: Tensor, mean: Tensor) -> None:
+    """Stop before broadcasting hides a wrong band count."""
+    if mean.shape[0] not in (1, image.shape[0]):
+        raise ConfigError(
+            "model.data_preprocessor: the images have another number of bands than mean and std",
+            expected=f"{mean.shape[0]} bands",
+            found=f"{image.shape[0]} bands",
+            remedy="choose the bands in the dataset's metainfo, or correct mean and std",
+        )
+
+
+@MODELS.register_module()
+class SegDataPreProcessor(MMSegDataPreProcessor):
+    """mmseg's preprocessor for any number of bands; never swaps them.
+
+    Args:
+        mean: Mean per band in model units.
+        std: Standard deviation per band in model units.
+        **kwargs: Options of mmseg's ``SegDataPreProcessor``, such as ``size``.
+
+    Raises:
+        ConfigError: Mean and std do not fit each other or the images.
+    """
+
+    def __init__(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, **kwargs
+    ) -> None:
+        # mmengine's own check admits one or three bands only.
+        super().__init__(mean=None, std=None, **kwargs)
+        mean, std = _statistics(mean, std)
+        self._enable_normalize = True
+        self.register_buffer("mean", mean, False)
+        self.register_buffer("std", std, False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise and stack a batch; see mmseg's ``SegDataPreProcessor``."""
+        _check_bands(data["inputs"][0], self.mean)
+        return super().forward(data, training)
+
+
+@MODELS.register_module()
+class ClsDataPreProcessor(BaseDataPreprocessor):
+    """Normalise and stack images; mixup and cutmix while training.
+
+    Args:
+        mean: Mean per band in model units.
+        std: Standard deviation per band in model units.
+        mixup: Alpha of mixup (Zhang et al., ICLR 2018); 0 for none.
+        cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch takes
+            one of them.
+        num_classes: Number of classes; needed for mixup and cutmix.
+        non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
+
+    Raises:
+        ConfigError: Mean and std do not fit each other or the images, or ``num_classes`` misses.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        num_classes: int | None = None,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(non_blocking=non_blocking)
+        mean, std = _statistics(mean, std)
+        self.register_buffer("mean", mean, False)
+        self.register_buffer("std", std, False)
+        if (mixup or cutmix) and num_classes is None:
+            raise ConfigError(
+                "model.data_preprocessor.num_classes is missing",
+                expected="the number of classes, which mixup and cutmix need for soft labels",
+            )
+        mixers = []
+        if mixup:
+            mixers.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        if cutmix:
+            mixers.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        self.mix = v2.RandomChoice(mixers) if mixers else None
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise and stack a batch.
+
+        Args:
+            data: ``inputs``, a list of (C, H, W) images or a (B, C, H, W) batch, and
+                ``data_samples``.
+            training: Mix the batch where mixup or cutmix is on.
+
+        Returns:
+            ``inputs`` (B, C, H, W) float32 and ``data_samples``.
+
+        Raises:
+            ConfigError: The band counts differ, or the images of the batch differ in size.
+        """
+        data = self.cast_data(data)
+        images, samples = data["inputs"], data.get("data_samples")
+        _check_bands(images[0], self.mean)
+        sizes = {tuple(image.shape) for image in images}
+        if len(sizes) > 1:
+            raise ConfigError(
+                "the images of a batch differ in size",
+                found=sorted(sizes),
+                remedy="resize or crop them in the pipeline",
+            )
+        inputs = images if isinstance(images, Tensor) else torch.stack(list(images))
+        inputs = (inputs.float() - self.mean) / self.std
+        if training and self.mix is not None:
+            labels = torch.tensor([int(s.gt_label) for s in samples], device=inputs.device)
+            inputs, scores = self.mix(inputs, labels)
+            for sample, score in zip(samples, scores, strict=True):
+                sample.gt_score = score
+        return {"inputs": inputs, "data_samples": samples}

@@ -1,0 +1,153 @@
+"""Weights of timm's vision transformers for the blocks of a TokenViT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import timm
+from mmengine.logging import print_log
+from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from .token_vit import TokenViT
+
+
+def load_pretrained(backbone: TokenViT, checkpoint: str) -> dict[str, list[str]]:
+    """Load a ViT's blocks and, for patch embedding, its projection, positions and class token.
+
+    Args:
+        backbone: The backbone to fill.
+        checkpoint: A file with a timm ViT's or a TokenViT's weights (``.pth``, ``.safetensors``),
+            or timm's name of a model, with or without ``timm/`` in front.
+
+    Returns:
+        ``loaded`` keys of the backbone, ``left_out`` keys of the checkpoint, ``kept`` keys of the
+        backbone that keep their initialisation. The same is said in the log.
+
+    Raises:
+        CheckpointError: The file is missing or unsafe, the name is unknown or its weights cannot
+            be fetched, a block has another shape, or no block fits at all.
+    """
+    state = _state_of(checkpoint)
+    wanted = backbone.state_dict()
+    source = _rename(backbone, state)
+    loaded, wrong = {}, []
+    for key, value in source.items():
+        if key in wanted:
+            if value.shape == wanted[key].shape:
+                loaded[key] = value
+            else:
+                wrong.append(f"{key}: {tuple(value.shape)}, needs {tuple(wanted[key].shape)}")
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint}: the weights have other shapes than the backbone",
+            expected=f"embed_dims={backbone.embed_dims}, {len(backbone.blocks)} blocks",
+            found="; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if wrong[4:] else ""),
+            remedy="set embed_dims, num_heads and mlp_ratio to the model's, or take another one",
+        )
+    if not any(key.startswith("blocks.") for key in loaded):
+        raise CheckpointError(
+            f"{checkpoint} holds no transformer block of this backbone",
+            expected="keys like blocks.0.attn.qkv.weight",
+            found=", ".join(sorted(state)[:4]) or "no weights",
+            remedy="take the weights of a timm VisionTransformer or of a TokenViT",
+        )
+    backbone.load_state_dict(loaded, strict=False)
+    report = {
+        "loaded": sorted(loaded),
+        "left_out": sorted(set(source) - set(loaded)),
+        "kept": sorted(set(wanted) - set(loaded)),
+    }
+    for what, keys in (
+        ("loaded", report["loaded"]),
+        ("left out of the checkpoint", report["left_out"]),
+        ("not in the checkpoint, initialised anew", report["kept"]),
+    ):
+        print_log(f"{checkpoint}: {len(keys)} tensors {what}: {_summary(keys)}", "current")
+    return report
+
+
+def _state_of(checkpoint: str) -> dict[str, Tensor]:
+    """Read the state dict of a file or of a timm model."""
+    path = Path(checkpoint).expanduser()
+    if path.exists() or path.suffix in {".pth", ".pt", ".bin", ".safetensors", ".ckpt"}:
+        from ..engine.checkpoint import load_checkpoint
+
+        state = load_checkpoint(path)
+        for name in ("state_dict_ema", "state_dict", "model_ema", "model", "module"):
+            if isinstance(state.get(name), dict):
+                state = state[name]
+                break
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    name = checkpoint.removeprefix("timm://").removeprefix("timm/")
+    if not timm.is_model(name):
+        raise CheckpointError(
+            f"init_cfg.checkpoint: {checkpoint!r} is neither a file nor a timm model",
+            expected="a path, or a name that timm.list_models(pretrained=True) lists",
+            found=checkpoint,
+            remedy="correct the path or the name",
+        )
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        cfg = timm.get_pretrained_cfg(name)
+        hub_id = getattr(cfg, "hf_hub_id", None) or ""
+        if hub_id.endswith("/"):
+            hub_id += f"{cfg.architecture}.{cfg.tag}" if cfg.tag else cfg.architecture
+        address = f"model.safetensors of the Hugging Face repository {hub_id}" if hub_id else ""
+        raise CheckpointError(
+            f"the weights of timm's {name} cannot be fetched",
+            expected=address or getattr(cfg, "url", None) or f"weights that timm offers for {name}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            remedy=f"fetch {address or 'the file'} where there is a network, and set "
+            "init_cfg=dict(type='Pretrained', checkpoint=<that file>)",
+        ) from None
+
+
+def _rename(backbone: TokenViT, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a ViT's tensors the names they have in the backbone."""
+    for prefix in ("module.", "backbone."):
+        if any(key.startswith(prefix + "blocks.") for key in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    tokenizer = backbone.tokenizer
+    if tokenizer.assign != "grid" or "patch_embed.proj.weight" not in state:
+        return dict(state)
+    renamed = dict(state)
+    weight = renamed.pop("patch_embed.proj.weight")
+    renamed["tokenizer.proj.weight"] = adapt_input_conv(tokenizer.in_channels, weight)
+    renamed["tokenizer.proj.bias"] = renamed.pop("patch_embed.proj.bias")
+    position, cls_token = renamed.get("pos_embed"), renamed.get("cls_token")
+    if cls_token is not None and tokenizer.cls_token is not None:
+        renamed.pop("cls_token")
+        if position is not None and position.shape[1] % 2:
+            cls_token = cls_token + position[:, :1]  # timm gives the class token a position too
+        renamed["tokenizer.cls_token"] = cls_token
+    if position is not None and tokenizer.pos_embed is not None:
+        renamed.pop("pos_embed")
+        prefix = int(cls_token is not None)
+        side = int((position.shape[1] - prefix) ** 0.5)
+        if side * side + prefix != position.shape[1]:
+            # timm's no_embed_class models give the class token no position.
+            prefix, side = 0, int(position.shape[1] ** 0.5)
+        renamed["tokenizer.pos_embed"] = resample_abs_pos_embed(
+            position[:, prefix:],
+            new_size=list(tokenizer.grid_size),
+            old_size=[side, side],
+            num_prefix_tokens=0,
+        )
+    return renamed
+
+
+def _summary(keys: list[str]) -> str:
+    """Name the first parts of dotted keys, with the number of tensors under each."""
+    counts: dict[str, int] = {}
+    for key in keys:
+        parts = key.split(".")
+        head = ".".join(parts[: 2 if parts[0] in ("blocks", "tokenizer") else 1])
+        counts[head] = counts.get(head, 0) + 1
+    return ", ".join(f"{head} ({n})" for head, n in counts.items()) or "none"

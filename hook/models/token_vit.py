@@ -1,0 +1,210 @@
+"""Plain ViT blocks over the tokens of any tokenizer."""
+
+from functools import partial
+
+import torch
+from mmengine.model import BaseModule
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..registry import MODELS, TOKENIZERS
+from ..tokenizers import TokenizerOutput, dense_features
+from .pretrained import load_pretrained
+
+
+def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
+    """Build a tokenizer of the registry, as wide as the backbone unless it says otherwise.
+
+    Args:
+        cfg: ``type`` and the tokenizer's options.
+        embed_dims: Width of the backbone.
+
+    Raises:
+        ConfigError: The type is unknown, an option is, or the widths differ.
+    """
+    options = dict(embed_dims=embed_dims) | dict(cfg)
+    name = options.pop("type", None)
+    kind = TOKENIZERS.get(name) if isinstance(name, str) else name
+    if kind is None:
+        raise ConfigError(
+            f"model.backbone.tokenizer.type: unknown tokenizer {name!r}",
+            expected=f"one of {sorted('hook.' + key for key in TOKENIZERS.module_dict)}",
+            found=name,
+            remedy="correct the name, or register your class in hook.registry.TOKENIZERS",
+        )
+    if options["embed_dims"] != embed_dims:
+        raise ConfigError(
+            "model.backbone.tokenizer.embed_dims differs from the backbone's",
+            expected=embed_dims,
+            found=options["embed_dims"],
+            remedy="leave embed_dims out of the tokenizer; it follows the backbone",
+        )
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model.backbone.tokenizer: {error}",
+            found=dict(cfg),
+            remedy=f"see the options of {kind.__name__}",
+        ) from error
+
+
+@MODELS.register_module()
+class TokenViT(BaseModule):
+    """Vision transformer blocks over the tokens of any registered tokenizer.
+
+    With ``out_indices`` the backbone gives dense maps, one per chosen block, for any mmseg decode
+    head; without, the tokens of the last block, for classification.
+
+    Args:
+        tokenizer: Config of a tokenizer in :data:`hook.registry.TOKENIZERS`; ``embed_dims``
+            follows the backbone.
+        embed_dims: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads of a block.
+        mlp_ratio: Hidden width of a block's feed-forward half.
+        qkv_bias: Give query, key and value a bias.
+        out_indices: Blocks (from 0; negative counts from the end) whose tokens become dense maps.
+        dense_size: Grid of the dense maps, a side or (height, width); None takes a cell per
+            16 x 16 pixels for HOOK (the paper's 32 x 32 at 512 pixels), the patch grid for
+            patch embedding.
+        final_norm: LayerNorm after the last block (the paper has none; weights of timm do).
+        norm_eps: Epsilon of the LayerNorms (paper 1e-5; most timm weights were trained at 1e-6).
+        layer_scale: Initial value of LayerScale, for weights that have it; None for none.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from zero.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the blocks of a timm ViT from
+            a file or by timm's name of the model.
+
+    Raises:
+        ConfigError: An option is out of its range.
+
+    Reference:
+        Shao et al. (2024), arXiv:2403.18593; blocks of Dosovitskiy et al. (2021) from timm.
+    """
+
+    def __init__(
+        self,
+        tokenizer: dict,
+        embed_dims: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        out_indices: tuple[int, ...] | None = None,
+        dense_size: int | tuple[int, int] | None = None,
+        final_norm: bool = False,
+        norm_eps: float = 1e-5,
+        layer_scale: float | None = None,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ConfigError(
+                "model.backbone: embed_dims must be divisible by num_heads",
+                found=f"embed_dims={embed_dims}, num_heads={num_heads}",
+                remedy="change one of them",
+            )
+        self.out_indices = None
+        if out_indices is not None:
+            bad = [i for i in out_indices if not -depth <= i < depth]
+            if bad:
+                raise ConfigError(
+                    f"model.backbone.out_indices names blocks that do not exist: {bad}",
+                    expected=f"indices from 0 to {depth - 1}",
+                    found=tuple(out_indices),
+                    remedy="lower the indices or raise depth",
+                )
+            self.out_indices = tuple(i % depth for i in out_indices)
+        self.embed_dims = embed_dims
+        self.dense_size = (dense_size, dense_size) if isinstance(dense_size, int) else dense_size
+        self.tokenizer = build_tokenizer(tokenizer, embed_dims)
+        norm_layer = partial(nn.LayerNorm, eps=norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=embed_dims,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                init_values=layer_scale,
+                drop_path=rate,
+                norm_layer=norm_layer,
+            )
+            for rate in torch.linspace(0, drop_path_rate, depth).tolist()
+        )
+        self.norm = norm_layer(embed_dims) if final_norm else nn.Identity()
+
+    def init_weights(self) -> None:
+        """Keep PyTorch's initialisation, as the paper does, or load ``init_cfg``'s checkpoint.
+
+        Raises:
+            CheckpointError: The checkpoint is missing, unsafe, or fits none of the blocks.
+            ConfigError: ``init_cfg`` is of another type than ``'Pretrained'``.
+        """
+        for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
+            if cfg.get("type") != "Pretrained":
+                raise ConfigError(
+                    "model.backbone.init_cfg.type is not supported",
+                    expected="'Pretrained' with checkpoint=<file or timm model name>",
+                    found=cfg.get("type"),
+                    remedy="leave init_cfg out for the paper's initialisation",
+                )
+            load_pretrained(self, cfg["checkpoint"])
+        self._is_init = True
+
+    def forward_tokens(self, images: Tensor) -> tuple[TokenizerOutput, list[Tensor]]:
+        """Run tokenizer and blocks.
+
+        Args:
+            images: (B, C, H, W) normalised images.
+
+        Returns:
+            The tokenizer's output, and the tokens (B, N, D) of the blocks at ``out_indices`` (in
+            their order), or of the last block only.
+        """
+        tokenized = self.tokenizer(images)
+        x = tokenized.tokens
+        after = []
+        for block in self.blocks:
+            x = block(x)
+            after.append(x)
+        after[-1] = self.norm(after[-1])
+        wanted = [len(after) - 1] if self.out_indices is None else self.out_indices
+        return tokenized, [after[i] for i in wanted]
+
+    def spread(self, images: Tensor, tokenized: TokenizerOutput, tokens: Tensor) -> Tensor:
+        """Spread tokens over the grid of the dense maps.
+
+        Args:
+            images: (B, C, H, W) images the tokens came from; only their size is used.
+            tokenized: The tokenizer's output for them.
+            tokens: (B, N, D) tokens of a block, class token included.
+
+        Returns:
+            (B, D, h, w) dense map.
+        """
+        if self.tokenizer.with_cls_token:
+            tokens = tokens[:, 1:]
+        if self.dense_size is not None:
+            size = self.dense_size
+        elif self.tokenizer.assign == "grid":
+            size = tuple(tokenized.assignment.shape[-2:])
+        else:
+            size = max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1)
+        return dense_features(tokens, tokenized.assignment, size, self.tokenizer.assign)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            images: (B, C, H, W) normalised images.
+
+        Returns:
+            Without ``out_indices`` tokens (B, N, D), class token included; else a tuple of dense
+            maps (B, D, h, w).
+        """
+        tokenized, chosen = self.forward_tokens(images)
+        if self.out_indices is None:
+            return chosen[0]
+        return tuple(self.spread(images, tokenized, tokens) for tokens in chosen)

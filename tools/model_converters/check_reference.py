@@ -1,0 +1,290 @@
+"""Compare our models with numbers of the official implementation, file by file.
+
+Each FILE is a safetensors file with the official weights under ``state/``, inputs and outputs
+under ``io/``, and the sizes of the model as JSON under ``config`` in its metadata. The model is
+built from the base configs in ``configs/_base_/models`` and the registries, its weights are
+renamed, and every ``io/`` quantity is computed anew and compared in float32.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hook.errors import CheckpointError, ConfigError, DataError, HookError
+from hook.models.converters import reference_to_hook
+from hook.structures import ClsDataSample
+
+ROOT = Path(__file__).resolve().parents[2]
+ABSOLUTE, RELATIVE = 1e-5, 1e-4
+INPUTS = ("image", "label")
+
+
+def read_golden(path: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
+    """Read config, weights and quantities of a golden file.
+
+    Raises:
+        DataError: The file is missing, no safetensors file, or has no config or no image.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} cannot be read", expected="a safetensors file", found=str(error)
+        ) from None
+    state = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+    quantities = {k.removeprefix("io/"): v for k, v in tensors.items() if k.startswith("io/")}
+    try:
+        config = json.loads(meta["config"])
+    except (KeyError, json.JSONDecodeError):
+        raise DataError(
+            f"{path} has no config",
+            expected="JSON under 'config' in the metadata",
+            found=list(meta),
+        ) from None
+    if "image" not in quantities:
+        raise DataError(f"{path} has no input", expected="io/image", found=sorted(quantities))
+    return config, state, quantities
+
+
+def model_config(config: dict) -> Config:
+    """Give the base config of the file's kind of model, with the file's sizes.
+
+    Raises:
+        ConfigError: The task or the tokenizer is unknown, or a key is.
+    """
+    config = dict(config)
+    task = config.pop("task", None)
+    kind = config.pop("tokenizer", "hook")
+    heads = {"classification": "cls", "segmentation": "seg"}
+    if task not in heads or kind not in ("hook", "patch_embed"):
+        raise ConfigError(
+            "the file's config names an unknown model",
+            expected=f"task in {sorted(heads)}, tokenizer 'hook' or 'patch_embed'",
+            found=f"task={task!r}, tokenizer={kind!r}",
+        )
+    cfg = Config.fromfile(ROOT / "configs/_base_/models" / f"{kind}_vit-b_{heads[task]}.py")
+    model = cfg.model
+    backbone, tokenizer = model.backbone, model.backbone.tokenizer
+    width = config.pop("embed_dim")
+    backbone.update(embed_dims=width, depth=config.pop("depth"), num_heads=config.pop("num_heads"))
+    tokenizer.update(
+        img_size=config.pop("image_size"),
+        in_channels=config.pop("in_channels", 3),
+        with_cls_token=config.pop("with_cls_token", False),
+    )
+    if kind == "hook":
+        tokenizer.update(
+            seed_dims=config.pop("seed_dim"),
+            num_tokens=config.pop("num_queries"),
+            perception_heads=config.pop("opm_num_heads", 8),
+            perception_window=config.pop("opm_window", None),
+        )
+    else:
+        tokenizer.patch_size = config.pop("patch_size")
+    if task == "classification":
+        pooling = config.pop("pooling", "mean")
+        model.head.update(
+            num_classes=config.pop("num_classes"),
+            in_channels=width,
+            pooling={"cls": "cls_token"}.get(pooling, pooling),
+        )
+    else:
+        channels = config.pop("pyramid_channels")
+        backbone.update(
+            out_indices=tuple(config.pop("out_indices")), dense_size=config.pop("dense_size", None)
+        )
+        model.neck.update(in_channels=width, out_channels=tuple(channels))
+        model.decode_head.update(
+            in_channels=list(channels),
+            channels=config.pop("decoder_channels"),
+            num_classes=config.pop("num_classes"),
+            ignore_index=config.pop("ignore_index", 255),
+        )
+    if config:
+        raise ConfigError(
+            "the file's config has keys that no part of the model takes", found=sorted(config)
+        )
+    return cfg
+
+
+def build_model(config: dict, state: dict[str, Tensor]) -> torch.nn.Module:
+    """Build the model and fill it with the official weights.
+
+    Raises:
+        CheckpointError: The renamed weights do not fill the model exactly.
+    """
+    try:
+        model = MODELS.build(model_config(config).model)
+    except KeyError as error:
+        raise ConfigError(f"the file's config lacks {error}") from None
+    try:
+        model.load_state_dict(reference_to_hook(state), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError("the renamed weights do not fit the model", found=error) from None
+    return model.float().eval()
+
+
+class Quantities:
+    """Everything the files may ask for, computed when asked.
+
+    Args:
+        model: The model with the official weights, in eval mode.
+        inputs: ``image`` (B, C, H, W) and, where there is one, ``label``.
+    """
+
+    def __init__(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> None:
+        self.model = model
+        self.image = inputs["image"]
+        self.label = inputs.get("label")
+        self.segments = hasattr(model, "decode_head")
+        with torch.no_grad():
+            backbone = model.backbone
+            self.tokenized, self.after = backbone.forward_tokens(self.image)
+            if self.segments:
+                maps = [backbone.spread(self.image, self.tokenized, x) for x in self.after]
+                self.maps = maps
+                self.levels = model.neck(tuple(maps))
+                self.scores = model.decode_head(self.levels)
+            else:
+                self.scores = model.head(self.after[-1])
+        self._gradients: dict[str, Tensor] | None = None
+
+    def find(self, name: str) -> Callable[[], Tensor] | None:
+        """Give the function that computes a quantity, or None for an unknown name."""
+        plain = {
+            "tokens": lambda: self.tokenized.tokens,
+            "attention": lambda: self.tokenized.assignment.flatten(2)[:, None],
+            "backbone": lambda: self.after[-1],
+            "logits": lambda: self.scores,
+            "loss_eval": self._loss_eval,
+            "loss_train": lambda: self._training_pass()["loss"],
+        }
+        tokenizer = self.model.backbone.tokenizer
+        if hasattr(tokenizer, "stem"):
+            plain |= {
+                "seed_features": self._seed_features,
+                "grad_stem": lambda: self._training_pass()["backbone.tokenizer.stem.expand.weight"],
+                "grad_queries": lambda: self._training_pass()[
+                    "backbone.tokenizer.vectorization.queries"
+                ],
+                "grad_pos_embed": lambda: self._training_pass()["backbone.tokenizer.pos_embed"],
+            }
+        if self.segments:
+            plain["prediction"] = self._prediction
+            for i in range(len(self.after)):
+                plain[f"backbone{i}"] = lambda i=i: self.after[i]
+                plain[f"dense{i}"] = lambda i=i: self.maps[i].flatten(2).transpose(1, 2)
+                plain[f"pyramid{i}"] = lambda i=i: self.levels[i]
+        return plain.get(name)
+
+    def _seed_features(self) -> Tensor:
+        with torch.no_grad():
+            return self.model.backbone.tokenizer.stem(self.image)
+
+    def _samples(self) -> list:
+        if self.label is None:
+            raise DataError("a loss is asked for without labels", expected="io/label")
+        if self.segments:
+            samples = [SegDataSample() for _ in self.label]
+            for sample, label in zip(samples, self.label, strict=True):
+                sample.gt_sem_seg = PixelData(data=label[None])
+            return samples
+        return [ClsDataSample(gt_label=int(label)) for label in self.label]
+
+    def _loss(self) -> Tensor:
+        losses = self.model.loss(self.image, self._samples())
+        return sum(value for key, value in losses.items() if "loss" in key)
+
+    def _loss_eval(self) -> Tensor:
+        with torch.no_grad():
+            return self._loss()
+
+    def _training_pass(self) -> dict[str, Tensor]:
+        if self._gradients is None:
+            statistics = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.model.train()
+            loss = self._loss()
+            loss.backward()
+            gradients = {k: p.grad for k, p in self.model.named_parameters()}
+            self._gradients = {"loss": loss.detach(), **gradients}
+            self.model.eval()
+            self.model.load_state_dict(statistics)
+        return self._gradients
+
+    def _prediction(self) -> Tensor:
+        size = tuple(self.image.shape[-2:])
+        samples = [SegDataSample(metainfo=dict(img_shape=size, ori_shape=size)) for _ in self.image]
+        with torch.no_grad():
+            predicted = self.model.predict(self.image, samples)
+        return torch.stack([sample.pred_sem_seg.data[0] for sample in predicted])
+
+
+def compare(name: str, ours: Tensor | None, theirs: Tensor) -> tuple[str, str, bool]:
+    """Give name, largest difference and verdict of one quantity."""
+    if ours is None:
+        return name, "unknown quantity", False
+    if ours.shape != theirs.shape:
+        return name, f"shape {tuple(ours.shape)}, expected {tuple(theirs.shape)}", False
+    if not theirs.is_floating_point():
+        wrong = int((ours != theirs).sum())
+        return name, f"{wrong} of {theirs.numel()} differ", wrong == 0
+    ours, theirs = ours.detach().double(), theirs.double()
+    difference = float((ours - theirs).abs().max()) if theirs.numel() else 0.0
+    scale = float(theirs.abs().max()) if theirs.numel() else 0.0
+    # Both bars hold at once; a NaN passes neither.
+    passed = difference <= ABSOLUTE and difference <= RELATIVE * scale or difference == 0.0
+    return name, f"{difference:.2e} of {scale:.2e}", passed
+
+
+def check_file(path: Path) -> bool:
+    """Print the table of one file and tell whether all of it passed."""
+    print(f"\n{path}")
+    try:
+        config, state, quantities = read_golden(path)
+        wanted = sorted(set(quantities) - set(INPUTS))
+        if not wanted:
+            raise DataError(f"{path} has no quantity to compare", found=sorted(quantities))
+        model = build_model(config, state)
+        ours = Quantities(model, {k: quantities[k] for k in INPUTS if k in quantities})
+        rows = []
+        for name in wanted:
+            compute = ours.find(name)
+            rows.append(compare(name, compute and compute(), quantities[name]))
+        if "logits" in quantities and quantities["logits"].shape == ours.scores.shape:
+            classes = quantities["logits"].argmax(dim=1)
+            rows.append(compare("logits: class", ours.scores.argmax(dim=1), classes))
+    except (HookError, ValueError, RuntimeError) as error:
+        # One bad file must not hide the results of the others.
+        print(f"  FAIL {error}")
+        return False
+    width = max(len(name) for name, _, _ in rows)
+    for name, difference, passed in rows:
+        print(f"  {name:<{width}}  {difference:<28}  {'pass' if passed else 'FAIL'}")
+    return all(passed for _, _, passed in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="golden file")
+    args = parser.parse_args()
+    register_all_modules(init_default_scope=True)
+    results = [check_file(path) for path in args.files]
+    print(f"\n{sum(results)} of {len(results)} files pass")
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
