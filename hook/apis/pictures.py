@@ -1,0 +1,364 @@
+"""Pictures of scenes, labels and tokens, and the overview that shows them side by side.
+
+Arrays go in and arrays come out; only :func:`draw_overview` writes a file. Nothing here touches
+matplotlib's global state, so it is safe beside a notebook's own figures.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hook.errors import ConfigError, DataError
+
+INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
+
+
+def natural_bands(bands: Sequence[str | int] | None, count: int) -> tuple[int, int, int]:
+    """Choose the bands that make a natural picture.
+
+    Args:
+        bands: Band names in the image's order; names such as ``red`` or ``B04`` are recognised.
+        count: Number of bands of the image.
+
+    Returns:
+        tuple: Three 0-based indexes for red, green, blue. Without known names the first three
+        bands as they are, and one grey picture from fewer than three.
+    """
+    aliases = (
+        ("red", "r", "b04", "b4", "sr_b4"),
+        ("green", "g", "b03", "b3", "sr_b3"),
+        ("blue", "b", "b02", "b2", "sr_b2"),
+    )
+    names = [str(b).strip().lower() for b in bands or ()]
+    found = [next((names.index(a) for a in group if a in names), None) for group in aliases]
+    if None not in found:
+        return found[0], found[1], found[2]
+    return (0, 1, 2) if count >= 3 else (0, 0, 0)
+
+
+def stretch_to_rgb(
+    image: np.ndarray,
+    bands: Sequence[str | int] | None = None,
+    valid: np.ndarray | None = None,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+    gamma: float = 0.85,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Turn an image of any band count and dtype into 8-bit RGB by a percentile stretch per band.
+
+    Args:
+        image: (C, H, W).
+        bands: Band names, to find red, green and blue (see :func:`natural_bands`).
+        valid: (H, W) bool; other pixels get ``background`` and do not count for the percentiles.
+            Values that are not finite are never valid.
+        percentiles: Lower and upper percentile that become 0 and 255.
+        gamma: Exponent after the stretch; below 1 brightens the shadows.
+        background: Colour of pixels without data.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If ``image`` is not (C, H, W).
+    """
+    if image.ndim != 3 or image.shape[0] == 0:
+        raise DataError("a picture needs bands", expected="(C, H, W)", found=image.shape)
+    chosen = image[list(natural_bands(bands, image.shape[0]))].astype(np.float32)
+    seen = np.isfinite(chosen).all(0)
+    if valid is not None:
+        seen &= valid.astype(bool)
+    rgb = np.empty((*image.shape[1:], 3), np.uint8)
+    rgb[:] = background
+    if seen.any():
+        pixels = chosen[:, seen]
+        low, high = np.percentile(pixels, percentiles, axis=1)[..., None]
+        span = np.where(high > low, high - low, 1.0)
+        rgb[seen] = np.rint(255 * np.clip((pixels - low) / span, 0, 1) ** gamma).T
+    return rgb
+
+
+def render_labels(
+    labels: np.ndarray,
+    palette: Sequence[Sequence[int]],
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Paint class indexes with their colours.
+
+    Args:
+        labels: (H, W) integers; whatever has no colour in ``palette`` gets ``background``.
+        palette: One (r, g, b) per class.
+        background: Colour of no data.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+    """
+    table = np.array([*palette, background], np.uint8)
+    index = np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))
+    return table[index.astype(np.int64)]
+
+
+def distinct_palette(count: int) -> list[list[int]]:
+    """Colours that are easy to tell apart, for classes or tokens that have none of their own.
+
+    Returns:
+        list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
+    """
+    import colorsys
+
+    colours = []
+    for k in range(count):
+        # The golden ratio spreads hues evenly for any count; lightness separates the neighbours.
+        hue = (0.58 + k * 0.61803398875) % 1.0
+        lightness = (0.52, 0.70, 0.36, 0.61, 0.44)[k % 5]
+        saturation = (0.62, 0.60, 0.70)[k % 3]
+        colours.append([round(255 * c) for c in colorsys.hls_to_rgb(hue, lightness, saturation)])
+    return colours
+
+
+def region_borders(regions: np.ndarray) -> np.ndarray:
+    """Mark the pixels whose right or lower neighbour belongs to another region: (H, W) bool."""
+    border = np.zeros(regions.shape, bool)
+    border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
+    border[:-1] |= regions[:-1] != regions[1:]
+    return border
+
+
+def render_tokens(
+    token_map: np.ndarray,
+    image: np.ndarray | None = None,
+    num_tokens: int | None = None,
+    alpha: float = 0.6,
+    borders: bool = True,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Paint each token's region, with white borders, over the picture it comes from.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        image: (H, W, 3) uint8 picture underneath, drawn in grey; None for plain colours.
+        num_tokens: Number of tokens, for colours that do not depend on which tokens occur.
+        alpha: Opacity of the token colours over ``image``.
+        borders: Whether to draw the borders between regions.
+        background: Colour of pixels without a token.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If ``image`` has another size than the map.
+    """
+    top = int(token_map.max()) if token_map.size else -1
+    count = max(top + 1, num_tokens or 0, 1)
+    colours = render_labels(token_map, distinct_palette(count), background).astype(np.float32)
+    if image is not None:
+        if image.shape[:2] != token_map.shape:
+            raise DataError(
+                "picture and token map differ in size",
+                expected=token_map.shape,
+                found=image.shape[:2],
+            )
+        grey = image.astype(np.float32).mean(-1, keepdims=True)
+        colours = alpha * colours + (1 - alpha) * grey
+    if borders:
+        edge = region_borders(token_map)
+        colours[edge] = 0.25 * colours[edge] + 0.75 * 255
+    colours[token_map < 0] = background
+    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
+    rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
+    cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
+    return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]
+
+
+def scale_bar_length(extent: float) -> float:
+    """Round length (1, 2 or 5 times a power of ten) near a fifth of ``extent``."""
+    if not extent > 0:
+        raise ConfigError("a scale bar needs a positive extent", found=extent)
+    base = 10 ** math.floor(math.log10(extent / 5))
+    return max(m * base for m in (1, 2, 5) if m * base <= extent / 5 * 1.0001)
+
+
+@dataclass
+class Panel:
+    """One picture of an overview.
+
+    Attributes:
+        title: What it shows.
+        picture: (H, W, 3) uint8.
+        note: Small print after the title, such as a score.
+        frame: (row, column, height, width) in pixels of an area to outline, or None.
+        frame_label: Words at that outline.
+    """
+
+    title: str
+    picture: np.ndarray
+    note: str = ""
+    frame: tuple[float, float, float, float] | None = None
+    frame_label: str = ""
+
+
+def draw_overview(
+    path: str | Path,
+    panels: Sequence[Panel],
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+    metres_per_pixel: float | None = None,
+    title: str = "",
+    subtitle: str = "",
+    attribution: str = "",
+    columns: int = 2,
+    dpi: int = 150,
+) -> Path:
+    """Draw panels side by side with titles, a legend, a scale bar and an attribution line.
+
+    Args:
+        path: PNG to write; replaced only when complete.
+        panels: Pictures, usually image, truth, prediction and token map.
+        classes: Class names of the legend.
+        palette: One (r, g, b) per class.
+        metres_per_pixel: Ground size of a pixel of the pictures; None for no scale bar.
+        title: Headline.
+        subtitle: Line below it.
+        attribution: Source of the imagery, bottom right.
+        columns: Panels per row.
+        dpi: Dots per inch.
+
+    Returns:
+        Path: ``path``.
+
+    Raises:
+        DataError: If there is no panel.
+        ConfigError: If classes and palette differ in length.
+    """
+    # matplotlib takes half a second to load, which `import hook.apis` should not pay.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
+
+    if not panels:
+        raise DataError("an overview needs at least one panel")
+    if len(classes) != len(palette):
+        raise ConfigError(
+            "class names and palette differ in length", expected=len(classes), found=len(palette)
+        )
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    height, width = panels[0].picture.shape[:2]
+    aspect = height / width
+
+    # All measures in inches: pictures of one size, text of one size, whatever the scene's shape.
+    panel_w = 6.2 if aspect <= 1.2 else 4.6
+    panel_h, gap, side = panel_w * aspect, 0.22, 0.35
+    head = (0.62 if title else 0.1) + (0.28 if subtitle else 0)
+    caption = 0.36
+    per_row = max(1, int((columns * panel_w) // 1.6))
+    legend_rows = -(-len(classes) // per_row) if classes else 0
+    foot = 0.24 + 0.30 * legend_rows + (0.22 if attribution else 0)
+    total_w = 2 * side + columns * panel_w + (columns - 1) * gap
+    total_h = head + rows * (panel_h + caption) + (rows - 1) * 0.1 + foot
+
+    figure = Figure((total_w, total_h), facecolor=PAPER)
+    FigureCanvasAgg(figure)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return x / total_w, 1 - y / total_h
+
+    if title:
+        figure.text(*at(side, 0.22), title, size=17, weight="bold", color=INK, va="top")
+    if subtitle:
+        figure.text(*at(side, 0.56), subtitle, size=10.5, color=MUTED, va="top")
+    for k, panel in enumerate(panels):
+        row, column = divmod(k, columns)
+        x = side + column * (panel_w + gap)
+        y = head + row * (panel_h + caption + 0.1) + caption
+        left, bottom = at(x, y + panel_h)
+        axes = figure.add_axes((left, bottom, panel_w / total_w, panel_h / total_h))
+        axes.imshow(panel.picture, interpolation="antialiased", aspect="auto")
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color="#c5ccd3", linewidth=0.8)
+        figure.text(*at(x, y - 0.09), panel.title, size=12.5, weight="bold", color=INK)
+        figure.text(*at(x + panel_w, y - 0.09), panel.note, size=10, color=MUTED, ha="right")
+        if panel.frame is not None:
+            top, start, tall, wide = panel.frame
+            for colour, line in ((INK, 3.2), (PAPER, 1.6)):
+                box = Rectangle((start - 0.5, top - 0.5), wide, tall, fill=False)
+                box.set(edgecolor=colour, linewidth=line, linestyle="-", clip_on=True)
+                axes.add_patch(box)
+            if panel.frame_label:
+                axes.text(
+                    start + 0.014 * width,
+                    top + 0.016 * width,
+                    panel.frame_label,
+                    size=9,
+                    color=PAPER,
+                    va="top",
+                    bbox=dict(facecolor=INK, alpha=0.75, edgecolor="none", pad=2.5),
+                )
+        if k == 0 and metres_per_pixel:
+            _scale_bar(axes, panel.picture.shape, metres_per_pixel)
+
+    if classes:
+        handles = [
+            Patch(facecolor=np.array(colour) / 255, edgecolor="#8a949e", linewidth=0.6, label=name)
+            for name, colour in zip(classes, palette, strict=True)
+        ]
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=at(side - 0.03, total_h - foot + 0.12),
+            bbox_transform=figure.transFigure,
+            ncols=min(per_row, len(classes)),
+            frameon=False,
+            fontsize=10.5,
+            labelcolor=INK,
+            handlelength=1.5,
+            handleheight=1.1,
+            columnspacing=1.8,
+            borderaxespad=0,
+            borderpad=0,
+        )
+    if attribution:
+        x, y = at(total_w - side, total_h - 0.12)
+        figure.text(x, y, attribution, size=8.5, color=MUTED, ha="right")
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part.png")
+    try:
+        figure.savefig(part, dpi=dpi, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = shape[:2]
+    metres = scale_bar_length(width * metres_per_pixel)
+    length = metres / metres_per_pixel
+    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    pad, thick = 0.025 * width, max(0.007 * width, 1.0)
+    x, y = pad, height - pad - thick
+    back = Rectangle(
+        (x - 0.4 * pad, y - 0.042 * width - 0.4 * pad),
+        length + 0.8 * pad,
+        0.042 * width + thick + 0.8 * pad,
+        facecolor=INK,
+        alpha=0.6,
+        edgecolor="none",
+    )
+    axes.add_patch(back)
+    axes.add_patch(Rectangle((x, y), length, thick, facecolor=PAPER, edgecolor="none"))
+    axes.text(
+        x + length / 2, y - 0.008 * width, label, size=9.5, color=PAPER, ha="center", va="bottom"
+    )
