@@ -1,0 +1,210 @@
+"""Prepare the Banepa buildings: 48 aerial chips with building masks, and 16 without.
+
+    git clone https://github.com/hotosm/fAIr-models
+    git -C fAIr-models checkout 95f0727e8fb05816c1544766e8039f5237c3867d
+    python tools/dataset_tools/prepare_banepa.py fAIr-models data/banepa_buildings
+
+writes ``images/*.tif``, ``masks/*.tif`` (0 background, 1 building), ``predict_unlabelled/*.tif``,
+``buildings_osm.geojson``, ``classes.txt`` and ``splits/{train,val,test}.txt`` (32, 8 and 8 chips in
+columns of their own; the lists are in ``configs/_base_/splits/banepa``).
+
+The chips of the repository are plain JPEG files named .tif; their place on the ground stands only
+in their names (``OAM-<x>-<y>-<z>``, web mercator tiles) and in sidecar files. Here they become
+GeoTIFFs in EPSG:4326 with the same pixels. Masks are the footprints rasterised on each chip's own
+grid: a pixel is building where its centre is.
+
+Imagery: OpenAerialMap contributors, CC BY 4.0 (item 62d85d11d8499800053796c1), via HOTOSM fAIr.
+Building footprints (c) OpenStreetMap contributors, ODbL.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from preparing import SPLITS_DIR, place, progress, write_list
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
+from rasterio.transform import from_bounds
+
+from hook.errors import DataError, reports_errors
+
+SPLITS = ("train", "val", "test")
+# Where the parts lie in the public repository, and in a folder prepared before.
+CHIPS = ("data/sample/train/oam", "images")
+UNLABELLED = ("data/sample/predict/oam", "predict_unlabelled")
+FOOTPRINTS = ("data/sample/train/osm/osm_features_*.geojson", "buildings_osm.geojson")
+
+
+def tile_transform(name: str, width: int, height: int) -> Affine:
+    """Compute the grid of a chip in EPSG:4326 from its name.
+
+    Args:
+        name: ``OAM-<x>-<y>-<z>``, a web mercator tile.
+        width: Pixels across.
+        height: Pixels down.
+
+    Returns:
+        The transform from (column, row) to (longitude, latitude) in degrees.
+
+    Raises:
+        DataError: If the name is of another form.
+    """
+    match = re.fullmatch(r"OAM-(\d+)-(\d+)-(\d+)", name)
+    if match is None:
+        raise DataError(
+            f"{name}: not the name of a map tile",
+            expected="OAM-<x>-<y>-<z>",
+            found=name,
+            remedy="keep the file names of the repository",
+        )
+    x, y, zoom = map(int, match.groups())
+    tiles = 2**zoom
+
+    def longitude(column: int) -> float:
+        return column / tiles * 360 - 180
+
+    def latitude(row: int) -> float:
+        return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * row / tiles))))
+
+    return from_bounds(longitude(x), latitude(y + 1), longitude(x + 1), latitude(y), width, height)
+
+
+def building_mask(geometries: list[dict], transform: Affine, shape: tuple[int, int]) -> np.ndarray:
+    """Rasterise footprints.
+
+    Args:
+        geometries: GeoJSON geometries in the grid's CRS.
+        transform: Of the grid.
+        shape: (H, W).
+
+    Returns:
+        (H, W) uint8: 1 where a pixel's centre lies in a building, else 0.
+    """
+    shapes = [(geometry, 1) for geometry in geometries]
+    return rasterize(shapes, out_shape=shape, transform=transform, dtype="uint8")
+
+
+def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
+    """Write images, masks and lists.
+
+    Args:
+        source: Clone of the public repository, or a folder in the layout of ``out``.
+        out: Data root to write.
+
+    Returns:
+        Number of chips per split, and of unlabelled ones.
+
+    Raises:
+        DataError: If the source lacks a chip or the footprints.
+    """
+    source, out = Path(source), Path(out)
+    chips, unlabelled = _folder(source, CHIPS), _folder(source, UNLABELLED)
+    found = [path for pattern in FOOTPRINTS for path in sorted(source.glob(pattern))]
+    if chips is None or not found:
+        raise DataError(
+            f"{source} is no clone of hotosm/fAIr-models",
+            expected=f"{CHIPS[0]}/*.tif and {FOOTPRINTS[0]}",
+            found=f"{'chips' if chips else 'no chips'}, {len(found)} files of footprints",
+            remedy="clone it and check out the commit that --help names",
+        )
+    lists = {
+        split: (SPLITS_DIR / "banepa" / f"{split}.txt").read_text().split() for split in SPLITS
+    }
+    names = [name for split in SPLITS for name in lists[split]]
+    absent = [name for name in names if not (chips / f"{name}.tif").is_file()]
+    if absent:
+        raise DataError(
+            f"{chips} lacks chips",
+            expected=f"{len(names)} chips",
+            found=f"{len(absent)} missing, the first {absent[0]}.tif",
+            remedy="check out the commit that --help names",
+        )
+    try:
+        features = json.loads(found[0].read_text(encoding="utf-8"))["features"]
+        geometries = [feature["geometry"] for feature in features]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(
+            f"{found[0]} cannot be read",
+            expected="GeoJSON footprints",
+            found=error,
+            remedy="restore the file",
+        ) from error
+    for name in progress(names, "writing chips"):
+        image = _read(chips / f"{name}.tif")
+        transform = tile_transform(name, image.shape[2], image.shape[1])
+        _write(out / "images" / f"{name}.tif", image, transform, photometric="rgb")
+        mask = building_mask(geometries, transform, image.shape[1:])
+        _write(out / "masks" / f"{name}.tif", mask[None], transform)
+    others = sorted(unlabelled.glob("OAM-*.tif")) if unlabelled else []
+    for path in others:
+        image = _read(path)
+        transform = tile_transform(path.stem, image.shape[2], image.shape[1])
+        _write(out / "predict_unlabelled" / path.name, image, transform, photometric="rgb")
+    place(found[0], out / "buildings_osm.geojson")
+    write_list(out / "classes.txt", ["0 background", "1 building"])
+    for split in SPLITS:
+        write_list(out / "splits" / f"{split}.txt", lists[split])
+    return {split: len(lists[split]) for split in SPLITS} | {"unlabelled": len(others)}
+
+
+def _folder(source: Path, places: tuple[str, ...]) -> Path | None:
+    return next((source / name for name in places if (source / name).is_dir()), None)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return file.read()
+    except RasterioError as error:
+        raise DataError(
+            f"{path} cannot be read",
+            expected="an undamaged image",
+            found=error,
+            remedy="restore the file from the repository",
+        ) from error
+
+
+def _write(path: Path, array: np.ndarray, transform: Affine, **options: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    with rasterio.open(
+        scratch,
+        "w",
+        driver="GTiff",
+        count=array.shape[0],
+        height=array.shape[1],
+        width=array.shape[2],
+        dtype=array.dtype,
+        crs="EPSG:4326",
+        transform=transform,
+        compress="deflate",
+        predictor=2,
+        **options,
+    ) as file:
+        file.write(array)
+    os.replace(scratch, path)
+
+
+@reports_errors
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="clone of hotosm/fAIr-models")
+    parser.add_argument("out", nargs="?", default="data/banepa_buildings", help="folder to write")
+    args = parser.parse_args(arguments)
+    counts = prepare_banepa(args.source, args.out)
+    print(f"{args.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
