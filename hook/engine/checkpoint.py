@@ -8,6 +8,7 @@ because theirs falls back to full unpickling where the safe way fails.
 """
 
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -29,7 +30,8 @@ def _safe_types() -> list:
 
     The message hub keeps its curves in :class:`HistoryBuffer` objects of NumPy arrays; dataset meta
     copied from a config may be a :class:`ConfigDict`. None of their constructors has an effect
-    beyond the object itself. ``getattr``, which MMEngine's own list allows, is not needed.
+    beyond the object itself. ``getattr``, which MMEngine's own list allows, could reach anything;
+    a function that only finds the four statistics of a history buffer takes its place.
     """
     reconstruct = np._core.multiarray._reconstruct
     scalar = np._core.multiarray.scalar
@@ -42,11 +44,18 @@ def _safe_types() -> list:
         slice,
         reconstruct,
         scalar,
+        (_get_statistic, "builtins.getattr"),
         # NumPy 1 wrote its functions under another module's name.
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (scalar, "numpy.core.multiarray.scalar"),
         *sorted(dtypes, key=lambda dtype: dtype.__name__),
     ]
+
+
+def _get_statistic(owner: object, name: str) -> Callable:
+    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"Unsupported attribute: GLOBAL {owner!r}.{name}")
 
 
 def load_checkpoint(

@@ -16,6 +16,7 @@ _RGB_NAMES = (
     ("blue", "b", "b02", "b2"),
 )
 _LEGEND_CLASSES = 20
+_TOKEN_MAP_SIDE = 256  # at least, so that borders stay thin
 
 
 def choose_rgb(bands: Sequence | None, count: int) -> tuple[int, int, int]:
@@ -85,8 +86,10 @@ def colour_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
         image: (H, W, 3) uint8 that the seeds cover.
 
     Returns:
-        (H, W, 3) uint8.
+        (kH, kW, 3) uint8; k is 1 but for small images.
     """
+    factor = -(-_TOKEN_MAP_SIDE // min(image.shape[:2]))
+    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     height, width = image.shape[:2]
     rows = np.arange(height) * tokens.shape[0] // height
     cols = np.arange(width) * tokens.shape[1] // width

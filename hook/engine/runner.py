@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,6 +286,51 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         path = Path(resume)
     cfg.resume = True
     cfg.load_from = str(path)
+
+
+def set_output(cfg: Config, folder: str | os.PathLike) -> None:
+    """Let the test metrics write predictions into a folder.
+
+    Raises:
+        ConfigError: The folder is a file, or none of the metrics can write predictions.
+    """
+    if Path(folder).is_file():
+        raise ConfigError(f"--out {folder} is a file", expected="a folder, new or old")
+    metrics = as_list(cfg.get("test_evaluator"))
+    writers = 0
+    for metric in metrics:
+        kind = metric.get("type", "")
+        name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+        if name in ("IoUMetric", "Accuracy"):
+            metric.type = f"hook.{name}"
+            metric.output_dir = str(folder)
+            writers += 1
+    if not writers:
+        raise ConfigError(
+            "--out: no metric of test_evaluator can write predictions",
+            expected="hook.IoUMetric or hook.Accuracy",
+            found=", ".join(str(metric.get("type")) for metric in metrics) or "none",
+            remedy="add one of them to test_evaluator",
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
+    """Let the visualisation hook draw every test image into a folder."""
+    hooks = [
+        hook
+        for hook in as_list(cfg.get("custom_hooks"))
+        if not str(hook.get("type")).endswith("TokenVisualizationHook")
+    ]
+    hooks.append(
+        dict(
+            type="hook.TokenVisualizationHook",
+            draw_test=True,
+            max_images=sys.maxsize,
+            out_dir=str(folder),
+        )
+    )
+    cfg.custom_hooks = hooks
 
 
 # ---------------------------------------------------------------------------------- errors

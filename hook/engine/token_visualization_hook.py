@@ -169,8 +169,7 @@ def draw_sample(
     elif "pred_label" in sample:
         title = _describe_label(sample, classes)
     if tokens is not None:
-        count = len(np.unique(tokens))
-        panels.append((f"tokens ({count} regions)", colour_tokens(tokens, rgb)))
+        panels.append((f"{len(np.unique(tokens))} tokens", colour_tokens(tokens, rgb)))
     return draw_panels(panels, title, legend)
 
 

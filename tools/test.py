@@ -1,0 +1,71 @@
+"""Test a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+
+from hook.engine.checkpoint import load_checkpoint
+from hook.engine.runner import (
+    add_common_options,
+    build_runner,
+    prepare,
+    set_output,
+    set_show_dir,
+)
+from hook.engine.tta import enable_tta
+from hook.errors import ConfigError, reports_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Test a checkpoint on the config's test data.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write predictions: GeoTIFF masks of georeferenced data, PNG masks of other images, "
+        "predictions.csv of a classification; with metrics.json and confusion_matrix.json",
+    )
+    parser.add_argument(
+        "--show-dir", metavar="FOLDER", help="draw image, truth, prediction and tokens as PNGs"
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="average over flips and quarter turns of each image"
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    cfg = prepare(args)
+    if cfg.get("test_dataloader") is None:
+        raise ConfigError(
+            f"config {args.config} describes no test data",
+            expected="test_dataloader, test_cfg and test_evaluator",
+            remedy="add them to the config",
+        )
+    load_checkpoint(args.checkpoint)  # a bad file ends the run before the data are read
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.out is not None:
+        set_output(cfg, args.out)
+    if args.show_dir is not None:
+        set_show_dir(cfg, args.show_dir)
+    runner = build_runner(cfg)
+    if args.tta:
+        enable_tta(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+    metrics = runner.test()
+    if args.out is not None and is_main_process():
+        folder = Path(args.out)
+        partial = folder / ".metrics.json.partial"
+        partial.write_text(json.dumps(metrics, indent=2, default=float))
+        partial.replace(folder / "metrics.json")
+
+
+if __name__ == "__main__":
+    main()
