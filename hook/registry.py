@@ -2,29 +2,36 @@
 
 ``parent`` and ``locations`` make ``type='hook.TokenViT'`` resolve in any OpenMMLab config without
 ``custom_imports``: MMEngine imports ``hook.registry`` from the scope's name, and a registry imports
-its locations at its first look-up.
+its locations at its first look-up. Registries without classes of ours let configs with
+``default_scope='hook'`` find MMEngine's.
 """
 
-from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="hook", locations=["hook.models"])
+
+def _child(parent: str, *locations: str) -> Registry:
+    """Make the child of one of MMEngine's registries."""
+    root = getattr(mmengine_registry, parent)
+    return Registry(root.name, parent=root, scope="hook", locations=list(locations))
+
+
+MODELS = _child("MODELS", "hook.models")
 TOKENIZERS = Registry("tokenizer", scope="hook", locations=["hook.models"])
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="hook", locations=["hook.datasets"])
-DATA_SAMPLERS = Registry(
-    "data sampler", parent=MMENGINE_DATA_SAMPLERS, scope="hook", locations=["hook.datasets"]
-)
-TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope="hook", locations=["hook.datasets"]
-)
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="hook", locations=["hook.evaluation"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="hook", locations=["hook.engine"])
-VISUALIZERS = Registry(
-    "visualizer", parent=MMENGINE_VISUALIZERS, scope="hook", locations=["hook.engine"]
-)
+DATASETS = _child("DATASETS", "hook.datasets")
+DATA_SAMPLERS = _child("DATA_SAMPLERS", "hook.datasets")
+TRANSFORMS = _child("TRANSFORMS", "hook.datasets")
+METRICS = _child("METRICS", "hook.evaluation")
+HOOKS = _child("HOOKS", "hook.engine")
+RUNNERS = _child("RUNNERS", "hook.engine")
+OPTIM_WRAPPERS = _child("OPTIM_WRAPPERS", "hook.engine")
+VISUALIZERS = _child("VISUALIZERS", "hook.engine")
+EVALUATOR = _child("EVALUATOR")
+LOG_PROCESSORS = _child("LOG_PROCESSORS")
+LOOPS = _child("LOOPS")
+MODEL_WRAPPERS = _child("MODEL_WRAPPERS")
+OPTIMIZERS = _child("OPTIMIZERS")
+OPTIM_WRAPPER_CONSTRUCTORS = _child("OPTIM_WRAPPER_CONSTRUCTORS")
+PARAM_SCHEDULERS = _child("PARAM_SCHEDULERS")
+VISBACKENDS = _child("VISBACKENDS")
+WEIGHT_INITIALIZERS = _child("WEIGHT_INITIALIZERS")

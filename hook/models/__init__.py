@@ -1,14 +1,14 @@
 """What configs name: backbone, neck, heads, classifier, losses and preprocessors."""
 
-from ..registry import TOKENIZERS
-from ..tokenizers import HookTokenizer, PatchEmbedTokenizer
-from .classifier import TokenClassifier
-from .cls_head import LinearClsHead
-from .data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
-from .losses import DiceLoss, FocalLoss
-from .pyramid import TokenPyramid
-from .seg_head import SegFormerStyleHead
-from .token_vit import TokenViT
+from hook.models.classifier import TokenClassifier
+from hook.models.cls_head import LinearClsHead
+from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
+from hook.models.losses import DiceLoss, FocalLoss
+from hook.models.pyramid import TokenPyramid
+from hook.models.seg_head import SegFormerStyleHead
+from hook.models.token_vit import TokenViT
+from hook.registry import TOKENIZERS
+from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
 
 for tokenizer in (HookTokenizer, PatchEmbedTokenizer):
     TOKENIZERS.register_module(module=tokenizer)

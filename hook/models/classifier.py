@@ -4,8 +4,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from ..registry import MODELS
-from ..structures import ClsDataSample
+from hook.registry import MODELS
+from hook.structures import ClsDataSample
 
 
 @MODELS.register_module()

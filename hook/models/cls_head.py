@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..registry import MODELS
-from ..structures import ClsDataSample
+from hook.errors import ConfigError
+from hook.registry import MODELS
+from hook.structures import ClsDataSample
 
 
 @MODELS.register_module()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from hook.errors import CheckpointError
 
 _TOKENIZER = "backbone.tokenizer."
 _NAMES: list[tuple[str, str]] = [

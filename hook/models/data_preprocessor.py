@@ -8,8 +8,8 @@ from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..errors import ConfigError
-from ..registry import MODELS
+from hook.errors import ConfigError
+from hook.registry import MODELS
 
 
 def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):

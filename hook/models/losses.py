@@ -9,8 +9,8 @@ from segmentation_models_pytorch.losses import DiceLoss as SmpDiceLoss
 from segmentation_models_pytorch.losses import FocalLoss as SmpFocalLoss
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..registry import MODELS
+from hook.errors import ConfigError
+from hook.registry import MODELS
 
 
 class _DecodeLoss(nn.Module):

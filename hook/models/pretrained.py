@@ -11,10 +11,10 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from ..errors import CheckpointError
+from hook.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from .token_vit import TokenViT
+    from hook.models.token_vit import TokenViT
 
 
 def load_pretrained(backbone: TokenViT, checkpoint: str) -> dict[str, list[str]]:
@@ -76,7 +76,7 @@ def _state_of(checkpoint: str) -> dict[str, Tensor]:
     """Read the state dict of a file or of a timm model."""
     path = Path(checkpoint).expanduser()
     if path.exists() or path.suffix in {".pth", ".pt", ".bin", ".safetensors", ".ckpt"}:
-        from ..engine.checkpoint import load_checkpoint
+        from hook.engine.checkpoint import load_checkpoint
 
         state = load_checkpoint(path)
         for name in ("state_dict_ema", "state_dict", "model_ema", "model", "module"):

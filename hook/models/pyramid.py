@@ -3,8 +3,8 @@
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..registry import MODELS
+from hook.errors import ConfigError
+from hook.registry import MODELS
 
 
 class UpsampleConv(nn.Module):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from hook.registry import MODELS
 
 
 @MODELS.register_module()

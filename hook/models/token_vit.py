@@ -7,10 +7,10 @@ from mmengine.model import BaseModule
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..registry import MODELS, TOKENIZERS
-from ..tokenizers import TokenizerOutput, dense_features
-from .pretrained import load_pretrained
+from hook.errors import ConfigError
+from hook.models.pretrained import load_pretrained
+from hook.registry import MODELS, TOKENIZERS
+from hook.tokenizers import TokenizerOutput, dense_features
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:

@@ -7,14 +7,14 @@ Reference:
     image understanding", ISPRS J. Photogramm. Remote Sens. 218 (2024) 294-310, arXiv:2403.18593.
 """
 
-from .assignment import dense_features, token_map
-from .hook_tokenizer import PRESETS, HookTokenizer
-from .output import TokenizerOutput
-from .patch_embed import PatchEmbedTokenizer
-from .perception import ObjectPerception, PerceptionBlock
-from .stem import SeedStem
-from .timm_adapter import HookEmbed, dense_intermediate_layers
-from .vectorization import ObjectVectorization
+from hook.tokenizers.assignment import dense_features, token_map
+from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
+from hook.tokenizers.output import TokenizerOutput
+from hook.tokenizers.patch_embed import PatchEmbedTokenizer
+from hook.tokenizers.perception import ObjectPerception, PerceptionBlock
+from hook.tokenizers.stem import SeedStem
+from hook.tokenizers.timm_adapter import HookEmbed, dense_intermediate_layers
+from hook.tokenizers.vectorization import ObjectVectorization
 
 __all__ = [
     "PRESETS",

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from .output import TokenizerOutput
-from .perception import ObjectPerception
-from .stem import SeedStem
-from .vectorization import ObjectVectorization
+from hook.tokenizers.output import TokenizerOutput
+from hook.tokenizers.perception import ObjectPerception
+from hook.tokenizers.stem import SeedStem
+from hook.tokenizers.vectorization import ObjectVectorization
 
 PRESETS: dict[str, dict] = {
     # The paper's tokenizer and its official implementation.

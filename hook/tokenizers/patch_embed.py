@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .hook_tokenizer import to_pair
-from .output import TokenizerOutput
+from hook.tokenizers.hook_tokenizer import to_pair
+from hook.tokenizers.output import TokenizerOutput
 
 
 class PatchEmbedTokenizer(nn.Module):

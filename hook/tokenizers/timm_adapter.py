@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from .assignment import dense_features
-from .hook_tokenizer import HookTokenizer, to_pair
+from hook.tokenizers.assignment import dense_features
+from hook.tokenizers.hook_tokenizer import HookTokenizer, to_pair
 
 
 class HookEmbed(nn.Module):
