@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from hook.tokenizers import dense_features, token_map
+from hook.tokenizers.assignment import seed_ownership
+
+
+def test_token_map_takes_the_largest_weight():
+    assignment = torch.tensor([[[[0.9, 0.1]], [[0.05, 0.6]], [[0.05, 0.3]]]])
+    assert token_map(assignment).tolist() == [[[0, 1]]]
+
+
+def test_token_map_enlarges_by_nearest_neighbour():
+    assignment = torch.tensor([[[[0.9, 0.1]], [[0.1, 0.9]]]])
+    assert token_map(assignment, (2, 4)).tolist() == [[[0, 0, 1, 1], [0, 0, 1, 1]]]
+
+
+def test_ownership_by_hand():
+    """Rescaled weights 0, 1/2 and 1 through a softmax."""
+    weights = seed_ownership(torch.tensor([2.0, 3.0, 4.0]).view(1, 3, 1, 1))
+    expected = torch.softmax(torch.tensor([0.0, 0.5, 1.0]), dim=0)
+    assert torch.allclose(weights.flatten(), expected)
+
+
+def test_ownership_is_shared_where_all_tokens_agree():
+    weights = seed_ownership(torch.full((1, 4, 3, 3), 0.2))
+    assert torch.allclose(weights, torch.full((1, 4, 3, 3), 0.25))
+
+
+def test_one_token_owns_everything():
+    weights = seed_ownership(torch.rand(1, 1, 2, 2))
+    assert torch.equal(weights, torch.ones(1, 1, 2, 2))
+
+
+def test_dense_features_mix_tokens_by_ownership():
+    tokens = torch.randn(2, 3, 5)
+    assignment = torch.rand(2, 3, 4, 4)
+    dense = dense_features(tokens, assignment, (2, 2))
+    low = assignment[:, :, ::2, ::2]  # nearest neighbour to half the size
+    weights = seed_ownership(low)
+    expected = (weights.flatten(2).transpose(1, 2) @ tokens).transpose(1, 2).reshape(2, 5, 2, 2)
+    assert torch.allclose(dense, expected, atol=1e-6)
+
+
+def test_dense_features_detach_the_assignment():
+    tokens = torch.randn(1, 3, 5, requires_grad=True)
+    assignment = torch.rand(1, 3, 4, 4, requires_grad=True)
+    dense_features(tokens, assignment, (4, 4)).sum().backward()
+    assert tokens.grad is not None
+    assert assignment.grad is None
+
+
+def test_grid_tokens_return_to_their_cells():
+    maps = torch.randn(2, 5, 3, 4)
+    tokens = maps.flatten(2).transpose(1, 2)
+    assignment = torch.eye(12).reshape(1, 12, 3, 4).expand(2, -1, -1, -1)
+    assert torch.equal(dense_features(tokens, assignment, (3, 4), "grid"), maps)
+    larger = dense_features(tokens, assignment, (6, 8), "grid")
+    expected = torch.nn.functional.interpolate(maps, size=(6, 8), mode="bilinear")
+    assert torch.equal(larger, expected)
+
+
+def test_class_token_left_in_is_refused():
+    with pytest.raises(ValueError, match="leave out the class token"):
+        dense_features(torch.rand(1, 4, 5), torch.rand(1, 3, 2, 2), (2, 2))
+
+
+def test_unknown_meaning_is_refused():
+    with pytest.raises(ValueError, match="assign must be"):
+        dense_features(torch.rand(1, 3, 5), torch.rand(1, 3, 2, 2), (2, 2), "pixel")
