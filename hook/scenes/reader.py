@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
 from hook.scenes.grid import Window
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
+"""What rasterio raises when GDAL fails; it lets some of GDAL's own errors through."""
 
 
 class WindowData(NamedTuple):
@@ -60,7 +64,7 @@ class SceneReader:
                 # Told below in our words, with the file's name.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 self._source = rasterio.open(self.path)
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise SceneError(
                 f"{self.path}: cannot be opened",
                 expected="a raster that GDAL reads, such as a GeoTIFF",
@@ -148,7 +152,7 @@ class SceneReader:
                 masks = np.ones(image.shape, bool)
                 if self._read_masks:
                     masks = self._source.read_masks(self.indexes, window=area) > 0
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise SceneError(
                 f"{self.path}: cannot be read at row {window.row_off}, column {window.col_off}",
                 expected=f"{window.height} x {window.width} readable pixels",

@@ -1,7 +1,9 @@
 """Finished rows of a scene streamed into Cloud-Optimised GeoTIFFs."""
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +11,12 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
 
 from hook.errors import SceneError
 from hook.scenes.blending import RowBlock
+from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import Colour, write_category_names, write_qml
 
@@ -95,7 +98,7 @@ class CogSink:
             "photometric": "palette" if colormap else "minisblack",
         }
         self._try_options(profile)
-        with _writing(self._path):
+        with _writing(self._path), _place_known():
             self._plain = rasterio.open(
                 self._plain_path, "w", height=geometry.height, width=geometry.width, **profile
             )
@@ -119,14 +122,16 @@ class CogSink:
         values = np.arange(count * size * size, dtype=np.int64) * 7 % 251
         values = values.reshape(count, size, size).astype(dtype)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with _place_known():
                 with rasterio.open(plain, "w", height=size, width=size, **profile) as target:
                     target.write(values)
-                rasterio.shutil.copy(plain, cog, driver="COG", **self._options)
+                with _gdal_messages() as messages:
+                    rasterio.shutil.copy(plain, cog, driver="COG", **self._options)
                 with rasterio.open(cog) as source:
                     kept = np.array_equal(source.read(), values)
-        except (RasterioError, OSError, ValueError, SystemError) as error:
+            if messages:
+                raise ValueError(messages[0])
+        except (*GDAL_ERRORS, ValueError) as error:
             raise SceneError(
                 "creation options",
                 expected="options of GDAL's COG driver",
@@ -183,7 +188,7 @@ class CogSink:
                 expected=f"{self._height} rows",
                 found=self._row_off,
             )
-        with _writing(self._path):
+        with _writing(self._path), _place_known():
             self._plain.close()
             rasterio.shutil.copy(self._plain_path, self._path, driver="COG", **self._options)
             valid, errors, _ = cog_validate(self._path, quiet=True)
@@ -195,13 +200,9 @@ class CogSink:
 
     def close(self) -> None:
         """Release the file, finished or not."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                self._plain.close()
-            except (RasterioError, OSError):
-                # An unfinished file is thrown away; the error that left it so is the one to see.
-                return
+        # An unfinished file is thrown away; the error that left it so is the one to see.
+        with contextlib.suppressGDAL_ERRORS:
+            self._plain.close()
 
 
 class ClassMapSink(CogSink):
@@ -347,23 +348,39 @@ def map_dtype(num_classes: int, nodata: int | None) -> tuple[str, int]:
     return dtype, int(nodata)
 
 
-class _writing:
-    """Tells errors of GDAL as errors of the file being written."""
+@contextlib.contextmanager
+def _gdal_messages() -> Iterator[list[str]]:
+    """Collect what GDAL says of creation options it does not know and would ignore."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("rasterio._env")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> None:
-        self._filters = warnings.catch_warnings()
-        self._filters.__enter__()
-        # The reader has told already that the scene is not georeferenced.
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell errors of GDAL as errors of the file being written."""
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        raise SceneError(
+            f"{path.name}: cannot be written",
+            found=str(error.__cause__ or error),
+            remedy="check the free space of the disk and the folder's permissions",
+        ) from error
+
+
+@contextlib.contextmanager
+def _place_known() -> Iterator[None]:
+    """Keep rasterio quiet about a missing georeference, of which the reader has told already.
+
+    For the calling thread's opening and closing only: filters of warnings are shared by threads.
+    """
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self._filters.__exit__(kind, error, traceback)
-        if isinstance(error, (RasterioError, OSError)):
-            raise SceneError(
-                f"{self._path.name}: cannot be written",
-                found=str(error.__cause__ or error),
-                remedy="check the free space of the disk and the folder's permissions",
-            ) from error
+        yield

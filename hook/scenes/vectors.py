@@ -1,5 +1,6 @@
 """The regions of a class map as polygons."""
 
+import contextlib
 import importlib.util
 import math
 import warnings
@@ -10,17 +11,20 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pandas
+import pyogrio
 import rasterio
 import shapely
+from pyogrio.errors import DataSourceError
 from pyproj import CRS, Transformer
 from rasterio import features
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import shape
 from tqdm import tqdm
 
 from hook.errors import SceneError
+from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import default_class_names, read_category_names
+from hook.scenes.styles import read_category_names
 
 DRIVERS = {".gpkg": "GPKG", ".parquet": "Parquet"}
 _BATCH = 20_000
@@ -73,8 +77,10 @@ def polygonize(
         )
     if not min_area >= 0:
         raise SceneError("min_area", expected="0 or more square metres", found=min_area)
-    with StagedFiles(overwrite) as files, warnings.catch_warnings():
+    with StagedFiles(overwrite) as files, _without_clock(), warnings.catch_warnings():
+        # A map without a CRS is told of below, once.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.filterwarnings("ignore", "'crs' was not provided")
         staged = files.add(output)
         try:
             with rasterio.open(map_path) as source:
@@ -89,12 +95,25 @@ def polygonize(
                 crs = source.crs and CRS.from_user_input(source.crs)
                 frames = _frames(_regions(source, nodata, min_area), crs, names, map_path)
                 count = _write(frames, staged, driver, layer, progress)
-        except (RasterioError, OSError) as error:
+        except (*GDAL_ERRORS, DataSourceError) as error:
             raise SceneError(
                 f"{map_path}: cannot be turned into {output}", found=error.__cause__ or error
             ) from error
         files.commit()
+    if crs is None:
+        warnings.warn(f"{map_path}: no CRS, so its regions have no area", stacklevel=2)
     return count
+
+
+@contextlib.contextmanager
+def _without_clock() -> Iterator[None]:
+    """Keep the time of writing out of GeoPackages: the same map gives the same bytes."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
 def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
@@ -139,6 +158,8 @@ def _regions(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield polygons in the map's CRS, at most 20,000 at a time, and their values."""
     classes = source.read(1)
+    if classes.dtype not in (np.uint8, np.uint16):  # GDAL's polygons hold 32 bits at most
+        classes = classes.astype(np.int32)
     smallest = math.ceil(min_area / _pixel_area(source)) if min_area else 0
     if smallest > 1:
         kept = None if nodata is None else classes != nodata
@@ -215,14 +236,16 @@ def _frames(
     """Yield tables of regions; at least one, which is empty where there is no region."""
     nothing = (np.array([], dtype=object), np.array([], dtype=np.int64))
     for polygons, ids in chain([nothing], regions):
-        names = class_names or default_class_names(ids.max(initial=0) + 1)
-        if ids.min(initial=0) < 0 or ids.max(initial=0) >= len(names):
+        classes = np.unique(ids).tolist()
+        nameless = [i for i in classes if i < 0 or (class_names and i >= len(class_names))]
+        if nameless:
             raise SceneError(
-                f"{map_path}: a class without a name",
-                expected=f"values from 0 to {len(names) - 1} ({', '.join(names)})",
-                found=ids.max() if ids.max() >= len(names) else ids.min(),
+                f"{map_path}: values that are no class",
+                expected=f"0 to {len(class_names) - 1}" if class_names else "0 or more",
+                found=nameless,
                 remedy="name all classes, or name the nodata value",
             )
+        names = {i: class_names[i] if class_names else f"class_{i}" for i in classes}
         yield geopandas.GeoDataFrame(
             {
                 "class_id": ids.astype(np.int32),

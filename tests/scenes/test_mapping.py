@@ -1,0 +1,352 @@
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo import cog_validate
+
+from hook.errors import SceneError
+from hook.scenes import WindowGrid, map_scene
+from hook.scenes.blending import RowBlender
+from hook.scenes.reader import SceneReader
+from hook.scenes.sinks import ClassMapSink, CogSink
+
+rng = np.random.default_rng(0)
+# What a run that hangs would otherwise take for ever.
+PATIENCE_S = 30
+
+
+def run(predict, *arguments, **options):
+    """`map_scene` in a thread that may not hang; returns its report or raises its error."""
+    outcome = []
+
+    def target():
+        try:
+            outcome.append(map_scene(predict, *arguments, progress=False, **options))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert outcome, "the run hangs"
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def constant(probabilities):
+    probabilities = np.asarray(probabilities, np.float32)[None, :, None, None]
+
+    def predict(windows, valid):
+        assert windows.shape[-2:] == valid.shape[-2:] and len(windows) == len(valid)
+        return np.tile(probabilities, (len(windows), 1, *windows.shape[-2:]))
+
+    return predict
+
+
+def read(path):
+    with rasterio.open(path) as source:
+        return source.read()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (37, 91), (64, 64), (1, 130)])
+@pytest.mark.parametrize("window, overlap", [(16, 0), (16, 0.25), (32, 31), (64, 0.5), (200, 0.25)])
+def test_constant_model_gives_the_constant(write_scene, tmp_path, size, window, overlap):
+    values = rng.integers(0, 3, (2, *size)).astype(np.uint8)  # 0 is nodata: holes everywhere
+    values[:, -1, -1] = values[:, 0, 0] = 1
+    path = write_scene(values, nodata=0)
+    report = run(
+        constant([0.124, 0.8, 0.076]),
+        path,
+        tmp_path / "map.tif",
+        num_classes=3,
+        window=window,
+        overlap=overlap,
+        probabilities=tmp_path / "p.tif",
+    )
+    covered = (values != 0).any(axis=0)
+    np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], np.where(covered, 1, 255))
+    for band, step in zip(read(tmp_path / "p.tif"), (31, 200, 19), strict=True):
+        np.testing.assert_array_equal(band, np.where(covered, step, 255))
+    assert report.pixels == covered.sum() and report.class_pixels == (0, covered.sum(), 0)
+    assert report.windows == len(WindowGrid(*size, window, overlap))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("window, overlap", [(32, 0), (48, 0.25), (300, 0.5)])
+def test_pixelwise_model_equals_numpy_on_the_whole_scene(
+    write_scene, softmax_of_bands, tmp_path, dtype, window, overlap
+):
+    values = rng.normal(8, 4, (3, 131, 97)).clip(1).astype(dtype)
+    nodata = np.nan if dtype == "float32" else 0
+    values[:, :60, :50] = nodata
+    values[1, 100:, :] = nodata
+    path = write_scene(values, nodata=nodata)
+    run(softmax_of_bands, path, tmp_path / "map.tif", num_classes=3, window=window, overlap=overlap)
+    band_valid = ~np.isnan(values) if dtype == "float32" else values != 0
+    scores = softmax_of_bands(values[None], band_valid.all(axis=0)[None])[0]
+    expected = np.where(band_valid.any(axis=0), scores.argmax(axis=0), 255)
+    np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], expected)
+
+
+def test_bytes_do_not_depend_on_the_batch_size(write_scene, softmax_of_bands, tmp_path):
+    values = rng.random((3, 150, 130), np.float32)
+    values[:, :70] = np.nan
+    path = write_scene(values)
+    contents = []
+    for batch_size in (1, 2, 3, 100):
+        names = [tmp_path / f"{kind}{batch_size}.tif" for kind in "mp"]
+        run(
+            softmax_of_bands,
+            path,
+            names[0],
+            num_classes=3,
+            window=32,
+            batch_size=batch_size,
+            probabilities=names[1],
+        )
+        contents.append([name.read_bytes() for name in names])
+    assert all(content == contents[0] for content in contents)
+
+
+def test_model_sees_native_values_batches_and_bands_in_order(write_scene, tmp_path):
+    values = rng.integers(-999, 999, (3, 64, 96)).astype(np.int16)
+    values[0, 0, 0] = values[:, 0, 1] = -9999
+    seen = []
+
+    def predict(windows, valid):
+        seen.append((windows.copy(), valid.copy()))
+        return np.ones((len(windows), 1, 32, 32), np.float32)
+
+    path = write_scene(values, nodata=-9999)
+    options = {"num_classes": 1, "window": 32, "overlap": 0, "batch_size": 4}
+    run(predict, path, tmp_path / "map.tif", indexes=[3, 1], **options)
+    assert [len(windows) for windows, _ in seen] == [4, 2]
+    windows = np.concatenate([windows for windows, _ in seen])
+    assert windows.dtype == np.int16
+    expected = (
+        values[[2, 0]].reshape(2, 2, 32, 3, 32).transpose(1, 3, 0, 2, 4).reshape(6, 2, 32, 32)
+    )
+    np.testing.assert_array_equal(windows, expected)
+    valid = np.concatenate([valid for _, valid in seen])
+    assert not valid[0, 0, :2].any() and valid.sum() == valid.size - 2
+    assert read(tmp_path / "map.tif")[0, 0, :3].tolist() == [0, 255, 0]
+
+
+def test_windows_without_data_are_skipped(write_scene, tmp_path):
+    values = np.zeros((1, 640, 640), np.uint8)
+    values[0, 300:340, 300:340] = 1
+    calls = []
+
+    def predict(windows, valid):
+        calls.append(len(windows))
+        assert valid.any(axis=(1, 2)).all()
+        return np.ones((len(windows), 1, 16, 16), np.float32)
+
+    path = write_scene(values, nodata=0)
+    report = run(predict, path, tmp_path / "map.tif", num_classes=1, window=16, overlap=0)
+    assert report.windows == 1600 and report.empty_windows == 1600 - sum(calls)
+    assert sum(calls) == 16
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), np.where(values, 0, 255))
+
+
+def test_scene_without_any_data(write_scene, tmp_path):
+    def predict(windows, valid):
+        raise AssertionError("there is nothing to predict")
+
+    path = write_scene(np.zeros((2, 40, 40), np.uint8), nodata=0)
+    report = run(predict, path, tmp_path / "map.tif", num_classes=2, window=16)
+    assert report.pixels == 0 and (read(tmp_path / "map.tif") == 255).all()
+
+
+def test_names_colours_and_place_arrive(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(rng.random((2, 600, 530), np.float32))
+    run(
+        softmax_of_bands,
+        path,
+        tmp_path / "map.tif",
+        num_classes=2,
+        class_names=["field", "road"],
+        palette=[[1, 2, 3], [4, 5, 6]],
+        out_nodata=99,
+        window=256,
+    )
+    assert cog_validate(tmp_path / "map.tif", strict=True, quiet=True)[0]
+    with rasterio.open(tmp_path / "map.tif") as source, rasterio.open(path) as scene:
+        assert (source.crs, source.transform, source.shape) == (
+            scene.crs,
+            scene.transform,
+            scene.shape,
+        )
+        assert source.colormap(1)[1] == (4, 5, 6, 255) and source.nodata == 99
+    assert "road" in (tmp_path / "map.tif.aux.xml").read_text()
+    assert "road" in (tmp_path / "map.qml").read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-5, 0, 85.5, 0, -2e-5, 27.6)},
+        {"transform": rasterio.Affine(0.4, 0.1, 3e5, 0.1, -0.5, 3e6)},
+        {"crs": None, "transform": None},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.filterwarnings("ignore:.*not georeferenced")
+def test_any_georeference_is_kept(write_scene, tmp_path, options):
+    path = write_scene(np.ones((1, 20, 30), np.uint8), **options)
+    run(constant([1]), path, tmp_path / "map.tif", num_classes=1, window=16)
+    with rasterio.open(tmp_path / "map.tif") as target, rasterio.open(path) as scene:
+        assert target.crs == scene.crs and target.transform.almost_equals(scene.transform)
+
+
+class Injected(Exception):
+    pass
+
+
+def fail_after(calls, function):
+    """A function that works so many times and then raises."""
+    count = iter(range(calls))
+
+    def wrapped(*arguments, **keywords):
+        if next(count, None) is None:
+            raise Injected
+        return function(*arguments, **keywords)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("calls", [0, 1, 7])
+@pytest.mark.parametrize("place", ["reader", "model", "blender", "writer", "finish"])
+def test_a_failure_anywhere_ends_the_run_and_leaves_nothing(
+    write_scene, softmax_of_bands, tmp_path, monkeypatch, place, calls
+):
+    predict = softmax_of_bands
+    if place == "model":
+        predict = fail_after(calls, predict)
+    else:
+        owner, name = {
+            "reader": (SceneReader, "read"),
+            "blender": (RowBlender, "add"),
+            "writer": (ClassMapSink, "write"),
+            "finish": (CogSink, "finish"),
+        }[place]
+        calls = min(calls, 1) if place == "finish" else calls
+        monkeypatch.setattr(owner, name, fail_after(calls, getattr(owner, name)))
+    path = write_scene(rng.random((3, 300, 100), np.float32))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Injected):
+        run(
+            predict,
+            path,
+            tmp_path / "out" / "map.tif",
+            num_classes=3,
+            window=32,
+            batch_size=2,
+            probabilities=tmp_path / "out" / "p.tif",
+        )
+    assert not list((tmp_path / "out").iterdir())
+    assert not [t for t in threading.enumerate() if t.name.startswith(("read_", "write_"))]
+
+
+def test_truncated_scene_leaves_nothing(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(
+        rng.random((3, 256, 256), np.float32), tiled=True, blockxsize=64, blockysize=64
+    )
+    path.write_bytes(path.read_bytes()[:300_000])
+    with pytest.raises(SceneError, match=r"scene\.tif: cannot be read at row"):
+        run(softmax_of_bands, path, tmp_path / "map.tif", num_classes=3, window=32)
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n: np.ones((n, 4, 32, 32), np.float32),
+        lambda n: np.ones((n, 3, 16, 16), np.float32),
+        lambda n: np.ones((n + 1, 3, 32, 32), np.float32),
+        lambda n: np.full((n, 3, 32, 32), np.nan, np.float32),
+        lambda n: None,
+    ],
+)
+def test_wrong_answers_of_the_model_are_refused(write_scene, tmp_path, answer):
+    path = write_scene(np.ones((1, 100, 100), np.uint8))
+    with pytest.raises(SceneError, match="model"):
+        run(lambda w, v: answer(len(w)), path, tmp_path / "map.tif", num_classes=3, window=32)
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_a_model_may_reuse_its_buffers(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(rng.random((3, 128, 128), np.float32))
+    buffer = np.empty((1, 3, 16, 16), np.float32)
+
+    def predict(windows, valid):
+        buffer[:] = softmax_of_bands(windows, valid)
+        windows[:] = 0
+        return buffer
+
+    for name, model in (("a.tif", softmax_of_bands), ("b.tif", predict)):
+        run(model, path, tmp_path / name, num_classes=3, window=16, batch_size=1)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
+
+
+def test_outputs_are_overwritten_on_request_only(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 20, 20), np.uint8))
+    output = tmp_path / "map.tif"
+    run(constant([1, 0]), path, output, num_classes=2, window=16)
+    before = output.read_bytes()
+    with pytest.raises(SceneError, match=r"exists already"):
+        run(constant([0, 1]), path, output, num_classes=2, window=16)
+    assert output.read_bytes() == before
+    run(constant([0, 1]), path, output, num_classes=2, window=16, overwrite=True)
+    assert (read(output) == 1).all()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"scene.tif", "map.tif", "map.tif.aux.xml", "map.qml"}
+
+
+def test_impossible_options_are_refused(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 20, 20), np.uint8))
+    output = tmp_path / "map.tif"
+    for options, message in (
+        ({"output": path, "overwrite": True}, "is the input"),
+        ({"output": tmp_path / "map.png"}, "GeoTIFF"),
+        ({"output": tmp_path / "absent" / "map.tif"}, "folder"),
+        ({"probabilities": output}, "named twice"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"class_names": ["one"]}, "class_names"),
+        ({"out_nodata": 1}, "out_nodata"),
+        ({"indexes": [2]}, "bands"),
+        ({"blend": "crop"}, "blend"),
+        ({"window": 0}, "window"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"input": tmp_path / "absent.tif"}, "absent"),
+    ):
+        arguments = {"input": path, "output": output, "num_classes": 2, **options}
+        with pytest.raises(SceneError, match=message):
+            run(constant([1, 0]), arguments.pop("input"), arguments.pop("output"), **arguments)
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_memory_does_not_grow_with_the_height(write_scene, tmp_path):
+    peaks = []
+    for height in (512, 8192):
+        path = write_scene(
+            np.ones((1, height, 256), np.uint8),
+            f"{height}.tif",
+            tiled=True,
+            blockxsize=64,
+            blockysize=64,
+        )
+        tracemalloc.start()
+        run(constant([0.5] * 8), path, tmp_path / f"map{height}.tif", num_classes=8, window=64)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_seconds_and_progress(write_scene, tmp_path, capsys):
+    path = write_scene(np.ones((1, 20, 20), np.uint8))
+    report = map_scene(constant([1]), path, tmp_path / "map.tif", num_classes=1, progress=True)
+    assert report.seconds > 0 and capsys.readouterr().out == ""

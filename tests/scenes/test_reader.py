@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window as RasterioWindow
+
+from hook.errors import SceneError
+from hook.scenes import SceneReader, Window
+
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+def test_values_and_masks_equal_rasterio_s(write_scene, dtype):
+    values = rng.integers(0, 9, (4, 40, 50)).astype(dtype)
+    path = write_scene(values, nodata=3, photometric="minisblack", alpha="no")
+    with SceneReader(path, [4, 1]) as reader, rasterio.open(path) as source:
+        assert (reader.height, reader.width, reader.dtype) == (40, 50, np.dtype(dtype))
+        data = reader.read(Window(7, 9, 16, 16), 16)
+        area = RasterioWindow(9, 7, 16, 16)
+        masks = source.read_masks([4, 1], window=area) > 0
+        np.testing.assert_array_equal(data.image, source.read([4, 1], window=area))
+        np.testing.assert_array_equal(data.valid, masks.all(axis=0))
+        np.testing.assert_array_equal(data.covered, masks.any(axis=0))
+        assert data.image.dtype == dtype
+
+
+def test_small_scene_is_extended_by_reflection(write_scene):
+    values = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
+    with SceneReader(write_scene(values, nodata=0)) as reader:
+        image, valid, covered = reader.read(Window(0, 0, 2, 3), 8)
+    np.testing.assert_array_equal(
+        image[0, :2], [[0, 1, 2, 2, 1, 0, 0, 1], [3, 4, 5, 5, 4, 3, 3, 4]]
+    )
+    np.testing.assert_array_equal(image[0, :4, 0], [0, 3, 3, 0])
+    np.testing.assert_array_equal(valid, image[0] != 0)
+    np.testing.assert_array_equal(covered, values[0] != 0)
+
+
+def test_nan_is_invalid_with_or_without_a_tag(write_scene):
+    values = np.ones((2, 4, 4), np.float32)
+    values[0, 0] = np.nan
+    values[:, 1] = np.nan
+    for name, options in {"bare.tif": {}, "tagged.tif": {"nodata": np.nan}}.items():
+        with SceneReader(write_scene(values, name, **options)) as reader:
+            data = reader.read(Window(0, 0, 4, 4), 4)
+        assert data.valid[:, 0].tolist() == [False, False, True, True]
+        assert data.covered[:, 0].tolist() == [True, False, True, True]
+
+
+def test_nodata_override_replaces_the_tag(write_scene):
+    values = np.array([[[0, 255, 7]]], np.uint8)
+    path = write_scene(values, nodata=0)
+    for nodata, expected in (
+        (None, [False, True, True]),
+        (255, [True, False, True]),
+        ("nan", [True, True, True]),
+    ):
+        with SceneReader(path, nodata=nodata) as reader:
+            assert reader.read(Window(0, 0, 1, 3), 3).covered[0].tolist() == expected
+    with pytest.warns(UserWarning, match="does not fit uint8"):
+        SceneReader(path, nodata=-9999).close()
+    with pytest.raises(SceneError, match="nodata"):
+        SceneReader(path, nodata="none")
+
+
+def test_alpha_band_masks_and_is_not_read(write_scene):
+    values = rng.integers(1, 9, (4, 8, 8)).astype(np.uint8)
+    values[3] = 255
+    values[3, :2] = 0
+    with SceneReader(write_scene(values, photometric="rgb", alpha="yes")) as reader:
+        assert reader.indexes == [1, 2, 3]
+        covered = reader.read(Window(0, 0, 8, 8), 8).covered
+    assert not covered[:2].any() and covered[2:].all()
+
+
+def test_missing_file_and_band_are_named(write_scene, tmp_path):
+    with pytest.raises(SceneError, match=r"absent\.tif"):
+        SceneReader(tmp_path / "absent.tif")
+    (tmp_path / "text.tif").write_text("no raster")
+    with pytest.raises(SceneError, match=r"text\.tif"):
+        SceneReader(tmp_path / "text.tif")
+    path = write_scene(np.ones((3, 4, 4), np.uint8))
+    for indexes in ([4], [0], []):
+        with pytest.raises(SceneError, match=r"scene\.tif.*\n.*1 to 3"):
+            SceneReader(path, indexes)
+
+
+@pytest.mark.parametrize("compress", ["none", "deflate", "jpeg"])
+def test_truncated_file_is_an_error(write_scene, compress):
+    values = rng.integers(0, 255, (3, 256, 256)).astype(np.uint8)
+    options = {"photometric": "ycbcr", "interleave": "pixel"} if compress == "jpeg" else {}
+    path = write_scene(
+        values, tiled=True, blockxsize=64, blockysize=64, compress=compress, **options
+    )
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SceneError, match=r"scene\.tif") as caught:
+        with SceneReader(path) as reader:
+            for row in range(0, 256, 64):
+                reader.read(Window(row, 0, 64, 256), 256)
+    assert "complete" in caught.value.remedy or "incomplete" in caught.value.remedy
+
+
+def test_file_without_georeference_warns(write_scene):
+    path = write_scene(np.ones((1, 4, 4), np.uint8), crs=None, transform=None)
+    with pytest.warns(UserWarning, match=r"scene\.tif: not georeferenced"):
+        SceneReader(path).close()
+
+
+def test_complex_values_are_refused(write_scene):
+    with pytest.raises(SceneError, match="complex"):
+        SceneReader(write_scene(np.ones((1, 4, 4), np.complex64)))
+
+
+@pytest.mark.parametrize(
+    "name, bands, dtype",
+    [
+        ("sentinel2_l1c_20181013_8band_uint8.tif", 8, "uint8"),
+        ("landsat7_1999322_8band_int16_nodata-9999.tif", 8, "int16"),
+        ("landsat8_b7_memphis_cog_uint16_nodata0.tif", 1, "uint16"),
+        ("naip_4709963_se_20180716_rgbn_uint8_nodata0.tif", 4, "uint8"),
+    ],
+)
+def test_real_files(shared_data, name, bands, dtype):
+    path = shared_data / "multiband" / name
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    with SceneReader(path) as reader, rasterio.open(path) as source:
+        window = Window(0, 0, 200, 210)
+        data = reader.read(window, 210)
+        area = RasterioWindow(0, 0, 210, 200)
+        assert data.image.shape == (bands, 210, 210) and data.image.dtype == dtype
+        np.testing.assert_array_equal(data.image[:, :200], source.read(window=area))
+        np.testing.assert_array_equal(
+            data.covered, (source.read_masks(window=area) > 0).any(axis=0)
+        )
