@@ -1,0 +1,543 @@
+"""Compare a data set with the config before anything is trained on it.
+
+Most wasted trainings come from a handful of mistakes: statistics in other units than the data, a
+label that means "unlabelled" trained as a class, an ignore index that the labels do not use. The
+data say so at the first glance; :func:`check_dataset` takes it and tells all it found at once.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hook.errors import ConfigError, DataError, HookError
+
+# How far sampled data may be from the statistics they are normalised with. Wide enough for a
+# handful of dark or bright samples under ImageNet's numbers, far too narrow for wrong units.
+MAX_SHIFT = 8.0  # distance of the means, in standard deviations of the config
+MAX_SPREAD = 12.0  # standard deviation of the data over that of the config
+MIN_SPREAD = 0.02
+# Before a class is said to be absent, so many samples are looked at.
+CONFIRM_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mismatch of data and config.
+
+    Attributes:
+        what: What does not fit.
+        expected: What the config asks for.
+        found: What the data hold.
+        remedy: What to do.
+        in_data: Whether the data are at fault rather than the config.
+    """
+
+    what: str
+    expected: object
+    found: object
+    remedy: str
+    in_data: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, found {self.found}; remedy: {self.remedy}"
+
+
+@dataclass
+class _Seen:
+    """What the sampled data look like."""
+
+    samples: int = 0
+    bands: Counter = field(default_factory=Counter)
+    without_pixels: int = 0
+    not_finite: int = 0
+    constant: int = 0
+    pixels: int = 0
+    total: np.ndarray | None = None
+    squares: np.ndarray | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    labels: Counter = field(default_factory=Counter)
+    unlabelled: int = 0
+    is_segmentation: bool = False
+    errors: list[HookError] = field(default_factory=list)
+
+    def add_pixels(self, values: np.ndarray) -> None:
+        """Add the valid pixels (C, N) of a sample."""
+        values = values.astype(np.float64)
+        sums, squares = values.sum(axis=1), (values**2).sum(axis=1)
+        low, high = values.min(axis=1), values.max(axis=1)
+        if self.total is None:
+            self.total, self.squares, self.low, self.high = sums, squares, low, high
+        else:
+            self.total = self.total + sums
+            self.squares = self.squares + squares
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        self.pixels += values.shape[1]
+
+
+def check_dataset(
+    dataset: Any,
+    num_classes: int | None = None,
+    ignore_index: int = 255,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    in_channels: int | None = None,
+    max_samples: int = 32,
+) -> list[Finding]:
+    """Compare a data set with the model's config.
+
+    Evenly spaced samples are taken through the data set's own pipeline, so that what is checked is
+    what the model sees. Random states are left as they were.
+
+    Args:
+        dataset: MMEngine dataset that packs ``inputs`` (C, H, W) and ``data_samples``.
+        num_classes: Classes of the model; None does not check them.
+        ignore_index: Label that the loss leaves out.
+        mean: Mean per band of the model's preprocessor, in model units; None for none.
+        std: Standard deviation per band of the model's preprocessor.
+        in_channels: Bands that the model takes; None does not check them.
+        max_samples: How many samples to look at.
+
+    Returns:
+        All findings; empty where data and config fit.
+
+    Raises:
+        ConfigError: If ``max_samples`` is not positive.
+    """
+    if max_samples < 1:
+        raise ConfigError(
+            "max_samples must be positive",
+            expected="1 or more",
+            found=max_samples,
+            remedy="leave the check out of custom_hooks to do without it",
+        )
+    meta = dict(getattr(dataset, "metainfo", None) or {})
+    findings = list(_check_meta(meta, num_classes, ignore_index, mean, std, in_channels))
+    if len(dataset) == 0:
+        return [
+            *findings,
+            Finding("data set", "samples", "none", "check the split list and data_root", True),
+        ]
+    with _same_random_state():
+        seen = _look(dataset, _spread(len(dataset), max_samples), ignore_index)
+        findings += _check_errors(seen)
+        if seen.samples:
+            findings += _check_bands(seen, mean, in_channels)
+            findings += _check_values(seen, mean, std)
+            if num_classes is not None:
+                findings += _check_labels(seen, meta, num_classes, ignore_index)
+                findings += _check_reduced(dataset, seen, num_classes, ignore_index)
+    return findings
+
+
+def check_pair(train: Any, other: Any, name: str = "validation") -> list[Finding]:
+    """Compare the training data with the data that are to judge the model.
+
+    Args:
+        train: Training data set.
+        other: Validation or test data set.
+        name: What the second one is, for messages.
+
+    Returns:
+        Findings: other classes, other bands, or images in both.
+    """
+    findings = []
+    ours, theirs = (dict(getattr(ds, "metainfo", None) or {}) for ds in (train, other))
+    for key in ("classes", "bands"):
+        first, second = ours.get(key), theirs.get(key)
+        if first is not None and second is not None and list(first) != list(second):
+            findings.append(
+                Finding(
+                    f"{key} of the {name} data",
+                    f"those of the training data: {', '.join(map(str, first))}",
+                    ", ".join(map(str, second)),
+                    "give both data sets the same metainfo",
+                )
+            )
+    images, others = _image_files(train), _image_files(other)
+    shared = sorted(images & others) if images and others else []
+    if shared:
+        findings.append(
+            Finding(
+                f"training and {name} images",
+                "no image in both",
+                f"{len(shared)} shared, the first: {shared[0]}",
+                "use two lists of the same draw",
+            )
+        )
+    return findings
+
+
+def raise_findings(findings: Sequence[Finding], where: str) -> None:
+    """End the run where anything was found.
+
+    Args:
+        findings: Of :func:`check_dataset`.
+        where: Which data they are about.
+
+    Raises:
+        ConfigError: If a finding is about the config.
+        DataError: If all findings are about the data.
+    """
+    if not findings:
+        return
+    error = DataError if all(finding.in_data for finding in findings) else ConfigError
+    if len(findings) == 1:
+        one = findings[0]
+        raise error(
+            f"{where}: {one.what}", expected=one.expected, found=one.found, remedy=one.remedy
+        )
+    lines = "".join(
+        f"\n  {number}. {one.what}\n     expected: {one.expected}\n     found: {one.found}"
+        f"\n     remedy: {one.remedy}"
+        for number, one in enumerate(findings, start=1)
+    )
+    raise error(f"{where}: data and config do not fit in {len(findings)} points{lines}")
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    return sorted({int(index) for index in np.linspace(0, total - 1, min(total, wanted))})
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    # Pipelines draw random numbers; the run must not depend on whether it was checked.
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(pytorch)
+
+
+def _look(dataset: Any, indexes: Sequence[int], ignore_index: int) -> _Seen:
+    seen = _Seen()
+    for index in indexes:
+        try:
+            packed = dataset[index]
+        except HookError as error:
+            seen.errors.append(error)
+            continue
+        image = np.asarray(packed["inputs"], dtype=np.float32)
+        sample = packed["data_samples"]
+        seen.samples += 1
+        seen.bands[image.shape[0]] += 1
+        mask = getattr(sample, "valid_mask", None)
+        valid = (
+            np.ones(image.shape[1:], dtype=bool)
+            if mask is None
+            else np.asarray(mask.data)[0].astype(bool)
+        )
+        finite = np.isfinite(image).all(axis=0)
+        if not finite[valid].all():
+            seen.not_finite += 1
+        pixels = image[:, valid & finite]
+        if pixels.shape[1] == 0:
+            seen.without_pixels += 1
+        elif len(seen.bands) == 1:
+            seen.constant += bool((pixels == pixels[:, :1]).all())
+            seen.add_pixels(pixels)
+        _count_labels(seen, sample, ignore_index)
+    return seen
+
+
+def _count_labels(seen: _Seen, sample: Any, ignore_index: int) -> None:
+    mask = getattr(sample, "gt_sem_seg", None)
+    if mask is not None:
+        seen.is_segmentation = True
+        values, counts = np.unique(np.asarray(mask.data), return_counts=True)
+        seen.labels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return
+    label = getattr(sample, "gt_label", None)
+    if label is None:
+        seen.unlabelled += 1
+    else:
+        seen.labels[int(label)] += 1
+
+
+def _check_meta(
+    meta: dict,
+    num_classes: int | None,
+    ignore_index: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    in_channels: int | None,
+) -> Iterator[Finding]:
+    classes, bands = meta.get("classes"), meta.get("bands")
+    if num_classes is not None and classes is not None and len(classes) != num_classes:
+        yield Finding(
+            "number of classes",
+            f"{num_classes} (num_classes of the model)",
+            f"{len(classes)} in metainfo['classes']: {', '.join(map(str, classes))}",
+            "make num_classes of the head and metainfo['classes'] agree",
+        )
+    if num_classes is not None and 0 <= ignore_index < num_classes:
+        yield Finding(
+            "ignore index",
+            f"a label that is no class (not 0 to {num_classes - 1})",
+            f"ignore_index={ignore_index}",
+            "use 255, and map the label to ignore to 255 in the data set",
+        )
+    if meta.get("ignore_index", ignore_index) != ignore_index:
+        yield Finding(
+            "ignore index",
+            f"{ignore_index} (ignore_index of the model)",
+            f"{meta['ignore_index']} (ignore_index of the data)",
+            "set both to the same number",
+        )
+    if in_channels is not None and bands is not None and len(bands) != in_channels:
+        yield Finding(
+            "number of bands",
+            f"{in_channels} (in_channels of the model)",
+            f"{len(bands)} in metainfo['bands']: {', '.join(map(str, bands))}",
+            "set in_channels of the tokenizer to the number of bands",
+        )
+    count = in_channels or (len(bands) if bands is not None else None)
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if count is not None and len(values) not in (1, count):
+            yield Finding(
+                f"{name} of the data preprocessor",
+                f"{count} numbers, one per band",
+                f"{len(values)}",
+                "compute them with tools/dataset_tools/statistics.py",
+            )
+        stated = meta.get(name)
+        if stated is not None and not _same_numbers(stated, values):
+            yield Finding(
+                f"{name} of the data preprocessor",
+                f"metainfo[{name!r}]={_numbers(stated)}",
+                _numbers(values),
+                "give both the same numbers: the metainfo fills nodata and travels in the "
+                "checkpoint, the preprocessor normalises",
+            )
+
+
+def _same_numbers(first: Any, second: Any) -> bool:
+    first, second = np.atleast_1d(np.asarray(first)), np.atleast_1d(np.asarray(second))
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def _numbers(values: Any) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in np.atleast_1d(np.asarray(values))) + "]"
+
+
+def _check_errors(seen: _Seen) -> Iterator[Finding]:
+    told = set()
+    for error in seen.errors:
+        key = (error.expected, str(error.found))
+        if key in told or len(told) == 3:
+            continue
+        told.add(key)
+        more = f" ({len(seen.errors)} of the samples looked at fail)" if not told - {key} else ""
+        yield Finding(
+            error.what + more,
+            error.expected,
+            error.found,
+            error.remedy or "correct the data or the config",
+            isinstance(error, DataError),
+        )
+
+
+def _check_bands(
+    seen: _Seen, mean: Sequence[float] | None, in_channels: int | None
+) -> Iterator[Finding]:
+    if len(seen.bands) > 1:
+        yield Finding(
+            "number of bands",
+            "the same in all images",
+            " and ".join(f"{count} in {seen.bands[count]} images" for count in sorted(seen.bands)),
+            "name the bands to read in metainfo['bands']",
+            True,
+        )
+        return
+    (found,) = seen.bands
+    if in_channels is not None and found != in_channels:
+        yield Finding(
+            "bands of the images",
+            f"{in_channels} (in_channels of the model)",
+            found,
+            "choose bands in metainfo['bands'], or set in_channels of the tokenizer",
+        )
+    if mean is not None and len(mean) not in (1, found):
+        yield Finding(
+            "bands of the images",
+            f"{len(mean)} (numbers in mean of the data preprocessor)",
+            found,
+            "give mean and std one number per band",
+        )
+
+
+def _check_values(
+    seen: _Seen, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Iterator[Finding]:
+    if seen.not_finite:
+        yield Finding(
+            "pixel values",
+            "finite numbers after scaling",
+            f"NaN or infinity in valid pixels of {seen.not_finite} of {seen.samples} images",
+            "set metainfo['nodata'], and check scale and offset",
+            True,
+        )
+    if seen.without_pixels == seen.samples:
+        yield Finding(
+            "valid pixels",
+            "some in every image",
+            f"none in all {seen.samples} images looked at",
+            "correct metainfo['nodata']: it takes all pixels for missing",
+        )
+    if seen.pixels and seen.constant == seen.samples - seen.without_pixels:
+        yield Finding(
+            "pixel values",
+            "images with content",
+            f"every image looked at is of one colour (the first band {seen.low[0]:g} to "
+            f"{seen.high[0]:g})",
+            "check that the files are images, and the scale of the bands",
+            True,
+        )
+    elif seen.pixels and mean is not None and std is not None:
+        yield from _check_statistics(seen, np.asarray(mean), np.asarray(std))
+
+
+def _check_statistics(seen: _Seen, mean: np.ndarray, std: np.ndarray) -> Iterator[Finding]:
+    bands = len(seen.total)
+    if mean.size not in (1, bands) or std.size not in (1, bands) or (std <= 0).any():
+        return
+    mean, std = np.broadcast_to(mean, bands), np.broadcast_to(std, bands)
+    data_mean = seen.total / seen.pixels
+    data_std = np.sqrt(np.maximum(seen.squares / seen.pixels - data_mean**2, 0))
+    shift, spread = np.abs(data_mean - mean) / std, data_std / std
+    wrong = (shift > MAX_SHIFT) | (spread > MAX_SPREAD) | (spread < MIN_SPREAD)
+    if not wrong.any():
+        return
+    low, high = float(seen.low.min()), float(seen.high.max())
+    expected = f"values around mean {_numbers(mean)}, std {_numbers(std)}"
+    found = (
+        f"{low:.4g} to {high:.4g}, mean {_numbers(data_mean)}, std {_numbers(data_std)} "
+        f"(band {', '.join(str(i + 1) for i in np.flatnonzero(wrong))} out of range)"
+    )
+    if low >= 0 and high <= 1.5 and mean.max() > 5:
+        remedy = (
+            "the data are in 0 to 1 and the statistics in larger units: set metainfo['scale'] "
+            "(255 for statistics of 0 to 255), or divide mean and std"
+        )
+    elif mean.max() <= 1.5 and std.max() <= 1.5 and high > 5:
+        remedy = (
+            "the statistics are in 0 to 1 and the data in larger units: set metainfo['scale'] "
+            "(1/255 for 8-bit data), or multiply mean and std"
+        )
+    else:
+        remedy = (
+            "compute mean and std with tools/dataset_tools/statistics.py, and check "
+            "metainfo['scale'] and the order of the bands"
+        )
+    yield Finding("value range", expected, found, remedy)
+
+
+def _histogram(labels: Counter) -> str:
+    total = sum(labels.values())
+    return ", ".join(f"{label}: {labels[label] / total:.1%}" for label in sorted(labels)[:20])
+
+
+def _check_labels(
+    seen: _Seen, meta: dict, num_classes: int, ignore_index: int
+) -> Iterator[Finding]:
+    if not seen.is_segmentation:
+        ignore_index = -1
+    if seen.unlabelled:
+        yield Finding(
+            "labels",
+            "one for every image",
+            f"none for {seen.unlabelled} of {seen.samples} images",
+            "train on labelled data only",
+            True,
+        )
+    if not seen.labels:
+        return
+    shares = _histogram(seen.labels)
+    classes = {label for label in seen.labels if label != ignore_index}
+    outside = sorted(label for label in classes if not 0 <= label < num_classes)
+    expected = f"0 to {num_classes - 1}" + (
+        f", or {ignore_index} to ignore a pixel" if seen.is_segmentation else ""
+    )
+    if not classes:
+        yield Finding(
+            "labels",
+            expected,
+            f"only the ignore index {ignore_index}",
+            "check reduce_zero_label, label_map and metainfo['nodata']: they ignore everything",
+        )
+    elif outside:
+        remedy = "set num_classes of the head and metainfo['classes'] to all classes"
+        if seen.is_segmentation:
+            remedy = _label_remedy(outside, classes, num_classes)
+        yield Finding("labels", expected, shares, remedy)
+    elif seen.is_segmentation and len(classes) == 1 and num_classes > 1:
+        (only,) = classes
+        ignored = seen.labels.get(ignore_index, 0) / sum(seen.labels.values())
+        if ignored > 0:
+            yield Finding(
+                "labels",
+                f"{num_classes} classes",
+                f"{shares}: only class {only}, all else is ignored",
+                f"masks that store a class as {ignore_index} need "
+                f"label_map={{{ignore_index}: 1}}; masks that store background as 0 must not have "
+                "it ignored (reduce_zero_label=False)",
+            )
+
+
+def _label_remedy(outside: list[int], classes: set[int], num_classes: int) -> str:
+    inside = [label for label in outside if label != 255]
+    if not inside:
+        return (
+            "255 marks pixels to ignore: set ignore_index=255 in the head, or map 255 to its class "
+            "with label_map"
+        )
+    if max(inside) == num_classes and 0 not in classes:
+        return "labels start at 1: set reduce_zero_label=True (0 is unlabelled), or use label_map"
+    if max(inside) == num_classes:
+        return (
+            f"there are {num_classes + 1} labels with 0: set reduce_zero_label=True if 0 means "
+            "unlabelled, else count it as a class (num_classes and metainfo['classes'] one more)"
+        )
+    return "map the labels with label_map, or set num_classes and metainfo['classes'] to all labels"
+
+
+def _check_reduced(
+    dataset: Any, seen: _Seen, num_classes: int, ignore_index: int
+) -> Iterator[Finding]:
+    """Look for a class 0 that ``reduce_zero_label`` took for "unlabelled"."""
+    last = num_classes - 1
+    if not getattr(dataset, "reduce_zero_label", False) or not seen.is_segmentation:
+        return
+    suspicious = seen.labels.get(ignore_index, 0) and not seen.labels.get(last, 0)
+    if not suspicious or seen.errors:
+        return
+    for index in _spread(len(dataset), CONFIRM_SAMPLES):
+        more = _look(dataset, [index], ignore_index)
+        seen.labels.update(more.labels)
+        if more.labels.get(last, 0):
+            return
+    yield Finding(
+        "labels",
+        f"label {last} somewhere ({num_classes} classes)",
+        f"{_histogram(seen.labels)} after reduce_zero_label=True",
+        "if the stored 0 is a class, set reduce_zero_label=False",
+    )
+
+
+def _image_files(dataset: Any) -> set[str]:
+    """Files of a data set whose images lie in one file each; empty where that is unknown."""
+    if getattr(dataset, "files", None) is None or not hasattr(dataset, "get_data_info"):
+        return set()
+    if not hasattr(dataset, "source"):
+        return set()
+    return {dataset.get_data_info(index)["img_path"] for index in range(len(dataset))}
