@@ -201,7 +201,7 @@ class CogSink:
     def close(self) -> None:
         """Release the file, finished or not."""
         # An unfinished file is thrown away; the error that left it so is the one to see.
-        with contextlib.suppressGDAL_ERRORS:
+        with contextlib.suppress(*GDAL_ERRORS):
             self._plain.close()
 
 
