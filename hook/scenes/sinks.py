@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import rasterio
 import rasterio.shutil
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
-from rio_cogeo import cog_validate
 
 from hook.errors import SceneError
 from hook.scenes.blending import RowBlock
@@ -75,7 +75,7 @@ class CogSink:
         self._plain_path = path.with_name(f"{path.stem}.plain{path.suffix}")
         self._height = geometry.height
         self._options = {
-            "BLOCKSIZE": BLOCK_SIZE,
+            "BLOCKSIZE": _block_size(geometry),
             "COMPRESS": "DEFLATE",
             "BIGTIFF": "IF_SAFER",
             "OVERVIEW_RESAMPLING": resampling,
@@ -179,7 +179,7 @@ class CogSink:
         """Turn the rows into the COG.
 
         Raises:
-            SceneError: Rows are missing, GDAL cannot write, or the result is not a valid COG.
+            SceneError: Rows are missing or GDAL cannot write.
         """
         self._flush()
         if self._row_off != self._height:
@@ -191,12 +191,11 @@ class CogSink:
         with _writing(self._path), _place_known():
             self._plain.close()
             rasterio.shutil.copy(self._plain_path, self._path, driver="COG", **self._options)
-            valid, errors, _ = cog_validate(self._path, quiet=True)
-        self._plain_path.unlink()
-        if not valid:
-            raise SceneError(
-                f"{self._path.name}: not a valid Cloud-Optimised GeoTIFF", found="; ".join(errors)
-            )
+            self._plain_path.unlink()
+            with rasterio.open(self._path) as source:
+                # A full disk may go unnoticed until a block is asked for.
+                for _, window in source.block_windows(1):
+                    source.read(window=window)
 
     def close(self) -> None:
         """Release the file, finished or not."""
@@ -346,6 +345,20 @@ def map_dtype(num_classes: int, nodata: int | None) -> tuple[str, int]:
             found=nodata,
         )
     return dtype, int(nodata)
+
+
+def _block_size(geometry: SceneGeometry) -> int:
+    """The side of a COG's blocks: 512, unless rio-cogeo's validator would stumble over it.
+
+    It takes an image (or overview) more than 512 high for strips if its blocks are as wide as it.
+    """
+    for size in (BLOCK_SIZE, 256):
+        height, width = geometry.height, geometry.width
+        while height > 512 and width != size:
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+        if height <= 512:
+            return size
+    return 384  # a width that halves to 512 or 256 never does to this
 
 
 @contextlib.contextmanager

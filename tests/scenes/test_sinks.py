@@ -62,6 +62,13 @@ def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
+@pytest.mark.parametrize("size", [(513, 512), (1100, 1024), (2049, 512), (2100, 1023), (512, 900)])
+def test_valid_where_an_overview_is_as_wide_as_a_block(tmp_path, size):
+    scores, valid = np.ones((1, *size), np.float32), np.ones(size, bool)
+    write(ClassMapSink, tmp_path / "map.tif", scores, valid, palette=default_palette(1))
+    assert cog_validate(tmp_path / "map.tif", strict=True, quiet=True)[0]
+
+
 def test_overviews_hold_classes_only(tmp_path):
     # Averaging classes 0 and 2 would give 1, which is nowhere.
     scores = np.zeros((3, 1100, 600), np.float32)
