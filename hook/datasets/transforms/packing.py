@@ -1,0 +1,122 @@
+"""The last step of a pipeline: tensors and data elements."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms.base import BaseTransform
+from mmengine.structures import PixelData
+
+from hook.datasets.transforms.scaling import image_in_model_units, sample_units
+from hook.errors import ConfigError
+from hook.registry import TRANSFORMS
+from hook.structures import ClsDataSample
+
+META_KEYS = (
+    "img_path",
+    "seg_map_path",
+    "ori_shape",
+    "img_shape",
+    "pad_shape",
+    "scale_factor",
+    "flip",
+    "flip_direction",
+    "reduce_zero_label",
+    "sample_idx",
+    "geo",
+)
+
+
+class _PackSample(BaseTransform):
+    """What packing for segmentation and for classification share."""
+
+    def __init__(
+        self,
+        meta_keys: Sequence[str] = META_KEYS,
+        scale: float | Sequence[float] | None = None,
+        offset: float | Sequence[float] | None = None,
+        mean: float | Sequence[float] | None = None,
+    ) -> None:
+        self.meta_keys = tuple(meta_keys)
+        self.scale, self.offset, self.mean = scale, offset, mean
+
+    def _inputs(self, results: dict) -> torch.Tensor:
+        height, width = results["img"].shape[:2]
+        for key in ("valid", "gt_seg_map"):
+            field = results.get(key)
+            if field is not None and field.shape[:2] != (height, width):
+                raise ConfigError(
+                    f"{results.get('img_path', 'sample')}: image and {key} differ in size",
+                    expected=f"{key} of {height} x {width} pixels, as the image",
+                    found=f"{field.shape[0]} x {field.shape[1]}",
+                    remedy="use transforms that change all of results['seg_fields']: "
+                    "hook.Albumentations or mmseg's; mmcv's own Resize, Pad and CenterCrop do not",
+                )
+        units = sample_units(results, self.scale, self.offset, self.mean)
+        image = image_in_model_units(results, units)
+        return torch.from_numpy(np.ascontiguousarray(image))  # C H W
+
+    def _meta(self, results: dict) -> dict:
+        meta = {key: results[key] for key in self.meta_keys if key in results}
+        meta["img_shape"] = tuple(results["img"].shape[:2])
+        if "ori_shape" in results:
+            meta["ori_shape"] = tuple(results["ori_shape"][:2])
+        meta["pad_shape"] = tuple(results.get("pad_shape", meta["img_shape"])[:2])
+        return meta
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(meta_keys={self.meta_keys})"
+
+
+@TRANSFORMS.register_module()
+class PackSegSample(_PackSample):
+    """Pack a sample for segmentation.
+
+    Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
+    mean, and ``data_samples``, a :class:`mmseg.structures.SegDataSample` with ``gt_sem_seg``
+    (1, H, W) int64 where labelled and ``valid_mask`` (1, H, W) uint8 where known.
+
+    Args:
+        meta_keys: Keys of the sample that become meta fields, where present.
+        scale: Number, or one per band; default ``scale`` of the dataset meta, else 1.
+        offset: Number, or one per band; default ``offset`` of the dataset meta, else 0.
+        mean: Fill of invalid pixels in model units; default ``mean`` of the dataset meta, else 0.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Pack one sample."""
+        from mmseg.structures import SegDataSample
+
+        inputs = self._inputs(results)
+        sample = SegDataSample(metainfo=self._meta(results))
+        if results.get("gt_seg_map") is not None:
+            labels = np.ascontiguousarray(results["gt_seg_map"]).astype(np.int64)
+            sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
+        if results.get("valid") is not None:
+            valid = (results["valid"] == 1).astype(np.uint8)
+            sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
+        return {"inputs": inputs, "data_samples": sample}
+
+
+@TRANSFORMS.register_module()
+class PackClsSample(_PackSample):
+    """Pack a sample for scene classification.
+
+    Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
+    mean, and ``data_samples``, a :class:`hook.structures.ClsDataSample` with ``gt_label`` where
+    labelled.
+
+    Args:
+        meta_keys: Keys of the sample that become meta fields, where present.
+        scale: Number, or one per band; default ``scale`` of the dataset meta, else 1.
+        offset: Number, or one per band; default ``offset`` of the dataset meta, else 0.
+        mean: Fill of invalid pixels in model units; default ``mean`` of the dataset meta, else 0.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Pack one sample."""
+        inputs = self._inputs(results)
+        sample = ClsDataSample(metainfo=self._meta(results))
+        if results.get("gt_label") is not None:
+            sample.gt_label = int(results["gt_label"])
+        return {"inputs": inputs, "data_samples": sample}
