@@ -9,7 +9,10 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="auto"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
-custom_hooks = [dict(type="hook.TokenVisualizationHook", interval=10, max_images=4)]
+custom_hooks = [
+    dict(type="hook.DatasetCheckHook"),
+    dict(type="hook.TokenVisualizationHook", interval=10, max_images=4),
+]
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -1,0 +1,31 @@
+"""What a notebook imports: models, predictions, maps, tokens and pictures.
+
+The functions load when first used, so that ``import hook.apis`` stays light.
+"""
+
+import importlib
+
+_MODULES = {
+    "Prediction": "inference",
+    "load_model": "inference",
+    "predict_files": "inference",
+    "tokenize": "inference",
+    "map_scene": "mapping",
+    "Panel": "pictures",
+    "draw_overview": "pictures",
+    "render_labels": "pictures",
+    "render_tokens": "pictures",
+    "stretch_to_rgb": "pictures",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,36 @@
+"""The ``hook`` command: thin shells over :mod:`hook.apis`."""
+
+import argparse
+from collections.abc import Sequence
+
+from hook import __version__
+from hook.cli import map as map_command
+from hook.cli import predict as predict_command
+from hook.errors import reports_errors
+
+_COMMANDS = (predict_command, map_command)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``hook`` with all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="hook", description="Homogeneous visual tokenizer for remote-sensing images."
+    )
+    parser.add_argument("--version", action="version", version=f"hook {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after ``hook``; those of the process by default.
+
+    Exit status: 0 when everything asked for was written, 1 for bad input, 2 for a bad option.
+    """
+    args = build_parser().parse_args(argv)
+    args.run(args)

@@ -73,9 +73,9 @@ def colour_classes(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.nda
     Returns:
         (H, W, 3) uint8.
     """
-    table = np.full((int(max(mask.max(initial=0), len(palette))) + 1, 3), 255, np.uint8)
+    table = np.full((len(palette) + 1, 3), 255, np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8)
-    return table[mask]
+    return table[np.minimum(mask, len(palette))]
 
 
 def colour_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -97,8 +97,9 @@ def colour_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
     table = np.array(colormaps["tab20"].colors)
     # 20 colours in pairs of light and dark: taking every second first keeps few tokens distinct.
     table = np.concatenate([table[::2], table[1::2]]) * 255
-    grey = image.mean(axis=2, keepdims=True)
-    out = 0.6 * table[full % len(table)] + 0.4 * grey
+    # Little of the image's brightness, so that a token has one colour in light and in shade.
+    grey = 100 + 0.35 * image.mean(axis=2, keepdims=True)
+    out = 0.65 * table[full % len(table)] + 0.35 * grey
     border = np.zeros(full.shape, bool)
     border[:, 1:] |= full[:, 1:] != full[:, :-1]
     border[1:] |= full[1:] != full[:-1]

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ _RUNNER_KEYS = frozenset(
 # ---------------------------------------------------------------------------------- set-up
 def setup_environment() -> None:
     """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
+    # mmcv without compiled ops is what this project runs on.
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     _map_installed_packages()
     use_safe_loading()
 

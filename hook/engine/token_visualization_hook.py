@@ -16,6 +16,8 @@ from hook.engine.drawing import colour_classes, colour_tokens, draw_panels, save
 from hook.evaluation.prediction_writer import default_palette
 from hook.registry import HOOKS
 
+_NO_CLASS = 255 * 256  # beyond every palette: drawn as white
+
 
 @HOOKS.register_module()
 class TokenVisualizationHook(Hook):
@@ -164,6 +166,8 @@ def draw_sample(
             truth = sample.gt_sem_seg.data[0].cpu().numpy()
             panels.append(("truth", colour_classes(truth, palette)))
         prediction = sample.pred_sem_seg.data[0].cpu().numpy()
+        if valid is not None and valid.shape == prediction.shape:
+            prediction = np.where(valid > 0, prediction, _NO_CLASS)
         panels.append(("prediction", colour_classes(prediction, palette)))
         legend = list(zip(classes, palette, strict=False))
     elif "pred_label" in sample:

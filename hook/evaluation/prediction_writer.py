@@ -2,22 +2,25 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import rasterio
 from affine import Affine
 from mmengine.dist import get_rank
 from PIL import Image
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from hook.errors import DataError
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)  # MMEngine would make a plain tuple of a named one
+class Part:
     """One chip's prediction, waiting in a temporary file."""
 
     file: str
@@ -33,7 +36,8 @@ class PredictionWriter:
 
     GeoTIFFs carry CRS, transform, colour table and nodata (255, or 65535 beyond 255 classes) where
     the input has no valid pixel. Chips that name their scene (``geo['source']``) and place
-    (``geo['window']``) are put together to one GeoTIFF on that scene's grid.
+    (``geo['window']``) are put together to one GeoTIFF on that scene's grid (``scene_transform``,
+    ``scene_shape``).
 
     Args:
         folder: Output folder.
@@ -44,7 +48,7 @@ class PredictionWriter:
         self.folder = Path(folder)
         self.classes = tuple(dataset_meta["classes"])
         self.palette = dataset_meta.get("palette")
-        self.dtype = np.uint8 if len(self.classes) <= 255 else np.uint16
+        self.dtype = map_dtype(len(self.classes))
         self.nodata = int(np.iinfo(self.dtype).max)
         self._parts = self.folder / ".parts"
         self._count = 0
@@ -80,17 +84,24 @@ class PredictionWriter:
         Returns:
             The number of files written.
         """
+        try:
+            return self._write_all(parts)
+        finally:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            self._count = 0
+
+    def _write_all(self, parts: Sequence[Part]) -> int:
         scenes: dict[str, list[Part]] = {}
-        written = 0
         names: dict[str, str] = {}
+        written = 0
         for part in parts:
-            if part.geo and part.geo.get("source") and part.geo.get("window") is not None:
+            if _belongs_to_scene(part):
                 scenes.setdefault(str(part.geo["source"]), []).append(part)
         for source, chips in scenes.items():
-            self._write_scene(self._name(source, ".tif", names), source, chips)
+            self._write_scene(self._name(source, ".tif", names), chips)
             written += 1
         for part in parts:
-            if part.geo and str(part.geo.get("source")) in scenes:
+            if _belongs_to_scene(part):
                 continue
             mask = np.load(part.file)
             if part.geo:
@@ -100,8 +111,6 @@ class PredictionWriter:
             else:
                 self._write_png(self._name(part.img_path, ".png", names), mask)
             written += 1
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._count = 0
         return written
 
     def _name(self, source: str, suffix: str, taken: dict[str, str]) -> Path:
@@ -119,46 +128,19 @@ class PredictionWriter:
         return self.folder / name
 
     def _open(self, target: Path, crs: str, transform: Affine, height: int, width: int):
-        return _AtomicRaster(
-            target,
-            {
-                "driver": "GTiff",
-                "dtype": np.dtype(self.dtype).name,
-                "count": 1,
-                "height": height,
-                "width": width,
-                "crs": crs,
-                "transform": transform,
-                "nodata": self.nodata,
-                "compress": "deflate",
-                "tiled": True,
-                "blockxsize": 256,
-                "blockysize": 256,
-                "bigtiff": "if_safer",
-            },
-            self._colormap(),
-            self.classes,
-        )
+        return ClassMapFile(target, crs, transform, height, width, self.classes, self.palette)
 
-    def _colormap(self) -> dict[int, tuple[int, int, int, int]]:
-        palette = self.palette or default_palette(len(self.classes))
-        table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
-        table[self.nodata] = (0, 0, 0, 0)
-        return table
-
-    def _write_scene(self, target: Path, source: str, chips: Sequence[Part]) -> None:
+    def _write_scene(self, target: Path, chips: Sequence[Part]) -> None:
         """Put chips together on their scene's grid; where no chip lies stays nodata."""
         first = chips[0].geo
-        row, col, *_ = first["window"]
-        transform = _affine(first) * Affine.translation(-col, -row)
-        height = max(chip.geo["window"][0] + chip.geo["window"][2] for chip in chips)
-        width = max(chip.geo["window"][1] + chip.geo["window"][3] for chip in chips)
-        try:
-            with rasterio.open(source) as scene:
-                if scene.transform.almost_equals(transform, 1e-6 * abs(transform.a)):
-                    height, width = scene.height, scene.width
-        except RasterioIOError:
-            pass  # no single file (an index, an archive): the windows give the size
+        if "scene_transform" in first:
+            transform = Affine(*first["scene_transform"][:6])
+            height, width = first["scene_shape"]
+        else:
+            row, col, *_ = first["window"]
+            transform = _affine(first) * Affine.translation(-col, -row)
+            height = max(chip.geo["window"][0] + chip.geo["window"][2] for chip in chips)
+            width = max(chip.geo["window"][1] + chip.geo["window"][3] for chip in chips)
         with self._open(target, first["crs"], transform, height, width) as sink:
             for chip in sorted(chips, key=lambda part: part.geo["window"][:2]):
                 row, col, *_ = chip.geo["window"]
@@ -181,7 +163,7 @@ class PredictionWriter:
             )
         image = Image.fromarray(mask, mode="P")
         colours = np.zeros((256, 3), np.uint8)
-        for index, colour in self._colormap().items():
+        for index, colour in colour_table(self.classes, self.palette).items():
             colours[index] = colour[:3]
         image.putpalette(colours.tobytes())
         partial = target.with_name(f".{target.name}.partial")
@@ -189,29 +171,89 @@ class PredictionWriter:
         os.replace(partial, target)
 
 
-class _AtomicRaster:
-    """A GeoTIFF that gets its final name when it is complete."""
+class ClassMapFile:
+    """A GeoTIFF of class indexes that gets its final name when it is complete.
 
-    def __init__(self, target: Path, profile: dict, colormap: dict, classes: Sequence[str]) -> None:
-        self._target, self._profile = target, profile
-        self._colormap, self._classes = colormap, classes
-        self._partial = target.with_name(f".{target.name}.partial")
+    A context manager; inside, it is a rasterio dataset open for reading and writing, filled with
+    nodata.
 
-    def __enter__(self):
+    Args:
+        target: File to write.
+        crs: CRS as WKT; None for an image that is not georeferenced.
+        transform: Affine transform of the pixels.
+        height: Rows.
+        width: Columns.
+        classes: Class names.
+        palette: One (r, g, b) per class; None for colours of our choice.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        crs: str | None,
+        transform: Affine,
+        height: int,
+        width: int,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self._target, self._classes = Path(target), classes
+        self._partial = self._target.with_name(f".{self._target.name}.partial")
+        self._colours = colour_table(classes, palette)
+        self._profile = {
+            "driver": "GTiff",
+            "dtype": np.dtype(map_dtype(len(classes))).name,
+            "count": 1,
+            "height": height,
+            "width": width,
+            "crs": crs,
+            "transform": transform,
+            "nodata": int(np.iinfo(map_dtype(len(classes))).max),
+            "compress": "deflate",
+            "tiled": True,
+            "blockxsize": 256,
+            "blockysize": 256,
+            "bigtiff": "if_safer",
+        }
+
+    def __enter__(self) -> DatasetWriter:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio.open(self._partial, "w", **self._profile) as sink:
-            sink.write_colormap(1, self._colormap)
-            sink.set_band_description(1, "class")
-            sink.update_tags(classes=",".join(self._classes))
-        self._sink = rasterio.open(self._partial, "r+")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # Closed and opened again, so that what is not written yet reads as nodata.
+            with rasterio.open(self._partial, "w", **self._profile) as sink:
+                sink.write_colormap(1, self._colours)
+                sink.set_band_description(1, "class")
+                sink.update_tags(classes=",".join(self._classes))
+            self._sink = rasterio.open(self._partial, "r+")
         return self._sink
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, *_) -> None:
         self._sink.close()
         if kind is None:
             os.replace(self._partial, self._target)
         else:
             self._partial.unlink(missing_ok=True)
+
+
+def map_dtype(num_classes: int) -> type[np.unsignedinteger]:
+    """Return the smallest type for class indexes whose largest value is left for nodata."""
+    return np.uint8 if num_classes <= 255 else np.uint16
+
+
+def colour_table(
+    classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None
+) -> dict[int, tuple[int, int, int, int]]:
+    """Return GDAL's colour table of a class map: one (r, g, b, 255) each, nodata transparent."""
+    palette = palette or default_palette(len(classes))
+    table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
+    table[int(np.iinfo(map_dtype(len(classes))).max)] = (0, 0, 0, 0)
+    return table
+
+
+def _belongs_to_scene(part: Part) -> bool:
+    geo = part.geo or {}
+    return bool(geo.get("source")) and geo.get("window") is not None
 
 
 def _affine(geo: dict) -> Affine:

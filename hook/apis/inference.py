@@ -1,0 +1,461 @@
+"""From a config and a checkpoint to a model, and from files to predictions."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import nn
+from tqdm import tqdm
+
+from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
+from hook.engine.checkpoint import load_weights
+from hook.engine.runner import config_errors, load_config, setup_environment
+from hook.engine.tta import enable_tta
+from hook.errors import ConfigError, DataError
+from hook.evaluation.accuracy import write_predictions
+from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
+from hook.tokenizers import TokenizerOutput
+
+# A dataset loads images and masks itself; these would load them again.
+_LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
+
+
+class Prediction(NamedTuple):
+    """What a model says of one file."""
+
+    file: str
+    """The image."""
+    label: str | None
+    """Predicted class of a scene classification."""
+    scores: np.ndarray | None
+    """(K,) probabilities of a scene classification."""
+    mask: np.ndarray | None
+    """(H, W) class indexes of a segmentation, 255 where the image has no data; None if written."""
+    output: str | None
+    """File the mask was written to."""
+
+
+# ---------------------------------------------------------------------------------- models
+def load_model(
+    config: str | os.PathLike | Config, checkpoint: str | os.PathLike, device: str = "cpu"
+) -> nn.Module:
+    """Build a config's model and load a checkpoint into it, every weight.
+
+    Args:
+        config: Config file, or a config that was read already.
+        checkpoint: Checkpoint file of that model.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+
+    Returns:
+        The model in evaluation mode, with ``cfg`` and ``dataset_meta`` (``classes``, ``palette``,
+        ``bands``, ...: the checkpoint's, else the config's).
+
+    Raises:
+        ConfigError: The config or the device cannot be used.
+        CheckpointError: The checkpoint cannot be read or belongs to another model.
+    """
+    setup_environment()
+    cfg = config if isinstance(config, Config) else load_config(config)
+    model = _build_model(cfg)
+    meta = dict(load_weights(model, checkpoint).get("meta") or {})
+    model.cfg = cfg
+    model.dataset_meta = _dataset_meta(cfg, meta, model)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device} cannot be used",
+            expected="cpu, or cuda where PyTorch finds a GPU",
+            found=str(error).splitlines()[0],
+            remedy="leave --device out to run on the CPU",
+        ) from None
+    return model.eval()
+
+
+def as_model(
+    config_or_model: str | os.PathLike | Config | nn.Module,
+    checkpoint: str | os.PathLike | None,
+    device: str = "cpu",
+) -> nn.Module:
+    """Return a loaded model as it is; load a config's.
+
+    Raises:
+        ConfigError: A config came without a checkpoint, or a model with one.
+        CheckpointError: See :func:`load_model`.
+    """
+    if isinstance(config_or_model, nn.Module):
+        if checkpoint is not None:
+            raise ConfigError(
+                "a loaded model was given, and a checkpoint",
+                expected="a config and its checkpoint, or a model and None",
+            )
+        return config_or_model
+    if checkpoint is None:
+        raise ConfigError(
+            "a config was given without a checkpoint",
+            expected="a config and its checkpoint, or a model from load_model and None",
+        )
+    return load_model(config_or_model, checkpoint, device)
+
+
+def _build_model(cfg: Config) -> nn.Module:
+    scope = cfg.get("default_scope", "hook")
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != scope:
+        with warnings.catch_warnings():  # it warns where another model's scope came before
+            warnings.simplefilter("ignore")
+            init_default_scope(scope)
+    options = cfg.model.copy()
+    if cfg.get("data_preprocessor") is not None:
+        options.setdefault("data_preprocessor", cfg.data_preprocessor)
+    with config_errors("model"):
+        return MODELS.build(options)
+
+
+def num_classes_of(model: nn.Module) -> int:
+    """Return the number of classes a model tells apart."""
+    head = getattr(model, "decode_head", None) or model.head
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    return int(head.num_classes)
+
+
+def is_segmentation(model: nn.Module) -> bool:
+    """Tell whether a model gives a class to each pixel, not to the image."""
+    return hasattr(model, "decode_head")
+
+
+def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> dict[str, Any]:
+    meta = checkpoint_meta.get("dataset_meta")
+    if not isinstance(meta, Mapping):
+        meta = _find_key(cfg.get("test_dataloader"), "metainfo") or cfg.get("metainfo") or {}
+    meta = dict(meta)
+    count = num_classes_of(model)
+    meta.setdefault("classes", tuple(f"class_{index}" for index in range(count)))
+    if len(meta["classes"]) != count:
+        raise ConfigError(
+            "the model's head and the dataset meta name different numbers of classes",
+            expected=f"{count}, num_classes of the head",
+            found=f"{len(meta['classes'])}: {', '.join(map(str, meta['classes']))}",
+            remedy="give the config the checkpoint was trained with",
+        )
+    return meta
+
+
+def _find_key(section: Any, key: str) -> Any:
+    """Return the first value of ``key`` in nested dicts and lists, dataset wrappers included."""
+    if isinstance(section, Mapping):
+        if section.get(key) is not None:
+            return section[key]
+        section = list(section.values())
+    if isinstance(section, (list, tuple)):
+        for part in section:
+            if (found := _find_key(part, key)) is not None:
+                return found
+    return None
+
+
+def band_count_of(model: nn.Module) -> int | None:
+    """Return the number of bands a model takes, where it says so."""
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    return getattr(tokenizer, "in_channels", None)
+
+
+# ---------------------------------------------------------------------------------- images
+def read_sample(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
+    """Read an image as the model's datasets do.
+
+    Args:
+        path: Any raster GDAL opens: GeoTIFF, PNG, JPEG.
+        model: From :func:`load_model`; its ``dataset_meta`` names the bands.
+
+    Returns:
+        The sample dictionary that pipelines take: ``img`` (H, W, C) native values, ``valid``
+        (H, W) uint8, sizes, and ``geo`` where the file is georeferenced.
+
+    Raises:
+        DataError: The file is missing or unreadable, or lacks a band.
+    """
+    meta = model.dataset_meta
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as source:
+                indexes = resolve_bands(source, meta.get("bands"))
+                image = source.read(indexes)
+                valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
+                crs, transform = source.crs, source.transform
+        except (RasterioError, OSError) as error:
+            raise DataError(
+                f"image {path} cannot be read",
+                expected="a raster such as GeoTIFF, PNG or JPEG",
+                found="no such file" if not Path(path).exists() else str(error).splitlines()[0],
+                remedy="check the path and that the file is complete",
+            ) from None
+    wanted = band_count_of(model)
+    if wanted is not None and len(image) != wanted:
+        raise DataError(
+            f"image {path} has another number of bands than the model takes",
+            expected=f"{wanted} bands",
+            found=f"{len(image)} bands",
+            remedy="name the bands to take in metainfo['bands'] of the config",
+        )
+    sample = {
+        "img": np.ascontiguousarray(image.transpose(1, 2, 0)),
+        "valid": valid.astype(np.uint8),
+        "seg_fields": ["valid"],
+        "img_path": str(path),
+        "img_shape": image.shape[1:],
+        "ori_shape": image.shape[1:],
+        "reduce_zero_label": False,
+        "sample_idx": 0,
+        "dataset_meta": meta,
+    }
+    if crs is not None:
+        sample["geo"] = {
+            "crs": crs.to_wkt(),
+            "transform": tuple(transform)[:6],
+            "height": image.shape[1],
+            "width": image.shape[2],
+            "source": None,
+            "window": None,
+        }
+    return sample
+
+
+def _test_pipeline(model: nn.Module) -> Compose:
+    steps = _find_key(model.cfg.get("test_dataloader"), "pipeline")
+    if not steps:
+        steps = [
+            dict(type="hook.PackSegSample" if is_segmentation(model) else "hook.PackClsSample")
+        ]
+    kept = [s for s in steps if str(s.get("type")).rpartition(".")[2] not in _LOADING]
+    with config_errors("the test pipeline"):
+        return Compose(kept)
+
+
+# ---------------------------------------------------------------------------------- predictions
+def predict_files(
+    config_or_model: str | os.PathLike | Config | nn.Module,
+    checkpoint: str | os.PathLike | None,
+    files: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    *,
+    device: str = "cpu",
+    batch_size: int = 8,
+    tta: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> list[Prediction]:
+    """Classify or segment single images, each as a whole, through the config's test pipeline.
+
+    Args:
+        config_or_model: Config, or a model from :func:`load_model`.
+        checkpoint: Checkpoint of the config; None with a model.
+        files: Images.
+        out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
+            image, or with one image a ``.tif`` file. Nothing is written where None.
+        device: Where the config's model runs.
+        batch_size: Images per pass, as far as they have one size.
+        tta: Average over flips and quarter turns.
+        overwrite: Replace files that exist.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        One prediction per file, in order. Masks that were written are not kept in memory.
+
+    Raises:
+        DataError: A file is missing, unreadable, or does not fit the model.
+        ConfigError: The config or ``out`` cannot be used.
+        CheckpointError: See :func:`load_model`.
+    """
+    if not files:
+        raise DataError("no image was given", expected="one or more files")
+    missing = [str(path) for path in files if not Path(path).is_file()]
+    if missing:
+        raise DataError(
+            f"image {missing[0]} does not exist",
+            expected="image files",
+            found=f"{len(missing)} of {len(files)} missing",
+            remedy="check the paths",
+        )
+    model = as_model(config_or_model, checkpoint, device)
+    segments = is_segmentation(model)
+    targets = _plan_output(files, out, segments, overwrite)
+    pipeline = _test_pipeline(model)
+    if tta:
+        enable_tta(model)
+    predictions: list[Prediction] = []
+    try:
+        for batch in _batches(files, model, pipeline, batch_size, progress):
+            for (path, sample), result in zip(batch, _run(model, batch), strict=True):
+                target = targets.get(str(path))
+                predictions.append(_to_prediction(model, str(path), sample, result, target))
+    finally:
+        if tta:
+            del model.test_step  # the class's own is back
+    if out is not None and not segments:
+        rows = [(p.file, None, p.scores) for p in predictions]
+        write_predictions(Path(out), model.dataset_meta["classes"], rows)
+    return predictions
+
+
+def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]:
+    """Choose each file's output and refuse what would be overwritten, before anything is done."""
+    if out is None:
+        return {}
+    out = Path(out)
+    if not segments:
+        if out.suffix.lower() != ".csv":
+            raise ConfigError(
+                f"{out}: classifications are written as CSV", expected="a name ending in .csv"
+            )
+        targets = {}
+        finals = [out]
+    elif out.suffix.lower() in (".tif", ".tiff"):
+        if len(files) > 1:
+            raise ConfigError(
+                f"{out} is one file, but {len(files)} images were given",
+                expected="a folder",
+                remedy="give a folder, or one image",
+            )
+        targets = {str(files[0]): out}
+        finals = [out]
+    else:
+        targets = {str(path): out / f"{Path(path).stem}.tif" for path in files}
+        finals = list(targets.values())
+        if len(set(finals)) < len(finals):
+            twice = next(path for path in finals if finals.count(path) > 1)
+            raise ConfigError(
+                f"two images would be written to {twice}",
+                remedy="predict images of the same name in separate runs",
+            )
+    inputs = {Path(path).resolve() for path in files}
+    for path in finals:
+        if path.resolve() in inputs:
+            raise ConfigError(f"{path} is an input", remedy="choose another output")
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
+            )
+    return targets
+
+
+def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
+    """Give (path, packed sample) in batches of one image size."""
+    batch: list[tuple[str, dict]] = []
+    for path in tqdm(files, unit="image", disable=None if progress else True):
+        sample = pipeline(read_sample(path, model))
+        if batch and (
+            len(batch) == batch_size or batch[0][1]["inputs"].shape != sample["inputs"].shape
+        ):
+            yield batch
+            batch = []
+        batch.append((str(path), sample))
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, batch: list[tuple[str, dict]]) -> list:
+    if model.training:
+        raise RuntimeError("the model is in training mode; load_model gives it in evaluation mode")
+    data = {
+        "inputs": [sample["inputs"] for _, sample in batch],
+        "data_samples": [sample["data_samples"] for _, sample in batch],
+    }
+    try:
+        return model.test_step(data)
+    except ValueError as error:  # a tokenizer tied to a size says so this way
+        raise DataError(
+            f"image {batch[0][0]} does not fit the model",
+            found=error,
+            remedy="resize in the config's test pipeline, or map the image with 'hook map'",
+        ) from None
+
+
+def _to_prediction(model, path: str, sample: dict, result, target: Path | None) -> Prediction:
+    classes = model.dataset_meta["classes"]
+    if not is_segmentation(model):
+        label = classes[int(result.pred_label)]
+        return Prediction(path, label, result.pred_score.float().cpu().numpy(), None, None)
+    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes)))
+    valid = _valid_of(result, mask.shape)
+    if valid is not None:
+        mask[~valid] = np.iinfo(mask.dtype).max
+    if target is None:
+        return Prediction(path, None, None, mask, None)
+    geo = result.metainfo.get("geo") or {}
+    transform = rasterio.Affine(*geo.get("transform", rasterio.Affine.identity()[:6])[:6])
+    sink = ClassMapFile(
+        target, geo.get("crs"), transform, *mask.shape, classes, model.dataset_meta.get("palette")
+    )
+    with sink as raster:
+        raster.write(mask, 1)
+    return Prediction(path, None, None, None, str(target))
+
+
+def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return where the image has data, on the prediction's grid."""
+    if "valid_mask" not in result:
+        return None
+    valid = result.valid_mask.data[0].cpu().numpy() > 0
+    if valid.shape != shape:  # the pipeline resized the image, and the model its answer back
+        rows = np.arange(shape[0]) * valid.shape[0] // shape[0]
+        cols = np.arange(shape[1]) * valid.shape[1] // shape[1]
+        valid = valid[rows[:, None], cols]
+    return valid
+
+
+# ---------------------------------------------------------------------------------- tokens
+@torch.inference_mode()
+def tokenize(
+    model: nn.Module,
+    image: str | os.PathLike | np.ndarray,
+    valid: np.ndarray | None = None,
+) -> TokenizerOutput:
+    """Cut an image into tokens.
+
+    Args:
+        model: From :func:`load_model`.
+        image: A file, or native values (C, H, W) in the model's band order.
+        valid: (H, W), nonzero where an array's pixels count.
+
+    Returns:
+        Tokens (1, N, D) and assignment (1, N, h, w) on the CPU;
+        :func:`hook.tokenizers.token_map` draws the regions from the latter.
+
+    Raises:
+        ConfigError: The model has no tokenizer.
+        DataError: The image cannot be read or does not fit the model.
+    """
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    if tokenizer is None:
+        raise ConfigError(
+            f"{type(model.backbone).__name__} has no tokenizer",
+            expected="a model with hook.TokenViT as its backbone",
+        )
+    if isinstance(image, (str, os.PathLike)):
+        name = f"image {image}"
+        inputs = _test_pipeline(model)(read_sample(image, model))["inputs"]
+    else:
+        name = "the image"
+        inputs = torch.from_numpy(to_model_units(np.asarray(image), valid, model.dataset_meta))
+    data = model.data_preprocessor({"inputs": [inputs]}, False)
+    try:
+        output = tokenizer(torch.stack(list(data["inputs"])))
+    except ValueError as error:
+        raise DataError(
+            f"{name} does not fit the model",
+            found=error,
+            remedy="cut or resize it to the size the model was trained with",
+        ) from None
+    return TokenizerOutput(output.tokens.cpu(), output.assignment.cpu())

@@ -1,0 +1,85 @@
+"""Options that several subcommands share, and the types of their values."""
+
+import argparse
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and CHECKPOINT."""
+    parser.add_argument("config", metavar="CONFIG", help="config the model was trained with")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
+
+
+def add_run_options(parser: argparse.ArgumentParser, batch_size: int, unit: str) -> None:
+    """Add the options of every command that runs a model and writes files."""
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=batch_size,
+        metavar="N",
+        help=f"{unit} per pass of the model (default {batch_size})",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help=f"average over flips and quarter turns of the {unit}"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return value
+
+
+def overlap(text: str) -> float | int:
+    """Read an overlap: a fraction below 1, or whole pixels."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (value >= 1 and value != int(value)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a fraction from 0 to below 1 nor whole pixels"
+        )
+    return int(value) if value >= 1 else value
+
+
+def band_indexes(text: str) -> list[int]:
+    """Read bands as rasterio's ``--bidx`` does: ``4,3,2``, ``1..3``, ``5``."""
+    indexes: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dots, last = part.partition("..")
+            indexes += range(int(first), int(last) + 1) if dots else [int(first)]
+        if not indexes or min(indexes) < 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of 1-based bands such as 4,3,2 or 1..3"
+        ) from None
+    return indexes
+
+
+def nodata(text: str) -> float | str:
+    """Read a nodata value: a number or ``nan``."""
+    if text.lower() == "nan":
+        return "nan"
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor nan") from None
+    return int(value) if value == int(value) else value
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """Read a creation option ``KEY=VALUE``."""
+    key, sign, value = text.partition("=")
+    if not sign or not key or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key, value
