@@ -679,7 +679,9 @@ class TorchGeoSegmentation(TorchGeoDataset):
 
     def _known_classes(self) -> tuple[str, ...] | None:
         known = super()._known_classes()
-        if known is None:
+        # Whether TorchGeo's names begin with the unlabelled 0 differs from class to class (LoveDA
+        # leaves it out), so with reduce_zero_label the config has to name them.
+        if known is None or self.reduce_zero_label:
             return None
         named: dict[int, str] = {}
         for label, name in zip(self.map_labels(np.arange(len(known))).tolist(), known, strict=True):
@@ -692,7 +694,7 @@ class TorchGeoSegmentation(TorchGeoDataset):
     def _known_palette(self, num_classes: int) -> list[list[int]] | None:
         stored = super()._known_classes()
         colours = super()._known_palette(len(stored or ())) if stored else None
-        if colours is None:
+        if colours is None or self.reduce_zero_label:
             return super()._known_palette(num_classes)
         chosen: dict[int, list[int]] = {}
         for label, colour in zip(
