@@ -3,7 +3,7 @@
 from hook.models.classifier import TokenClassifier
 from hook.models.cls_head import LinearClsHead
 from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
-from hook.models.losses import DiceLoss, FocalLoss
+from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pyramid import TokenPyramid
 from hook.models.seg_head import SegFormerStyleHead
 from hook.models.token_vit import TokenViT
@@ -15,6 +15,7 @@ for tokenizer in (HookTokenizer, PatchEmbedTokenizer):
 
 __all__ = [
     "ClsDataPreProcessor",
+    "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
     "LinearClsHead",

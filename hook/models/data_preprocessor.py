@@ -107,9 +107,9 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
             )
         mixers = []
         if mixup:
-            mixers.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+            mixers.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
         if cutmix:
-            mixers.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+            mixers.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
         self.mix = v2.RandomChoice(mixers) if mixers else None
 
     def forward(self, data: dict, training: bool = False) -> dict:

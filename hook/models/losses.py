@@ -1,12 +1,14 @@
-"""Segmentation losses for rare classes that need no compiled ops.
+"""Segmentation losses that need no compiled ops and leave ignored pixels out everywhere.
 
-Thin shells that give ``segmentation_models_pytorch``'s losses the call of mmseg's decode heads.
+mmseg's cross entropy fails with class weights together with ``avg_non_ignore``, its focal loss
+needs compiled ops, and its Dice loss counts predictions on ignored pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from segmentation_models_pytorch.losses import DiceLoss as SmpDiceLoss
-from segmentation_models_pytorch.losses import FocalLoss as SmpFocalLoss
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
@@ -14,11 +16,10 @@ from hook.registry import MODELS
 
 
 class _DecodeLoss(nn.Module):
-    """Hold the weight and the name mmseg asks of a loss."""
+    """The call mmseg's decode heads make; subclasses give :meth:`compute`."""
 
-    def __init__(self, build: Callable, loss_weight: float, loss_name: str) -> None:
+    def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()
-        self.build = build
         self.loss_weight = loss_weight
         self.loss_name = loss_name
 
@@ -46,14 +47,105 @@ class _DecodeLoss(nn.Module):
             raise ConfigError(
                 f"{type(self).__name__} takes no pixel weights",
                 found="a pixel sampler in the decode head",
-                remedy="remove `sampler` from the head, or use CrossEntropyLoss",
+                remedy="remove `sampler` from the head, or use mmseg.CrossEntropyLoss",
             )
-        return self.loss_weight * self.build(ignore_index)(logits.float(), target)
+        return self.loss_weight * self.compute(logits.float(), target, ignore_index)
+
+
+class _WeightedLoss(_DecodeLoss):
+    """Hold weights of the classes."""
+
+    def __init__(
+        self, class_weight: Sequence[float] | None, loss_weight: float, loss_name: str
+    ) -> None:
+        super().__init__(loss_weight, loss_name)
+        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.register_buffer("class_weight", weight, persistent=False)
+
+    def _check(self, logits: Tensor) -> None:
+        if self.class_weight is not None and len(self.class_weight) != logits.shape[1]:
+            raise ConfigError(
+                f"{type(self).__name__}.class_weight has the wrong length",
+                expected=f"{logits.shape[1]} weights, one per class",
+                found=f"{len(self.class_weight)} weights",
+            )
+
+
+@MODELS.register_module()
+class CrossEntropyLoss(_WeightedLoss):
+    """Cross entropy averaged over the pixels that count (weighted mean with class weights).
+
+    A batch without any such pixel costs zero.
+
+    Args:
+        class_weight: K weights of the classes.
+        label_smoothing: Share of a label's weight given to all classes equally.
+        loss_weight: Factor of the loss.
+        loss_name: Name in the log; must start with ``loss_``.
+    """
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_ce",
+    ) -> None:
+        super().__init__(class_weight, loss_weight, loss_name)
+        self.label_smoothing = label_smoothing
+
+    def compute(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """Compute the loss of logits (B, K, H, W) for labels (B, H, W)."""
+        self._check(logits)
+        if not (target != ignore_index).any():
+            return logits.sum() * 0.0  # torch's mean over nothing is NaN
+        return F.cross_entropy(
+            logits,
+            target,
+            weight=self.class_weight,
+            ignore_index=ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@MODELS.register_module()
+class FocalLoss(_WeightedLoss):
+    """Cross entropy that fades for pixels already classified well, averaged over those that count.
+
+    Args:
+        gamma: How fast it fades.
+        class_weight: K weights of the classes (the paper's alpha).
+        loss_weight: Factor of the loss.
+        loss_name: Name in the log; must start with ``loss_``.
+
+    Reference:
+        Lin et al., "Focal loss for dense object detection", ICCV 2017, equation 5, over a softmax.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weight: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_focal",
+    ) -> None:
+        super().__init__(class_weight, loss_weight, loss_name)
+        self.gamma = gamma
+
+    def compute(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """Compute the loss of logits (B, K, H, W) for labels (B, H, W)."""
+        self._check(logits)
+        counts = target != ignore_index
+        entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+        loss = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+        if self.class_weight is not None:
+            loss = loss * self.class_weight[target.where(counts, 0)]
+        return loss.sum() / counts.sum().clamp(min=1)
 
 
 @MODELS.register_module()
 class DiceLoss(_DecodeLoss):
-    """One minus the soft Dice coefficient, averaged over the classes present.
+    """One minus the soft Dice coefficient over the batch, averaged over the classes present.
 
     Args:
         smooth: Added to numerator and denominator.
@@ -61,44 +153,16 @@ class DiceLoss(_DecodeLoss):
         loss_name: Name in the log; must start with ``loss_``.
 
     Reference:
-        Milletari et al., "V-Net", 3DV 2016.
+        Milletari et al., "V-Net", 3DV 2016; computed by ``segmentation_models_pytorch``.
     """
 
     def __init__(
         self, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = "loss_dice"
     ) -> None:
-        super().__init__(
-            lambda ignore: SmpDiceLoss(mode="multiclass", smooth=smooth, ignore_index=ignore),
-            loss_weight,
-            loss_name,
-        )
+        super().__init__(loss_weight, loss_name)
+        self.smooth = smooth
 
-
-@MODELS.register_module()
-class FocalLoss(_DecodeLoss):
-    """Cross entropy that fades for pixels already classified well.
-
-    Args:
-        gamma: How fast it fades.
-        alpha: Weight of the positives against the negatives of each class; None for equal.
-        loss_weight: Factor of the loss.
-        loss_name: Name in the log; must start with ``loss_``.
-
-    Reference:
-        Lin et al., "Focal loss for dense object detection", ICCV 2017.
-    """
-
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        alpha: float | None = None,
-        loss_weight: float = 1.0,
-        loss_name: str = "loss_focal",
-    ) -> None:
-        super().__init__(
-            lambda ignore: SmpFocalLoss(
-                mode="multiclass", gamma=gamma, alpha=alpha, ignore_index=ignore
-            ),
-            loss_weight,
-            loss_name,
-        )
+    def compute(self, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """Compute the loss of logits (B, K, H, W) for labels (B, H, W)."""
+        dice = SmpDiceLoss(mode="multiclass", smooth=self.smooth, ignore_index=ignore_index)
+        return dice(logits, target)

@@ -26,7 +26,7 @@ model = dict(
         num_classes=5,
         ignore_index=255,
         align_corners=False,
-        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, avg_non_ignore=True),
+        loss_decode=dict(type="hook.CrossEntropyLoss"),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode="whole"),

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from hook.errors import ConfigError
+from hook.models import ClsDataPreProcessor, SegDataPreProcessor
+from hook.structures import ClsDataSample
+
+
+@pytest.mark.parametrize("kind", [ClsDataPreProcessor, SegDataPreProcessor])
+@pytest.mark.parametrize("bands", [1, 3, 4, 8])
+def test_normalises_any_number_of_bands(kind, bands):
+    mean, std = [float(i) for i in range(bands)], [float(i + 1) for i in range(bands)]
+    images = [torch.rand(bands, 8, 8) * 10 for _ in range(2)]
+    batch = kind(mean=mean, std=std)(dict(inputs=images))["inputs"]
+    expected = torch.stack(images).permute(0, 2, 3, 1).sub(torch.tensor(mean))
+    expected = expected.div(torch.tensor(std)).permute(0, 3, 1, 2)
+    assert torch.allclose(batch, expected, atol=1e-6)
+
+
+def test_seg_labels_are_padded_with_the_ignore_index(seg_samples):
+    preprocessor = SegDataPreProcessor(mean=[0.0], std=[1.0], size=(80, 80), seg_pad_val=255)
+    batch = preprocessor(
+        dict(inputs=[torch.rand(3, 64, 64)], data_samples=seg_samples(1)), training=True
+    )
+    label = batch["data_samples"][0].gt_sem_seg.data
+    assert batch["inputs"].shape == (1, 3, 80, 80)
+    assert (label[:, 64:] == 255).all()
+    assert (label[:, :, 64:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", [ClsDataPreProcessor, SegDataPreProcessor])
+def test_wrong_statistics(kind):
+    with pytest.raises(ConfigError, match="one value per band"):
+        kind(mean=[0.0], std=[1.0, 2.0])
+    with pytest.raises(ConfigError, match="positive"):
+        kind(mean=[0.0], std=[0.0])
+    with pytest.raises(ConfigError, match="number of bands"):
+        kind(mean=[0.0] * 4, std=[1.0] * 4)(dict(inputs=[torch.rand(3, 8, 8)]))
+
+
+def test_images_of_different_size_are_refused():
+    with pytest.raises(ConfigError, match="differ in size"):
+        ClsDataPreProcessor()(dict(inputs=[torch.rand(3, 8, 8), torch.rand(3, 9, 8)]))
+
+
+@pytest.mark.parametrize("options", [dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=1, cutmix=1)])
+def test_mixing_keeps_the_labels_mass(options):
+    preprocessor = ClsDataPreProcessor(num_classes=4, **options)
+    samples = [ClsDataSample(gt_label=i) for i in range(4)]
+    images = [torch.full((3, 8, 8), float(i)) for i in range(4)]
+    mixed = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    scores = torch.stack([sample.gt_score for sample in mixed["data_samples"]])
+    assert torch.allclose(scores.sum(1), torch.ones(4))
+    # The image's mean is the labels' mean: constant images mix as their labels do.
+    means = mixed["inputs"].mean((1, 2, 3))
+    assert torch.allclose(means, scores @ torch.arange(4.0), atol=1e-4)
+
+
+def test_mixing_only_while_training():
+    preprocessor = ClsDataPreProcessor(num_classes=4, mixup=1.0)
+    samples = [ClsDataSample(gt_label=i) for i in range(2)]
+    out = preprocessor(dict(inputs=[torch.rand(3, 8, 8)] * 2, data_samples=samples))
+    assert "gt_score" not in out["data_samples"][0]
+
+
+def test_mixing_needs_the_number_of_classes():
+    with pytest.raises(ConfigError, match="num_classes"):
+        ClsDataPreProcessor(mixup=1.0)

@@ -1,0 +1,99 @@
+import pytest
+import timm
+import torch
+
+from hook.errors import ConfigError
+from hook.models import TokenViT
+from hook.tokenizers import dense_features
+
+
+def small(tokenizer, **options):
+    options = dict(embed_dims=48, depth=4, num_heads=4) | options
+    return TokenViT(tokenizer=tokenizer, **options).eval()
+
+
+def test_tokens_for_classification(tokenizer):
+    tokens = small(tokenizer)(torch.rand(2, 3, 64, 64))
+    assert tokens.shape == (2, 8 if "Hook" in tokenizer["type"] else 16, 48)
+
+
+def test_dense_maps_for_segmentation(tokenizer):
+    maps = small(tokenizer, out_indices=(0, 1, -1))(torch.rand(2, 3, 64, 64))
+    assert [m.shape for m in maps] == [(2, 48, 4, 4)] * 3
+
+
+def test_dense_maps_follow_tokens_and_assignment(hook_tokenizer):
+    model = small(hook_tokenizer | dict(with_cls_token=True), out_indices=(1, 3), dense_size=8)
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        tokenized, after = model.forward_tokens(image)
+        maps = model(image)
+    for tokens, dense in zip(after, maps, strict=True):
+        expected = dense_features(tokens[:, 1:], tokenized.assignment, (8, 8))
+        assert torch.equal(dense, expected)
+
+
+def test_blocks_equal_timms_vit(patch_tokenizer):
+    """A TokenViT over patch embedding with positions and a final norm is timm's ViT."""
+    model = small(patch_tokenizer | dict(with_cls_token=True), final_norm=True, norm_eps=1e-6)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=4, num_heads=4, num_classes=0
+    ).eval()
+    state = {f"blocks.{k}": v for k, v in vit.blocks.state_dict().items()}
+    state |= {f"norm.{k}": v for k, v in vit.norm.state_dict().items()}
+    state |= {f"tokenizer.proj.{k}": v for k, v in vit.patch_embed.proj.state_dict().items()}
+    state["tokenizer.pos_embed"] = vit.pos_embed[:, 1:]
+    state["tokenizer.cls_token"] = vit.cls_token + vit.pos_embed[:, :1]
+    model.load_state_dict(state, strict=True)
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(model(image), vit.forward_features(image), atol=1e-5)
+
+
+def test_gradients_reach_every_parameter(tokenizer):
+    model = small(tokenizer).train()
+    model(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_heads=5), "divisible"),
+        (dict(out_indices=(0, 4)), r"blocks that do not exist: \[4\]"),
+    ],
+)
+def test_bad_options(hook_tokenizer, options, message):
+    with pytest.raises(ConfigError, match=message):
+        small(hook_tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(type="hook.Nothing"), "unknown tokenizer"),
+        (dict(embed_dims=64), "differs from the backbone"),
+        (dict(tokens=3), "unexpected keyword"),
+        (dict(num_tokens=0), "num_tokens must be at least 1"),
+    ],
+)
+def test_bad_tokenizer_config(hook_tokenizer, change, message):
+    with pytest.raises(ConfigError, match=message):
+        small(hook_tokenizer | change)
+
+
+def test_found_in_mmseg_without_custom_imports():
+    """A fresh process that knows mmseg only."""
+    import subprocess
+    import sys
+
+    code = (
+        "from mmseg.registry import MODELS\n"
+        "m = MODELS.build(dict(type='hook.TokenViT', embed_dims=48, depth=1, num_heads=4,"
+        " tokenizer=dict(type='hook.HookTokenizer', img_size=32, seed_dims=32)))\n"
+        "print(type(m).__module__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.strip().endswith("hook.models.token_vit")
