@@ -1,0 +1,156 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from hook.errors import CheckpointError, ConfigError
+from hook.models import TokenViT
+from hook.models.pretrained import load_pretrained
+
+VIT = dict(img_size=64, embed_dim=48, depth=3, num_heads=4, num_classes=5)
+
+
+@pytest.fixture
+def vit():
+    return timm.create_model("vit_tiny_patch16_224", **VIT).eval()
+
+
+def backbone(tokenizer, **options):
+    options = dict(embed_dims=48, depth=3, num_heads=4, norm_eps=1e-6) | options
+    return TokenViT(tokenizer=tokenizer, **options).eval()
+
+
+def save(state, path):
+    if path.suffix == ".safetensors":
+        save_file({k: v.clone() for k, v in state.items()}, str(path))
+    else:
+        torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_blocks_of_a_timm_vit(hook_tokenizer, vit, tmp_path, name, nested):
+    state = vit.state_dict()
+    if nested and name.endswith("pth"):
+        state = {"model": state, "epoch": 3}
+    path = save(state, tmp_path / name)
+    model = backbone(hook_tokenizer, init_cfg=dict(type="Pretrained", checkpoint=path))
+    before = model.tokenizer.vectorization.queries.clone()
+    model.init_weights()
+    for ours, theirs in zip(model.blocks, vit.blocks, strict=True):
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value), key
+    assert torch.equal(model.tokenizer.vectorization.queries, before)
+
+
+def test_a_whole_vit_behind_patch_embedding(patch_tokenizer, vit, tmp_path):
+    path = save(vit.state_dict(), tmp_path / "vit.pth")
+    model = backbone(patch_tokenizer | dict(with_cls_token=True), final_norm=True)
+    report = load_pretrained(model, path)
+    assert report["kept"] == []
+    assert report["left_out"] == ["head.bias", "head.weight"]
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(model(image), vit.forward_features(image), atol=1e-5)
+
+
+def test_positions_are_resampled_as_timm_does(patch_tokenizer, vit, tmp_path):
+    path = save(vit.state_dict(), tmp_path / "vit.pth")
+    model = backbone(patch_tokenizer | dict(img_size=96, with_cls_token=True), final_norm=True)
+    load_pretrained(model, path)
+    vit.set_input_size(img_size=96)
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.allclose(model(image), vit.forward_features(image), atol=1e-4)
+
+
+def test_other_band_counts_adapt_as_timm_does(patch_tokenizer, vit, tmp_path):
+    path = save(vit.state_dict(), tmp_path / "vit.pth")
+    model = backbone(patch_tokenizer | dict(in_channels=1))
+    load_pretrained(model, path)
+    expected = vit.patch_embed.proj.weight.sum(dim=1, keepdim=True)
+    assert torch.allclose(model.tokenizer.proj.weight, expected, atol=1e-6)
+
+
+def test_weights_of_another_run_of_ours(hook_tokenizer, tmp_path):
+    source = backbone(hook_tokenizer)
+    state = {f"backbone.{k}": v for k, v in source.state_dict().items()}
+    path = save({"state_dict": state | {"head.fc.weight": torch.rand(2, 48)}}, tmp_path / "a.pth")
+    model = backbone(hook_tokenizer)
+    assert load_pretrained(model, path)["kept"] == []
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(model(image), source(image))
+
+
+def test_what_was_loaded_and_left_out_is_said(hook_tokenizer, vit, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "hook.models.pretrained.print_log", lambda text, *args, **kwargs: said.append(text)
+    )
+    path = save(vit.state_dict(), tmp_path / "vit.pth")
+    report = load_pretrained(backbone(hook_tokenizer, depth=2), path)
+    assert len(report["loaded"]) == 24
+    assert any(key.startswith("blocks.2.") for key in report["left_out"])
+    assert "24 tensors loaded: blocks.0 (12), blocks.1 (12)" in said[0]
+    assert "blocks.2 (12)" in said[1]
+    assert "tokenizer.stem" in said[2]
+
+
+def test_other_shapes_are_refused(hook_tokenizer, vit, tmp_path):
+    path = save(vit.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="other shapes") as error:
+        load_pretrained(backbone(hook_tokenizer, embed_dims=64), path)
+    assert "(48,)" in str(error.value)
+    assert "(64,)" in str(error.value)
+
+
+def test_no_block_at_all(hook_tokenizer, tmp_path):
+    path = save({"conv.weight": torch.rand(2, 2)}, tmp_path / "cnn.pth")
+    with pytest.raises(CheckpointError, match="holds no transformer block"):
+        load_pretrained(backbone(hook_tokenizer), path)
+
+
+def test_missing_file_and_unknown_name(hook_tokenizer, tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_pretrained(backbone(hook_tokenizer), str(tmp_path / "none.pth"))
+    with pytest.raises(CheckpointError, match="neither a file nor a timm model"):
+        load_pretrained(backbone(hook_tokenizer), "vit_of_nobody")
+
+
+@pytest.mark.parametrize("prefix", ["", "timm/", "timm://"])
+def test_timm_name_without_network_names_the_file(hook_tokenizer, monkeypatch, prefix):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("hook.models.pretrained.timm.create_model", unreachable)
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(backbone(hook_tokenizer), prefix + "vit_tiny_patch16_224")
+    assert "model.safetensors" in str(error.value)
+    assert "timm/vit_tiny_patch16_224" in str(error.value)
+
+
+def test_timm_name_with_network(hook_tokenizer, monkeypatch, vit):
+    monkeypatch.setattr("hook.models.pretrained.timm.create_model", lambda *a, **k: vit)
+    model = backbone(hook_tokenizer)
+    load_pretrained(model, "vit_tiny_patch16_224")
+    assert torch.equal(model.blocks[0].attn.qkv.weight, vit.blocks[0].attn.qkv.weight)
+
+
+def test_a_pickle_with_code_is_refused(hook_tokenizer, tmp_path):
+    trap = tmp_path / "trap"
+
+    class Malicious:
+        def __reduce__(self):
+            return open, (str(trap), "w")
+
+    torch.save({"blocks.0.norm1.weight": Malicious()}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError):
+        load_pretrained(backbone(hook_tokenizer), str(tmp_path / "bad.pth"))
+    assert not trap.exists()
+
+
+def test_other_init_cfgs_are_refused(hook_tokenizer):
+    model = backbone(hook_tokenizer, init_cfg=dict(type="Xavier"))
+    with pytest.raises(ConfigError, match="init_cfg"):
+        model.init_weights()

@@ -1,0 +1,103 @@
+"""The converters and the check against the official numbers, as commands."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+FILES = [
+    "hook_classification_even",
+    "hook_classification_odd",
+    "hook_segmentation",
+    "patch_embed_classification",
+]
+
+
+def run(repo, name, *args):
+    return subprocess.run(
+        [sys.executable, repo / "tools/model_converters" / f"{name}.py", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def read(path):
+    with safe_open(str(path), framework="pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()
+
+
+def test_all_official_numbers_are_met(repo, golden):
+    result = run(repo, "check_reference", *(golden / f"{name}.safetensors" for name in FILES))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 of 4 files pass" in result.stdout
+    assert "FAIL" not in result.stdout
+    assert "grad_queries" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def spoiled(golden, tmp_path_factory):
+    """Copies of one file, each with one thing wrong."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    tensors, meta = read(golden / "hook_classification_even.safetensors")
+    config = json.loads(meta["config"])
+
+    def write(name, changed, config=config):
+        path = folder / f"{name}.safetensors"
+        save_file(changed, str(path), {"config": json.dumps(config)})
+        return path
+
+    state = {k: v for k, v in tensors.items() if k.startswith("state/")}
+    image = {"io/image": tensors["io/image"]}
+    return {
+        "value": write("value", tensors | {"io/tokens": tensors["io/tokens"] + 2e-5}),
+        "gradient": write("gradient", tensors | {"io/grad_stem": tensors["io/grad_stem"] * 1.001}),
+        "nan": write("nan", tensors | {"io/tokens": tensors["io/tokens"] * float("nan")}),
+        "shape": write("shape", tensors | {"io/tokens": tensors["io/tokens"][:1]}),
+        "unknown": write("unknown", tensors | {"io/secret": torch.rand(3)}),
+        "nothing": write("nothing", state | image),
+        "weights": write("weights", {k: v for k, v in tensors.items() if "query" not in k}),
+        "key": write("key", tensors, config | {"dropout": 0.5}),
+        "task": write("task", tensors, config | {"task": "detection"}),
+        "size": write("size", tensors, config | {"image_size": 64}),
+    }
+
+
+def test_whatever_is_wrong_fails(repo, golden, spoiled):
+    good = golden / "hook_classification_even.safetensors"
+    result = run(repo, "check_reference", good, *spoiled.values(), good.parent / "none.safetensors")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    parts = {}
+    for block in result.stdout.split("\n\n"):
+        parts[block.strip().split("\n")[0].rsplit("/", 1)[-1].removesuffix(".safetensors")] = block
+    assert "FAIL" not in parts["hook_classification_even"]
+    for name in [*spoiled, "none"]:
+        assert "FAIL" in parts[name], name
+    assert f"1 of {len(spoiled) + 2} files pass" in result.stdout
+
+
+def test_convert_there_and_back(repo, golden, tmp_path):
+    tensors, _ = read(golden / "hook_segmentation.safetensors")
+    official = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+    save_file(official, str(tmp_path / "official.safetensors"))
+    there = run(repo, "reference2hook", tmp_path / "official.safetensors", tmp_path / "ours.pth")
+    assert there.returncode == 0, there.stderr
+    back = run(repo, "hook2reference", tmp_path / "ours.pth", tmp_path / "back.safetensors")
+    assert back.returncode == 0, back.stderr
+    returned, _ = read(tmp_path / "back.safetensors")
+    assert returned.keys() == official.keys()
+    assert all(torch.equal(returned[k], official[k]) for k in official)
+
+
+def test_convert_refuses_what_it_does_not_know(repo, tmp_path):
+    torch.save({"something.weight": torch.rand(2)}, tmp_path / "other.pth")
+    result = run(repo, "reference2hook", tmp_path / "other.pth", tmp_path / "out.pth")
+    assert result.returncode == 1
+    assert "something.weight" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out.pth").exists()
