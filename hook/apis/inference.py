@@ -65,7 +65,7 @@ def load_model(
     """
     setup_environment()
     cfg = config if isinstance(config, Config) else load_config(config)
-    model = _build_model(cfg)
+    model = build_model(cfg)
     meta = dict(load_weights(model, checkpoint).get("meta") or {})
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(cfg, meta, model)
@@ -107,7 +107,12 @@ def as_model(
     return load_model(config_or_model, checkpoint, device)
 
 
-def _build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model a config describes, with fresh weights.
+
+    Raises:
+        ConfigError: The model section cannot be built.
+    """
     scope = cfg.get("default_scope", "hook")
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:

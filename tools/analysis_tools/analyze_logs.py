@@ -1,0 +1,123 @@
+"""Draw curves of one or several runs from their logs."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hook.engine.drawing import save_png
+from hook.errors import ConfigError, DataError, reports_errors
+
+Curve = tuple[list[float], list[float]]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logs", nargs="+", help="work dirs, or scalars.json files")
+    parser.add_argument("--out", required=True, metavar="PNG", help="picture to write")
+    parser.add_argument(
+        "--keys",
+        nargs="+",
+        default=["loss", "mIoU", "accuracy/top1"],
+        help="quantities, one panel each (default: loss, mIoU, accuracy/top1, as far as logged)",
+    )
+    parser.add_argument("--legend", nargs="+", help="names of the logs (default: their folders)")
+    args = parser.parse_args()
+    if args.legend and len(args.legend) != len(args.logs):
+        parser.error(f"--legend has {len(args.legend)} names for {len(args.logs)} logs")
+    return args
+
+
+def read_log(path: Path) -> list[dict]:
+    """Read the records of a run, in order; a resumed run's parts one after the other.
+
+    Raises:
+        DataError: There is no log, or it is no list of JSON records.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*/vis_data/scalars.json"))
+    if not files:
+        raise DataError(
+            f"{path} holds no log",
+            expected="a work dir with <date>/vis_data/scalars.json, or such a file",
+            remedy="check the path",
+        )
+    records = []
+    for file in files:
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            try:
+                records.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise DataError(
+                    f"{file}, line {number}: no log record",
+                    expected="one JSON object per line, as MMEngine writes them",
+                    found=line[:60],
+                ) from None
+    return records
+
+
+def curve_of(records: Sequence[dict], key: str) -> Curve:
+    """Return steps and values of a quantity; of a step logged twice the later value counts."""
+    points = {r["step"]: r[key] for r in records if key in r and "step" in r}
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
+
+
+def draw(curves: dict[str, dict[str, Curve]], units: dict[str, str]) -> np.ndarray:
+    """Draw one panel per quantity, one line per run.
+
+    Args:
+        curves: Quantity to run to curve.
+        units: Quantity to the unit of its steps.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    figure = Figure(figsize=(5 * len(curves), 3.6), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, (key, runs) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        for name, (steps, values) in runs.items():
+            axes.plot(steps, values, label=name, marker="." if len(steps) < 30 else "", lw=1.4)
+        axes.set_title(key)
+        axes.set_xlabel(units[key])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    names = args.legend or [Path(log).resolve().name for log in args.logs]
+    runs = {}
+    for name, log in zip(names, args.logs, strict=True):
+        unique = name if name not in runs else f"{name} ({len(runs)})"
+        runs[unique] = read_log(Path(log))
+    curves: dict[str, dict[str, Curve]] = {}
+    units = {}
+    for key in args.keys:
+        found = {name: curve_of(records, key) for name, records in runs.items()}
+        found = {name: curve for name, curve in found.items() if curve[0]}
+        if not found:
+            continue
+        curves[key] = found
+        training = any("iter" in r for records in runs.values() for r in records if key in r)
+        units[key] = "iteration" if training else "epoch or iteration of the validation"
+    if not curves:
+        logged = sorted({key for records in runs.values() for r in records for key in r})
+        raise ConfigError(
+            f"--keys: the logs have none of {', '.join(args.keys)}",
+            expected=f"one of {', '.join(logged)}",
+        )
+    save_png(args.out, draw(curves, units))
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
