@@ -52,6 +52,9 @@ SAME_RESOLUTION = 0.01
 # Grids whose pixels lie closer than this share of a pixel are the same grid.
 SAME_PIXEL = 0.01
 OPEN_FILES = 32
+# Pixels by which GDAL may be off when it interpolates coordinates (its 0.125 moves labels; rasterio
+# cannot open a warped view with 0).
+WARP_TOLERANCE = 1e-4
 
 
 class ImageFiles(RasterDataset):
@@ -1213,6 +1216,8 @@ class GeoTIFFFolder(BaseDataset):
             self.full_init()
         if not isinstance(idx, tuple) and self.mode == "cover":
             return super().get_data_info(idx)
+        if not isinstance(idx, tuple) and not -len(self) <= idx < len(self):
+            raise IndexError(idx)  # else a plain loop over the dataset would never end
         query = ChipQuery(*idx) if isinstance(idx, tuple) else self.random_query()
         info = self._chip_info(*query)
         info["sample_idx"] = query.scene if isinstance(idx, tuple) else int(idx)
@@ -1335,7 +1340,7 @@ class GeoTIFFFolder(BaseDataset):
             scene.own,
             scene.grid,
             resampling=Resampling.bilinear,
-            tolerance=0,
+            tolerance=WARP_TOLERANCE,
             **options,
         ) as vrt:
             values = vrt.read(indexes, window=window)
@@ -1391,7 +1396,7 @@ class GeoTIFFFolder(BaseDataset):
             mask.grid,
             scene.grid,
             resampling=Resampling.nearest,
-            tolerance=0,
+            tolerance=WARP_TOLERANCE,
             **options,
         ) as vrt:
             values = vrt.read(1, window=window)
