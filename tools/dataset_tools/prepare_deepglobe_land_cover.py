@@ -15,13 +15,14 @@ colour that is off by one for the first class.
 
 import argparse
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from preparing import opened_source, write_list
 from rasterio.windows import Window
-from tiling import Scene, colours_to_indexes, cut_tiles, divide_scenes, read_window
+from tiling import Scene, colours_to_indexes, cut_tiles, divide_scenes
 from torchgeo.datasets import DeepGlobeLandCover
 
 from hook.errors import DataError, reports_errors
@@ -57,10 +58,30 @@ def find_scenes(source: Path) -> list[Scene]:
     return [Scene(name, images[name], masks[name]) for name in labelled]
 
 
+@lru_cache(maxsize=2)
+def _decoded(path: Path) -> np.ndarray:
+    # With PIL, as TorchGeo does: GDAL's decoder restores the colours of a JPEG a little otherwise.
+    try:
+        with Image.open(path) as file:
+            return np.array(file.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise DataError(
+            f"{path} cannot be read",
+            expected="an undamaged image",
+            found=error,
+            remedy="download it again",
+        ) from error
+
+
+def read_image(scene: Scene, window: Window) -> np.ndarray:
+    """Read a window of a scene, (3, H, W)."""
+    return _decoded(scene.image)[window.toslices()].transpose(2, 0, 1)
+
+
 def read_labels(scene: Scene, window: Window) -> np.ndarray:
     """Read a window of a colour mask as indexes 0 to 6."""
-    colours = np.where(read_window(scene.mask, window)[:3] >= 128, 255, 0)
-    return colours_to_indexes(colours, INDEX_OF, scene.mask)
+    colours = np.where(_decoded(scene.mask)[window.toslices()] >= 128, 255, 0)
+    return colours_to_indexes(colours.transpose(2, 0, 1), INDEX_OF, scene.mask)
 
 
 def prepare_deepglobe(
@@ -105,7 +126,7 @@ def prepare_deepglobe(
                 _write(target / "masks" / f"{name}_mask.png", palette[labels], "PNG")
                 _write(
                     target / "images" / f"{name}_sat.jpg",
-                    image[:3].transpose(1, 2, 0),
+                    image.transpose(1, 2, 0),
                     "JPEG",
                     quality=100,
                     subsampling=0,
@@ -113,7 +134,15 @@ def prepare_deepglobe(
                 names.append(f"images/{name}_sat.jpg")
 
             counts[split] = cut_tiles(
-                divided[split], wanted, size, seed, read_labels, UNKNOWN, write, f"DGLCC {split}"
+                divided[split],
+                wanted,
+                size,
+                seed,
+                read_image,
+                read_labels,
+                UNKNOWN,
+                write,
+                f"DGLCC {split}",
             )
             write_list(out / "splits" / f"dglcc_{split}_hook_seed{seed}.txt", sorted(names))
     return counts

@@ -64,6 +64,11 @@ def find_scenes(source: Path) -> list[Scene]:
     return [Scene(path.stem, path, masks[path.stem]) for path in images]
 
 
+def read_image(scene: Scene, window: Window) -> np.ndarray:
+    """Read a window of a scene, (3, H, W)."""
+    return read_window(scene.image, window)[:3]
+
+
 def read_labels(scene: Scene, window: Window) -> np.ndarray:
     """Read a window of a mask, in colours or indexes, as indexes 0 to 5."""
     labels = read_window(scene.mask, window)
@@ -117,11 +122,19 @@ def prepare_gid5(
                 names: list[str] = names,
             ) -> None:
                 _write_png(out / f"{split}_labels" / f"{name}.png", labels)
-                _write_png(out / split / f"{name}.png", image[:3].transpose(1, 2, 0))
+                _write_png(out / split / f"{name}.png", image.transpose(1, 2, 0))
                 names.append(f"{split}/{name}.png")
 
             counts[split] = cut_tiles(
-                divided[split], wanted, size, seed, read_labels, UNLABELLED, write, f"GID-5 {split}"
+                divided[split],
+                wanted,
+                size,
+                seed,
+                read_image,
+                read_labels,
+                UNLABELLED,
+                write,
+                f"GID-5 {split}",
             )
             write_list(out / "splits" / f"gid5_{split}_hook_seed{seed}.txt", sorted(names))
     return counts

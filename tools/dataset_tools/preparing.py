@@ -193,29 +193,47 @@ def images_by_class(folder: Path) -> dict[str, list[str]]:
     return names
 
 
-def find_class_folders(source: Path, class_names: Sequence[str], what: str) -> Path:
+def spellings(class_names: Sequence[str], aliases: Mapping[str, str] | None = None) -> dict:
+    """Map every way to write a class folder, normalised, to the name of the class."""
+    from hook.datasets.torchgeo_wrappers import normalise_name
+
+    known = {normalise_name(key): value for key, value in (aliases or {}).items()}
+    return known | {normalise_name(name): name for name in class_names}
+
+
+def find_class_folders(
+    source: Path, class_names: Sequence[str], what: str, aliases: Mapping[str, str] | None = None
+) -> Path:
     """Find the folder, at most three levels down, that holds a folder for every class.
+
+    Args:
+        source: Where to begin.
+        class_names: The classes.
+        what: Name of the data set, for messages.
+        aliases: Other names of class folders.
+
+    Returns:
+        The folder.
 
     Raises:
         DataError: If there is none.
     """
     from hook.datasets.torchgeo_wrappers import normalise_name
 
-    wanted = {normalise_name(name) for name in class_names}
-    level, best = [source], (0, source)
+    known = spellings(class_names, aliases)
+    level, best = [source], set()
     for _ in range(4):
         for folder in level:
-            found = {normalise_name(path.name) for path in folder.iterdir() if path.is_dir()}
-            if wanted <= found:
+            names = {normalise_name(path.name) for path in folder.iterdir() if path.is_dir()}
+            found = {known[name] for name in names if name in known}
+            if len(found) == len(class_names):
                 return folder
-            best = max(best, (len(wanted & found), folder), key=lambda pair: pair[0])
+            best = max(best, found, key=len)
         level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
-    found = {normalise_name(path.name) for path in best[1].iterdir() if path.is_dir()}
-    missing = [name for name in class_names if normalise_name(name) not in found]
     raise DataError(
         f"no class folders of {what} in {source}",
         expected=", ".join(class_names),
-        found=f"missing: {', '.join(missing)}",
+        found=f"missing: {', '.join(name for name in class_names if name not in best)}",
         remedy="give the folder or zip archive of the whole download",
     )
 
@@ -255,32 +273,18 @@ def prepare_class_folders(
 
     out = Path(out)
     target = out / directory
-    spelling = {normalise_name(key): value for key, value in (aliases or {}).items()}
-    spelling |= {normalise_name(key): key for key in class_names}
+    known = spellings(class_names, aliases)
     with opened_source(source) as opened:
-        folder = _with_aliases(opened, class_names, aliases or {}, name)
+        folder = find_class_folders(opened, class_names, name, aliases)
         found = images_by_class(folder)
         for images in progress(list(found.values()), f"copying {name}"):
             for image in images:
                 class_folder, file = image.split("/")
-                if normalise_name(class_folder) in spelling:
-                    placed = target / spelling[normalise_name(class_folder)] / file
+                if normalise_name(class_folder) in known:
+                    placed = target / known[normalise_name(class_folder)] / file
                     if not placed.exists():
                         place(folder / image, placed)
     drawn = draw_split(images_by_class(target), train, test, seed)
     for split, names in zip(("train", "test"), drawn, strict=True):
         write_list(out / "splits" / f"{name}_{split}_hook_seed{seed}.txt", names)
     return len(drawn[0]), len(drawn[1])
-
-
-def _with_aliases(
-    source: Path, class_names: Sequence[str], aliases: Mapping[str, str], what: str
-) -> Path:
-    """Find the class folders under their own names, else under the aliases."""
-    try:
-        return find_class_folders(source, class_names, what)
-    except DataError:
-        other = {name: spelling for spelling, name in aliases.items()}
-        if not other:
-            raise
-        return find_class_folders(source, [other.get(name, name) for name in class_names], what)

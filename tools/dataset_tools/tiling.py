@@ -128,6 +128,7 @@ def cut_tiles(
     count: int,
     size: int,
     seed: int,
+    read_image: Callable[[Scene, Window], np.ndarray],
     read_labels: Callable[[Scene, Window], np.ndarray],
     unlabelled: int,
     write: Callable[[str, np.ndarray, np.ndarray], None],
@@ -143,9 +144,10 @@ def cut_tiles(
         count: How many tiles.
         size: Side of a tile in pixels.
         seed: Seed of the draw.
+        read_image: Gives the (3, H, W) image of a window of a scene.
         read_labels: Gives the (H, W) index mask of a window of a scene.
         unlabelled: The index that means no label.
-        write: Writes the tile of a name: image (C, H, W) and mask (H, W).
+        write: Writes the tile of a name: image (3, H, W) and mask (H, W).
         description: Of the progress bar.
 
     Returns:
@@ -165,16 +167,14 @@ def cut_tiles(
         for row in range(0, height - size + 1, size):
             for column in range(0, width - size + 1, size):
                 places[f"{scene.name}_{row}_{column}"] = (scene, Window(column, row, size, size))
-    written = 0
-    with progress(range(min(count, len(places))), description) as bar:
-        for name in rank(places, seed):
-            if written == count:
-                break
-            scene, window = places[name]
-            labels = read_labels(scene, window)
-            if (labels == unlabelled).all():
-                continue
-            write(name, read_window(scene.image, window), labels)
-            written += 1
-            bar.update()
-    return written
+    labelled = {
+        name
+        for name, (scene, window) in progress(list(places.items()), f"{description}: reading masks")
+        if (read_labels(scene, window) != unlabelled).any()
+    }
+    chosen = set([name for name in rank(places, seed) if name in labelled][:count])
+    # Scene by scene, so that what reads whole files reads each once.
+    for name in progress([name for name in places if name in chosen], f"{description}: writing"):
+        scene, window = places[name]
+        write(name, read_image(scene, window), read_labels(scene, window))
+    return len(chosen)
