@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import torch
 from mmengine.model import BaseModule
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -128,10 +127,10 @@ class TokenViT(BaseModule):
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
                 init_values=layer_scale,
-                drop_path=rate,
+                drop_path=drop_path_rate * i / max(depth - 1, 1),
                 norm_layer=norm_layer,
             )
-            for rate in torch.linspace(0, drop_path_rate, depth).tolist()
+            for i in range(depth)
         )
         self.norm = norm_layer(embed_dims) if final_norm else nn.Identity()
 

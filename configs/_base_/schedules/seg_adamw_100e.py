@@ -14,7 +14,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=1)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=10)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 # --auto-scale-lr scales the rate by (processes x batch size) / base_batch_size.

@@ -1,0 +1,19 @@
+# The demo with patch embedding (8 pixels, learned positions) in place of HOOK, all else equal:
+# python tools/demo.py --config configs/patch_embed/demo_patch_embed.py
+_base_ = ["../hook/demo_hook.py"]
+
+model = dict(
+    backbone=dict(
+        tokenizer=dict(
+            _delete_=True,
+            type="hook.PatchEmbedTokenizer",
+            img_size=96,
+            patch_size=8,
+            in_channels=4,
+            with_pos_embed=True,
+            with_cls_token=False,
+        ),
+        # The grid of its own tokens.
+        dense_size=None,
+    ),
+)

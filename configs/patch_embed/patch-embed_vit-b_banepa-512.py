@@ -1,0 +1,9 @@
+# Patch embedding without positions under ViT-B on whole Banepa chips of 512 px, for a GPU.
+_base_ = [
+    "../_base_/models/patch_embed_vit-b_seg.py",
+    "../_base_/datasets/banepa_buildings_512.py",
+    "../_base_/schedules/banepa_24e.py",
+    "../_base_/default_runtime.py",
+]
+default_scope = "mmseg"
+model = dict(decode_head=dict(num_classes=2), data_preprocessor=_base_.data_preprocessor)

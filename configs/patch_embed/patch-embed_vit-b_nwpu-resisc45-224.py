@@ -1,0 +1,8 @@
+# Patch embedding without positions under ViT-B on NWPU-RESISC45, the paper's baseline and recipe.
+_base_ = [
+    "../_base_/models/patch_embed_vit-b_cls.py",
+    "../_base_/datasets/nwpu_resisc45_224.py",
+    "../_base_/schedules/cls_adamw_100e.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(head=dict(num_classes=45), data_preprocessor=_base_.data_preprocessor)

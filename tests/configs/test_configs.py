@@ -1,0 +1,60 @@
+"""Every config loads, builds, and agrees with itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmseg.utils import register_all_modules
+
+ROOT = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name != "_base_")
+
+
+def ids(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules():
+    register_all_modules(init_default_scope=False)
+
+
+def test_every_data_set_has_both_methods():
+    names = [p.stem for p in CONFIGS]
+    for data in ("nwpu-resisc45-224", "whu-rs19-224", "nasc-tg2-224", "gid5-512",
+                 "deepglobe-512", "eurosat-64", "banepa-512"):  # fmt: skip
+        assert f"hook_vit-b_{data}" in names
+        assert f"patch-embed_vit-b_{data}" in names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=ids)
+def test_config(path):
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    metainfo = cfg.train_dataloader.dataset.metainfo
+    head = model.decode_head if hasattr(model, "decode_head") else model.head
+    assert head.num_classes == len(metainfo.classes)
+    assert len(set(metainfo.classes)) == len(metainfo.classes)
+    assert model.backbone.tokenizer.in_channels == len(metainfo.bands)
+    for split in ("val", "test"):
+        assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
+        assert f"{split}_evaluator" in cfg
+    assert list(cfg.model.data_preprocessor["mean"]) == list(metainfo.mean)
+    assert list(cfg.model.data_preprocessor["std"]) == list(metainfo.std)
+    if "palette" in metainfo:
+        assert len(metainfo.palette) == len(metainfo.classes)
+
+
+@pytest.mark.parametrize("task", ["cls", "seg"])
+@pytest.mark.parametrize(
+    ("method", "millions"), [("hook", (98.9, 141.4)), ("patch_embed", (85.7, 121.5))]
+)
+def test_the_papers_number_of_parameters(task, method, millions):
+    cfg = Config.fromfile(ROOT / f"_base_/models/{method}_vit-b_{task}.py")
+    with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    expected = millions[0 if task == "cls" else 1]
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(expected, abs=0.05)
