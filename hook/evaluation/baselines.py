@@ -181,6 +181,13 @@ class NearestCentroid:
             return self._sum / self._count[:, None] + self._origin
 
     @property
+    def mean(self) -> np.ndarray:
+        """Mean of each band over all training pixels, (C,) float64."""
+        if self._origin is None:
+            raise _nothing_learned()
+        return self._sum.sum(0) / self._count.sum() + self._origin
+
+    @property
     def scale(self) -> np.ndarray:
         """Standard deviation of each band over all training pixels, (C,) float64."""
         if self._origin is None:

@@ -81,6 +81,7 @@ def test_nearest_centroid_equals_vector_quantisation():
     pixels = image.reshape(2, -1).T.astype(float)
     centroids = np.stack([pixels[labels.ravel() == k].mean(0) for k in range(3)])
     np.testing.assert_allclose(model.centroids, centroids)
+    np.testing.assert_allclose(model.mean, pixels.mean(0))
     np.testing.assert_allclose(model.scale, pixels.std(0))
     code, _ = vq(pixels / pixels.std(0), centroids / pixels.std(0))
     assert np.array_equal(model.predict(image).ravel(), code)
