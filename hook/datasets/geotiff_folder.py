@@ -6,14 +6,13 @@ image's own grid: TorchGeo reads by coordinates through a warped view, and its r
 chip by a pixel or resample it, which a file that needs no resampling must not suffer.
 """
 
-import csv
-import functools
+import copy
 import logging
 import math
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ import rasterio.features
 import rasterio.warp
 import shapely
 import torch
-from affine import Affine
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from rasterio.crs import CRS
@@ -39,18 +37,24 @@ from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 from tqdm import tqdm
 
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, valid_values
+from hook.datasets.files import (
+    RASTER_SUFFIXES,
+    VECTOR_SUFFIXES,
+    check_complete,
+    is_vector_file,
+    list_files,
+    names_of,
+    open_raster,
+    pair_name,
+    some,
+    unreadable,
+)
+from hook.datasets.grids import Area, Grid, clip, cover, grid_of, inside_area, window_of_area
 from hook.datasets.samplers import ChipPlacer, ChipQuery, chips_per_epoch
+from hook.datasets.splits import choose_files, split_area
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
 
-RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
-# Endings that say "image" or "mask"; without them the names of a pair are equal.
-ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
-# Resolutions closer than this are one resolution: tiles of one mosaic differ a little in degrees.
-SAME_RESOLUTION = 0.01
-# Grids whose pixels lie closer than this share of a pixel are the same grid.
-SAME_PIXEL = 0.01
 OPEN_FILES = 32
 # Pixels by which GDAL may be off when it interpolates coordinates (its 0.125 moves labels; rasterio
 # cannot open a warped view with 0).
@@ -81,77 +85,6 @@ class MaskFiles(ImageFiles):
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A pixel grid.
-
-    Args:
-        crs: WKT of the coordinate reference system.
-        transform: Affine coefficients a, b, c, d, e, f (pixel to CRS).
-        width: Columns.
-        height: Rows.
-    """
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-    width: int
-    height: int
-
-    @property
-    def affine(self) -> Affine:
-        """The transform as an :class:`affine.Affine`."""
-        return Affine(*self.transform)
-
-    @property
-    def res(self) -> tuple[float, float]:
-        """Pixel width and height in CRS units."""
-        a, b, _, d, e, _ = self.transform
-        return math.hypot(a, d), math.hypot(b, e)
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top of the box around all pixels, in CRS units."""
-        corners = [(0, 0), (self.width, 0), (0, self.height), (self.width, self.height)]
-        xs, ys = zip(*(self.affine * corner for corner in corners), strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
-
-    def window_affine(self, row: int, col: int) -> Affine:
-        """Transform of a window that starts at (row, col)."""
-        return self.affine * Affine.translation(col, row)
-
-    def same_crs(self, other: "Grid") -> bool:
-        """Tell whether both grids have the same CRS."""
-        return self.crs == other.crs or CRS.from_wkt(self.crs) == CRS.from_wkt(other.crs)
-
-    def same_res(self, other: "Grid", tolerance: float = SAME_RESOLUTION) -> bool:
-        """Tell whether pixel sizes agree to a relative ``tolerance``."""
-        return all(
-            math.isclose(mine, theirs, rel_tol=tolerance)
-            for mine, theirs in zip(self.res, other.res, strict=True)
-        )
-
-    def offset_of(self, other: "Grid") -> tuple[int, int] | None:
-        """Tell at which (row, col) of this grid another one starts, if it has the same pixels."""
-        if not self.same_crs(other):
-            return None
-        step = ~self.affine * other.affine
-        size = max(other.width, other.height, 1)
-        if (
-            max(abs(step.a - 1), abs(step.e - 1), abs(step.b), abs(step.d)) * size > SAME_PIXEL
-            or abs(step.c - round(step.c)) > SAME_PIXEL
-            or abs(step.f - round(step.f)) > SAME_PIXEL
-        ):
-            return None
-        return round(step.f), round(step.c)
-
-    def describe(self) -> str:
-        """Short text for messages: CRS and pixel size."""
-        crs = CRS.from_wkt(self.crs)
-        xres, yres = self.res
-        size = f"{xres:.8g}" if math.isclose(xres, yres) else f"{xres:.8g} x {yres:.8g}"
-        return f"{crs.to_string() if crs.to_epsg() else crs.to_wkt()[:60]}, pixel {size}"
-
-
-@dataclass(frozen=True)
 class MaskFile:
     """A mask: its file, its grid (None for vectors), and its offset on a scene's own pixels.
 
@@ -167,22 +100,6 @@ class MaskFile:
     def is_vector(self) -> bool:
         """Whether it holds features rather than pixels."""
         return self.grid is None
-
-
-@dataclass(frozen=True)
-class Area:
-    """The part of the world that a split takes: a half-open box, or polygons.
-
-    Args:
-        crs: WKT.
-        bounds: minx, miny, maxx, maxy; a pixel belongs to the box when its centre has
-            ``minx <= x < maxx`` and ``miny <= y < maxy``, so that boxes side by side share nothing.
-        polygons: Polygons, where there is no box.
-    """
-
-    crs: str
-    bounds: tuple[float, float, float, float]
-    polygons: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,155 +123,6 @@ class Scene:
     def native(self) -> bool:
         """Whether chips are taken from the file's own pixels."""
         return self.grid == self.own
-
-
-@functools.lru_cache(maxsize=64)
-def _transformer(source: str, target: str) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
-
-
-def list_files(
-    paths: str | Path | Sequence[str | Path],
-    data_root: str,
-    glob: str | Sequence[str] | None,
-    suffixes: Sequence[str],
-    option: str,
-) -> list[str]:
-    """List the files of an option: folders (searched through and through), files, or both.
-
-    Args:
-        paths: One or more folders or files; relative ones are looked for below ``data_root``.
-        data_root: Folder for relative paths.
-        glob: One or more patterns for names inside folders; None for every file with one of
-            ``suffixes``.
-        suffixes: Lower-case endings.
-        option: Name of the option, for messages.
-
-    Returns:
-        Sorted paths without repetition.
-
-    Raises:
-        DataError: If a path does not exist or nothing matches.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    globs = [glob] if isinstance(glob, str) else list(glob or ())
-    files: set[str] = set()
-    for item in given:
-        path = Path(data_root or "", item)
-        if path.is_dir():
-            if globs:
-                matches = {match for pattern in globs for match in path.rglob(pattern)}
-            else:
-                matches = {match for match in path.rglob("*") if match.suffix.lower() in suffixes}
-            found = {str(match) for match in matches if match.is_file()}
-            if not found:
-                raise DataError(
-                    f"{option}: no file in {path} matches",
-                    expected=", ".join(globs or [f"*{suffix}" for suffix in suffixes]),
-                    found=_some([match.name for match in sorted(path.iterdir())]) or "nothing",
-                    remedy=f"correct {option} or its glob",
-                )
-            files |= found
-        elif path.is_file():
-            files.add(str(path))
-        else:
-            raise DataError(
-                f"{option}: {path} does not exist",
-                expected="a folder or a file",
-                found="nothing",
-                remedy=f"correct {option} or data_root",
-            )
-    if not files:
-        raise DataError(
-            f"{option} names no file",
-            expected="at least one folder or file",
-            found=paths,
-            remedy=f"correct {option}",
-        )
-    return sorted(files)
-
-
-def _some(items: Iterable[Any], limit: int = 8) -> str:
-    items = [str(item) for item in items]
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
-
-
-def _names(paths: Iterable[str]) -> str:
-    return _some(Path(path).name for path in paths)
-
-
-def _unreadable(path: str, error: Exception, what: str = "a raster file") -> DataError:
-    return DataError(
-        f"{path} cannot be read",
-        expected=f"{what} that GDAL can open",
-        found=" ".join(str(error.__cause__ or error).split()) or type(error).__name__,
-        remedy="restore the file, or leave it out of the folder or the split",
-    )
-
-
-@contextmanager
-def open_raster(path: str) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster and close it again.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The open dataset.
-
-    Raises:
-        DataError: In place of any error of GDAL's while it is open.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            src = rasterio.open(path)
-        with src:
-            yield src
-    except RasterioError as error:
-        raise _unreadable(path, error) from error
-
-
-def check_complete(src: rasterio.DatasetReader) -> None:
-    """Check that a file is not cut off, for a TIFF without reading its pixels.
-
-    Args:
-        src: Open raster.
-
-    Raises:
-        DataError: If a block of the full resolution lies beyond the end of the file.
-        RasterioIOError: If the last pixel of another format cannot be read.
-    """
-    path = Path(src.name)
-    if src.driver != "GTiff" or not path.is_file():
-        src.read(src.count, window=Window(src.width - 1, src.height - 1, 1, 1))
-        return
-    size = path.stat().st_size
-    rows, cols = src.block_shapes[0]
-    pixelwise = src.interleaving is not None and src.interleaving.name == "pixel"
-    end = 0
-    for band in (1,) if pixelwise else src.indexes:
-        for y in range(math.ceil(src.height / rows)):
-            for x in range(math.ceil(src.width / cols)):
-                start = src.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
-                length = src.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
-                if start is not None and length is not None:
-                    end = max(end, int(start) + int(length))
-    if end > size:
-        raise DataError(
-            f"{path} is cut off",
-            expected=f"at least {end} bytes",
-            found=f"{size} bytes",
-            remedy="copy or download the file again",
-        )
-
-
-def grid_of(src: rasterio.DatasetReader) -> Grid | None:
-    """Take the grid of an open raster; None where it is not georeferenced."""
-    if src.crs is None or src.transform == Affine.identity():
-        return None
-    return Grid(src.crs.to_wkt(), tuple(src.transform)[:6], src.width, src.height)
 
 
 def _not_georeferenced(path: str, partner: str) -> DataError:
@@ -523,6 +291,7 @@ class GeoTIFFFolder(BaseDataset):
             self.background = self._class_index(background, "background")
             self.label = label
         self.scenes: list[Scene] = []
+        self._grid_crs: str | None = None
         self.torchgeo_dataset: RasterDataset | IntersectionDataset | None = None
         self._open_files: OrderedDict[tuple, Any] = OrderedDict()
         self._features: dict[tuple[str, str], tuple] = {}
@@ -549,9 +318,9 @@ class GeoTIFFFolder(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Find the scenes and their masks, and list the chips of the deterministic cover."""
         files, mask_files = self._list_files()
-        mask_names = {_pair_name(path) for path in mask_files}
-        image_names = [_pair_name(path) for path in files]
-        chosen = self._choose_files(files)
+        mask_names = {pair_name(path) for path in mask_files}
+        image_names = [pair_name(path) for path in files]
+        chosen = choose_files(files, self.split, self.data_root)
         scenes = self._build_scenes(chosen, mask_files)
         if mask_files:
             by_name = self._pairs_by_name(image_names, mask_names, mask_files)
@@ -562,7 +331,7 @@ class GeoTIFFFolder(BaseDataset):
         data_list = [
             self._chip_info(index, row, col)
             for index, scene in enumerate(self.scenes)
-            for row, col in _cover(scene.window, self.chip_size)
+            for row, col in cover(scene.window, self.chip_size)
         ]
         if self.length is None:
             self.length = chips_per_epoch(self.sampling_windows, self.chip_size)
@@ -589,7 +358,7 @@ class GeoTIFFFolder(BaseDataset):
             raise ConfigError(
                 "GeoTIFFFolder: files are images and masks at once",
                 expected="each file one of the two",
-                found=_some(sorted(both)),
+                found=some(sorted(both)),
                 remedy="separate them with image_glob and mask_glob",
             )
         if not files:
@@ -599,109 +368,20 @@ class GeoTIFFFolder(BaseDataset):
                 found=f"{len(masks)} masks",
                 remedy="correct mask_glob or image_glob",
             )
-        kinds = {_is_vector(path) for path in masks}
+        kinds = {is_vector_file(path) for path in masks}
         if len(kinds) > 1:
             raise ConfigError(
                 "masks: raster and vector files side by side",
                 expected="one kind",
-                found=_some(masks),
+                found=some(masks),
                 remedy="choose with mask_glob, such as '*.gpkg'",
             )
         return files, masks
 
-    def _choose_files(self, files: list[str]) -> list[str]:
-        split = self.split
-        if split is None:
-            return files
-        if not isinstance(split, Mapping):
-            return self._files_of_list(files, split)
-        unknown = set(split) - {"attribute", "value", "file", "layer", "bounds", "crs"}
-        if unknown or not ({"attribute", "bounds", "file"} & set(split)):
-            raise ConfigError(
-                "GeoTIFFFolder: split",
-                expected="dict(attribute=..., value=...), with file=... or without, or "
-                "dict(bounds=..., crs=...)",
-                found=dict(split),
-                remedy="correct split",
-            )
-        if "attribute" in split and "value" not in split:
-            raise ConfigError(
-                "GeoTIFFFolder: split by attribute without a value",
-                expected="dict(attribute=..., value=...)",
-                found=dict(split),
-                remedy="add value",
-            )
-        if "bounds" in split:
-            return files
-        if "file" not in split:
-            return self._files_of_tag(files, split["attribute"], _values(split["value"]))
-        if _is_vector(split["file"]) or str(split["file"]).lower().endswith(".json"):
-            return files
-        return self._files_of_table(files, split)
-
-    def _files_of_list(self, files: list[str], split: str | Path | Sequence[str]) -> list[str]:
-        if isinstance(split, str | os.PathLike):
-            path = self._find(split, "split")
-            try:
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise _unreadable(str(path), error, "a text file with one name per line") from error
-            names = [line.strip() for line in lines]
-            names = [name for name in names if name and not name.startswith("#")]
-            origin = f"split list {path}"
-        else:
-            names, origin = [str(name) for name in split], "split"
-        return _match_names(names, files, origin)
-
-    def _files_of_table(self, files: list[str], split: Mapping[str, Any]) -> list[str]:
-        path = self._find(split["file"], "split file")
-        attribute = split.get("attribute")
-        try:
-            with open(path, newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream)
-                columns, rows = list(reader.fieldnames or ()), list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise _unreadable(str(path), error, "a CSV table") from error
-        if attribute not in columns or len(columns) < 2:
-            raise ConfigError(
-                f"{path} has no column {attribute!r}",
-                expected="a CSV with a header: file names first, then attributes",
-                found=", ".join(columns),
-                remedy="correct split['attribute']",
-            )
-        wanted = _values(split["value"])
-        names = [row[columns[0]] for row in rows if str(row[attribute]) in wanted]
-        if not names:
-            raise _no_match(f"{path}: {attribute}", wanted, {row[attribute] for row in rows})
-        return _match_names(names, files, str(path))
-
-    def _files_of_tag(self, files: list[str], attribute: str, wanted: set[str]) -> list[str]:
-        chosen, seen = [], set()
-        for path in files:
-            with open_raster(path) as src:
-                value = src.tags().get(attribute)
-            seen.add(value)
-            if value in wanted:
-                chosen.append(path)
-        if not chosen:
-            raise _no_match(f"GeoTIFF tag {attribute!r} of {len(files)} images", wanted, seen)
-        return chosen
-
-    def _find(self, path: str | Path, option: str) -> Path:
-        for candidate in (Path(path), Path(self.data_root, path)):
-            if candidate.is_file():
-                return candidate
-        raise DataError(
-            f"{option}: {path} does not exist",
-            expected=f"a file at this path, here or below {self.data_root or '.'}",
-            found="nothing",
-            remedy=f"correct {option}",
-        )
-
     def _build_scenes(self, files: list[str], mask_files: list[str]) -> list[Scene]:
         bands = self._metainfo.get("bands")
         scenes, counts, borrowed = [], {}, []
-        by_name = {_pair_name(path): path for path in mask_files}
+        by_name = {pair_name(path): path for path in mask_files}
         progress = tqdm(files, desc="images", unit="file", disable=None, leave=False, delay=2)
         for path in progress:
             with open_raster(path) as src:
@@ -710,7 +390,7 @@ class GeoTIFFFolder(BaseDataset):
                 counts.setdefault(len(indexes), path)
                 grid, placed_by, shape = grid_of(src), path, src.shape
             if grid is None:
-                placed_by = by_name.get(_pair_name(path), "")
+                placed_by = by_name.get(pair_name(path), "")
                 grid = self._borrowed_grid(placed_by, shape)
                 if grid is None:
                     raise _not_georeferenced(path, "mask")
@@ -719,7 +399,7 @@ class GeoTIFFFolder(BaseDataset):
         if borrowed:
             print_log(
                 f"GeoTIFFFolder: {len(borrowed)} of {len(files)} images are not georeferenced and "
-                f"take the grid of the mask of their name and size: {_names(borrowed)}",
+                f"take the grid of the mask of their name and size: {names_of(borrowed)}",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -727,13 +407,13 @@ class GeoTIFFFolder(BaseDataset):
             raise DataError(
                 "images differ in their band count",
                 expected="one band count, or metainfo['bands'] to choose",
-                found=_some(f"{path}: {count}" for count, path in sorted(counts.items())),
+                found=some(f"{path}: {count}" for count, path in sorted(counts.items())),
                 remedy="name the bands in metainfo['bands'], or separate the files with image_glob",
             )
         return self._place_on_grid(scenes)
 
     def _borrowed_grid(self, path: str, shape: tuple[int, int]) -> Grid | None:
-        if not path or _is_vector(path):
+        if not path or is_vector_file(path):
             return None
         with open_raster(path) as src:
             return grid_of(src) if src.shape == shape else None
@@ -761,7 +441,7 @@ class GeoTIFFFolder(BaseDataset):
         if warped:
             print_log(
                 f"GeoTIFFFolder: {len(warped)} of {len(placed)} images are resampled bilinearly to "
-                f"{warped[0].grid.describe()}: {_names(scene.path for scene in warped)}",
+                f"{warped[0].grid.describe()}: {names_of(scene.path for scene in warped)}",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -775,15 +455,15 @@ class GeoTIFFFolder(BaseDataset):
         res = self.grid.get("res")
         xres, yres = own.res if res is None else res
         target = Grid(crs.to_wkt(), (xres, 0, 0, 0, -yres, 0), 1, 1)
-        if "crs" not in self.grid and self.torchgeo_crs is not None:
-            if not own.same_crs(Grid(self.torchgeo_crs, own.transform, 1, 1)):
+        if "crs" not in self.grid and self._grid_crs is not None:
+            if not own.same_crs(Grid(self._grid_crs, own.transform, 1, 1)):
                 raise DataError(
                     f"{scene.path}: another CRS than the images before it",
-                    expected=Grid(self.torchgeo_crs, own.transform, 1, 1).describe(),
+                    expected=Grid(self._grid_crs, own.transform, 1, 1).describe(),
                     found=own.describe(),
                     remedy="name the CRS too: grid=dict(crs=..., res=...)",
                 )
-        self.torchgeo_crs = crs.to_wkt()
+        self._grid_crs = crs.to_wkt()
         if own.same_crs(target) and own.same_res(target, 1e-6):
             return scene
         try:
@@ -803,8 +483,6 @@ class GeoTIFFFolder(BaseDataset):
         height = max(row0 - math.floor(bottom / yres + 1e-6), 1)
         grid = Grid(crs.to_wkt(), (xres, 0.0, col0 * xres, 0.0, -yres, row0 * yres), width, height)
         return replace(scene, grid=grid)
-
-    torchgeo_crs: str | None = None
 
     # Masks --------------------------------------------------------------------------------------
 
@@ -868,19 +546,19 @@ class GeoTIFFFolder(BaseDataset):
 
     def _add_masks(self, scenes: list[Scene], masks: list[str], by_name: bool) -> list[Scene]:
         """Tell each scene its masks, by TorchGeo's intersection of the two."""
-        is_vector = _is_vector(masks[0])
+        is_vector = is_vector_file(masks[0])
         if by_name:
-            names = {_pair_name(scene.path) for scene in scenes}
-            masks = [path for path in masks if _pair_name(path) in names]
+            names = {pair_name(scene.path) for scene in scenes}
+            masks = [path for path in masks if pair_name(path) in names]
         described, empty = self._describe_masks(masks, scenes)
         pairs = self._intersect(scenes, [described[path] for path in masks if path not in empty])
         paired, missing = [], []
         for scene in scenes:
-            name = _pair_name(scene.path)
+            name = pair_name(scene.path)
             mine = [
                 described[path]
                 for path in masks
-                if (not by_name or _pair_name(path) == name)
+                if (not by_name or pair_name(path) == name)
                 and ((scene.path, path) in pairs or (by_name and path in empty))
             ]
             mine = [placed for mask in mine if (placed := self._place_mask(scene, mask))]
@@ -894,7 +572,7 @@ class GeoTIFFFolder(BaseDataset):
             apart = [
                 scene.path
                 for scene in missing
-                if by_name and any(_pair_name(path) == _pair_name(scene.path) for path in masks)
+                if by_name and any(pair_name(path) == pair_name(scene.path) for path in masks)
             ]
             raise DataError(
                 f"{len(missing)} of {len(scenes)} images have no mask"
@@ -903,14 +581,14 @@ class GeoTIFFFolder(BaseDataset):
                     * bool(apart)
                 ),
                 expected="a mask of the same name" if by_name else "a mask where the image lies",
-                found=_some(scene.path for scene in missing),
+                found=some(scene.path for scene in missing),
                 remedy="add the masks, correct the CRS, leave the images out of the split, or set "
                 "missing_masks='skip'" + (" or 'background'" * is_vector),
             )
         if missing:
             print_log(
                 f"GeoTIFFFolder: {len(missing)} images without mask are left out: "
-                f"{_names(scene.path for scene in missing)}",
+                f"{names_of(scene.path for scene in missing)}",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -928,9 +606,9 @@ class GeoTIFFFolder(BaseDataset):
         self, masks: list[str], scenes: list[Scene]
     ) -> tuple[dict[str, MaskFile], set[str]]:
         described, empty = {}, set()
-        by_name = {_pair_name(scene.path): scene for scene in scenes}
+        by_name = {pair_name(scene.path): scene for scene in scenes}
         for path in tqdm(masks, desc="masks", unit="file", disable=None, leave=False, delay=2):
-            if _is_vector(path):
+            if is_vector_file(path):
                 described[path] = MaskFile(path)
                 if not len(self._features_of(path, scenes[0].grid.crs)[0]):
                     empty.add(path)
@@ -946,7 +624,7 @@ class GeoTIFFFolder(BaseDataset):
                     )
                 grid, placed_by, shape = grid_of(src), path, src.shape
             if grid is None:
-                scene = by_name.get(_pair_name(path))
+                scene = by_name.get(pair_name(path))
                 if scene is None or (scene.own.height, scene.own.width) != shape:
                     raise _not_georeferenced(path, "image")
                 grid, placed_by = scene.own, scene.placed_by
@@ -1012,7 +690,7 @@ class GeoTIFFFolder(BaseDataset):
         if resampled:
             print_log(
                 f"GeoTIFFFolder: {len(resampled)} masks are resampled to the grid of their images "
-                f"(nearest neighbour): {_names(resampled)}",
+                f"(nearest neighbour): {names_of(resampled)}",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -1047,7 +725,7 @@ class GeoTIFFFolder(BaseDataset):
                 table = gpd.read_file(path, **layer)
         except Exception as error:
             # pyogrio, fiona, pyarrow and GDAL each have exceptions of their own.
-            raise _unreadable(path, error, "a vector file") from error
+            raise unreadable(path, error, "a vector file") from error
         if self.label_field is not None and self.label_field not in table.columns:
             raise ConfigError(
                 f"{path} has no attribute {self.label_field!r}",
@@ -1085,7 +763,7 @@ class GeoTIFFFolder(BaseDataset):
                 raise DataError(
                     f"{path}: {self.label_field}={value!r} is no known class",
                     expected=", ".join(map(str, known)),
-                    found=_some(sorted({str(each) for each in table[self.label_field]})),
+                    found=some(sorted({str(each) for each in table[self.label_field]})),
                     remedy="correct metainfo['classes'], or map the values with label_map",
                 ) from error
         return np.asarray(labels, dtype=np.int64)
@@ -1105,12 +783,12 @@ class GeoTIFFFolder(BaseDataset):
     # Area ---------------------------------------------------------------------------------------
 
     def _apply_area(self, scenes: list[Scene]) -> list[Scene]:
-        area = self._area(scenes[0].grid.crs)
+        area = split_area(self.split, self.data_root, scenes[0].grid.crs)
         if area is None:
             return scenes
         cut = []
         for scene in scenes:
-            window, exact = _window_of_area(scene.grid, area)
+            window, exact = window_of_area(scene.grid, area)
             if window[2] > 0 and window[3] > 0:
                 cut.append(replace(scene, window=window, area=None if exact else area))
         if not cut:
@@ -1122,62 +800,6 @@ class GeoTIFFFolder(BaseDataset):
                 remedy="correct the bounds or the crs of split",
             )
         return cut
-
-    def _area(self, default_crs: str) -> Area | None:
-        split = self.split
-        if not isinstance(split, Mapping):
-            return None
-        if "bounds" in split:
-            try:
-                minx, miny, maxx, maxy = (float(value) for value in split["bounds"])
-                crs = CRS.from_user_input(split.get("crs") or default_crs).to_wkt()
-            except (TypeError, ValueError, CRSError) as error:
-                raise ConfigError(
-                    "GeoTIFFFolder: split",
-                    expected="dict(bounds=(minx, miny, maxx, maxy), crs='EPSG:...')",
-                    found=f"{dict(split)} ({error})",
-                    remedy="correct split",
-                ) from error
-            if not (minx < maxx and miny < maxy):
-                raise ConfigError(
-                    "GeoTIFFFolder: split has an empty box",
-                    expected="minx < maxx and miny < maxy",
-                    found=split["bounds"],
-                    remedy="correct split['bounds']",
-                )
-            return Area(crs, (minx, miny, maxx, maxy))
-        if "file" not in split or str(split["file"]).lower().endswith(".csv"):
-            return None
-        path = self._find(split["file"], "split file")
-        try:
-            layer = {} if split.get("layer") is None else {"layer": split["layer"]}
-            table = gpd.read_file(path, **layer)
-        except Exception as error:
-            # pyogrio, fiona and GDAL each have exceptions of their own.
-            raise _unreadable(str(path), error, "a vector file") from error
-        if table.crs is None:
-            raise DataError(
-                f"{path} has no CRS",
-                expected="a coordinate reference system",
-                found="none",
-                remedy="add it (a .prj file for a shapefile)",
-            )
-        if "attribute" in split:
-            attribute = split["attribute"]
-            if attribute not in table.columns:
-                raise ConfigError(
-                    f"{path} has no attribute {attribute!r}",
-                    expected=", ".join(str(name) for name in table.columns if name != "geometry"),
-                    found=attribute,
-                    remedy="correct split['attribute']",
-                )
-            wanted = _values(split["value"])
-            values = table[attribute].astype(str)
-            if not values.isin(wanted).any():
-                raise _no_match(f"{path}: {attribute}", wanted, set(values))
-            table = table[values.isin(wanted)]
-        table = table[~(table.geometry.isna() | table.geometry.is_empty)]
-        return Area(table.crs.to_wkt(), tuple(table.total_bounds), tuple(table.geometry))
 
     # Sampling -----------------------------------------------------------------------------------
 
@@ -1244,7 +866,10 @@ class GeoTIFFFolder(BaseDataset):
         row, col = results.pop("row"), results.pop("col")
         height, width = self.chip_size
         image, valid = self._read_image(scene, row, col)
-        inside = self._inside_split(scene, row, col)
+        inside = np.zeros((height, width), dtype=bool)
+        inside[clip(row, col, (height, width), scene.window)[0]] = True
+        if scene.area is not None:
+            inside &= inside_area(scene.grid, scene.area, row, col, (height, width))
         valid &= inside
         # Not even the pixels of another split may reach the model through its receptive field.
         image[:, ~inside] = 0
@@ -1308,12 +933,12 @@ class GeoTIFFFolder(BaseDataset):
             self._open_files.move_to_end(key)
             yield self._open_files[key]
         except (RasterioError, CRSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def _read_image(self, scene: Scene, row: int, col: int) -> tuple[np.ndarray, np.ndarray]:
         """Read (C, H, W) values and (H, W) validity; zero and False beyond the scene's window."""
         height, width = self.chip_size
-        part, window = _clip(row, col, (height, width), scene.window)
+        part, window = clip(row, col, (height, width), scene.window)
         indexes = list(scene.indexes)
         if scene.native:
             with self._raster(scene.path) as src:
@@ -1373,7 +998,7 @@ class GeoTIFFFolder(BaseDataset):
         if mask.offset is not None:
             top, left = mask.offset
             area = (top, left, mask.grid.height, mask.grid.width)
-            part, window = _clip(row, col, self.chip_size, area)
+            part, window = clip(row, col, self.chip_size, area)
             if window.width <= 0 or window.height <= 0:
                 return None, part, None
             window = Window(
@@ -1383,7 +1008,7 @@ class GeoTIFFFolder(BaseDataset):
                 values = src.read(1, window=window)
                 valid = self._valid_labels(src, values, window, nodata)
             return values, part, valid
-        part, window = _clip(row, col, self.chip_size, (0, 0, scene.grid.height, scene.grid.width))
+        part, window = clip(row, col, self.chip_size, (0, 0, scene.grid.height, scene.grid.width))
         with self._raster(mask.path) as src:
             tag = src.nodata
         value = tag if self.mask_nodata == "tag" else nodata
@@ -1418,7 +1043,7 @@ class GeoTIFFFolder(BaseDataset):
             raise DataError(
                 f"{path}: the mask holds no class labels",
                 expected="whole numbers",
-                found=_some(f"{value:g}" for value in found),
+                found=some(f"{value:g}" for value in found),
                 remedy="use a mask with one class per pixel",
             )
         table = {}
@@ -1439,12 +1064,12 @@ class GeoTIFFFolder(BaseDataset):
             expected = (
                 f"0 to {num_classes - 1} ({num_classes} classes), or {self.ignore_index} to ignore"
                 if self.label_map is None
-                else f"the values of label_map: {_some(self.label_map)}"
+                else f"the values of label_map: {some(self.label_map)}"
             )
             raise DataError(
                 f"{path}: labels outside the range",
                 expected=expected,
-                found=_some(int(value) for value in found.tolist()),
+                found=some(int(value) for value in found.tolist()),
                 remedy="map the values with label_map, such as {1: 0, 2: 1, 0: 'ignore'}, "
                 "or name all classes in metainfo['classes']",
             )
@@ -1471,26 +1096,6 @@ class GeoTIFFFolder(BaseDataset):
             )
         return labels.astype(np.int64)
 
-    def _inside_split(self, scene: Scene, row: int, col: int) -> np.ndarray:
-        """Tell which pixels of a chip belong to the split."""
-        height, width = self.chip_size
-        inside = np.zeros((height, width), dtype=bool)
-        part, window = _clip(row, col, (height, width), scene.window)
-        inside[part] = True
-        area = scene.area
-        if area is None:
-            return inside
-        affine = scene.grid.window_affine(row, col)
-        if area.polygons is not None:
-            shapes = _projected(area, scene.grid.crs)
-            return inside & rasterio.features.geometry_mask(
-                shapes, (height, width), affine, invert=True
-            )
-        xs, ys = affine * np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        xs, ys = _transformer(scene.grid.crs, area.crs).transform(xs, ys)
-        minx, miny, maxx, maxy = area.bounds
-        return inside & (minx <= xs) & (xs < maxx) & (miny <= ys) & (ys < maxy)
-
     # Copies for workers -------------------------------------------------------------------------
 
     def __getstate__(self) -> dict:
@@ -1498,8 +1103,6 @@ class GeoTIFFFolder(BaseDataset):
         return {**self.__dict__, "_open_files": OrderedDict(), "_features": {}}
 
     def __deepcopy__(self, memo: dict) -> "GeoTIFFFolder":
-        import copy
-
         clone = type(self).__new__(type(self))
         memo[id(self)] = clone
         for key, value in self.__getstate__().items():
@@ -1507,8 +1110,6 @@ class GeoTIFFFolder(BaseDataset):
         return clone
 
     def _copy_without_annotation(self, memo: dict | None = None) -> "GeoTIFFFolder":
-        import copy
-
         clone = type(self).__new__(type(self))
         for key, value in self.__getstate__().items():
             if key not in ("data_list", "data_address", "data_bytes"):
@@ -1560,96 +1161,11 @@ def _checked_grid(grid: str | Mapping[str, Any] | None) -> str | dict[str, Any] 
     )
 
 
-def _is_vector(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
-
-
-def _pair_name(path: str) -> str:
-    stem = Path(path).stem.casefold()
-    for ending in ROLE_ENDINGS:
-        if stem.endswith(ending) and len(stem) > len(ending):
-            return stem[: -len(ending)]
-    return stem
-
-
-def _values(value: Any) -> set[str]:
-    many = isinstance(value, Sequence | set) and not isinstance(value, str)
-    return {str(each) for each in value} if many else {str(value)}
-
-
-def _no_match(what: str, wanted: set[str], seen: Iterable[Any]) -> DataError:
-    return DataError(
-        f"{what} never has the value of the split",
-        expected=_some(sorted(wanted)),
-        found=_some(sorted({str(each) for each in seen})) or "no value",
-        remedy="correct split['value']",
-    )
-
-
-def _match_names(names: list[str], files: list[str], origin: str) -> list[str]:
-    """Find the files that a list names, by any tail of their path, with or without suffix."""
-    tails: dict[str, set[str]] = {}
-    for path in files:
-        parts = Path(path).parts
-        for start in range(len(parts)):
-            tail = Path(*parts[start:])
-            for key in (tail.as_posix(), tail.with_suffix("").as_posix()):
-                tails.setdefault(key, set()).add(path)
-    chosen, missing, ambiguous = [], [], []
-    for name in names:
-        key = name.replace("\\", "/")
-        matches = tails.get(key) or tails.get(Path(key).with_suffix("").as_posix(), set())
-        if not matches:
-            missing.append(name)
-        elif len(matches) > 1:
-            ambiguous.append(name)
-        else:
-            chosen += matches
-    if missing or ambiguous or not names:
-        raise DataError(
-            f"{origin}: names that are not exactly one image",
-            expected=f"names of files among {_some(Path(path).name for path in files)}",
-            found=f"missing: {_some(missing) or 'none'}; ambiguous: {_some(ambiguous) or 'none'}"
-            if names
-            else "no name at all",
-            remedy="correct the list or images; give names with their folder where two are alike",
-        )
-    if len(set(chosen)) < len(chosen):
-        twice = sorted({path for path in chosen if chosen.count(path) > 1})
-        raise DataError(
-            f"{origin}: an image is named twice",
-            expected="each image once",
-            found=_some(twice),
-            remedy="remove the repetition: it would count twice",
-        )
-    return sorted(chosen)
-
-
 def _extent(dataset: RasterDataset | VectorDataset) -> str:
     left, bottom, right, top = dataset.index.total_bounds
     crs = dataset.crs
     name = f"EPSG:{crs.to_epsg()}" if crs.to_epsg() else crs.name
     return f"({left:.6g}, {bottom:.6g}, {right:.6g}, {top:.6g}) in {name}"
-
-
-def _cover(
-    window: tuple[int, int, int, int], chip_size: tuple[int, int]
-) -> Iterator[tuple[int, int]]:
-    row, col, height, width = window
-    for top in range(row, row + height, chip_size[0]):
-        for left in range(col, col + width, chip_size[1]):
-            yield top, left
-
-
-def _clip(
-    row: int, col: int, size: tuple[int, int], area: tuple[int, int, int, int]
-) -> tuple[tuple[slice, slice], Window]:
-    """Cut a chip to an area: where the rest lies in the chip, and its window of the grid."""
-    top, left = max(row, area[0]), max(col, area[1])
-    bottom = max(min(row + size[0], area[0] + area[2]), top)
-    right = max(min(col + size[1], area[1] + area[3]), left)
-    part = (slice(top - row, bottom - row), slice(left - col, right - col))
-    return part, Window(left, top, right - left, bottom - top)
 
 
 def _labelled_window(scene: Scene) -> tuple[int, int, int, int]:
@@ -1668,36 +1184,3 @@ def _labelled_window(scene: Scene) -> tuple[int, int, int, int]:
     if bottom <= top or right <= left:
         return scene.window
     return top, left, bottom - top, right - left
-
-
-def _window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], bool]:
-    """Tell the window of a grid that holds an area, and whether it is exactly that area."""
-    straight = grid.transform[1] == 0 and grid.transform[3] == 0
-    if area.polygons is None and straight and CRS.from_wkt(area.crs) == CRS.from_wkt(grid.crs):
-        xs = grid.transform[2] + grid.transform[0] * (np.arange(grid.width) + 0.5)
-        ys = grid.transform[5] + grid.transform[4] * (np.arange(grid.height) + 0.5)
-        minx, miny, maxx, maxy = area.bounds
-        cols = np.flatnonzero((minx <= xs) & (xs < maxx))
-        rows = np.flatnonzero((miny <= ys) & (ys < maxy))
-        if not len(cols) or not len(rows):
-            return (0, 0, 0, 0), True
-        return (int(rows[0]), int(cols[0]), len(rows), len(cols)), True
-    bounds = _transformer(area.crs, grid.crs).transform_bounds(*area.bounds, densify_pts=101)
-    if area.polygons is not None:
-        bounds = shapely.total_bounds(np.array(_projected(area, grid.crs), dtype=object))
-    outline = shapely.box(*bounds)
-    if not np.all(np.isfinite(bounds)) or not outline.intersects(shapely.box(*grid.bounds)):
-        return (0, 0, 0, 0), False
-    inverse = ~grid.affine
-    corners = [inverse * corner for corner in outline.exterior.coords]
-    # Two pixels wider, because the sides of a reprojected box are curved.
-    left = max(math.floor(min(x for x, _ in corners)) - 2, 0)
-    top = max(math.floor(min(y for _, y in corners)) - 2, 0)
-    right = min(math.ceil(max(x for x, _ in corners)) + 2, grid.width)
-    bottom = min(math.ceil(max(y for _, y in corners)) + 2, grid.height)
-    return (top, left, max(bottom - top, 0), max(right - left, 0)), False
-
-
-@functools.lru_cache(maxsize=64)
-def _projected(area: Area, crs: str) -> tuple[Any, ...]:
-    return tuple(gpd.GeoSeries(list(area.polygons), crs=area.crs).to_crs(crs))

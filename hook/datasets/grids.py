@@ -1,0 +1,201 @@
+"""Pixel grids, windows of them, and the part of the world that a split takes."""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pyproj
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+# Resolutions closer than this are one resolution: tiles of one mosaic differ a little in degrees.
+SAME_RESOLUTION = 0.01
+# Grids whose pixels lie closer than this share of a pixel are the same grid.
+SAME_PIXEL = 0.01
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A pixel grid.
+
+    Args:
+        crs: WKT of the coordinate reference system.
+        transform: Affine coefficients a, b, c, d, e, f (pixel to CRS).
+        width: Columns.
+        height: Rows.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+    width: int
+    height: int
+
+    @property
+    def affine(self) -> Affine:
+        """The transform as an :class:`affine.Affine`."""
+        return Affine(*self.transform)
+
+    @property
+    def res(self) -> tuple[float, float]:
+        """Pixel width and height in CRS units."""
+        a, b, _, d, e, _ = self.transform
+        return math.hypot(a, d), math.hypot(b, e)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of the box around all pixels, in CRS units."""
+        corners = [(0, 0), (self.width, 0), (0, self.height), (self.width, self.height)]
+        xs, ys = zip(*(self.affine * corner for corner in corners), strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def window_affine(self, row: int, col: int) -> Affine:
+        """Transform of a window that starts at (row, col)."""
+        return self.affine * Affine.translation(col, row)
+
+    def same_crs(self, other: "Grid") -> bool:
+        """Tell whether both grids have the same CRS."""
+        return self.crs == other.crs or CRS.from_wkt(self.crs) == CRS.from_wkt(other.crs)
+
+    def same_res(self, other: "Grid", tolerance: float = SAME_RESOLUTION) -> bool:
+        """Tell whether pixel sizes agree to a relative ``tolerance``."""
+        return all(
+            math.isclose(mine, theirs, rel_tol=tolerance)
+            for mine, theirs in zip(self.res, other.res, strict=True)
+        )
+
+    def offset_of(self, other: "Grid") -> tuple[int, int] | None:
+        """Tell at which (row, col) of this grid another one starts, if it has the same pixels."""
+        if not self.same_crs(other):
+            return None
+        step = ~self.affine * other.affine
+        size = max(other.width, other.height, 1)
+        if (
+            max(abs(step.a - 1), abs(step.e - 1), abs(step.b), abs(step.d)) * size > SAME_PIXEL
+            or abs(step.c - round(step.c)) > SAME_PIXEL
+            or abs(step.f - round(step.f)) > SAME_PIXEL
+        ):
+            return None
+        return round(step.f), round(step.c)
+
+    def describe(self) -> str:
+        """Short text for messages: CRS and pixel size."""
+        crs = CRS.from_wkt(self.crs)
+        xres, yres = self.res
+        size = f"{xres:.8g}" if math.isclose(xres, yres) else f"{xres:.8g} x {yres:.8g}"
+        return f"{crs.to_string() if crs.to_epsg() else crs.to_wkt()[:60]}, pixel {size}"
+
+
+@dataclass(frozen=True)
+class Area:
+    """The part of the world that a split takes: a half-open box, or polygons.
+
+    Args:
+        crs: WKT.
+        bounds: minx, miny, maxx, maxy; a pixel belongs to the box when its centre has
+            ``minx <= x < maxx`` and ``miny <= y < maxy``, so that boxes side by side share nothing.
+        polygons: Polygons, where there is no box.
+    """
+
+    crs: str
+    bounds: tuple[float, float, float, float]
+    polygons: tuple[Any, ...] | None = None
+
+
+@functools.lru_cache(maxsize=64)
+def transformer(source: str, target: str) -> pyproj.Transformer:
+    """Return the transformer from one CRS (WKT) to another, axes in the order x, y."""
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
+def grid_of(src: rasterio.DatasetReader) -> Grid | None:
+    """Take the grid of an open raster; None where it is not georeferenced."""
+    if src.crs is None or src.transform == Affine.identity():
+        return None
+    return Grid(src.crs.to_wkt(), tuple(src.transform)[:6], src.width, src.height)
+
+
+def cover(
+    window: tuple[int, int, int, int], chip_size: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Yield the first (row, col) of the chips that cover a window side by side."""
+    row, col, height, width = window
+    for top in range(row, row + height, chip_size[0]):
+        for left in range(col, col + width, chip_size[1]):
+            yield top, left
+
+
+def clip(
+    row: int, col: int, size: tuple[int, int], area: tuple[int, int, int, int]
+) -> tuple[tuple[slice, slice], Window]:
+    """Cut a chip to an area: where the rest lies in the chip, and its window of the grid."""
+    top, left = max(row, area[0]), max(col, area[1])
+    bottom = max(min(row + size[0], area[0] + area[2]), top)
+    right = max(min(col + size[1], area[1] + area[3]), left)
+    part = (slice(top - row, bottom - row), slice(left - col, right - col))
+    return part, Window(left, top, right - left, bottom - top)
+
+
+def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], bool]:
+    """Tell the window of a grid that holds an area, and whether it is exactly that area."""
+    straight = grid.transform[1] == 0 and grid.transform[3] == 0
+    if area.polygons is None and straight and CRS.from_wkt(area.crs) == CRS.from_wkt(grid.crs):
+        xs = grid.transform[2] + grid.transform[0] * (np.arange(grid.width) + 0.5)
+        ys = grid.transform[5] + grid.transform[4] * (np.arange(grid.height) + 0.5)
+        minx, miny, maxx, maxy = area.bounds
+        cols = np.flatnonzero((minx <= xs) & (xs < maxx))
+        rows = np.flatnonzero((miny <= ys) & (ys < maxy))
+        if not len(cols) or not len(rows):
+            return (0, 0, 0, 0), True
+        return (int(rows[0]), int(cols[0]), len(rows), len(cols)), True
+    bounds = transformer(area.crs, grid.crs).transform_bounds(*area.bounds, densify_pts=101)
+    if area.polygons is not None:
+        bounds = shapely.total_bounds(np.array(projected_polygons(area, grid.crs), dtype=object))
+    outline = shapely.box(*bounds)
+    if not np.all(np.isfinite(bounds)) or not outline.intersects(shapely.box(*grid.bounds)):
+        return (0, 0, 0, 0), False
+    inverse = ~grid.affine
+    corners = [inverse * corner for corner in outline.exterior.coords]
+    # Two pixels wider, because the sides of a reprojected box are curved.
+    left = max(math.floor(min(x for x, _ in corners)) - 2, 0)
+    top = max(math.floor(min(y for _, y in corners)) - 2, 0)
+    right = min(math.ceil(max(x for x, _ in corners)) + 2, grid.width)
+    bottom = min(math.ceil(max(y for _, y in corners)) + 2, grid.height)
+    return (top, left, max(bottom - top, 0), max(right - left, 0)), False
+
+
+@functools.lru_cache(maxsize=64)
+def projected_polygons(area: Area, crs: str) -> tuple[Any, ...]:
+    """Return the polygons of an area in another CRS (WKT)."""
+    return tuple(gpd.GeoSeries(list(area.polygons), crs=area.crs).to_crs(crs))
+
+
+def inside_area(grid: Grid, area: Area, row: int, col: int, size: tuple[int, int]) -> np.ndarray:
+    """Tell which pixels of a chip lie in an area.
+
+    Args:
+        grid: Grid of the scene.
+        area: The area.
+        row: First row of the chip in the grid.
+        col: First column.
+        size: (height, width) of the chip.
+
+    Returns:
+        (height, width) bool.
+    """
+    height, width = size
+    affine = grid.window_affine(row, col)
+    if area.polygons is not None:
+        shapes = projected_polygons(area, grid.crs)
+        return rasterio.features.geometry_mask(shapes, (height, width), affine, invert=True)
+    xs, ys = affine * np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    xs, ys = transformer(grid.crs, area.crs).transform(xs, ys)
+    minx, miny, maxx, maxy = area.bounds
+    return (minx <= xs) & (xs < maxx) & (miny <= ys) & (ys < maxy)
