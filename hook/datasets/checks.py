@@ -131,6 +131,7 @@ def check_dataset(
             findings += _check_bands(seen, mean, in_channels)
             findings += _check_values(seen, mean, std)
             if num_classes is not None:
+                _look_for_classes(dataset, seen, ignore_index)
                 findings += _check_labels(seen, meta, num_classes, ignore_index)
                 findings += _check_reduced(dataset, seen, num_classes, ignore_index)
     return findings
@@ -445,6 +446,16 @@ def _check_statistics(seen: _Seen, mean: np.ndarray, std: np.ndarray) -> Iterato
 def _histogram(labels: Counter) -> str:
     total = sum(labels.values())
     return ", ".join(f"{label}: {labels[label] / total:.1%}" for label in sorted(labels)[:20])
+
+
+def _look_for_classes(dataset: Any, seen: _Seen, ignore_index: int) -> None:
+    """Look at more samples where labels are so sparse that few tell nothing about the classes."""
+    if not seen.is_segmentation or seen.errors or not seen.labels.get(ignore_index, 0):
+        return
+    for index in _spread(len(dataset), CONFIRM_SAMPLES):
+        if len(seen.labels) > 2:
+            return
+        seen.labels.update(_look(dataset, [index], ignore_index).labels)
 
 
 def _check_labels(

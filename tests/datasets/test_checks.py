@@ -183,6 +183,11 @@ class TestLabels:
         finding = only(check(Packed(images(), masks([0, 255]), classes=NAMES[:2]), 2))
         assert "label_map={255: 1}" in finding.remedy
 
+    def test_sparse_labels_are_no_mistake(self):
+        labels = masks([255], count=60)
+        labels[20][3, 3], labels[41][5, 5] = 1, 0
+        assert check(Packed(images(60), labels, classes=NAMES[:2]), 2, max_samples=4) == []
+
     def test_reduce_zero_label_ate_a_class(self):
         # Stored 0, 1, 2 are three classes; reduced they are ignored, 0 and 1.
         dataset = Packed(images(), masks([255, 0, 1]), classes=NAMES)
