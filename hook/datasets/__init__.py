@@ -1,0 +1,18 @@
+"""TorchGeo and folders of GeoTIFFs as MMEngine datasets, with samplers and transforms."""
+
+from hook.datasets.geotiff_folder import GeoTIFFFolder
+from hook.datasets.samplers import ChipQuery, RandomGeoSampler
+from hook.datasets.torchgeo_wrappers import TorchGeoClassification, TorchGeoSegmentation
+from hook.datasets.transforms import Albumentations, PackClsSample, PackSegSample, ScaleBands
+
+__all__ = [
+    "Albumentations",
+    "ChipQuery",
+    "GeoTIFFFolder",
+    "PackClsSample",
+    "PackSegSample",
+    "RandomGeoSampler",
+    "ScaleBands",
+    "TorchGeoClassification",
+    "TorchGeoSegmentation",
+]

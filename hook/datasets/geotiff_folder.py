@@ -291,6 +291,7 @@ class GeoTIFFFolder(BaseDataset):
             self.background = self._class_index(background, "background")
             self.label = label
         self.scenes: list[Scene] = []
+        self._windows: list[tuple[int, int, int, int]] = []
         self._grid_crs: str | None = None
         self.torchgeo_dataset: RasterDataset | IntersectionDataset | None = None
         self._open_files: OrderedDict[tuple, Any] = OrderedDict()
@@ -328,6 +329,7 @@ class GeoTIFFFolder(BaseDataset):
         else:
             self.torchgeo_dataset = self._image_dataset(scenes)
         self.scenes = self._apply_area(scenes)
+        self._windows = [_labelled_window(scene) for scene in self.scenes]
         data_list = [
             self._chip_info(index, row, col)
             for index, scene in enumerate(self.scenes)
@@ -809,7 +811,7 @@ class GeoTIFFFolder(BaseDataset):
 
         Where raster masks cover only a part of an image, it is the part around them.
         """
-        return [_labelled_window(scene) for scene in self.scenes]
+        return self._windows
 
     def random_query(self) -> ChipQuery:
         """Draw one random chip, weighted by area, from PyTorch's global random numbers."""

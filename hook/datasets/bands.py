@@ -1,0 +1,189 @@
+"""Bands, nodata and units: the few functions that every reader of imagery shares."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from hook.errors import ConfigError, DataError
+
+
+def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list[int]:
+    """Find the bands of a file that a model wants.
+
+    Names are compared with the band descriptions of the file (case aside). A file without any
+    description whose band count is that of ``bands`` is taken in its own order: the names then
+    only give names to its bands.
+
+    Args:
+        src: Open raster.
+        bands: Band names or 1-based indexes, in the model's order; None for all bands.
+
+    Returns:
+        1-based indexes in the model's order.
+
+    Raises:
+        DataError: If the file lacks a band, names one twice, or has an unexpected band count.
+    """
+    if bands is None:
+        return list(range(1, src.count + 1))
+    described = [description or "" for description in src.descriptions]
+    found = f"{src.count} bands without names"
+    if any(described):
+        names = [name or f"(band {i + 1})" for i, name in enumerate(described)]
+        found = f"{src.count} bands: {', '.join(names)}"
+    expected = f"{len(bands)} bands: {', '.join(map(str, bands))}"
+    if any(isinstance(band, str) for band in bands) and not any(described):
+        if all(isinstance(band, str) for band in bands) and len(bands) == src.count:
+            return list(range(1, src.count + 1))
+        raise DataError(
+            f"{src.name}: its bands have no names",
+            expected=expected,
+            found=found,
+            remedy="give 1-based indexes in metainfo['bands'], or name the bands of the file",
+        )
+    folded = [name.casefold() for name in described]
+    indexes = []
+    for band in bands:
+        if isinstance(band, str):
+            matches = [i + 1 for i, name in enumerate(folded) if name == band.casefold()]
+            if len(matches) != 1:
+                raise DataError(
+                    f"{src.name}: {'no' if not matches else 'more than one'} band named {band!r}",
+                    expected=expected,
+                    found=found,
+                    remedy="correct metainfo['bands'] or the band descriptions of the file",
+                )
+            indexes.append(matches[0])
+        else:
+            if not 1 <= int(band) <= src.count:
+                raise DataError(
+                    f"{src.name}: no band {band}",
+                    expected=expected,
+                    found=found,
+                    remedy="correct metainfo['bands'] (indexes are 1-based)",
+                )
+            indexes.append(int(band))
+    return indexes
+
+
+def parse_nodata(nodata: float | str | None) -> float | None:
+    """Read ``metainfo['nodata']``.
+
+    Args:
+        nodata: A number, ``'nan'``, or None for the file's own tag.
+
+    Returns:
+        The number (possibly NaN), or None.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
+    if nodata is None:
+        return None
+    try:
+        return float(nodata)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"metainfo['nodata']={nodata!r}",
+            expected="a number, 'nan', or None for the file's own nodata tag",
+            found=nodata,
+            remedy="correct metainfo['nodata']",
+        ) from error
+
+
+def valid_values(image: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Tell where all bands hold a value.
+
+    Args:
+        image: (C, H, W) native values.
+        nodata: Value that means no data (NaN always does); None for none.
+
+    Returns:
+        (H, W) bool.
+    """
+    valid = np.ones(image.shape[1:], dtype=bool)
+    if image.dtype.kind == "f":
+        valid &= ~np.isnan(image).any(axis=0)
+    if nodata is not None and not np.isnan(nodata):
+        valid &= (image != nodata).all(axis=0)
+    return valid
+
+
+def read_valid(
+    src: DatasetReader,
+    indexes: Sequence[int],
+    image: np.ndarray,
+    window: Window | None = None,
+    nodata: float | None = None,
+) -> np.ndarray:
+    """Tell where all bands of a window hold data.
+
+    Args:
+        src: Open raster.
+        indexes: 1-based bands that were read.
+        image: (C, H, W) values of these bands in the window.
+        window: The window; None for the whole raster.
+        nodata: Value that replaces the file's own tag, mask or alpha band; None to follow the file.
+
+    Returns:
+        (H, W) bool. NaN is never valid.
+    """
+    valid = valid_values(image, nodata)
+    if nodata is None:
+        valid &= (src.read_masks(list(indexes), window=window) > 0).all(axis=0)
+    return valid
+
+
+def _per_band(name: str, value: Any, num_bands: int, default: float) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(default if value is None else value, dtype=np.float64))
+    if array.ndim != 1 or array.size not in (1, num_bands):
+        raise ConfigError(
+            f"metainfo[{name!r}] does not fit the image",
+            expected=f"one number, or one for each of the {num_bands} bands",
+            found=f"{array.size} numbers",
+            remedy=f"correct {name!r} or 'bands' of the dataset meta",
+        )
+    return np.broadcast_to(array, (num_bands,))
+
+
+def to_model_units(
+    image: np.ndarray, valid: np.ndarray | None, metainfo: Mapping[str, Any]
+) -> np.ndarray:
+    """Convert native values to the units the model is trained in.
+
+    ``value * scale + offset`` for each band; pixels that are not valid get the band's ``mean``, so
+    that they are zero once the model's preprocessor has normalised them (0 where no mean is known).
+
+    Args:
+        image: (C, H, W) or (B, C, H, W) native values.
+        valid: (H, W) or (B, H, W), nonzero where valid; None where every pixel is.
+        metainfo: Dataset meta with, optionally, ``scale``, ``offset`` and ``mean`` (numbers or one
+            per band; ``mean`` in model units).
+
+    Returns:
+        float32 array of the shape of ``image``.
+
+    Raises:
+        ConfigError: If a list in ``metainfo`` does not have one number per band.
+    """
+    num_bands = image.shape[-3]
+    shape = (num_bands, 1, 1)
+    scale = _per_band("scale", metainfo.get("scale"), num_bands, 1.0).reshape(shape)
+    offset = _per_band("offset", metainfo.get("offset"), num_bands, 0.0).reshape(shape)
+    fill = _per_band("mean", metainfo.get("mean"), num_bands, 0.0).reshape(shape)
+    # float32 holds every 8- and 16-bit integer; wider types lose nothing on the way in float64.
+    work = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
+    values = image.astype(work)
+    if np.any(scale != 1):
+        values *= scale.astype(work)
+    if np.any(offset != 0):
+        values += offset.astype(work)
+    values = values.astype(np.float32, copy=False)
+    if valid is not None:
+        missing = np.expand_dims(np.asarray(valid) == 0, -3)
+        if missing.any():
+            values = np.where(missing, fill.astype(np.float32), values)
+    return values
