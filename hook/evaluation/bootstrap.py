@@ -1,0 +1,113 @@
+"""Is one model better than another, or were the test images lucky? Paired bootstrap over images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from hook.errors import DataError
+
+
+class Comparison(NamedTuple):
+    """Difference of two models on the same images, in percentage points.
+
+    Attributes:
+        first: Score of the first model in percent.
+        second: Score of the second model in percent.
+        difference: First minus second.
+        low: Lower end of the confidence interval of the difference.
+        high: Upper end.
+        standard_error: Standard error of the difference.
+    """
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    standard_error: float
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean intersection over union of a (K, K) confusion matrix in percent, absent classes out."""
+    hit = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return 100 * float(np.mean(hit[union > 0] / union[union > 0]))
+
+
+def class_iou(index: int) -> Callable[[np.ndarray], float]:
+    """Give the function that computes one class's intersection over union in percent."""
+
+    def iou(confusion: np.ndarray) -> float:
+        hit = confusion[index, index]
+        return 100 * float(hit / (confusion[index].sum() + confusion[:, index].sum() - hit))
+
+    return iou
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Share of correct answers of a (K, K) confusion matrix in percent."""
+    return 100 * float(np.trace(confusion) / confusion.sum())
+
+
+def paired_bootstrap(
+    first: np.ndarray,
+    second: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    n_resamples: int = 9999,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models on the same images, drawn anew with replacement.
+
+    The score of a model is the mean over its seeds of the score of the summed confusion matrices,
+    so runs of both methods may differ in number.
+
+    Args:
+        first: (S, I, K, K) confusion matrix of every seed and image of the first model.
+        second: (T, I, K, K), the same images in the same order.
+        score: Maps a (K, K) confusion matrix to percent.
+        n_resamples: Number of resamples.
+        confidence: Level of the percentile interval.
+        seed: Seed of the resampling.
+
+    Raises:
+        DataError: The models were tested on different images, or on fewer than two.
+
+    Reference:
+        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters 8 and 13.
+    """
+    if first.shape[1:] != second.shape[1:] or first.shape[1] < 2:
+        raise DataError(
+            "the two models cannot be compared image by image",
+            expected="the same images, two or more, and the same classes",
+            found=f"{first.shape[1]} and {second.shape[1]} images, "
+            f"{first.shape[-1]} and {second.shape[-1]} classes",
+        )
+
+    def mean_score(matrices: np.ndarray, images: np.ndarray) -> float:
+        return float(np.mean([score(seed[images].sum(axis=0)) for seed in matrices]))
+
+    def difference(images: np.ndarray) -> float:
+        images = images.astype(np.int64)
+        return mean_score(first, images) - mean_score(second, images)
+
+    everything = np.arange(first.shape[1])
+    result = bootstrap(
+        (everything,),
+        difference,
+        n_resamples=n_resamples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    )
+    return Comparison(
+        mean_score(first, everything),
+        mean_score(second, everything),
+        difference(everything),
+        float(result.confidence_interval.low),
+        float(result.confidence_interval.high),
+        float(result.standard_error),
+    )

@@ -1,0 +1,70 @@
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import rasterio
+
+
+def run(repo, *args):
+    return subprocess.run(
+        [sys.executable, repo / "tools/analysis_tools/paired_bootstrap.py", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def write_csv(path, predicted, truth="truth"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", truth, "score_a", "score_b"])
+        for i, name in enumerate(predicted):
+            writer.writerow([f"{i}.jpg", name, "a", 0.5, 0.5])
+
+
+def write_mask(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = dict(driver="GTiff", height=4, width=4, count=1, dtype="uint8", nodata=255)
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(array, 1)
+
+
+def test_classification(repo, tmp_path):
+    write_csv(tmp_path / "good0/predictions.csv", "aaaaaaab")
+    write_csv(tmp_path / "good1/predictions.csv", "aaaaaabb")
+    write_csv(tmp_path / "poor/predictions.csv", "aaaabbbb")
+    result = run(
+        repo, "--first", tmp_path / "good0", tmp_path / "good1",
+        "--second", tmp_path / "poor/predictions.csv", "--resamples", 200,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "8 images, 2 and 1 seeds" in result.stdout
+    assert "81.25 against 50.00, difference +31.25" in result.stdout
+
+
+def test_segmentation(repo, tmp_path):
+    truth = np.zeros((4, 4), dtype=np.uint8)
+    truth[:2] = 1
+    truth[3] = 255
+    half = np.ones((4, 4), dtype=np.uint8)
+    for i in range(3):
+        write_mask(tmp_path / f"truth/{i}.tif", truth)
+        write_mask(tmp_path / f"right/{i}.tif", np.where(truth == 255, 0, truth))
+        write_mask(tmp_path / f"wrong/{i}.tif", half)
+    result = run(
+        repo, "--first", tmp_path / "right", "--second", tmp_path / "wrong",
+        "--truth", tmp_path / "truth", "--classes", "land", "house", "--resamples", 50,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "mIoU: 100.00 against 33.33" in result.stdout
+    assert "IoU of house: 100.00 against 66.67" in result.stdout
+
+
+def test_predictions_without_truth_are_refused(repo, tmp_path):
+    write_csv(tmp_path / "a.csv", "ab", truth="other")
+    result = run(repo, "--first", tmp_path / "a.csv", "--second", tmp_path / "a.csv")
+    assert result.returncode == 1
+    assert "expected: columns file, class, truth" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,144 @@
+r"""Compare two models on the same test images by a paired bootstrap over the images.
+
+Each side names one or more outputs of ``tools/test.py --out``, one per seed. Classification: the
+``predictions.csv`` files with their column ``truth``, or the folders that hold them. Segmentation:
+folders of predicted masks, with ``--truth`` the folder of the true ones.
+
+    python tools/analysis_tools/paired_bootstrap.py \
+        --first hook_seed0 hook_seed1 hook_seed2 --second patch_seed0 patch_seed1 patch_seed2
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from hook.errors import DataError, reports_errors
+from hook.evaluation.bootstrap import accuracy, class_iou, mean_iou, paired_bootstrap
+
+RASTERS = (".tif", ".tiff", ".png")
+
+
+def read_classification(path: Path) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """Give the class names, and truth and prediction by file."""
+    path = path / "predictions.csv" if path.is_dir() else path
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read", found=error.strerror) from None
+    if not rows or not {"file", "class", "truth"} <= rows[0].keys():
+        raise DataError(
+            f"{path} holds no predictions with their truth",
+            expected="columns file, class, truth, score_<class>...",
+            found=list(rows[0]) if rows else "no row",
+            remedy="write it with tools/test.py --out on a labelled data set",
+        )
+    classes = [key.removeprefix("score_") for key in rows[0] if key.startswith("score_")]
+    return classes, {row["file"]: (row["truth"], row["class"]) for row in rows}
+
+
+def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np.ndarray]:
+    """Give the classes, the files, and (S, I, K, K) matrices with a single one each."""
+    classes, files, matrices = [], [], []
+    for path in paths:
+        names, answers = read_classification(path)
+        if classes and (names != classes or sorted(answers) != files):
+            raise DataError(
+                f"{path} lists other files or classes than {paths[0]}",
+                remedy="compare runs on the same test images",
+            )
+        classes, files = names, sorted(answers)
+        index = {name: i for i, name in enumerate(classes)}
+        seed = np.zeros((len(files), len(classes), len(classes)), dtype=np.int64)
+        for i, file in enumerate(files):
+            truth, predicted = answers[file]
+            seed[i, index[truth], index[predicted]] = 1
+        matrices.append(seed)
+    return classes, files, np.stack(matrices)
+
+
+def read_mask(path: Path) -> tuple[np.ndarray, float | None]:
+    """Read the only band of a mask, and its nodata value."""
+    try:
+        with rasterio.open(path) as source:
+            return source.read(1), source.nodata
+    except rasterio.errors.RasterioError as error:
+        raise DataError(f"{path} cannot be read", found=str(error)) from None
+
+
+def segmentation_matrices(
+    folders: list[Path], truth: Path, num_classes: int, ignore_index: int
+) -> tuple[list[str], np.ndarray]:
+    """Give the files, and (S, I, K, K) matrices of pixels."""
+    masks = {path.stem: path for path in truth.rglob("*") if path.suffix.lower() in RASTERS}
+    files: list[str] = []
+    matrices = []
+    for folder in folders:
+        predicted = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in RASTERS}
+        if not predicted or set(predicted) - set(masks) or (files and sorted(predicted) != files):
+            raise DataError(
+                f"the masks in {folder} do not pair with the truth or with {folders[0]}",
+                expected=f"files named as in {truth}",
+                found=sorted(set(predicted) - set(masks))[:3] or f"{len(predicted)} masks",
+            )
+        files = sorted(predicted)
+        seed = np.zeros((len(files), num_classes, num_classes), dtype=np.int64)
+        for i, name in enumerate(files):
+            label, _ = read_mask(masks[name])
+            answer, nodata = read_mask(predicted[name])
+            counts = (label != ignore_index) & (answer != (-1 if nodata is None else nodata))
+            if label.shape != answer.shape or max(label[counts].max(), answer[counts].max()) >= (
+                num_classes
+            ):
+                raise DataError(
+                    f"{predicted[name]} does not fit {masks[name]}",
+                    expected=f"{label.shape}, classes below {num_classes}",
+                    found=f"{answer.shape}, classes up to {answer[counts].max()}",
+                )
+            pairs = label[counts].astype(np.int64) * num_classes + answer[counts]
+            seed[i] = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+        matrices.append(seed)
+    return files, np.stack(matrices)
+
+
+@reports_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--first", nargs="+", type=Path, required=True, help="outputs, one a seed")
+    parser.add_argument("--second", nargs="+", type=Path, required=True, help="outputs to compare")
+    parser.add_argument("--truth", type=Path, help="folder of true masks (segmentation)")
+    parser.add_argument("--classes", nargs="+", help="class names (segmentation)")
+    parser.add_argument("--ignore-index", type=int, default=255, help="label that does not count")
+    parser.add_argument("--resamples", type=int, default=9999, help="number of resamples")
+    args = parser.parse_args()
+    if args.truth is None:
+        _, files, first = classification_matrices(args.first)
+        _, others, second = classification_matrices(args.second)
+        scores = {"top-1 accuracy": accuracy}
+    else:
+        if not args.classes:
+            parser.error("--truth needs --classes")
+        count = len(args.classes)
+        files, first = segmentation_matrices(args.first, args.truth, count, args.ignore_index)
+        others, second = segmentation_matrices(args.second, args.truth, count, args.ignore_index)
+        scores = {"mIoU": mean_iou}
+        scores |= {f"IoU of {name}": class_iou(i) for i, name in enumerate(args.classes)}
+    if files != others:
+        raise DataError("the two sides were tested on different images")
+    print(f"{len(files)} images, {len(first)} and {len(second)} seeds, 95 % percentile interval")
+    for name, score in scores.items():
+        result = paired_bootstrap(first, second, score, args.resamples)
+        print(
+            f"{name}: {result.first:.2f} against {result.second:.2f}, difference "
+            f"{result.difference:+.2f} points, interval [{result.low:+.2f}, {result.high:+.2f}], "
+            f"standard error {result.standard_error:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
