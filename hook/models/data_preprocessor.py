@@ -23,7 +23,11 @@ def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
             remedy="compute them with tools/dataset_tools/statistics.py",
         )
     if min(std) <= 0:
-        raise ConfigError("model.data_preprocessor.std must be positive", found=f"std={list(std)}")
+        raise ConfigError(
+            "model.data_preprocessor.std must be positive",
+            found=f"std={list(std)}",
+            remedy="leave a constant band out, or set its std to 1",
+        )
     return (
         torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1),
         torch.tensor(std, dtype=torch.float32).view(-1, 1, 1),

@@ -1,0 +1,36 @@
+import pytest
+from mmengine import registry as mmengine_registry
+
+from hook import registry
+
+NAMES = {
+    "MODELS": ["TokenViT", "TokenClassifier", "LinearClsHead", "TokenPyramid",
+               "SegFormerStyleHead", "CrossEntropyLoss", "DiceLoss", "FocalLoss",
+               "SegDataPreProcessor", "ClsDataPreProcessor"],
+    "DATASETS": ["TorchGeoClassification", "TorchGeoSegmentation", "GeoTIFFFolder"],
+    "DATA_SAMPLERS": ["RandomGeoSampler"],
+    "TRANSFORMS": ["ScaleBands", "Albumentations", "PackSegSample", "PackClsSample"],
+    "METRICS": ["Accuracy", "IoUMetric"],
+    "HOOKS": ["TokenVisualizationHook", "DatasetCheckHook"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(NAMES))
+def test_names_are_found_from_mmengines_root(kind):
+    root = getattr(mmengine_registry, kind)
+    for name in NAMES[kind]:
+        found = root.get(f"hook.{name}")
+        assert found is not None, name
+        assert found.__module__.startswith("hook.")
+
+
+def test_tokenizers():
+    assert registry.TOKENIZERS.get("hook.HookTokenizer") is not None
+    assert registry.TOKENIZERS.get("PatchEmbedTokenizer") is not None
+
+
+def test_every_registry_is_a_child_of_mmengines():
+    for name, value in vars(registry).items():
+        if isinstance(value, mmengine_registry.Registry) and name != "TOKENIZERS":
+            assert value.parent is getattr(mmengine_registry, name)
+            assert value.scope == "hook"
