@@ -138,11 +138,11 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         or "weights only" in text.lower()
     )
     damaged = size == 0 or isinstance(error, EOFError) or _is_broken_zip(path)
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, PermissionError):
         return CheckpointError(
             f"checkpoint {path} cannot be read",
             found=error.strerror,
-            remedy="check the file's permissions and the disk",
+            remedy="check the file's permissions",
         )
     if unsafe and not damaged and asked:
         return CheckpointError(

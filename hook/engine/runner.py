@@ -1,6 +1,7 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: reading configs and setting up a run."""
 
 import argparse
+import contextlib
 import difflib
 import functools
 import importlib.metadata
@@ -40,6 +41,13 @@ _RUNNER_KEYS = frozenset(
     "find_unused_parameters custom_imports activation_checkpointing cfg compile".split()
 )
 
+# The names under which OpenMMLab's packages are published, the maintained fork's last.
+_DISTRIBUTIONS = {
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+    "mmpretrain": ("mmpretrain", "onedl-mmpretrain"),
+}
+
 
 # ---------------------------------------------------------------------------------- set-up
 def setup_environment() -> None:
@@ -58,10 +66,10 @@ def _map_installed_packages() -> None:
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
-    installed = importlib.metadata.packages_distributions()
-    for module in ("mmseg", "mmdet", "mmpretrain"):
-        if names := installed.get(module):
-            MODULE2PACKAGE[module] = names[0]
+    for module, names in _DISTRIBUTIONS.items():
+        for name in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                MODULE2PACKAGE[module] = importlib.metadata.distribution(name).name
 
 
 def setup_distributed(cfg: Config) -> None:
@@ -360,10 +368,12 @@ def config_errors(section: str):
             remedy="check the paths in the config, or overwrite them with --cfg-options",
         ) from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
-        text = str(error.args[0]) if error.args else type(error).__name__
+        text = str(error.args[0]) if error.args else ""
+        # Of MMEngine's message on an unknown type the first sentence says it all.
+        reason = text.partition(". Please check")[0].partition("\n")[0]
         raise ConfigError(
             f"{section} of the config cannot be built",
-            found=f"{type(error).__name__}: {text.splitlines()[0] if text else text}",
+            found=f"{type(error).__name__}: {reason}",
             remedy="correct this part of the config; tools/misc/print_config.py prints it whole",
         ) from error
 

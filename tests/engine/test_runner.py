@@ -1,0 +1,201 @@
+"""Reading configs and options: what is wrong is said with file, expectation and remedy."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from hook.engine.runner import (
+    _first_slurm_host,
+    config_errors,
+    load_config,
+    set_amp,
+    set_auto_scale_lr,
+    set_output,
+    set_resume,
+    set_work_dir,
+    setup_distributed,
+    unwrap_worker_error,
+)
+from hook.errors import CheckpointError, ConfigError, DataError
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model = dict(type='X'", "SyntaxError"),
+        ("model = dict(type=undefined)", "NameError"),
+        ("_base_ = ['missing.py']\nmodel = dict(type='X')", "missing.py"),
+        ("model = dict(type='X', depth=1 / 0)", "ZeroDivisionError"),
+        ("lr = 1", "describes no model"),
+        ("model = dict(type='X')\ntrain_dataloder = dict()", "train_dataloder"),
+        ("model = dict(type='X')\noptim_wraper = dict()", "optim_wrapper"),
+    ],
+)
+def test_broken_configs(tmp_path, text, says):
+    path = _write(tmp_path / "broken.py", text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_variables_of_a_config_are_not_mistaken_for_typos(tmp_path):
+    text = "model = dict(type='X')\ndata_root = '.'\nnorm_cfg = 1\ntta_pipeline = []\ncrop_size = 2"
+    assert load_config(_write(tmp_path / "good.py", text)).crop_size == 2
+
+
+def test_missing_config_and_wrong_ending(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "none.py")
+    with pytest.raises(ConfigError, match="unknown ending"):
+        load_config(_write(tmp_path / "weights.pth", ""))
+
+
+def test_cfg_options(tmp_path):
+    path = _write(tmp_path / "c.py", "model = dict(type='X', depth=1)\nsteps = [1, 2]")
+    assert load_config(path, {"model.depth": 3}).model.depth == 3
+    with pytest.raises(ConfigError, match="--cfg-options"):
+        load_config(path, {"steps.7": 3})
+
+
+def test_work_dir_comes_from_option_config_or_name(tmp_path):
+    cfg = Config({"work_dir": "from_config"})
+    set_work_dir(cfg, "a/b/name.py", "given")
+    assert cfg.work_dir == "given"
+    cfg = Config({"work_dir": "from_config"})
+    set_work_dir(cfg, "a/b/name.py", None)
+    assert cfg.work_dir == "from_config"
+    cfg = Config({})
+    set_work_dir(cfg, "a/b/name.py", None)
+    assert cfg.work_dir == "work_dirs/name"
+
+
+def _optim(kind, **more):
+    return Config({"optim_wrapper": dict(type=kind, optimizer=dict(type="SGD", lr=0.1), **more)})
+
+
+def test_amp_without_a_gpu(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = _optim("AmpOptimWrapper", loss_scale="dynamic")
+    set_amp(cfg, asked=False)
+    assert cfg.optim_wrapper.type == "OptimWrapper"
+    assert "loss_scale" not in cfg.optim_wrapper
+    cfg = _optim("OptimWrapper")
+    set_amp(cfg, asked=False)
+    assert cfg.optim_wrapper.type == "OptimWrapper"
+    set_amp(cfg, asked=True)
+    assert cfg.optim_wrapper.type == "CPUAmpOptimWrapper"
+    model = torch.nn.Linear(4, 2)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    with wrapper.optim_context(model):
+        loss = model(torch.ones(1, 4)).sum()
+    assert loss.dtype == torch.bfloat16
+    before = model.weight.detach().clone()
+    wrapper.update_params(loss)
+    assert torch.allclose(model.weight, before - 0.1)  # the gradient of the sum is one
+    assert model.weight.dtype == torch.float32
+
+
+def test_amp_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = _optim("OptimWrapper")
+    set_amp(cfg, asked=True)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+    assert cfg.optim_wrapper.loss_scale == "dynamic"
+    with pytest.raises(ConfigError, match="--amp"):
+        set_amp(_optim("ApexOptimWrapper"), asked=True)
+
+
+def test_auto_scale_lr():
+    cfg = Config({"auto_scale_lr": dict(enable=False, base_batch_size=8)})
+    set_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable
+    with pytest.raises(ConfigError, match="base_batch_size"):
+        set_auto_scale_lr(Config({}))
+
+
+def test_resume(tmp_path, caplog):
+    cfg = Config({"work_dir": str(tmp_path)})
+    set_resume(cfg, None)
+    assert not cfg.get("resume")
+    set_resume(cfg, "auto")
+    assert cfg.resume is False
+    with pytest.raises(CheckpointError, match="does not exist"):
+        set_resume(cfg, str(tmp_path / "epoch_1.pth"))
+    torch.save({"state_dict": {"w": torch.zeros(1)}}, tmp_path / "epoch_1.pth")
+    set_resume(cfg, "auto")
+    assert cfg.resume
+    assert cfg.load_from == str(tmp_path / "epoch_1.pth")
+
+
+def test_output_needs_a_metric_that_writes(tmp_path):
+    cfg = Config({"test_evaluator": [dict(type="mmseg.IoUMetric"), dict(type="Other")]})
+    set_output(cfg, tmp_path / "out")
+    assert cfg.test_evaluator[0] == dict(type="hook.IoUMetric", output_dir=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="Other"):
+        set_output(Config({"test_evaluator": dict(type="Other")}), tmp_path / "x")
+    with pytest.raises(ConfigError, match="is a file"):
+        set_output(cfg, _write(tmp_path / "f", ""))
+
+
+def test_config_errors_keep_ours_and_convert_theirs():
+    with pytest.raises(DataError, match="mine"), config_errors("part"):
+        raise DataError("mine")
+    with pytest.raises(ConfigError, match="part of the config") as caught, config_errors("part"):
+        raise KeyError("X is not in the hook::model registry. Please check whether ... https://x")
+    assert "https" not in str(caught.value)
+    with pytest.raises(DataError, match="missing"), config_errors("part"):
+        raise FileNotFoundError("a.tif")
+    with pytest.raises(ZeroDivisionError), config_errors("part"):  # a defect stays one
+        raise ZeroDivisionError
+
+
+class _Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("a.tif is bad", expected="3 bands", found="4 bands")
+
+
+def test_errors_of_workers_arrive_without_a_traceback():
+    loader = torch.utils.data.DataLoader(_Broken(), num_workers=1)
+    with pytest.raises(DataError) as caught:
+        next(iter(loader))
+    assert "Traceback" in str(caught.value)  # PyTorch's copy
+    plain = unwrap_worker_error(caught.value)
+    assert str(plain) == "a.tif is bad\n  expected: 3 bands\n  found: 4 bands"
+    own = DataError("of this process")
+    assert unwrap_worker_error(own) is own
+
+
+def test_slurm_hosts():
+    assert _first_slurm_host("node[03-05,09]") == "node03"
+    assert _first_slurm_host("a1,b[2-3]") == "a1"
+    assert _first_slurm_host("login") == "login"
+    assert _first_slurm_host("n[7]") == "n7"
+
+
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+def test_a_launcher_that_did_not_start_the_process_is_named(launcher, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=f"--launcher {launcher}"):
+        setup_distributed(Config({"launcher": launcher}))
+
+
+def test_mmseg_is_found_under_the_name_it_is_installed_by():
+    import importlib.metadata
+
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    from hook.engine.runner import setup_environment
+
+    setup_environment()
+    assert importlib.metadata.version(MODULE2PACKAGE["mmseg"])

@@ -1,0 +1,45 @@
+"""What the hook shows of one sample; whole runs are in tests/tools/test_train.py."""
+
+import numpy as np
+import torch
+from mmengine.structures import PixelData
+
+from hook.apis.inference import load_model
+from hook.engine.token_visualization_hook import draw_sample, token_map_of
+from hook.structures import ClsDataSample
+from hook.tokenizers import token_map
+
+
+def test_token_map_is_that_of_the_preprocessed_image(cls_run):
+    model = load_model(*cls_run)
+    image = torch.rand(3, 16, 16)
+    model.train()
+    found = token_map_of(model, image)
+    assert model.training  # left as it was
+    model.eval()
+    with torch.no_grad():
+        expected = token_map(model.backbone.tokenizer((image[None] - 0.5) / 0.3).assignment)[0]
+    assert np.array_equal(found, expected.numpy())
+    assert token_map_of(torch.nn.Linear(1, 1), image) is None
+
+
+def test_segmentation_panels():
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(
+        pred_sem_seg=PixelData(data=torch.zeros(1, 16, 16, dtype=torch.int64)),
+        gt_sem_seg=PixelData(data=torch.ones(1, 16, 16, dtype=torch.int64)),
+        valid_mask=PixelData(data=torch.ones(1, 16, 16, dtype=torch.uint8)),
+    )
+    meta = {"classes": ("a", "b"), "palette": [[10, 20, 30], [200, 100, 50]]}
+    picture = draw_sample(torch.rand(4, 16, 16), sample, meta, np.zeros((4, 4), int))
+    left, right = np.split(picture, [picture.shape[1] // 2], axis=1)
+    # Truth left of the middle, prediction right of it; the legend has both colours.
+    assert (left == (200, 100, 50)).all(axis=2).sum() > 5000
+    assert (right == (10, 20, 30)).all(axis=2).sum() > 5000
+
+
+def test_classification_without_truth_or_tokens():
+    sample = ClsDataSample(pred_label=1, pred_score=torch.tensor([0.2, 0.8]))
+    picture = draw_sample(torch.rand(3, 16, 16), sample, {"classes": ("a", "b")}, None)
+    assert picture.std() > 0

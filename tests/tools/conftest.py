@@ -1,0 +1,133 @@
+"""Tiny data, configs and checkpoints, see ``tests/data/tiny_runs.py``."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_NAME, _PATH = "tiny_runs", Path(__file__).resolve().parents[1] / "data" / "tiny_runs.py"
+
+
+def _load():
+    if _NAME not in sys.modules:
+        spec = importlib.util.spec_from_file_location(_NAME, _PATH)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[_NAME] = module
+        spec.loader.exec_module(module)
+    return sys.modules[_NAME]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The generator module."""
+    return _load()
+
+
+@pytest.fixture(scope="session")
+def cls_run(tiny, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a tiny classifier."""
+    folder = tmp_path_factory.mktemp("cls")
+    config = tiny.write_cls_config(folder / "tiny_cls.py")
+    return config, tiny.write_checkpoint(config, folder / "cls.pth")
+
+
+@pytest.fixture(scope="session")
+def scenes(tiny, tmp_path_factory) -> Path:
+    """A folder with three scenes and their masks."""
+    return tiny.write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def seg_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a tiny segmentation of these scenes."""
+    folder = tmp_path_factory.mktemp("seg")
+    config = tiny.write_seg_config(folder / "tiny_seg.py", scenes)
+    return config, tiny.write_checkpoint(config, folder / "seg.pth")
+
+
+class Tools:
+    """Runs commands of the repository as a user does, each in a process of its own."""
+
+    def __init__(self, repo: Path, tiny) -> None:
+        self.repo, self.tiny = repo, tiny
+
+    def _environment(self) -> dict[str, str]:
+        paths = [str(self.repo), str(_PATH.parent)]
+        return os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+        }
+
+    def run(self, *command, check: bool = True, timeout: int = 180) -> subprocess.CompletedProcess:
+        """Run ``python tools/...`` or a ``tools/*.sh`` script."""
+        command = [str(part) for part in command]
+        start = ["bash"] if command[0].endswith(".sh") else [sys.executable]
+        done = subprocess.run(
+            [*start, *command],
+            cwd=self.repo,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    def run_pair(self, script: str, *arguments) -> subprocess.CompletedProcess:
+        """Run a ``tools/dist_*.sh`` script with two processes on a free port."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ["PORT"] = str(port)
+        try:
+            return self.run(script, *arguments)
+        finally:
+            del os.environ["PORT"]
+
+
+@pytest.fixture(scope="session")
+def tools(repo, tiny) -> Tools:
+    """Commands of the repository."""
+    return Tools(repo, tiny)
+
+
+@pytest.fixture(scope="session")
+def load_tool(repo):
+    """Import a tool as a module, for tests of its functions and of ``main`` in this process."""
+
+    def load(path: str):
+        name = "tool_" + Path(path).stem
+        spec = importlib.util.spec_from_file_location(name, repo / "tools" / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def trained(tools, tiny, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and work dir of a short classification run of four epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny.write_cls_config(folder / "tiny_cls.py")
+    tools.run("tools/train.py", config, "--work-dir", folder / "run")
+    return config, folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tested(tools, trained, tmp_path_factory) -> Path:
+    """What ``tools/test.py --out`` wrote for that run in one process."""
+    folder = tmp_path_factory.mktemp("tested")
+    config, work_dir = trained
+    checkpoint = work_dir / "epoch_4.pth"
+    out = folder / "out"
+    tools.run("tools/test.py", config, checkpoint, "--work-dir", folder / "run", "--out", out)
+    return out
