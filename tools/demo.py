@@ -733,6 +733,16 @@ def _load_stack() -> None:
         import mmseg.models  # noqa: F401
 
 
+def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:
+    """Exit status and last lines for the bars that were missed."""
+    if not missed:
+        return 0, [
+            f"passed: {LEAD:g} points above the majority class, not below the nearest centroid"
+        ]
+    word = "failed" if required else "warning"
+    return int(required), [f"{word}: {sentence}" for sentence in missed]
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     from mmengine.config import DictAction
 
@@ -874,13 +884,10 @@ def main(argv: list[str] | None = None) -> int:
     for file in ("overview.png", "map.tif", "regions.gpkg", "metrics.json", "checkpoint.pth"):
         say(f"      {out / file}")
     say(f"      {time.monotonic() - begun:.0f} s in all")
-    if missed:
-        verdict = "failed" if embedded or args.strict else "warning"
-        for sentence in missed:
-            say(f"{verdict}: {sentence}")
-        return 1 if verdict == "failed" else 0
-    say(f"passed: {LEAD:g} points above the majority class, not below the nearest centroid")
-    return 0
+    status, lines = verdict(missed, required=embedded or args.strict)
+    for line in lines:
+        say(line)
+    return status
 
 
 if __name__ == "__main__":

@@ -88,13 +88,17 @@ model = dict(
         dropout_ratio=0.1,
         num_classes=5,
         align_corners=False,
-        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, avg_non_ignore=True),
+        loss_decode=dict(
+            type="hook.CrossEntropyLoss",
+            # Inverse square roots of the class frequencies in the training area.
+            class_weight=[0.651, 1.228, 3.078, 2.521, 3.227],
+        ),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode="whole"),
 )
 
-max_iters = 500
+max_iters = 450
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
@@ -111,7 +115,7 @@ param_scheduler = [
         T_max=max_iters - 50,
     ),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=100)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=75)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 
@@ -120,7 +124,7 @@ default_hooks = dict(
     checkpoint=dict(
         type="CheckpointHook",
         by_epoch=False,
-        interval=100,
+        interval=75,
         max_keep_ckpts=2,
         save_best="mIoU",
         rule="greater",
