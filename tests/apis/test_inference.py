@@ -1,0 +1,184 @@
+"""Models from checkpoints, single images to predictions, images to tokens."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+
+from hook.apis import load_model, predict_files, tokenize
+from hook.errors import CheckpointError, ConfigError, DataError
+
+
+def _by_hand(tiny, model, path):
+    """Softmax of a scene's top-left 32 pixels, from rasterio's read and the model alone."""
+    with rasterio.open(path) as source:
+        image = source.read([2, 1]).astype(np.float32)  # red, nir
+        valid = source.dataset_mask() > 0
+    units = np.where(valid, image * np.float32(0.01), np.float32(1.3))[:, :32, :32]
+    inputs = (torch.from_numpy(units)[None] - 1.3) / 0.7
+    size = (32, 32)
+    with torch.no_grad():
+        logits = model.inference(inputs, [dict(ori_shape=size, img_shape=size, pad_shape=size)])
+    return logits.softmax(1)[0].numpy(), valid[:32, :32]
+
+
+@pytest.fixture
+def chip(scenes, tmp_path):
+    """The first scene's top-left 32 x 32 pixels, with its nodata corner, as a file."""
+    with rasterio.open(scenes / "images" / "first.tif") as source:
+        window = rasterio.windows.Window(0, 0, 32, 32)
+        profile = source.profile | {"height": 32, "width": 32}
+        path = tmp_path / "chip.tif"
+        with rasterio.open(path, "w", **profile) as sink:
+            sink.write(source.read(window=window))
+            sink.descriptions = source.descriptions
+    return path
+
+
+def test_load_model(cls_run, seg_run):
+    model = load_model(*cls_run)
+    assert not model.training
+    assert model.dataset_meta["classes"] == ("dark", "light", "noisy")
+    assert model.cfg.model.type == "hook.TokenClassifier"
+    model = load_model(*seg_run)
+    assert not any(module.training for module in model.modules())
+    assert model.dataset_meta["bands"] == ("red", "nir")
+
+
+def test_dataset_meta_falls_back_on_the_config(seg_run, tmp_path):
+    config, checkpoint = seg_run
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content["state_dict"], tmp_path / "bare.pth")
+    model = load_model(config, tmp_path / "bare.pth")
+    assert tuple(model.dataset_meta["classes"]) == ("water", "field", "town")
+    content["meta"]["dataset_meta"]["classes"] = ("a", "b")
+    torch.save(content, tmp_path / "two.pth")
+    with pytest.raises(ConfigError, match="different numbers of classes"):
+        load_model(config, tmp_path / "two.pth")
+
+
+def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
+    model = load_model(*seg_run)
+    expected, valid = _by_hand(tiny, model, chip)
+    (prediction,) = predict_files(model, None, [chip])
+    wanted = np.where(valid, expected.argmax(0), 255)
+    assert (prediction.mask == 255).sum() == 64
+    # Classes may differ where two have the same score up to rounding.
+    top = np.sort(expected, axis=0)
+    clear = ~valid | (top[-1] - top[-2] > 1e-4)
+    assert clear.mean() > 0.9
+    assert np.array_equal(prediction.mask[clear], wanted[clear])
+
+    out = tmp_path / "mask.tif"
+    (written,) = predict_files(*seg_run, [chip], out)
+    assert written.output == str(out)
+    with rasterio.open(out) as result, rasterio.open(chip) as image:
+        assert np.array_equal(result.read(1), prediction.mask)
+        assert (result.crs, result.transform) == (image.crs, image.transform)
+        assert result.nodata == 255
+        assert result.colormap(1)[1] == (0, 200, 0, 255)
+    with pytest.raises(ConfigError, match="exists already"):
+        predict_files(model, None, [chip], out)
+    predict_files(model, None, [chip], out, overwrite=True)
+
+
+def test_classification_of_files_does_not_depend_on_the_batch(cls_run, tmp_path):
+    rng = np.random.default_rng(0)
+    files = []
+    for index in range(5):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(0, 2, (16, 16, 3), dtype=np.uint8)).save(path)
+        files.append(path)
+    model = load_model(*cls_run)
+    single = predict_files(model, None, files, batch_size=1)
+    many = predict_files(model, None, files, tmp_path / "out.csv", batch_size=3)
+    for path, one, other in zip(files, single, many, strict=True):
+        image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float()
+        with torch.no_grad():
+            expected = model((image[None] - 0.5) / 0.3, mode="tensor").softmax(1)[0].numpy()
+        assert one.file == other.file == str(path)
+        assert np.allclose(one.scores, expected, atol=1e-6)
+        assert np.allclose(one.scores, other.scores, atol=1e-6)
+        assert one.label == model.dataset_meta["classes"][expected.argmax()]
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+def test_tta_is_off_again_afterwards(cls_run, tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.png"
+    Image.fromarray(rng.integers(0, 9, (16, 16, 3), dtype=np.uint8)).save(path)
+    model = load_model(*cls_run)
+    plain = predict_files(model, None, [path])[0].scores
+    averaged = predict_files(model, None, [path], tta=True)[0].scores
+    assert not np.allclose(plain, averaged, atol=1e-6)
+    assert np.array_equal(plain, predict_files(model, None, [path])[0].scores)
+
+
+def test_bad_input(cls_run, seg_run, chip, tmp_path):
+    model = load_model(*seg_run)
+    with pytest.raises(DataError, match="none.tif does not exist"):
+        predict_files(model, None, [tmp_path / "none.tif"])
+    (tmp_path / "text.tif").write_text("no image")
+    with pytest.raises(DataError, match="text.tif cannot be read"):
+        predict_files(model, None, [tmp_path / "text.tif"])
+    Image.new("RGB", (32, 32)).save(tmp_path / "three.png")
+    with pytest.raises(DataError, match=r"three\.png") as caught:
+        predict_files(model, None, [tmp_path / "three.png"])
+    assert "red, nir" in str(caught.value)
+    Image.new("RGB", (20, 16)).save(tmp_path / "wide.png")
+    with pytest.raises(DataError, match="does not fit the model") as caught:
+        predict_files(*cls_run, [tmp_path / "wide.png"])
+    assert "16 x 20" in str(caught.value)
+    with pytest.raises(ConfigError, match="a folder"):
+        predict_files(model, None, [chip, chip], tmp_path / "one.tif")
+    with pytest.raises(ConfigError, match="is an input"):
+        predict_files(model, None, [chip], chip, overwrite=True)
+    with pytest.raises(ConfigError, match="two images"):
+        other = tmp_path / "other" / chip.name
+        other.parent.mkdir()
+        other.write_bytes(chip.read_bytes())
+        predict_files(model, None, [chip, other], tmp_path / "out")
+    with pytest.raises(ConfigError, match="CSV"):
+        predict_files(*cls_run, [tmp_path / "wide.png"], tmp_path / "out.tif")
+    with pytest.raises(CheckpointError, match="another model"):
+        load_model(seg_run[0], cls_run[1])
+    with pytest.raises(ConfigError, match="without a checkpoint"):
+        predict_files(seg_run[0], None, [chip])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_is_not_there(cls_run, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="device cuda"):
+        load_model(*cls_run, device="cuda")
+
+
+def test_tokenize_a_file_and_an_array(seg_run, chip):
+    model = load_model(*seg_run)
+    output = tokenize(model, chip)
+    assert output.tokens.shape == (1, 4, 16)
+    assert output.assignment.shape == (1, 4, 8, 8)
+    with rasterio.open(chip) as source:
+        image, valid = source.read([2, 1]), source.dataset_mask()
+    from_array = tokenize(model, image, valid)
+    assert torch.allclose(output.tokens, from_array.tokens, atol=1e-6)
+    assert torch.allclose(output.assignment, from_array.assignment, atol=1e-6)
+    with pytest.raises(DataError, match="does not fit"):
+        tokenize(model, image[:, :16])
+
+
+def test_imports_are_light(repo):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, hook.apis, hook.cli;"
+        "print(sorted(m for m in ('torch', 'mmengine', 'rasterio', 'numpy') if m in sys.modules));"
+        "print('map_scene' in dir(hook.apis))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "True"]

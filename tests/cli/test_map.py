@@ -1,0 +1,60 @@
+"""``hook map`` in this process: files, options, exit status."""
+
+import numpy as np
+import pytest
+import rasterio
+
+from hook.cli import main
+
+
+def _run(*argv):
+    main(["map", *map(str, argv)])
+
+
+def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
+    scene = scenes / "images" / "second.tif"
+    out = tmp_path / "map.tif"
+    options = ["--overlap", "8", "--batch-size", "3", "--co", "COMPRESS=LZW", "--nodata", "0"]
+    more = ["--probabilities", tmp_path / "p.tif", "--vectors", tmp_path / "v.gpkg"]
+    _run(*seg_run, scene, out, *options, *more)
+    assert "3536 pixels" in capsys.readouterr().err  # 40 x 90 less the corner of 8 x 8
+    with rasterio.open(out) as result, rasterio.open(scene) as source:
+        assert result.compression.name == "lzw"
+        assert np.array_equal(result.read(1) == result.nodata, source.dataset_mask() == 0)
+    with rasterio.open(tmp_path / "p.tif") as probabilities:
+        assert probabilities.count >= 3
+    assert (tmp_path / "v.gpkg").exists()
+
+    with pytest.raises(SystemExit) as caught:
+        _run(*seg_run, scene, out)
+    assert caught.value.code == 1
+    assert "map.tif" in capsys.readouterr().err
+    _run(*seg_run, scene, out, "--overwrite", "--quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_missing_scene(seg_run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _run(*seg_run, tmp_path / "none.tif", tmp_path / "m.tif")
+    assert caught.value.code == 1
+    assert "none.tif" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--overlap", "-1"],
+        ["--overlap", "1.5"],
+        ["--window", "0"],
+        ["--bidx", "0,1"],
+        ["--bidx", "red"],
+        ["--nodata", "none"],
+        ["--co", "COMPRESS"],
+    ],
+)
+def test_bad_options_exit_with_two(option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _run("c", "k", "in.tif", "out.tif", *option)
+    assert caught.value.code == 2
+    assert option[0] in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Masks as files: scenes from chips, single chips, PNG; names; nothing half-written."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.crs import CRS
+
+from hook.evaluation.prediction_writer import ClassMapFile, PredictionWriter
+
+META = {"classes": ("field", "forest", "town"), "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+WKT = CRS.from_epsg(32633).to_wkt()
+SCENE = rasterio.Affine(10, 0, 600000, 0, -10, 5000000)
+
+
+def _chip(row, col, size, source="/data/scene.tif", whole=(50, 70)):
+    return {
+        "crs": WKT,
+        "transform": tuple(SCENE * rasterio.Affine.translation(col, row))[:6],
+        "width": size,
+        "height": size,
+        "source": source,
+        "window": (row, col, size, size),
+        "scene_transform": tuple(SCENE)[:6],
+        "scene_shape": whole,
+    }
+
+
+def test_chips_become_their_scene(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (50, 70)).astype(np.uint8)
+    valid = np.ones((50, 70), np.uint8)
+    valid[:10, :20] = 0
+    writer = PredictionWriter(tmp_path, META)
+    padded, padded_valid = np.zeros((64, 96), np.uint8), np.zeros((64, 96), np.uint8)
+    padded[:50, :70], padded_valid[:50, :70] = truth, valid
+    parts = []
+    for row in (0, 32):
+        for col in (0, 32, 64):
+            rows, cols = slice(row, row + 32), slice(col, col + 32)
+            mask = {"data": torch.from_numpy(padded_valid[rows, cols])[None]}
+            sample = {"img_path": "x", "geo": _chip(row, col, 32), "valid_mask": mask}
+            parts.append(writer.keep(sample, padded[rows, cols]))
+    assert writer.finish(parts[::-1]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+    with rasterio.open(tmp_path / "scene.tif") as result:
+        assert result.transform == SCENE
+        assert result.crs == CRS.from_epsg(32633)
+        assert result.nodata == 255
+        assert result.colormap(1)[2] == (7, 8, 9, 255)
+        assert result.tags()["classes"] == "field,forest,town"
+        found = result.read(1)
+    assert np.array_equal(found, np.where(valid, truth, 255))
+
+
+def test_a_part_of_a_scene_leaves_the_rest_nodata(tmp_path):
+    writer = PredictionWriter(tmp_path, META)
+    geo = _chip(300, 400, 32, whole=(600, 700))
+    writer.finish([writer.keep({"img_path": "x", "geo": geo}, np.ones((32, 32), int))])
+    with rasterio.open(tmp_path / "scene.tif") as result:
+        found = result.read(1)
+    assert found.shape == (600, 700)
+    assert (found[300:332, 400:432] == 1).all()
+    assert (found == 255).sum() == 600 * 700 - 32 * 32
+
+
+def test_without_a_scene_grid_the_windows_give_it(tmp_path):
+    writer = PredictionWriter(tmp_path, META)
+    parts = []
+    for col in (0, 32):
+        geo = _chip(0, col, 32)
+        del geo["scene_transform"], geo["scene_shape"]
+        parts.append(writer.keep({"img_path": "x", "geo": geo}, np.full((32, 32), col // 32)))
+    writer.finish(parts)
+    with rasterio.open(tmp_path / "scene.tif") as result:
+        assert result.shape == (32, 64)
+        assert result.transform == SCENE
+        assert result.read(1)[0, [0, 40]].tolist() == [0, 1]
+
+
+def test_single_georeferenced_images_and_names_that_clash(tmp_path):
+    writer = PredictionWriter(tmp_path, META)
+    geo = _chip(0, 0, 32, source=None)
+    parts = [
+        writer.keep({"img_path": f"/{folder}/tile.tif", "geo": geo}, np.full((32, 32), value))
+        for value, folder in enumerate(("a", "b"))
+    ]
+    assert writer.finish(parts) == 2
+    for value, name in enumerate(("tile.tif", "b_tile.tif")):
+        with rasterio.open(tmp_path / name) as result:
+            assert (result.read(1) == value).all()
+            assert result.transform == SCENE
+
+
+def test_other_images_become_png(tmp_path):
+    writer = PredictionWriter(tmp_path, META)
+    writer.finish([writer.keep({"img_path": "photo.jpg"}, np.array([[0, 1], [2, 2]]))])
+    image = Image.open(tmp_path / "photo.png")
+    assert np.asarray(image).tolist() == [[0, 1], [2, 2]]
+    assert np.asarray(image.convert("RGB"))[0, 1].tolist() == [4, 5, 6]
+
+
+def test_a_file_that_fails_does_not_appear(tmp_path):
+    target = tmp_path / "map.tif"
+    with (
+        pytest.raises(RuntimeError),
+        ClassMapFile(target, WKT, SCENE, 10, 10, META["classes"]) as sink,
+    ):
+        sink.write(np.zeros((10, 10), np.uint8), 1)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_classes_take_more_bits(tmp_path):
+    classes = tuple(f"c{i}" for i in range(300))
+    writer = PredictionWriter(tmp_path, {"classes": classes})
+    geo = _chip(0, 0, 16, source=None)
+    writer.finish([writer.keep({"img_path": "t.tif", "geo": geo}, np.full((16, 16), 299))])
+    with rasterio.open(tmp_path / "t.tif") as result:
+        assert result.nodata == 65535
+        assert (result.read(1) == 299).all()

@@ -1,0 +1,134 @@
+"""get_flops, benchmark, confusion_matrix and analyze_logs."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hook.errors import DataError
+
+
+def _main(module, monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool", *map(str, arguments)])
+    module.main()
+
+
+# ---------------------------------------------------------------------------------- get_flops
+class _Known(torch.nn.Module):
+    """Products that can be counted on paper."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)])
+
+    def forward(self, x, mode="tensor"):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+        heads = x.unflatten(2, (2, 4)).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+
+def test_flops_against_paper_and_pencil(load_tool):
+    totals, attention = load_tool("analysis_tools/get_flops.py").count(
+        _Known(), torch.zeros(1, 3, 10, 10)
+    )
+    assert totals["conv"] == 100 * 8 * 3 * 9
+    assert totals["layers.0"] == totals["layers.1"] == 100 * 8 * 16
+    assert totals["layers"] == 2 * 100 * 8 * 16  # a list that is never called itself
+    assert attention == 2 * 2 * 100 * 100 * 4  # two products of two heads of width 4
+    assert totals[""] == totals["conv"] + totals["layers"] + attention
+
+
+def test_flops_of_the_papers_baseline(load_tool, repo, monkeypatch, capsys):
+    tool = load_tool("analysis_tools/get_flops.py")
+    config = repo / "configs/_base_/models/patch_embed_vit-b_cls.py"
+    _main(tool, monkeypatch, config, "--depth", "1")
+    text = capsys.readouterr().out
+    line = next(line for line in text.splitlines() if line.startswith("multiply-accumulates"))
+    total, attention = float(line.split()[1]), float(line.split()[3])
+    assert total - attention == pytest.approx(16.9, abs=0.1)  # the paper's count leaves it out
+    assert "parameters: 85.680 M" in text  # 85.7 M in the paper
+    with pytest.raises(SystemExit) as caught:
+        _main(tool, monkeypatch, config, "--shape", "100", "100")
+    assert caught.value.code == 1
+
+
+# ---------------------------------------------------------------------------------- benchmark
+def test_benchmark_compares_two_configs(tools, tiny, tmp_path):
+    for name, depth in (("shallow", 1), ("deep", 6)):
+        tiny.write_cls_config(tmp_path / f"{name}_base.py")
+        (tmp_path / f"{name}.py").write_text(
+            f'_base_ = ["{name}_base.py"]\nmodel = dict(backbone=dict(depth={depth}))\n'
+        )
+    report = tmp_path / "report.json"
+    arguments = ["--mode", "train", "--repeats", "3", "--threads", "1", "--json", report]
+    done = tools.run(
+        "tools/analysis_tools/benchmark.py",
+        tmp_path / "shallow.py",
+        tmp_path / "deep.py",
+        *arguments,
+    )
+    assert "times as fast as B" in done.stdout
+    content = json.loads(report.read_text())
+    low, high = content["speed_a_over_b"]["quartiles"]
+    assert low <= content["speed_a_over_b"]["median"] <= high
+    shallow, deep = content["configs"]
+    for entry in (shallow, deep):
+        assert entry["images_per_second"] == pytest.approx(1 / entry["seconds"])
+        assert entry["peak_memory_bytes"] > 0
+    assert deep["saved_for_backward_bytes"] > shallow["saved_for_backward_bytes"]
+
+
+def test_saved_bytes_are_those_of_the_graph(load_tool):
+    tool = load_tool("analysis_tools/benchmark.py")
+    step = tool.Step.__new__(tool.Step)
+    step.model = torch.nn.Linear(10, 20, bias=False)
+    inputs = torch.randn(5, 10)
+    step.loss = lambda: torch.relu(step.model(inputs)).sum()
+    # The linear layer keeps its input, the rectifier its result; weights are not counted.
+    assert step.saved_bytes() == (5 * 10 + 5 * 20) * 4
+
+
+# ---------------------------------------------------------------------------------- pictures
+def test_confusion_matrix_picture(load_tool, tested, tmp_path, monkeypatch, capsys):
+    tool = load_tool("analysis_tools/confusion_matrix.py")
+    counts = np.array([[6, 2], [0, 0]])
+    assert tool.normalize(counts, "true")[0].tolist() == [0.75, 0.25]
+    assert np.isnan(tool.normalize(counts, "true")[1]).all()
+    assert tool.normalize(counts, "pred")[:, 0].tolist() == [1, 0]
+    for mode in ("true", "pred", "none"):
+        target = tmp_path / f"{mode}.png"
+        _main(tool, monkeypatch, tested, target, "--normalize", mode, "--title", "a test")
+        assert min(Image.open(target).size) > 300
+    with pytest.raises(SystemExit) as caught:
+        _main(tool, monkeypatch, tmp_path, tmp_path / "x.png")
+    assert caught.value.code == 1
+    assert "confusion_matrix.json" in capsys.readouterr().err
+
+
+def test_curves(load_tool, trained, tmp_path, monkeypatch, capsys):
+    tool = load_tool("analysis_tools/analyze_logs.py")
+    _, work_dir = trained
+    records = tool.read_log(work_dir)
+    steps, losses = tool.curve_of(records, "loss")
+    assert steps == list(range(1, 17))
+    assert len(losses) == 16
+    assert tool.curve_of(records, "accuracy/top1")[0] == [1, 2, 3, 4]
+    # Of a step that a resumed run logged again, the later value.
+    assert tool.curve_of([{"step": 1, "x": 5}, {"step": 1, "x": 6}], "x") == ([1], [6])
+    target = tmp_path / "curves.png"
+    _main(tool, monkeypatch, work_dir, work_dir, "--out", target)
+    assert Image.open(target).size[0] > 1000  # two panels: loss and accuracy
+    (tmp_path / "scalars.json").write_text("no json")
+    with pytest.raises(DataError, match="line 1"):
+        tool.read_log(tmp_path / "scalars.json")
+    with pytest.raises(DataError, match="holds no log"):
+        tool.read_log(tmp_path)
+    with pytest.raises(SystemExit):
+        _main(tool, monkeypatch, work_dir, "--out", target, "--keys", "los")
+    assert "accuracy/top1" in capsys.readouterr().err
