@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 
-from hook.engine.checkpoint import load_checkpoint
+from hook.checkpoint import load_checkpoint
 from hook.engine.runner import (
     add_common_options,
     build_runner,

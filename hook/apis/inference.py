@@ -16,8 +16,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 from tqdm import tqdm
 
+from hook.checkpoint import load_weights
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
-from hook.engine.checkpoint import load_weights
 from hook.engine.runner import config_errors, load_config, setup_environment
 from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError

@@ -78,6 +78,17 @@ def colour_classes(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.nda
     return table[np.minimum(mask, len(palette))]
 
 
+def default_palette(count: int) -> list[list[int]]:
+    """Return colours [r, g, b] that are easy to tell apart: matplotlib's tab20, strong ones first.
+
+    They repeat beyond twenty.
+    """
+    table = np.rint(np.array(colormaps["tab20"].colors) * 255).astype(int)
+    # The table comes in pairs of strong and pale.
+    table = np.concatenate([table[::2], table[1::2]])
+    return table[np.arange(count) % len(table)].tolist()
+
+
 def colour_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Colour a token map over a grey version of the image, with the borders of the regions.
 
@@ -94,9 +105,7 @@ def colour_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
     rows = np.arange(height) * tokens.shape[0] // height
     cols = np.arange(width) * tokens.shape[1] // width
     full = tokens[rows[:, None], cols[None, :]]
-    table = np.array(colormaps["tab20"].colors)
-    # 20 colours in pairs of light and dark: taking every second first keeps few tokens distinct.
-    table = np.concatenate([table[::2], table[1::2]]) * 255
+    table = np.array(default_palette(20))
     # Little of the image's brightness, so that a token has one colour in light and in shade.
     grey = 100 + 0.35 * image.mean(axis=2, keepdims=True)
     out = 0.65 * table[full % len(table)] + 0.35 * grey

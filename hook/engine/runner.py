@@ -23,7 +23,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from hook.engine.checkpoint import (
+from hook.checkpoint import (
     check_state_dict,
     find_resumable,
     get_state_dict,
@@ -367,6 +367,12 @@ def config_errors(section: str):
             found=_first_line(error),
             remedy="check the paths in the config, or overwrite them with --cfg-options",
         ) from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise ConfigError(
+            f"a folder that {section} of the config names cannot be used",
+            found=str(error),
+            remedy="choose another folder, such as with --work-dir",
+        ) from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
         text = str(error.args[0]) if error.args else ""
         # Of MMEngine's message on an unknown type the first sentence says it all.
@@ -497,17 +503,36 @@ def build_runner(cfg: Config) -> Runner:
 
 
 # ---------------------------------------------------------------------------------- options
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share, under the names OpenMMLab users know."""
-    parser.add_argument("--work-dir", help="folder for logs and results")
+class ConfigOptions(DictAction):
+    """``--cfg-options KEY=VALUE ...`` that answers a malformed pair with the accepted form."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Read the pairs into a dict of dotted keys."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            parser.error(
+                f"argument {option_string}: expected KEY=VALUE pairs such as "
+                f'optim_wrapper.optimizer.lr=1e-4 or key="[a,b]", got {" ".join(values)} ({error})'
+            )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=ConfigOptions,
         metavar="KEY=VALUE",
         help="overwrite settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
         'as key="[a,b]" or key=a,b',
     )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share, under the names OpenMMLab users know."""
+    parser.add_argument("--work-dir", help="folder for logs and results")
+    add_config_options(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],

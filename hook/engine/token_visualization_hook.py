@@ -12,8 +12,14 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 
-from hook.engine.drawing import colour_classes, colour_tokens, draw_panels, save_png, to_rgb
-from hook.evaluation.prediction_writer import default_palette
+from hook.engine.drawing import (
+    colour_classes,
+    colour_tokens,
+    default_palette,
+    draw_panels,
+    save_png,
+    to_rgb,
+)
 from hook.registry import HOOKS
 
 _NO_CLASS = 255 * 256  # beyond every palette: drawn as white

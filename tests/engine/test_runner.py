@@ -1,5 +1,7 @@
 """Reading configs and options: what is wrong is said with file, expectation and remedy."""
 
+import argparse
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,6 +9,7 @@ from mmengine.optim import build_optim_wrapper
 
 from hook.engine.runner import (
     _first_slurm_host,
+    add_config_options,
     config_errors,
     load_config,
     set_amp,
@@ -62,6 +65,18 @@ def test_cfg_options(tmp_path):
     assert load_config(path, {"model.depth": 3}).model.depth == 3
     with pytest.raises(ConfigError, match="--cfg-options"):
         load_config(path, {"steps.7": 3})
+
+
+@pytest.mark.parametrize("pair", ["lr", "lr=[1,2"])
+def test_malformed_cfg_options_exit_with_two(pair, capsys):
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--cfg-options", pair])
+    assert caught.value.code == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+    good = parser.parse_args(["--cfg-options", "a.b=1", "c=[1,2]"])
+    assert good.cfg_options == {"a.b": 1, "c": [1, 2]}
 
 
 def test_work_dir_comes_from_option_config_or_name(tmp_path):

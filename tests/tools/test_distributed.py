@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from hook.engine.checkpoint import load_checkpoint
+from hook.checkpoint import load_checkpoint
 
 # Sums over other batches differ in the last bits.
 SCORE_TOLERANCE = 2e-6

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hook.engine.checkpoint import load_checkpoint
+from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError, ConfigError
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from hook.engine.checkpoint import load_checkpoint
+from hook.checkpoint import load_checkpoint
 
 
 def _scalars(work_dir) -> list[dict]:

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.structures import PixelData
 from prettytable import PrettyTable
 from tqdm import tqdm
 
 from hook.apis.inference import band_count_of, build_model, is_segmentation, num_classes_of
 from hook.apis.mapping import default_window
-from hook.engine.runner import load_config, setup_environment
+from hook.engine.runner import add_config_options, load_config, setup_environment
 from hook.errors import ConfigError, reports_errors
 from hook.structures import ClsDataSample
 
@@ -47,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     args = parser.parse_args()
     for name in ("batch_size", "repeats", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

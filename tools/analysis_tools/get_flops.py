@@ -9,14 +9,13 @@ them out.
 import argparse
 
 import torch
-from mmengine.config import DictAction
 from prettytable import PrettyTable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hook.apis.inference import band_count_of, build_model
 from hook.apis.mapping import default_window
-from hook.engine.runner import load_config, setup_environment
+from hook.engine.runner import add_config_options, load_config, setup_environment
 from hook.errors import ConfigError, reports_errors
 
 
@@ -34,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--depth", type=int, default=3, help="levels of modules in the table (default 3)"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     return parser.parse_args()
 
 

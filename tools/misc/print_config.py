@@ -4,16 +4,14 @@ import argparse
 import os
 import sys
 
-from mmengine.config import DictAction
-
-from hook.engine.runner import load_config
+from hook.engine.runner import add_config_options, load_config
 from hook.errors import reports_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from hook.engine.checkpoint import get_state_dict, load_checkpoint
+from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import ConfigError, reports_errors
 
 _KEPT_META = ("dataset_meta", "cfg", "epoch", "iter", "seed", "mmengine_version")

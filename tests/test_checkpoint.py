@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from hook.engine.checkpoint import (
+from hook.checkpoint import (
     check_state_dict,
     find_resumable,
     get_state_dict,

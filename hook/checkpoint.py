@@ -1,0 +1,333 @@
+"""Checkpoints, read without running anything that is in them.
+
+A ``.pth`` file is a pickle, and a pickle can name any function to call while it is read. HOOK reads
+every checkpoint with PyTorch's weights-only unpickler and allows, beyond tensors and plain
+containers, only the few harmless types MMEngine writes. :func:`use_safe_loading` makes MMEngine's
+code paths (``resume``, ``load_from``, ``init_cfg=dict(type='Pretrained')``) use this reader too,
+because theirs falls back to full unpickling where the safe way fails.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from hook.errors import CheckpointError
+
+_LISTED_KEYS = 8
+
+
+def _safe_types() -> list:
+    """Return the types beyond PyTorch's own that an MMEngine checkpoint holds.
+
+    The message hub keeps its curves in :class:`HistoryBuffer` objects of NumPy arrays; dataset meta
+    copied from a config may be a :class:`ConfigDict`. None of their constructors has an effect
+    beyond the object itself. ``getattr``, which MMEngine's own list allows, could reach anything;
+    a function that only finds the four statistics of a history buffer takes its place.
+    """
+    reconstruct = np._core.multiarray._reconstruct
+    scalar = np._core.multiarray.scalar
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdU"}
+    return [
+        HistoryBuffer,
+        ConfigDict,
+        np.ndarray,
+        np.dtype,
+        slice,
+        reconstruct,
+        scalar,
+        (_get_statistic, "builtins.getattr"),
+        # NumPy 1 wrote its functions under another module's name.
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        *sorted(dtypes, key=lambda dtype: dtype.__name__),
+    ]
+
+
+def _get_statistic(owner: object, name: str) -> Callable:
+    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"Unsupported attribute: GLOBAL {owner!r}.{name}")
+
+
+def load_checkpoint(
+    path: str | os.PathLike,
+    map_location: str | torch.device | Callable | None = "cpu",
+) -> dict:
+    """Read a local checkpoint safely.
+
+    Args:
+        path: A ``.pth`` file of MMEngine or PyTorch, or a ``.safetensors`` file.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        The checkpoint's dictionary, usually with the keys ``state_dict`` and ``meta``. A
+        ``.safetensors`` file becomes ``dict(state_dict=..., meta=...)``.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, no checkpoint at all, or asks for code to
+            be run when read. Nothing in it has been run.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path} does not exist" if not path.exists() else f"{path} is no file",
+            expected="a checkpoint file written by tools/train.py (.pth) or a .safetensors file",
+            found="a folder" if path.is_dir() else "nothing",
+            remedy="check the path; a training run lists its files in <work-dir>/last_checkpoint",
+        )
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, map_location)
+    try:
+        with torch.serialization.safe_globals(_safe_types()):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # every way a damaged or hostile file can fail ends here
+        raise _explain(path, error) from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"checkpoint {path} holds no weights",
+            expected="a dictionary with 'state_dict', or a state dict",
+            found=type(checkpoint).__name__,
+            remedy="give a checkpoint written by tools/train.py or torch.save(model.state_dict())",
+        )
+    _remove_code(checkpoint)
+    return checkpoint
+
+
+def _remove_code(checkpoint: dict) -> None:
+    """Drop ``meta['config']``: MMEngine's ``Runner.resume`` would run it as Python code."""
+    meta = checkpoint.get("meta")
+    if isinstance(meta, dict):
+        meta.pop("config", None)
+
+
+def _load_safetensors(path: Path, map_location) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    device = map_location if isinstance(map_location, str) else "cpu"
+    try:
+        with safe_open(str(path), framework="pt", device=device) as file:
+            state_dict = {key: file.get_tensor(key) for key in file.keys()}
+            meta = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read",
+            expected="a complete .safetensors file",
+            found=str(error),
+            remedy="copy or download it again",
+        ) from None
+    return {"state_dict": state_dict, "meta": meta}
+
+
+def _explain(path: Path, error: Exception) -> CheckpointError:
+    """Say which of the ways a checkpoint can be bad this one is."""
+    size = path.stat().st_size
+    text = str(error)
+    asked = re.search(r"(?:GLOBAL|global|class|function)[ :]+`?([\w]+(?:\.[\w]+)+)", text)
+    unsafe = (
+        "Unsupported global" in text
+        or "Unsupported class" in text
+        or "weights only" in text.lower()
+    )
+    damaged = size == 0 or isinstance(error, EOFError) or _is_broken_zip(path)
+    if isinstance(error, PermissionError):
+        return CheckpointError(
+            f"checkpoint {path} cannot be read",
+            found=error.strerror,
+            remedy="check the file's permissions",
+        )
+    if unsafe and not damaged and asked:
+        return CheckpointError(
+            f"checkpoint {path} is refused: reading it would run code",
+            expected="tensors and plain Python containers",
+            found=f"a pickle that names {asked.group(1)}",
+            remedy="take checkpoints only from a source you trust and have them saved again as "
+            "dict(state_dict=model.state_dict()); nothing of this file has been run",
+        )
+    return CheckpointError(
+        f"checkpoint {path} cannot be read: it is truncated or no checkpoint",
+        expected="a complete file written by torch.save",
+        found=f"{size} bytes that end early or have another format",
+        remedy="copy or download it again, or take an earlier checkpoint of the run",
+    )
+
+
+def _is_broken_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        starts_as_zip = file.read(4) == b"PK\x03\x04"
+    return starts_as_zip and not zipfile.is_zipfile(path)
+
+
+def use_safe_loading() -> None:
+    """Make MMEngine read every checkpoint with :func:`load_checkpoint`.
+
+    After the call, ``Runner.resume``, ``load_from`` and ``init_cfg=dict(type='Pretrained')`` are
+    safe for local files and for addresses MMEngine downloads. Calling it twice does no harm.
+    """
+    from mmengine.runner import checkpoint as mmengine_checkpoint
+
+    loader = mmengine_checkpoint.CheckpointLoader
+
+    def load_from_local(filename, map_location=None):
+        return load_checkpoint(filename, map_location)
+
+    def load_from_http(filename, map_location=None):
+        return load_checkpoint(_download(filename), map_location)
+
+    loader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    loader.register_scheme(prefixes=("http://", "https://"), loader=load_from_http, force=True)
+    # The other schemes (modelzoo://, torchvision://, ...) call these two by name.
+    mmengine_checkpoint.load_from_http = load_from_http
+    mmengine_checkpoint._safe_torch_load = _load_like_torch
+
+
+def _load_like_torch(file, map_location=None, weights_only=None):
+    """Stand in for MMEngine's ``_safe_torch_load``, whose fallback unpickles everything."""
+    if isinstance(file, (str, os.PathLike)):
+        return load_checkpoint(file, map_location)
+    with torch.serialization.safe_globals(_safe_types()):
+        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+    if isinstance(checkpoint, dict):
+        _remove_code(checkpoint)
+    return checkpoint
+
+
+def _download(url: str) -> Path:
+    """Fetch ``url`` into PyTorch's checkpoint folder, once."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    target = folder / Path(url.split("?")[0]).name
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(target))
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {url} cannot be fetched",
+                found=str(error),
+                remedy=f"download it by other means and save it as {target}",
+            ) from None
+    return target
+
+
+def get_state_dict(checkpoint: Mapping) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint, without the ``module.`` of a distributed run.
+
+    Raises:
+        CheckpointError: The dictionary holds no tensors.
+    """
+    weights = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(weights, Mapping):
+        weights = {}
+    weights = {
+        key.removeprefix("module."): value
+        for key, value in weights.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if not weights:
+        raise CheckpointError(
+            "the checkpoint holds no weights",
+            expected="'state_dict' with tensors",
+            found=f"keys {', '.join(map(str, list(checkpoint)[:_LISTED_KEYS])) or 'none'}",
+            remedy="give a checkpoint written by tools/train.py",
+        )
+    return weights
+
+
+def check_state_dict(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], source: str | os.PathLike
+) -> None:
+    """Compare a checkpoint's weights with a model's, keys and shapes.
+
+    Args:
+        model: The model the weights are meant for.
+        weights: The checkpoint's state dict.
+        source: Name of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: Lists the keys only one side has, and both shapes where they differ.
+    """
+    own = model.state_dict()
+    # BatchNorm's counter steers nothing in inference, and older checkpoints lack it.
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in own]
+    reshaped = [
+        f"{k}: {tuple(weights[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the model"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape
+    ]
+    if not (missing or unexpected or reshaped):
+        return
+    found = []
+    for label, keys in (
+        ("other shape", reshaped),
+        ("missing in the checkpoint", missing),
+        ("unknown to the model", unexpected),
+    ):
+        if keys:
+            more = f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
+            found.append(f"{label} ({len(keys)}): " + "; ".join(keys[:_LISTED_KEYS]) + more)
+    raise CheckpointError(
+        f"checkpoint {source} belongs to another model than the config builds",
+        expected=f"the {len(own)} weights of {type(model).__name__} as the config builds it",
+        found="\n         ".join(found),
+        remedy="give the config the checkpoint was trained with (it is saved beside it in the "
+        "work dir), or the checkpoint of this config",
+    )
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
+    """Load a checkpoint into a model, all of it or nothing.
+
+    Args:
+        model: Model that receives the weights.
+        path: Checkpoint file.
+
+    Returns:
+        The whole checkpoint, with ``meta``.
+
+    Raises:
+        CheckpointError: See :func:`load_checkpoint` and :func:`check_state_dict`.
+    """
+    checkpoint = load_checkpoint(path)
+    weights = get_state_dict(checkpoint)
+    check_state_dict(model, weights, path)
+    model.load_state_dict(weights, strict=False)  # only BatchNorm counters may be absent
+    return checkpoint
+
+
+def find_resumable(work_dir: str | os.PathLike) -> Path | None:
+    """Return the newest checkpoint of a run that can be read, or None where there is none.
+
+    The checkpoint named in ``last_checkpoint`` is tried first. A run that was killed while it wrote
+    may leave that file empty or outdated; then the numbered checkpoints are tried, newest first.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none can be read.
+    """
+    work_dir = Path(work_dir)
+    candidates: list[Path] = []
+    pointer = work_dir / "last_checkpoint"
+    if pointer.is_file() and (named := pointer.read_text().strip()):
+        # The folder may have been moved since; the name stays.
+        candidates += [Path(named), work_dir / Path(named).name]
+    numbered = [p for p in work_dir.glob("*.pth") if re.fullmatch(r"(epoch|iter)_\d+", p.stem)]
+    candidates += sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
+    first_error = None
+    for path in dict.fromkeys(p for p in candidates if p.is_file()):
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            first_error = first_error or error
+        else:
+            return path
+    if first_error is not None:
+        raise first_error
+    return None
