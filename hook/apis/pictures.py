@@ -12,32 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hook.engine.drawing import choose_rgb
 from hook.errors import ConfigError, DataError
 
 INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
-
-
-def natural_bands(bands: Sequence[str | int] | None, count: int) -> tuple[int, int, int]:
-    """Choose the bands that make a natural picture.
-
-    Args:
-        bands: Band names in the image's order; names such as ``red`` or ``B04`` are recognised.
-        count: Number of bands of the image.
-
-    Returns:
-        tuple: Three 0-based indexes for red, green, blue. Without known names the first three
-        bands as they are, and one grey picture from fewer than three.
-    """
-    aliases = (
-        ("red", "r", "b04", "b4", "sr_b4"),
-        ("green", "g", "b03", "b3", "sr_b3"),
-        ("blue", "b", "b02", "b2", "sr_b2"),
-    )
-    names = [str(b).strip().lower() for b in bands or ()]
-    found = [next((names.index(a) for a in group if a in names), None) for group in aliases]
-    if None not in found:
-        return found[0], found[1], found[2]
-    return (0, 1, 2) if count >= 3 else (0, 0, 0)
 
 
 def stretch_to_rgb(
@@ -52,7 +30,7 @@ def stretch_to_rgb(
 
     Args:
         image: (C, H, W).
-        bands: Band names, to find red, green and blue (see :func:`natural_bands`).
+        bands: Band names, to find red, green and blue (see :func:`hook.engine.drawing.choose_rgb`).
         valid: (H, W) bool; other pixels get ``background`` and do not count for the percentiles.
             Values that are not finite are never valid.
         percentiles: Lower and upper percentile that become 0 and 255.
@@ -67,7 +45,7 @@ def stretch_to_rgb(
     """
     if image.ndim != 3 or image.shape[0] == 0:
         raise DataError("a picture needs bands", expected="(C, H, W)", found=image.shape)
-    chosen = image[list(natural_bands(bands, image.shape[0]))].astype(np.float32)
+    chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
     seen = np.isfinite(chosen).all(0)
     if valid is not None:
         seen &= valid.astype(bool)

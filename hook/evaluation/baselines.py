@@ -7,8 +7,10 @@ no more memory than one image.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from hook.errors import ConfigError, DataError
+from hook.evaluation import confusion
 
 
 def confusion_matrix(
@@ -42,24 +44,24 @@ def confusion_matrix(
                 found=f"{values.min()} to {values.max()}",
                 remedy="compare the labels with the class names of the config",
             )
-    counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+    pair = torch.from_numpy(rows), torch.from_numpy(columns)
+    return confusion.confusion_matrix(*pair, num_classes)
 
 
-def segmentation_scores(confusion: np.ndarray) -> dict[str, float | list[float]]:
+def segmentation_scores(matrix: np.ndarray) -> dict[str, float | list[float]]:
     """Intersection over union, accuracy and F1 from a confusion matrix.
 
     A class that is neither in the truth nor predicted has no IoU (NaN) and is left out of the
     means, as in mmsegmentation's ``IoUMetric``.
 
     Args:
-        confusion: (K, K) counts, row = true class, column = predicted class.
+        matrix: (K, K) counts, row = true class, column = predicted class.
 
     Returns:
         dict: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``, ``mF1`` and the list ``IoU`` per
         class, all in percent.
     """
-    counts = confusion.astype(np.float64)
+    counts = matrix.astype(np.float64)
     hit, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         iou = hit / (true + predicted - hit)

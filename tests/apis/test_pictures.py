@@ -6,7 +6,6 @@ from hook.apis.pictures import (
     Panel,
     distinct_palette,
     draw_overview,
-    natural_bands,
     region_borders,
     render_labels,
     render_tokens,
@@ -17,21 +16,6 @@ from hook.apis.pictures import (
 from hook.errors import ConfigError, DataError
 
 PALETTE = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
-
-
-@pytest.mark.parametrize(
-    ("bands", "count", "expected"),
-    [
-        (("blue", "green", "red", "nir"), 4, (2, 1, 0)),
-        (("B02", "B03", "B04", "B08"), 4, (2, 1, 0)),
-        (("R", "G", "B"), 3, (0, 1, 2)),
-        (None, 7, (0, 1, 2)),
-        ((4, 3, 2), 3, (0, 1, 2)),
-        (("vv", "vh"), 2, (0, 0, 0)),
-    ],
-)
-def test_natural_bands(bands, count, expected):
-    assert natural_bands(bands, count) == expected
 
 
 def test_stretch_maps_percentiles_to_the_whole_range():
