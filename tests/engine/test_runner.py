@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from torch._utils import ExceptionWrapper
 
 from hook.engine.runner import (
     _first_slurm_host,
@@ -171,18 +172,14 @@ def test_config_errors_keep_ours_and_convert_theirs():
         raise ZeroDivisionError
 
 
-class _Broken(torch.utils.data.Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        raise DataError("a.tif is bad", expected="3 bands", found="4 bands")
-
-
 def test_errors_of_workers_arrive_without_a_traceback():
-    loader = torch.utils.data.DataLoader(_Broken(), num_workers=1)
+    # What a data loader does with an error of its worker process.
+    try:
+        raise DataError("a.tif is bad", expected="3 bands", found="4 bands")
+    except DataError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(DataError) as caught:
-        next(iter(loader))
+        wrapped.reraise()
     assert "Traceback" in str(caught.value)  # PyTorch's copy
     plain = unwrap_worker_error(caught.value)
     assert str(plain) == "a.tif is bad\n  expected: 3 bands\n  found: 4 bands"

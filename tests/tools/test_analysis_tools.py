@@ -53,9 +53,14 @@ def test_flops_of_the_papers_baseline(load_tool, repo, monkeypatch, capsys):
     total, attention = float(line.split()[1]), float(line.split()[3])
     assert total - attention == pytest.approx(16.9, abs=0.1)  # the paper's count leaves it out
     assert "parameters: 85.680 M" in text  # 85.7 M in the paper
+
+
+def test_flops_of_images_the_model_cannot_take(load_tool, cls_run, monkeypatch, capsys):
+    tool = load_tool("analysis_tools/get_flops.py")
     with pytest.raises(SystemExit) as caught:
-        _main(tool, monkeypatch, config, "--shape", "100", "100")
+        _main(tool, monkeypatch, cls_run[0], "--bands", "5")
     assert caught.value.code == 1
+    assert "5 bands" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------- benchmark
