@@ -62,7 +62,7 @@ def test_imports_go_down(part):
 
 
 def test_importing_hook_is_light():
-    heavy = ('torch', 'rasterio', 'mmengine')
+    heavy = ("torch", "rasterio", "mmengine")
     code = f"import sys, hook; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

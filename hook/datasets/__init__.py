@@ -1,5 +1,6 @@
 """TorchGeo and folders of GeoTIFFs as MMEngine datasets, with samplers and transforms."""
 
+from hook.datasets.check_hook import DatasetCheckHook
 from hook.datasets.geotiff_folder import GeoTIFFFolder
 from hook.datasets.samplers import ChipQuery, RandomGeoSampler
 from hook.datasets.torchgeo_wrappers import TorchGeoClassification, TorchGeoSegmentation
@@ -8,6 +9,7 @@ from hook.datasets.transforms import Albumentations, PackClsSample, PackSegSampl
 __all__ = [
     "Albumentations",
     "ChipQuery",
+    "DatasetCheckHook",
     "GeoTIFFFolder",
     "PackClsSample",
     "PackSegSample",

@@ -1,6 +1,5 @@
 """Runs of MMEngine: set-up, checkpoints and hooks."""
 
-from hook.engine.dataset_check_hook import DatasetCheckHook
 from hook.engine.optim import CPUAmpOptimWrapper
 from hook.engine.resume_hook import ResumeValidationHook
 from hook.engine.runner import HookRunner
@@ -8,7 +7,6 @@ from hook.engine.token_visualization_hook import TokenVisualizationHook
 
 __all__ = [
     "CPUAmpOptimWrapper",
-    "DatasetCheckHook",
     "HookRunner",
     "ResumeValidationHook",
     "TokenVisualizationHook",

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -399,7 +400,7 @@ def unwrap_worker_error(error: HookError) -> HookError:
 
 @contextmanager
 def worker_errors():
-    """Let errors of data-loader workers arrive as they were raised."""
+    """Let errors of data-loader workers and of tokenizers arrive as a user can read them."""
     try:
         yield
     except HookError as error:
@@ -407,6 +408,17 @@ def worker_errors():
         if plain is error:
             raise
         raise plain from None
+    except ValueError as error:
+        # Tokenizers know nothing of HOOK's errors; they raise this for images they cannot take.
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if not last.f_globals.get("__name__", "").startswith("hook.tokenizers"):
+            raise
+        raise ConfigError(
+            "the images do not fit the tokenizer",
+            expected="images of model.backbone.tokenizer's img_size and in_channels",
+            found=str(error),
+            remedy="resize or crop in the pipeline, or change the tokenizer's options",
+        ) from None
 
 
 def _reports(section: str, method: Callable) -> Callable:

@@ -134,19 +134,23 @@ class Accuracy(BaseMetric):
 
 
 def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
-    """Write classifications as CSV: file, predicted class, score of each class.
+    """Write classifications as CSV: file, predicted class, true class if known, all scores.
 
     Args:
         path: Target; it appears complete or not at all.
         classes: Class names in the order of the scores.
-        results: (file, anything, (K,) scores) per image.
+        results: (file, index of the true class or None, (K,) scores) per image.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "class", *(f"score_{name}" for name in classes)])
-        for name, _, score in results:
-            best = classes[int(np.argmax(score))]
-            writer.writerow([name, best, *(f"{value:.6f}" for value in score)])
+        labelled = any(truth is not None for _, truth, _ in results)
+        columns = ["file", "class", *(["truth"] if labelled else [])]
+        writer.writerow([*columns, *(f"score_{name}" for name in classes)])
+        for name, truth, score in results:
+            answers = [classes[int(np.argmax(score))]]
+            if labelled:
+                answers.append("" if truth is None else classes[truth])
+            writer.writerow([name, *answers, *(f"{value:.6f}" for value in score)])
     os.replace(partial, path)

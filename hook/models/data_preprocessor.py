@@ -52,17 +52,24 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
     Args:
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
-        **kwargs: Options of mmseg's ``SegDataPreProcessor``, such as ``size``.
+        size: (height, width) to pad training images to; None pads to the largest of the batch.
+        **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
 
     Raises:
         ConfigError: Mean and std do not fit each other or the images.
     """
 
     def __init__(
-        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, **kwargs
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        size: tuple[int, int] | None = None,
+        **kwargs,
     ) -> None:
+        if size is None:
+            kwargs.setdefault("size_divisor", 1)  # mmseg wants one of the two
         # mmengine's own check admits one or three bands only.
-        super().__init__(mean=None, std=None, **kwargs)
+        super().__init__(mean=None, std=None, size=size, **kwargs)
         mean, std = _statistics(mean, std)
         self._enable_normalize = True
         self.register_buffer("mean", mean, False)

@@ -11,6 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor
 
+from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ def _state_of(checkpoint: str) -> dict[str, Tensor]:
     """Read the state dict of a file or of a timm model."""
     path = Path(checkpoint).expanduser()
     if path.exists() or path.suffix in {".pth", ".pt", ".bin", ".safetensors", ".ckpt"}:
-        from hook.engine.checkpoint import load_checkpoint
-
         state = load_checkpoint(path)
         for name in ("state_dict_ema", "state_dict", "model_ema", "model", "module"):
             if isinstance(state.get(name), dict):

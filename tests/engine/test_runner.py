@@ -20,6 +20,7 @@ from hook.engine.runner import (
     set_work_dir,
     setup_distributed,
     unwrap_worker_error,
+    worker_errors,
 )
 from hook.errors import CheckpointError, ConfigError, DataError
 
@@ -211,3 +212,14 @@ def test_mmseg_is_found_under_the_name_it_is_installed_by():
 
     setup_environment()
     assert importlib.metadata.version(MODULE2PACKAGE["mmseg"])
+
+
+def test_images_a_tokenizer_cannot_take():
+    from hook.tokenizers import HookTokenizer
+
+    tokenizer = HookTokenizer(img_size=32, seed_dims=16, embed_dims=16)
+    with pytest.raises(ConfigError, match="do not fit the tokenizer") as caught, worker_errors():
+        tokenizer(torch.rand(1, 3, 36, 32))
+    assert "36 x 32" in str(caught.value)
+    with pytest.raises(ValueError, match="of another kind"), worker_errors():
+        raise ValueError("of another kind")

@@ -55,11 +55,11 @@ def test_files(tmp_path):
     _evaluate(metric, _samples(np.eye(4)[[0, 2, 1]], [0, 2, 3]))
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["file", "class", *(f"score_{name}" for name in CLASSES)]
-    assert [row[:2] for row in rows[1:]] == [
-        ["0.tif", "field"],
-        ["1.tif", "town"],
-        ["2.tif", "forest"],
+    assert rows[0] == ["file", "class", "truth", *(f"score_{name}" for name in CLASSES)]
+    assert [row[:3] for row in rows[1:]] == [
+        ["0.tif", "field", "field"],
+        ["1.tif", "town", "town"],
+        ["2.tif", "forest", "water"],
     ]
     classes, matrix = load_confusion_matrix(tmp_path)
     assert tuple(classes) == CLASSES

@@ -56,7 +56,7 @@ def test_unknown_keys_are_named():
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_save_weights(tmp_path, name):
-    from hook.engine.checkpoint import get_state_dict, load_checkpoint
+    from hook.checkpoint import get_state_dict, load_checkpoint
 
     state = {"a": torch.rand(2, 3), "b": torch.arange(3)}
     save_weights(state, tmp_path / name)

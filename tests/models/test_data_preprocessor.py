@@ -66,3 +66,12 @@ def test_mixing_only_while_training():
 def test_mixing_needs_the_number_of_classes():
     with pytest.raises(ConfigError, match="num_classes"):
         ClsDataPreProcessor(mixup=1.0)
+
+
+def test_training_without_size_pads_to_the_largest(seg_samples):
+    samples = seg_samples(1, size=64) + seg_samples(1, size=48)
+    images = [torch.rand(3, 64, 64), torch.rand(3, 48, 48)]
+    batch = SegDataPreProcessor(mean=[0.0], std=[1.0])(
+        dict(inputs=images, data_samples=samples), training=True
+    )
+    assert batch["inputs"].shape == (2, 3, 64, 64)

@@ -7,7 +7,7 @@ patch embedding, ViT blocks, and the linear head or the paper's pyramid and deco
 import argparse
 from pathlib import Path
 
-from hook.engine.checkpoint import get_state_dict, load_checkpoint
+from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import reports_errors
 from hook.models.converters import hook_to_reference, save_weights
 

@@ -7,7 +7,7 @@ in a config of the same sizes.
 import argparse
 from pathlib import Path
 
-from hook.engine.checkpoint import get_state_dict, load_checkpoint
+from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import reports_errors
 from hook.models.converters import reference_to_hook, save_weights
 

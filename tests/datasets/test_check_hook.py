@@ -9,10 +9,9 @@ import pytest
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from hook.datasets import TorchGeoClassification
+from hook.datasets import DatasetCheckHook, TorchGeoClassification
+from hook.datasets.check_hook import model_facts
 from hook.datasets.named import EuroSATRGB
-from hook.engine import DatasetCheckHook
-from hook.engine.dataset_check_hook import model_facts
 from hook.errors import ConfigError
 from hook.registry import HOOKS, MODELS
 
