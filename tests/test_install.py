@@ -1,0 +1,76 @@
+"""What an installation must hold on a machine without a desktop."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libGL is a matter of Linux desktops")
+def test_cv2_links_no_libgl():
+    """The headless build owns cv2: the other needs libGL, which a bare machine lacks."""
+    if shutil.which("ldd") is None:
+        pytest.skip("ldd, which lists a library's needs, is not on this machine")
+    import cv2
+
+    libraries = list(Path(cv2.__file__).parent.glob("cv2*.so"))
+    assert libraries
+    for library in libraries:
+        needs = subprocess.run(["ldd", library], capture_output=True, text=True, check=True).stdout
+        assert "libGL." not in needs, f"{library} links libGL; run `make install` again"
+
+
+def test_both_opencv_builds_have_one_version():
+    version = importlib.metadata.version
+    assert version("opencv-python") == version("opencv-python-headless")
+
+
+def test_only_the_fork_of_openmmlab_is_installed():
+    """Upstream's packages have the same import names and would overwrite the fork's files."""
+    names = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
+    assert {"onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation"} <= names
+    assert not names & {"mmengine", "mmcv", "mmcv-lite", "mmcv-full", "mmsegmentation"}
+
+
+def test_the_command_is_installed():
+    entry = importlib.metadata.entry_points(group="console_scripts", name="hook")
+    assert [e.value for e in entry] == ["hook.cli:main"]
+
+
+def test_constraints_satisfy_the_pins():
+    """The exact versions lie inside the ranges of setup.cfg."""
+    import configparser
+
+    from packaging.requirements import Requirement
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = [
+        line.strip()
+        for line in setup["options"]["install_requires"].splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    constraints = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if "==" in line and not line.startswith("#"):
+            name, version = line.split("==")
+            constraints[name.strip().lower().replace("_", "-")] = version.strip()
+    for requirement in map(Requirement, lines):
+        name = requirement.name.lower().replace("_", "-")
+        assert name in constraints, f"{name} is not in constraints.txt"
+        assert constraints[name] in requirement.specifier, name
+
+
+def test_no_large_file_is_committed():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    large = [n for n in listed.split("\0") if n and (ROOT / n).stat().st_size > 1_000_000]
+    assert large == []
