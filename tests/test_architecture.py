@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hook"
-COMMON = {"errors", "registry", "structures", "checkpoint"}
+COMMON = {"errors", "registry", "structures", "checkpoint", "drawing"}
 ALLOWED = {
     "errors": set(),
     "registry": set(),
     "structures": set(),
     "checkpoint": {"errors"},
+    "drawing": {"errors"},
     "tokenizers": set(),
     "scenes": {"errors"},
     "models": COMMON | {"tokenizers"},

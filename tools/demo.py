@@ -137,7 +137,7 @@ def _bands_of(path: Path) -> list[str | int]:
 
 
 def _classes_of(root: Path, masks: list[Path]) -> tuple[list[str], list[list[int]], dict]:
-    from hook.apis.pictures import distinct_palette
+    from hook.drawing import distinct_palette
 
     names, colours = _read_classes_file(root / "classes.txt")
     if masks[0].suffix.lower() in VECTORS:
@@ -179,7 +179,7 @@ def _classes_of(root: Path, masks: list[Path]) -> tuple[list[str], list[list[int
 
 
 def _classes_of_vectors(masks: list[Path], names, colours) -> tuple[list, list, dict]:
-    from hook.apis.pictures import distinct_palette
+    from hook.drawing import distinct_palette
 
     if names is not None and len(names) != 2:
         raise DataError(

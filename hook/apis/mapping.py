@@ -15,6 +15,7 @@ from torch import nn
 
 from hook.apis.inference import as_model, band_count_of, is_segmentation, num_classes_of
 from hook.datasets.bands import resolve_bands, to_model_units
+from hook.drawing import distinct_palette
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
 from hook.scenes import MapReport, polygonize
@@ -162,7 +163,7 @@ def map_scene(
         overlap=overlap,
         batch_size=batch_size,
         class_names=classes,
-        palette=meta.get("palette"),
+        palette=meta.get("palette") or distinct_palette(len(classes)),
         nodata=meta.get("nodata") if nodata is None else nodata,
         probabilities=probabilities,
         overwrite=overwrite,

@@ -1,158 +1,28 @@
-"""Pictures of scenes, labels and tokens, and the overview that shows them side by side.
+"""The overview that shows pictures of a scene, its labels and its tokens side by side.
 
-Arrays go in and arrays come out; only :func:`draw_overview` writes a file. Nothing here touches
-matplotlib's global state, so it is safe beside a notebook's own figures.
+The pictures themselves come from :mod:`hook.drawing`.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hook.engine.drawing import choose_rgb
+from hook.drawing import figure_to_rgb, render_labels, render_tokens, save_png, stretch_to_rgb
 from hook.errors import ConfigError, DataError
 
+__all__ = [
+    "Panel",
+    "draw_overview",
+    "render_labels",
+    "render_tokens",
+    "scale_bar_length",
+    "stretch_to_rgb",
+]
+
 INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
-
-
-def stretch_to_rgb(
-    image: np.ndarray,
-    bands: Sequence[str | int] | None = None,
-    valid: np.ndarray | None = None,
-    percentiles: tuple[float, float] = (1.0, 99.0),
-    gamma: float = 0.85,
-    background: tuple[int, int, int] = (255, 255, 255),
-) -> np.ndarray:
-    """Turn an image of any band count and dtype into 8-bit RGB by a percentile stretch per band.
-
-    Args:
-        image: (C, H, W).
-        bands: Band names, to find red, green and blue (see :func:`hook.engine.drawing.choose_rgb`).
-        valid: (H, W) bool; other pixels get ``background`` and do not count for the percentiles.
-            Values that are not finite are never valid.
-        percentiles: Lower and upper percentile that become 0 and 255.
-        gamma: Exponent after the stretch; below 1 brightens the shadows.
-        background: Colour of pixels without data.
-
-    Returns:
-        np.ndarray: (H, W, 3) uint8.
-
-    Raises:
-        DataError: If ``image`` is not (C, H, W).
-    """
-    if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError("a picture needs bands", expected="(C, H, W)", found=image.shape)
-    chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
-    seen = np.isfinite(chosen).all(0)
-    if valid is not None:
-        seen &= valid.astype(bool)
-    rgb = np.empty((*image.shape[1:], 3), np.uint8)
-    rgb[:] = background
-    if seen.any():
-        pixels = chosen[:, seen]
-        low, high = np.percentile(pixels, percentiles, axis=1)[..., None]
-        span = np.where(high > low, high - low, 1.0)
-        rgb[seen] = np.rint(255 * np.clip((pixels - low) / span, 0, 1) ** gamma).T
-    return rgb
-
-
-def render_labels(
-    labels: np.ndarray,
-    palette: Sequence[Sequence[int]],
-    background: tuple[int, int, int] = (255, 255, 255),
-) -> np.ndarray:
-    """Paint class indexes with their colours.
-
-    Args:
-        labels: (H, W) integers; whatever has no colour in ``palette`` gets ``background``.
-        palette: One (r, g, b) per class.
-        background: Colour of no data.
-
-    Returns:
-        np.ndarray: (H, W, 3) uint8.
-    """
-    table = np.array([*palette, background], np.uint8)
-    index = np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))
-    return table[index.astype(np.int64)]
-
-
-def distinct_palette(count: int) -> list[list[int]]:
-    """Colours that are easy to tell apart, for classes or tokens that have none of their own.
-
-    Returns:
-        list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
-    """
-    import colorsys
-
-    colours = []
-    for k in range(count):
-        # The golden ratio spreads hues evenly for any count; lightness separates the neighbours.
-        hue = (0.58 + k * 0.61803398875) % 1.0
-        lightness = (0.52, 0.70, 0.36, 0.61, 0.44)[k % 5]
-        saturation = (0.62, 0.60, 0.70)[k % 3]
-        colours.append([round(255 * c) for c in colorsys.hls_to_rgb(hue, lightness, saturation)])
-    return colours
-
-
-def region_borders(regions: np.ndarray) -> np.ndarray:
-    """Mark the pixels whose right or lower neighbour belongs to another region: (H, W) bool."""
-    border = np.zeros(regions.shape, bool)
-    border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
-    border[:-1] |= regions[:-1] != regions[1:]
-    return border
-
-
-def render_tokens(
-    token_map: np.ndarray,
-    image: np.ndarray | None = None,
-    num_tokens: int | None = None,
-    alpha: float = 0.6,
-    borders: bool = True,
-    background: tuple[int, int, int] = (255, 255, 255),
-) -> np.ndarray:
-    """Paint each token's region, with white borders, over the picture it comes from.
-
-    Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
-        image: (H, W, 3) uint8 picture underneath, drawn in grey; None for plain colours.
-        num_tokens: Number of tokens, for colours that do not depend on which tokens occur.
-        alpha: Opacity of the token colours over ``image``.
-        borders: Whether to draw the borders between regions.
-        background: Colour of pixels without a token.
-
-    Returns:
-        np.ndarray: (H, W, 3) uint8.
-
-    Raises:
-        DataError: If ``image`` has another size than the map.
-    """
-    top = int(token_map.max()) if token_map.size else -1
-    count = max(top + 1, num_tokens or 0, 1)
-    colours = render_labels(token_map, distinct_palette(count), background).astype(np.float32)
-    if image is not None:
-        if image.shape[:2] != token_map.shape:
-            raise DataError(
-                "picture and token map differ in size",
-                expected=token_map.shape,
-                found=image.shape[:2],
-            )
-        grey = image.astype(np.float32).mean(-1, keepdims=True)
-        colours = alpha * colours + (1 - alpha) * grey
-    if borders:
-        edge = region_borders(token_map)
-        colours[edge] = 0.25 * colours[edge] + 0.75 * 255
-    colours[token_map < 0] = background
-    return np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
-
-
-def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
-    rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
-    cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
-    return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]
 
 
 def scale_bar_length(extent: float) -> float:
@@ -216,7 +86,6 @@ def draw_overview(
         ConfigError: If classes and palette differ in length.
     """
     # matplotlib takes half a second to load, which `import hook.apis` should not pay.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 
@@ -242,8 +111,7 @@ def draw_overview(
     total_w = 2 * side + columns * panel_w + (columns - 1) * gap
     total_h = head + rows * (panel_h + caption) + (rows - 1) * 0.1 + foot
 
-    figure = Figure((total_w, total_h), facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    figure = Figure((total_w, total_h), dpi=dpi, facecolor=PAPER)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return x / total_w, 1 - y / total_h
@@ -308,13 +176,7 @@ def draw_overview(
         figure.text(x, y, attribution, size=8.5, color=MUTED, ha="right")
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.png")
-    try:
-        figure.savefig(part, dpi=dpi, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_png(path, figure_to_rgb(figure))
     return path
 
 

@@ -7,7 +7,6 @@ sample dictionaries that every pipeline of this project takes.
 """
 
 import abc
-import colorsys
 import copy
 import csv
 import difflib
@@ -23,6 +22,7 @@ from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
 from hook.datasets.bands import parse_nodata, valid_values
+from hook.drawing import distinct_palette
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
 
@@ -143,27 +143,6 @@ def read_split_list(path: str | Path) -> list[str]:
             remedy="remove the repetition: it would count twice in every metric",
         )
     return names
-
-
-def default_palette(num_classes: int) -> list[list[int]]:
-    """Return one well separated RGB colour per class, the same in every run.
-
-    Args:
-        num_classes: How many colours.
-
-    Returns:
-        ``num_classes`` lists of three integers in [0, 255].
-    """
-    golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
-    return [
-        [
-            round(255 * channel)
-            for channel in colorsys.hsv_to_rgb(
-                (index * golden) % 1.0, 0.75 - 0.25 * (index % 2), 0.95 - 0.2 * (index % 3)
-            )
-        ]
-        for index in range(num_classes)
-    ]
 
 
 def normalise_name(name: str) -> str:
@@ -352,7 +331,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             )
         self._check_classes(meta["classes"], known)
         if meta.get("palette") is None:
-            meta["palette"] = self._known_palette(len(meta["classes"])) or default_palette(
+            meta["palette"] = self._known_palette(len(meta["classes"])) or distinct_palette(
                 len(meta["classes"])
             )
         known_bands = band_names(self.source)

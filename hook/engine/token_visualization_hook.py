@@ -12,17 +12,19 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 
-from hook.engine.drawing import (
-    colour_classes,
-    colour_tokens,
-    default_palette,
-    draw_panels,
+from hook.drawing import (
+    distinct_palette,
+    figure_to_rgb,
+    render_labels,
+    render_tokens,
+    resize_nearest,
     save_png,
-    to_rgb,
+    stretch_to_rgb,
 )
 from hook.registry import HOOKS
 
-_NO_CLASS = 255 * 256  # beyond every palette: drawn as white
+_LEGEND_CLASSES = 20
+_TOKEN_MAP_SIDE = 256  # at least, so that borders stay thin
 
 
 @HOOKS.register_module()
@@ -160,27 +162,86 @@ def draw_sample(
         (height, width, 3) uint8.
     """
     classes = tuple(meta.get("classes") or ())
-    palette = meta.get("palette") or default_palette(max(len(classes), 1))
+    palette = meta.get("palette") or distinct_palette(max(len(classes), 1))
     valid = sample.valid_mask.data[0].cpu().numpy() if "valid_mask" in sample else None
     pixels = image.detach().float().cpu().numpy()
     if valid is not None and valid.shape != pixels.shape[1:]:
         valid = None
-    rgb = to_rgb(pixels, valid, meta.get("bands"))
+    rgb = stretch_to_rgb(pixels, meta.get("bands"), valid)
     panels, title, legend = [("image", rgb)], "", []
     if "pred_sem_seg" in sample:
         if "gt_sem_seg" in sample:
             truth = sample.gt_sem_seg.data[0].cpu().numpy()
-            panels.append(("truth", colour_classes(truth, palette)))
+            panels.append(("truth", render_labels(truth, palette)))
         prediction = sample.pred_sem_seg.data[0].cpu().numpy()
         if valid is not None and valid.shape == prediction.shape:
-            prediction = np.where(valid > 0, prediction, _NO_CLASS)
-        panels.append(("prediction", colour_classes(prediction, palette)))
+            prediction = np.where(valid > 0, prediction, -1)
+        panels.append(("prediction", render_labels(prediction, palette)))
         legend = list(zip(classes, palette, strict=False))
     elif "pred_label" in sample:
         title = _describe_label(sample, classes)
     if tokens is not None:
-        panels.append((f"{len(np.unique(tokens))} tokens", colour_tokens(tokens, rgb)))
+        panels.append((f"{len(np.unique(tokens))} tokens", draw_tokens(tokens, rgb)))
     return draw_panels(panels, title, legend)
+
+
+def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Draw a token map over its image, small images enlarged.
+
+    Args:
+        tokens: (h, w) token index of each seed.
+        image: (H, W, 3) uint8 that the seeds cover.
+
+    Returns:
+        (kH, kW, 3) uint8; k is 1 but for small images.
+    """
+    height, width = image.shape[:2]
+    factor = -(-_TOKEN_MAP_SIDE // min(height, width))
+    size = (factor * height, factor * width)
+    return render_tokens(resize_nearest(tokens, size), resize_nearest(image, size), alpha=0.7)
+
+
+def draw_panels(
+    panels: Sequence[tuple[str, np.ndarray]],
+    title: str = "",
+    legend: Sequence[tuple[str, Sequence[int]]] = (),
+) -> np.ndarray:
+    """Draw pictures side by side.
+
+    Args:
+        panels: Caption and (H, W, 3) uint8 picture of each.
+        title: Line above all.
+        legend: Name and (r, g, b) of each class.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    # matplotlib takes half a second to load, which a run without pictures should not pay.
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(3.0 * len(panels), 3.6), dpi=100, layout="constrained")
+    for axes, (caption, picture) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(caption, fontsize=9)
+        axes.set_axis_off()
+    if title:
+        figure.suptitle(title, fontsize=10)
+    if legend:
+        patches = [
+            Patch(facecolor=np.divide(colour, 255), edgecolor="0.4", label=name)
+            for name, colour in list(legend)[:_LEGEND_CLASSES]
+        ]
+        figure.legend(
+            handles=patches,
+            loc="outside lower center",
+            ncols=min(len(patches), 2 * len(panels)),
+            fontsize=8,
+            frameon=False,
+        )
+    return figure_to_rgb(figure)
 
 
 def _describe_label(sample: BaseDataElement, classes: Sequence[str]) -> str:

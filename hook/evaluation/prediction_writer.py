@@ -11,11 +11,11 @@ import numpy as np
 import rasterio
 from affine import Affine
 from mmengine.dist import get_rank
-from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
+from hook.drawing import distinct_palette, save_png
 from hook.errors import DataError
 
 
@@ -161,14 +161,10 @@ class PredictionWriter:
                 expected="georeferenced data for more classes",
                 found=f"{len(self.classes)} classes",
             )
-        image = Image.fromarray(mask, mode="P")
         colours = np.zeros((256, 3), np.uint8)
         for index, colour in colour_table(self.classes, self.palette).items():
             colours[index] = colour[:3]
-        image.putpalette(colours.tobytes())
-        partial = target.with_name(f".{target.name}.partial")
-        image.save(partial, format="PNG")
-        os.replace(partial, target)
+        save_png(target, mask, colours)
 
 
 class ClassMapFile:
@@ -245,7 +241,7 @@ def colour_table(
     classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None
 ) -> dict[int, tuple[int, int, int, int]]:
     """Return GDAL's colour table of a class map: one (r, g, b, 255) each, nodata transparent."""
-    palette = palette or default_palette(len(classes))
+    palette = palette or distinct_palette(len(classes))
     table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
     table[int(np.iinfo(map_dtype(len(classes))).max)] = (0, 0, 0, 0)
     return table
@@ -258,12 +254,3 @@ def _belongs_to_scene(part: Part) -> bool:
 
 def _affine(geo: dict) -> Affine:
     return Affine(*geo["transform"][:6])
-
-
-def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """Return distinct colours for classes whose dataset names none, as matplotlib's tab20."""
-    from matplotlib import colormaps
-
-    table = colormaps["tab20"].colors
-    colours = [tuple(round(255 * v) for v in table[i % len(table)]) for i in range(num_classes)]
-    return colours

@@ -10,7 +10,6 @@ from torchgeo.datasets import EuroSAT
 from hook.datasets.torchgeo_wrappers import (
     TorchGeoClassification,
     TorchGeoSegmentation,
-    default_palette,
     find_dataset_class,
     read_split_list,
 )
@@ -409,10 +408,3 @@ class TestBadInput:
             TorchGeoClassification(
                 "EuroSAT", data_root=str(eurosat), metainfo=dict(classes=("a", "a"))
             )
-
-
-def test_default_palette_is_distinct_and_stable():
-    palette = default_palette(45)
-    assert palette == default_palette(45)
-    assert len({tuple(colour) for colour in palette}) == 45
-    assert all(0 <= channel <= 255 for colour in palette for channel in colour)

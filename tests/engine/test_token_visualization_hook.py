@@ -5,7 +5,12 @@ import torch
 from mmengine.structures import PixelData
 
 from hook.apis.inference import load_model
-from hook.engine.token_visualization_hook import draw_sample, token_map_of
+from hook.engine.token_visualization_hook import (
+    draw_panels,
+    draw_sample,
+    draw_tokens,
+    token_map_of,
+)
 from hook.structures import ClsDataSample
 from hook.tokenizers import token_map
 
@@ -43,3 +48,22 @@ def test_classification_without_truth_or_tokens():
     sample = ClsDataSample(pred_label=1, pred_score=torch.tensor([0.2, 0.8]))
     picture = draw_sample(torch.rand(3, 16, 16), sample, {"classes": ("a", "b")}, None)
     assert picture.std() > 0
+
+
+def test_token_map_covers_the_image_and_shows_borders():
+    tokens = np.array([[0, 0], [1, 1]])
+    picture = draw_tokens(tokens, np.full((64, 64, 3), 90, np.uint8))
+    assert picture.shape == (256, 256, 3)
+    assert picture[127].min() > 190  # white over the colour of the region above
+    above, below = picture[64, 64].astype(int), picture[192, 64].astype(int)
+    assert np.abs(above - below).max() > 40
+    assert (picture[10, 10] == picture[100, 200]).all()
+    assert (picture[128] == below).all()
+
+
+def test_panels_and_legend():
+    picture = np.zeros((20, 20, 3), np.uint8)
+    drawn = draw_panels([("a", picture), ("b", picture)], "title", [("field", (0, 200, 0))])
+    assert drawn.ndim == 3
+    assert drawn.shape[1] > drawn.shape[0]
+    assert (drawn == (0, 200, 0)).all(axis=2).any()  # the legend

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hook.drawing import distinct_palette
 from hook.errors import ConfigError
 
 CONFIG = """
@@ -126,6 +127,14 @@ def test_overlay(browse):
     stripes = mixed[:, 32:, 0]
     assert set(np.unique(stripes)) == {50, 255}
     assert 0.4 < (stripes == 255).mean() < 0.6
+
+
+def test_classes_without_colours_get_some(browse):
+    mask = np.arange(64).reshape(8, 8) % 2
+    sample = browse.Sample("x", np.zeros((3, 8, 8)), np.ones((8, 8), bool), mask)
+    sheet = browse.draw_sheet([sample], {"classes": ("a", "b")}, (0, 1, 2), "heading")
+    for colour in distinct_palette(2):
+        assert (sheet == colour).all(axis=2).sum() > 50  # the legend
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hook.engine.drawing import save_png
+from hook.drawing import figure_to_rgb, save_png
 from hook.errors import ConfigError, DataError, reports_errors
 
 Curve = tuple[list[float], list[float]]
@@ -77,7 +76,6 @@ def draw(curves: dict[str, dict[str, Curve]], units: dict[str, str]) -> np.ndarr
         (height, width, 3) uint8.
     """
     figure = Figure(figsize=(5 * len(curves), 3.6), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     for axes, (key, runs) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
@@ -87,8 +85,7 @@ def draw(curves: dict[str, dict[str, Curve]], units: dict[str, str]) -> np.ndarr
         axes.set_xlabel(units[key])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure_to_rgb(figure)
 
 
 @reports_errors

@@ -17,14 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from hook.engine.drawing import choose_rgb, colour_classes, save_png
+from hook.drawing import (
+    choose_rgb,
+    distinct_palette,
+    figure_to_rgb,
+    render_labels,
+    save_png,
+    stretch_to_rgb,
+)
 from hook.engine.runner import config_errors, load_config
 from hook.errors import ConfigError, reports_errors
 from hook.registry import DATASETS
@@ -100,23 +106,13 @@ def stretch(
     Returns:
         (H, W, 3) uint8 each.
     """
-    chosen = [np.asarray(image, dtype=np.float32)[list(bands)] for image in images]
-    good = [
-        mask & np.isfinite(image).all(axis=0) for image, mask in zip(chosen, valid, strict=True)
-    ]
-    pixels = np.concatenate(
-        [image[:, mask] for image, mask in zip(chosen, good, strict=True)], axis=1
-    )
-    low, high = np.zeros(3, np.float32), np.ones(3, np.float32)
-    if pixels.shape[1]:
-        low, high = np.percentile(pixels, (2, 98), axis=1).astype(np.float32)
-    span = np.maximum(high - low, 1e-6)
-    pictures = []
-    for image, mask in zip(chosen, good, strict=True):
-        scaled = (np.nan_to_num(image) - low[:, None, None]) / span[:, None, None]
-        picture = (np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-        pictures.append(np.where(mask[:, :, None], picture, np.uint8(255)))
-    return pictures
+    # One long row of pixels gets one pair of limits.
+    flat = [np.asarray(image)[list(bands)].reshape(3, 1, -1) for image in images]
+    seen = np.concatenate([mask.reshape(1, -1) for mask in valid], axis=1)
+    row = stretch_to_rgb(np.concatenate(flat, axis=2), None, seen, (2, 98), gamma=1.0)[0]
+    ends = np.cumsum([mask.size for mask in valid])[:-1]
+    pixels = np.split(row, ends)
+    return [part.reshape(*mask.shape, 3) for part, mask in zip(pixels, valid, strict=True)]
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
@@ -130,7 +126,7 @@ def overlay(picture: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[in
     Returns:
         (H, W, 3) uint8.
     """
-    mixed = 0.45 * picture + 0.55 * colour_classes(mask, palette)
+    mixed = 0.45 * picture + 0.55 * render_labels(mask, palette)
     rows, columns = np.indices(mask.shape)
     width = max(2, min(mask.shape) // 32)
     stripes = (rows + columns) // width % 2 == 0
@@ -198,7 +194,7 @@ def draw_sheet(
     for sample, picture in zip(samples, pictures, strict=True):
         panels.append((sample.title, picture))
         if sample.mask is not None:
-            panels.append(("mask", overlay(picture, sample.mask, meta["palette"])))
+            panels.append(("mask", overlay(picture, sample.mask, _palette(meta))))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     with_masks = any(sample.mask is not None for sample in samples)
@@ -207,7 +203,6 @@ def draw_sheet(
     figure = Figure(
         figsize=(max(columns * CELL_INCHES, 4.5), height), dpi=110, layout="constrained"
     )
-    canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -223,14 +218,17 @@ def draw_sheet(
             fontsize=7,
             frameon=False,
         )
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure_to_rgb(figure)
+
+
+def _palette(meta: dict[str, Any]) -> Sequence[Sequence[int]]:
+    return meta.get("palette") or distinct_palette(len(meta["classes"]))
 
 
 def _legend(samples: Sequence[Sample], meta: dict[str, Any]) -> list[Patch]:
     patches = [
         Patch(facecolor=np.divide(colour, 255), edgecolor="0.4", label=str(name))
-        for name, colour in zip(meta["classes"], meta["palette"], strict=True)
+        for name, colour in zip(meta["classes"], _palette(meta), strict=True)
     ][:LEGEND_CLASSES]
     count = len(meta["classes"])
     if any(sample.mask is not None and (sample.mask >= count).any() for sample in samples):

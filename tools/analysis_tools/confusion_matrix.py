@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hook.engine.drawing import save_png
+from hook.drawing import figure_to_rgb, save_png
 from hook.errors import reports_errors
 from hook.evaluation.confusion import load_confusion_matrix
 
@@ -50,7 +49,6 @@ def draw(values: np.ndarray, classes: Sequence[str], mode: str, title: str) -> n
     """
     side = max(4.0, 0.45 * len(classes) + 2.5)
     figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     top = 1.0 if mode != "none" else max(float(np.nanmax(values, initial=1.0)), 1.0)
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
@@ -69,8 +67,7 @@ def draw(values: np.ndarray, classes: Sequence[str], mode: str, title: str) -> n
             text = f"{value:.0f}" if mode == "none" else f"{value * 100:.0f}"
             colour = "white" if value > 0.6 * top else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure_to_rgb(figure)
 
 
 @reports_errors
