@@ -626,21 +626,31 @@ def look_at(cfg, model, test_set, scene: int) -> View:
         (row - top, col - left, height, width) if (height, width) != (full_h, full_w) else None,
         _metres_per_pixel(info),
     )
-    for sample in tqdm(dataset, desc="tokens", unit="chip", disable=None, leave=False):
-        image, labels, valid = chip_arrays(sample)
+    size = cfg.test_dataloader.batch_size
+    starts = range(0, len(dataset), size)
+    for start in tqdm(starts, desc="tokens", unit="batch", disable=None, leave=False):
+        samples = [dataset[k] for k in range(start, min(start + size, len(dataset)))]
         with torch.no_grad():
-            inputs = model.data_preprocessor({"inputs": [sample["inputs"]]}, False)["inputs"]
-            assignment = model.backbone.tokenizer(inputs).assignment
-            tokens = token_map(assignment, labels.shape)[0].numpy()
-        geo = sample["data_samples"].geo
-        y, x = (s - o for s, o in zip(geo["window"][:2], (top, left), strict=True))
-        rows, cols = slice(y, min(y + labels.shape[0], h)), slice(x, min(x + labels.shape[1], w))
-        part = slice(0, rows.stop - y), slice(0, cols.stop - x)
-        view.image[:, rows, cols] = image[:, part[0], part[1]]
-        view.valid[rows, cols] = valid[part]
-        view.truth[rows, cols] = np.where(valid, labels, IGNORE)[part]
-        view.tokens[rows, cols] = np.where(valid, tokens, -1)[part]
+            batch = {"inputs": [s["inputs"] for s in samples]}
+            inputs = model.data_preprocessor(batch, False)["inputs"]
+            maps = token_map(model.backbone.tokenizer(inputs).assignment, inputs.shape[-2:])
+        for sample, tokens in zip(samples, maps.numpy(), strict=True):
+            _paste(view, sample, tokens)
     return view
+
+
+def _paste(view: View, sample: dict, tokens: np.ndarray) -> None:
+    """Put a chip where it lies in the view; what reaches beyond is padding."""
+    image, labels, valid = chip_arrays(sample)
+    top, left, h, w = view.window
+    row, col = sample["data_samples"].geo["window"][:2]
+    y, x = row - top, col - left
+    rows, cols = slice(y, min(y + labels.shape[0], h)), slice(x, min(x + labels.shape[1], w))
+    part = slice(0, rows.stop - y), slice(0, cols.stop - x)
+    view.image[:, rows, cols] = image[:, part[0], part[1]]
+    view.valid[rows, cols] = valid[part]
+    view.truth[rows, cols] = np.where(valid, labels, IGNORE)[part]
+    view.tokens[rows, cols] = np.where(valid, tokens, -1)[part]
 
 
 def _metres_per_pixel(info) -> float | None:
