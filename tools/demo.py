@@ -38,6 +38,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import numpy as np
 import pyogrio
 import rasterio
+import rasterio.shutil
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform_bounds
 from tqdm import tqdm
@@ -219,6 +220,9 @@ def _read_classes_file(path: Path) -> tuple[list[str] | None, list]:
         else:
             names.append(line)
             colours.append(None)
+    heads = [name.partition(" ")[0].strip(":,;") for name in names]
+    if heads == [str(k) for k in range(len(names))]:  # "0 background", "1 building"
+        names = [name.partition(" ")[2].strip() or name for name in names]
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(
             f"{path} does not name the classes",
@@ -293,7 +297,7 @@ def _split(folder: Folder) -> None:
         folder.how = "lists of the folder"
         return
     if len(names) >= 3:
-        centres = np.array([_centre(p) for p in folder.images])
+        centres = np.array([_centre(p, folder.masks) for p in folder.images])
         axis = int(np.ptp(centres, axis=0).argmax())
         order = [names[k] for k in np.lexsort((centres[:, 1 - axis], centres[:, axis]))]
         n_test = max(1, round(0.25 * len(order)))
@@ -306,7 +310,7 @@ def _split(folder: Folder) -> None:
         return
     by_size = sorted(folder.images, key=lambda p: -_area(p))
     shares = (0.58, 0.70, 1.0) if len(names) == 1 else (0.85, 1.0)
-    first = _strips(by_size[0], shares)
+    first = _strips(by_size[0], folder.masks, shares)
     only = dict(images=[str(by_size[0])])
     folder.splits = {s: dict(only, split=b) for s, b in zip(lists, first, strict=False)}
     if len(names) == 2:
@@ -314,20 +318,22 @@ def _split(folder: Folder) -> None:
     folder.how = f"by area: strips of {by_size[0].name}"
 
 
-def _bounds(path: Path) -> tuple[tuple[float, float, float, float], str]:
-    with _open(path) as src:
-        if src.crs is None:
-            raise DataError(
-                f"{path} is not georeferenced",
-                expected="a CRS and a transform",
-                found="no CRS",
-                remedy="write them with `rio edit-info --crs ... --transform ...`",
-            )
-        return tuple(src.bounds), src.crs.to_wkt()
+def _bounds(path: Path, masks: list[Path]) -> tuple[tuple[float, float, float, float], str]:
+    """Bounds and CRS (WKT) of an image, or of its mask where only that is georeferenced."""
+    for source in (path, *(m for m in masks if m.stem == path.stem and m.suffix in TIFF)):
+        with _open(source) as src:
+            if src.crs is not None:
+                return tuple(src.bounds), src.crs.to_wkt()
+    raise DataError(
+        f"{path} is not georeferenced",
+        expected="a CRS and a transform, there or in the mask of its name",
+        found="no CRS",
+        remedy="write them with `rio edit-info --crs ... --transform ...`",
+    )
 
 
-def _centre(path: Path) -> tuple[float, float]:
-    bounds, crs = _bounds(path)
+def _centre(path: Path, masks: list[Path]) -> tuple[float, float]:
+    bounds, crs = _bounds(path, masks)
     west, south, east, north = transform_bounds(crs, "EPSG:4326", *bounds)
     return (west + east) / 2 * np.cos(np.radians((south + north) / 2)), (south + north) / 2
 
@@ -337,9 +343,9 @@ def _area(path: Path) -> int:
         return src.width * src.height
 
 
-def _strips(path: Path, upto: tuple[float, ...]) -> list[dict]:
+def _strips(path: Path, masks: list[Path], upto: tuple[float, ...]) -> list[dict]:
     """Cut an image along its longer side at shares of it."""
-    (left, bottom, right, top), crs = _bounds(path)
+    (left, bottom, right, top), crs = _bounds(path, masks)
     with _open(path) as src:
         wide = src.width >= src.height
     strips, start = [], 0.0
@@ -680,11 +686,13 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
     prediction = np.where(view.valid, prediction, IGNORE)
     note = f"mIoU {scores['model']['mIoU']:.1f} % on the test part"
     framed = dict(frame=view.frame, frame_label="test part, never trained on" if view.frame else "")
+    # Seeds are a few pixels wide: borders would hide the regions.
+    tokens = render_tokens(view.tokens, rgb, alpha=0.75, borders=False)
     panels = [
         Panel("Image", rgb, **framed),
         Panel("Truth", render_labels(view.truth, meta["palette"])),
         Panel("Prediction", render_labels(prediction, meta["palette"]), note, **framed),
-        Panel("Token map", render_tokens(view.tokens, rgb), texts["tokens"]),
+        Panel("Token map", tokens, texts["tokens"]),
     ]
     draw_overview(
         path,
@@ -704,6 +712,23 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
 def say(text: str) -> None:
     """Print a line at once, so that logs stay in order."""
     print(text, flush=True)
+
+
+def georeferenced(scene, out: Path) -> Path:
+    """The scene's file, or a VRT beside the results that adds the georeference of its mask."""
+    path = Path(scene.path)
+    with _open(path) as src:
+        if src.crs is not None:
+            return path
+    vrt = out / "scene.vrt"
+    vrt.unlink(missing_ok=True)
+    rasterio.shutil.copy(str(path.resolve()), str(vrt), driver="VRT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(vrt, "r+") as dst:
+            dst.crs = rasterio.crs.CRS.from_wkt(scene.grid.crs)
+            dst.transform = scene.grid.affine
+    return vrt
 
 
 def _make_scene(out_dir: Path, seed: int):
@@ -847,8 +872,8 @@ def main(argv: list[str] | None = None) -> int:
     test_set = cover_of(cfg, "test")
     sizes = [h * w for _, _, h, w in test_set.sampling_windows]
     scene = int(np.argmax(sizes))
-    source = test_set.scenes[scene].path
-    say(f"[5/6] Mapping {source}")
+    source = georeferenced(test_set.scenes[scene], out)
+    say(f"[5/6] Mapping {test_set.scenes[scene].path}")
     report = map_scene(
         model,
         None,
@@ -862,8 +887,9 @@ def main(argv: list[str] | None = None) -> int:
 
     say("[6/6] Drawing the overview")
     count = model.backbone.tokenizer.num_tokens
+    shown = "the demo scene" if embedded else Path(test_set.scenes[scene].path).name
     texts = dict(
-        title=f"{name} on {'the demo scene' if embedded else Path(source).name}",
+        title=f"{name} on {shown}",
         subtitle=f"mIoU {scores['model']['mIoU']:.1f} %; nearest centroid "
         f"{scores['nearest_centroid']['mIoU']:.1f} %, majority class "
         f"{scores['majority_class']['mIoU']:.1f} %",
@@ -883,7 +909,9 @@ def main(argv: list[str] | None = None) -> int:
         bar=dict(above_majority_class=LEAD, not_below_nearest_centroid=True, missed=missed),
         passed=not missed,
         iterations=cfg.train_cfg.max_iters,
-        map=dict(scene=str(source), windows=report.windows, pixels=report.pixels),
+        map=dict(
+            scene=str(test_set.scenes[scene].path), windows=report.windows, pixels=report.pixels
+        ),
         seconds=seconds | dict(total=round(time.monotonic() - begun, 1)),
     )
     _write_text(out / "metrics.json", json.dumps(_plain(metrics), indent=2) + "\n")

@@ -159,6 +159,32 @@ def test_vector_masks_are_two_classes(demo, folder):
         demo.inspect_folder(root)
 
 
+def test_class_names_may_come_with_their_index(demo, folder):
+    root = folder([checkerboard(0, 1)])
+    (root / "classes.txt").write_text("0 background\n1 building #ff0000\n")
+    found = demo.inspect_folder(root)
+    assert found.classes == ["background", "building"] and found.palette[1] == [255, 0, 0]
+
+
+def test_images_that_only_their_mask_places(demo, folder):
+    root = folder([checkerboard(0, 1, size=(32, 100))])
+    path = root / "images" / "tile_0.tif"
+    with rasterio.open(path) as src:
+        image, place = src.read(), (src.crs, src.transform, src.bounds)
+    path.unlink()
+    with rasterio.open(
+        path, "w", driver="GTiff", height=32, width=100, count=3, dtype="uint8"
+    ) as d:
+        d.write(image)
+    assert demo.inspect_folder(root).splits["train"]["split"]["bounds"][0] == place[2].left
+    cfg = Config.fromfile(demo.REPO / "configs" / "hook" / "demo_hook.py")
+    demo.fit_config_to_folder(cfg, demo.inspect_folder(root))
+    scene = demo.cover_of(cfg, "test").scenes[0]
+    with rasterio.open(demo.georeferenced(scene, root)) as src:
+        assert (src.crs, src.transform) == place[:2]
+        assert np.array_equal(src.read(), image)
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
