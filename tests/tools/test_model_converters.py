@@ -64,6 +64,9 @@ def spoiled(golden, tmp_path_factory):
         "key": write("key", tensors, config | {"dropout": 0.5}),
         "task": write("task", tensors, config | {"task": "detection"}),
         "size": write("size", tensors, config | {"image_size": 64}),
+        "sizes": write("sizes", tensors, ["image_size", 32]),
+        "width": write("width", tensors, config | {"embed_dim": "wide"}),
+        "label": write("label", tensors | {"io/label": tensors["io/label"] + 50}),
     }
 
 
