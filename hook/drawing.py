@@ -87,11 +87,12 @@ def distinct_palette(count: int) -> list[list[int]]:
         list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
     """
     golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
+    # Neighbouring hues differ in saturation and value too.
     return [
         [
             round(255 * channel)
             for channel in colorsys.hsv_to_rgb(
-                (index * golden) % 1.0, 0.75 - 0.25 * (index % 2), 0.95 - 0.2 * (index % 3)
+                (0.06 + index * golden) % 1.0, (0.75, 0.5)[index % 2], (0.95, 0.55, 0.75)[index % 3]
             )
         ]
         for index in range(count)

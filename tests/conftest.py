@@ -1,6 +1,8 @@
-"""Shared fixtures: the folder of real imagery, and one thread per test process."""
+"""Shared fixtures: real imagery, tiny data with configs and checkpoints, few threads."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -39,6 +41,40 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden numbers at {folder}; set HOOK_SHARED to the folder with golden/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The generator module ``tests/data/tiny_runs.py``."""
+    name = "tiny_runs"  # as the configs it writes import it
+    if name not in sys.modules:
+        path = REPO / "tests" / "data" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def cls_run(tiny, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a tiny classifier."""
+    folder = tmp_path_factory.mktemp("cls")
+    config = tiny.write_cls_config(folder / "tiny_cls.py")
+    return config, tiny.write_checkpoint(config, folder / "cls.pth")
+
+
+@pytest.fixture(scope="session")
+def scenes(tiny, tmp_path_factory) -> Path:
+    """A folder with three scenes and their masks."""
+    return tiny.write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def seg_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a tiny segmentation of these scenes."""
+    folder = tmp_path_factory.mktemp("seg")
+    config = tiny.write_seg_config(folder / "tiny_seg.py", scenes)
+    return config, tiny.write_checkpoint(config, folder / "seg.pth")
 
 
 @pytest.fixture(autouse=True)

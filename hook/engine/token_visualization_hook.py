@@ -25,6 +25,7 @@ from hook.registry import HOOKS
 
 _LEGEND_CLASSES = 20
 _TOKEN_MAP_SIDE = 256  # at least, so that borders stay thin
+_BORDERED_SEED = 8  # pixels; borders between smaller seeds would hide the regions
 
 
 @HOOKS.register_module()
@@ -186,7 +187,7 @@ def draw_sample(
 
 
 def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Draw a token map over its image, small images enlarged.
+    """Draw a token map over its image, small images enlarged, with borders where seeds are large.
 
     Args:
         tokens: (h, w) token index of each seed.
@@ -198,7 +199,9 @@ def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     factor = -(-_TOKEN_MAP_SIDE // min(height, width))
     size = (factor * height, factor * width)
-    return render_tokens(resize_nearest(tokens, size), resize_nearest(image, size), alpha=0.7)
+    regions, picture = resize_nearest(tokens, size), resize_nearest(image, size)
+    borders = min(size[0] // tokens.shape[0], size[1] // tokens.shape[1]) >= _BORDERED_SEED
+    return render_tokens(regions, picture, alpha=0.7, borders=borders)
 
 
 def draw_panels(

@@ -8,7 +8,9 @@ import torch
 
 from hook.apis import load_model, map_scene
 from hook.apis.mapping import WindowPredictor, default_window
+from hook.drawing import distinct_palette
 from hook.errors import ConfigError, DataError, SceneError
+from hook.evaluation.prediction_writer import colour_table
 
 
 def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes, tmp_path):
@@ -40,6 +42,17 @@ def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes
     polygons = geopandas.read_file(vectors)
     assert polygons.area.sum() == pytest.approx(valid.sum() * 4)  # 2 m pixels
     assert set(polygons["class_name"]) <= {"water", "field", "town"}
+
+
+def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    model.dataset_meta = {k: v for k, v in model.dataset_meta.items() if k != "palette"}
+    out = tmp_path / "map.tif"
+    map_scene(model, None, scenes / "images" / "first.tif", out, overlap=0, progress=False)
+    with rasterio.open(out) as result:
+        found = [list(result.colormap(1)[k][:3]) for k in range(3)]
+    assert found == distinct_palette(3)
+    assert found == [list(colour_table("abc")[k][:3]) for k in range(3)]
 
 
 def test_predictor_gives_probabilities_in_evaluation_mode(seg_run):

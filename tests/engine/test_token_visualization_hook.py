@@ -61,6 +61,13 @@ def test_token_map_covers_the_image_and_shows_borders():
     assert (picture[128] == below).all()
 
 
+def test_small_seeds_have_no_borders():
+    tokens = np.arange(64)[:, None].repeat(64, axis=1) % 2
+    image = np.full((256, 256, 3), 90, np.uint8)
+    assert len(np.unique(draw_tokens(tokens, image).reshape(-1, 3), axis=0)) == 2
+    assert len(np.unique(draw_tokens(tokens[:32, :32], image).reshape(-1, 3), axis=0)) == 4
+
+
 def test_panels_and_legend():
     picture = np.zeros((20, 20, 3), np.uint8)
     drawn = draw_panels([("a", picture), ("b", picture)], "title", [("field", (0, 200, 0))])
