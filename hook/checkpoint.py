@@ -9,9 +9,11 @@ because theirs falls back to full unpickling where the safe way fails.
 
 import os
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from hook.errors import CheckpointError
+from hook.errors import CheckpointError, ConfigError
 
 _LISTED_KEYS = 8
 
@@ -87,7 +89,8 @@ def load_checkpoint(
     if path.suffix == ".safetensors":
         return _load_safetensors(path, map_location)
     try:
-        with torch.serialization.safe_globals(_safe_types()):
+        with torch.serialization.safe_globals(_safe_types()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # every way a damaged or hostile file can fail ends here
         raise _explain(path, error) from None
@@ -137,6 +140,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         or "Unsupported class" in text
         or "weights only" in text.lower()
     )
+    named = asked.group(1) if asked else _first_import(path)
     damaged = size == 0 or isinstance(error, EOFError) or _is_broken_zip(path)
     if isinstance(error, PermissionError):
         return CheckpointError(
@@ -144,11 +148,11 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             found=error.strerror,
             remedy="check the file's permissions",
         )
-    if unsafe and not damaged and asked:
+    if unsafe and not damaged and named:
         return CheckpointError(
             f"checkpoint {path} is refused: reading it would run code",
             expected="tensors and plain Python containers",
-            found=f"a pickle that names {asked.group(1)}",
+            found=f"a pickle that names {named}",
             remedy="take checkpoints only from a source you trust and have them saved again as "
             "dict(state_dict=model.state_dict()); nothing of this file has been run",
         )
@@ -158,6 +162,26 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         found=f"{size} bytes that end early or have another format",
         remedy="copy or download it again, or take an earlier checkpoint of the run",
     )
+
+
+def _first_import(path: Path) -> str | None:
+    """Name the first function or class a bare pickle asks for; nothing of it is run.
+
+    PyTorch's own reader stops at the newer protocols' opcodes before it comes to any name.
+    """
+    strings: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST"):
+                    return argument.replace(" ", ".")
+                if opcode.name == "STACK_GLOBAL":
+                    return ".".join(strings[-2:]) or "a function"
+                if isinstance(argument, str):
+                    strings.append(argument)
+    except (ValueError, IndexError, OSError):  # no pickle at all
+        return None
+    return None
 
 
 def _is_broken_zip(path: Path) -> bool:
@@ -281,6 +305,43 @@ def check_state_dict(
         remedy="give the config the checkpoint was trained with (it is saved beside it in the "
         "work dir), or the checkpoint of this config",
     )
+
+
+def check_classes(
+    model: nn.Module, checkpoint: Mapping, classes: Sequence[str], source: str | os.PathLike
+) -> None:
+    """Compare the classes of the data to be tested with those of the model and its checkpoint.
+
+    Args:
+        model: Segmentor or classifier.
+        checkpoint: The whole checkpoint, see :func:`load_checkpoint`.
+        classes: Class names of the data, in the order of their labels.
+        source: Name of the checkpoint, for the message.
+
+    Raises:
+        ConfigError: The data have another number of classes than the model, or those of the
+            checkpoint in another order.
+    """
+    head = getattr(model, "decode_head", None) or getattr(model, "head", None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    count = getattr(head, "num_classes", None)
+    if count is not None and count != len(classes):
+        raise ConfigError(
+            "the data and the model have different numbers of classes",
+            expected=f"{count} (num_classes of the head)",
+            found=f"{len(classes)} in metainfo['classes']: {', '.join(map(str, classes))}",
+            remedy="make num_classes of the head and metainfo['classes'] agree",
+        )
+    meta = checkpoint.get("meta")
+    meta = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    trained = tuple(meta.get("classes") or ()) if isinstance(meta, Mapping) else ()
+    if tuple(classes) != trained and set(classes) == set(trained):
+        raise ConfigError(
+            f"the data have the classes of checkpoint {source} in another order",
+            expected=", ".join(map(str, trained)),
+            found=", ".join(map(str, classes)),
+            remedy="order metainfo['classes'] and the labels as in training (label_map can)",
+        )
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:

@@ -12,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from hook.checkpoint import (
+    check_classes,
     check_state_dict,
     find_resumable,
     get_state_dict,
@@ -19,7 +20,7 @@ from hook.checkpoint import (
     load_weights,
     use_safe_loading,
 )
-from hook.errors import CheckpointError
+from hook.errors import CheckpointError, ConfigError
 
 
 class _Payload:
@@ -104,12 +105,14 @@ def test_malicious_pickle_runs_nothing(tmp_path, saved, where, legacy):
     assert mark.exists()
 
 
-def test_plain_pickle_runs_nothing(tmp_path):
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickle_runs_nothing(tmp_path, protocol):
     mark = tmp_path / "pwned"
     path = tmp_path / "bad.pth"
-    path.write_bytes(pickle.dumps(_Payload(mark)))
-    with pytest.raises(CheckpointError):
+    path.write_bytes(pickle.dumps({"state_dict": _Payload(mark)}, protocol))
+    with pytest.raises(CheckpointError, match="would run code") as caught:
         load_checkpoint(path)
+    assert "mkdir" in str(caught.value)
     assert not mark.exists()
 
 
@@ -185,6 +188,20 @@ def test_check_state_dict_names_keys_and_both_shapes(saved):
     assert "0.weight: (5, 3) in the checkpoint, (4, 3) in the model" in text
     assert "missing in the checkpoint (1): 2.bias" in text
     assert "unknown to the model (1): head.new" in text
+
+
+def test_check_classes(saved):
+    model = nn.Module()
+    model.decode_head = nn.ModuleList([nn.Module(), nn.Module()])
+    model.decode_head[-1].num_classes = 2
+    checkpoint = load_checkpoint(saved)  # of the classes a and b
+    check_classes(model, checkpoint, ("a", "b"), saved)
+    check_classes(model, checkpoint, ("A", "B"), saved)  # other names for the same
+    check_classes(model, {"state_dict": {}}, ("b", "a"), saved)  # a checkpoint without names
+    with pytest.raises(ConfigError, match="different numbers of classes"):
+        check_classes(model, checkpoint, ("a", "b", "c"), saved)
+    with pytest.raises(ConfigError, match="another order"):
+        check_classes(model, checkpoint, ("b", "a"), saved)
 
 
 def test_load_weights_takes_all_or_nothing(saved, tmp_path):

@@ -20,6 +20,7 @@ from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
+from hook.scenes.vectors import DRIVERS
 
 _DEFAULT_WINDOW = 512
 
@@ -64,7 +65,14 @@ class WindowPredictor:
         data = self.model.data_preprocessor({"inputs": list(inputs.to(self.device))}, False)
         inputs = data["inputs"]
         predict = self._probabilities
-        scores = mean_over_views(predict, inputs) if self.tta else predict(inputs)
+        try:
+            scores = mean_over_views(predict, inputs) if self.tta else predict(inputs)
+        except ValueError as error:  # a tokenizer tied to a size says so this way
+            raise ConfigError(
+                f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
+                found=error,
+                remedy="leave --window out for the size the model was made for",
+            ) from None
         return scores.cpu().numpy()
 
     def _probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -147,11 +155,8 @@ def map_scene(
     model = as_model(config_or_model, checkpoint, device)
     predict = WindowPredictor(model, tta)
     meta = model.dataset_meta
-    if vectors is not None and Path(vectors).exists() and not overwrite:
-        raise ConfigError(
-            f"{vectors} exists already",
-            remedy="choose another name or overwrite (--overwrite)",
-        )
+    if vectors is not None:
+        _check_vectors(Path(vectors), overwrite)
     classes = tuple(meta["classes"])
     report = map_with_function(
         predict,
@@ -173,6 +178,27 @@ def map_scene(
     if vectors is not None:
         polygonize(output, vectors, class_names=classes, overwrite=overwrite, progress=progress)
     return report
+
+
+def _check_vectors(path: Path, overwrite: bool) -> None:
+    """Refuse a file that could not be written, before the scene is mapped for hours."""
+    if path.suffix.lower() not in DRIVERS:
+        raise ConfigError(
+            f"{path}: unknown vector format",
+            expected=f"a name ending in {' or '.join(DRIVERS)}",
+            found=path.suffix or "no ending",
+            remedy="give the vectors another name",
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"{path} cannot be written",
+            expected=f"an existing folder {path.parent}",
+            remedy="create the folder or choose another one",
+        )
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"{path} exists already", remedy="choose another name or overwrite (--overwrite)"
+        )
 
 
 def _choose_bands(model: nn.Module, scene, bidx: Sequence[int] | None) -> list[int] | None:

@@ -22,9 +22,10 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from hook.checkpoint import (
+    check_classes,
     check_state_dict,
     find_resumable,
     get_state_dict,
@@ -490,7 +491,12 @@ class HookRunner(Runner):
         """Load a checkpoint; where the run needs every weight, check keys and shapes first."""
         if self._needs_every_weight:
             model = self.model.module if is_model_wrapper(self.model) else self.model
-            check_state_dict(model, get_state_dict(load_checkpoint(filename)), filename)
+            checkpoint = load_checkpoint(filename)
+            check_state_dict(model, get_state_dict(checkpoint), filename)
+            if isinstance(self._test_loop, BaseLoop):  # built: this is a test
+                meta = getattr(self._test_loop.dataloader.dataset, "metainfo", {})
+                if meta.get("classes"):
+                    check_classes(model, checkpoint, meta["classes"], filename)
         return super().load_checkpoint(filename, *args, **kwargs)
 
     @master_only

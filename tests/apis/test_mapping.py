@@ -111,4 +111,11 @@ def test_bad_input(cls_run, seg_run, scenes, tmp_path):
     (tmp_path / "old.gpkg").write_text("")
     with pytest.raises(ConfigError, match="old.gpkg exists"):
         map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "old.gpkg")
+    # What cannot be written is refused before the scene is mapped.
+    with pytest.raises(ConfigError, match="unknown vector format"):
+        map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "x.shp")
+    with pytest.raises(ConfigError, match="no/x.gpkg cannot be written"):
+        map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "no" / "x.gpkg")
+    with pytest.raises(ConfigError, match="windows of 64 x 64 pixels do not fit the model"):
+        map_scene(model, None, scene, tmp_path / "x.tif", window=64, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gpkg", "old.tif"]

@@ -82,3 +82,20 @@ def test_a_checkpoint_of_another_shape_is_refused(seg_run, tools, tmp_path):
     assert done.returncode == 1
     assert f"{key}: (5, 8, 1, 1) in the checkpoint, (3, 8, 1, 1) in the model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_classes_that_are_not_the_models_are_refused(seg_run, tools, tmp_path):
+    config, checkpoint = seg_run
+    done = tools.run(
+        "tools/test.py",
+        config,
+        checkpoint,
+        "--work-dir",
+        tmp_path / "run",
+        "--cfg-options",
+        "test_dataloader.dataset.metainfo.classes=town,field,water",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "another order" in done.stderr and "town, field, water" in done.stderr
+    assert "Traceback" not in done.stderr
