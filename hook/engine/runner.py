@@ -140,12 +140,15 @@ def _first_slurm_host(nodelist: str) -> str:
 
 
 # ---------------------------------------------------------------------------------- configs
-def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | os.PathLike, options: dict[str, Any] | None = None, needs_model: bool = True
+) -> Config:
     """Read a config file.
 
     Args:
         path: A Python config in MMEngine's style.
         options: Dotted keys and values that overwrite the file's (``--cfg-options``).
+        needs_model: Refuse a config without a model.
 
     Raises:
         ConfigError: The file or one of its ``_base_`` files is missing, is not valid Python, has
@@ -187,12 +190,12 @@ def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) 
                 found=f"{type(error).__name__}: {_first_line(error)}",
                 remedy="name keys as tools/misc/print_config.py prints them",
             ) from error
-    _check_keys(cfg, path)
+    _check_keys(cfg, path, needs_model)
     return cfg
 
 
-def _check_keys(cfg: Config, path: Path) -> None:
-    if not isinstance(cfg.get("model"), dict) or "type" not in cfg.model:
+def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
+    if needs_model and (not isinstance(cfg.get("model"), dict) or "type" not in cfg.model):
         raise ConfigError(
             f"config {path} describes no model",
             expected="model = dict(type=..., ...)",
@@ -307,8 +310,6 @@ def set_output(cfg: Config, folder: str | os.PathLike) -> None:
     Raises:
         ConfigError: The folder is a file, or none of the metrics can write predictions.
     """
-    if Path(folder).is_file():
-        raise ConfigError(f"--out {folder} is a file", expected="a folder, new or old")
     metrics = as_list(cfg.get("test_evaluator"))
     writers = 0
     for metric in metrics:
@@ -325,11 +326,37 @@ def set_output(cfg: Config, folder: str | os.PathLike) -> None:
             found=", ".join(str(metric.get("type")) for metric in metrics) or "none",
             remedy="add one of them to test_evaluator",
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
+
+
+def make_folder(folder: str | os.PathLike, option: str) -> Path:
+    """Create the folder an option names, before the work whose results it is to hold.
+
+    Raises:
+        ConfigError: It is a file, or cannot be created or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {folder} is a file" if folder.is_file() else f"{option} {folder}: no folder",
+            expected="a folder to write to, new or old",
+            found=error,
+            remedy=f"choose another {option}",
+        ) from None
+    return folder
 
 
 def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
-    """Let the visualisation hook draw every test image into a folder."""
+    """Let the visualisation hook draw every test image into a folder.
+
+    Raises:
+        ConfigError: The folder cannot be used.
+    """
+    make_folder(folder, "--show-dir")
     hooks = [
         hook
         for hook in as_list(cfg.get("custom_hooks"))

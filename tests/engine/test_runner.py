@@ -17,6 +17,7 @@ from hook.engine.runner import (
     set_auto_scale_lr,
     set_output,
     set_resume,
+    set_show_dir,
     set_work_dir,
     setup_distributed,
     unwrap_worker_error,
@@ -159,6 +160,11 @@ def test_output_needs_a_metric_that_writes(tmp_path):
         set_output(Config({"test_evaluator": dict(type="Other")}), tmp_path / "x")
     with pytest.raises(ConfigError, match="is a file"):
         set_output(cfg, _write(tmp_path / "f", ""))
+    with pytest.raises(ConfigError, match="--show-dir"):
+        set_show_dir(Config(), tmp_path / "f" / "x")
+    with pytest.raises(ConfigError, match="describes no model"):
+        load_config(_write(tmp_path / "data.py", "train_dataloader = dict()"))
+    assert load_config(tmp_path / "data.py", needs_model=False).train_dataloader == {}
 
 
 def test_config_errors_keep_ours_and_convert_theirs():

@@ -162,6 +162,12 @@ def test_bad_calls(browse, gid5, tmp_path, repo):
         browse.browse(path, num=0, options=options)
     with pytest.raises(ConfigError, match="has no test data"):
         browse.browse(path, "test", options={**options, "test_dataloader": None})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--out-dir .*file is a file"):
+        browse.browse(path, num=1, out_dir=tmp_path / "file", options=options)
+    with pytest.raises(SystemExit) as caught:
+        browse.main([str(path), "--cfg-options", "no_value"])
+    assert caught.value.code == 2
     done = subprocess.run(
         [
             sys.executable,

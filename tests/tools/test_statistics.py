@@ -138,6 +138,9 @@ def test_the_standard_library_is_not_hidden_from_sibling_scripts(repo):
     [
         (["nowhere.py"], "nowhere.py does not exist"),
         (["{config}", "--split", "val"], "has no val_dataloader"),
+        (["{config}", "--cfg-options", "train_dataloader.dataset.imagez=x"], "imagez"),
+        (["{config}", "--cfg-options", "train_dataloader.dataset.type=hook.Nope"], "hook.Nope"),
+        (["{config}", "--out", "{config}/x.json"], "is a file"),
     ],
 )
 def test_bad_input_is_named(repo, tmp_path, scenes, arguments, part):

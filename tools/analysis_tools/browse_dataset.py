@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ from hook.drawing import (
     save_png,
     stretch_to_rgb,
 )
-from hook.engine.runner import config_errors, load_config
+from hook.engine.runner import add_config_options, config_errors, load_config, make_folder
 from hook.errors import ConfigError, reports_errors
 from hook.registry import DATASETS
 
@@ -272,10 +271,10 @@ def browse(
     """
     if num < 1:
         raise ConfigError("--num", expected="1 or more", found=num, remedy="correct --num")
-    cfg = load_config(config, options)
+    cfg = load_config(config, options, needs_model=False)
     init_default_scope(cfg.get("default_scope", "hook"))
     loader = cfg.get(f"{split}_dataloader")
-    if not loader:
+    if not loader or "dataset" not in loader:
         raise ConfigError(
             f"{config} has no {split} data",
             expected=f"{split}_dataloader",
@@ -292,6 +291,7 @@ def browse(
     extent = f"values {values.min():.4g} to {values.max():.4g}" if values.size else "no valid pixel"
     per_sheet = ROWS * COLUMNS // (1 if samples[0].mask is None else 2)
     out_dir = Path(out_dir or Path("work_dirs") / "browse" / Path(config).stem)
+    make_folder(out_dir, "--out-dir")
     paths = []
     for start in range(0, len(samples), per_sheet):
         heading = (
@@ -317,9 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--bands", nargs="+", metavar="BAND", help="three bands or one: names, or indexes from 1"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the augmentations (0)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, help="key=value pairs over the config"
-    )
+    add_config_options(parser)
     args = parser.parse_args(arguments)
     for path in browse(
         args.config,

@@ -201,37 +201,26 @@ def write_json(result: Mapping[str, Any], path: Path) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from hook.engine.runner import add_config_options
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("config", help="config file")
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
     parser.add_argument("--out", type=Path, help="JSON file for the numbers in full precision")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, help="settings that override the config's"
-    )
+    add_config_options(parser)
     return parser.parse_args(argv)
 
 
 def run(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
+    from hook.engine.runner import config_errors, load_config, make_folder
     from hook.errors import ConfigError
     from hook.registry import DATASETS
 
-    if not Path(args.config).is_file():
-        raise ConfigError(
-            f"{args.config} does not exist",
-            expected="a config file",
-            found="nothing",
-            remedy="correct the path",
-        )
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, needs_model=False)
     init_default_scope(cfg.get("default_scope", "hook"))
     loader = cfg.get(f"{args.split}_dataloader")
     if not loader or "dataset" not in loader:
@@ -241,8 +230,11 @@ def run(argv: list[str] | None = None) -> None:
             found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "none",
             remedy="choose another --split",
         )
-    plain = without_pipelines(loader.dataset.to_dict())
-    result = compute_statistics(plain_datasets(DATASETS.build(plain)), quiet=args.quiet)
+    if args.out is not None:
+        make_folder(args.out.parent, "--out in")
+    with config_errors(f"{args.split}_dataloader.dataset"):
+        dataset = DATASETS.build(without_pipelines(loader.dataset.to_dict()))
+    result = compute_statistics(plain_datasets(dataset), quiet=args.quiet)
     names = result.get("bands") or range(1, len(result["mean"]) + 1)
     print(f"{'band':>12} {'mean':>12} {'std':>12} {'min':>12} {'max':>12}")
     columns = (result[key] for key in ("mean", "std", "min", "max"))
