@@ -307,6 +307,31 @@ def check_state_dict(
     )
 
 
+def check_some_weights(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], source: str | os.PathLike
+) -> None:
+    """Refuse to start from a checkpoint none of whose weights fits: training would start afresh.
+
+    Args:
+        model: The model to be fine-tuned.
+        weights: The checkpoint's state dict.
+        source: Name of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: Not one weight of the model has its name and shape in the checkpoint.
+    """
+    own = model.state_dict()
+    if any(key in own and weights[key].shape == own[key].shape for key in weights):
+        return
+    raise CheckpointError(
+        f"checkpoint {source} belongs to another model: none of its weights fits",
+        expected=f"weights such as {', '.join(list(own)[:2])}",
+        found=", ".join(list(weights)[:_LISTED_KEYS]),
+        remedy="give a checkpoint of this model, convert it (tools/model_converters), or load a "
+        "timm ViT into the blocks with init_cfg=dict(type='Pretrained') of the backbone",
+    )
+
+
 def check_classes(
     model: nn.Module, checkpoint: Mapping, classes: Sequence[str], source: str | os.PathLike
 ) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from hook.checkpoint import (
     check_classes,
+    check_some_weights,
     check_state_dict,
     find_resumable,
     get_state_dict,
@@ -188,6 +189,15 @@ def test_check_state_dict_names_keys_and_both_shapes(saved):
     assert "0.weight: (5, 3) in the checkpoint, (4, 3) in the model" in text
     assert "missing in the checkpoint (1): 2.bias" in text
     assert "unknown to the model (1): head.new" in text
+
+
+def test_check_some_weights(saved):
+    model = _model()
+    weights = get_state_dict(load_checkpoint(saved))
+    check_some_weights(model, {"0.bias": weights["0.bias"], "head.new": torch.zeros(1)}, saved)
+    for foreign in ({"a.weight": torch.zeros(4)}, {"0.bias": torch.zeros(5)}):
+        with pytest.raises(CheckpointError, match="none of its weights fits"):
+            check_some_weights(model, foreign, saved)
 
 
 def test_check_classes(saved):

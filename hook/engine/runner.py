@@ -22,10 +22,11 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 
 from hook.checkpoint import (
     check_classes,
+    check_some_weights,
     check_state_dict,
     find_resumable,
     get_state_dict,
@@ -465,7 +466,7 @@ class HookRunner(Runner):
 
     - Checkpoints appear under their final name only when complete.
     - Testing and resuming demand that every weight fits; ``load_from`` of a training run
-      (fine-tuning) may leave some out, as in MMEngine.
+      (fine-tuning) may leave some out, as in MMEngine, but not all.
     - What a config gets wrong ends the run with a :class:`hook.errors.ConfigError`.
     - A resumed run first makes up for a validation that the interruption cut off.
     """
@@ -515,10 +516,12 @@ class HookRunner(Runner):
         self.message_hub.update_info("resumed_from", str(filename), resumed=False)
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
-        """Load a checkpoint; where the run needs every weight, check keys and shapes first."""
-        if self._needs_every_weight:
-            model = self.model.module if is_model_wrapper(self.model) else self.model
-            checkpoint = load_checkpoint(filename)
+        """Load a checkpoint that fits: with every weight where the run needs it, else with some."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location="cpu")
+        if not self._needs_every_weight:
+            check_some_weights(model, get_state_dict(checkpoint), filename)
+        else:
             check_state_dict(model, get_state_dict(checkpoint), filename)
             if isinstance(self._test_loop, BaseLoop):  # built: this is a test
                 meta = getattr(self._test_loop.dataloader.dataset, "metainfo", {})

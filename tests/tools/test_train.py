@@ -111,3 +111,20 @@ def test_bad_config_ends_with_a_message(tools, tmp_path):
     assert done.returncode == 1
     assert "none.py does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_start_from_a_foreign_checkpoint_is_refused(tools, tiny, tmp_path):
+    config = tiny.write_cls_config(tmp_path / "config.py")
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, tmp_path / "resnet.pth")
+    done = tools.run(
+        "tools/train.py",
+        config,
+        "--work-dir",
+        tmp_path / "run",
+        "--cfg-options",
+        f"load_from={tmp_path / 'resnet.pth'}",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "none of its weights fits" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").glob("*.pth"))
