@@ -779,7 +779,7 @@ def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
+    from hook.engine.runner import add_config_options
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -792,13 +792,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--strict", action="store_true", help="exit status 1 also with --data")
     parser.add_argument("--attribution", default="", help="source of your imagery, for the picture")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="overwrite settings of the config, such as train_cfg.max_iters=100",
-    )
+    add_config_options(parser)
     return parser.parse_args(argv)
 
 
