@@ -15,7 +15,8 @@ WEIGHT_TOLERANCE = 1e-5
 def _predictions(folder):
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.reader(file))[1:]
-    return [row[:2] for row in rows], np.array([row[2:] for row in rows], float)
+    # file, class and truth, then the scores
+    return [row[:3] for row in rows], np.array([row[3:] for row in rows], float)
 
 
 def test_testing_counts_each_of_an_odd_number_of_images_once(trained, tested, tools, tmp_path):

@@ -18,6 +18,7 @@ def test_classification_predictions_as_csv(tested, tools):
     predicted = scores.argmax(axis=1)
     assert [tools.tiny.CLASSES[i] for i in predicted] == [row["class"] for row in rows]
     truth = np.arange(7) % 3
+    assert [tools.tiny.CLASSES[i] for i in truth] == [row["truth"] for row in rows]
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["accuracy/top1"] == round(float((predicted == truth).mean() * 100), 4)
     confusion = json.loads((out / "confusion_matrix.json").read_text())
