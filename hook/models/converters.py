@@ -59,6 +59,8 @@ _NAMES: list[tuple[str, str]] = [
     ("taskHead.linear_pred.", "decode_head.conv_seg."),
     ("taskHead.fc.", "head.fc."),
 ]
+# The parts of the official patch-embed classifier, an ``nn.Sequential``.
+_SEQUENTIAL = {"0": "tokenizer", "1": "backbone", "2": "taskHead"}
 
 
 def _rename(state: Mapping[str, Tensor], pairs: list[tuple[str, str]], kind: str) -> dict:
@@ -91,13 +93,18 @@ def reference_to_hook(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of an official checkpoint to those of our models.
 
     Args:
-        state: Official state dict; a ``module.`` in front of all keys is dropped.
+        state: Official state dict; a ``module.`` in front of all keys is dropped. The official
+            patch-embed classifier is a plain sequence, whose keys start with 0, 1 and 2.
 
     Raises:
         CheckpointError: A key is not one of the official model's.
     """
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
+    if state and all(key.split(".")[0] in _SEQUENTIAL for key in state):
+        parts = (key.partition(".") for key in state)
+        names = [f"{_SEQUENTIAL[number]}.{rest}" for number, _, rest in parts]
+        state = dict(zip(names, state.values(), strict=True))
     return _rename(state, _NAMES, "the official HOOK model")
 
 

@@ -48,6 +48,15 @@ def test_prefix_of_a_distributed_run():
     assert list(reference_to_hook(state)) == ["head.fc.bias"]
 
 
+def test_a_plain_sequence_of_parts():
+    state = {"0.proj.bias": 1, "1.module.3.norm1.bias": 2, "2.fc.weight": 3}
+    assert reference_to_hook(state) == {
+        "backbone.tokenizer.proj.bias": 1,
+        "backbone.blocks.3.norm1.bias": 2,
+        "head.fc.weight": 3,
+    }
+
+
 def test_unknown_keys_are_named():
     with pytest.raises(CheckpointError, match="1 keys") as error:
         reference_to_hook({"tokenizer.queries": torch.rand(1)})
