@@ -276,7 +276,8 @@ def check_state_dict(
         source: Name of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: Lists the keys only one side has, and both shapes where they differ.
+        CheckpointError: Lists the keys only one side has, and both shapes where they differ; or
+            names the weights that are not finite, as a diverged training leaves them.
     """
     own = model.state_dict()
     # BatchNorm's counter steers nothing in inference, and older checkpoints lack it.
@@ -288,6 +289,7 @@ def check_state_dict(
         if k in weights and weights[k].shape != own[k].shape
     ]
     if not (missing or unexpected or reshaped):
+        _check_finite(weights, source)
         return
     found = []
     for label, keys in (
@@ -305,6 +307,18 @@ def check_state_dict(
         remedy="give the config the checkpoint was trained with (it is saved beside it in the "
         "work dir), or the checkpoint of this config",
     )
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
+    broken = [k for k, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"checkpoint {source} holds weights that are not finite",
+            expected="numbers",
+            found=f"NaN or infinity in {', '.join(broken[:_LISTED_KEYS])}"
+            + (f" and {len(broken) - _LISTED_KEYS} more" if len(broken) > _LISTED_KEYS else ""),
+            remedy="take an earlier checkpoint of the run; the training diverged",
+        )
 
 
 def check_some_weights(

@@ -244,3 +244,12 @@ def test_find_resumable(tmp_path, saved):
     later.write_bytes(whole[:1000])
     with pytest.raises(CheckpointError, match="truncated"):
         find_resumable(tmp_path)
+
+
+def test_weights_that_are_not_numbers_are_refused(saved):
+    model = nn.Linear(2, 2)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    weights["bias"][1] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        check_state_dict(model, weights, saved)
+    assert "bias" in str(caught.value)
