@@ -1,7 +1,7 @@
 # GID-5: 2,000 tiles to train, 2,500 to test. Stored 0 (unlabelled) becomes 255, the rest go down
 # by one: hook.datasets.named.GID5 does so itself, nothing here may do it again.
 #   python tools/dataset_tools/prepare_gid5.py <official download> data/gid5
-dataset_type = "hook.TorchGeoSegmentation"
+_base_ = ["tiles_512.py"]
 data_root = "data/gid5"
 metainfo = dict(
     classes=(
@@ -23,61 +23,22 @@ metainfo = dict(
     std=[58.395, 57.12, 57.375],
     resolution=4.0,
 )
-data_preprocessor = dict(
-    type="hook.SegDataPreProcessor", mean=metainfo["mean"], std=metainfo["std"]
-)
-
-train_pipeline = [
-    dict(
-        type="hook.Albumentations",
-        transforms=[
-            dict(type="GaussianBlur", blur_limit=(5, 9), sigma_limit=(0.1, 2.0), p=0.5),
-            dict(
-                type="ColorJitter",
-                brightness=(0.9, 1.1),
-                contrast=(0.9, 1.1),
-                saturation=(0.9, 1.1),
-                hue=(-0.1, 0.1),
-                p=1.0,
-            ),
-        ],
-    ),
-    dict(type="hook.PackSegSample"),
-]
-test_pipeline = [dict(type="hook.PackSegSample")]
 
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type=dataset_type,
         dataset="GID5",
         data_root=data_root,
         dataset_args=dict(split="train"),
-        dtype="uint8",
         metainfo=metainfo,
-        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type=dataset_type,
         dataset="GID5",
         data_root=data_root,
         dataset_args=dict(split="test"),
-        dtype="uint8",
         metainfo=metainfo,
-        pipeline=test_pipeline,
-        test_mode=True,
     ),
 )
 # The data set has no validation split: the paper reports the last epoch on the test tiles.
 test_dataloader = val_dataloader
-val_evaluator = dict(type="hook.IoUMetric", iou_metrics=["mIoU"])
-test_evaluator = val_evaluator
