@@ -12,6 +12,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type="hook.DatasetCheckHook"),
     dict(type="hook.TokenVisualizationHook", interval=10, max_images=4),
+    dict(type="hook.ChannelsLastHook"),
 ]
 
 env_cfg = dict(

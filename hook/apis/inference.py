@@ -1,8 +1,10 @@
 """From a config and a checkpoint to a model, and from files to predictions."""
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import rasterio
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
@@ -23,6 +26,7 @@ from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
 from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
+from hook.models.data_preprocessor import mark_invalid
 from hook.tokenizers import TokenizerOutput
 
 # A dataset loads images and masks itself; these would load them again.
@@ -79,6 +83,52 @@ def load_model(
             remedy="leave --device out to run on the CPU",
         ) from None
     return model.eval()
+
+
+@contextmanager
+def use_tokens(model: nn.Module, num_tokens: int | None) -> Iterator[None]:
+    """Let a model use another number of tokens for a while.
+
+    Args:
+        model: A model with a HOOK tokenizer.
+        num_tokens: From 1 to the tokenizer's ``max_tokens``; None changes nothing.
+
+    Raises:
+        ConfigError: The model has no queries to choose from, or too few.
+    """
+    if num_tokens is None:
+        yield
+        return
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    most = getattr(tokenizer, "max_tokens", None)
+    if most is None:
+        kind = type(model.backbone if tokenizer is None else tokenizer).__name__
+        raise ConfigError(
+            f"the number of tokens of {kind} cannot be chosen",
+            expected="a model with hook.HookTokenizer",
+            found=kind,
+            remedy="leave the number of tokens out",
+        )
+    if not 1 <= num_tokens <= most:
+        raise ConfigError(
+            "the model has no queries for that many tokens",
+            expected=f"1 to {most} tokens",
+            found=num_tokens,
+            remedy="train with a larger max_tokens for more",
+        )
+    usual = tokenizer.num_tokens
+    if num_tokens != usual and not tokenizer.nested:
+        print_log(
+            f"The model was trained with all of its {usual} tokens and has to do without some. "
+            "Train with max_tokens for any number.",
+            "current",
+            logging.WARNING,
+        )
+    tokenizer.num_tokens = num_tokens
+    try:
+        yield
+    finally:
+        tokenizer.num_tokens = usual
 
 
 def as_model(
@@ -257,6 +307,7 @@ def predict_files(
     device: str = "cpu",
     batch_size: int = 8,
     tta: bool = False,
+    num_tokens: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Prediction]:
@@ -271,6 +322,7 @@ def predict_files(
         device: Where the config's model runs.
         batch_size: Images per pass, as far as they have one size.
         tta: Average over flips and quarter turns.
+        num_tokens: Number of tokens; None takes the model's.
         overwrite: Replace files that exist.
         progress: Show a progress bar on a terminal.
 
@@ -300,10 +352,11 @@ def predict_files(
         enable_tta(model)
     predictions: list[Prediction] = []
     try:
-        for batch in _batches(files, model, pipeline, batch_size, progress):
-            for (path, sample), result in zip(batch, _run(model, batch), strict=True):
-                target = targets.get(str(path))
-                predictions.append(_to_prediction(model, str(path), sample, result, target))
+        with use_tokens(model, num_tokens):
+            for batch in _batches(files, model, pipeline, batch_size, progress):
+                for (path, sample), result in zip(batch, _run(model, batch), strict=True):
+                    target = targets.get(str(path))
+                    predictions.append(_to_prediction(model, str(path), sample, result, target))
     finally:
         if tta:
             del model.test_step  # the class's own is back
@@ -426,6 +479,7 @@ def tokenize(
     model: nn.Module,
     image: str | os.PathLike | np.ndarray,
     valid: np.ndarray | None = None,
+    num_tokens: int | None = None,
 ) -> TokenizerOutput:
     """Cut an image into tokens.
 
@@ -433,6 +487,7 @@ def tokenize(
         model: From :func:`load_model`.
         image: A file, or native values (C, H, W) in the model's band order.
         valid: (H, W), nonzero where an array's pixels count.
+        num_tokens: Number of tokens; None takes the model's.
 
     Returns:
         Tokens (1, N, D) and assignment (1, N, h, w) on the CPU;
@@ -450,13 +505,18 @@ def tokenize(
         )
     if isinstance(image, (str, os.PathLike)):
         name = f"image {image}"
-        inputs = _test_pipeline(model)(read_sample(image, model))["inputs"]
+        packed = _test_pipeline(model)(read_sample(image, model))
+        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     else:
         name = "the image"
         inputs = torch.from_numpy(to_model_units(np.asarray(image), valid, model.dataset_meta))
-    data = model.data_preprocessor({"inputs": [inputs]}, False)
+        if valid is not None and getattr(model.data_preprocessor, "mark_invalid", False):
+            inputs = mark_invalid(inputs, torch.from_numpy(np.asarray(valid)))
+        data = {"inputs": [inputs]}
+    data = model.data_preprocessor(data, False)
     try:
-        output = tokenizer(torch.stack(list(data["inputs"])))
+        with use_tokens(model, num_tokens):
+            output = tokenizer(torch.stack(list(data["inputs"])))
     except ValueError as error:
         raise DataError(
             f"{name} does not fit the model",

@@ -13,11 +13,18 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 
-from hook.apis.inference import as_model, band_count_of, is_segmentation, num_classes_of
+from hook.apis.inference import (
+    as_model,
+    band_count_of,
+    is_segmentation,
+    num_classes_of,
+    use_tokens,
+)
 from hook.datasets.bands import resolve_bands, to_model_units
 from hook.drawing import distinct_palette
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
+from hook.models.data_preprocessor import mark_invalid
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
 from hook.scenes.vectors import DRIVERS
@@ -62,6 +69,8 @@ class WindowPredictor:
             (B, K, h, w) float32 class probabilities.
         """
         inputs = torch.from_numpy(to_model_units(windows, valid, self.model.dataset_meta))
+        if getattr(self.model.data_preprocessor, "mark_invalid", False):
+            inputs = mark_invalid(inputs, torch.from_numpy(valid))
         data = self.model.data_preprocessor({"inputs": list(inputs.to(self.device))}, False)
         inputs = data["inputs"]
         predict = self._probabilities
@@ -73,7 +82,8 @@ class WindowPredictor:
                 found=error,
                 remedy="leave --window out for the size the model was made for",
             ) from None
-        return scores.cpu().numpy()
+        # The preprocessor may have padded the windows to a multiple of what the model wants.
+        return scores[..., : windows.shape[-2], : windows.shape[-1]].cpu().numpy()
 
     def _probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
         size = tuple(inputs.shape[-2:])
@@ -114,6 +124,7 @@ def map_scene(
     bidx: Sequence[int] | None = None,
     nodata: float | str | None = None,
     tta: bool = False,
+    num_tokens: int | None = None,
     probabilities: str | os.PathLike | None = None,
     vectors: str | os.PathLike | None = None,
     creation_options: Mapping[str, object] | None = None,
@@ -137,6 +148,7 @@ def map_scene(
             meta names.
         nodata: Replaces the scene's nodata value: a number or ``'nan'``.
         tta: Average over flips and quarter turns of each window.
+        num_tokens: Number of tokens per window; None takes the model's.
         probabilities: Also write the class probabilities to this ``.tif``.
         vectors: Also write the map's regions as polygons: ``.gpkg`` or ``.parquet``.
         creation_options: Options of GDAL's COG driver.
@@ -158,23 +170,24 @@ def map_scene(
     if vectors is not None:
         _check_vectors(Path(vectors), overwrite)
     classes = tuple(meta["classes"])
-    report = map_with_function(
-        predict,
-        input,
-        output,
-        num_classes=num_classes_of(model),
-        indexes=_choose_bands(model, input, bidx),
-        window=window or default_window(model),
-        overlap=overlap,
-        batch_size=batch_size,
-        class_names=classes,
-        palette=meta.get("palette") or distinct_palette(len(classes)),
-        nodata=meta.get("nodata") if nodata is None else nodata,
-        probabilities=probabilities,
-        overwrite=overwrite,
-        progress=progress,
-        creation_options=creation_options,
-    )
+    with use_tokens(model, num_tokens):
+        report = map_with_function(
+            predict,
+            input,
+            output,
+            num_classes=num_classes_of(model),
+            indexes=_choose_bands(model, input, bidx),
+            window=window or default_window(model),
+            overlap=overlap,
+            batch_size=batch_size,
+            class_names=classes,
+            palette=meta.get("palette") or distinct_palette(len(classes)),
+            nodata=meta.get("nodata") if nodata is None else nodata,
+            probabilities=probabilities,
+            overwrite=overwrite,
+            progress=progress,
+            creation_options=creation_options,
+        )
     if vectors is not None:
         polygonize(output, vectors, class_names=classes, overwrite=overwrite, progress=progress)
     return report

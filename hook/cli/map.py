@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         bidx=args.bidx,
         nodata=args.nodata,
         tta=args.tta,
+        num_tokens=args.num_tokens,
         probabilities=args.probabilities,
         vectors=args.vectors,
         creation_options=dict(args.co) or None,

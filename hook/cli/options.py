@@ -22,6 +22,12 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int, unit: str)
     parser.add_argument(
         "--tta", action="store_true", help=f"average over flips and quarter turns of the {unit}"
     )
+    parser.add_argument(
+        "--num-tokens",
+        type=positive_int,
+        metavar="N",
+        help="tokens per image or window, for a HOOK model (default: the config's)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
 

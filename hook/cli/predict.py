@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         batch_size=args.batch_size,
         tta=args.tta,
+        num_tokens=args.num_tokens,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )

@@ -1,5 +1,6 @@
 """Runs of MMEngine: set-up, checkpoints and hooks."""
 
+from hook.engine.channels_last_hook import ChannelsLastHook
 from hook.engine.optim import CPUAmpOptimWrapper
 from hook.engine.resume_hook import ResumeValidationHook
 from hook.engine.runner import HookRunner
@@ -7,6 +8,7 @@ from hook.engine.token_visualization_hook import TokenVisualizationHook
 
 __all__ = [
     "CPUAmpOptimWrapper",
+    "ChannelsLastHook",
     "HookRunner",
     "ResumeValidationHook",
     "TokenVisualizationHook",

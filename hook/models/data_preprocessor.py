@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
+from mmseg.structures import SegDataSample
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -45,6 +46,33 @@ def _check_bands(image: Tensor, mean: Tensor) -> None:
         )
 
 
+def mark_invalid(image: Tensor, valid: Tensor) -> Tensor:
+    """Put NaN into the pixels of an image that are not valid.
+
+    It is the one way in which a model that is handed images only can learn which of their pixels
+    count; tokenizers take it with ``nan_is_invalid=True``.
+
+    Args:
+        image: (..., C, H, W) image.
+        valid: (..., H, W), zero or False where not valid.
+
+    Returns:
+        (..., C, H, W) floating-point image.
+    """
+    image = image if image.is_floating_point() else image.float()
+    return image.masked_fill((valid == 0).unsqueeze(-3), float("nan"))
+
+
+def _mark_batch(images, samples) -> list[Tensor]:
+    """Mark what the samples' ``valid_mask`` (1, H, W) says; a sample without one is all valid."""
+    marked = []
+    for image, sample in zip(images, samples or [None] * len(images), strict=True):
+        if sample is not None and "valid_mask" in sample:
+            image = mark_invalid(image, sample.valid_mask.data[0].to(image.device))
+        marked.append(image)
+    return marked
+
+
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
     """mmseg's preprocessor for any number of bands; never swaps them.
@@ -53,6 +81,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
         size: (height, width) to pad training images to; None pads to the largest of the batch.
+        mark_invalid: Put NaN where the samples' ``valid_mask`` says so, and into padding, for a
+            tokenizer with ``nan_is_invalid=True``.
         **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
 
     Raises:
@@ -64,20 +94,29 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
+        mark_invalid: bool = False,
         **kwargs,
     ) -> None:
+        if mark_invalid:
+            kwargs.setdefault("pad_val", float("nan"))
         if size is None:
             kwargs.setdefault("size_divisor", 1)  # mmseg wants one of the two
         # mmengine's own check admits one or three bands only.
         super().__init__(mean=None, std=None, size=size, **kwargs)
         mean, std = _statistics(mean, std)
         self._enable_normalize = True
+        self.mark_invalid = mark_invalid
         self.register_buffer("mean", mean, False)
         self.register_buffer("std", std, False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise and stack a batch; see mmseg's ``SegDataPreProcessor``."""
         _check_bands(data["inputs"][0], self.mean)
+        if self.mark_invalid:
+            data = data | {"inputs": _mark_batch(data["inputs"], data.get("data_samples"))}
+        if not training and self.test_cfg and data.get("data_samples") is None:
+            # mmseg writes what it padded into the samples.
+            data = data | {"data_samples": [SegDataSample() for _ in data["inputs"]]}
         return super().forward(data, training)
 
 
@@ -92,6 +131,8 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch takes
             one of them.
         num_classes: Number of classes; needed for mixup and cutmix.
+        mark_invalid: Put NaN where the samples' ``valid_mask`` says so, for a tokenizer with
+            ``nan_is_invalid=True``.
         non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
@@ -105,9 +146,11 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         num_classes: int | None = None,
+        mark_invalid: bool = False,
         non_blocking: bool = False,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
+        self.mark_invalid = mark_invalid
         mean, std = _statistics(mean, std)
         self.register_buffer("mean", mean, False)
         self.register_buffer("std", std, False)
@@ -147,6 +190,8 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
                 found=sorted(sizes),
                 remedy="resize or crop them in the pipeline",
             )
+        if self.mark_invalid:
+            images = _mark_batch(images, samples)
         inputs = images if isinstance(images, Tensor) else torch.stack(list(images))
         inputs = (inputs.float() - self.mean) / self.std
         if training and self.mix is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hook.errors import ConfigError
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
-from hook.tokenizers import TokenizerOutput, dense_features
+from hook.tokenizers import SeedMap, TokenizerOutput, dense_features
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
@@ -66,8 +66,10 @@ class TokenViT(BaseModule):
         qkv_bias: Give query, key and value a bias.
         out_indices: Blocks (from 0; negative counts from the end) whose tokens become dense maps.
         dense_size: Grid of the dense maps, a side or (height, width); None takes a cell per
-            16 x 16 pixels for HOOK (the paper's 32 x 32 at 512 pixels), the patch grid for
-            patch embedding.
+            16 x 16 pixels where tokens choose seeds (the paper's 32 x 32 at 512 pixels), a cell
+            per seed where seeds choose tokens, the patch grid for patch embedding.
+        seed_skip: Also give the seeds (B, seed_dims, h, w), after the dense maps, for a neck that
+            takes them, such as :class:`hook.models.SeedPyramid`.
         final_norm: LayerNorm after the last block (the paper has none; weights of timm do).
         norm_eps: Epsilon of the LayerNorms (paper 1e-5; most timm weights were trained at 1e-6).
         layer_scale: Initial value of LayerScale, for weights that have it; None for none.
@@ -92,6 +94,7 @@ class TokenViT(BaseModule):
         qkv_bias: bool = True,
         out_indices: tuple[int, ...] | None = None,
         dense_size: int | tuple[int, int] | None = None,
+        seed_skip: bool = False,
         final_norm: bool = False,
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
@@ -119,6 +122,14 @@ class TokenViT(BaseModule):
         self.embed_dims = embed_dims
         self.dense_size = (dense_size, dense_size) if isinstance(dense_size, int) else dense_size
         self.tokenizer = build_tokenizer(tokenizer, embed_dims)
+        if seed_skip and not (hasattr(self.tokenizer, "perceive") and out_indices is not None):
+            raise ConfigError(
+                "model.backbone.seed_skip needs a tokenizer with seeds, and out_indices",
+                expected="a hook.HookTokenizer and the blocks whose tokens become dense maps",
+                found=f"{type(self.tokenizer).__name__}, out_indices={out_indices}",
+                remedy="leave seed_skip out, or change the tokenizer",
+            )
+        self.seed_skip = seed_skip
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(
@@ -152,17 +163,27 @@ class TokenViT(BaseModule):
             load_pretrained(self, cfg["checkpoint"])
         self._is_init = True
 
-    def forward_tokens(self, images: Tensor) -> tuple[TokenizerOutput, list[Tensor]]:
+    def forward_tokens(
+        self, images: Tensor, seeds: SeedMap | None = None, num_tokens: int | None = None, **options
+    ) -> tuple[TokenizerOutput, list[Tensor]]:
         """Run tokenizer and blocks.
 
         Args:
             images: (B, C, H, W) normalised images.
+            seeds: The images' seeds, where they are known already.
+            num_tokens: Number of tokens; None takes the tokenizer's.
+            **options: ``valid`` and ``resolution`` of :class:`hook.tokenizers.HookTokenizer`.
 
         Returns:
             The tokenizer's output, and the tokens (B, N, D) of the blocks at ``out_indices`` (in
             their order), or of the last block only.
         """
-        tokenized = self.tokenizer(images)
+        if num_tokens is not None:
+            options["num_tokens"] = num_tokens
+        if seeds is not None:
+            tokenized = self.tokenizer.vectorize(seeds, num_tokens)
+        else:
+            tokenized = self.tokenizer(images, **options)
         x = tokenized.tokens
         after = []
         for block in self.blocks:
@@ -187,23 +208,41 @@ class TokenViT(BaseModule):
             tokens = tokens[:, 1:]
         if self.dense_size is not None:
             size = self.dense_size
-        elif self.tokenizer.assign == "grid":
+        elif self.tokenizer.assign in ("grid", "token"):
             size = tuple(tokenized.assignment.shape[-2:])
         else:
             size = max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1)
         return dense_features(tokens, tokenized.assignment, size, self.tokenizer.assign)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(
+        self,
+        images: Tensor,
+        num_tokens: int | None = None,
+        valid: Tensor | None = None,
+        resolution: float | Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
         """Extract features.
 
         Args:
             images: (B, C, H, W) normalised images.
+            num_tokens: Number of tokens; None takes the tokenizer's.
+            valid: (B, H, W) bool, pixels that count; None: all do.
+            resolution: Ground size of a pixel in metres; None: that of training.
 
         Returns:
             Without ``out_indices`` tokens (B, N, D), class token included; else a tuple of dense
-            maps (B, D, h, w).
+            maps (B, D, h, w), with ``seed_skip`` followed by the seeds (B, seed_dims, h', w').
         """
-        tokenized, chosen = self.forward_tokens(images)
+        options = {
+            name: value
+            for name, value in (("valid", valid), ("resolution", resolution))
+            if value is not None
+        }
+        seeds = self.tokenizer.perceive(images, **options) if self.seed_skip else None
+        tokenized, chosen = self.forward_tokens(images, seeds, num_tokens, **options)
         if self.out_indices is None:
             return chosen[0]
-        return tuple(self.spread(images, tokenized, tokens) for tokens in chosen)
+        maps = tuple(self.spread(images, tokenized, tokens) for tokens in chosen)
+        if seeds is not None:
+            maps += (seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+        return maps

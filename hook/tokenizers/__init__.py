@@ -9,10 +9,15 @@ Reference:
 
 from hook.tokenizers.assignment import dense_features, token_map
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
-from hook.tokenizers.output import TokenizerOutput
+from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
-from hook.tokenizers.perception import ObjectPerception, PerceptionBlock
-from hook.tokenizers.stem import SeedStem
+from hook.tokenizers.perception import (
+    LatentAttention,
+    ObjectPerception,
+    PerceptionBlock,
+    SeedAttention,
+)
+from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.timm_adapter import HookEmbed, dense_intermediate_layers
 from hook.tokenizers.vectorization import ObjectVectorization
 
@@ -20,11 +25,15 @@ __all__ = [
     "PRESETS",
     "HookEmbed",
     "HookTokenizer",
+    "LatentAttention",
     "ObjectPerception",
     "ObjectVectorization",
     "PatchEmbedTokenizer",
     "PerceptionBlock",
+    "SeedAttention",
+    "SeedMap",
     "SeedStem",
+    "StridedStem",
     "TokenizerOutput",
     "dense_features",
     "dense_intermediate_layers",

@@ -51,7 +51,8 @@ def dense_features(
         size: Height and width of the grid to fill.
         assign: What the weights mean (see :class:`TokenizerOutput`). ``"seed"`` is the paper's
             dense path: nearest-neighbour resize, min-max and softmax over the tokens, detached
-            from the graph. ``"grid"`` puts token i into cell i.
+            from the graph. ``"token"``: the weights are ownership already; bilinear resize,
+            and gradients flow through. ``"grid"`` puts token i into cell i.
 
     Returns:
         (B, D, H, W) features.
@@ -74,4 +75,10 @@ def dense_features(
     if assign == "seed":
         weights = seed_ownership(F.interpolate(assignment, size=size, mode="nearest")).detach()
         return torch.einsum("bnd,bnhw->bdhw", tokens, weights)
-    raise ValueError(f"assign must be 'seed' or 'grid', got {assign!r}")
+    if assign == "token":
+        if assignment.shape[-2:] != tuple(size):
+            assignment = F.interpolate(
+                assignment, size=size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return torch.einsum("bnd,bnhw->bdhw", tokens, assignment)
+    raise ValueError(f"assign must be 'seed', 'token' or 'grid', got {assign!r}")

@@ -1,20 +1,53 @@
 """The homogeneous tokenizer, assembled from stem, perception and vectorization."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hook.tokenizers.output import TokenizerOutput
-from hook.tokenizers.perception import ObjectPerception
-from hook.tokenizers.stem import SeedStem
+from hook.tokenizers.output import SeedMap, TokenizerOutput
+from hook.tokenizers.perception import (
+    LatentAttention,
+    ObjectPerception,
+    PerceptionBlock,
+    SeedAttention,
+)
+from hook.tokenizers.positions import resize_positions
+from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.vectorization import ObjectVectorization
 
 PRESETS: dict[str, dict] = {
-    # The paper's tokenizer and its official implementation.
+    # The paper's tokenizer and its official implementation: a stem at full resolution, a learned
+    # position per seed, attention in windows of half the grid's side, then of all with all.
     "reference": dict(
-        seed_dims=512, num_tokens=6, perception_heads=8, perception_mlp_ratio=4.0, assign="seed"
+        stem="full",
+        stem_widths=(64, 128, 256),
+        positions="learned",
+        perception=("window", "global"),
+        perception_heads=8,
+        perception_mlp_ratio=4.0,
+        perception_window=None,
+        seed_dims=512,
+        num_tokens=6,
+        assign="seed",
+    ),
+    # Made for speed and for any size: the stem leaves full resolution at once, windows are of one
+    # size with rotary positions inside, and far seeds meet through latents.
+    "fast": dict(
+        stem="strided",
+        stem_widths=(32, 128),
+        stem_depths=(1, 1),
+        positions="rotary",
+        perception=("window", "latent"),
+        perception_heads=4,
+        perception_mlp_ratio=2.0,
+        perception_window=8,
+        num_latents=16,
+        seed_dims=128,
+        num_tokens=6,
+        assign="token",
     ),
 }
-"""Defaults of each preset; a keyword of :class:`HookTokenizer` overrides its preset's value."""
+"""What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 
 
 def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -28,27 +61,45 @@ def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class HookTokenizer(nn.Module):
     """Homogeneous visual tokenizer: one token per semantically independent region.
 
-    Image -> 4x4-pixel seeds (:class:`SeedStem`) -> learned positions -> object perception
-    (:class:`ObjectPerception`) -> object vectorization (:class:`ObjectVectorization`).
+    Image -> 4x4-pixel seeds -> object perception (:class:`ObjectPerception`), which relates seeds
+    near and far -> object vectorization (:class:`ObjectVectorization`), whose queries read the
+    tokens. The presets differ in the parts they are assembled from; see :data:`PRESETS`.
 
     Args:
-        preset: Name of a set of defaults, ``"reference"`` (the paper).
-        img_size: Image size in pixels, a side or (height, width). As in the reference, the
-            learned positions tie the weights to it; of a side that 4 does not divide, the last
-            rows or columns have no seed.
+        preset: Name of a set of defaults: ``"reference"`` (the paper) or ``"fast"``.
+        img_size: Size the tokenizer is trained at in pixels, a side or (height, width). Any other
+            size is taken too. ``"reference"`` then resizes its learned positions, and of a side
+            that 4 does not divide the last rows or columns have no seed; ``"fast"`` has no
+            positions to resize, and fills the last seeds up with pixels that are not valid.
         in_channels: Number of bands.
         embed_dims: Width of the tokens.
         seed_dims: Width of the seeds.
         num_tokens: Number of tokens N.
         with_cls_token: Put a learned class token in front of the tokens.
-        assign: What the assignment means; ``"seed"``: softmax over the seeds for each token.
+        assign: What the assignment means: ``"seed"``, softmax over the seeds for each token (the
+            paper's), or ``"token"``, softmax over the tokens for each seed.
+        max_tokens: Number K of learned queries. With it, every training step draws how many of
+            the first queries it uses from 1 to K (nested dropout), which puts them in order, and
+            any number up to K can be asked for afterwards; ``num_tokens`` is the default then.
+            None: K is ``num_tokens``, and training uses all.
+        num_iterations: How often the tokens read from the seeds.
         perception_heads: Attention heads of the object perception module.
         perception_mlp_ratio: Hidden width of its feed-forward halves.
         perception_window: Window of its first block in seeds, a side or (height, width);
             None takes half the grid's side, as the paper does.
+        num_latents: Latents through which far seeds meet (``"fast"``).
+        stem_widths: Channels of the stem at each of its resolutions.
+        stem_depths: Residual blocks of the stem at half and quarter resolution (``"fast"``).
+        resolution: Ground size of a pixel that the rotary positions were trained at, in metres
+            (``"fast"``); without it they count pixels.
+        nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``); for
+            images that reach the tokenizer through a model that passes on nothing else.
+        band_dropout: Probability that a training step sets a band of an image to zero, the mean
+            of normalised images; one band always stays.
 
     Raises:
-        ValueError: An argument is out of its range, or the preset is unknown.
+        ValueError: An argument is out of its range, the preset is unknown or lacks the part that
+            an argument is for.
 
     Example:
         >>> tokenizer = HookTokenizer(img_size=64, seed_dims=32, embed_dims=48).eval()
@@ -57,8 +108,12 @@ class HookTokenizer(nn.Module):
         (torch.Size([2, 6, 48]), torch.Size([2, 6, 16, 16]))
 
     Reference:
-        Shao et al. (2024), arXiv:2403.18593, section 3.
+        Shao et al. (2024), arXiv:2403.18593, section 3. Nested dropout: Rippel et al., "Learning
+        ordered representations with nested dropout", ICML 2014.
     """
+
+    stride = 4
+    """Pixels per seed."""
 
     def __init__(
         self,
@@ -70,9 +125,17 @@ class HookTokenizer(nn.Module):
         num_tokens: int | None = None,
         with_cls_token: bool = False,
         assign: str | None = None,
+        max_tokens: int | None = None,
+        num_iterations: int = 1,
         perception_heads: int | None = None,
         perception_mlp_ratio: float | None = None,
         perception_window: int | tuple[int, int] | None = None,
+        num_latents: int | None = None,
+        stem_widths: tuple[int, ...] | None = None,
+        stem_depths: tuple[int, int] | None = None,
+        resolution: float | None = None,
+        nan_is_invalid: bool = False,
+        band_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -80,69 +143,235 @@ class HookTokenizer(nn.Module):
         given = dict(
             seed_dims=seed_dims,
             num_tokens=num_tokens,
+            assign=assign,
             perception_heads=perception_heads,
             perception_mlp_ratio=perception_mlp_ratio,
-            assign=assign,
+            perception_window=perception_window,
+            num_latents=num_latents,
+            stem_widths=stem_widths,
+            stem_depths=stem_depths,
         )
-        chosen = PRESETS[preset] | {k: v for k, v in given.items() if v is not None}
+        given = {k: v for k, v in given.items() if v is not None}
+        chosen = PRESETS[preset] | given
+        for name in set(given) - set(PRESETS[preset]):
+            raise ValueError(f"preset {preset!r} has no part that {name} is for")
         self.img_size = to_pair(img_size)
-        self.grid_size = self.img_size[0] // SeedStem.stride, self.img_size[1] // SeedStem.stride
+        self.grid_size = self.img_size[0] // self.stride, self.img_size[1] // self.stride
         if min(self.grid_size) < 1:
             raise ValueError(f"img_size must be at least 4 x 4 pixels, got {self.img_size}")
         for name, least in (("seed_dims", 2), ("num_tokens", 1)):
             if chosen[name] < least:
                 raise ValueError(f"{name} must be at least {least}, got {chosen[name]}")
-        if chosen["assign"] != "seed":
-            raise ValueError(f"assign must be 'seed', got {chosen['assign']!r}")
-        if perception_window is None:
-            window = self.grid_size[0] // 2, self.grid_size[1] // 2
-        else:
-            window = to_pair(perception_window)
+        if max_tokens is not None and max_tokens < chosen["num_tokens"]:
+            raise ValueError(
+                f"max_tokens ({max_tokens}) must be at least num_tokens ({chosen['num_tokens']})"
+            )
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+        if chosen["assign"] not in ("seed", "token"):
+            raise ValueError(f"assign must be 'seed' or 'token', got {chosen['assign']!r}")
+        if not 0 <= band_dropout < 1:
+            raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
         self.preset = preset
         self.assign = chosen["assign"]
         self.in_channels = in_channels
         self.embed_dims = embed_dims
+        self.seed_dims = chosen["seed_dims"]
         self.num_tokens = chosen["num_tokens"]
+        self.max_tokens = max_tokens or self.num_tokens
+        self.nested = max_tokens is not None
         self.with_cls_token = with_cls_token
-        width = chosen["seed_dims"]
-        self.stem = SeedStem(in_channels, width)
-        self.pos_embed = nn.Parameter(
-            torch.randn(1, self.grid_size[0] * self.grid_size[1], width) * 0.02
-        )
-        self.perception = ObjectPerception(
-            width, chosen["perception_heads"], chosen["perception_mlp_ratio"], window
-        )
-        self.vectorization = ObjectVectorization(width, embed_dims, self.num_tokens)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
+        self.masks = chosen["positions"] == "rotary"
+        self.resolution = resolution
+        self.nan_is_invalid = nan_is_invalid
+        self.band_dropout = band_dropout
+        if not self.masks and (resolution is not None or nan_is_invalid):
+            name = "nan_is_invalid" if nan_is_invalid else "resolution"
+            raise ValueError(f"preset {preset!r} has no part that {name} is for")
+        self._assemble(chosen, num_iterations)
 
-    def forward(self, images: Tensor) -> TokenizerOutput:
-        """Tokenise images.
+    def _assemble(self, chosen: dict, num_iterations: int) -> None:
+        """Build the parts that a preset and its overrides name."""
+        width, heads = chosen["seed_dims"], chosen["perception_heads"]
+        if chosen["stem"] == "full":
+            self.stem = SeedStem(self.in_channels, width, tuple(chosen["stem_widths"]))
+        else:
+            self.stem = StridedStem(
+                self.in_channels, width, tuple(chosen["stem_widths"]), tuple(chosen["stem_depths"])
+            )
+        self.pos_embed = None
+        if chosen["positions"] == "learned":
+            seeds = self.grid_size[0] * self.grid_size[1]
+            self.pos_embed = nn.Parameter(torch.randn(1, seeds, width) * 0.02)
+
+        window = chosen["perception_window"]
+        window = to_pair(window) if window else tuple(max(n // 2, 0) for n in self.grid_size)
+        rotary = chosen["positions"] == "rotary"
+        attention = {
+            "window": lambda: SeedAttention(
+                width,
+                heads,
+                window if min(window) > 0 else None,  # of a grid one seed wide, all with all
+                rotary=rotary,
+                pads_are_keys=not self.masks,
+                stride=self.stride,
+            ),
+            "global": lambda: SeedAttention(width, heads, None, pads_are_keys=not self.masks),
+            "latent": lambda: LatentAttention(width, heads, chosen["num_latents"]),
+        }
+        self.perception = ObjectPerception(
+            *(
+                PerceptionBlock(width, attention[kind](), chosen["perception_mlp_ratio"])
+                for kind in chosen["perception"]
+            )
+        )
+        self.vectorization = ObjectVectorization(
+            width, self.embed_dims, self.max_tokens, self.assign, num_iterations
+        )
+        self.cls_token = (
+            nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if self.with_cls_token else None
+        )
+
+    # ------------------------------------------------------------------------------ seeds
+    def perceive(
+        self,
+        images: Tensor,
+        valid: Tensor | None = None,
+        resolution: float | Tensor | None = None,
+    ) -> SeedMap:
+        """Turn images into seeds that know of each other: stem and object perception.
 
         Args:
-            images: (B, C, H, W) normalised images of ``img_size``.
+            images: (B, C, H, W) normalised images.
+            valid: (B, H, W) bool; pixels that are not valid contribute nothing, whatever their
+                values, and a seed without a valid pixel belongs to no token. None: all are valid.
+            resolution: Ground size of a pixel in metres, one number or (B,); needs the
+                tokenizer's ``resolution``. None: the one of training.
 
         Returns:
-            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
-            (B, N, H // 4, W // 4).
+            The seeds.
 
         Raises:
-            ValueError: The images have another size or band count than the tokenizer.
+            ValueError: The images have another band count, are smaller than a seed, or the
+                tokenizer's preset cannot use an argument.
         """
-        b, c, h, w = images.shape
+        _, c, h, w = images.shape
         if c != self.in_channels:
             raise ValueError(
                 f"images have {c} bands, the tokenizer was made for {self.in_channels}"
             )
-        if (h, w) != self.img_size:
+        if valid is not None and not self.masks:
+            raise ValueError(f"preset {self.preset!r} takes no valid; 'fast' does")
+        if self.nan_is_invalid:
+            known = ~images.isnan().any(dim=1)
+            valid = known if valid is None else valid & known
+        if self.training and self.band_dropout:
+            images = self._drop_bands(images)
+        if self.masks:
+            return self._perceive_any_size(images, valid, self._scale(resolution))
+        if resolution is not None:
+            raise ValueError(f"preset {self.preset!r} takes no resolution; 'fast' does")
+        if min(h, w) < self.stride:
             raise ValueError(
-                f"images are {h} x {w} pixels, the tokenizer was made for "
-                f"{self.img_size[0]} x {self.img_size[1]}"
+                f"images are {h} x {w} pixels, a seed is {self.stride} x {self.stride}"
             )
         seeds = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
-        seeds = seeds + self.pos_embed.reshape(1, *self.grid_size, -1)
-        seeds = self.perception(seeds)
-        tokens, attention = self.vectorization(seeds.flatten(1, 2))
+        size = seeds.shape[1:3]
+        positions = resize_positions(self.pos_embed, self.grid_size, size)
+        seeds = seeds + positions.reshape(1, *size, -1)
+        return SeedMap(self.perception(seeds), None)
+
+    def _perceive_any_size(
+        self, images: Tensor, valid: Tensor | None, scale: Tensor | float
+    ) -> SeedMap:
+        """Fill the images up to whole seeds, and keep what is not valid out of every seed."""
+        h, w = images.shape[-2:]
+        missing = (0, -w % self.stride, 0, -h % self.stride)
+        if valid is None and any(missing):
+            valid = torch.ones(len(images), h, w, dtype=torch.bool, device=images.device)
+        if valid is None:
+            seeds = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
+            return SeedMap(self.perception(seeds, None, scale), None)
+        images = images.masked_fill(~valid[:, None], 0)  # a NaN times zero would stay one
+        images, valid = F.pad(images, missing), F.pad(valid, missing)
+        mask = valid[:, None].to(images.dtype)
+        seeds = self.stem(images, mask).permute(0, 2, 3, 1)
+        valid = F.max_pool2d(mask, self.stride)[:, 0] > 0  # B h w
+        seeds = self.perception(seeds, valid, scale)
+        return SeedMap(seeds.masked_fill(~valid[..., None], 0), valid)
+
+    def _scale(self, resolution: float | Tensor | None) -> float | Tensor:
+        """Give the size of a pixel as a multiple of that of training."""
+        if resolution is None:
+            return 1.0
+        if self.resolution is None:
+            raise ValueError(
+                "resolution needs the ground size of a pixel of training: build the tokenizer "
+                "with resolution=<metres>"
+            )
+        return resolution / self.resolution
+
+    def _drop_bands(self, images: Tensor) -> Tensor:
+        """Set bands of images to zero at random, keeping one of each image."""
+        b, c = images.shape[:2]
+        draw = torch.rand(b, c, device=images.device)
+        kept = (draw >= self.band_dropout) | (draw == draw.amax(dim=1, keepdim=True))
+        return images.masked_fill(~kept[..., None, None], 0)
+
+    # ------------------------------------------------------------------------------ tokens
+    def vectorize(self, seeds: SeedMap, num_tokens: int | None = None) -> TokenizerOutput:
+        """Read tokens from seeds: object vectorization.
+
+        Args:
+            seeds: Seeds of :meth:`perceive`.
+            num_tokens: Number of tokens N, at most ``max_tokens``. None: ``num_tokens`` of the
+                tokenizer, or a random number in training where ``max_tokens`` was given.
+
+        Returns:
+            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
+            (B, N, h, w).
+
+        Raises:
+            ValueError: More tokens are asked for than there are queries.
+        """
+        if num_tokens is None:
+            num_tokens = self.num_tokens
+            if self.training and self.nested:
+                num_tokens = int(torch.randint(1, self.max_tokens + 1, ()))
+        if not 1 <= num_tokens <= self.max_tokens:
+            raise ValueError(
+                f"num_tokens must be from 1 to {self.max_tokens}, the number of queries the "
+                f"tokenizer has, got {num_tokens}"
+            )
+        b, h, w, _ = seeds.features.shape
+        valid = None if seeds.valid is None else seeds.valid.flatten(1)
+        tokens, assignment = self.vectorization(seeds.features.flatten(1, 2), valid, num_tokens)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
-        return TokenizerOutput(tokens, attention.reshape(b, self.num_tokens, *self.grid_size))
+        return TokenizerOutput(tokens, assignment.reshape(b, num_tokens, h, w))
+
+    def forward(
+        self,
+        images: Tensor,
+        num_tokens: int | None = None,
+        valid: Tensor | None = None,
+        resolution: float | Tensor | None = None,
+    ) -> TokenizerOutput:
+        """Tokenise images.
+
+        Args:
+            images: (B, C, H, W) normalised images of any size.
+            num_tokens: Number of tokens N; see :meth:`vectorize`.
+            valid: (B, H, W) bool; see :meth:`perceive`.
+            resolution: Ground size of a pixel in metres; see :meth:`perceive`.
+
+        Returns:
+            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
+            (B, N, h, w): a cell per 4 x 4 pixels, for ``"fast"`` with the last ones begun.
+
+        Raises:
+            ValueError: The images have another band count than the tokenizer, or an argument is
+                out of its range.
+        """
+        return self.vectorize(self.perceive(images, valid, resolution), num_tokens)

@@ -12,8 +12,21 @@ class TokenizerOutput(NamedTuple):
         tokens: (B, N, D) tokens, or (B, 1 + N, D) with the class token in front.
         assignment: (B, N, h, w) weight of every token at every cell of the tokenizer's grid. The
             class token has no row. What the weights sum to is the tokenizer's ``assign``:
-            ``"seed"``: one over the grid for each token; ``"grid"``: token i is cell i.
+            ``"seed"``: one over the grid for each token; ``"token"``: one over the tokens for each
+            cell; ``"grid"``: token i is cell i.
     """
 
     tokens: Tensor
     assignment: Tensor
+
+
+class SeedMap(NamedTuple):
+    """Seeds of a batch of images after object perception.
+
+    Attributes:
+        features: (B, h, w, D) one feature vector per seed; zero where not valid.
+        valid: (B, h, w) bool; None where every seed is valid.
+    """
+
+    features: Tensor
+    valid: Tensor | None

@@ -1,7 +1,41 @@
-"""Object perception module: self-attention that groups seeds into objects (paper, section 3.2)."""
+"""Object perception module: attention that groups seeds into objects (paper, section 3.2).
 
+A block is a pre-norm transformer block over the seed map; what differs between blocks is how
+seeds meet: in windows or globally (:class:`SeedAttention`), or through a few latents
+(:class:`LatentAttention`).
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hook.tokenizers.positions import Rotary2d
+
+
+def key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn validity into what attention adds to the scores of its keys.
+
+    Args:
+        valid: bool, any shape; False where a key must get no weight.
+        dtype: Type of the scores.
+
+    Returns:
+        Zero where valid, elsewhere a number so low that its softmax is exactly zero. It is finite,
+        so a row without any valid key has no NaN.
+    """
+    low = torch.finfo(dtype).min / 2
+    return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, low)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Map (B, N, D) to (B, heads, N, D / heads)."""
+    b, n, d = x.shape
+    return x.reshape(b, n, num_heads, d // num_heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Map (B, heads, N, d) to (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -10,6 +44,9 @@ class SelfAttention(nn.Module):
     Args:
         dims: Width of the features.
         num_heads: Number of heads; must divide ``dims``.
+
+    Raises:
+        ValueError: It does not.
     """
 
     def __init__(self, dims: int, num_heads: int) -> None:
@@ -23,13 +60,27 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D)."""
+    def attend(self, x: Tensor, angles: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Map (B, N, D) to (B, N, D).
+
+        Args:
+            x: (B, N, D) features.
+            angles: Rotary angles, broadcast against (B, heads, N, D / heads / 2).
+            bias: (B, N) added to the scores of the keys.
+        """
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, d // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N D/heads
-        x = F.scaled_dot_product_attention(query, key, value)
+        if angles is not None:
+            query, key = Rotary2d.rotate(query, angles), Rotary2d.rotate(key, angles)
+        if bias is not None:
+            bias = bias[:, None, None, :].expand(-1, -1, n, -1)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        return self.attend(x)
 
 
 class FeedForward(nn.Module):
@@ -86,62 +137,172 @@ def window_merge(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
     return x.reshape(x.shape[0], rows * wh, columns * ww, -1)[:, :h, :w]
 
 
-class PerceptionBlock(nn.Module):
-    """Pre-norm transformer block over the seed map.
-
-    The padding of windows that do not divide the map is added after the norm and takes part as
-    keys, as in the official implementation.
+class SeedAttention(SelfAttention):
+    """Self-attention over the seed map, in windows or all with all.
 
     Args:
         dims: Width of the seeds.
         num_heads: Number of attention heads.
-        mlp_ratio: Hidden width of the feed-forward half.
         window: Height and width of the attention windows in seeds; None attends globally.
+        rotary: Positions relative within a window, instead of none.
+        pads_are_keys: Let the zeros that fill up windows at the border take part as keys, as in
+            the official implementation.
+        stride: Pixels per seed, the unit of the rotary positions.
     """
 
     def __init__(
-        self, dims: int, num_heads: int, mlp_ratio: float, window: tuple[int, int] | None
+        self,
+        dims: int,
+        num_heads: int,
+        window: tuple[int, int] | None,
+        rotary: bool = False,
+        pads_are_keys: bool = False,
+        stride: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(dims, num_heads)
         self.window = window
+        self.pads_are_keys = pads_are_keys
+        self.stride = stride
+        self.rotary = Rotary2d(dims // num_heads) if rotary else None
+
+    def _angles(self, window: tuple[int, int], scale: Tensor | float, x: Tensor) -> Tensor | None:
+        """Give angles (windows or 1, 1, n, head_dims / 2) for windows of a batch."""
+        if self.rotary is None:
+            return None
+        rows = torch.arange(window[0], device=x.device, dtype=torch.float32) * self.stride
+        columns = torch.arange(window[1], device=x.device, dtype=torch.float32) * self.stride
+        rows = rows[:, None].expand(window).flatten()
+        columns = columns[None, :].expand(window).flatten()
+        angles = self.rotary.angles(rows, columns)[None]  # 1 n d/2
+        if isinstance(scale, Tensor):
+            angles = angles * scale[:, None, None]
+        elif scale != 1:
+            angles = angles * scale
+        return angles
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to (B, h, w, D).
+
+        Args:
+            x: Normalised seeds.
+            valid: (B, h, w) bool; the others are no keys. None: all are.
+            scale: Ground size of a pixel over that of training, one number or (B,).
+        """
+        b, h, w, _ = x.shape
+        window = (h, w) if self.window is None else self.window
+        if valid is None and not self.pads_are_keys and (h % window[0] or w % window[1]):
+            valid = torch.ones(1, h, w, dtype=torch.bool, device=x.device).expand(b, -1, -1)
+        windows = window_partition(x, window)
+        bias = None
+        if valid is not None:
+            keys = window_partition(valid[..., None].to(x.dtype), window)[..., 0]
+            bias = key_bias(keys > 0, x.dtype)
+        angles = self._angles(window, scale, x)
+        if angles is not None:
+            if len(angles) > 1:  # every window of an image has that image's
+                angles = angles.repeat_interleave(len(windows) // b, dim=0)
+            angles = angles[:, None]
+        return window_merge(self.attend(windows, angles, bias), window, (h, w))
+
+
+class LatentAttention(nn.Module):
+    """Attention of all seeds with all through a few latents, at a cost linear in the seeds.
+
+    Learned latents read from all seeds, then every seed reads from the latents.
+
+    Args:
+        dims: Width of the seeds.
+        num_heads: Number of attention heads.
+        num_latents: Number of latents.
+
+    Reference:
+        The induced attention of Lee et al., "Set Transformer", ICML 2019.
+    """
+
+    def __init__(self, dims: int, num_heads: int, num_latents: int) -> None:
+        super().__init__()
+        if dims % num_heads:
+            raise ValueError(
+                f"seed_dims ({dims}) must be divisible by the number of perception heads "
+                f"({num_heads})"
+            )
+        self.num_heads = num_heads
+        self.latents = nn.Parameter(torch.randn(num_latents, dims))
+        self.qkv = nn.Linear(dims, 3 * dims)  # a seed's query to the latents, its key and value
+        self.norm = nn.LayerNorm(dims)
+        self.key_value = nn.Linear(dims, 2 * dims)  # of the latents
+        self.proj = nn.Linear(dims, dims)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to (B, h, w, D).
+
+        Args:
+            x: Normalised seeds.
+            valid: (B, h, w) bool; the latents do not read the others. None: they read all.
+            scale: Unused; latents have no place.
+        """
+        b, h, w, d = x.shape
+        query, key, value = (
+            split_heads(part, self.num_heads)
+            for part in self.qkv(x.reshape(b, h * w, d)).chunk(3, dim=-1)
+        )
+        latents = split_heads(self.latents[None], self.num_heads).expand(b, -1, -1, -1)
+        bias = None
+        if valid is not None:
+            bias = key_bias(valid.reshape(b, 1, 1, h * w), x.dtype)
+            bias = bias.expand(-1, -1, latents.shape[2], -1)
+        read = F.scaled_dot_product_attention(latents, key, value, attn_mask=bias)
+        key, value = (
+            split_heads(part, self.num_heads)
+            for part in self.key_value(self.norm(merge_heads(read))).chunk(2, dim=-1)
+        )
+        x = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(merge_heads(x)).reshape(b, h, w, d)
+
+
+class PerceptionBlock(nn.Module):
+    """Pre-norm transformer block over the seed map.
+
+    Args:
+        dims: Width of the seeds.
+        attn: How the seeds meet.
+        mlp_ratio: Hidden width of the feed-forward half.
+    """
+
+    def __init__(self, dims: int, attn: SeedAttention | LatentAttention, mlp_ratio: float) -> None:
+        super().__init__()
         self.norm1 = nn.LayerNorm(dims)
-        self.attn = SelfAttention(dims, num_heads)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dims)
         self.mlp = FeedForward(dims, mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map seeds (B, h, w, D) to seeds (B, h, w, D)."""
-        b, h, w, d = x.shape
-        y = self.norm1(x)
-        if self.window is None:
-            y = self.attn(y.reshape(b, h * w, d)).reshape(b, h, w, d)
-        else:
-            y = self.attn(window_partition(y, self.window))
-            y = window_merge(y, self.window, (h, w))
-        x = x + y
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
+        x = x + self.attn(self.norm1(x), valid, scale)
         return x + self.mlp(self.norm2(x))
 
 
 class ObjectPerception(nn.Module):
-    """One windowed block, then one global block.
+    """Perception blocks, one after the other.
 
     Args:
-        dims: Width of the seeds.
-        num_heads: Number of attention heads.
-        mlp_ratio: Hidden width of the feed-forward halves.
-        window: Height and width of the windows of the first block in seeds; a zero means global.
+        blocks: The blocks: the paper has one in windows, then one global.
     """
 
-    def __init__(
-        self, dims: int, num_heads: int, mlp_ratio: float, window: tuple[int, int]
-    ) -> None:
+    def __init__(self, *blocks: PerceptionBlock) -> None:
         super().__init__()
-        local = window if min(window) > 0 else None
-        self.blocks = nn.Sequential(
-            PerceptionBlock(dims, num_heads, mlp_ratio, local),
-            PerceptionBlock(dims, num_heads, mlp_ratio, None),
-        )
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map seeds (B, h, w, D) to seeds (B, h, w, D)."""
-        return self.blocks(x)
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
+        for block in self.blocks:
+            x = block(x, valid, scale)
+        return x

@@ -1,5 +1,7 @@
-"""Seed stem: one feature vector for every 4x4-pixel seed (paper, section 3.1)."""
+"""Seed stems: one feature vector for every 4x4-pixel seed (paper, section 3.1)."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,20 +24,23 @@ class ConvNormAct(nn.Module):
 
 
 class DownsampleConv(nn.Module):
-    """2x2 stride-2 convolution and BatchNorm.
+    """Stride-2 convolution and BatchNorm.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
+        kernel_size: 2, the paper's, or 3, which looks over the edge of its cell.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 2) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride=2, padding=(kernel_size - 1) // 2
+        )
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H // 2, W // 2)."""
+        """Map (B, C, H, W) to (B, C', H // 2, W // 2) for even sizes."""
         return self.norm(self.conv(x))
 
 
@@ -67,3 +72,75 @@ class SeedStem(nn.Module):
         x = self.down1(self.residual1(self.expand(x)))
         x = self.down2(self.residual2(x))
         return self.project(x)
+
+
+def pool_valid(valid: Tensor) -> Tensor:
+    """Halve a validity mask: a cell is valid where one of its four pixels is.
+
+    Args:
+        valid: (B, 1, H, W) of zeros and ones, H and W even.
+
+    Returns:
+        (B, 1, H / 2, W / 2).
+    """
+    return F.max_pool2d(valid, kernel_size=2)
+
+
+class StridedStem(nn.Module):
+    """A stem that leaves full resolution with its first layer.
+
+    3x3 convolutions: stride 2 to half resolution, residual blocks there, stride 2 to a quarter,
+    residual blocks there, a 1x1 projection.
+
+    Args:
+        in_channels: Number of image bands.
+        seed_dims: Width of a seed feature.
+        widths: Channels at half and quarter resolution.
+        depths: Residual blocks at half and quarter resolution.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        seed_dims: int,
+        widths: tuple[int, int] = (32, 128),
+        depths: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        half, quarter = widths
+        self.down1 = DownsampleConv(in_channels, half, kernel_size=3)
+        self.residuals1 = nn.ModuleList(ConvNormAct(half) for _ in range(depths[0]))
+        self.down2 = DownsampleConv(half, quarter, kernel_size=3)
+        self.residuals2 = nn.ModuleList(ConvNormAct(quarter) for _ in range(depths[1]))
+        self.act = nn.GELU()
+        self.project = nn.Conv2d(quarter, seed_dims, kernel_size=1)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W), H and W multiples of 4, to seeds (B, D, H / 4, W / 4).
+
+        Args:
+            x: Images, zero where not valid.
+            valid: (B, 1, H, W) of zeros and ones; None where all is valid. Biases and norms would
+                fill what is not valid, and 3x3 kernels carry it over, so it is set back to zero
+                after every layer.
+        """
+        # The layout that convolutions are fastest in, and in which the seeds are a sequence.
+        x = x.contiguous(memory_format=torch.channels_last)
+        half = quarter = None
+        if valid is not None:
+            half = pool_valid(valid)
+            quarter = pool_valid(half)
+        x = _keep(self.act(self.down1(x)), half)
+        for block in self.residuals1:
+            x = _keep(block(x), half)
+        x = _keep(self.act(self.down2(x)), quarter)
+        for block in self.residuals2:
+            x = _keep(block(x), quarter)
+        return _keep(self.project(x), quarter)
+
+
+def _keep(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Set to zero what is not valid."""
+    return x if valid is None else x * valid

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from hook.tokenizers.perception import key_bias
+
 
 class QueryFeedForward(nn.Module):
     """LayerNorm, then two bias-free linear layers around a GELU.
@@ -27,18 +29,36 @@ class QueryFeedForward(nn.Module):
 class ObjectVectorization(nn.Module):
     """Single-head cross-attention of N learnable queries to the seeds.
 
-    The softmax runs over the seeds: a row says where a token looks, not whose a seed is.
+    With ``assign='seed'``, the paper's, each token chooses among the seeds: the softmax runs over
+    the seeds and says where a token looks, not whose a seed is. With ``assign='token'`` each seed
+    chooses among the tokens: the softmax runs over the tokens, and a token is the mean of the
+    values weighted by what it got.
 
     Args:
         seed_dims: Width of the seeds; the attention head is half as wide.
         embed_dims: Width of queries and tokens.
-        num_tokens: Number of queries N.
+        num_tokens: Number of queries.
+        assign: ``'seed'`` or ``'token'``.
+        num_iterations: How often the tokens read; from the second time on they are the queries.
+
+    Reference:
+        Shao et al. (2024), arXiv:2403.18593, section 3.3; for ``assign='token'`` the attention
+        of Locatello et al., "Object-centric learning with slot attention", NeurIPS 2020.
     """
 
-    def __init__(self, seed_dims: int, embed_dims: int, num_tokens: int) -> None:
+    def __init__(
+        self,
+        seed_dims: int,
+        embed_dims: int,
+        num_tokens: int,
+        assign: str = "seed",
+        num_iterations: int = 1,
+    ) -> None:
         super().__init__()
         head_dims = seed_dims // 2
         self.scale = head_dims**-0.5
+        self.assign = assign
+        self.num_iterations = num_iterations
         self.queries = nn.Parameter(torch.randn(num_tokens, embed_dims))
         self.norm_seeds = nn.LayerNorm(seed_dims)
         self.norm_queries = nn.LayerNorm(embed_dims)
@@ -47,17 +67,64 @@ class ObjectVectorization(nn.Module):
         self.proj = nn.Linear(head_dims, embed_dims, bias=False)
         self.feed_forward = QueryFeedForward(embed_dims)
 
-    def forward(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, seeds: Tensor, valid: Tensor | None = None, num_tokens: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read tokens from seeds.
 
         Args:
             seeds: (B, S, D) seeds.
+            valid: (B, S) bool; the others belong to no token. None: all are valid.
+            num_tokens: Number N of queries to use, the first ones; None uses all.
 
         Returns:
-            Tokens (B, N, E) and attention (B, N, S), which sums to one over the seeds.
+            Tokens (B, N, E) and assignment (B, N, S), which sums to one over the seeds
+            (``'seed'``) or over the tokens (``'token'``), and is zero where not valid.
         """
-        query = self.to_query(self.norm_queries(self.queries))  # N D/2
+        tokens = self.queries[:num_tokens]  # N E
         key, value = self.to_key_value(self.norm_seeds(seeds)).chunk(2, dim=-1)  # B S D/2
-        attention = (query * self.scale @ key.transpose(1, 2)).softmax(dim=-1)  # B N S
-        tokens = self.proj(attention @ value) + self.queries
-        return tokens + self.feed_forward(tokens), attention
+        for _ in range(self.num_iterations):
+            query = self.to_query(self.norm_queries(tokens))
+            scores = query * self.scale @ key.transpose(1, 2)  # B N S
+            if self.assign == "token":
+                assignment, weights = choose_tokens(scores, valid)
+            else:
+                assignment = weights = choose_seeds(scores, valid)
+            tokens = self.proj(weights @ value) + tokens
+            tokens = tokens + self.feed_forward(tokens)
+        return tokens, assignment
+
+
+def choose_seeds(scores: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Let each token choose among the seeds: softmax over the seeds.
+
+    Args:
+        scores: (B, N, S) scores of tokens and seeds.
+        valid: (B, S) bool; the others get no weight. None: all are valid.
+
+    Returns:
+        (B, N, S) weights that sum to one over the seeds, or to zero where no seed is valid.
+    """
+    if valid is None:
+        return scores.softmax(dim=-1)
+    weights = (scores + key_bias(valid[:, None], scores.dtype)).softmax(dim=-1)
+    return weights * valid[:, None]
+
+
+def choose_tokens(scores: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Let each seed choose among the tokens: softmax over the tokens.
+
+    Args:
+        scores: (B, N, S) scores of tokens and seeds.
+        valid: (B, S) bool; the others choose none. None: all are valid.
+
+    Returns:
+        The assignment (B, N, S), which sums to one over the tokens at each valid seed, and the
+        same renormalised to sum to one over the seeds for each token, the weights of its mean.
+        A token that nobody chose has weights near zero.
+    """
+    assignment = scores.softmax(dim=1)
+    if valid is not None:
+        assignment = assignment * valid[:, None]
+    total = assignment.sum(dim=-1, keepdim=True)
+    return assignment, assignment / (total + torch.finfo(scores.dtype).eps)

@@ -8,8 +8,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.utils import register_all_modules
 
+from hook.datasets.check_hook import model_facts
+
 ROOT = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name != "_base_")
+# Those for the benchmark are models only.
+CONFIGS = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name not in ("_base_", "benchmark"))
 
 
 def ids(path):
@@ -32,13 +35,15 @@ def test_every_data_set_has_both_methods():
 @pytest.mark.parametrize("path", CONFIGS, ids=ids)
 def test_config(path):
     cfg = Config.fromfile(path)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+    # Without memory for the large ones; mmseg's MixVisionTransformer asks its tensors for values.
+    device = "cpu" if cfg.model.backbone.type == "MixVisionTransformer" else "meta"
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
         model = MODELS.build(cfg.model)
     metainfo = cfg.train_dataloader.dataset.metainfo
     head = model.decode_head if hasattr(model, "decode_head") else model.head
     assert head.num_classes == len(metainfo.classes)
     assert len(set(metainfo.classes)) == len(metainfo.classes)
-    assert model.backbone.tokenizer.in_channels == len(metainfo.bands)
+    assert model_facts(model.backbone)["in_channels"] == len(metainfo.bands)
     for split in ("val", "test"):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
         assert f"{split}_evaluator" in cfg
@@ -58,3 +63,26 @@ def test_the_papers_number_of_parameters(task, method, millions):
         model = MODELS.build(cfg.model)
     expected = millions[0 if task == "cls" else 1]
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/hook-fast_vit-b_*.py")), ids=ids)
+def test_fast_is_one_word_in_a_config(path):
+    fast = Config.fromfile(path)
+    reference = Config.fromfile(path.with_name(path.name.replace("hook-fast_", "hook_")))
+    assert fast.model.backbone.tokenizer.pop("preset") == "fast"
+    assert reference.model.backbone.tokenizer.pop("preset") == "reference"
+    assert fast.model == reference.model
+
+
+@pytest.mark.parametrize("size", [224, 512])
+def test_the_benchmarks_models_differ_in_their_tokens_only(size):
+    shapes = set()
+    for method in ("hook", "hook-fast", "patch-embed-pos"):
+        cfg = Config.fromfile(ROOT / f"benchmark/{method}_vit-b_{size}.py")
+        with DefaultScope.overwrite_default_scope("hook"), torch.device("meta"):
+            model = MODELS.build(cfg.model)
+        blocks = model.backbone.blocks.state_dict() | model.head.state_dict()
+        shapes.add(tuple((name, tuple(value.shape)) for name, value in blocks.items()))
+        assert not model.backbone.tokenizer.with_cls_token
+        assert model.backbone.tokenizer.img_size == (size, size)
+    assert len(shapes) == 1

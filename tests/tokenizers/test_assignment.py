@@ -68,3 +68,16 @@ def test_class_token_left_in_is_refused():
 def test_unknown_meaning_is_refused():
     with pytest.raises(ValueError, match="assign must be"):
         dense_features(torch.rand(1, 3, 5), torch.rand(1, 3, 2, 2), (2, 2), "pixel")
+
+
+def test_ownership_of_tokens_is_used_as_it_is_and_learns():
+    tokens = torch.randn(2, 3, 5)
+    assignment = torch.rand(2, 3, 4, 6).softmax(dim=1).requires_grad_()
+    dense = dense_features(tokens, assignment, (4, 6), "token")
+    expected = (assignment.flatten(2).transpose(1, 2) @ tokens).transpose(1, 2).reshape(2, 5, 4, 6)
+    assert torch.allclose(dense, expected, atol=1e-6)
+    dense.square().sum().backward()
+    assert assignment.grad.abs().sum() > 0
+    coarse = dense_features(tokens, torch.full((2, 3, 4, 6), 1 / 3), (2, 3), "token")
+    mean = tokens.mean(dim=1)[..., None, None].expand(-1, -1, 2, 3)
+    assert torch.allclose(coarse, mean, atol=1e-6)

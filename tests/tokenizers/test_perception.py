@@ -1,14 +1,18 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.models import vision_transformer_sam as sam
 
 from hook.tokenizers.perception import (
+    LatentAttention,
     PerceptionBlock,
+    SeedAttention,
     SelfAttention,
     window_merge,
     window_partition,
 )
+from hook.tokenizers.positions import Rotary2d, resize_positions
 
 
 @pytest.mark.parametrize(("size", "window"), [((8, 8), 4), ((9, 9), 4), ((7, 10), 3)])
@@ -39,7 +43,7 @@ def test_attention_equals_timms():
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 def test_block_equals_timms_sam_block(size):
     """Same weights in timm's windowed block; its padding takes part as keys too."""
-    ours = PerceptionBlock(32, 4, 4.0, (4, 4)).eval()
+    ours = PerceptionBlock(32, SeedAttention(32, 4, (4, 4), pads_are_keys=True), 4.0).eval()
     theirs = sam.Block(32, 4, qkv_bias=True, window_size=4, norm_layer=torch.nn.LayerNorm).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, *size, 32)
@@ -47,7 +51,7 @@ def test_block_equals_timms_sam_block(size):
 
 
 def test_seeds_see_only_their_window_in_a_windowed_block():
-    block = PerceptionBlock(16, 2, 2.0, (4, 4)).eval()
+    block = PerceptionBlock(16, SeedAttention(16, 2, (4, 4)), 2.0).eval()
     x = torch.randn(1, 8, 8, 16)
     changed = x.clone()
     changed[:, :4, :4] += 1
@@ -55,3 +59,104 @@ def test_seeds_see_only_their_window_in_a_windowed_block():
     assert (difference[:4, :4] > 0).all()
     assert difference[4:].max() == 0
     assert difference[:, 4:].max() == 0
+
+
+def test_padding_of_windows_is_no_key_unless_asked():
+    """A map of one seed more than a window: the last seeds attend to themselves alone."""
+    attention = SeedAttention(16, 2, (4, 4)).eval()
+    x = torch.randn(1, 4, 5, 16)
+    alone = attention(x[:, :, 4:])
+    assert torch.allclose(attention(x)[:, :, 4:], alone, atol=1e-6)
+    attention.pads_are_keys = True
+    assert not torch.allclose(attention(x)[:, :, 4:], alone, atol=1e-3)
+
+
+def test_rotary_products_depend_on_the_offset_only():
+    rotary = Rotary2d(8)
+    query, key = torch.randn(1, 8), torch.randn(1, 8)
+
+    def product(query_at, key_at):
+        turned = [
+            rotary.rotate(x, rotary.angles(torch.tensor([row]), torch.tensor([column])))
+            for x, (row, column) in ((query, query_at), (key, key_at))
+        ]
+        return (turned[0] * turned[1]).sum()
+
+    here = product((0.0, 0.0), (12.0, -8.0))
+    there = product((100.0, 40.0), (112.0, 32.0))
+    assert torch.isclose(here, there, atol=1e-4)
+    assert not torch.isclose(here, product((0.0, 0.0), (-8.0, 12.0)), atol=1e-3)
+
+
+def test_rotary_turns_by_the_stated_angle():
+    """A wavelength along the rows brings a feature back, half of one turns it round."""
+    rotary = Rotary2d(4, wavelengths=(16.0, 16.0))
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])  # rows turn (1, 3), columns (2, 4)
+    zero = torch.zeros(1)
+    whole = rotary.rotate(x, rotary.angles(torch.tensor([16.0]), zero))
+    half = rotary.rotate(x, rotary.angles(torch.tensor([8.0]), zero))
+    assert torch.allclose(whole, x, atol=1e-5)
+    assert torch.allclose(half, torch.tensor([[-1.0, 2.0, -3.0, 4.0]]), atol=1e-5)
+
+
+def test_rotary_refuses_heads_it_cannot_halve_twice():
+    with pytest.raises(ValueError, match="4 divides, got 6"):
+        Rotary2d(6)
+
+
+def test_a_pixel_twice_as_large_is_two_pixels():
+    attention = SeedAttention(16, 2, (4, 4), rotary=True, stride=4).eval()
+    coarse = SeedAttention(16, 2, (4, 4), rotary=True, stride=8).eval()
+    coarse.load_state_dict(attention.state_dict())
+    x = torch.randn(2, 8, 8, 16)
+    assert torch.allclose(attention(x, scale=2.0), coarse(x), atol=1e-6)
+    each = attention(x, scale=torch.tensor([1.0, 2.0]))
+    assert torch.allclose(each[0], attention(x)[0], atol=1e-6)
+    assert torch.allclose(each[1], coarse(x)[1], atol=1e-6)
+
+
+def test_latents_equal_torchs_attention():
+    module = LatentAttention(16, 2, 5).eval()
+    x = torch.randn(2, 3, 4, 16)
+    query, key, value = module.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
+
+    def attend(query, key, value):
+        """PyTorch's multi-head attention with identity projections."""
+        eye = torch.eye(16)
+        return F.multi_head_attention_forward(
+            *(t.transpose(0, 1) for t in (query, key, value)),
+            embed_dim_to_check=16,
+            num_heads=2,
+            in_proj_weight=torch.cat([eye, eye, eye]),
+            in_proj_bias=None,
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=0.0,
+            out_proj_weight=eye,
+            out_proj_bias=None,
+            need_weights=False,
+        )[0].transpose(0, 1)
+
+    read = attend(module.latents.expand(2, -1, -1), key, value)
+    latent_key, latent_value = module.key_value(module.norm(read)).chunk(2, dim=-1)
+    expected = module.proj(attend(query, latent_key, latent_value)).reshape(2, 3, 4, 16)
+    assert torch.allclose(module(x), expected, atol=1e-5)
+
+
+def test_latents_do_not_read_what_is_not_valid():
+    module = LatentAttention(16, 2, 5).eval()
+    x = torch.randn(1, 4, 6, 16)
+    valid = torch.ones(1, 4, 6, dtype=torch.bool)
+    valid[:, :, 3:] = False
+    assert torch.allclose(module(x, valid)[:, :, :3], module(x[:, :, :3]), atol=1e-6)
+
+
+def test_positions_are_resized_as_an_image_is():
+    """A ramp stays a ramp in the middle; the same grid is the same tensor."""
+    ramp = torch.linspace(0, 1, 8).repeat(8, 1).reshape(1, 64, 1)
+    assert resize_positions(ramp, (8, 8), (8, 8)) is ramp
+    larger = resize_positions(ramp, (8, 8), (16, 16)).reshape(16, 16)
+    steps = larger[:, 4:12].diff(dim=1)
+    assert torch.allclose(steps, torch.full_like(steps, 1 / 14), atol=2e-3)
+    assert torch.allclose(larger, larger[:1].expand(16, -1), atol=1e-5)

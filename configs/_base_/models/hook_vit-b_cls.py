@@ -8,7 +8,6 @@ model = dict(
             preset="reference",
             img_size=224,
             in_channels=3,
-            seed_dims=512,
             num_tokens=6,
             with_cls_token=False,
         ),

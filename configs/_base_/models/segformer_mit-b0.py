@@ -1,0 +1,32 @@
+# SegFormer-B0 from scratch; norms and losses that need neither several GPUs nor compiled ops.
+model = dict(
+    type="EncoderDecoder",
+    backbone=dict(
+        type="MixVisionTransformer",
+        in_channels=3,
+        embed_dims=32,
+        num_stages=4,
+        num_layers=[2, 2, 2, 2],
+        num_heads=[1, 2, 5, 8],
+        patch_sizes=[7, 3, 3, 3],
+        sr_ratios=[8, 4, 2, 1],
+        out_indices=(0, 1, 2, 3),
+        mlp_ratio=4,
+        qkv_bias=True,
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(
+        type="SegformerHead",
+        in_channels=[32, 64, 160, 256],
+        in_index=[0, 1, 2, 3],
+        channels=256,
+        dropout_ratio=0.1,
+        num_classes=5,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        ignore_index=255,
+        align_corners=False,
+        loss_decode=dict(type="hook.CrossEntropyLoss"),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)
