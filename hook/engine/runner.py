@@ -444,7 +444,7 @@ def worker_errors():
             raise
         raise ConfigError(
             "the images do not fit the tokenizer",
-            expected="images of model.backbone.tokenizer's img_size and in_channels",
+            expected="images of a size and a number of bands that model.backbone.tokenizer takes",
             found=str(error),
             remedy="resize or crop in the pipeline, or change the tokenizer's options",
         ) from None

@@ -13,6 +13,7 @@ from prettytable import PrettyTable
 
 from hook.errors import ConfigError, DataError
 from hook.evaluation.confusion import save_confusion_matrix
+from hook.evaluation.samples import class_names
 from hook.registry import METRICS
 
 
@@ -57,7 +58,7 @@ class Accuracy(BaseMetric):
             data_samples: :class:`hook.structures.ClsDataSample` objects as dictionaries, with
                 ``pred_score`` (K,) and, unless only predictions are wanted, ``gt_label``.
         """
-        num_classes = len(self._classes())
+        num_classes = len(class_names(self.dataset_meta, "hook.Accuracy"))
         for sample in data_samples:
             score = torch.as_tensor(sample["pred_score"]).detach().float().cpu()
             truth = sample.get("gt_label")
@@ -88,7 +89,7 @@ class Accuracy(BaseMetric):
         Returns:
             Metric name to percent; empty where no image has a label.
         """
-        classes = self._classes()
+        classes = class_names(self.dataset_meta, "hook.Accuracy")
         if self.output_dir is not None:
             write_predictions(Path(self.output_dir) / "predictions.csv", classes, results)
         labelled = [(truth, score) for _, truth, score in results if truth is not None]
@@ -120,17 +121,6 @@ class Accuracy(BaseMetric):
         logger = MMLogger.get_current_instance()
         print_log(f"per class results:\n{table.get_string()}", logger=logger)
         return metrics
-
-    def _classes(self) -> Sequence[str]:
-        classes = (self.dataset_meta or {}).get("classes")
-        if not classes:
-            raise ConfigError(
-                "hook.Accuracy: the dataset names no classes",
-                expected="metainfo['classes']",
-                found=self.dataset_meta,
-                remedy="set metainfo=dict(classes=(...)) in the dataset's config",
-            )
-        return classes
 
 
 def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:

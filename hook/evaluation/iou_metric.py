@@ -12,6 +12,7 @@ from prettytable import PrettyTable
 from hook.errors import ConfigError, DataError
 from hook.evaluation.confusion import confusion_matrix, save_confusion_matrix
 from hook.evaluation.prediction_writer import PredictionWriter
+from hook.evaluation.samples import class_names, truth_and_prediction
 from hook.registry import METRICS
 
 
@@ -76,46 +77,21 @@ class IoUMetric(MMSegIoUMetric):
                 (1, H, W), ``gt_sem_seg`` (1, H, W) and, where there is one, ``valid_mask``
                 (1, H, W).
         """
-        classes = self._classes()
+        classes = class_names(self.dataset_meta, "hook.IoUMetric")
         for sample in data_samples:
-            prediction = sample["pred_sem_seg"]["data"].squeeze(0).cpu()
             counts = None
             if not self.format_only:
-                counts = self._count(sample, prediction, len(classes))
+                counts = self._count(sample, len(classes))
             part = None
             if self.output_dir is not None:
+                prediction = sample["pred_sem_seg"]["data"].squeeze(0).cpu()
                 part = self._get_writer().keep(sample, prediction.numpy())
             self.results.append((counts, part))
 
-    def _count(self, sample: dict, prediction: torch.Tensor, num_classes: int) -> np.ndarray:
-        where = sample.get("seg_map_path") or sample.get("img_path", "an image")
-        if "gt_sem_seg" not in sample:
-            raise DataError(
-                f"{sample.get('img_path', 'an image')} has no mask",
-                expected="a label for every image that is evaluated",
-                found="none",
-                remedy="give the masks, or set format_only=True in test_evaluator to predict only",
-            )
-        truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().long()
-        if truth.shape != prediction.shape:
-            raise DataError(
-                f"{where}: mask and prediction have different sizes",
-                expected=f"{tuple(prediction.shape)}, the size of the image",
-                found=tuple(truth.shape),
-                remedy="give masks on the grid of their images",
-            )
+    def _count(self, sample: dict, num_classes: int) -> np.ndarray:
+        truth, prediction = truth_and_prediction(sample, num_classes, self.ignore_index)
         counted = truth != self.ignore_index
-        truth, prediction = truth[counted], prediction[counted]
-        for name, values in (("label", truth), ("prediction", prediction)):
-            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
-                raise DataError(
-                    f"{where}: {name} outside the range",
-                    expected=f"0 to {num_classes - 1}, or {self.ignore_index} for no label",
-                    found=f"{int(values.min())} to {int(values.max())}",
-                    remedy="check the classes of the dataset, num_classes of the head, and "
-                    "whether labels start at 0",
-                )
-        return confusion_matrix(truth, prediction, num_classes)
+        return confusion_matrix(truth[counted], prediction[counted], num_classes)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of all images.
@@ -131,7 +107,7 @@ class IoUMetric(MMSegIoUMetric):
             DataError: Not one pixel has a label.
         """
         logger = MMLogger.get_current_instance()
-        classes = self._classes()
+        classes = class_names(self.dataset_meta, "hook.IoUMetric")
         if self.output_dir is not None:
             written = self._get_writer().finish([part for _, part in results])
             print_log(f"{written} predictions are in {self.output_dir}", logger=logger)
@@ -180,14 +156,3 @@ class IoUMetric(MMSegIoUMetric):
         if self._writer is None:
             self._writer = PredictionWriter(self.output_dir, self.dataset_meta)
         return self._writer
-
-    def _classes(self) -> Sequence[str]:
-        classes = (self.dataset_meta or {}).get("classes")
-        if not classes:
-            raise ConfigError(
-                "hook.IoUMetric: the dataset names no classes",
-                expected="metainfo['classes']",
-                found=self.dataset_meta,
-                remedy="set metainfo=dict(classes=(...)) in the dataset's config",
-            )
-        return classes

@@ -5,7 +5,10 @@ from hook.models.cls_head import LinearClsHead
 from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pyramid import TokenPyramid
+from hook.models.seed_backbone import SeedBackbone
+from hook.models.seed_pyramid import SeedPyramid
 from hook.models.seg_head import SegFormerStyleHead
+from hook.models.smp_backbone import SMPBackbone
 from hook.models.token_vit import TokenViT
 from hook.registry import TOKENIZERS
 from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
@@ -19,6 +22,9 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "LinearClsHead",
+    "SMPBackbone",
+    "SeedBackbone",
+    "SeedPyramid",
     "SegDataPreProcessor",
     "SegFormerStyleHead",
     "TokenClassifier",

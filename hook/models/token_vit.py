@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from mmengine.model import BaseModule
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -70,6 +71,9 @@ class TokenViT(BaseModule):
             per seed where seeds choose tokens, the patch grid for patch embedding.
         seed_skip: Also give the seeds (B, seed_dims, h, w), after the dense maps, for a neck that
             takes them, such as :class:`hook.models.SeedPyramid`.
+        explained: Outside training, give every image as few tokens as explain this share of the
+            variance of its seeds (``HookTokenizer.count_tokens``); None gives all images the
+            tokenizer's number.
         final_norm: LayerNorm after the last block (the paper has none; weights of timm do).
         norm_eps: Epsilon of the LayerNorms (paper 1e-5; most timm weights were trained at 1e-6).
         layer_scale: Initial value of LayerScale, for weights that have it; None for none.
@@ -95,6 +99,7 @@ class TokenViT(BaseModule):
         out_indices: tuple[int, ...] | None = None,
         dense_size: int | tuple[int, int] | None = None,
         seed_skip: bool = False,
+        explained: float | None = None,
         final_norm: bool = False,
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
@@ -130,6 +135,16 @@ class TokenViT(BaseModule):
                 remedy="leave seed_skip out, or change the tokenizer",
             )
         self.seed_skip = seed_skip
+        if explained is not None and not (
+            hasattr(self.tokenizer, "count_tokens") and 0 < explained <= 1
+        ):
+            raise ConfigError(
+                "model.backbone.explained cannot be used",
+                expected="a share of the variance, above 0 and up to 1, and a hook.HookTokenizer",
+                found=f"{explained} with {type(self.tokenizer).__name__}",
+                remedy="leave explained out, or change the tokenizer",
+            )
+        self.explained = explained
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(
@@ -238,11 +253,49 @@ class TokenViT(BaseModule):
             for name, value in (("valid", valid), ("resolution", resolution))
             if value is not None
         }
+        if self.explained is not None and not self.training and num_tokens is None:
+            return self._forward_adaptive(images, options)
         seeds = self.tokenizer.perceive(images, **options) if self.seed_skip else None
+        return self._forward_seeds(images, seeds, num_tokens, options)
+
+    def _forward_seeds(
+        self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, options: dict
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Extract features with one number of tokens for all images."""
         tokenized, chosen = self.forward_tokens(images, seeds, num_tokens, **options)
         if self.out_indices is None:
             return chosen[0]
         maps = tuple(self.spread(images, tokenized, tokens) for tokens in chosen)
-        if seeds is not None:
+        if self.seed_skip:
             maps += (seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
         return maps
+
+    def _forward_adaptive(self, images: Tensor, options: dict) -> Tensor | tuple[Tensor, ...]:
+        """Extract features with a number of tokens for each image, equal numbers together.
+
+        Where tokens are asked for, images with fewer than the most of the batch are filled up
+        with the mean of their tokens, which leaves their mean as it is.
+        """
+        seeds = self.tokenizer.perceive(images, **options)
+        counts = self.tokenizer.count_tokens(seeds, self.explained)
+        self.token_counts = counts
+        parts, order = [], []
+        for count in counts.unique().tolist():
+            chosen = (counts == count).nonzero()[:, 0]
+            order.append(chosen)
+            some = SeedMap(
+                seeds.features[chosen], None if seeds.valid is None else seeds.valid[chosen]
+            )
+            part = self._forward_seeds(images[chosen], some, count, options)
+            parts.append(part if self.out_indices is not None else (part,))
+        if self.out_indices is None:
+            most = max(tokens.shape[1] for (tokens,) in parts)
+            first = int(self.tokenizer.with_cls_token)
+            parts = [
+                (torch.cat([t, t[:, first:].mean(1, keepdim=True).expand(-1, n, -1)], dim=1),)
+                for (t,) in parts
+                for n in [most - t.shape[1]]
+            ]
+        back = torch.cat(order).argsort()
+        maps = tuple(torch.cat(level)[back] for level in zip(*parts, strict=True))
+        return maps[0] if self.out_indices is None else maps

@@ -40,6 +40,29 @@ def seed_ownership(assignment: Tensor) -> Tensor:
     return rescaled.softmax(dim=1)
 
 
+def explained_variance(features: Tensor, owners: Tensor) -> Tensor:
+    """Measure which share of the variance of seeds a partition of them explains.
+
+    Args:
+        features: (B, S, D) seeds.
+        owners: (B, S) int64 index of each seed's region; negative where the seed does not count.
+
+    Returns:
+        (B,) one minus the variance within the regions over the variance of all seeds, from 0 to
+        1; 1 where all seeds are alike.
+    """
+    known = (owners >= 0)[..., None]
+    count = known.sum(dim=1, keepdim=True).clamp(min=1)
+    features = features.masked_fill(~known, 0)
+    centred = (features - features.sum(dim=1, keepdim=True) / count).masked_fill(~known, 0)
+    total = centred.square().sum(dim=(1, 2))
+    member = F.one_hot(owners.clamp(min=0)).to(features.dtype) * known  # B S N
+    size = member.sum(dim=1).clamp(min=1)  # B N
+    means = member.transpose(1, 2) @ centred / size[..., None]  # B N D
+    between = (means.square().sum(dim=-1) * member.sum(dim=1)).sum(dim=1)
+    return torch.where(total > 0, between / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
+
+
 def dense_features(
     tokens: Tensor, assignment: Tensor, size: tuple[int, int], assign: str = "seed"
 ) -> Tensor:

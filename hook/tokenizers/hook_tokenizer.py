@@ -4,16 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hook.tokenizers.assignment import explained_variance
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
     LatentAttention,
+    MergedBlock,
     ObjectPerception,
     PerceptionBlock,
     SeedAttention,
 )
 from hook.tokenizers.positions import resize_positions
 from hook.tokenizers.stem import SeedStem, StridedStem
-from hook.tokenizers.vectorization import ObjectVectorization
+from hook.tokenizers.vectorization import ObjectVectorization, choose_seeds
 
 PRESETS: dict[str, dict] = {
     # The paper's tokenizer and its official implementation: a stem at full resolution, a learned
@@ -220,12 +222,18 @@ class HookTokenizer(nn.Module):
             "global": lambda: SeedAttention(width, heads, None, pads_are_keys=not self.masks),
             "latent": lambda: LatentAttention(width, heads, chosen["num_latents"]),
         }
-        self.perception = ObjectPerception(
-            *(
-                PerceptionBlock(width, attention[kind](), chosen["perception_mlp_ratio"])
-                for kind in chosen["perception"]
-            )
-        )
+        ratio = chosen["perception_mlp_ratio"]
+
+        def block(kind: str) -> nn.Module:
+            if kind == "merged":
+                wide = chosen["merged_dims"]
+                attn = LatentAttention(wide, chosen["merged_heads"], chosen["num_latents"])
+                return MergedBlock(
+                    width, wide, PerceptionBlock(wide, attn, ratio), chosen["merged_depth"]
+                )
+            return PerceptionBlock(width, attention[kind](), ratio)
+
+        self.perception = ObjectPerception(*(block(kind) for kind in chosen["perception"]))
         self.vectorization = ObjectVectorization(
             width, self.embed_dims, self.max_tokens, self.assign, num_iterations
         )
@@ -350,6 +358,36 @@ class HookTokenizer(nn.Module):
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
         return TokenizerOutput(tokens, assignment.reshape(b, num_tokens, h, w))
+
+    @torch.no_grad()
+    def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:
+        """Count how many tokens each image needs for its seeds to be explained.
+
+        With k tokens every seed belongs to the one of the first k queries that looks at it most;
+        the regions explain a share of the variance of the seeds (:func:`explained_variance`).
+
+        Args:
+            seeds: Seeds of :meth:`perceive`.
+            explained: Share of the variance to reach, from 0 to 1.
+
+        Returns:
+            (B,) int64 smallest number of tokens, from 1 to ``max_tokens``, that reaches it;
+            ``max_tokens`` where none does.
+        """
+        features = seeds.features.flatten(1, 2)
+        scores = self.vectorization.scores(features)
+        if self.assign == "seed":
+            # What the softmax over seeds makes of the scores is what the token map shows.
+            valid = None if seeds.valid is None else seeds.valid.flatten(1)
+            scores = choose_seeds(scores, valid)
+        owners = scores.cummax(dim=1).indices  # B K S: row k - 1 for the first k queries
+        if seeds.valid is not None:
+            owners = owners.masked_fill(~seeds.valid.flatten(1)[:, None], -1)
+        count = torch.full((len(features),), self.max_tokens, device=features.device)
+        for k in range(self.max_tokens - 1, 0, -1):
+            enough = explained_variance(features, owners[:, k - 1]) >= explained
+            count = torch.where(enough, k, count)
+        return count
 
     def forward(
         self,

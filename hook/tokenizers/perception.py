@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.tokenizers.positions import Rotary2d
+from hook.tokenizers.stem import ConvNormAct
 
 
 def key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
@@ -286,6 +287,53 @@ class PerceptionBlock(nn.Module):
         """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
         x = x + self.attn(self.norm1(x), valid, scale)
         return x + self.mlp(self.norm2(x))
+
+
+class MergedBlock(nn.Module):
+    """A perception block over seeds merged two by two, whose result is added to its seeds.
+
+    Four seeds become one merged seed, a quarter of the number and twice as wide or more, so the
+    widest part of the module costs the least. A residual 3x3 convolution lets neighbours meet,
+    the block everything else.
+
+    Args:
+        dims: Width of the seeds.
+        merged_dims: Width of the merged seeds.
+        block: Perception block of that width.
+        depth: Residual convolutions before the block.
+    """
+
+    def __init__(self, dims: int, merged_dims: int, block: PerceptionBlock, depth: int = 1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dims)
+        self.merge = nn.Linear(4 * dims, merged_dims)
+        self.residuals = nn.ModuleList(ConvNormAct(merged_dims) for _ in range(depth))
+        self.block = block
+        self.split = nn.Linear(merged_dims, dims)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
+        b, h, w, d = x.shape
+        missing = (0, -w % 2, 0, -h % 2)
+        if valid is None and any(missing):
+            valid = torch.ones(b, h, w, dtype=torch.bool, device=x.device)
+        y = self.norm(x)
+        mask = None
+        if valid is not None:
+            y = F.pad(y.masked_fill(~valid[..., None], 0), (0, 0, *missing))
+            mask = F.max_pool2d(F.pad(valid, missing)[:, None].to(x.dtype), 2)  # B 1 h/2 w/2
+        rows, columns = y.shape[1] // 2, y.shape[2] // 2
+        y = y.reshape(b, rows, 2, columns, 2, d).transpose(2, 3)
+        y = self.merge(y.reshape(b, rows, columns, 4 * d)).permute(0, 3, 1, 2)
+        y = y if mask is None else y * mask
+        for residual in self.residuals:
+            y = residual(y) if mask is None else residual(y) * mask
+        merged = None if mask is None else mask[:, 0] > 0
+        y = self.split(self.block(y.permute(0, 2, 3, 1), merged, scale))
+        y = y[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1).reshape(b, 2 * rows, 2 * columns, d)
+        return x + y[:, :h, :w]
 
 
 class ObjectPerception(nn.Module):

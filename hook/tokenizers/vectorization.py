@@ -67,6 +67,18 @@ class ObjectVectorization(nn.Module):
         self.proj = nn.Linear(head_dims, embed_dims, bias=False)
         self.feed_forward = QueryFeedForward(embed_dims)
 
+    def scores(self, seeds: Tensor) -> Tensor:
+        """Compare all queries with all seeds.
+
+        Args:
+            seeds: (B, S, D) seeds.
+
+        Returns:
+            (B, N, S) scores of the first reading, before any softmax.
+        """
+        key, _ = self.to_key_value(self.norm_seeds(seeds)).chunk(2, dim=-1)
+        return self.to_query(self.norm_queries(self.queries)) * self.scale @ key.transpose(1, 2)
+
     def forward(
         self, seeds: Tensor, valid: Tensor | None = None, num_tokens: int | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -181,7 +181,10 @@ test_dataloader = dict(
         pipeline=[dict(type="hook.PackSegSample")],
     ),
 )
-test_evaluator = dict(type="hook.IoUMetric", iou_metrics=["mIoU", "mFscore"])
+test_evaluator = [
+    dict(type="hook.IoUMetric", iou_metrics=["mIoU", "mFscore"]),
+    dict(type="hook.BoundaryMetric", tolerance=2),
+]
 test_cfg = dict(type="TestLoop")
 {extra}
 """

@@ -97,3 +97,36 @@ def test_found_in_mmseg_without_custom_imports():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout.strip().endswith("hook.models.token_vit")
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_image_gets_the_tokens_it_needs(dense):
+    """Adaptive features of a batch are those of each image alone with its own number."""
+    torch.manual_seed(0)
+    tokenizer = dict(type="hook.HookTokenizer", preset="fast", seed_dims=16, num_tokens=6)
+    options = dict(out_indices=(0, 1), seed_skip=True) if dense else {}
+    model = small(tokenizer, **options)
+    images = torch.randn(6, 3, 32, 32) * torch.linspace(0.1, 3, 6)[:, None, None, None]
+    seeds = model.tokenizer.perceive(images)
+    shares = [0.02, 0.05, 0.1, 0.2, 0.3]
+    model.explained = max(
+        shares, key=lambda s: len(model.tokenizer.count_tokens(seeds, s).unique())
+    )
+    with torch.no_grad():
+        features = model(images)
+        counts = model.token_counts.tolist()
+        assert len(set(counts)) > 1
+        for i, count in enumerate(counts):
+            alone = model(images[i : i + 1], num_tokens=count)
+            if dense:
+                for a, b in zip(features, alone, strict=True):
+                    assert torch.allclose(a[i], b[0], atol=1e-5)
+            else:
+                assert torch.allclose(features[i, :count], alone[0], atol=1e-5)
+                assert torch.allclose(features[i].mean(0), alone[0].mean(0), atol=1e-5)
+
+
+def test_explained_needs_a_tokenizer_with_queries(patch_tokenizer, hook_tokenizer):
+    for tokenizer, share in ((patch_tokenizer, 0.5), (hook_tokenizer, 1.5)):
+        with pytest.raises(ConfigError, match="explained cannot be used"):
+            small(tokenizer, explained=share)

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from hook.tokenizers import dense_features, token_map
-from hook.tokenizers.assignment import seed_ownership
+from hook.tokenizers.assignment import explained_variance, seed_ownership
 
 
 def test_token_map_takes_the_largest_weight():
@@ -81,3 +82,26 @@ def test_ownership_of_tokens_is_used_as_it_is_and_learns():
     coarse = dense_features(tokens, torch.full((2, 3, 4, 6), 1 / 3), (2, 3), "token")
     mean = tokens.mean(dim=1)[..., None, None].expand(-1, -1, 2, 3)
     assert torch.allclose(coarse, mean, atol=1e-6)
+
+
+def test_explained_variance_by_hand():
+    """Two regions 2 apart with a spread of 1 inside: 1 of 2 parts of the variance is between."""
+    seeds = torch.tensor([[0.0, 2.0, 2.0, 4.0], [0.0, 2.0, 2.0, 4.0]])[..., None]
+    owners = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])
+    assert explained_variance(seeds, owners).tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_explained_variance_equals_numpys():
+    rng = np.random.default_rng(0)
+    seeds, owners = rng.normal(size=(50, 3)), rng.integers(-1, 4, 50)
+    known = owners >= 0
+    within = sum(np.var(seeds[owners == k], axis=0).sum() * (owners == k).sum() for k in range(4))
+    expected = 1 - within / (np.var(seeds[known], axis=0).sum() * known.sum())
+    ours = explained_variance(torch.from_numpy(seeds)[None], torch.from_numpy(owners)[None])
+    assert ours.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("owner", [0, -1])
+def test_seeds_that_are_alike_are_explained(owner):
+    owners = torch.full((1, 5), owner)
+    assert explained_variance(torch.ones(1, 5, 3), owners).item() == 1

@@ -6,7 +6,8 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
-from hook.tokenizers import HookTokenizer, ObjectVectorization, TokenizerOutput
+from hook.tokenizers import HookTokenizer, ObjectVectorization, TokenizerOutput, token_map
+from hook.tokenizers.assignment import explained_variance
 
 
 def small(**options):
@@ -308,6 +309,32 @@ def test_nested_dropout_draws_every_number():
 def test_more_tokens_than_queries_are_refused(count):
     with pytest.raises(ValueError, match="from 1 to 6"):
         small()(torch.rand(1, 3, 32, 32), num_tokens=count)
+
+
+@pytest.mark.parametrize("assign", ["seed", "token"])
+def test_tokens_are_counted_until_the_seeds_are_explained(assign):
+    tokenizer = small(preset="fast", num_tokens=5, assign=assign)
+    seeds = tokenizer.perceive(torch.randn(3, 3, 64, 64))
+    for share in (1e-6, 0.05, 0.2, 1.0):
+        counts = tokenizer.count_tokens(seeds, share)
+        for image, count in enumerate(counts.tolist()):
+            reached = []
+            for k in range(1, 6):
+                picked = type(seeds)(seeds.features[image : image + 1], None)
+                owners = token_map(tokenizer.vectorize(picked, k).assignment).flatten(1)
+                reached.append(explained_variance(picked.features.flatten(1, 2), owners).item())
+            expected = next((k for k in range(1, 5) if reached[k - 1] >= share), 5)
+            assert count == expected, (share, reached)
+    assert tokenizer.count_tokens(seeds, 1.0).tolist() == [5, 5, 5]
+
+
+def test_a_plain_image_needs_one_token():
+    tokenizer = small(preset="fast", num_tokens=5)
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[1] = False
+    seeds = tokenizer.perceive(torch.rand(2, 3, 64, 64), valid=valid)
+    seeds.features[0] = 1.0
+    assert tokenizer.count_tokens(seeds, 0.9).tolist() == [1, 1]
 
 
 # ------------------------------------------------------------------------------- ownership

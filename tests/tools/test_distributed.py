@@ -4,7 +4,9 @@ import csv
 import json
 
 import numpy as np
+import torch
 
+from hook.apis import load_model
 from hook.checkpoint import load_checkpoint
 
 # Sums over other batches differ in the last bits.
@@ -33,6 +35,34 @@ def test_testing_counts_each_of_an_odd_number_of_images_once(trained, tested, to
     assert np.abs(scores - scores_of_two).max() < SCORE_TOLERANCE
     for file in ("metrics.json", "confusion_matrix.json"):
         assert json.loads((one / file).read_text()) == json.loads((two / file).read_text())
+
+
+def _varied(config, checkpoint, target):
+    """Write the checkpoint with a classifier that does not say one class everywhere."""
+    model = load_model(config, checkpoint)
+    classifier = model.decode_head.conv_seg
+    image, size = torch.randn(4, 2, 32, 32), (32, 32)
+    metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(image)
+    with torch.no_grad():
+        torch.nn.init.normal_(classifier.weight)
+        classifier.bias.zero_()
+        classifier.bias.sub_(model.inference(image, metas).mean((0, 2, 3)))
+    content = load_checkpoint(checkpoint) | {"state_dict": model.state_dict()}
+    torch.save(content, target)
+    return target
+
+
+def test_two_segmentation_metrics_with_augmentation(seg_run, tools, tmp_path):
+    config, checkpoint = seg_run
+    checkpoint = _varied(config, checkpoint, tmp_path / "varied.pth")
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = ("--tta", "--work-dir", tmp_path / "run", "--out")
+    tools.run("tools/test.py", config, checkpoint, *options, one)
+    tools.run_pair("tools/dist_test.sh", config, checkpoint, "2", *options, two)
+    metrics = json.loads((one / "metrics.json").read_text())
+    assert min(metrics[name] for name in ("mIoU", "mBF1", "mBPrecision", "mBRecall")) > 0
+    assert json.loads((two / "metrics.json").read_text()) == metrics
+    assert {p.name for p in two.glob("*.tif")} == {f"{name}.tif" for name in tools.tiny.SCENES}
 
 
 def test_one_step_gives_the_same_weights(tools, tiny, tmp_path):

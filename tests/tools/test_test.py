@@ -30,7 +30,7 @@ def test_classification_predictions_as_csv(tested, tools):
 def test_segmentation_out_is_georeferenced_and_complete(seg_run, scenes, tools, tmp_path):
     config, checkpoint = seg_run
     out, show = tmp_path / "out", tmp_path / "show"
-    tools.run(
+    done = tools.run(
         "tools/test.py",
         config,
         checkpoint,
@@ -69,6 +69,9 @@ def test_segmentation_out_is_georeferenced_and_complete(seg_run, scenes, tools, 
     assert np.isclose(metrics["mIoU"], np.nanmean(iou) * 100, atol=1e-3)
     assert np.isclose(metrics["aAcc"], np.trace(confusion) / confusion.sum() * 100, atol=1e-3)
     assert json.loads((out / "confusion_matrix.json").read_text())["matrix"] == confusion.tolist()
+    # The second metric of the list stands beside the first, per class in the log.
+    assert 0 <= metrics["mBF1"] <= 100
+    assert "within 2 px" in done.stdout + done.stderr
 
 
 def test_a_checkpoint_of_another_shape_is_refused(seg_run, tools, tmp_path):

@@ -76,5 +76,8 @@ test_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(**folder, split="splits/test.txt", test_mode=True, pipeline=test_pipeline),
 )
-val_evaluator = dict(type="hook.IoUMetric", iou_metrics=["mIoU"])
+val_evaluator = [
+    dict(type="hook.IoUMetric", iou_metrics=["mIoU"]),  # first: save_best="auto" takes its mIoU
+    dict(type="hook.BoundaryMetric", tolerance=3),  # pixels, 0.4 m
+]
 test_evaluator = val_evaluator

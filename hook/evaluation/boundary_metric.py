@@ -1,0 +1,129 @@
+"""Precision, recall and F1 of the boundaries of a segmentation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger, print_log
+from prettytable import PrettyTable
+
+from hook.errors import DataError
+from hook.evaluation.boundary import boundary_counts, boundary_scores, check_tolerance
+from hook.evaluation.samples import class_names, truth_and_prediction
+from hook.registry import METRICS
+
+
+@METRICS.register_module()
+class BoundaryMetric(BaseMetric):
+    """How well the boundaries of each class are met, within a tolerance.
+
+    The boundary of a class is its pixels with a 4-neighbour of another class, see
+    :func:`hook.evaluation.boundary.label_boundary`; where a chip was cut from its scene is none.
+    Precision is the share of predicted boundary pixels within ``tolerance`` of a true one of the
+    same class, recall the share of true ones within ``tolerance`` of a predicted one, F1 their
+    harmonic mean.
+
+    The counts of all images are added, and the scores computed of the sums, for each class; then
+    the mean is taken over the classes. (Csurka et al. average scores of single images, in which an
+    image with ten boundary pixels weighs as much as one with ten thousand, and take distances
+    below the tolerance, not up to it.) A class without a boundary in truth and prediction has no
+    score and is left out of the mean.
+
+    It stands in a list beside ``hook.IoUMetric``. ``save_best="auto"`` takes the first metric's
+    first score; to keep the best by this one: ``save_best="mBF1", rule="greater"``.
+
+    Args:
+        tolerance: Largest distance that still matches, Euclidean, in pixels of the evaluated
+            images, this value included.
+        ignore_index: Label of pixels that do not count: their boundaries do not, nor do
+            predictions there.
+        collect_device: As in MMEngine.
+        prefix: First part of the metric names.
+
+    Reference:
+        Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic
+        segmentation?", BMVC 2013, after Martin, Fowlkes and Malik, IEEE TPAMI 26(5), 2004.
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 3,
+        ignore_index: int = 255,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        check_tolerance(tolerance, "hook.BoundaryMetric: tolerance")
+        self.tolerance = tolerance
+        self.ignore_index = ignore_index
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Count the boundary pixels of one batch.
+
+        Args:
+            data_batch: Not used.
+            data_samples: mmseg's SegDataSample objects as dictionaries, with ``pred_sem_seg``
+                (1, H, W) and, unless only predictions are wanted, ``gt_sem_seg`` (1, H, W).
+        """
+        num_classes = len(class_names(self.dataset_meta, "hook.BoundaryMetric"))
+        for sample in data_samples:
+            counts = None
+            if "gt_sem_seg" in sample:
+                pair = truth_and_prediction(sample, num_classes, self.ignore_index)
+                truth, prediction = (labels.numpy() for labels in pair)
+                counts = boundary_counts(
+                    truth, prediction, num_classes, self.tolerance, self.ignore_index
+                )
+            self.results.append(counts)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics of all images.
+
+        Args:
+            results: What :meth:`process` kept, each image once.
+
+        Returns:
+            ``mBF1``, ``mBPrecision``, ``mBRecall`` and ``BF1.<class>``; percent. Empty where no
+            image has a mask, or where there is no boundary at all.
+
+        Raises:
+            DataError: Some images have a mask and some have none.
+        """
+        logger = MMLogger.get_current_instance()
+        classes = class_names(self.dataset_meta, "hook.BoundaryMetric")
+        labelled = [counts for counts in results if counts is not None]
+        if not labelled:
+            print_log("No image has a mask: no boundary score is computed.", logger=logger)
+            return {}
+        if len(labelled) < len(results):
+            raise DataError(
+                f"{len(results) - len(labelled)} of {len(results)} images have no mask",
+                expected="a label for every image that is evaluated, or for none",
+                remedy="give the masks, or leave the images out of test_dataloader",
+            )
+        counts = sum(labelled)
+        if not counts.any():
+            print_log(
+                "Truth and prediction have no boundary: no boundary score is computed.",
+                logger=logger,
+            )
+            return {}
+        scores = boundary_scores(counts)
+        names = {
+            "BF1": scores["f1"],
+            "BPrecision": scores["precision"],
+            "BRecall": scores["recall"],
+        }
+        table = PrettyTable()
+        table.add_column("Class", list(classes))
+        metrics: dict[str, float] = {}
+        for name, of_class in names.items():
+            table.add_column(name, [f"{value * 100:.2f}" for value in of_class])
+            if not np.isnan(of_class).all():
+                metrics[f"m{name}"] = round(float(np.nanmean(of_class)) * 100, 4)
+        for label, value in zip(classes, scores["f1"], strict=True):
+            if not np.isnan(value):
+                metrics[f"BF1.{label}"] = round(float(value) * 100, 4)
+        title = f"boundaries of each class, within {self.tolerance:g} px"
+        print_log(f"{title}:\n{table.get_string()}", logger=logger)
+        return metrics
