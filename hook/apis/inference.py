@@ -26,8 +26,8 @@ from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
 from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
-from hook.models.data_preprocessor import mark_invalid
 from hook.tokenizers import TokenizerOutput
+from hook.tokenizers.validity import mark_invalid
 
 # A dataset loads images and masks itself; these would load them again.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")

@@ -24,10 +24,10 @@ from hook.datasets.bands import resolve_bands, to_model_units
 from hook.drawing import distinct_palette
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
-from hook.models.data_preprocessor import mark_invalid
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
 from hook.scenes.vectors import DRIVERS
+from hook.tokenizers.validity import mark_invalid
 
 _DEFAULT_WINDOW = 512
 

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from hook.errors import ConfigError
 from hook.registry import MODELS
+from hook.tokenizers.validity import mark_invalid
 
 
 def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
@@ -44,23 +45,6 @@ def _check_bands(image: Tensor, mean: Tensor) -> None:
             found=f"{image.shape[0]} bands",
             remedy="choose the bands in the dataset's metainfo, or correct mean and std",
         )
-
-
-def mark_invalid(image: Tensor, valid: Tensor) -> Tensor:
-    """Put NaN into the pixels of an image that are not valid.
-
-    It is the one way in which a model that is handed images only can learn which of their pixels
-    count; tokenizers take it with ``nan_is_invalid=True``.
-
-    Args:
-        image: (..., C, H, W) image.
-        valid: (..., H, W), zero or False where not valid.
-
-    Returns:
-        (..., C, H, W) floating-point image.
-    """
-    image = image if image.is_floating_point() else image.float()
-    return image.masked_fill((valid == 0).unsqueeze(-3), float("nan"))
 
 
 def _mark_batch(images, samples) -> list[Tensor]:

@@ -5,6 +5,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """Apply a convolution and its BatchNorm, as one convolution outside training.
+
+    With its statistics fixed, BatchNorm is linear in each channel and moves into the weights,
+    which saves a pass over the map.
+    """
+    if norm.training:
+        return norm(conv(x))
+    gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * gain[:, None, None, None]
+    bias = (conv.bias - norm.running_mean) * gain + norm.bias
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
 class ConvNormAct(nn.Module):
     """3x3 convolution, BatchNorm and GELU with a residual connection around the three.
 
@@ -20,7 +34,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
-        return x + self.act(self.norm(self.conv(x)))
+        return x + self.act(conv_norm(x, self.conv, self.norm))
 
 
 class DownsampleConv(nn.Module):
@@ -41,7 +55,7 @@ class DownsampleConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H // 2, W // 2) for even sizes."""
-        return self.norm(self.conv(x))
+        return conv_norm(x, self.conv, self.norm)
 
 
 class SeedStem(nn.Module):
@@ -90,7 +104,8 @@ class StridedStem(nn.Module):
     """A stem that leaves full resolution with its first layer.
 
     3x3 convolutions: stride 2 to half resolution, residual blocks there, stride 2 to a quarter,
-    residual blocks there, a 1x1 projection.
+    residual blocks there, a 1x1 projection. As in the paper's stem nothing but the residual blocks
+    is nonlinear, so a linear way leads from the pixels to the seeds.
 
     Args:
         in_channels: Number of image bands.
@@ -114,7 +129,6 @@ class StridedStem(nn.Module):
         self.residuals1 = nn.ModuleList(ConvNormAct(half) for _ in range(depths[0]))
         self.down2 = DownsampleConv(half, quarter, kernel_size=3)
         self.residuals2 = nn.ModuleList(ConvNormAct(quarter) for _ in range(depths[1]))
-        self.act = nn.GELU()
         self.project = nn.Conv2d(quarter, seed_dims, kernel_size=1)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -132,10 +146,10 @@ class StridedStem(nn.Module):
         if valid is not None:
             half = pool_valid(valid)
             quarter = pool_valid(half)
-        x = _keep(self.act(self.down1(x)), half)
+        x = _keep(self.down1(x), half)
         for block in self.residuals1:
             x = _keep(block(x), half)
-        x = _keep(self.act(self.down2(x)), quarter)
+        x = _keep(self.down2(x), quarter)
         for block in self.residuals2:
             x = _keep(block(x), quarter)
         return _keep(self.project(x), quarter)

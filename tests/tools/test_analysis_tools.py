@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hook.apis.profiling import Measurement
 from hook.errors import DataError
 
 
@@ -71,12 +72,13 @@ def test_benchmark_compares_two_configs(tools, tiny, tmp_path):
             f'_base_ = ["{name}_base.py"]\nmodel = dict(backbone=dict(depth={depth}))\n'
         )
     report = tmp_path / "report.json"
-    arguments = ["--mode", "train", "--repeats", "3", "--threads", "1", "--json", report]
+    arguments = ["--mode", "train", "--repeats", "3", "--threads", "1", "--channels-last"]
     done = tools.run(
         "tools/analysis_tools/benchmark.py",
         tmp_path / "shallow.py",
         tmp_path / "deep.py",
         *arguments,
+        f"--json={report}",
     )
     assert "times as fast as B" in done.stdout
     content = json.loads(report.read_text())
@@ -87,16 +89,85 @@ def test_benchmark_compares_two_configs(tools, tiny, tmp_path):
         assert entry["images_per_second"] == pytest.approx(1 / entry["seconds"])
         assert entry["peak_memory_bytes"] > 0
     assert deep["saved_for_backward_bytes"] > shallow["saved_for_backward_bytes"]
+    assert deep["saved_for_backward_over_baseline"] == 1
+    assert content["precision"] == "float32"
+    assert content["memory_format"] == "channels last"
+    assert not content["compiled"]
+    assert content["machine"]["torch"] == torch.__version__
+    # Numbers are published: they must not tell where they were measured.
+    for text in (done.stdout, report.read_text()):
+        assert str(tmp_path) not in text
+        assert "report.json" in text
 
 
-def test_saved_bytes_are_those_of_the_graph(load_tool):
+def test_benchmark_of_several_configs(load_tool, cls_run, monkeypatch, tmp_path, capsys):
     tool = load_tool("analysis_tools/benchmark.py")
-    step = tool.Step.__new__(tool.Step)
-    step.model = torch.nn.Linear(10, 20, bias=False)
-    inputs = torch.randn(5, 10)
-    step.loss = lambda: torch.relu(step.model(inputs)).sum()
-    # The linear layer keeps its input, the rectifier its result; weights are not counted.
-    assert step.saved_bytes() == (5 * 10 + 5 * 20) * 4
+    memory = iter([100, 50, 200])  # measured in processes of their own, which take seconds
+    monkeypatch.setattr(tool, "measure", lambda *_: Measurement((1,), (), next(memory)))
+    report = tmp_path / "new" / "report.json"
+    config = cls_run[0]
+    other = config.with_name("other.py")
+    other.write_text(config.read_text())
+    arguments = ["--repeats", "4", "--warmup", "1", "--mode", "train", "--amp", "--json", report]
+    _main(tool, monkeypatch, config, other, config, "--baseline", other, *arguments)
+    text = capsys.readouterr().out
+    assert "A is " in text and "C is " in text and "times as fast as B" in text
+    assert "bfloat16" in text
+    content = json.loads(report.read_text())
+    assert content["baseline"] == "B"
+    assert "speed_a_over_b" not in content
+    entries = content["configs"]
+    assert [e["peak_memory_over_baseline"] for e in entries] == [2, 1, 4]
+    seconds = np.array([e["seconds_per_round"] for e in entries])
+    assert seconds.shape == (3, 4)
+    for entry, row in zip(entries, seconds, strict=True):
+        assert entry["seconds"] == pytest.approx(np.median(row))
+        assert entry["speed_over_baseline"]["median"] == pytest.approx(np.median(seconds[1] / row))
+
+
+def test_ratios_are_taken_per_round(load_tool):
+    tool = load_tool("analysis_tools/benchmark.py")
+    # The machine gets slower and slower, the first config always takes half the second's time.
+    second = np.array([1.0, 2, 4, 8, 16])
+    first, baseline = tool.ratios_to_baseline(np.stack([second / 2, second], axis=1), 1)
+    assert first == {"median": 2, "quartiles": [2, 2]}
+    assert baseline == {"median": 1, "quartiles": [1, 1]}
+    seconds = np.array([[1.0, 2], [1, 3], [1, 4], [1, 5], [1, 60]])
+    assert tool.ratios_to_baseline(seconds, 1)[0] == {"median": 4, "quartiles": [3, 5]}
+
+
+def test_rounds_rotate(load_tool):
+    order = load_tool("analysis_tools/benchmark.py").order_of_round
+    assert [order(number, 2) for number in range(3)] == [[0, 1], [1, 0], [0, 1]]
+    rounds = np.array([order(number, 4) for number in range(8)])
+    assert all(sorted(row) == [0, 1, 2, 3] for row in rounds.tolist())
+    # Every config is as often at every place, and follows more than one other.
+    assert all(np.bincount(column).tolist() == [2] * 4 for column in rounds.T)
+    pairs = {tuple(pair) for row in rounds.tolist() for pair in zip(row, row[1:], strict=False)}
+    assert {(0, 1), (1, 0)} <= pairs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.py"], 1, "missing.py does not exist"),
+        (["{config}", "--shape", "2"], 1, "the model cannot take these images"),
+        (["{config}", "--shape", "8", "8", "8"], 2, "--shape"),
+        (["{config}", "--baseline", "missing.py"], 2, "not among the configs"),
+        (["{config}", "--repeats", "0"], 2, "--repeats must be at least 1"),
+        (["{config}", "--device", "cuda:99"], 1, "--device cuda:99 cannot be used"),
+        (["{config}", "--json", "{folder}"], 1, "is a folder"),
+        (["{config}", "--compile"], 1, "needs a C++ compiler"),
+    ],
+)
+def test_benchmark_refuses(load_tool, cls_run, monkeypatch, capsys, arguments, code, message):
+    tool = load_tool("analysis_tools/benchmark.py")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    given = [text.format(config=cls_run[0], folder=cls_run[0].parent) for text in arguments]
+    with pytest.raises(SystemExit) as caught:
+        _main(tool, monkeypatch, *given)
+    assert caught.value.code == code
+    assert message in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------- pictures

@@ -1,36 +1,47 @@
-"""Compare speed and memory of two configs, paired in one run.
+"""Compare speed and memory of configs, paired in one run.
 
-Rounds alternate between the two (A B, B A, A B, ...), so that whatever else the machine does falls
-on both alike; the ratio is taken per round and its median and quartiles are reported. Memory: on a
-GPU the allocator's peak; on a CPU the rise of a fresh process's resident memory above the built
-model. ``--mode train`` measures a whole step (forward, loss, backward, AdamW) and reports the
-bytes that autograd keeps for the backward pass.
+Every round times one step of each config, in an order that rotates from round to round (A B, B A,
+A B, ...), so that whatever else the machine does falls on all alike. The ratio to the baseline
+config is taken per round; its median and quartiles are reported. Memory is the peak of a fresh
+process above the built model: on a GPU the allocator's, on a CPU the resident memory.
+``--mode train`` measures a whole step (forward, loss, backward, AdamW) and reports the bytes that
+autograd keeps for the backward pass. What is timed is the model of the config, head included, on
+random images; data loading is not.
 """
 
 import argparse
-import json
-import multiprocessing
-import time
-from contextlib import nullcontext
-from pathlib import Path
+import os
+import string
+from typing import Any
 
 import numpy as np
-import torch
-from mmengine.structures import PixelData
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from hook.apis.inference import band_count_of, build_model, is_segmentation, num_classes_of
-from hook.apis.mapping import default_window
-from hook.engine.runner import add_config_options, load_config, setup_environment
-from hook.errors import ConfigError, reports_errors
-from hook.structures import ClsDataSample
+from hook.apis.profiling import (
+    Step,
+    StepSettings,
+    add_step_options,
+    measure,
+    prepare,
+    prepare_output,
+    print_head,
+    read_step_settings,
+    report_head,
+    shown_path,
+    write_json,
+)
+from hook.errors import reports_errors
+
+LETTERS = string.ascii_uppercase
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config_a", help="config A")
-    parser.add_argument("config_b", help="config B")
+    parser.add_argument(
+        "configs", nargs="+", metavar="config", help="configs A, B, ...; the last is the baseline"
+    )
+    parser.add_argument("--baseline", metavar="CONFIG", help="another one of them as the baseline")
     parser.add_argument(
         "--shape",
         type=int,
@@ -38,201 +49,157 @@ def parse_args() -> argparse.Namespace:
         metavar="PIXELS",
         help="height and width, or one side (default: the size each model was made for)",
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="images per step (default 1)")
-    parser.add_argument("--mode", choices=["forward", "train"], default="forward")
-    parser.add_argument("--repeats", type=int, default=10, help="rounds (default 10)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before timing (default 2)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
-    add_config_options(parser)
+    add_step_options(parser, repeats=10)
     args = parser.parse_args()
-    for name in ("batch_size", "repeats", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return args
+    if len(args.configs) > len(LETTERS):
+        parser.error(f"at most {len(LETTERS)} configs can be compared in one run")
+    args.baseline_index = len(args.configs) - 1
+    if args.baseline is not None:
+        names = [os.path.normpath(config) for config in args.configs]
+        if os.path.normpath(args.baseline) not in names:
+            parser.error(
+                f"--baseline {args.baseline} is not among the configs to compare: "
+                f"{', '.join(args.configs)}"
+            )
+        args.baseline_index = names.index(os.path.normpath(args.baseline))
+    return args, read_step_settings(args, parser, args.shape)
 
 
-class Step:
-    """One config's model and a seeded batch, ready to be run again and again."""
+def order_of_round(number: int, count: int) -> list[int]:
+    """Give the order in which a round runs the configs.
 
-    def __init__(self, config: str, args: argparse.Namespace) -> None:
-        setup_environment()
-        torch.manual_seed(0)
-        self.device = torch.device(args.device)
-        self.train = args.mode == "train"
-        self.model = build_model(load_config(config, args.cfg_options)).to(self.device)
-        self.model.train(self.train)
-        if args.shape is None:
-            height = width = default_window(self.model)
-        else:
-            height, width = args.shape[0], args.shape[-1]
-        bands = band_count_of(self.model) or 3
-        self.inputs = torch.randn(args.batch_size, bands, height, width, device=self.device)
-        self.samples = self._random_truth(height, width)
-        self.autocast = (
-            torch.autocast(self.device.type, torch.bfloat16) if args.amp else nullcontext()
-        )
-        if self.train:
-            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+    The start rotates; where there are more than two, every other turn goes backwards, so that no
+    config always follows the same one.
 
-    def _random_truth(self, height: int, width: int) -> list:
-        count = num_classes_of(self.model)
-        if not is_segmentation(self.model):
-            labels = torch.randint(count, (len(self.inputs),)).tolist()
-            return [ClsDataSample(gt_label=label) for label in labels]
-        from mmseg.structures import SegDataSample
-
-        samples = []
-        for _ in self.inputs:
-            truth = torch.randint(count, (1, height, width), device=self.device)
-            size = {"img_shape": (height, width), "ori_shape": (height, width)}
-            samples.append(SegDataSample(metainfo=size, gt_sem_seg=PixelData(data=truth)))
-        return samples
-
-    def loss(self) -> torch.Tensor:
-        """Forward pass and loss."""
-        with self.autocast:
-            losses = self.model(self.inputs, self.samples, mode="loss")
-        return self.model.parse_losses(losses)[0]
-
-    def __call__(self) -> None:
-        """Run one step."""
-        try:
-            if self.train:
-                self.optimizer.zero_grad(set_to_none=True)
-                self.loss().backward()
-                self.optimizer.step()
-            else:
-                with torch.inference_mode(), self.autocast:
-                    self.model(self.inputs, mode="tensor")
-        except ValueError as error:
-            raise ConfigError("the model cannot take these images", found=error) from None
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self) -> float:
-        """Time one step."""
-        begun = time.perf_counter()
-        self()
-        return time.perf_counter() - begun
-
-    def saved_bytes(self) -> int:
-        """Count the bytes autograd keeps for the backward pass, each storage once, no weights."""
-        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        storages: dict[int, int] = {}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self.loss()
-        total = sum(storages.values())
-        del loss
-        return total
+    Args:
+        number: Round, from 0.
+        count: Number of configs.
+    """
+    order = [(number + place) % count for place in range(count)]
+    return order[::-1] if count > 2 and number // count % 2 else order
 
 
-def _memory_status(field: str) -> int:
-    """Read this process's VmRSS (now) or VmHWM (peak) in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
+def ratios_to_baseline(seconds: np.ndarray, baseline: int) -> list[dict[str, Any]]:
+    """Say how many times as fast as the baseline each config is.
+
+    Args:
+        seconds: (R, C) duration of a step per round and config.
+        baseline: Index of the baseline config.
+
+    Returns:
+        ``median`` and ``quartiles`` over the rounds, per config.
+    """
+    ratios = seconds[:, baseline : baseline + 1] / seconds
+    low, middle, high = np.percentile(ratios, (25, 50, 75), axis=0)
+    return [
+        {"median": float(m), "quartiles": [float(a), float(b)]}
+        for a, m, b in zip(low, middle, high, strict=True)
+    ]
 
 
-def _measure_memory(config: str, args: argparse.Namespace, queue) -> None:
-    """Run in a fresh process: put the peak above the built model, in bytes, into the queue."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    step = Step(config, args)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of importing
-    before = _memory_status("VmRSS")
-    for _ in range(2):
-        step()
-    queue.put(max(0, _memory_status("VmHWM") - before))
+def time_rounds(steps: list[Step], repeats: int) -> np.ndarray:
+    """Time the steps in paired rounds: (R, C) seconds."""
+    seconds = np.empty((repeats, len(steps)))
+    for number in tqdm(range(repeats), unit="round", disable=None):
+        for index in order_of_round(number, len(steps)):
+            seconds[number, index] = steps[index].seconds()
+    return seconds
 
 
-def peak_memory(config: str, step: Step, args: argparse.Namespace) -> int:
-    """Return the peak memory of a step in bytes."""
-    if step.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(step.device)
-        step()
-        return torch.cuda.max_memory_allocated(step.device)
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=_measure_memory, args=(config, args, queue))
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise ConfigError(f"the memory of {config} cannot be measured", found="its process failed")
-    return queue.get()
+def quotient(value: float | None, reference: float | None) -> float | None:
+    """Divide, where both are known and the reference is not zero."""
+    return value / reference if value is not None and reference else None
+
+
+def entries_of(
+    configs: list[str], steps: list[Step], seconds: np.ndarray, settings: StepSettings
+) -> list[dict[str, Any]]:
+    """Collect each config's own numbers, its memory measured here."""
+    entries = []
+    for index, (config, step) in enumerate(zip(configs, steps, strict=True)):
+        low, middle, high = (float(q) for q in np.percentile(seconds[:, index], (25, 50, 75)))
+        entry = {
+            "config": shown_path(config),
+            "shape": list(step.inputs.shape),
+            "parameters": sum(p.numel() for p in step.model.parameters()),
+            "seconds": middle,
+            "seconds_quartiles": [low, high],
+            "seconds_per_round": seconds[:, index].tolist(),
+            "images_per_second": settings.batch_size / middle,
+            "peak_memory_bytes": measure(config, settings).peak_memory,
+        }
+        if settings.mode == "train":
+            entry["saved_for_backward_bytes"] = step.saved_bytes()
+        entries.append(entry)
+    return entries
+
+
+def add_ratios(entries: list[dict[str, Any]], seconds: np.ndarray, baseline: int) -> None:
+    """Put the ratios to the baseline into the entries."""
+    for entry, speed in zip(entries, ratios_to_baseline(seconds, baseline), strict=True):
+        entry["speed_over_baseline"] = speed
+        for name in ("peak_memory", "saved_for_backward"):
+            if f"{name}_bytes" in entry:
+                entry[f"{name}_over_baseline"] = quotient(
+                    entry[f"{name}_bytes"], entries[baseline][f"{name}_bytes"]
+                )
+
+
+def make_table(entries: list[dict[str, Any]], baseline: int) -> PrettyTable:
+    """Lay the entries out, one column per config."""
+    table = PrettyTable(["", *LETTERS[: len(entries)]])
+    table.align = "r"
+    table.align[""] = "l"
+
+    def row(name: str, key: str, scale: float = 1, digits: int = 2) -> None:
+        cells = [entry.get(key) for entry in entries]
+        if any(cell is not None for cell in cells):
+            texts = ["-" if cell is None else f"{cell * scale:.{digits}f}" for cell in cells]
+            table.add_row([name, *texts])
+
+    row("parameters (M)", "parameters", 1e-6)
+    row("ms per step (median)", "seconds", 1e3)
+    row("images per s", "images_per_second")
+    row("peak memory (MiB)", "peak_memory_bytes", 2**-20, 1)
+    row("saved for backward (MiB)", "saved_for_backward_bytes", 2**-20, 1)
+    if len(entries) > 1:
+        over = f"over {LETTERS[baseline]}"
+        speeds = (entry["speed_over_baseline"]["median"] for entry in entries)
+        table.add_row([f"speed {over}", *(f"{speed:.3f}" for speed in speeds)])
+        row(f"peak memory {over}", "peak_memory_over_baseline", digits=3)
+        row(f"saved for backward {over}", "saved_for_backward_over_baseline", digits=3)
+    return table
 
 
 @reports_errors
 def main() -> None:
-    args = parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {args.device}: PyTorch finds no GPU", expected="--device cpu")
-    configs = (args.config_a, args.config_b)
-    steps = [Step(config, args) for config in configs]
+    args, settings = parse_args()
+    prepare_output(args.json, "--json")
+    prepare(settings)
+    steps = [Step(config, settings) for config in args.configs]
     for step in steps:
-        for _ in range(args.warmup):
+        for _ in range(settings.warmup):
             step()
-    times = np.empty((args.repeats, 2))
-    for repeat in tqdm(range(args.repeats), unit="round", disable=None):
-        for index in (0, 1) if repeat % 2 == 0 else (1, 0):
-            times[repeat, index] = steps[index].seconds()
-    ratios = times[:, 1] / times[:, 0]  # how many times A is as fast as B
-    low, middle, high = np.percentile(ratios, (25, 50, 75))
-    report = {
-        "mode": args.mode,
-        "device": torch.cuda.get_device_name(steps[0].device)
-        if steps[0].device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
-        "batch_size": args.batch_size,
-        "repeats": args.repeats,
-        "speed_a_over_b": {"median": middle, "quartiles": [low, high]},
-        "configs": [],
-    }
-    table = PrettyTable(["", "A", "B"])
-    table.align = "r"
-    rows = {"ms per step (median)": [], "images per s": [], "peak memory (MiB)": []}
-    if args.mode == "train":
-        rows["saved for backward (MiB)"] = []
-    for index, (config, step) in enumerate(zip(configs, steps, strict=True)):
-        median = float(np.median(times[:, index]))
-        entry = {
-            "config": config,
-            "shape": list(step.inputs.shape),
-            "seconds": median,
-            "images_per_second": args.batch_size / median,
-            "peak_memory_bytes": peak_memory(config, step, args),
-        }
-        rows["ms per step (median)"].append(f"{median * 1e3:.2f}")
-        rows["images per s"].append(f"{entry['images_per_second']:.2f}")
-        rows["peak memory (MiB)"].append(f"{entry['peak_memory_bytes'] / 2**20:.1f}")
-        if args.mode == "train":
-            entry["saved_for_backward_bytes"] = step.saved_bytes()
-            rows["saved for backward (MiB)"].append(
-                f"{entry['saved_for_backward_bytes'] / 2**20:.1f}"
+    seconds = time_rounds(steps, args.repeats)
+    report = report_head(settings, args.repeats)
+    report["baseline"] = LETTERS[args.baseline_index]
+    report["configs"] = entries_of(args.configs, steps, seconds, settings)
+    add_ratios(report["configs"], seconds, args.baseline_index)
+    if len(steps) == 2:
+        report["speed_a_over_b"] = ratios_to_baseline(seconds, 1)[0]
+    print_head(report, settings)
+    for letter, entry in zip(LETTERS, report["configs"], strict=False):
+        print(f"{letter}: {entry['config']}, input {' x '.join(map(str, entry['shape']))}")
+    print(make_table(report["configs"], args.baseline_index))
+    for index, entry in enumerate(report["configs"]):
+        if index != args.baseline_index:
+            speed = entry["speed_over_baseline"]
+            print(
+                f"{LETTERS[index]} is {speed['median']:.3f} times as fast as "
+                f"{report['baseline']} (quartiles {speed['quartiles'][0]:.3f} to "
+                f"{speed['quartiles'][1]:.3f})"
             )
-        report["configs"].append(entry)
-    for name, values in rows.items():
-        table.add_row([name, *values])
-    for letter, config, step in zip("AB", configs, steps, strict=True):
-        print(f"{letter}: {config}, input {' x '.join(map(str, step.inputs.shape))}")
-    print(f"{args.mode} on {report['device']}, {args.repeats} rounds")
-    print(table)
-    print(f"A is {middle:.3f} times as fast as B (quartiles {low:.3f} to {high:.3f})")
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=2)
+    write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,656 @@
+"""Time and memory of a config's model: what the scripts that measure speed share.
+
+A *step* is a forward pass, or with ``mode='train'`` forward pass, loss, backward pass and AdamW.
+Peak memory is that of a fresh process, above the built and warmed-up model: on a GPU the
+allocator's, on a CPU the resident memory, which holds the scratch buffers of the libraries and the
+allocator's slack too, not only tensors.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+
+from hook.apis.inference import band_count_of, build_model, is_segmentation, num_classes_of
+from hook.apis.mapping import default_window
+from hook.engine.runner import add_config_options, load_config, make_folder, setup_environment
+from hook.errors import ConfigError, HookError
+from hook.registry import TOKENIZERS
+from hook.structures import ClsDataSample
+
+_POLL_SECONDS = 0.05
+
+
+class StepStopped(ConfigError):
+    """A step takes more time or memory than it may.
+
+    Attributes:
+        limit: ``'time'`` or ``'memory'``.
+    """
+
+    limit = "time"
+
+
+class OutOfMemory(StepStopped):
+    """A step takes more memory than there is, or than it may."""
+
+    limit = "memory"
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How steps are run; equal for all configs of a comparison.
+
+    Attributes:
+        mode: ``'forward'`` or ``'train'``.
+        batch_size: Images per step.
+        shape: Height and width in pixels; None takes what each model was made for.
+        device: ``'cpu'`` or ``'cuda'``.
+        amp: Autocast to bfloat16.
+        channels_last: Lay weights and images out channels last.
+        compile: Run the model through ``torch.compile``.
+        threads: CPU threads; None leaves PyTorch's choice.
+        warmup: Steps before anything is measured.
+        options: Dotted keys and values that overwrite each config's.
+    """
+
+    mode: str = "forward"
+    batch_size: int = 1
+    shape: tuple[int, int] | None = None
+    device: str = "cpu"
+    amp: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    threads: int | None = None
+    warmup: int = 2
+    options: dict[str, Any] | None = None
+
+    @property
+    def precision(self) -> str:
+        """Name of the number format."""
+        return "bfloat16 autocast" if self.amp else "float32"
+
+    @property
+    def memory_format(self) -> str:
+        """Name of the layout."""
+        return "channels last" if self.channels_last else "contiguous"
+
+    def describe(self) -> str:
+        """Say in one line how the steps were run."""
+        compiled = ", compiled" if self.compile else ""
+        return (
+            f"{self.mode}, batch {self.batch_size}, {self.precision}, {self.memory_format}"
+            f"{compiled}, on {device_name(self.device)}"
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a fresh process measured of one config.
+
+    Attributes:
+        shape: (B, C, H, W) of the batch.
+        seconds: Duration of each timed step.
+        peak_memory: Bytes above the built model; None where the system does not tell.
+    """
+
+    shape: tuple[int, ...]
+    seconds: tuple[float, ...]
+    peak_memory: int | None
+
+
+# ---------------------------------------------------------------------------------- options
+def add_step_options(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """Add the options that say how steps are run.
+
+    Args:
+        parser: Of the command.
+        repeats: Default of ``--repeats``.
+    """
+    parser.add_argument("--batch-size", type=int, default=1, help="images per step (default 1)")
+    parser.add_argument(
+        "--mode",
+        choices=["forward", "train"],
+        default="forward",
+        help="forward pass (default), or a whole step: forward, loss, backward, AdamW",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"timed steps of each (default {repeats})"
+    )
+    parser.add_argument("--warmup", type=int, default=2, help="steps before timing (default 2)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
+    parser.add_argument(
+        "--channels-last", action="store_true", help="lay weights and images out channels last"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the models through torch.compile (needs a C++ compiler)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
+    add_config_options(parser)
+
+
+def read_step_settings(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, shape: Sequence[int] | None = None
+) -> StepSettings:
+    """Check the options of :func:`add_step_options`.
+
+    Args:
+        args: Parsed options.
+        parser: Reports bad ones and ends the command with status 2.
+        shape: Height and width in pixels, or one side; None for what each model was made for.
+    """
+    for name, least in (("batch_size", 1), ("repeats", 1), ("threads", 1), ("warmup", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if shape is not None and (len(shape) > 2 or min(shape) < 1):
+        parser.error("--shape takes one side, or height and width, in pixels")
+    return StepSettings(
+        mode=args.mode,
+        batch_size=args.batch_size,
+        shape=None if shape is None else (shape[0], shape[-1]),
+        device=args.device,
+        amp=args.amp,
+        channels_last=args.channels_last,
+        compile=args.compile,
+        threads=args.threads,
+        warmup=args.warmup,
+        options=args.cfg_options,
+    )
+
+
+def prepare(settings: StepSettings) -> None:
+    """Set the threads of this process, and refuse what the machine cannot do.
+
+    Raises:
+        ConfigError: There is no such device, or no compiler for ``compile``.
+    """
+    setup_environment()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    try:
+        torch.empty(1, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"--device {settings.device} cannot be used",
+            expected="cpu, or cuda where PyTorch finds a GPU",
+            found=str(error).splitlines()[0],
+            remedy="leave --device out to run on the CPU",
+        ) from None
+    if settings.compile:
+        _require_compiler()
+
+
+def _require_compiler() -> None:
+    # The same choice as PyTorch's inductor makes.
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        raise ConfigError(
+            "--compile: torch.compile needs a C++ compiler",
+            expected="g++, or the compiler that the environment variable CXX names",
+            found=f"no program {compiler}",
+            remedy="install it (on Debian and Ubuntu: apt install g++), set CXX, or leave "
+            "--compile out",
+        )
+
+
+def prepare_output(path: str | os.PathLike | None, option: str) -> None:
+    """Make the folder of a result file before hours of measuring.
+
+    Raises:
+        ConfigError: The file cannot be written there.
+    """
+    if path is None:
+        return
+    make_folder(Path(path).absolute().parent, option)
+    if Path(path).is_dir():
+        raise ConfigError(f"{option} {path} is a folder", expected="the name of a file")
+
+
+def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:
+    """Write a report where a file was named."""
+    if path is not None:
+        Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+# ---------------------------------------------------------------------------------- machine
+def shown_path(path: str) -> str:
+    """Name a file without telling where it lies on this machine: relative, or its name alone."""
+    if not os.path.isabs(path):
+        return path
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return Path(path).name
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """Write a command line as ``python ...`` without absolute paths.
+
+    Args:
+        arguments: The script and its arguments, as in ``sys.argv``.
+    """
+    shown = []
+    for argument in arguments:
+        head, sign, value = argument.rpartition("=")
+        shown.append(head + sign + shown_path(value) if sign else shown_path(argument))
+    return shlex.join(["python", *shown])
+
+
+def device_name(device: str) -> str:
+    """Name the GPU, or the CPU's model and the threads used."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_model()}, {_threads()}"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def report_head(settings: StepSettings, repeats: int) -> dict[str, Any]:
+    """Collect what a reader needs to judge or repeat the numbers.
+
+    Returns:
+        Command line, machine, versions and settings; no host name and no absolute path.
+    """
+    on_gpu = torch.device(settings.device).type == "cuda"
+    return {
+        "command": shown_command(sys.argv),
+        "machine": {
+            "cpu": _cpu_model(),
+            "gpu": device_name(settings.device) if on_gpu else None,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "mmengine": mmengine.__version__,
+        },
+        "mode": settings.mode,
+        "device": device_name(settings.device) if on_gpu else f"cpu, {_threads()}",
+        "precision": settings.precision,
+        "memory_format": settings.memory_format,
+        "compiled": settings.compile,
+        "batch_size": settings.batch_size,
+        "repeats": repeats,
+    }
+
+
+def print_head(report: dict[str, Any], settings: StepSettings) -> None:
+    """Print command, settings and versions of :func:`report_head`."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "timm"))
+    print(report["command"])
+    print(f"{settings.describe()}, {report['repeats']} repeats")
+    print(f"{versions}, mmengine {machine['mmengine']}")
+
+
+# ---------------------------------------------------------------------------------- steps
+def fit_to_side(cfg: Config, side: int) -> None:
+    """Change a config so that its model is built for square images.
+
+    The tokenizer's ``img_size`` is set where it has this option, whether the config names it or
+    not. ``dense_size`` of the backbone is a grid on the image and grows with it. Sizes of the data
+    preprocessor follow.
+
+    Args:
+        cfg: Changed in place.
+        side: Side of the images in pixels.
+    """
+    backbone = cfg.model.get("backbone") or {}
+    tokenizer = backbone.get("tokenizer")
+    if tokenizer is not None:
+        kind = tokenizer.get("type")
+        kind = TOKENIZERS.get(kind) if isinstance(kind, str) else kind
+        default = signature(kind).parameters.get("img_size") if kind is not None else None
+        before = tokenizer.get("img_size", None if default is None else default.default)
+        if default is not None or "img_size" in tokenizer:
+            tokenizer["img_size"] = side
+        dense = backbone.get("dense_size")
+        if dense is not None and isinstance(before, (int, list, tuple)):
+            heights = before if isinstance(before, int) else before[0]
+            widths = before if isinstance(before, int) else before[1]
+            rows, columns = (dense, dense) if isinstance(dense, int) else dense
+            backbone["dense_size"] = (
+                max(1, round(rows * side / heights)),
+                max(1, round(columns * side / widths)),
+            )
+    for preprocessor in (cfg.model.get("data_preprocessor"), cfg.get("data_preprocessor")):
+        if preprocessor and preprocessor.get("size") is not None:
+            preprocessor["size"] = (side, side)
+
+
+class Step:
+    """One config's model and a seeded batch, ready to be run again and again.
+
+    Args:
+        config: Config file.
+        settings: How to run it.
+        side: Build the model for square images of this side in pixels, see :func:`fit_to_side`;
+            None builds what the config says.
+
+    Raises:
+        ConfigError: The config cannot be built.
+    """
+
+    def __init__(self, config: str, settings: StepSettings, side: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.settings = settings
+        self.device = torch.device(settings.device)
+        self.train = settings.mode == "train"
+        cfg = load_config(config, settings.options)
+        if side is not None:
+            fit_to_side(cfg, side)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model = build_model(cfg).to(self.device).to(memory_format=layout)
+        self.model.train(self.train)
+        if side is not None:
+            height = width = side
+        elif settings.shape is not None:
+            height, width = settings.shape
+        else:
+            height = width = default_window(self.model)
+        bands = band_count_of(self.model) or 3
+        inputs = torch.randn(settings.batch_size, bands, height, width, device=self.device)
+        self.inputs = inputs.to(memory_format=layout)
+        self.samples = self._random_truth(height, width)
+        self.autocast = (
+            torch.autocast(self.device.type, torch.bfloat16) if settings.amp else nullcontext()
+        )
+        if settings.compile:
+            from torch._dynamo import config as dynamo
+
+            # Models share code objects: past the limit PyTorch would run the rest uncompiled, and
+            # with dynamic shapes a later model would get slower code than the first.
+            dynamo.recompile_limit = 64
+            dynamo.fail_on_recompile_limit_hit = True
+            self.model.compile(dynamic=False)
+        self.reset_optimizer()
+
+    def _random_truth(self, height: int, width: int) -> list:
+        count = num_classes_of(self.model)
+        if not is_segmentation(self.model):
+            labels = torch.randint(count, (len(self.inputs),)).tolist()
+            return [ClsDataSample(gt_label=label) for label in labels]
+        from mmseg.structures import SegDataSample
+
+        samples = []
+        for _ in self.inputs:
+            truth = torch.randint(count, (1, height, width), device=self.device)
+            size = {"img_shape": (height, width), "ori_shape": (height, width)}
+            samples.append(SegDataSample(metainfo=size, gt_sem_seg=PixelData(data=truth)))
+        return samples
+
+    def reset_optimizer(self) -> None:
+        """Drop gradients and the optimizer's state."""
+        if self.train:
+            self.model.zero_grad(set_to_none=True)
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+
+    def loss(self) -> torch.Tensor:
+        """Forward pass and loss."""
+        with self.autocast:
+            losses = self.model(self.inputs, self.samples, mode="loss")
+        return self.model.parse_losses(losses)[0]
+
+    def __call__(self) -> None:
+        """Run one step.
+
+        Raises:
+            ConfigError: The model refuses the images, or cannot be compiled.
+            OutOfMemory: There is not enough memory.
+        """
+        try:
+            if self.train:
+                self.optimizer.zero_grad(set_to_none=True)
+                self.loss().backward()
+                self.optimizer.step()
+            else:
+                with torch.inference_mode(), self.autocast:
+                    self.model(self.inputs, mode="tensor")
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        except HookError:
+            raise
+        except ValueError as error:
+            raise ConfigError(
+                "the model cannot take these images",
+                expected="images of the model's size and band count",
+                found=error,
+                remedy="choose another size, or change the model with --cfg-options",
+            ) from None
+        except (RuntimeError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemory(
+                    "a step needs more memory than there is",
+                    found=str(error).partition("\n")[0],
+                    remedy="take smaller or fewer images",
+                ) from None
+            if self.settings.compile and _is_compiler_error(error):
+                raise ConfigError(
+                    "--compile: torch.compile cannot compile the model",
+                    found=str(error).partition("\n")[0],
+                    remedy="leave --compile out; TORCH_LOGS=dynamo,inductor tells more",
+                ) from error
+            raise
+
+    def seconds(self) -> float:
+        """Time one step."""
+        begun = time.perf_counter()
+        self()
+        return time.perf_counter() - begun
+
+    def saved_bytes(self) -> int:
+        """Count the bytes autograd keeps for the backward pass, each storage once, no weights.
+
+        Copies of weights in another number format, as autocast makes them, do count.
+        """
+        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.loss()
+        total = sum(storages.values())
+        del loss
+        return total
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "allocate memory" in text
+        or "not enough memory" in text
+    )
+
+
+def _is_compiler_error(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
+# ---------------------------------------------------------------------------------- memory
+def _memory_status(field: str, process: int | str = "self") -> int:
+    """Read a process's VmRSS (now) or VmHWM (peak) in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/{process}/status has no {field}")
+
+
+def _peak_memory(step: Step) -> int | None:
+    """Measure the peak of two steps above the built model, in bytes."""
+    # What the first steps load, compile and cache belongs to no step; what they leave in the
+    # allocators must go back to the system, or the steps to measure would use it unseen.
+    step.reset_optimizer()
+    gc.collect()
+    if step.device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(step.device)
+        torch.cuda.reset_peak_memory_stats(step.device)
+        for _ in range(2):
+            step()
+        return torch.cuda.max_memory_allocated(step.device) - before
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _memory_status("VmRSS")
+        for _ in range(2):
+            step()
+        return max(0, _memory_status("VmHWM") - before)
+    except OSError:  # only Linux tells
+        return None
+
+
+def _work(connection, config, settings, side, repeats, max_memory) -> None:
+    """Measure in a fresh process; tell the parent of every step, and at last the result."""
+    try:
+        prepare(settings)
+        step = Step(config, settings, side)
+        if max_memory is not None and torch.device(settings.device).type == "cuda":
+            total = torch.cuda.get_device_properties(settings.device).total_memory
+            limit = max_memory + torch.cuda.memory_allocated(settings.device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+        connection.send("built")
+        for _ in range(settings.warmup):
+            step()
+            connection.send("warm")
+        peak = _peak_memory(step)
+        connection.send("step")
+        seconds = []
+        for _ in range(repeats):
+            seconds.append(step.seconds())
+            connection.send("step")
+        connection.send(Measurement(tuple(step.inputs.shape), tuple(seconds), peak))
+    except HookError as error:
+        connection.send(error)
+
+
+def measure(
+    config: str,
+    settings: StepSettings,
+    *,
+    side: int | None = None,
+    repeats: int = 0,
+    max_seconds: float | None = None,
+    max_memory: float | None = None,
+) -> Measurement:
+    """Measure the peak memory and the time of a config's step in a fresh process.
+
+    Args:
+        config: Config file.
+        settings: How to run it.
+        side: Build the model for square images of this side in pixels; None: as the config says.
+        repeats: Steps to time.
+        max_seconds: Stop the process when a step lasts longer; the first ones may where they
+            compile.
+        max_memory: Stop the process when it takes more bytes than this above the built model.
+
+    Returns:
+        Peak memory in bytes, and the seconds of each timed step.
+
+    Raises:
+        StepStopped: A limit was passed (:class:`OutOfMemory` for memory), or the system ended the
+            process for memory.
+        ConfigError: The config cannot be built, or the model refuses the images.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_work, args=(theirs, config, settings, side, repeats, max_memory), daemon=True
+    )
+    process.start()
+    theirs.close()  # so that the pipe ends when the process does
+    watches_memory = max_memory is not None and torch.device(settings.device).type == "cpu"
+    deadline = built = None
+    try:
+        while True:
+            if ours.poll(_POLL_SECONDS):
+                message = ours.recv()
+                if isinstance(message, HookError):
+                    raise message
+                if isinstance(message, Measurement):
+                    return message
+                if message == "built":
+                    built = _resident(process.pid)
+                if max_seconds is not None and not (settings.compile and message == "built"):
+                    # The memory is that of two steps in one go.
+                    steps = 2 if message == "warm" else 1
+                    deadline = time.monotonic() + steps * max_seconds
+            elif deadline is not None and time.monotonic() > deadline:
+                raise StepStopped(f"a step lasts more than {max_seconds:g} s")
+            if watches_memory and built and _resident(process.pid) - built > max_memory:
+                raise OutOfMemory(f"a step takes more than {max_memory / 2**30:.2g} GiB")
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            raise OutOfMemory("the system ended the process, as it does without memory") from None
+        raise ConfigError(
+            f"{shown_path(config)} cannot be measured",
+            found=f"its process ended with status {process.exitcode}",
+            remedy="its traceback is above",
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _resident(process: int) -> int:
+    """Read how many bytes a process has in memory; 0 where it has ended or nothing tells."""
+    try:
+        return _memory_status("VmRSS", process)
+    except OSError:
+        return 0
+
+
+def available_memory() -> int | None:
+    """Read the bytes that new processes can take; None where the system does not tell."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
