@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from hook.apis import load_model, predict_files, tokenize
+from hook.apis.mapping import WindowPredictor
 from hook.errors import CheckpointError, ConfigError, DataError
+from hook.tokenizers import HookTokenizer
 
 
 def _by_hand(tiny, model, path):
@@ -126,10 +128,10 @@ def test_bad_input(cls_run, seg_run, chip, tmp_path):
     with pytest.raises(DataError, match=r"three\.png") as caught:
         predict_files(model, None, [tmp_path / "three.png"])
     assert "red, nir" in str(caught.value)
-    Image.new("RGB", (20, 16)).save(tmp_path / "wide.png")
+    Image.new("RGB", (20, 3)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match="does not fit the model") as caught:
         predict_files(*cls_run, [tmp_path / "wide.png"])
-    assert "16 x 20" in str(caught.value)
+    assert "3 x 20" in str(caught.value)
     with pytest.raises(ConfigError, match="a folder"):
         predict_files(model, None, [chip, chip], tmp_path / "one.tif")
     with pytest.raises(ConfigError, match="is an input"):
@@ -166,7 +168,7 @@ def test_tokenize_a_file_and_an_array(seg_run, chip):
     assert torch.allclose(output.tokens, from_array.tokens, atol=1e-6)
     assert torch.allclose(output.assignment, from_array.assignment, atol=1e-6)
     with pytest.raises(DataError, match="does not fit"):
-        tokenize(model, image[:, :16])
+        tokenize(model, image[:, :3])
 
 
 def test_imports_are_light(repo):
@@ -182,3 +184,48 @@ def test_imports_are_light(repo):
         [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True
     )
     assert done.stdout.split("\n")[:2] == ["[]", "True"]
+
+
+def test_images_of_another_size_are_taken(seg_run, chip):
+    model = load_model(*seg_run)
+    with rasterio.open(chip) as source:
+        image, valid = source.read([2, 1]), source.dataset_mask()
+    output = tokenize(model, image[:, :16, :24], valid[:16, :24])
+    assert output.assignment.shape == (1, 4, 4, 6)
+
+
+def test_number_of_tokens_is_chosen_for_a_call(cls_run, seg_run, chip, tmp_path):
+    model = load_model(*seg_run)
+    usual = model.backbone.tokenizer.num_tokens
+    assert tokenize(model, chip, num_tokens=2).tokens.shape[1] == 2
+    assert tokenize(model, chip).tokens.shape[1] == usual
+    whole = predict_files(model, None, [chip])[0].mask
+    same = predict_files(model, None, [chip], num_tokens=usual)[0].mask
+    assert np.array_equal(whole, same)
+    assert model.backbone.tokenizer.num_tokens == usual
+    for count in (0, usual + 1):
+        with pytest.raises(ConfigError, match=f"1 to {usual} tokens"):
+            predict_files(model, None, [chip], num_tokens=count)
+
+
+def test_pixels_that_are_not_valid_reach_the_tokenizer_as_such(seg_run, chip):
+    """With a model that marks them, values under the nodata corner change no token."""
+    model = load_model(*seg_run)
+    model.backbone.tokenizer = HookTokenizer("fast", in_channels=2, embed_dims=16).eval()
+    model.backbone.tokenizer.nan_is_invalid = model.data_preprocessor.mark_invalid = True
+    model.data_preprocessor.pad_val = float("nan")
+    with rasterio.open(chip) as source:
+        image, valid = source.read([2, 1]).astype(np.float32), source.dataset_mask() > 0
+    assert not valid.all()
+    file, array = tokenize(model, chip), tokenize(model, image, valid)
+    assert torch.allclose(file.tokens, array.tokens, atol=1e-6)
+    other = tokenize(model, np.where(valid, image, 7), valid)
+    assert torch.equal(other.tokens, array.tokens)
+    seen = torch.from_numpy(valid).float()[None]
+    empty = torch.nn.functional.max_pool2d(seen, 4)[0] == 0
+    assert (array.assignment[0].sum(0)[empty] == 0).all()
+    scores = WindowPredictor(model)(image[None], valid[None])
+    assert np.isfinite(scores).all()
+    assert np.array_equal(
+        scores, WindowPredictor(model)(np.where(valid, image, 7)[None], valid[None])
+    )

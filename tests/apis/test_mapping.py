@@ -116,6 +116,6 @@ def test_bad_input(cls_run, seg_run, scenes, tmp_path):
         map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "x.shp")
     with pytest.raises(ConfigError, match="no/x.gpkg cannot be written"):
         map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "no" / "x.gpkg")
-    with pytest.raises(ConfigError, match="windows of 64 x 64 pixels do not fit the model"):
-        map_scene(model, None, scene, tmp_path / "x.tif", window=64, progress=False)
+    with pytest.raises(ConfigError, match="windows of 3 x 3 pixels do not fit the model"):
+        map_scene(model, None, scene, tmp_path / "x.tif", window=3, overlap=0, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gpkg", "old.tif"]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.structures import PixelData
 
 from hook.errors import ConfigError
 from hook.models import ClsDataPreProcessor, SegDataPreProcessor
@@ -75,3 +76,34 @@ def test_training_without_size_pads_to_the_largest(seg_samples):
         dict(inputs=images, data_samples=samples), training=True
     )
     assert batch["inputs"].shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_invalid_pixels_and_padding_become_nan_where_asked(seg_samples, training):
+    samples = seg_samples(1)
+    valid = torch.rand(1, 64, 64) > 0.2
+    samples[0].valid_mask = PixelData(data=valid.to(torch.uint8))
+    options = dict(size=(80, 80)) if training else dict(test_cfg=dict(size_divisor=40))
+    preprocessor = SegDataPreProcessor(mean=[0.0] * 3, std=[1.0] * 3, mark_invalid=True, **options)
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    batch = preprocessor(dict(inputs=[image], data_samples=samples), training=training)["inputs"]
+    assert batch.shape == (1, 3, 80, 80)
+    assert torch.equal(~batch[0, :, :64, :64].isnan(), valid.expand(3, -1, -1))
+    assert batch[..., 64:, :].isnan().all()
+    assert batch[..., 64:].isnan().all()
+
+
+def test_windows_without_samples_are_padded_too():
+    preprocessor = SegDataPreProcessor(test_cfg=dict(size_divisor=4))
+    batch = preprocessor(dict(inputs=[torch.rand(3, 30, 33)] * 2), training=False)
+    assert batch["inputs"].shape == (2, 3, 32, 36)
+
+
+def test_marked_scenes_for_classification():
+    sample = ClsDataSample(gt_label=0)
+    sample.valid_mask = PixelData(data=torch.zeros(1, 8, 8))
+    images = [torch.rand(3, 8, 8)] * 2
+    preprocessor = ClsDataPreProcessor(mark_invalid=True)
+    batch = preprocessor(dict(inputs=images, data_samples=[sample, ClsDataSample(gt_label=1)]))
+    assert batch["inputs"][0].isnan().all()
+    assert torch.equal(batch["inputs"][1], images[1])
