@@ -13,6 +13,7 @@ from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
 from hook.tokenizers.perception import (
     LatentAttention,
+    NearFarAttention,
     ObjectPerception,
     PerceptionBlock,
     SeedAttention,
@@ -26,6 +27,7 @@ __all__ = [
     "HookEmbed",
     "HookTokenizer",
     "LatentAttention",
+    "NearFarAttention",
     "ObjectPerception",
     "ObjectVectorization",
     "PatchEmbedTokenizer",

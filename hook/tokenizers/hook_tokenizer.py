@@ -8,7 +8,7 @@ from hook.tokenizers.assignment import explained_variance
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
     LatentAttention,
-    MergedBlock,
+    NearFarAttention,
     ObjectPerception,
     PerceptionBlock,
     SeedAttention,
@@ -32,21 +32,22 @@ PRESETS: dict[str, dict] = {
         num_tokens=6,
         assign="seed",
     ),
-    # Made for speed and for any size: the stem leaves full resolution at once, windows are of one
-    # size with rotary positions inside, and far seeds meet through latents.
+    # Made for speed and for any size: the stem leaves full resolution at once, and in a single
+    # block near seeds meet in windows of one size, with rotary positions, and far ones through
+    # latents.
     "fast": dict(
         stem="strided",
-        stem_widths=(32, 128),
-        stem_depths=(1, 1),
+        stem_widths=(64,),
         positions="rotary",
-        perception=("window", "latent"),
+        perception=("near_far",),
         perception_heads=4,
-        perception_mlp_ratio=2.0,
+        perception_mlp_ratio=4.0,
         perception_window=8,
+        near_dims=32,
         num_latents=16,
         seed_dims=128,
         num_tokens=6,
-        assign="token",
+        assign="seed",
     ),
 }
 """What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
@@ -90,8 +91,7 @@ class HookTokenizer(nn.Module):
         perception_window: Window of its first block in seeds, a side or (height, width);
             None takes half the grid's side, as the paper does.
         num_latents: Latents through which far seeds meet (``"fast"``).
-        stem_widths: Channels of the stem at each of its resolutions.
-        stem_depths: Residual blocks of the stem at half and quarter resolution (``"fast"``).
+        stem_widths: Channels of the stem at each of its resolutions before the last.
         resolution: Ground size of a pixel that the rotary positions were trained at, in metres
             (``"fast"``); without it they count pixels.
         nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``); for
@@ -134,7 +134,6 @@ class HookTokenizer(nn.Module):
         perception_window: int | tuple[int, int] | None = None,
         num_latents: int | None = None,
         stem_widths: tuple[int, ...] | None = None,
-        stem_depths: tuple[int, int] | None = None,
         resolution: float | None = None,
         nan_is_invalid: bool = False,
         band_dropout: float = 0.0,
@@ -151,7 +150,6 @@ class HookTokenizer(nn.Module):
             perception_window=perception_window,
             num_latents=num_latents,
             stem_widths=stem_widths,
-            stem_depths=stem_depths,
         )
         given = {k: v for k, v in given.items() if v is not None}
         chosen = PRESETS[preset] | given
@@ -196,12 +194,11 @@ class HookTokenizer(nn.Module):
     def _assemble(self, chosen: dict, num_iterations: int) -> None:
         """Build the parts that a preset and its overrides name."""
         width, heads = chosen["seed_dims"], chosen["perception_heads"]
+        widths = tuple(chosen["stem_widths"])
         if chosen["stem"] == "full":
-            self.stem = SeedStem(self.in_channels, width, tuple(chosen["stem_widths"]))
+            self.stem = SeedStem(self.in_channels, width, widths)
         else:
-            self.stem = StridedStem(
-                self.in_channels, width, tuple(chosen["stem_widths"]), tuple(chosen["stem_depths"])
-            )
+            self.stem = StridedStem(self.in_channels, width, *widths)
         self.pos_embed = None
         if chosen["positions"] == "learned":
             seeds = self.grid_size[0] * self.grid_size[1]
@@ -209,31 +206,29 @@ class HookTokenizer(nn.Module):
 
         window = chosen["perception_window"]
         window = to_pair(window) if window else tuple(max(n // 2, 0) for n in self.grid_size)
-        rotary = chosen["positions"] == "rotary"
-        attention = {
-            "window": lambda: SeedAttention(
+        window = window if min(window) > 0 else None  # of a grid one seed wide, all with all
+        if chosen["perception"] == ("near_far",):
+            near = SeedAttention(
                 width,
-                heads,
-                window if min(window) > 0 else None,  # of a grid one seed wide, all with all
-                rotary=rotary,
-                pads_are_keys=not self.masks,
+                1,
+                window,
+                rotary=True,
                 stride=self.stride,
-            ),
-            "global": lambda: SeedAttention(width, heads, None, pads_are_keys=not self.masks),
-            "latent": lambda: LatentAttention(width, heads, chosen["num_latents"]),
-        }
+                inner_dims=chosen["near_dims"],
+                bias=False,
+            )
+            far = LatentAttention(width, heads, chosen["num_latents"], bias=False)
+            ways = [NearFarAttention(near, far)]
+        else:
+            ways = [
+                SeedAttention(width, heads, window, pads_are_keys=True),
+                SeedAttention(width, heads, None),
+            ]
+        biased = chosen["perception"] != ("near_far",)
         ratio = chosen["perception_mlp_ratio"]
-
-        def block(kind: str) -> nn.Module:
-            if kind == "merged":
-                wide = chosen["merged_dims"]
-                attn = LatentAttention(wide, chosen["merged_heads"], chosen["num_latents"])
-                return MergedBlock(
-                    width, wide, PerceptionBlock(wide, attn, ratio), chosen["merged_depth"]
-                )
-            return PerceptionBlock(width, attention[kind](), ratio)
-
-        self.perception = ObjectPerception(*(block(kind) for kind in chosen["perception"]))
+        self.perception = ObjectPerception(
+            *(PerceptionBlock(width, attn, ratio, bias=biased) for attn in ways)
+        )
         self.vectorization = ObjectVectorization(
             width, self.embed_dims, self.max_tokens, self.assign, num_iterations
         )

@@ -1,8 +1,8 @@
 """Object perception module: attention that groups seeds into objects (paper, section 3.2).
 
 A block is a pre-norm transformer block over the seed map; what differs between blocks is how
-seeds meet: in windows or globally (:class:`SeedAttention`), or through a few latents
-(:class:`LatentAttention`).
+seeds meet: in windows or all with all (:class:`SeedAttention`), or the near ones in windows and
+the far ones through a few latents, at once (:class:`NearFarAttention`).
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.tokenizers.positions import Rotary2d
-from hook.tokenizers.stem import ConvNormAct
+from hook.tokenizers.stem import gelu
 
 
 def key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
@@ -39,27 +39,41 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def check_heads(dims: int, num_heads: int) -> None:
+    """Refuse heads that do not divide the width.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if dims % num_heads:
+        raise ValueError(
+            f"seed_dims ({dims}) must be divisible by the number of perception heads ({num_heads})"
+        )
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over a sequence.
 
     Args:
         dims: Width of the features.
-        num_heads: Number of heads; must divide ``dims``.
+        num_heads: Number of heads; must divide ``inner_dims``.
+        inner_dims: Width of queries, keys and values over all heads; None for ``dims``.
+        bias: Give the linear layers biases. After a LayerNorm, which has one, they add nothing
+            but a pass over the map.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The heads do not divide the width.
     """
 
-    def __init__(self, dims: int, num_heads: int) -> None:
+    def __init__(
+        self, dims: int, num_heads: int, inner_dims: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
-        if dims % num_heads:
-            raise ValueError(
-                f"seed_dims ({dims}) must be divisible by the number of perception heads "
-                f"({num_heads})"
-            )
+        inner_dims = inner_dims or dims
+        check_heads(inner_dims, num_heads)
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dims, 3 * dims)
-        self.proj = nn.Linear(dims, dims)
+        self.qkv = nn.Linear(dims, 3 * inner_dims, bias=bias)
+        self.proj = nn.Linear(inner_dims, dims, bias=bias)
 
     def attend(self, x: Tensor, angles: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Map (B, N, D) to (B, N, D).
@@ -69,15 +83,15 @@ class SelfAttention(nn.Module):
             angles: Rotary angles, broadcast against (B, heads, N, D / heads / 2).
             bias: (B, N) added to the scores of the keys.
         """
-        b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, d // self.num_heads)
+        b, n, _ = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N D/heads
         if angles is not None:
             query, key = Rotary2d.rotate(query, angles), Rotary2d.rotate(key, angles)
         if bias is not None:
             bias = bias[:, None, None, :].expand(-1, -1, n, -1)
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).reshape(b, n, d))
+        return self.proj(merge_heads(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, D) to (B, N, D)."""
@@ -90,17 +104,17 @@ class FeedForward(nn.Module):
     Args:
         dims: Width of the features.
         ratio: Width of the hidden layer as a multiple of ``dims``.
+        bias: Give the linear layers biases.
     """
 
-    def __init__(self, dims: int, ratio: float) -> None:
+    def __init__(self, dims: int, ratio: float, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dims, int(dims * ratio))
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(int(dims * ratio), dims)
+        self.fc1 = nn.Linear(dims, int(dims * ratio), bias=bias)
+        self.fc2 = nn.Linear(int(dims * ratio), dims, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -149,6 +163,7 @@ class SeedAttention(SelfAttention):
         pads_are_keys: Let the zeros that fill up windows at the border take part as keys, as in
             the official implementation.
         stride: Pixels per seed, the unit of the rotary positions.
+        inner_dims, bias: See :class:`SelfAttention`.
     """
 
     def __init__(
@@ -159,12 +174,14 @@ class SeedAttention(SelfAttention):
         rotary: bool = False,
         pads_are_keys: bool = False,
         stride: int = 4,
+        inner_dims: int | None = None,
+        bias: bool = True,
     ) -> None:
-        super().__init__(dims, num_heads)
+        super().__init__(dims, num_heads, inner_dims, bias)
         self.window = window
         self.pads_are_keys = pads_are_keys
         self.stride = stride
-        self.rotary = Rotary2d(dims // num_heads) if rotary else None
+        self.rotary = Rotary2d((inner_dims or dims) // num_heads) if rotary else None
 
     def _angles(self, window: tuple[int, int], scale: Tensor | float, x: Tensor) -> Tensor | None:
         """Give angles (windows or 1, 1, n, head_dims / 2) for windows of a batch."""
@@ -217,24 +234,23 @@ class LatentAttention(nn.Module):
         dims: Width of the seeds.
         num_heads: Number of attention heads.
         num_latents: Number of latents.
+        bias: Give the linear layers biases.
 
     Reference:
         The induced attention of Lee et al., "Set Transformer", ICML 2019.
     """
 
-    def __init__(self, dims: int, num_heads: int, num_latents: int) -> None:
+    def __init__(self, dims: int, num_heads: int, num_latents: int, bias: bool = True) -> None:
         super().__init__()
-        if dims % num_heads:
-            raise ValueError(
-                f"seed_dims ({dims}) must be divisible by the number of perception heads "
-                f"({num_heads})"
-            )
+        check_heads(dims, num_heads)
         self.num_heads = num_heads
         self.latents = nn.Parameter(torch.randn(num_latents, dims))
-        self.qkv = nn.Linear(dims, 3 * dims)  # a seed's query to the latents, its key and value
+        self.qkv = nn.Linear(
+            dims, 3 * dims, bias=bias
+        )  # a seed's query to the latents, its key and value
         self.norm = nn.LayerNorm(dims)
-        self.key_value = nn.Linear(dims, 2 * dims)  # of the latents
-        self.proj = nn.Linear(dims, dims)
+        self.key_value = nn.Linear(dims, 2 * dims, bias=bias)  # of the latents
+        self.proj = nn.Linear(dims, dims, bias=bias)
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
@@ -265,6 +281,26 @@ class LatentAttention(nn.Module):
         return self.proj(merge_heads(x)).reshape(b, h, w, d)
 
 
+class NearFarAttention(nn.Module):
+    """Near seeds meet in windows, far ones through latents, and the two are added.
+
+    Args:
+        near: Attention in windows.
+        far: Attention through latents.
+    """
+
+    def __init__(self, near: SeedAttention, far: LatentAttention) -> None:
+        super().__init__()
+        self.near = near
+        self.far = far
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`SeedAttention`."""
+        return self.near(x, valid, scale) + self.far(x, valid, scale)
+
+
 class PerceptionBlock(nn.Module):
     """Pre-norm transformer block over the seed map.
 
@@ -272,14 +308,21 @@ class PerceptionBlock(nn.Module):
         dims: Width of the seeds.
         attn: How the seeds meet.
         mlp_ratio: Hidden width of the feed-forward half.
+        bias: Give its linear layers biases.
     """
 
-    def __init__(self, dims: int, attn: SeedAttention | LatentAttention, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        dims: int,
+        attn: SeedAttention | LatentAttention | NearFarAttention,
+        mlp_ratio: float,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dims)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dims)
-        self.mlp = FeedForward(dims, mlp_ratio)
+        self.mlp = FeedForward(dims, mlp_ratio, bias)
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
@@ -289,58 +332,11 @@ class PerceptionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class MergedBlock(nn.Module):
-    """A perception block over seeds merged two by two, whose result is added to its seeds.
-
-    Four seeds become one merged seed, a quarter of the number and twice as wide or more, so the
-    widest part of the module costs the least. A residual 3x3 convolution lets neighbours meet,
-    the block everything else.
-
-    Args:
-        dims: Width of the seeds.
-        merged_dims: Width of the merged seeds.
-        block: Perception block of that width.
-        depth: Residual convolutions before the block.
-    """
-
-    def __init__(self, dims: int, merged_dims: int, block: PerceptionBlock, depth: int = 1) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dims)
-        self.merge = nn.Linear(4 * dims, merged_dims)
-        self.residuals = nn.ModuleList(ConvNormAct(merged_dims) for _ in range(depth))
-        self.block = block
-        self.split = nn.Linear(merged_dims, dims)
-
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
-    ) -> Tensor:
-        """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
-        b, h, w, d = x.shape
-        missing = (0, -w % 2, 0, -h % 2)
-        if valid is None and any(missing):
-            valid = torch.ones(b, h, w, dtype=torch.bool, device=x.device)
-        y = self.norm(x)
-        mask = None
-        if valid is not None:
-            y = F.pad(y.masked_fill(~valid[..., None], 0), (0, 0, *missing))
-            mask = F.max_pool2d(F.pad(valid, missing)[:, None].to(x.dtype), 2)  # B 1 h/2 w/2
-        rows, columns = y.shape[1] // 2, y.shape[2] // 2
-        y = y.reshape(b, rows, 2, columns, 2, d).transpose(2, 3)
-        y = self.merge(y.reshape(b, rows, columns, 4 * d)).permute(0, 3, 1, 2)
-        y = y if mask is None else y * mask
-        for residual in self.residuals:
-            y = residual(y) if mask is None else residual(y) * mask
-        merged = None if mask is None else mask[:, 0] > 0
-        y = self.split(self.block(y.permute(0, 2, 3, 1), merged, scale))
-        y = y[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1).reshape(b, 2 * rows, 2 * columns, d)
-        return x + y[:, :h, :w]
-
-
 class ObjectPerception(nn.Module):
     """Perception blocks, one after the other.
 
     Args:
-        blocks: The blocks: the paper has one in windows, then one global.
+        blocks: The blocks: the paper has one in windows, then one of all with all.
     """
 
     def __init__(self, *blocks: PerceptionBlock) -> None:

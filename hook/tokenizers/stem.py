@@ -5,6 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Apply GELU, in place where no gradient needs the input: a large map costs its allocation.
+
+    Args:
+        x: A tensor that nothing else uses.
+    """
+    return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Apply a convolution and its BatchNorm, as one convolution outside training.
 
@@ -30,11 +39,10 @@ class ConvNormAct(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.norm = nn.BatchNorm2d(channels)
-        self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
-        return x + self.act(conv_norm(x, self.conv, self.norm))
+        return x + gelu(conv_norm(x, self.conv, self.norm))
 
 
 class DownsampleConv(nn.Module):
@@ -103,33 +111,24 @@ def pool_valid(valid: Tensor) -> Tensor:
 class StridedStem(nn.Module):
     """A stem that leaves full resolution with its first layer.
 
-    3x3 convolutions: stride 2 to half resolution, residual blocks there, stride 2 to a quarter,
-    residual blocks there, a 1x1 projection. As in the paper's stem nothing but the residual blocks
-    is nonlinear, so a linear way leads from the pixels to the seeds.
+    3x3 convolution of stride 2 to half resolution, a residual block there, 3x3 convolution of
+    stride 2 to the seeds. As in the paper's stem nothing but the residual block is nonlinear, so
+    a linear way leads from the pixels to the seeds; and kernels see no farther than texture goes,
+    which is what few training images can teach.
 
     Args:
         in_channels: Number of image bands.
         seed_dims: Width of a seed feature.
-        widths: Channels at half and quarter resolution.
-        depths: Residual blocks at half and quarter resolution.
+        width: Channels at half resolution.
     """
 
     stride = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        seed_dims: int,
-        widths: tuple[int, int] = (32, 128),
-        depths: tuple[int, int] = (1, 1),
-    ) -> None:
+    def __init__(self, in_channels: int, seed_dims: int, width: int = 64) -> None:
         super().__init__()
-        half, quarter = widths
-        self.down1 = DownsampleConv(in_channels, half, kernel_size=3)
-        self.residuals1 = nn.ModuleList(ConvNormAct(half) for _ in range(depths[0]))
-        self.down2 = DownsampleConv(half, quarter, kernel_size=3)
-        self.residuals2 = nn.ModuleList(ConvNormAct(quarter) for _ in range(depths[1]))
-        self.project = nn.Conv2d(quarter, seed_dims, kernel_size=1)
+        self.down1 = DownsampleConv(in_channels, width, kernel_size=3)
+        self.residual1 = ConvNormAct(width)
+        self.down2 = DownsampleConv(width, seed_dims, kernel_size=3)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W), H and W multiples of 4, to seeds (B, D, H / 4, W / 4).
@@ -147,12 +146,8 @@ class StridedStem(nn.Module):
             half = pool_valid(valid)
             quarter = pool_valid(half)
         x = _keep(self.down1(x), half)
-        for block in self.residuals1:
-            x = _keep(block(x), half)
-        x = _keep(self.down2(x), quarter)
-        for block in self.residuals2:
-            x = _keep(block(x), quarter)
-        return _keep(self.project(x), quarter)
+        x = _keep(self.residual1(x), half)
+        return _keep(self.down2(x), quarter)
 
 
 def _keep(x: Tensor, valid: Tensor | None) -> Tensor:

@@ -5,7 +5,9 @@ from timm.layers.attention import Attention
 from timm.models import vision_transformer_sam as sam
 
 from hook.tokenizers.perception import (
+    FeedForward,
     LatentAttention,
+    NearFarAttention,
     PerceptionBlock,
     SeedAttention,
     SelfAttention,
@@ -13,6 +15,7 @@ from hook.tokenizers.perception import (
     window_partition,
 )
 from hook.tokenizers.positions import Rotary2d, resize_positions
+from hook.tokenizers.stem import ConvNormAct
 
 
 @pytest.mark.parametrize(("size", "window"), [((8, 8), 4), ((9, 9), 4), ((7, 10), 3)])
@@ -160,3 +163,38 @@ def test_positions_are_resized_as_an_image_is():
     steps = larger[:, 4:12].diff(dim=1)
     assert torch.allclose(steps, torch.full_like(steps, 1 / 14), atol=2e-3)
     assert torch.allclose(larger, larger[:1].expand(16, -1), atol=1e-5)
+
+
+def test_near_and_far_are_added_and_far_reaches_everywhere():
+    near = SeedAttention(16, 1, (4, 4), rotary=True, inner_dims=8, bias=False)
+    far = LatentAttention(16, 2, 5, bias=False)
+    both = NearFarAttention(near, far).eval()
+    x = torch.randn(1, 8, 8, 16)
+    assert torch.allclose(both(x), near(x) + far(x), atol=1e-6)
+    changed = x.clone()
+    changed[:, 0, 0] += 1
+    moved = (both(x) - both(changed)).abs().amax(dim=-1)[0]
+    assert (moved > 0).all()
+    assert moved[:4, :4].mean() > moved[4:, 4:].mean()
+
+
+@pytest.mark.parametrize("module", [ConvNormAct(8), FeedForward(8, 2.0)])
+def test_without_gradients_the_activation_works_in_place_with_the_same_result(module):
+    module.eval()
+    x = torch.randn(2, 8, 8, 8)
+    kept = x.clone()
+    with_graph = module(x)
+    with torch.no_grad():
+        assert torch.equal(module(x), with_graph)
+    assert torch.equal(x, kept)
+
+
+def test_fixed_batch_norm_moves_into_the_convolution():
+    block = ConvNormAct(8).train()
+    for _ in range(3):
+        block(torch.randn(4, 8, 8, 8) * 2 + 1)
+    torch.nn.init.uniform_(block.norm.weight, 0.5, 2)
+    torch.nn.init.normal_(block.norm.bias)
+    block.eval()
+    x = torch.randn(2, 8, 8, 8)
+    assert torch.allclose(block(x), x + F.gelu(block.norm(block.conv(x))), atol=1e-5)

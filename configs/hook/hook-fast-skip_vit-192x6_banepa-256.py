@@ -1,0 +1,3 @@
+# The same with a skip from the seeds into the pyramid.
+_base_ = ["hook-fast_vit-192x6_banepa-256.py"]
+model = dict(backbone=dict(seed_skip=True), neck=dict(seed_channels=128))

@@ -1,0 +1,6 @@
+# The preset made for speed: seeds choose tokens, whose maps are at the resolution of seeds.
+_base_ = ["hook_vit-192x6_banepa-256.py"]
+model = dict(
+    backbone=dict(tokenizer=dict(preset="fast", assign="token")),
+    neck=dict(_delete_=True, type="hook.SeedPyramid", in_channels=192),
+)
