@@ -6,7 +6,15 @@ from torch import Tensor, nn
 
 from hook.errors import ConfigError
 from hook.registry import MODELS
-from hook.tokenizers.stem import ConvNormAct, DownsampleConv
+from hook.tokenizers.stem import ConvNormAct
+
+
+def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
+    """3x3 stride-2 convolution and BatchNorm, for sides of any parity."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1),
+        nn.BatchNorm2d(out_channels),
+    )
 
 
 @MODELS.register_module()
@@ -60,7 +68,7 @@ class SeedPyramid(BaseModule):
             )
             self.descend.append(first)
             for wide, deep in zip(out_channels[:-1], out_channels[1:], strict=True):
-                step = nn.Sequential(DownsampleConv(wide, deep, 3), nn.GELU(), ConvNormAct(deep))
+                step = nn.Sequential(*_halve(wide, deep), nn.GELU(), ConvNormAct(deep))
                 self.descend.append(step)
         self.join = nn.ModuleList(ConvNormAct(c) for c in out_channels)
 

@@ -207,27 +207,29 @@ class HookTokenizer(nn.Module):
         window = chosen["perception_window"]
         window = to_pair(window) if window else tuple(max(n // 2, 0) for n in self.grid_size)
         window = window if min(window) > 0 else None  # of a grid one seed wide, all with all
-        if chosen["perception"] == ("near_far",):
-            near = SeedAttention(
-                width,
-                1,
-                window,
-                rotary=True,
-                stride=self.stride,
-                inner_dims=chosen["near_dims"],
-                bias=False,
-            )
-            far = LatentAttention(width, heads, chosen["num_latents"], bias=False)
-            ways = [NearFarAttention(near, far)]
-        else:
-            ways = [
-                SeedAttention(width, heads, window, pads_are_keys=True),
-                SeedAttention(width, heads, None),
-            ]
-        biased = chosen["perception"] != ("near_far",)
+        lean = chosen["positions"] == "rotary"
+        attention = {
+            "window": lambda: SeedAttention(width, heads, window, pads_are_keys=True),
+            "global": lambda: SeedAttention(width, heads, None),
+            "near_far": lambda: NearFarAttention(
+                SeedAttention(
+                    width,
+                    1,
+                    window,
+                    rotary=True,
+                    stride=self.stride,
+                    inner_dims=chosen["near_dims"],
+                    bias=False,
+                ),
+                LatentAttention(width, heads, chosen["num_latents"], bias=False),
+            ),
+        }
         ratio = chosen["perception_mlp_ratio"]
         self.perception = ObjectPerception(
-            *(PerceptionBlock(width, attn, ratio, bias=biased) for attn in ways)
+            *(
+                PerceptionBlock(width, attention[kind](), ratio, bias=not lean)
+                for kind in chosen["perception"]
+            )
         )
         self.vectorization = ObjectVectorization(
             width, self.embed_dims, self.max_tokens, self.assign, num_iterations

@@ -46,23 +46,20 @@ class ConvNormAct(nn.Module):
 
 
 class DownsampleConv(nn.Module):
-    """Stride-2 convolution and BatchNorm.
+    """2x2 stride-2 convolution and BatchNorm.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
-        kernel_size: 2, the paper's, or 3, which looks over the edge of its cell.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 2) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=2, padding=(kernel_size - 1) // 2
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H // 2, W // 2) for even sizes."""
+        """Map (B, C, H, W) to (B, C', H // 2, W // 2)."""
         return conv_norm(x, self.conv, self.norm)
 
 
@@ -111,10 +108,10 @@ def pool_valid(valid: Tensor) -> Tensor:
 class StridedStem(nn.Module):
     """A stem that leaves full resolution with its first layer.
 
-    3x3 convolution of stride 2 to half resolution, a residual block there, 3x3 convolution of
-    stride 2 to the seeds. As in the paper's stem nothing but the residual block is nonlinear, so
-    a linear way leads from the pixels to the seeds; and kernels see no farther than texture goes,
-    which is what few training images can teach.
+    The paper's without its part at full resolution: 2x2 convolution of stride 2 to half resolution,
+    a residual 3x3 convolution there, 2x2 convolution of stride 2 to the seeds. Nothing but the
+    residual is nonlinear, so a linear way leads from the pixels to the seeds; more and larger
+    kernels fit the training images better and others worse.
 
     Args:
         in_channels: Number of image bands.
@@ -126,9 +123,9 @@ class StridedStem(nn.Module):
 
     def __init__(self, in_channels: int, seed_dims: int, width: int = 64) -> None:
         super().__init__()
-        self.down1 = DownsampleConv(in_channels, width, kernel_size=3)
+        self.down1 = DownsampleConv(in_channels, width)
         self.residual1 = ConvNormAct(width)
-        self.down2 = DownsampleConv(width, seed_dims, kernel_size=3)
+        self.down2 = DownsampleConv(width, seed_dims)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W), H and W multiples of 4, to seeds (B, D, H / 4, W / 4).
@@ -136,8 +133,8 @@ class StridedStem(nn.Module):
         Args:
             x: Images, zero where not valid.
             valid: (B, 1, H, W) of zeros and ones; None where all is valid. Biases and norms would
-                fill what is not valid, and 3x3 kernels carry it over, so it is set back to zero
-                after every layer.
+                fill what is not valid, and the 3x3 kernel carry it over, so it is set back to
+                zero after every layer.
         """
         # The layout that convolutions are fastest in, and in which the seeds are a sequence.
         x = x.contiguous(memory_format=torch.channels_last)

@@ -63,7 +63,7 @@ class HookEmbed(nn.Module):
         self.img_size = self.tokenizer.img_size
         self.grid_size = self.tokenizer.grid_size
         self.num_patches = self.tokenizer.num_tokens
-        self.patch_size = (self.tokenizer.stem.stride, self.tokenizer.stem.stride)
+        self.patch_size = (self.tokenizer.stride, self.tokenizer.stride)
 
     @classmethod
     def configure(cls, **hook_options) -> partial:
@@ -75,16 +75,11 @@ class HookEmbed(nn.Module):
         return self.patch_size[0] if as_scalar else self.patch_size
 
     def set_input_size(self, img_size=None, patch_size=None) -> None:
-        """Refuse another size than the one built for, to which the learned positions tie.
-
-        Raises:
-            ValueError: The size differs.
-        """
-        if img_size is not None and to_pair(img_size) != self.img_size:
-            raise ValueError(
-                f"the tokenizer was made for {self.img_size} pixels and cannot become {img_size}; "
-                "create the model with img_size=..."
-            )
+        """Take another image size; the weights stay as they are, and the seeds 4 x 4 pixels."""
+        if img_size is not None:
+            self.img_size = to_pair(img_size)
+            stride = self.tokenizer.stride
+            self.grid_size = tuple(-(-side // stride) for side in self.img_size)
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Refuse: the tokens have no grid that timm could reshape them to.

@@ -37,7 +37,9 @@ def test_wrong_inputs_say_what_is_missing():
 
 
 def backbone(**options):
-    tokenizer = dict(type="hook.HookTokenizer", preset="fast", seed_dims=16, num_tokens=4)
+    tokenizer = dict(
+        type="hook.HookTokenizer", preset="fast", seed_dims=16, num_tokens=4, assign="token"
+    )
     options = dict(embed_dims=12, depth=4, num_heads=2, out_indices=(0, 1, 2, 3)) | options
     return TokenViT(tokenizer=tokenizer, **options).eval()
 

@@ -291,7 +291,7 @@ def test_fewer_tokens_are_the_first_queries(preset):
 
 
 def test_fewer_tokens_share_all_seeds():
-    tokenizer = small(preset="fast", num_tokens=8)
+    tokenizer = small(preset="fast", num_tokens=8, assign="token")
     for count in (1, 3, 8):
         total = tokenizer(torch.rand(1, 3, 32, 32), num_tokens=count).assignment.sum(dim=1)
         assert torch.allclose(total, torch.ones_like(total), atol=1e-5)

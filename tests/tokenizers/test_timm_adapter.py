@@ -96,9 +96,15 @@ def test_dense_maps_of_a_patch_vit_are_refused():
 def test_dynamic_sizes_are_refused():
     with pytest.raises(ValueError, match="dynamic_img_size=False"):
         build(dynamic_img_size=True)
-    model = build()
-    with pytest.raises(ValueError, match="cannot become"):
-        model.set_input_size(img_size=64)
+
+
+@pytest.mark.parametrize("preset", ["reference", "fast"])
+def test_input_size_can_be_set(preset):
+    embed = HookEmbed.configure(preset=preset, num_tokens=5, seed_dims=32)
+    model = build(embed_layer=embed, pos_embed="none").eval()
+    model.set_input_size(img_size=(48, 40))
+    assert model.patch_embed.grid_size == (12, 10)
+    assert model(torch.rand(1, 3, 48, 40)).shape == (1, model.num_classes)
 
 
 def test_contract_of_patch_embed():
