@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
+import torch
 from mmengine.logging import print_log
 from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError
+from hook.tokenizers.positions import resize_positions
 
 if TYPE_CHECKING:
     from hook.models.token_vit import TokenViT
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 def load_pretrained(backbone: TokenViT, checkpoint: str) -> dict[str, list[str]]:
     """Load a ViT's blocks and, for patch embedding, its projection, positions and class token.
+
+    Weights of a TokenViT bring their tokenizer's along, fitted to the backbone's number of bands
+    (:func:`adapt_bands`) and to the grid of its learned positions.
 
     Args:
         backbone: The backbone to fill.
@@ -114,7 +119,9 @@ def _rename(backbone: TokenViT, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if any(key.startswith(prefix + "blocks.") for key in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     tokenizer = backbone.tokenizer
-    if tokenizer.assign != "grid" or "patch_embed.proj.weight" not in state:
+    if tokenizer.assign != "grid":
+        return _adapt_seeds(tokenizer, dict(state))
+    if "patch_embed.proj.weight" not in state:
         return dict(state)
     renamed = dict(state)
     weight = renamed.pop("patch_embed.proj.weight")
@@ -140,6 +147,48 @@ def _rename(backbone: TokenViT, state: dict[str, Tensor]) -> dict[str, Tensor]:
             num_prefix_tokens=0,
         )
     return renamed
+
+
+def adapt_bands(weight: Tensor, in_channels: int) -> Tensor:
+    """Adapt the weights of a first convolution to another number of bands.
+
+    More bands take the old ones' weights in turn, first to last and again from the first, each
+    shared among the bands that took it; fewer bands get the sum of the neighbours they replace.
+    Either way an image whose bands are all equal gives what it gave before.
+
+    Args:
+        weight: (O, C, h, w) weights for C bands.
+        in_channels: New number of bands.
+
+    Returns:
+        (O, in_channels, h, w) weights.
+    """
+    bands = weight.shape[1]
+    if in_channels < bands:
+        groups = weight.tensor_split(in_channels, dim=1)
+        return torch.cat([group.sum(dim=1, keepdim=True) for group in groups], dim=1)
+    turns = torch.arange(in_channels) % bands
+    shared = torch.bincount(turns, minlength=bands)[turns]
+    return weight[:, turns] / shared.view(1, -1, 1, 1)
+
+
+def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fit the weights of a HOOK tokenizer to another's bands and learned positions."""
+    if not hasattr(tokenizer, "stem"):
+        return state
+    first = "tokenizer.stem.expand.weight"  # of the paper's stem
+    if first not in state:
+        first = "tokenizer.stem.down1.conv.weight"
+    if first in state:
+        state[first] = adapt_bands(state[first], tokenizer.in_channels)
+    positions = state.get("tokenizer.pos_embed")
+    if positions is not None and tokenizer.pos_embed is not None:
+        side = int(positions.shape[1] ** 0.5)
+        if side * side == positions.shape[1]:
+            state["tokenizer.pos_embed"] = resize_positions(
+                positions, (side, side), tokenizer.grid_size
+            )
+    return state
 
 
 def _summary(keys: list[str]) -> str:

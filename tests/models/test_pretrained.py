@@ -1,11 +1,12 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from hook.errors import CheckpointError, ConfigError
 from hook.models import TokenViT
-from hook.models.pretrained import load_pretrained
+from hook.models.pretrained import adapt_bands, load_pretrained
 
 VIT = dict(img_size=64, embed_dim=48, depth=3, num_heads=4, num_classes=5)
 
@@ -154,3 +155,44 @@ def test_other_init_cfgs_are_refused(hook_tokenizer):
     model = backbone(hook_tokenizer, init_cfg=dict(type="Xavier"))
     with pytest.raises(ConfigError, match="init_cfg"):
         model.init_weights()
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 8])
+def test_bands_that_are_equal_give_what_they_gave(bands):
+    weight = torch.randn(6, 3, 2, 2)
+    adapted = adapt_bands(weight, bands)
+    assert adapted.shape == (6, bands, 2, 2)
+    grey = torch.rand(1, 1, 8, 8)
+    before = F.conv2d(grey.expand(-1, 3, -1, -1), weight, stride=2)
+    after = F.conv2d(grey.expand(-1, bands, -1, -1), adapted, stride=2)
+    assert torch.allclose(after, before, atol=1e-5)
+
+
+def test_bands_take_weights_in_turn():
+    weight = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
+    assert adapt_bands(weight, 4).flatten().tolist() == [0.5, 2.0, 4.0, 0.5]
+    assert adapt_bands(weight, 2).flatten().tolist() == [3.0, 4.0]
+    assert adapt_bands(weight, 3).equal(weight)
+
+
+@pytest.mark.parametrize(("preset", "size"), [("reference", 32), ("fast", 48)])
+def test_a_tokenizer_comes_along_with_other_bands(preset, size, tmp_path):
+    tokenizer = dict(type="hook.HookTokenizer", preset=preset, seed_dims=16, num_tokens=4)
+    options = dict(embed_dims=16, depth=1, num_heads=2)
+    first = TokenViT(tokenizer=tokenizer | dict(img_size=32), **options).eval()
+    path = save(first.state_dict(), tmp_path / "rgb.pth")
+    second = backbone(tokenizer | dict(img_size=size, in_channels=8), norm_eps=1e-5, **options)
+    load_pretrained(second, path)
+    grey = torch.rand(1, 1, 32, 32)
+    expected = first(grey.expand(-1, 3, -1, -1))
+    assert torch.allclose(second(grey.expand(-1, 8, -1, -1)), expected, atol=1e-5)
+
+
+def test_learned_positions_of_seeds_are_resized(tmp_path):
+    tokenizer = dict(type="hook.HookTokenizer", seed_dims=16, perception_window=4)
+    options = dict(embed_dims=16, depth=1, num_heads=2)
+    first = backbone(tokenizer | dict(img_size=32), **options)
+    second = backbone(tokenizer | dict(img_size=48), **options)
+    load_pretrained(second, save(first.state_dict(), tmp_path / "small.pth"))
+    image = torch.rand(1, 3, 48, 48)
+    assert torch.allclose(second(image), first(image), atol=1e-5)
