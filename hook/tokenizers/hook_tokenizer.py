@@ -32,16 +32,15 @@ PRESETS: dict[str, dict] = {
         num_tokens=6,
         assign="seed",
     ),
-    # Made for speed and for any size: the stem leaves full resolution at once, and in a single
-    # block near seeds meet in windows of one size, with rotary positions, and far ones through
-    # latents.
+    # Made for speed and for any size: the stem leaves full resolution at once, and in each block
+    # near seeds meet in windows of one size, with rotary positions, and far ones through latents.
     "fast": dict(
         stem="strided",
         stem_widths=(64,),
         positions="rotary",
-        perception=("near_far",),
+        perception=("near_far", "near_far"),
         perception_heads=4,
-        perception_mlp_ratio=4.0,
+        perception_mlp_ratio=2.0,
         perception_window=8,
         near_dims=32,
         num_latents=16,
