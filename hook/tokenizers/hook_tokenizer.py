@@ -51,6 +51,9 @@ PRESETS: dict[str, dict] = {
 }
 """What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 
+# Of one image of 224 px; see HookTokenizer._images_at_once.
+_PIXELS_AT_ONCE = 224 * 224
+
 
 def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """Give (value, value) for a number and (height, width) as it is for a pair."""
@@ -295,8 +298,13 @@ class HookTokenizer(nn.Module):
         if valid is None and any(missing):
             valid = torch.ones(len(images), h, w, dtype=torch.bool, device=images.device)
         if valid is None:
-            seeds = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
-            return SeedMap(self.perception(seeds, None, scale), None)
+            few = self._images_at_once(images, scale)
+            parts = [images] if few is None else images.split(few)
+            seeds = [
+                self.perception(self.stem(part).permute(0, 2, 3, 1), None, scale)  # B D h w
+                for part in parts
+            ]
+            return SeedMap(seeds[0] if len(seeds) == 1 else torch.cat(seeds), None)
         images = images.masked_fill(~valid[:, None], 0)  # a NaN times zero would stay one
         images, valid = F.pad(images, missing), F.pad(valid, missing)
         mask = valid[:, None].to(images.dtype)
@@ -304,6 +312,19 @@ class HookTokenizer(nn.Module):
         valid = F.max_pool2d(mask, self.stride)[:, 0] > 0  # B h w
         seeds = self.perception(seeds, valid, scale)
         return SeedMap(seeds.masked_fill(~valid[..., None], 0), valid)
+
+    def _images_at_once(self, images: Tensor, scale: Tensor | float) -> int | None:
+        """Choose how many images go through the seed maps together; None for all.
+
+        On a CPU without gradients a few, so that the maps stay in the cache and in memory that
+        the allocator keeps; each image has nothing to do with the others outside training.
+        """
+        alone = images.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
+        traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        if not alone or isinstance(scale, Tensor) or traced:
+            return None
+        few = _PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1])
+        return few or None  # of larger images not even one fits
 
     def _scale(self, resolution: float | Tensor | None) -> float | Tensor:
         """Give the size of a pixel as a multiple of that of training."""

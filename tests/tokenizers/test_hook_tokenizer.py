@@ -278,6 +278,21 @@ def test_reference_refuses_what_the_paper_has_not(name):
         small()(torch.rand(1, 3, 32, 32), **{name: value})
 
 
+def test_images_one_by_one_are_the_batch(monkeypatch):
+    """Without gradients a CPU works on few images at a time; it must not show."""
+    tokenizer = small(preset="fast")
+    images = torch.randn(5, 3, 32, 48)
+    calls = []
+    tokenizer.stem.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    together = tokenizer(images)
+    monkeypatch.setattr("hook.tokenizers.hook_tokenizer._PIXELS_AT_ONCE", 2 * 32 * 48)
+    with torch.no_grad():
+        apart = tokenizer(images)
+    assert calls == [5, 2, 2, 1]
+    assert torch.allclose(apart.tokens, together.tokens, atol=1e-5)
+    assert torch.allclose(apart.assignment, together.assignment, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------- any number
 @PRESETS
 def test_fewer_tokens_are_the_first_queries(preset):
