@@ -9,14 +9,6 @@ from hook.registry import MODELS
 from hook.tokenizers.stem import ConvNormAct
 
 
-def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 stride-2 convolution and BatchNorm, for sides of any parity."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1),
-        nn.BatchNorm2d(out_channels),
-    )
-
-
 @MODELS.register_module()
 class SeedPyramid(BaseModule):
     """Token maps and seeds of one resolution -> levels at x1, x1/2, x1/4 and x1/8 of it.
@@ -68,7 +60,12 @@ class SeedPyramid(BaseModule):
             )
             self.descend.append(first)
             for wide, deep in zip(out_channels[:-1], out_channels[1:], strict=True):
-                step = nn.Sequential(*_halve(wide, deep), nn.GELU(), ConvNormAct(deep))
+                step = nn.Sequential(
+                    nn.Conv2d(wide, deep, kernel_size=3, stride=2, padding=1),
+                    nn.BatchNorm2d(deep),
+                    nn.GELU(),
+                    ConvNormAct(deep),
+                )
                 self.descend.append(step)
         self.join = nn.ModuleList(ConvNormAct(c) for c in out_channels)
 

@@ -145,6 +145,8 @@ class TokenViT(BaseModule):
                 remedy="leave explained out, or change the tokenizer",
             )
         self.explained = explained
+        # (B,) tokens that each image of the last batch got, where ``explained`` chooses them.
+        self.token_counts: Tensor | None = None
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(

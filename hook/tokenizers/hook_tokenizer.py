@@ -91,7 +91,7 @@ class HookTokenizer(nn.Module):
         perception_heads: Attention heads of the object perception module.
         perception_mlp_ratio: Hidden width of its feed-forward halves.
         perception_window: Window of its first block in seeds, a side or (height, width);
-            None takes half the grid's side, as the paper does.
+            None takes half the grid's side, as the paper does; 0 lets all seeds meet.
         num_latents: Latents through which far seeds meet (``"fast"``).
         stem_widths: Channels of the stem at each of its resolutions before the last.
         resolution: Ground size of a pixel that the rotary positions were trained at, in metres
@@ -207,7 +207,7 @@ class HookTokenizer(nn.Module):
             self.pos_embed = nn.Parameter(torch.randn(1, seeds, width) * 0.02)
 
         window = chosen["perception_window"]
-        window = to_pair(window) if window else tuple(max(n // 2, 0) for n in self.grid_size)
+        window = tuple(n // 2 for n in self.grid_size) if window is None else to_pair(window)
         window = window if min(window) > 0 else None  # of a grid one seed wide, all with all
         lean = chosen["positions"] == "rotary"
         attention = {

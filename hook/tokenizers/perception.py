@@ -245,9 +245,8 @@ class LatentAttention(nn.Module):
         check_heads(dims, num_heads)
         self.num_heads = num_heads
         self.latents = nn.Parameter(torch.randn(num_latents, dims))
-        self.qkv = nn.Linear(
-            dims, 3 * dims, bias=bias
-        )  # a seed's query to the latents, its key and value
+        # A seed's query to the latents, and its key and value for them.
+        self.qkv = nn.Linear(dims, 3 * dims, bias=bias)
         self.norm = nn.LayerNorm(dims)
         self.key_value = nn.Linear(dims, 2 * dims, bias=bias)  # of the latents
         self.proj = nn.Linear(dims, dims, bias=bias)

@@ -28,9 +28,9 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, 
 class Rotary2d(nn.Module):
     """Rotary position embedding over rows and columns.
 
-    The first half of a head's features turns with the row, the second with the column, so that
-    the product of a query and a key depends on how far apart they are and in which direction, not
-    on where they are. It has no weights.
+    A head's features i and i + head_dims / 2 are a pair that turns together; half of the pairs turn
+    with the row, the others with the column. So the product of a query and a key depends on how far
+    apart they are and in which direction, not on where they are. It has no weights.
 
     Args:
         head_dims: Width of an attention head; a multiple of 4.
@@ -67,10 +67,9 @@ class Rotary2d(nn.Module):
         Returns:
             (..., n, head_dims / 2) angles in radians.
         """
-        turns = torch.cat(
+        return torch.cat(
             [rows[..., None] * self.frequencies, columns[..., None] * self.frequencies], dim=-1
         )
-        return turns
 
     @staticmethod
     def rotate(x: Tensor, angles: Tensor) -> Tensor:

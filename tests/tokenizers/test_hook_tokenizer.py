@@ -170,6 +170,11 @@ def test_reference_takes_other_sizes_with_resized_positions():
     assert torch.allclose(tokenizer(image).tokens, larger(image).tokens, atol=1e-5)
 
 
+def test_a_window_of_zero_lets_all_seeds_meet():
+    assert small(perception_window=0).perception.blocks[0].attn.window is None
+    assert small(perception_window=(2, 4)).perception.blocks[0].attn.window == (2, 4)
+
+
 # ------------------------------------------------------------------------------- any size
 ASSIGN = pytest.mark.parametrize("assign", ["seed", "token"])
 
