@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/models/hook_vit-b_seg.py",
     "../_base_/datasets/banepa_buildings_512.py",
-    "../_base_/schedules/banepa_18e.py",
+    "../_base_/schedules/banepa_12e.py",
     "../_base_/default_runtime.py",
 ]
 default_scope = "mmseg"

@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/models/patch_embed_vit-b_seg.py",
     "../_base_/datasets/banepa_buildings_256.py",
-    "../_base_/schedules/banepa_18e.py",
+    "../_base_/schedules/banepa_12e.py",
     "../_base_/default_runtime.py",
 ]
 default_scope = "mmseg"

@@ -12,7 +12,7 @@ from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
 from hook.tokenizers.perception import (
-    LatentAttention,
+    LatentMixing,
     NearFarAttention,
     ObjectPerception,
     PerceptionBlock,
@@ -26,7 +26,7 @@ __all__ = [
     "PRESETS",
     "HookEmbed",
     "HookTokenizer",
-    "LatentAttention",
+    "LatentMixing",
     "NearFarAttention",
     "ObjectPerception",
     "ObjectVectorization",

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from hook.tokenizers.assignment import explained_variance
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
-    LatentAttention,
     NearFarAttention,
     ObjectPerception,
     PerceptionBlock,
@@ -39,10 +38,10 @@ PRESETS: dict[str, dict] = {
         stem_widths=(64,),
         positions="rotary",
         perception=("near_far", "near_far"),
-        perception_heads=4,
+        perception_heads=(1, 2),
+        head_dims=32,
         perception_mlp_ratio=2.0,
         perception_window=8,
-        near_dims=32,
         num_latents=16,
         seed_dims=128,
         num_tokens=6,
@@ -88,7 +87,8 @@ class HookTokenizer(nn.Module):
             any number up to K can be asked for afterwards; ``num_tokens`` is the default then.
             None: K is ``num_tokens``, and training uses all.
         num_iterations: How often the tokens read from the seeds.
-        perception_heads: Attention heads of the object perception module.
+        perception_heads: Attention heads of the object perception module; for ``"fast"`` two
+            numbers, of those that meet near seeds and of those that meet far ones.
         perception_mlp_ratio: Hidden width of its feed-forward halves.
         perception_window: Window of its first block in seeds, a side or (height, width);
             None takes half the grid's side, as the paper does; 0 lets all seeds meet.
@@ -131,7 +131,7 @@ class HookTokenizer(nn.Module):
         assign: str | None = None,
         max_tokens: int | None = None,
         num_iterations: int = 1,
-        perception_heads: int | None = None,
+        perception_heads: int | tuple[int, int] | None = None,
         perception_mlp_ratio: float | None = None,
         perception_window: int | tuple[int, int] | None = None,
         num_latents: int | None = None,
@@ -170,6 +170,12 @@ class HookTokenizer(nn.Module):
             )
         if num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+        if isinstance(chosen["perception_heads"], int) != (preset == "reference"):
+            raise ValueError(
+                f"perception_heads of preset {preset!r} must be "
+                + ("a number" if preset == "reference" else "two numbers, near and far")
+                + f", got {chosen['perception_heads']}"
+            )
         if chosen["assign"] not in ("seed", "token"):
             raise ValueError(f"assign must be 'seed' or 'token', got {chosen['assign']!r}")
         if not 0 <= band_dropout < 1:
@@ -214,16 +220,7 @@ class HookTokenizer(nn.Module):
             "window": lambda: SeedAttention(width, heads, window, pads_are_keys=True),
             "global": lambda: SeedAttention(width, heads, None),
             "near_far": lambda: NearFarAttention(
-                SeedAttention(
-                    width,
-                    1,
-                    window,
-                    rotary=True,
-                    stride=self.stride,
-                    inner_dims=chosen["near_dims"],
-                    bias=False,
-                ),
-                LatentAttention(width, heads, chosen["num_latents"], bias=False),
+                width, *heads, chosen["head_dims"], window, chosen["num_latents"], self.stride
             ),
         }
         ratio = chosen["perception_mlp_ratio"]

@@ -8,6 +8,7 @@ the far ones through a few latents, at once (:class:`NearFarAttention`).
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hook.tokenizers.positions import Rotary2d
 from hook.tokenizers.stem import gelu
@@ -51,51 +52,55 @@ def check_heads(dims: int, num_heads: int) -> None:
         )
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over a sequence.
+def attend(
+    qkv: Tensor, num_heads: int, angles: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Attend among the members of a sequence.
 
     Args:
-        dims: Width of the features.
-        num_heads: Number of heads; must divide ``inner_dims``.
-        inner_dims: Width of queries, keys and values over all heads; None for ``dims``.
-        bias: Give the linear layers biases. After a LayerNorm, which has one, they add nothing
-            but a pass over the map.
+        qkv: (B, N, 3 * D) queries, keys and values.
+        num_heads: Number of heads; must divide D.
+        angles: Rotary angles, broadcast against (B, heads, N, D / heads / 2).
+        bias: (B, N) added to the scores of the keys.
 
-    Raises:
-        ValueError: The heads do not divide the width.
+    Returns:
+        (B, N, D).
+    """
+    b, n, _ = qkv.shape
+    qkv = qkv.reshape(b, n, 3, num_heads, -1)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N D/heads
+    if angles is not None:
+        query, key = Rotary2d.rotate(query, angles), Rotary2d.rotate(key, angles)
+        # The turned ones are copies: without one of the values the backward pass keeps all three.
+        value = value.contiguous()
+    if bias is not None:
+        bias = bias[:, None, None, :].expand(-1, -1, n, -1)
+    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
+
+
+class _GeluLinear(torch.autograd.Function):
+    """A linear layer behind a GELU, whose result the backward pass computes again.
+
+    The hidden layer is the widest map of a block; so it is kept once, not twice.
     """
 
-    def __init__(
-        self, dims: int, num_heads: int, inner_dims: int | None = None, bias: bool = True
-    ) -> None:
-        super().__init__()
-        inner_dims = inner_dims or dims
-        check_heads(inner_dims, num_heads)
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dims, 3 * inner_dims, bias=bias)
-        self.proj = nn.Linear(inner_dims, dims, bias=bias)
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return F.linear(F.gelu(x), weight, bias)
 
-    def attend(self, x: Tensor, angles: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Map (B, N, D) to (B, N, D).
-
-        Args:
-            x: (B, N, D) features.
-            angles: Rotary angles, broadcast against (B, heads, N, D / heads / 2).
-            bias: (B, N) added to the scores of the keys.
-        """
-        b, n, _ = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N D/heads
-        if angles is not None:
-            query, key = Rotary2d.rotate(query, angles), Rotary2d.rotate(key, angles)
-        if bias is not None:
-            bias = bias[:, None, None, :].expand(-1, -1, n, -1)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(merge_heads(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, D) to (B, N, D)."""
-        return self.attend(x)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        # Under autocast the features are narrower than the weights.
+        grad = grad.to(x.dtype)
+        flat = grad.flatten(0, -2)
+        grad_weight = (flat.T @ F.gelu(x).flatten(0, -2)).to(weight.dtype)
+        grad_bias = flat.sum(0).to(weight.dtype) if ctx.has_bias else None
+        grad_x = torch.ops.aten.gelu_backward(grad @ weight.to(x.dtype), x)
+        return grad_x, grad_weight, grad_bias
 
 
 class FeedForward(nn.Module):
@@ -114,7 +119,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        return self.fc2(gelu(self.fc1(x)))
+        x = self.fc1(x)
+        if self.training and torch.is_grad_enabled():
+            return _GeluLinear.apply(x, self.fc2.weight, self.fc2.bias)
+        return self.fc2(gelu(x))
 
 
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -152,36 +160,34 @@ def window_merge(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
     return x.reshape(x.shape[0], rows * wh, columns * ww, -1)[:, :h, :w]
 
 
-class SeedAttention(SelfAttention):
-    """Self-attention over the seed map, in windows or all with all.
+class WindowMixing(nn.Module):
+    """Attention among the seeds of a window, or of all with all, given queries, keys and values.
 
     Args:
-        dims: Width of the seeds.
         num_heads: Number of attention heads.
         window: Height and width of the attention windows in seeds; None attends globally.
-        rotary: Positions relative within a window, instead of none.
+        rotary: Positions relative within a window, instead of none; needs ``head_dims``.
         pads_are_keys: Let the zeros that fill up windows at the border take part as keys, as in
             the official implementation.
         stride: Pixels per seed, the unit of the rotary positions.
-        inner_dims, bias: See :class:`SelfAttention`.
+        head_dims: Width of a head.
     """
 
     def __init__(
         self,
-        dims: int,
         num_heads: int,
         window: tuple[int, int] | None,
         rotary: bool = False,
         pads_are_keys: bool = False,
         stride: int = 4,
-        inner_dims: int | None = None,
-        bias: bool = True,
+        head_dims: int | None = None,
     ) -> None:
-        super().__init__(dims, num_heads, inner_dims, bias)
+        super().__init__()
+        self.num_heads = num_heads
         self.window = window
         self.pads_are_keys = pads_are_keys
         self.stride = stride
-        self.rotary = Rotary2d((inner_dims or dims) // num_heads) if rotary else None
+        self.rotary = Rotary2d(head_dims) if rotary else None
 
     def _angles(self, window: tuple[int, int], scale: Tensor | float, x: Tensor) -> Tensor | None:
         """Give angles (windows or 1, 1, n, head_dims / 2) for windows of a batch."""
@@ -199,77 +205,69 @@ class SeedAttention(SelfAttention):
         return angles
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+        self, qkv: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
-        """Map seeds (B, h, w, D) to (B, h, w, D).
+        """Map queries, keys and values (B, h, w, 3 * D) to (B, h, w, D).
 
         Args:
-            x: Normalised seeds.
+            qkv: Queries, keys and values of the seeds.
             valid: (B, h, w) bool; the others are no keys. None: all are.
             scale: Ground size of a pixel over that of training, one number or (B,).
         """
-        b, h, w, _ = x.shape
+        b, h, w, _ = qkv.shape
         window = (h, w) if self.window is None else self.window
         if valid is None and not self.pads_are_keys and (h % window[0] or w % window[1]):
-            valid = torch.ones(1, h, w, dtype=torch.bool, device=x.device).expand(b, -1, -1)
-        windows = window_partition(x, window)
+            valid = torch.ones(1, h, w, dtype=torch.bool, device=qkv.device).expand(b, -1, -1)
+        windows = window_partition(qkv, window)
         bias = None
         if valid is not None:
-            keys = window_partition(valid[..., None].to(x.dtype), window)[..., 0]
-            bias = key_bias(keys > 0, x.dtype)
-        angles = self._angles(window, scale, x)
+            keys = window_partition(valid[..., None].to(qkv.dtype), window)[..., 0]
+            bias = key_bias(keys > 0, qkv.dtype)
+        angles = self._angles(window, scale, qkv)
         if angles is not None:
             if len(angles) > 1:  # every window of an image has that image's
                 angles = angles.repeat_interleave(len(windows) // b, dim=0)
             angles = angles[:, None]
-        return window_merge(self.attend(windows, angles, bias), window, (h, w))
+        return window_merge(attend(windows, self.num_heads, angles, bias), window, (h, w))
 
 
-class LatentAttention(nn.Module):
+class LatentMixing(nn.Module):
     """Attention of all seeds with all through a few latents, at a cost linear in the seeds.
 
-    Learned latents read from all seeds, then every seed reads from the latents.
+    Learned latents read from the keys and values of all seeds, then the query of every seed reads
+    from the latents.
 
     Args:
-        dims: Width of the seeds.
+        dims: Width of queries, keys and values.
         num_heads: Number of attention heads.
         num_latents: Number of latents.
-        bias: Give the linear layers biases.
 
     Reference:
         The induced attention of Lee et al., "Set Transformer", ICML 2019.
     """
 
-    def __init__(self, dims: int, num_heads: int, num_latents: int, bias: bool = True) -> None:
+    def __init__(self, dims: int, num_heads: int, num_latents: int) -> None:
         super().__init__()
-        check_heads(dims, num_heads)
         self.num_heads = num_heads
         self.latents = nn.Parameter(torch.randn(num_latents, dims))
-        # A seed's query to the latents, and its key and value for them.
-        self.qkv = nn.Linear(dims, 3 * dims, bias=bias)
         self.norm = nn.LayerNorm(dims)
-        self.key_value = nn.Linear(dims, 2 * dims, bias=bias)  # of the latents
-        self.proj = nn.Linear(dims, dims, bias=bias)
+        self.key_value = nn.Linear(dims, 2 * dims, bias=False)
 
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
-    ) -> Tensor:
-        """Map seeds (B, h, w, D) to (B, h, w, D).
+    def forward(self, qkv: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map queries, keys and values (B, h, w, 3 * D) to (B, h, w, D).
 
         Args:
-            x: Normalised seeds.
+            qkv: Queries, keys and values of the seeds.
             valid: (B, h, w) bool; the latents do not read the others. None: they read all.
-            scale: Unused; latents have no place.
         """
-        b, h, w, d = x.shape
+        b, h, w, _ = qkv.shape
         query, key, value = (
-            split_heads(part, self.num_heads)
-            for part in self.qkv(x.reshape(b, h * w, d)).chunk(3, dim=-1)
+            split_heads(part, self.num_heads) for part in qkv.reshape(b, h * w, -1).chunk(3, dim=-1)
         )
         latents = split_heads(self.latents[None], self.num_heads).expand(b, -1, -1, -1)
         bias = None
         if valid is not None:
-            bias = key_bias(valid.reshape(b, 1, 1, h * w), x.dtype)
+            bias = key_bias(valid.reshape(b, 1, 1, h * w), qkv.dtype)
             bias = bias.expand(-1, -1, latents.shape[2], -1)
         read = F.scaled_dot_product_attention(latents, key, value, attn_mask=bias)
         key, value = (
@@ -277,27 +275,92 @@ class LatentAttention(nn.Module):
             for part in self.key_value(self.norm(merge_heads(read))).chunk(2, dim=-1)
         )
         x = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(merge_heads(x)).reshape(b, h, w, d)
+        return merge_heads(x).reshape(b, h, w, -1)
 
 
-class NearFarAttention(nn.Module):
-    """Near seeds meet in windows, far ones through latents, and the two are added.
+class SeedAttention(nn.Module):
+    """Self-attention over the seed map, in windows or all with all.
 
     Args:
-        near: Attention in windows.
-        far: Attention through latents.
+        dims: Width of the seeds.
+        num_heads: Number of attention heads.
+        window: Height and width of the attention windows in seeds; None attends globally.
+        pads_are_keys: See :class:`WindowMixing`.
+
+    Raises:
+        ValueError: The heads do not divide the width.
     """
 
-    def __init__(self, near: SeedAttention, far: LatentAttention) -> None:
+    def __init__(
+        self,
+        dims: int,
+        num_heads: int,
+        window: tuple[int, int] | None = None,
+        pads_are_keys: bool = False,
+    ) -> None:
         super().__init__()
-        self.near = near
-        self.far = far
+        check_heads(dims, num_heads)
+        self.qkv = nn.Linear(dims, 3 * dims)
+        self.mixing = WindowMixing(num_heads, window, pads_are_keys=pads_are_keys)
+        self.proj = nn.Linear(dims, dims)
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
-        """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`SeedAttention`."""
-        return self.near(x, valid, scale) + self.far(x, valid, scale)
+        """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
+        h, w = x.shape[1:3]
+        if self.mixing.pads_are_keys and self.mixing.window is not None:
+            # Before the linear layer: what a zero becomes there is the key it has.
+            wh, ww = self.mixing.window
+            x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
+        return self.proj(self.mixing(self.qkv(x), valid, scale)[:, :h, :w])
+
+
+class NearFarAttention(nn.Module):
+    """Near seeds meet in windows, with rotary positions, far ones through latents, at once.
+
+    Some heads are for the near seeds, the others for the far ones; after a LayerNorm, which has a
+    bias, the linear layers need none.
+
+    Args:
+        dims: Width of the seeds.
+        near_heads: Number of heads for the seeds of a window.
+        far_heads: Number of heads for the latents.
+        head_dims: Width of a head; a multiple of 4.
+        window: Height and width of the windows in seeds; None: near are all.
+        num_latents: Number of latents.
+        stride: Pixels per seed.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        near_heads: int,
+        far_heads: int,
+        head_dims: int,
+        window: tuple[int, int] | None,
+        num_latents: int,
+        stride: int = 4,
+    ) -> None:
+        super().__init__()
+        near, far = near_heads * head_dims, far_heads * head_dims
+        # Two layers each, not one for both: what one half needs in the backward pass would keep
+        # the whole result alive.
+        self.near_qkv = nn.Linear(dims, 3 * near, bias=False)
+        self.near = WindowMixing(
+            near_heads, window, rotary=True, stride=stride, head_dims=head_dims
+        )
+        self.near_proj = nn.Linear(near, dims, bias=False)
+        self.far_qkv = nn.Linear(dims, 3 * far, bias=False)
+        self.far = LatentMixing(far, far_heads, num_latents)
+        self.far_proj = nn.Linear(far, dims, bias=False)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> Tensor:
+        """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
+        near = self.near_proj(self.near(self.near_qkv(x), valid, scale))
+        return near + self.far_proj(self.far(self.far_qkv(x), valid))
 
 
 class PerceptionBlock(nn.Module):
@@ -313,7 +376,7 @@ class PerceptionBlock(nn.Module):
     def __init__(
         self,
         dims: int,
-        attn: SeedAttention | LatentAttention | NearFarAttention,
+        attn: SeedAttention | NearFarAttention,
         mlp_ratio: float,
         bias: bool = True,
     ) -> None:

@@ -24,8 +24,8 @@ def test_reference_preset_has_the_papers_sizes():
     assert tokenizer.vectorization.queries.shape == (6, 768)
     assert tokenizer.stem.project.out_channels == 512
     assert tokenizer.pos_embed.shape == (1, 56 * 56, 512)
-    assert tokenizer.perception.blocks[0].attn.window == (28, 28)
-    assert tokenizer.perception.blocks[1].attn.window is None
+    assert tokenizer.perception.blocks[0].attn.mixing.window == (28, 28)
+    assert tokenizer.perception.blocks[1].attn.mixing.window is None
 
 
 @pytest.mark.parametrize("bands", [1, 3, 8])
@@ -137,6 +137,8 @@ def test_constant_image_gives_finite_tokens(preset):
         (dict(band_dropout=1.0), "band_dropout"),
         (dict(num_latents=4), "'reference' has no part that num_latents"),
         (dict(resolution=10.0), "'reference' has no part that resolution"),
+        (dict(perception_heads=(1, 2)), "must be a number"),
+        (dict(preset="fast", perception_heads=4), "two numbers, near and far"),
     ],
 )
 def test_bad_options_say_what_is_wrong(options, message):
@@ -171,8 +173,8 @@ def test_reference_takes_other_sizes_with_resized_positions():
 
 
 def test_a_window_of_zero_lets_all_seeds_meet():
-    assert small(perception_window=0).perception.blocks[0].attn.window is None
-    assert small(perception_window=(2, 4)).perception.blocks[0].attn.window == (2, 4)
+    assert small(perception_window=0).perception.blocks[0].attn.mixing.window is None
+    assert small(perception_window=(2, 4)).perception.blocks[0].attn.mixing.window == (2, 4)
 
 
 # ------------------------------------------------------------------------------- any size

@@ -6,11 +6,12 @@ from timm.models import vision_transformer_sam as sam
 
 from hook.tokenizers.perception import (
     FeedForward,
-    LatentAttention,
+    LatentMixing,
     NearFarAttention,
     PerceptionBlock,
     SeedAttention,
-    SelfAttention,
+    WindowMixing,
+    attend,
     window_merge,
     window_partition,
 )
@@ -36,11 +37,18 @@ def test_rectangular_windows_come_back():
 
 
 def test_attention_equals_timms():
-    ours = SelfAttention(32, 4).eval()
+    theirs = Attention(32, num_heads=4, qkv_bias=True).eval()
+    x = torch.randn(2, 10, 32)
+    ours = theirs.proj(attend(theirs.qkv(x), 4))
+    assert torch.allclose(ours, theirs(x), atol=1e-6)
+
+
+def test_attention_of_all_seeds_equals_timms():
+    ours = SeedAttention(32, 4).eval()
     theirs = Attention(32, num_heads=4, qkv_bias=True).eval()
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 10, 32)
-    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+    x = torch.randn(2, 3, 5, 32)
+    assert torch.allclose(ours(x).flatten(1, 2), theirs(x.flatten(1, 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
@@ -70,7 +78,7 @@ def test_padding_of_windows_is_no_key_unless_asked():
     x = torch.randn(1, 4, 5, 16)
     alone = attention(x[:, :, 4:])
     assert torch.allclose(attention(x)[:, :, 4:], alone, atol=1e-6)
-    attention.pads_are_keys = True
+    attention.mixing.pads_are_keys = True
     assert not torch.allclose(attention(x)[:, :, 4:], alone, atol=1e-3)
 
 
@@ -108,22 +116,22 @@ def test_rotary_refuses_heads_it_cannot_halve_twice():
 
 
 def test_a_pixel_twice_as_large_is_two_pixels():
-    attention = SeedAttention(16, 2, (4, 4), rotary=True, stride=4).eval()
-    coarse = SeedAttention(16, 2, (4, 4), rotary=True, stride=8).eval()
-    coarse.load_state_dict(attention.state_dict())
-    x = torch.randn(2, 8, 8, 16)
-    assert torch.allclose(attention(x, scale=2.0), coarse(x), atol=1e-6)
-    each = attention(x, scale=torch.tensor([1.0, 2.0]))
-    assert torch.allclose(each[0], attention(x)[0], atol=1e-6)
-    assert torch.allclose(each[1], coarse(x)[1], atol=1e-6)
+    mixing = WindowMixing(2, (4, 4), rotary=True, stride=4, head_dims=8)
+    coarse = WindowMixing(2, (4, 4), rotary=True, stride=8, head_dims=8)
+    qkv = torch.randn(2, 8, 8, 48)
+    assert torch.allclose(mixing(qkv, scale=2.0), coarse(qkv), atol=1e-6)
+    each = mixing(qkv, scale=torch.tensor([1.0, 2.0]))
+    assert torch.allclose(each[0], mixing(qkv)[0], atol=1e-6)
+    assert torch.allclose(each[1], coarse(qkv)[1], atol=1e-6)
+    assert not torch.allclose(mixing(qkv), coarse(qkv), atol=1e-3)
 
 
 def test_latents_equal_torchs_attention():
-    module = LatentAttention(16, 2, 5).eval()
-    x = torch.randn(2, 3, 4, 16)
-    query, key, value = module.qkv(x.flatten(1, 2)).chunk(3, dim=-1)
+    module = LatentMixing(16, 2, 5).eval()
+    qkv = torch.randn(2, 3, 4, 48)
+    query, key, value = qkv.flatten(1, 2).chunk(3, dim=-1)
 
-    def attend(query, key, value):
+    def torchs(query, key, value):
         """PyTorch's multi-head attention with identity projections."""
         eye = torch.eye(16)
         return F.multi_head_attention_forward(
@@ -141,15 +149,15 @@ def test_latents_equal_torchs_attention():
             need_weights=False,
         )[0].transpose(0, 1)
 
-    read = attend(module.latents.expand(2, -1, -1), key, value)
+    read = torchs(module.latents.expand(2, -1, -1), key, value)
     latent_key, latent_value = module.key_value(module.norm(read)).chunk(2, dim=-1)
-    expected = module.proj(attend(query, latent_key, latent_value)).reshape(2, 3, 4, 16)
-    assert torch.allclose(module(x), expected, atol=1e-5)
+    expected = torchs(query, latent_key, latent_value).reshape(2, 3, 4, 16)
+    assert torch.allclose(module(qkv), expected, atol=1e-5)
 
 
 def test_latents_do_not_read_what_is_not_valid():
-    module = LatentAttention(16, 2, 5).eval()
-    x = torch.randn(1, 4, 6, 16)
+    module = LatentMixing(16, 2, 5).eval()
+    x = torch.randn(1, 4, 6, 48)
     valid = torch.ones(1, 4, 6, dtype=torch.bool)
     valid[:, :, 3:] = False
     assert torch.allclose(module(x, valid)[:, :, :3], module(x[:, :, :3]), atol=1e-6)
@@ -165,12 +173,11 @@ def test_positions_are_resized_as_an_image_is():
     assert torch.allclose(larger, larger[:1].expand(16, -1), atol=1e-5)
 
 
-def test_near_and_far_are_added_and_far_reaches_everywhere():
-    near = SeedAttention(16, 1, (4, 4), rotary=True, inner_dims=8, bias=False)
-    far = LatentAttention(16, 2, 5, bias=False)
-    both = NearFarAttention(near, far).eval()
+def test_near_and_far_heads_stand_side_by_side_and_far_ones_reach_everywhere():
+    both = NearFarAttention(16, 1, 2, 8, (4, 4), 5).eval()
     x = torch.randn(1, 8, 8, 16)
-    assert torch.allclose(both(x), near(x) + far(x), atol=1e-6)
+    near = both.near_proj(both.near(both.near_qkv(x)))
+    assert torch.allclose(both(x), near + both.far_proj(both.far(both.far_qkv(x))), atol=1e-6)
     changed = x.clone()
     changed[:, 0, 0] += 1
     moved = (both(x) - both(changed)).abs().amax(dim=-1)[0]
@@ -198,3 +205,42 @@ def test_fixed_batch_norm_moves_into_the_convolution():
     block.eval()
     x = torch.randn(2, 8, 8, 8)
     assert torch.allclose(block(x), x + F.gelu(block.norm(block.conv(x))), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gelu_computed_again_has_the_same_gradients(bias):
+    module = FeedForward(6, 2.0, bias).double().train()
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    module(x).square().sum().backward()
+    found = [x.grad, *(p.grad for p in module.parameters())]
+    hidden = F.linear(x, module.fc1.weight, module.fc1.bias)
+    expected = F.linear(F.gelu(hidden), module.fc2.weight, module.fc2.bias).square().sum()
+    wanted = torch.autograd.grad(expected, [x, *module.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, wanted, strict=True))
+
+
+def test_the_gelu_is_kept_once():
+    module, kept = FeedForward(8, 4.0).train(), set()
+    x = torch.randn(2, 5, 8, requires_grad=True)
+
+    def pack(tensor):
+        kept.add((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(x).sum()
+    hidden_bytes = 2 * 5 * 32 * 4
+    assert sum(size == hidden_bytes for _, size in kept) == 1
+
+
+def test_the_gelu_computed_again_under_autocast():
+    module = FeedForward(8, 2.0).train()
+    x = torch.randn(4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        module(x).float().square().sum().backward()
+    gradients = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    module(x).square().sum().backward()
+    for low, parameter in zip(gradients, module.parameters(), strict=True):
+        assert low.dtype == torch.float32
+        assert torch.allclose(low, parameter.grad, rtol=0.1, atol=0.05)

@@ -1,4 +1,4 @@
-# For the Banepa buildings from scratch on a CPU (HOOK takes 35 minutes): batch 8, 18 epochs.
+# For the Banepa buildings from scratch on a CPU (the slowest takes 20 minutes): batch 8, 12 epochs.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
@@ -18,12 +18,12 @@ param_scheduler = [
         eta_min=0.0,
         by_epoch=True,
         begin=2,
-        end=18,
-        T_max=16,
+        end=12,
+        T_max=10,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=18, val_interval=6)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=6)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 # --auto-scale-lr scales the rate by (processes x batch size) / base_batch_size.

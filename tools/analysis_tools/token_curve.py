@@ -1,0 +1,267 @@
+r"""Measure a classifier over numbers of tokens, image sizes, or tokens chosen per image.
+
+One of ``--num-tokens``, ``--sides`` and ``--explained`` says what varies; every value is tested on
+the config's test images with each checkpoint (one per training seed). Images of another side are
+those of the test set, resampled. Time is that of the model alone, per image, the median over the
+batches; measure it on an idle machine. ``--beside`` draws other reports of this tool (such as
+models trained with a fixed number of tokens) into the same picture.
+
+    python tools/analysis_tools/token_curve.py CONFIG seed0.pth seed1.pth seed2.pth \
+        --num-tokens 1 2 4 6 8 12 16 --json curve.json --out curve.png
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from prettytable import PrettyTable
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hook.apis.inference import load_model, use_tokens
+from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
+from hook.drawing import figure_to_rgb, save_png
+from hook.engine.runner import HookRunner, load_config
+from hook.errors import ConfigError, DataError, reports_errors
+
+AXES = {
+    "num_tokens": "tokens",
+    "sides": "side of the image (pixels)",
+    "explained": "mean number of tokens",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of a scene classification")
+    parser.add_argument("checkpoints", nargs="+", help="its checkpoints, one per seed")
+    varied = parser.add_mutually_exclusive_group(required=True)
+    varied.add_argument("--num-tokens", type=int, nargs="+", metavar="K", help="tokens per image")
+    varied.add_argument("--sides", type=int, nargs="+", metavar="PIXELS", help="sides of images")
+    varied.add_argument(
+        "--explained",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="share of the variance of the seeds that the tokens of an image must explain",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report here")
+    parser.add_argument("--out", metavar="PNG", help="draw the curve here")
+    parser.add_argument("--label", help="name of the config in the picture (default: its file's)")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="JSON", help="other reports")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    args = parser.parse_args()
+    args.varied = next(name for name in AXES if getattr(args, name) is not None)
+    return args
+
+
+def read_reports(paths: Sequence[str], varied: str) -> list[dict[str, Any]]:
+    """Read other reports of this tool.
+
+    Raises:
+        DataError: A file is none, or varies something else.
+    """
+    reports = []
+    for path in paths:
+        try:
+            report = json.loads(Path(path).read_text())
+            kinds = {report["varied"], varied}
+            report["points"], report["label"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is no report of this tool", found=error) from None
+        # Fixed numbers of tokens and chosen ones share an axis.
+        if len(kinds) > 1 and "sides" in kinds:
+            raise DataError(f"{path} varies {report['varied']}", expected=varied)
+        reports.append(report)
+    return reports
+
+
+@torch.inference_mode()
+def test(model: nn.Module, loader: DataLoader, side: int | None) -> dict[str, Any]:
+    """Classify a data set.
+
+    Args:
+        model: A scene classifier.
+        loader: Its test images.
+        side: Resample the images to this side in pixels; None leaves them.
+
+    Returns:
+        ``accuracy`` in percent, ``tokens`` per image on average (None where the tokenizer has no
+        such number) and ``ms_per_image``.
+    """
+    right = count = tokens = 0
+    seconds = []
+    for batch in loader:
+        data = model.data_preprocessor(batch, False)
+        inputs = data["inputs"]
+        if side is not None:
+            inputs = F.interpolate(
+                inputs, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+            )
+        start = time.perf_counter()
+        scores = model(inputs)
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+        seconds.append((time.perf_counter() - start) / len(inputs))
+        truth = torch.tensor([int(sample.gt_label) for sample in data["data_samples"]])
+        right += int((scores.argmax(dim=1).cpu() == truth).sum())
+        count += len(inputs)
+        tokens += _tokens_of(model, len(inputs))
+    return {
+        "accuracy": 100 * right / count,
+        "tokens": tokens / count or None,
+        "ms_per_image": 1e3 * float(np.median(seconds)),
+    }
+
+
+def _tokens_of(model: nn.Module, images: int) -> int:
+    """Count the tokens that the last batch of images got."""
+    if getattr(model.backbone, "explained", None) is not None:
+        return int(model.backbone.token_counts.sum())
+    return images * getattr(model.backbone.tokenizer, "num_tokens", 0)
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Test every checkpoint at every value.
+
+    Returns:
+        One entry per value: ``value``, ``accuracy`` per checkpoint, and the means over them of
+        ``tokens`` and ``ms_per_image``.
+    """
+    cfg = load_config(args.config)
+    values = getattr(args, args.varied)
+    runs: list[list[dict[str, Any]]] = [[] for _ in values]
+    loader = None
+    total = len(values) * len(args.checkpoints)
+    with tqdm(total=total, unit="test", disable=None) as progress:
+        for checkpoint in args.checkpoints:
+            model = load_model(cfg, checkpoint, args.device)
+            _check(model, args)
+            if loader is None:
+                loader = HookRunner.build_dataloader(cfg.test_dataloader)
+            for value, results in zip(values, runs, strict=True):
+                tokens = value if args.varied == "num_tokens" else None
+                with nullcontext() if tokens is None else use_tokens(model, tokens):
+                    if args.varied == "explained":
+                        model.backbone.explained = value
+                    side = value if args.varied == "sides" else None
+                    results.append(test(model, loader, side))
+                progress.update()
+    points = []
+    for value, results in zip(values, runs, strict=True):
+        point: dict[str, Any] = {"value": value}
+        point["accuracy"] = [result["accuracy"] for result in results]
+        for key in ("tokens", "ms_per_image"):
+            known = [result[key] for result in results if result[key] is not None]
+            point[key] = float(np.mean(known)) if known else None
+        points.append(point)
+    return points
+
+
+def _check(model: nn.Module, args: argparse.Namespace) -> None:
+    """Refuse models and values that cannot be tested, before the first test."""
+    backbone = getattr(model, "backbone", None)
+    if getattr(model, "head", None) is None or not hasattr(backbone, "tokenizer"):
+        raise ConfigError(
+            f"{args.config} is no scene classification with a tokenizer",
+            expected="a hook.TokenClassifier over a hook.TokenViT",
+            found=type(model).__name__,
+        )
+    for tokens in args.num_tokens or []:
+        with use_tokens(model, tokens):
+            continue
+    wrong = [share for share in args.explained or [] if not 0 < share <= 1]
+    if wrong or (args.explained and not hasattr(backbone.tokenizer, "count_tokens")):
+        raise ConfigError(
+            "--explained cannot be used",
+            expected="shares above 0 and up to 1, and a model with hook.HookTokenizer",
+            found=wrong or type(backbone.tokenizer).__name__,
+        )
+    small = [side for side in args.sides or [] if side < 4]
+    if small:
+        raise ConfigError("--sides", expected="4 pixels or more", found=small)
+
+
+def make_table(report: dict[str, Any]) -> PrettyTable:
+    """Lay a report out, one row per value."""
+    table = PrettyTable([report["varied"], "accuracy", "s.d.", "mean tokens", "ms per image"])
+    table.align = "r"
+    for point in report["points"]:
+        spread = np.std(point["accuracy"], ddof=1) if len(point["accuracy"]) > 1 else np.nan
+        table.add_row(
+            [
+                point["value"],
+                f"{np.mean(point['accuracy']):.2f}",
+                f"{spread:.2f}",
+                "-" if point["tokens"] is None else f"{point['tokens']:.2f}",
+                f"{point['ms_per_image']:.2f}",
+            ]
+        )
+    return table
+
+
+def draw(reports: Sequence[dict[str, Any]], varied: str) -> np.ndarray:
+    """Draw accuracy and time of reports, the spread over the seeds as bars.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
+    accuracy, times = figure.subplots(1, 2)
+    for report in reports:
+        points = report["points"]
+        at = [p["value"] if varied == "sides" else p["tokens"] for p in points]
+        means = [np.mean(p["accuracy"]) for p in points]
+        spread = [np.std(p["accuracy"], ddof=1) if len(p["accuracy"]) > 1 else 0 for p in points]
+        style = "o-" if len(points) > 1 else "s"
+        accuracy.errorbar(at, means, spread, fmt=style, ms=5, capsize=3, label=report["label"])
+        times.plot(at, [p["ms_per_image"] for p in points], style, ms=5, label=report["label"])
+    for axes, name in ((accuracy, "accuracy (%)"), (times, "ms per image")):
+        axes.set_xlabel(AXES[varied])
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    times.set_ylim(bottom=0)
+    accuracy.legend(fontsize=8)
+    return figure_to_rgb(figure)
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    for path, option in ((args.json, "--json"), (args.out, "--out")):
+        prepare_output(path, option)
+    others = read_reports(args.beside, args.varied)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    report = {
+        "command": shown_command(sys.argv),
+        "config": shown_path(args.config),
+        "label": args.label or Path(args.config).stem,
+        "device": device_name(args.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "varied": args.varied,
+        "points": measure(args),
+    }
+    print(make_table(report))
+    write_json(args.json, report)
+    if args.out is not None:
+        save_png(args.out, draw([report, *others], args.varied))
+        print(shown_path(args.out))
+
+
+if __name__ == "__main__":
+    main()
