@@ -27,7 +27,7 @@ from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
 from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
 from hook.tokenizers import TokenizerOutput
-from hook.tokenizers.validity import mark_invalid
+from hook.tokenizers.validity import check_marks, mark_invalid
 
 # A dataset loads images and masks itself; these would load them again.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
@@ -173,7 +173,9 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get("data_preprocessor") is not None:
         options.setdefault("data_preprocessor", cfg.data_preprocessor)
     with config_errors("model"):
-        return MODELS.build(options)
+        model = MODELS.build(options)
+        check_marks(model)
+    return model
 
 
 def num_classes_of(model: nn.Module) -> int:

@@ -34,6 +34,7 @@ from hook.checkpoint import (
     use_safe_loading,
 )
 from hook.errors import ConfigError, DataError, HookError
+from hook.tokenizers.validity import check_marks
 
 # The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
 _RUNNER_KEYS = frozenset(
@@ -471,7 +472,6 @@ class HookRunner(Runner):
     - A resumed run first makes up for a validation that the interruption cut off.
     """
 
-    build_model = _reports("model", Runner.build_model)
     build_train_loop = _reports("train_dataloader / train_cfg", Runner.build_train_loop)
     build_val_loop = _reports("val_dataloader / val_evaluator", Runner.build_val_loop)
     build_test_loop = _reports("test_dataloader / test_evaluator", Runner.build_test_loop)
@@ -483,6 +483,13 @@ class HookRunner(Runner):
     def __init__(self, *args, **kwargs) -> None:
         self._needs_every_weight = False
         super().__init__(*args, **kwargs)
+
+    def build_model(self, model) -> torch.nn.Module:
+        """Build the model, and refuse one whose parts do not understand each other."""
+        with config_errors("model"):
+            model = super().build_model(model)
+            check_marks(model)
+        return model
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         """Register the config's hooks and the one that completes a cut-off validation."""

@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.structures import PixelData
 
+from hook.apis.inference import build_model
+from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError
 from hook.models import ClsDataPreProcessor, SegDataPreProcessor
 from hook.structures import ClsDataSample
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("kind", [ClsDataPreProcessor, SegDataPreProcessor])
@@ -107,3 +113,13 @@ def test_marked_scenes_for_classification():
     batch = preprocessor(dict(inputs=images, data_samples=[sample, ClsDataSample(gt_label=1)]))
     assert batch["inputs"][0].isnan().all()
     assert torch.equal(batch["inputs"][1], images[1])
+
+
+def test_marks_that_the_tokenizer_does_not_understand_are_refused():
+    setup_environment()
+    cfg = load_config(ROOT / "configs/hook/hook_vit-192x6_eurosat-2k-64.py")
+    cfg.model.data_preprocessor.mark_invalid = True
+    with pytest.raises(ConfigError, match="nan_is_invalid=True"):
+        build_model(cfg)
+    cfg.model.backbone.tokenizer.update(preset="fast", nan_is_invalid=True)
+    assert build_model(cfg).backbone.tokenizer.nan_is_invalid
