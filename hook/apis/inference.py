@@ -32,6 +32,8 @@ from hook.tokenizers.validity import check_marks, mark_invalid
 # A dataset loads images and masks itself; these would load them again.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
 
+_DEFAULT_WINDOW = 512
+
 
 class Prediction(NamedTuple):
     """What a model says of one file."""
@@ -185,6 +187,22 @@ def num_classes_of(model: nn.Module) -> int:
     return int(head.num_classes)
 
 
+def default_window(model: nn.Module) -> int:
+    """Return the window a model was made for, or 512 where it takes any."""
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    size = getattr(tokenizer, "img_size", None)
+    if size is None:
+        return _DEFAULT_WINDOW
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ConfigError(
+            f"the model takes images of {height} x {width} pixels",
+            expected="a square size, to map a scene",
+            remedy="train with a square img_size",
+        )
+    return int(height)
+
+
 def is_segmentation(model: nn.Module) -> bool:
     """Tell whether a model gives a class to each pixel, not to the image."""
     return hasattr(model, "decode_head")
@@ -308,7 +326,7 @@ def predict_files(
     *,
     device: str = "cpu",
     batch_size: int = 8,
-    tta: bool = False,
+    tta: str | bool | None = None,
     num_tokens: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -323,7 +341,7 @@ def predict_files(
             image, or with one image a ``.tif`` file. Nothing is written where None.
         device: Where the config's model runs.
         batch_size: Images per pass, as far as they have one size.
-        tta: Average over flips and quarter turns.
+        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
         num_tokens: Number of tokens; None takes the model's.
         overwrite: Replace files that exist.
         progress: Show a progress bar on a terminal.
@@ -351,7 +369,7 @@ def predict_files(
     targets = _plan_output(files, out, segments, overwrite)
     pipeline = _test_pipeline(model)
     if tta:
-        enable_tta(model)
+        enable_tta(model, "d4" if tta is True else tta)
     predictions: list[Prediction] = []
     try:
         with use_tokens(model, num_tokens):

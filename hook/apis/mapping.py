@@ -1,35 +1,50 @@
 """Scenes through models: what joins :mod:`hook.scenes` with a checkpoint."""
 
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
+import shapely
 import torch
 from mmengine.config import Config
+from pyogrio.errors import DataSourceError
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
+from torchgeo.datasets import GeoDataset
 
+from hook import __version__
 from hook.apis.inference import (
     as_model,
     band_count_of,
+    default_window,
     is_segmentation,
+    load_model,
     num_classes_of,
     use_tokens,
 )
+from hook.apis.profiling import require_compiler
 from hook.datasets.bands import resolve_bands, to_model_units
 from hook.drawing import distinct_palette
-from hook.engine.tta import mean_over_views
+from hook.engine import tta as tta_views
 from hook.errors import ConfigError, DataError
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
+from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.reader import AreaOfInterest
 from hook.scenes.vectors import DRIVERS
 from hook.tokenizers.validity import mark_invalid
 
-_DEFAULT_WINDOW = 512
+PRECISIONS = ("fp32", "bf16")
 
 
 class WindowPredictor:
@@ -37,13 +52,22 @@ class WindowPredictor:
 
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
-        tta: Average over flips and quarter turns of each window.
+        tta: Average over views of each window, ``"flip"`` or ``"d4"``
+            (:func:`hook.engine.tta.views`); None: the window as it is.
+        precision: ``"fp32"``, or ``"bf16"`` for automatic mixed precision.
+        compile: Compile the model; the first batch then takes longer.
 
     Raises:
-        ConfigError: The model is no segmentation, or in training mode.
+        ConfigError: The model is no segmentation, or in training mode, or an option is unknown.
     """
 
-    def __init__(self, model: nn.Module, tta: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tta: str | None = None,
+        precision: str = "fp32",
+        compile: bool = False,
+    ) -> None:
         if not is_segmentation(model):
             raise ConfigError(
                 f"{type(model).__name__} gives one class to a whole image",
@@ -54,8 +78,18 @@ class WindowPredictor:
             raise ConfigError(
                 "the model is in training mode", remedy="call model.eval(), as load_model does"
             )
-        self.model, self.tta = model, tta
+        for name, value, known in (
+            ("tta", tta, (None, *tta_views.KINDS)),
+            ("precision", precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise ConfigError(f"unknown {name}", expected=f"one of {known}", found=value)
+        self.model, self.tta, self.precision = model, tta, precision
         self.device = next(model.parameters()).device
+        self._forward = model.inference
+        if compile:
+            require_compiler()
+            self._forward = torch.compile(model.inference)
 
     @torch.inference_mode()
     def __call__(self, windows: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -75,7 +109,11 @@ class WindowPredictor:
         inputs = data["inputs"]
         predict = self._probabilities
         try:
-            scores = mean_over_views(predict, inputs) if self.tta else predict(inputs)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                if self.tta:
+                    scores = tta_views.mean_over_views(predict, inputs, self.tta)
+                else:
+                    scores = predict(inputs)
         except ValueError as error:  # a tokenizer tied to a size says so this way
             raise ConfigError(
                 f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
@@ -88,46 +126,68 @@ class WindowPredictor:
     def _probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
         size = tuple(inputs.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        logits = self.model.inference(inputs, [meta] * len(inputs)).float()
+        logits = self._forward(inputs, [meta] * len(inputs)).float()
         if logits.shape[1] > 1:
             return logits.softmax(dim=1)
         positive = logits.sigmoid()  # one output for two classes
         return torch.cat([1 - positive, positive], dim=1)
 
 
-def default_window(model: nn.Module) -> int:
-    """Return the window a model was made for, or 512 where it takes any."""
-    tokenizer = getattr(model.backbone, "tokenizer", None)
-    size = getattr(tokenizer, "img_size", None)
-    if size is None:
-        return _DEFAULT_WINDOW
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ConfigError(
-            f"the model takes images of {height} x {width} pixels",
-            expected="a square size, to map a scene",
-            remedy="train with a square img_size",
-        )
-    return int(height)
+@dataclass(frozen=True)
+class MakePredictor:
+    """Loads a model and makes its :class:`WindowPredictor`, in whichever process calls it.
+
+    Args:
+        cfg: The config.
+        checkpoint: Its checkpoint.
+        options: Of :class:`WindowPredictor`.
+        num_tokens: See :func:`map_scene`.
+        threads: CPU threads of the process; None leaves them.
+    """
+
+    cfg: dict[str, Any]
+    checkpoint: str
+    options: dict[str, Any]
+    num_tokens: int | None
+    threads: int | None
+
+    def __call__(self, device: str | None) -> WindowPredictor:
+        """Load the model onto a device."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        model = load_model(Config(self.cfg), self.checkpoint, device or "cpu")
+        if self.num_tokens is not None:
+            # For the life of this process; the context manager only lends it.
+            ExitStack().enter_context(use_tokens(model, self.num_tokens))
+        return WindowPredictor(model, **self.options)
 
 
 def map_scene(
     config_or_model: str | os.PathLike | Config | nn.Module,
     checkpoint: str | os.PathLike | None,
-    input: str | os.PathLike,
+    input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
     output: str | os.PathLike,
     *,
     device: str = "cpu",
     window: int | None = None,
     overlap: float = 0.25,
+    blend: str = "hann",
     batch_size: int = 4,
     bidx: Sequence[int] | None = None,
     nodata: float | str | None = None,
-    tta: bool = False,
+    aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None = None,
+    tta: str | bool | None = None,
     num_tokens: int | None = None,
-    probabilities: str | os.PathLike | None = None,
+    scores: str | Sequence[str] = (),
+    scores_path: str | os.PathLike | None = None,
     vectors: str | os.PathLike | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
+    threads: int | None = None,
+    cluster: str | None = None,
+    workers: int = 2,
     creation_options: Mapping[str, object] | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> MapReport:
@@ -138,20 +198,35 @@ def map_scene(
     Args:
         config_or_model: Config, or a model from :func:`hook.apis.load_model`.
         checkpoint: Checkpoint of the config; None with a model.
-        input: The scene: any raster GDAL opens.
+        input: The scene: any raster GDAL opens, several that make up one area (the first in front
+            where they overlap), or a TorchGeo dataset of rasters.
         output: The map, ``.tif``, see :func:`hook.scenes.map_scene`.
-        device: Where the config's model runs.
+        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
         window: Side of the model's window in pixels; by default the size the model was made for.
         overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
+        blend: ``"hann"``, ``"mean"`` or ``"crop"``, see
+            :func:`hook.scenes.blending.blend_profile`.
         batch_size: Windows per pass of the model.
         bidx: 1-based bands of the scene in the model's order; by default those that the dataset
             meta names.
         nodata: Replaces the scene's nodata value: a number or ``'nan'``.
-        tta: Average over flips and quarter turns of each window.
+        aoi: Map only this area: a vector file of polygons, a table of them, or a box (left,
+            bottom, right, top) in the scene's CRS.
+        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True) of each
+            window.
         num_tokens: Number of tokens per window; None takes the model's.
-        probabilities: Also write the class probabilities to this ``.tif``.
+        scores: Also write ``"probs"``, ``"entropy"`` or ``"margin"``, or several, see
+            :class:`hook.scenes.layers.ScoreLayer`.
+        scores_path: Their file; ``<stem>.scores.tif`` beside the map if None.
         vectors: Also write the map's regions as polygons: ``.gpkg`` or ``.parquet``.
+        precision: ``"fp32"`` or ``"bf16"``.
+        compile: Compile the model.
+        threads: CPU threads of each process; None leaves PyTorch's choice.
+        cluster: ``"local"`` starts ``workers`` processes here that share the scene; an address
+            joins the workers of a Dask scheduler there. None: this process does it all.
+        workers: Number of processes of ``cluster="local"``.
         creation_options: Options of GDAL's COG driver.
+        resume: Go on with what an interrupted run left.
         overwrite: Replace outputs that exist.
         progress: Show a progress bar on a terminal.
 
@@ -164,33 +239,150 @@ def map_scene(
         DataError: The scene lacks the model's bands.
         SceneError: See :func:`hook.scenes.map_scene`.
     """
-    model = as_model(config_or_model, checkpoint, device)
-    predict = WindowPredictor(model, tta)
+    tta = "d4" if tta is True else tta or None
+    devices = _devices(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = as_model(config_or_model, checkpoint, devices[0])
+    predict = WindowPredictor(model, tta, precision, compile)
     meta = model.dataset_meta
     if vectors is not None:
-        _check_vectors(Path(vectors), overwrite)
+        _check_vectors(Path(vectors), overwrite or resume)
     classes = tuple(meta["classes"])
-    with use_tokens(model, num_tokens):
+    paths = _paths(input)
+    options = dict(tta=tta, precision=precision, compile=compile)
+    fingerprint = {
+        "config": _digest(model.cfg.pretty_text.encode()),
+        "weights": _digest_of_weights(model),
+        "tokens": num_tokens,
+        "device": predict.device.type,
+        "threads": torch.get_num_threads(),
+        "versions": [__version__, torch.__version__],
+        **options,
+    }
+    with use_tokens(model, num_tokens), ExitStack() as stack:
+        run_blocks = None
+        if cluster is not None or len(devices) > 1:
+            if isinstance(config_or_model, nn.Module):
+                raise ConfigError(
+                    "a loaded model cannot be sent to several workers",
+                    expected="a config and its checkpoint",
+                    remedy="give these, or leave cluster out",
+                )
+            client = stack.enter_context(connect(cluster or "local", max(workers, len(devices))))
+            make = MakePredictor(
+                model.cfg.to_dict(),
+                str(Path(checkpoint).absolute()),
+                options,
+                num_tokens,
+                torch.get_num_threads(),
+            )
+            key = _digest(json.dumps([fingerprint, str(checkpoint)], default=str).encode())
+            run_blocks = on_cluster(client, make, key, devices)
         report = map_with_function(
             predict,
-            input,
+            paths,
             output,
             num_classes=num_classes_of(model),
-            indexes=_choose_bands(model, input, bidx),
+            indexes=_choose_bands(model, paths[0], bidx),
             window=window or default_window(model),
             overlap=overlap,
+            blend=blend,
             batch_size=batch_size,
             class_names=classes,
             palette=meta.get("palette") or distinct_palette(len(classes)),
             nodata=meta.get("nodata") if nodata is None else nodata,
-            probabilities=probabilities,
+            aoi=_area_of_interest(aoi),
+            scores=(scores,) if isinstance(scores, str) else tuple(scores),
+            scores_path=scores_path,
+            resume=resume,
             overwrite=overwrite,
             progress=progress,
             creation_options=creation_options,
+            fingerprint=fingerprint,
+            run_blocks=run_blocks,
         )
     if vectors is not None:
-        polygonize(output, vectors, class_names=classes, overwrite=overwrite, progress=progress)
+        polygonize(
+            output,
+            vectors,
+            class_names=classes,
+            overwrite=overwrite or resume,
+            progress=progress,
+        )
     return report
+
+
+def _devices(device: str) -> list[str]:
+    """Read ``"cuda:0,1"`` as two devices."""
+    kind, colon, numbers = device.partition(":")
+    if "," not in numbers:
+        return [device]
+    return [f"{kind}{colon}{number.strip()}" for number in numbers.split(",")]
+
+
+def _paths(input) -> tuple[str, ...]:
+    """List the files of an input."""
+    if isinstance(input, GeoDataset):
+        files = sorted(str(path) for path in getattr(input, "files", ()))
+        if not files:
+            raise DataError(
+                f"{type(input).__name__} has no raster files",
+                expected="a TorchGeo RasterDataset with files",
+                remedy="give the files themselves",
+            )
+        return tuple(files)
+    if isinstance(input, str | os.PathLike):
+        return (os.fspath(input),)
+    return tuple(os.fspath(path) for path in input)
+
+
+def _area_of_interest(aoi) -> AreaOfInterest | None:
+    """Read an area of interest."""
+    if aoi is None:
+        return None
+    if isinstance(aoi, str | os.PathLike):
+        try:
+            aoi = geopandas.read_file(aoi)
+        except (DataSourceError, OSError) as error:
+            raise DataError(
+                f"{aoi} cannot be read",
+                expected="a vector file of polygons, such as a GeoPackage or GeoJSON",
+                found=error,
+                remedy="check the path",
+            ) from None
+    if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
+        shapes = [shape for shape in aoi.geometry if shape is not None]
+        wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
+        if wrong or not shapes:
+            raise DataError(
+                "the area of interest is no area",
+                expected="polygons",
+                found=", ".join(wrong) or "nothing",
+                remedy="give a layer of polygons",
+            )
+        crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
+        return AreaOfInterest(tuple(shapes), crs)
+    box = tuple(float(value) for value in aoi)
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise ConfigError(
+            "the area of interest is no box", expected="left, bottom, right, top", found=box
+        )
+    return AreaOfInterest((shapely.box(*box),))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of_weights(model: nn.Module) -> str:
+    """Checksum of all weights and buffers of a model."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
 
 
 def _check_vectors(path: Path, overwrite: bool) -> None:

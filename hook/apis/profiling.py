@@ -31,8 +31,13 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from hook.apis.inference import band_count_of, build_model, is_segmentation, num_classes_of
-from hook.apis.mapping import default_window
+from hook.apis.inference import (
+    band_count_of,
+    build_model,
+    default_window,
+    is_segmentation,
+    num_classes_of,
+)
 from hook.engine.runner import add_config_options, load_config, make_folder, setup_environment
 from hook.errors import ConfigError, HookError
 from hook.registry import TOKENIZERS
@@ -201,10 +206,15 @@ def prepare(settings: StepSettings) -> None:
             remedy="leave --device out to run on the CPU",
         ) from None
     if settings.compile:
-        _require_compiler()
+        require_compiler()
 
 
-def _require_compiler() -> None:
+def require_compiler() -> None:
+    """Refuse to compile where there is no C++ compiler.
+
+    Raises:
+        ConfigError: There is none.
+    """
     # The same choice as PyTorch's inductor makes.
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(shlex.split(compiler)[0]) is None:

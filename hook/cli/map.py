@@ -8,6 +8,7 @@ from hook.cli.options import (
     add_run_options,
     band_indexes,
     key_value,
+    kinds_of_scores,
     nodata,
     overlap,
     positive_int,
@@ -23,7 +24,13 @@ def add_parser(commands) -> None:
         "Cloud-Optimised GeoTIFF of classes with colour table, class names and nodata.",
     )
     add_model_arguments(parser)
-    parser.add_argument("input", metavar="INPUT", help="scene: any raster GDAL opens")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
+        "several of one area, the first in front where they overlap",
+    )
     parser.add_argument("output", metavar="OUTPUT", help="map to write, .tif")
     parser.add_argument(
         "--window",
@@ -39,6 +46,13 @@ def add_parser(commands) -> None:
         help="of neighbouring windows: a fraction, or whole pixels (default 0.25)",
     )
     parser.add_argument(
+        "--blend",
+        choices=("hann", "crop", "mean"),
+        default="hann",
+        help="what counts where windows overlap: their mean, weighted towards the middle (hann, "
+        "the default) or not (mean), or the nearest window alone (crop)",
+    )
+    parser.add_argument(
         "--bidx",
         type=band_indexes,
         metavar="BANDS",
@@ -49,6 +63,11 @@ def add_parser(commands) -> None:
         "--nodata", type=nodata, metavar="VALUE", help="replaces the scene's own: a number or nan"
     )
     parser.add_argument(
+        "--aoi",
+        metavar="FILE",
+        help="map only what lies in the polygons of this vector file",
+    )
+    parser.add_argument(
         "--co",
         type=key_value,
         action="append",
@@ -57,10 +76,38 @@ def add_parser(commands) -> None:
         help="creation option of GDAL's COG driver; may be repeated",
     )
     parser.add_argument(
-        "--probabilities", metavar="FILE.tif", help="also write the class probabilities"
+        "--scores",
+        type=kinds_of_scores,
+        default=(),
+        metavar="KIND",
+        help="also write how sure the map is, to <OUTPUT>.scores.tif: probs (of each class), "
+        "entropy or margin, or several: probs,entropy",
     )
     parser.add_argument(
         "--vectors", metavar="FILE.gpkg", help="also write the regions as polygons (or .parquet)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (default fp32)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the model")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="local|ADDRESS",
+        help="share the scene among processes: start some here, or join the workers of the Dask "
+        "scheduler at this address",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="number of processes of '--cluster local' (default 2)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what an interrupted run left"
     )
     add_run_options(parser, batch_size=4, unit="windows")
     parser.set_defaults(run=run)
@@ -68,25 +115,32 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
-    from hook.apis.inference import load_model
     from hook.apis.mapping import map_scene
 
-    model = load_model(args.config, args.checkpoint, args.device)
     report = map_scene(
-        model,
-        None,
+        args.config,
+        args.checkpoint,
         args.input,
         args.output,
+        device=args.device,
         window=args.window,
         overlap=args.overlap,
+        blend=args.blend,
         batch_size=args.batch_size,
         bidx=args.bidx,
         nodata=args.nodata,
+        aoi=args.aoi,
         tta=args.tta,
         num_tokens=args.num_tokens,
-        probabilities=args.probabilities,
+        scores=args.scores,
         vectors=args.vectors,
+        precision=args.precision,
+        compile=args.compile,
+        threads=args.threads,
+        cluster=args.cluster,
+        workers=args.workers,
         creation_options=dict(args.co) or None,
+        resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )

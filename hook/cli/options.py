@@ -13,14 +13,18 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int, unit: str)
     """Add the options of every command that runs a model and writes files."""
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
+        "--batch",
         "--batch-size",
+        dest="batch_size",
         type=positive_int,
         default=batch_size,
         metavar="N",
         help=f"{unit} per pass of the model (default {batch_size})",
     )
     parser.add_argument(
-        "--tta", action="store_true", help=f"average over flips and quarter turns of the {unit}"
+        "--tta",
+        choices=("flip", "d4"),
+        help=f"average over flips, or flips and quarter turns (d4), of the {unit}",
     )
     parser.add_argument(
         "--num-tokens",
@@ -89,3 +93,12 @@ def key_value(text: str) -> tuple[str, str]:
     if not sign or not key or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     return key, value
+
+
+def kinds_of_scores(text: str) -> tuple[str, ...]:
+    """Read kinds of scores: ``probs``, or ``probs,entropy``."""
+    kinds = tuple(text.split(","))
+    known = ("probs", "entropy", "margin")
+    if any(kind not in known for kind in kinds) or len(set(kinds)) < len(kinds):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or more of {', '.join(known)}")
+    return kinds

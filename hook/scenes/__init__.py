@@ -1,19 +1,19 @@
-"""Maps of whole scenes: window grid, reader, blending, GeoTIFF sinks, polygons and styles.
+"""Maps of whole scenes: window grid, reader, blending, layers, polygons and styles.
 
 Needs a function from windows to class probabilities and knows nothing of the model behind it.
 """
 
 from hook.scenes.blending import RowBlender, RowBlock
 from hook.scenes.grid import Window, WindowGrid
+from hook.scenes.layers import ClassLayer, SceneGeometry, ScoreLayer
 from hook.scenes.mapping import MapReport, map_scene
 from hook.scenes.reader import SceneReader, WindowData
-from hook.scenes.sinks import ClassMapSink, ProbabilitySink, SceneGeometry
 from hook.scenes.vectors import polygonize
 
 __all__ = [
-    "ClassMapSink",
+    "ClassLayer",
     "MapReport",
-    "ProbabilitySink",
+    "ScoreLayer",
     "RowBlender",
     "RowBlock",
     "SceneGeometry",

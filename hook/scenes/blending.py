@@ -6,14 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from hook.errors import SceneError
+from hook.scenes.blocks import Block
 from hook.scenes.grid import Window, WindowGrid
 
-BLENDS = ("hann", "mean")
+BLENDS = ("hann", "mean", "crop")
 # Larger states win where windows meet.
 _UNREAD, _INVALID, _VALID = 0, 1, 2
 # Finished rows leave in small blocks, so that what is derived from them (an argmax is int64) stays
 # small beside the accumulators.
-_ROWS_PER_BLOCK = 64
+ROWS_PER_BLOCK = 64
 
 
 class RowBlock(NamedTuple):
@@ -26,11 +27,24 @@ class RowBlock(NamedTuple):
     """(n, width) bool."""
 
 
+class SeamRows(NamedTuple):
+    """Rows that two blocks of windows share, as one of them leaves them."""
+
+    row_off: int
+    mean: np.ndarray
+    """(K, n, width) float32 weighted mean of the scores."""
+    weight: np.ndarray
+    """(n, width) float32 weight of that mean, 0 where no window of the block had data."""
+    state: np.ndarray
+    """(n, width) uint8: not read, not valid, or valid."""
+
+
 def blend_profile(window: int, overlap: int, blend: str = "hann") -> np.ndarray:
     """Weights of a window along one axis.
 
     ``hann`` rises as a squared sine over the overlap and is 1 between, so that regular neighbours
-    add up to 1; it is taken at pixel centres and therefore never zero. ``mean`` is 1 throughout.
+    add up to 1; it is taken at pixel centres and therefore never zero. ``mean`` is 1 throughout,
+    and so is ``crop``, which takes every pixel from one window only, see :meth:`WindowGrid.core`.
 
     Returns:
         (window,) float32, all greater than 0.
@@ -61,7 +75,9 @@ class RowBlender:
         grid: The windows that will come.
         num_classes: Number of scores per pixel, K.
         emit: Gets every :class:`RowBlock`, from top to bottom.
-        blend: ``"hann"`` or ``"mean"``, see :func:`blend_profile`.
+        blend: ``"hann"``, ``"mean"`` or ``"crop"``, see :func:`blend_profile`.
+        block: Only the windows of this block will come; None: all of the grid.
+        emit_seam: Gets the rows that the block shares with its neighbours.
     """
 
     def __init__(
@@ -70,15 +86,20 @@ class RowBlender:
         num_classes: int,
         emit: Callable[[RowBlock], None],
         blend: str = "hann",
+        block: Block | None = None,
+        emit_seam: Callable[[SeamRows], None] | None = None,
     ) -> None:
-        self._grid, self._emit = grid, emit
+        self._grid, self._emit, self._emit_seam = grid, emit, emit_seam
+        self._start, self._stop = (0, grid.height) if block is None else (block.start, block.stop)
+        self._seams = (self._start, self._stop) if block is None else (block.top, block.bottom)
+        self._crop = blend == "crop"
         profile = blend_profile(grid.window, grid.overlap, blend)
         self._window_weights = np.outer(profile, profile)
-        rows = min(grid.window, grid.height)
+        rows = min(grid.window, self._stop - self._start)
         self._mean = np.zeros((num_classes, rows, grid.width), np.float32)
         self._weight = np.zeros((rows, grid.width), np.float32)
         self._state = np.full((rows, grid.width), _UNREAD, np.uint8)
-        self._row_off = 0
+        self._row_off = self._start
 
     @property
     def nbytes(self) -> int:
@@ -96,13 +117,14 @@ class RowBlender:
         Raises:
             SceneError: Rows that this window finishes are incomplete.
         """
-        area = self._enter(window)
-        np.maximum(self._state[area], _INVALID + covered.astype(np.uint8), out=self._state[area])
+        area, own = self._enter(window)
+        state = _INVALID + covered[own].astype(np.uint8)
+        np.maximum(self._state[area], state, out=self._state[area])
         weight, mean = self._weight[area], self._mean[(slice(None), *area)]
-        added = self._window_weights[: window.height, : window.width]
+        added = self._window_weights[own]
         weight += added
         share = added / weight  # exactly 1 for the first window of a pixel
-        step = scores[:, : window.height, : window.width] - mean
+        step = scores[(slice(None), *own)] - mean
         step *= share
         mean += step
 
@@ -112,14 +134,19 @@ class RowBlender:
         Raises:
             SceneError: Rows that this window finishes are incomplete.
         """
-        area = self._enter(window)
+        area, _ = self._enter(window)
         np.maximum(self._state[area], _INVALID, out=self._state[area])
 
-    def _enter(self, window: Window) -> tuple[slice, slice]:
-        """Emit the rows above a window; return its place in the accumulators."""
+    def _enter(self, window: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Emit the rows above a window; return its place in the accumulators, and in itself."""
         self._advance(window.row_off)
-        top = window.row_off - self._row_off
-        return np.s_[top : top + window.height, window.col_off : window.col_off + window.width]
+        part = self._grid.core(window) if self._crop else window
+        top = part.row_off - self._row_off
+        inner = part.row_off - window.row_off, part.col_off - window.col_off
+        return (
+            np.s_[top : top + part.height, part.col_off : part.col_off + part.width],
+            np.s_[inner[0] : inner[0] + part.height, inner[1] : inner[1] + part.width],
+        )
 
     def finish(self) -> None:
         """Emit the rows still held.
@@ -127,7 +154,7 @@ class RowBlender:
         Raises:
             SceneError: They are incomplete.
         """
-        self._advance(self._grid.height)
+        self._advance(self._stop)
 
     def _advance(self, row: int) -> None:
         """Emit and free all rows above ``row``, which no later window touches."""
@@ -138,37 +165,84 @@ class RowBlender:
                 expected=f"row offsets from {self._row_off} to {self._row_off + len(self._weight)}",
                 found=row,
             )
-        for start in range(0, count, _ROWS_PER_BLOCK):
-            self._emit_rows(start, min(start + _ROWS_PER_BLOCK, count))
+        for start in range(0, count, ROWS_PER_BLOCK):
+            self._emit_rows(start, min(start + ROWS_PER_BLOCK, count))
         if not count:
             return
         for rows in (*self._mean, self._weight, self._state):
             # In pieces: numpy buffers the whole of an assignment whose two sides overlap.
             kept = len(rows) - count
-            for start in range(0, kept, _ROWS_PER_BLOCK):
-                stop = min(start + _ROWS_PER_BLOCK, kept)
+            for start in range(0, kept, ROWS_PER_BLOCK):
+                stop = min(start + ROWS_PER_BLOCK, kept)
                 rows[start:stop] = rows[start + count : stop + count]
             rows[kept:] = 0
         self._row_off = row
 
     def _emit_rows(self, start: int, stop: int) -> None:
-        state, scores = self._state[start:stop], self._mean[:, start:stop]
-        valid = state == _VALID
-        row_off = self._row_off + start
-        missed = (state == _UNREAD) | (valid & ~(self._weight[start:stop] > 0))
-        if missed.any():
-            raise SceneError(
-                f"rows {row_off} to {row_off + stop - start - 1}: not every pixel was mapped",
-                expected=f"{missed.size} pixels covered by windows",
-                found=f"{int(missed.sum())} without one",
+        """Emit accumulated rows, those of the seams apart."""
+        top, bottom = (min(max(row - self._row_off, start), stop) for row in self._seams)
+        for first, last, is_seam in (
+            (start, top, True),
+            (top, bottom, False),
+            (bottom, stop, True),
+        ):
+            if first == last:
+                continue
+            rows = SeamRows(
+                self._row_off + first,
+                self._mean[:, first:last],
+                self._weight[first:last],
+                self._state[first:last],
             )
-        finite = np.isfinite(scores).all(axis=0)
-        if not finite[valid].all():
-            raise SceneError(
-                f"rows {row_off} to {row_off + stop - start - 1}: the model's scores are not "
-                "finite",
-                expected="finite scores at every valid pixel",
-                found=f"{int((valid & ~finite).sum())} pixels with NaN or infinity",
-                remedy="check the bands, their scaling and the checkpoint",
-            )
-        self._emit(RowBlock(row_off, scores, valid))
+            if is_seam:
+                self._emit_seam(rows)
+            else:
+                self._emit(finish_rows(rows))
+
+
+def finish_rows(rows: SeamRows) -> RowBlock:
+    """Turn accumulated rows into finished ones.
+
+    Raises:
+        SceneError: A pixel was not read, or its scores are not finite.
+    """
+    row_off, scores, weight, state = rows
+    valid = state == _VALID
+    missed = (state == _UNREAD) | (valid & ~(weight > 0))
+    if missed.any():
+        raise SceneError(
+            f"rows {row_off} to {row_off + len(state) - 1}: not every pixel was mapped",
+            expected=f"{missed.size} pixels covered by windows",
+            found=f"{int(missed.sum())} without one",
+        )
+    finite = np.isfinite(scores).all(axis=0)
+    if not finite[valid].all():
+        raise SceneError(
+            f"rows {row_off} to {row_off + len(state) - 1}: the model's scores are not finite",
+            expected="finite scores at every valid pixel",
+            found=f"{int((valid & ~finite).sum())} pixels with NaN or infinity",
+            remedy="check the bands, their scaling and the checkpoint",
+        )
+    return RowBlock(row_off, scores, valid)
+
+
+def join_seam(above: SeamRows, below: SeamRows) -> SeamRows:
+    """Blend the rows that two blocks share.
+
+    As in :class:`RowBlender` the mean moves by the share of the weight, so that where both agree
+    nothing moves at all.
+
+    Args:
+        above: The rows as the upper block leaves them.
+        below: The same rows as the lower block leaves them.
+    """
+    if above.row_off != below.row_off or above.mean.shape != below.mean.shape:
+        raise SceneError(
+            "blocks that do not meet",
+            expected=f"{above.mean.shape} from row {above.row_off}",
+            found=f"{below.mean.shape} from row {below.row_off}",
+        )
+    weight = above.weight + below.weight
+    share = np.divide(below.weight, weight, out=np.zeros_like(weight), where=weight > 0)
+    mean = above.mean + (below.mean - above.mean) * share
+    return SeamRows(above.row_off, mean, weight, np.maximum(above.state, below.state))

@@ -1,5 +1,6 @@
 """The windows that cover a scene."""
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,6 +62,27 @@ class WindowGrid(Sequence[Window]):
             min(self.window, self.height),
             min(self.window, self.width),
         )
+
+    def core(self, window: Window) -> Window:
+        """Give the part of a window that lies nearer to its centre than to its neighbours'.
+
+        The cores of all windows cover the scene once: neighbours meet in the middle of what they
+        share.
+        """
+        rows = _core(self.row_offs, window.row_off, self.window, self.height)
+        columns = _core(self.col_offs, window.col_off, self.window, self.width)
+        return Window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+
+
+def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int, int]:
+    """First pixel and the pixel after the last one of a window's core along an axis."""
+    index = bisect.bisect_left(offsets, offset)
+    first, last = 0, size
+    if index:
+        first = (offsets[index - 1] + window + offset) // 2
+    if index + 1 < len(offsets):
+        last = (offset + window + offsets[index + 1]) // 2
+    return first, last
 
 
 def _overlap_pixels(overlap: float, window: int) -> int:

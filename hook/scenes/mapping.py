@@ -1,21 +1,46 @@
 """A scene of any size through a model, into a map."""
 
+import dataclasses
+import json
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
 from tqdm import tqdm
 
 from hook.errors import SceneError
-from hook.scenes.blending import RowBlender, RowBlock
+from hook.scenes.blending import (
+    ROWS_PER_BLOCK,
+    RowBlender,
+    RowBlock,
+    SeamRows,
+    blend_profile,
+    finish_rows,
+    join_seam,
+)
+from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
-from hook.scenes.reader import SceneReader
-from hook.scenes.sinks import BLOCK_SIZE, ClassMapSink, CogSink, ProbabilitySink, SceneGeometry
+from hook.scenes.journal import Journal, fingerprint_of_file
+from hook.scenes.layers import (
+    BLOCK_SIZE,
+    ClassLayer,
+    Layer,
+    Part,
+    PartFile,
+    SceneGeometry,
+    ScoreLayer,
+    try_options,
+    write_cog,
+    writing,
+)
+from hook.scenes.reader import AreaOfInterest, SceneReader
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import check_classes
 
@@ -40,21 +65,84 @@ class MapReport:
     """Valid pixels of each class."""
     seconds: float
     """Wall time."""
+    resumed_windows: int = 0
+    """Windows that an interrupted run had mapped already."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be read: the arguments of :class:`SceneReader`."""
+
+    paths: tuple[str, ...]
+    indexes: tuple[int, ...] | None = None
+    nodata: float | str | None = None
+    aoi: AreaOfInterest | None = None
+
+    def open(self) -> SceneReader:
+        """Open the scene."""
+        return SceneReader(self.paths, self.indexes, self.nodata, self.aoi)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Give what tells the scene from another, or from its own later state."""
+        return {
+            "input": [fingerprint_of_file(path) for path in self.paths],
+            "bands": self.indexes,
+            "nodata": self.nodata,
+            "area of interest": self.aoi
+            and [str(self.aoi.crs), *(shape.wkt for shape in self.aoi.shapes)],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scene is cut up and put together; the same in every process."""
+
+    height: int
+    width: int
+    num_classes: int
+    window: int
+    overlap: float
+    blend: str
+    batch_size: int
+    block_windows: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def grid(self) -> WindowGrid:
+        """The windows."""
+        return WindowGrid(self.height, self.width, self.window, self.overlap)
+
+    @property
+    def blocks(self) -> BlockPlan:
+        """The groups of windows."""
+        return BlockPlan(self.grid, self.block_windows)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Give what decides the bytes of the map, apart from scene and model."""
+        options = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "layers"
+        }
+        return {**options, "layers": [layer.describe() for layer in self.layers]}
 
 
 @dataclass
 class _Step:
-    """Consecutive windows; ``images`` and ``valid`` hold those that are not empty."""
+    """Consecutive windows of a block; ``images`` and ``valid`` hold those that are not empty."""
 
+    block: Block
     windows: list[tuple[Window, np.ndarray | None]]
     """Each with the pixels to be mapped, None where there are none."""
     images: np.ndarray | None
     valid: np.ndarray | None
+    last: bool
+    """The block's last one."""
 
 
 def map_scene(
     predict: Predict,
-    input: str | Path,
+    input: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     num_classes: int,
@@ -67,10 +155,16 @@ def map_scene(
     palette: Sequence[Sequence[int]] | None = None,
     nodata: float | str | None = None,
     out_nodata: int | None = None,
-    probabilities: str | Path | None = None,
+    aoi: AreaOfInterest | None = None,
+    scores: Sequence[str] = (),
+    scores_path: str | Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     creation_options: Mapping[str, object] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+    block_windows: int = WINDOWS_PER_BLOCK,
+    run_blocks: "RunBlocks | None" = None,
 ) -> MapReport:
     """Map a whole scene.
 
@@ -78,14 +172,19 @@ def map_scene(
     writes. Memory depends on the window, the batch and the scene's width, not on its height. Any
     failure ends the run with its error, and files appear under their names only when complete.
 
-    The model is asked only about windows with a valid pixel, in a fixed order, so the map is the
-    same for every ``batch_size`` as far as the model is.
+    The scene is mapped in blocks of windows, whose results wait in ``.<output>.unfinished``
+    beside the output until all are there. A run that was interrupted, at any moment and by
+    anything, goes on from there with ``resume`` and gives the same bytes. What is computed
+    together depends on the scene and the options alone, so the bytes are also the same however
+    many processes share the blocks; neither time nor place of the run is in any output.
 
     Args:
         predict: Called with windows (B, C, window, window) in native values and dtype, and their
-            validity (B, window, window) bool, True where all bands are valid; B is ``batch_size``
-            or, at the end, less. Returns class probabilities (B, K, window, window).
-        input: The scene: any raster GDAL opens.
+            validity (B, window, window) bool, True where all bands are valid. B is always the
+            same; a batch that lacks windows repeats its last one. Returns class probabilities
+            (B, K, window, window). The model is asked only about windows with a valid pixel.
+        input: The scene: any raster GDAL opens, or several that make up one area, the first in
+            front where they overlap.
         output: The map to make, ``.tif``: a Cloud-Optimised GeoTIFF of class indexes with colour
             table; category names in ``<output>.aux.xml`` and a QGIS style in ``<stem>.qml``.
         num_classes: Number of classes, K.
@@ -99,17 +198,28 @@ def map_scene(
         nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
         out_nodata: Nodata of the map, where no band of the scene is valid; 255 (65535 above 254
             classes) if None.
-        probabilities: Also write the probabilities, uint8 with scale and offset, to this ``.tif``.
-        overwrite: Replace outputs that exist.
+        aoi: Area of interest, see :class:`hook.scenes.reader.AreaOfInterest`: only its bounding
+            box is mapped, and in it only what lies inside.
+        scores: Also write how sure the map is: one or more of ``"probs"``, ``"entropy"`` and
+            ``"margin"``, see :class:`hook.scenes.layers.ScoreLayer`.
+        scores_path: File of the scores; ``<stem>.scores.tif`` beside the map if None.
+        resume: Go on with what an interrupted run left; without one, start.
+        overwrite: Replace outputs that exist, and, without ``resume``, what an interrupted run
+            left.
         progress: Show a progress bar (on a terminal).
         creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
+        fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
+            with another one is refused.
+        block_windows: Least number of windows of a block.
+        run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
 
     Returns:
         What was done.
 
     Raises:
         SceneError: The scene cannot be read or lacks a band, an option is impossible, an output
-            exists, the model's answer has another shape or is not finite, or writing fails.
+            exists, the model's answer has another shape or is not finite, the run to resume was
+            another one, or writing fails.
         Exception: Whatever ``predict`` raises, unchanged.
     """
     begun = time.monotonic()
@@ -117,126 +227,258 @@ def map_scene(
     if batch_size != int(batch_size) or batch_size < 1:
         raise SceneError("batch_size", expected="1 or more", found=batch_size)
     names, colours = check_classes(num_classes, class_names, palette)
-    _check_names(input, output, probabilities)
-    with SceneReader(input, indexes, nodata) as reader, StagedFiles(overwrite) as files:
-        grid = WindowGrid(reader.height, reader.width, window, overlap)
+    inputs = (input,) if isinstance(input, str | Path) else tuple(input)
+    layers: list[Layer] = [
+        ClassLayer(
+            output,
+            class_names=names,
+            palette=colours,
+            nodata=out_nodata,
+            creation_options=creation_options,
+        )
+    ]
+    if scores:
+        layers.insert(
+            0,  # the map comes last: where it is, all is
+            ScoreLayer(
+                scores_path or output.with_suffix(".scores.tif"),
+                class_names=names,
+                kinds=scores,
+                creation_options=creation_options,
+            ),
+        )
+    _check_names(inputs, layers)
+    scene = Scene(
+        tuple(str(path) for path in inputs),
+        None if indexes is None else tuple(indexes),
+        nodata,
+        aoi,
+    )
+    with scene.open() as reader:
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
-        sinks: list[CogSink] = []
-        # GDAL's block cache is a share of the machine's memory; a row of windows needs far less.
-        with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(reader, grid, num_classes)):
-            try:
-                if probabilities is not None:
-                    sinks.append(
-                        ProbabilitySink(
-                            files,
-                            Path(probabilities),
-                            geometry,
-                            class_names=names,
-                            creation_options=creation_options,
-                        )
+        plan = Plan(
+            reader.height,
+            reader.width,
+            num_classes,
+            window,
+            overlap,
+            blend,
+            int(batch_size),
+            block_windows,
+            tuple(layers),
+        )
+        blocks = plan.blocks
+        blend_profile(plan.grid.window, plan.grid.overlap, blend)  # an unknown one is refused
+        journal = Journal(
+            output,
+            {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})},
+            resume,
+            overwrite,
+        )
+        try:
+            with StagedFiles(overwrite or resume, f".{output.name}.finished") as files:
+                staged = [layer.add_to(files) for layer in layers]
+                for layer in layers:
+                    try_options(layer, geometry, journal.folder)
+                missing = [block for block in blocks if not journal.has(_done(block))]
+                resumed = sum(
+                    len(block.windows(plan.grid)) for block in blocks if block not in missing
+                )
+                # GDAL's block cache is a share of the machine's memory; a row of windows needs
+                # far less.
+                with rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
+                    bar = tqdm(
+                        total=len(plan.grid),
+                        initial=resumed,
+                        unit="window",
+                        disable=None if progress else True,
                     )
-                class_map = ClassMapSink(
-                    files,
-                    output,
-                    geometry,
-                    class_names=names,
-                    palette=colours,
-                    nodata=out_nodata,
-                    creation_options=creation_options,
-                )
-                sinks.append(class_map)
-                empty = _run(
-                    predict, reader, grid, sinks, num_classes, int(batch_size), blend, progress
-                )
-                for sink in sinks:
-                    sink.finish()
-            finally:
-                for sink in sinks:
-                    sink.close()
-        files.commit()
+                    with bar:
+                        if run_blocks is None or not missing:
+                            map_blocks(predict, reader, plan, missing, journal, bar.update)
+                        else:
+                            run_blocks(scene, plan, missing, journal, bar.update)
+                    for block in blocks[1:]:
+                        join_seams(journal, plan, block.index)
+                    for layer, path in zip(layers, staged, strict=True):
+                        parts = _parts(journal, plan, layer)
+                        counts = write_cog(path, layer, geometry, parts, journal.folder)
+                        layer.finish()
+                files.commit()
+        except BaseException:
+            if not any(journal.folder.glob("*.done")):
+                journal.remove()  # there is nothing to go on with
+            raise
+        empty = sum(journal.read_json(_done(block))["empty"] for block in blocks)
+        journal.remove()
     return MapReport(
-        windows=len(grid),
+        windows=len(plan.grid),
         empty_windows=empty,
-        pixels=int(class_map.class_pixels.sum()),
-        class_pixels=tuple(class_map.class_pixels.tolist()),
+        pixels=int(counts[:num_classes].sum()),
+        class_pixels=tuple(counts[:num_classes].tolist()),
         seconds=time.monotonic() - begun,
+        resumed_windows=resumed,
     )
 
 
-def _run(
+# ---------------------------------------------------------------------------------- blocks
+RunBlocks = Callable[[Scene, Plan, Sequence[Block], Journal, Callable[[int], None]], None]
+"""Runs blocks elsewhere: calls :func:`map_blocks` for each in some process, with a journal of the
+same folder, and reports the windows that are done."""
+
+
+def map_blocks(
     predict: Predict,
     reader: SceneReader,
-    grid: WindowGrid,
-    sinks: Sequence[CogSink],
-    num_classes: int,
-    batch_size: int,
-    blend: str,
-    progress: bool,
-) -> int:
-    """Move all windows through reader, model and sinks; return the number of empty ones."""
+    plan: Plan,
+    blocks: Sequence[Block],
+    journal: Journal,
+    report: Callable[[int], None],
+    joins: bool = True,
+) -> None:
+    """Move the windows of some blocks through reader and model into the journal.
 
-    def emit(block: RowBlock) -> None:
-        for sink in sinks:
-            sink.write(block)
-
-    def consume(step: _Step, scores: np.ndarray | None) -> None:
-        remaining = iter(() if scores is None else scores)
-        for window, covered in step.windows:
-            if covered is None:
-                blender.skip(window)
-            else:
-                blender.add(window, next(remaining), covered)
-
-    blender = RowBlender(grid, num_classes, emit, blend)
-    steps = _read_steps(reader, grid, batch_size)
+    Args:
+        predict: See :func:`map_scene`.
+        reader: The scene.
+        plan: How it is cut up.
+        blocks: Blocks to map.
+        journal: Takes their finished rows and their seams.
+        report: Called with the number of windows that the model has answered.
+        joins: Also blend the seams of neighbours that are both finished, see :func:`join_seams`.
+    """
+    steps = _read_steps(reader, plan, blocks)
+    writer = _BlockWriter(plan, journal, joins)
     # Tasks of a stage run one after the other on its only thread and never wait for another
     # stage, so that a failure anywhere cannot leave somebody waiting.
     read_stage = ThreadPoolExecutor(1, "read")
     write_stage = ThreadPoolExecutor(1, "write")
     written: deque = deque()
-    empty_windows = 0
     try:
         reads = deque(read_stage.submit(next, steps, None) for _ in range(_QUEUE_SIZE))
-        with tqdm(total=len(grid), unit="window", disable=None if progress else True) as bar:
-            while (step := reads.popleft().result()) is not None:
-                reads.append(read_stage.submit(next, steps, None))
-                scores = None
-                if step.images is not None:
-                    scores = predict(step.images, step.valid)
-                    scores = _check_scores(scores, len(step.images), num_classes, grid.window)
-                while len(written) >= _QUEUE_SIZE or (written and written[0].done()):
-                    written.popleft().result()
-                written.append(write_stage.submit(consume, step, scores))
-                empty_windows += sum(covered is None for _, covered in step.windows)
-                bar.update(len(step.windows))
-            for task in written:
-                task.result()
-            write_stage.submit(blender.finish).result()
+        while (step := reads.popleft().result()) is not None:
+            reads.append(read_stage.submit(next, steps, None))
+            scores = None
+            if step.images is not None:
+                scores = predict(step.images, step.valid)
+                scores = _check_scores(scores, len(step.images), plan.num_classes, plan.window)
+            while len(written) >= _QUEUE_SIZE or (written and written[0].done()):
+                written.popleft().result()
+            written.append(write_stage.submit(writer.consume, step, scores))
+            report(len(step.windows))
+        for task in written:
+            task.result()
     finally:
         read_stage.shutdown(cancel_futures=True)
         write_stage.shutdown(cancel_futures=True)
-    return empty_windows
+        writer.close()
 
 
-def _read_steps(reader: SceneReader, grid: WindowGrid, batch_size: int) -> Iterator[_Step]:
-    windows, images, valid = [], [], []
-    for window in grid:
-        data = reader.read(window, grid.window)
-        empty = not data.covered.any()
-        windows.append((window, None if empty else data.covered))
-        if not empty:
-            images.append(data.image)
-            valid.append(data.valid)
-        if len(images) == batch_size:
-            yield _Step(windows, np.stack(images), np.stack(valid))
-            windows, images, valid = [], [], []
-        elif not images and len(windows) >= _EMPTY_WINDOWS:
-            yield _Step(windows, None, None)
-            windows = []
-    if images:
-        yield _Step(windows, np.stack(images), np.stack(valid))
-    elif windows:
-        yield _Step(windows, None, None)
+class _BlockWriter:
+    """Blends the answers to the windows of blocks and writes what is finished to the journal."""
+
+    def __init__(self, plan: Plan, journal: Journal, joins: bool) -> None:
+        self._plan, self._journal, self._joins = plan, journal, joins
+        self._grid = plan.grid
+        self._seam_row = _seam_row(plan)
+        self._block: Block | None = None
+        self._blender: RowBlender | None = None
+        self._files: list[PartFile] = []
+        self._seams: dict[str, BinaryIO] = {}
+        self._empty = 0
+
+    def consume(self, step: _Step, scores: np.ndarray | None) -> None:
+        """Blend the scores of a step's windows that are not empty."""
+        if self._blender is None:
+            self._begin(step.block)
+        remaining = iter(() if scores is None else scores)
+        for window, covered in step.windows:
+            if covered is None:
+                self._blender.skip(window)
+                self._empty += 1
+            else:
+                self._blender.add(window, next(remaining), covered)
+        if step.last:
+            self._finish(step.block)
+
+    def _begin(self, block: Block) -> None:
+        plan = self._plan
+        self._block, self._empty = block, 0
+        rows = block.bottom - block.top
+        self._names = [_part(block.index, number) for number in range(len(plan.layers))]
+        if rows:
+            for name, layer in zip(self._names, plan.layers, strict=True):
+                path = self._journal.partial(name)
+                self._files.append(PartFile(path, layer, rows, plan.width))
+        self._blender = RowBlender(
+            self._grid, plan.num_classes, self._emit, plan.blend, block, self._emit_seam
+        )
+
+    def _emit(self, rows: RowBlock) -> None:
+        for file, layer in zip(self._files, self._plan.layers, strict=True):
+            file.write(layer.encode(rows))
+
+    def _emit_seam(self, rows: SeamRows) -> None:
+        side = "top" if rows.row_off < self._block.top else "bottom"
+        if side not in self._seams:
+            name = _seam(self._block.index, side)
+            self._seams[side] = self._journal.partial(name).open("wb")
+        records = np.empty(len(rows.state), self._seam_row)
+        records["mean"] = rows.mean.transpose(1, 0, 2)
+        records["weight"], records["state"] = rows.weight, rows.state
+        with writing(self.seam_path(side)):
+            records.tofile(self._seams[side])
+
+    def seam_path(self, side: str) -> Path:
+        """Name the file of the block's upper or lower seam."""
+        return self._journal.path(_seam(self._block.index, side))
+
+    def _finish(self, block: Block) -> None:
+        self._blender.finish()
+        names = list(self._names) if self._files else []
+        for file in self._files:
+            file.finish()
+        for side, file in self._seams.items():
+            with writing(self.seam_path(side)):
+                file.close()
+            names.append(_seam(block.index, side))
+        self._journal.commit(names)
+        self._journal.write_text(_done(block), json.dumps({"empty": self._empty}))
+        self._files, self._seams, self._blender = [], {}, None
+        if self._joins:
+            join_seams(self._journal, self._plan, block.index)
+
+    def close(self) -> None:
+        """Release the files of a block that was not finished."""
+        for file in (*self._files, *self._seams.values()):
+            file.close()
+
+
+def _read_steps(reader: SceneReader, plan: Plan, blocks: Iterable[Block]) -> Iterator[_Step]:
+    grid = plan.grid
+    size = min(plan.batch_size, len(grid))
+    for block in blocks:
+        windows, images, valid = [], [], []
+        for window in block.windows(grid):
+            data = reader.read(window, grid.window)
+            empty = not data.covered.any()
+            if len(images) == size or (not images and len(windows) >= _EMPTY_WINDOWS):
+                yield _step(block, windows, images, valid, size, last=False)
+                windows, images, valid = [], [], []
+            windows.append((window, None if empty else data.covered))
+            if not empty:
+                images.append(data.image)
+                valid.append(data.valid)
+        yield _step(block, windows, images, valid, size, last=True)
+
+
+def _step(block, windows, images, valid, size: int, last: bool) -> _Step:
+    if not images:
+        return _Step(block, windows, None, None, last)
+    # Full batches only: what a model answers may depend on how many windows it is asked about.
+    fill = size - len(images)
+    images = np.stack([*images, *images[-1:] * fill])
+    return _Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)
 
 
 def _check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
@@ -253,19 +495,111 @@ def _check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarr
     return np.array(scores, np.float32)
 
 
-def _check_names(input: str | Path, output: Path, probabilities: str | Path | None) -> None:
-    for path in filter(None, (output, probabilities)):
-        path = Path(path)
+# ---------------------------------------------------------------------------------- pieces
+def _done(block: Block) -> str:
+    return f"block{block.index:06d}.done"
+
+
+def _part(block: int, layer: int) -> str:
+    return f"block{block:06d}.{layer}.tif"
+
+
+def _seam_part(upper: int, layer: int) -> str:
+    return f"seam{upper:06d}.{layer}.tif"
+
+
+def _seam(block: int, side: str) -> str:
+    return f"block{block:06d}.{side}.seam"
+
+
+def _seam_row(plan: Plan) -> np.dtype:
+    """Layout of a row of a seam in its file."""
+    k, width = plan.num_classes, plan.width
+    return np.dtype(
+        [("mean", "<f4", (k, width)), ("weight", "<f4", (width,)), ("state", "u1", (width,))]
+    )
+
+
+def _read_seam(path: Path, layout: np.dtype, first: int, count: int, row_off: int) -> SeamRows:
+    rows = np.fromfile(path, layout, count, offset=first * layout.itemsize)
+    return SeamRows(row_off, rows["mean"].transpose(1, 0, 2), rows["weight"], rows["state"])
+
+
+def join_seams(journal: Journal, plan: Plan, index: int) -> None:
+    """Blend the rows that a finished block shares with finished neighbours.
+
+    One process at a time may do this in a journal.
+
+    Args:
+        journal: The finished blocks.
+        plan: How the scene is cut up.
+        index: Number of the block.
+    """
+    blocks = plan.blocks
+    for upper in (index - 1, index):
+        if 0 <= upper < len(blocks) - 1:
+            pair = blocks[upper : upper + 2]
+            if all(journal.has(_done(block)) for block in pair):
+                _join(journal, plan, *pair)
+
+
+def _join(journal: Journal, plan: Plan, upper: Block, lower: Block) -> None:
+    rows = lower.top - upper.bottom
+    sides = [_seam(upper.index, "bottom"), _seam(lower.index, "top")]
+    names = [_seam_part(upper.index, number) for number in range(len(plan.layers))]
+    if rows and not all(journal.has(name) for name in names):
+        layout = _seam_row(plan)
+        files = [
+            PartFile(journal.partial(name), layer, rows, plan.width)
+            for name, layer in zip(names, plan.layers, strict=True)
+        ]
+        try:
+            for first in range(0, rows, ROWS_PER_BLOCK):
+                count = min(ROWS_PER_BLOCK, rows - first)
+                above, below = (
+                    _read_seam(journal.path(side), layout, first, count, upper.bottom + first)
+                    for side in sides
+                )
+                finished = finish_rows(join_seam(above, below))
+                for file, layer in zip(files, plan.layers, strict=True):
+                    file.write(layer.encode(finished))
+            for file in files:
+                file.finish()
+        finally:
+            for file in files:
+                file.close()
+        journal.commit(names)
+    journal.drop(sides)
+
+
+def _parts(journal: Journal, plan: Plan, layer: Layer) -> list[Part]:
+    """List the files of a layer from top to bottom."""
+    number, parts = plan.layers.index(layer), []
+    for block in plan.blocks:
+        if block.bottom > block.top:
+            path = journal.path(_part(block.index, number))
+            parts.append(Part(block.top, block.bottom - block.top, path))
+        if block.stop > block.bottom:
+            path = journal.path(_seam_part(block.index, number))
+            parts.append(Part(block.bottom, block.stop - block.bottom, path))
+    return parts
+
+
+def _check_names(inputs: Sequence[str | Path], layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        path = layer.output
         if path.suffix.lower() not in (".tif", ".tiff"):
             raise SceneError(f"{path}: not a name for a GeoTIFF", expected="a name ending in .tif")
-        if path.exists() and Path(input).exists() and path.samefile(input):
-            raise SceneError(
-                f"{path}: is the input", remedy="give the output another name than the scene"
-            )
+        for input in inputs:
+            if path.exists() and os.path.exists(input) and path.samefile(input):
+                raise SceneError(
+                    f"{path}: is the input", remedy="give the output another name than the scene"
+                )
 
 
-def _cache_bytes(reader: SceneReader, grid: WindowGrid, num_classes: int) -> int:
-    rows = min(grid.window + 2 * reader.block_height, grid.height)
-    output_row_bytes = reader.width * (num_classes + 2)
-    wanted = rows * reader.row_bytes + 2 * min(BLOCK_SIZE, grid.height) * output_row_bytes
+def cache_bytes(reader: SceneReader, plan: Plan) -> int:
+    """Give the size of GDAL's block cache: a row of windows in, two rows of blocks out."""
+    rows = min(plan.window + 2 * reader.block_height, plan.height)
+    output_row_bytes = plan.width * (plan.num_classes + 2)
+    wanted = rows * reader.row_bytes + 2 * min(BLOCK_SIZE, plan.height) * output_row_bytes
     return int(np.clip(wanted, 16 << 20, 512 << 20))

@@ -4,13 +4,18 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
+import shapely
+import shapely.affinity
+from rasterio import features, warp
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
@@ -36,51 +41,64 @@ class WindowData(NamedTuple):
     """True where at least one band is valid: what gets a class in the map."""
 
 
+class AreaOfInterest(NamedTuple):
+    """Where a map is wanted."""
+
+    shapes: tuple[Any, ...]
+    """Polygons of shapely."""
+    crs: CRS | None = None
+    """Their CRS; None: the scene's."""
+
+
 class SceneReader:
     """Reads windows of a raster that GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, ``/vsi...``).
 
     A band is invalid at a pixel where it equals its nodata value, where an alpha or mask band of
     the file says so, and where it is NaN.
 
+    Several files make one scene on the grid of the first: what lies on another grid is resampled
+    to the nearest pixel, and where files overlap the first valid one counts.
+
     Args:
-        path: File name or any other dataset name GDAL understands.
+        paths: File name or any other dataset name GDAL understands, or several.
         indexes: 1-based bands, in the order wanted; all but alpha bands if None.
-        nodata: Replaces the nodata value of the file: a number, ``"nan"``, or None to keep it.
+        nodata: Replaces the nodata value of the files: a number, ``"nan"``, or None to keep it.
+        aoi: Area of interest: the scene ends with its bounding box, and what lies outside its
+            polygons (of a pixel its centre) is not valid.
 
     Raises:
-        SceneError: The file is missing or unreadable, or a band does not exist.
+        SceneError: A file is missing or unreadable, a band does not exist, the files do not go
+            together, or the area of interest lies outside.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        paths: str | Path | Sequence[str | Path],
         indexes: Sequence[int] | None = None,
         nodata: float | str | None = None,
+        aoi: AreaOfInterest | None = None,
     ) -> None:
-        self.path = str(path)
+        paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
+        if not paths:
+            raise SceneError("input", expected="one raster or more", found="none")
+        self.path = str(paths[0])
         self._nodata_override = _parse_nodata(nodata)
+        self._sources: list[rasterio.DatasetReader] = []
+        self._open: list[rasterio.DatasetReader | WarpedVRT] = []
         try:
-            with warnings.catch_warnings():
-                # Told below in our words, with the file's name.
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._source = rasterio.open(self.path)
-        except GDAL_ERRORS as error:
-            raise SceneError(
-                f"{self.path}: cannot be opened",
-                expected="a raster that GDAL reads, such as a GeoTIFF",
-                found=_reason(error),
-                remedy="check the path and that the file is complete",
-            ) from error
-        try:
+            for path in paths:
+                self._sources.append(_open(str(path)))
+                self._open.append(self._sources[-1])
+            self._source = self._sources[0]
             self._describe(indexes)
+            self._place()
+            self._crop(aoi)
         except BaseException:
             self.close()
             raise
 
     def _describe(self, indexes: Sequence[int] | None) -> None:
         source = self._source
-        self.height, self.width = source.height, source.width
-        self.crs, self.transform = source.crs, source.transform
         if indexes is None:
             indexes = [
                 index
@@ -88,14 +106,17 @@ class SceneReader:
                 if interpretation != ColorInterp.alpha
             ]
         self.indexes = [int(index) for index in indexes]
-        if not self.indexes or not all(1 <= index <= source.count for index in self.indexes):
-            raise SceneError(
-                f"{self.path}: bands that the file does not have",
-                expected=f"1-based indexes from 1 to {source.count}",
-                found=self.indexes,
-                remedy="name the bands of this file",
-            )
-        self.dtype = np.result_type(*(source.dtypes[index - 1] for index in self.indexes))
+        for other in self._sources:
+            if not self.indexes or not all(1 <= index <= other.count for index in self.indexes):
+                raise SceneError(
+                    f"{other.name}: bands that the file does not have",
+                    expected=f"1-based indexes from 1 to {other.count}",
+                    found=self.indexes,
+                    remedy="name the bands of this file",
+                )
+        self.dtype = np.result_type(
+            *(other.dtypes[index - 1] for other in self._sources for index in self.indexes)
+        )
         if self.dtype.kind == "c":
             raise SceneError(
                 f"{self.path}: complex values",
@@ -103,24 +124,87 @@ class SceneReader:
                 found=self.dtype,
                 remedy="convert the file to amplitude first",
             )
-        self._nodata = [self._band_nodata(index) for index in self.indexes]
-        self._read_masks = any(
-            MaskFlags.per_dataset in source.mask_flag_enums[index - 1] for index in self.indexes
-        )
         # Pixel-interleaved files cache the blocks of all bands, whichever are asked for.
-        self.row_bytes = self.width * source.count * self.dtype.itemsize
+        self._pixel_bytes = source.count * self.dtype.itemsize
         self.block_height = max(height for height, _ in source.block_shapes)
-        if self.crs is None or self.transform.is_identity:
+        if source.crs is None or source.transform.is_identity:
             warnings.warn(
                 f"{self.path}: not georeferenced; what is made from it will not be either",
                 stacklevel=4,
             )
 
-    def _band_nodata(self, index: int) -> float | None:
+    def _place(self) -> None:
+        """Find the grid that all files lie on, and every file's place on it."""
+        first = self._source
+        self.crs, transform = first.crs, first.transform
+        boxes = []
+        for source in self._sources:
+            if source is not first and (source.crs is None) != (first.crs is None):
+                raise SceneError(
+                    f"{source.name}: does not go with {first.name}",
+                    expected=f"CRS {first.crs}",
+                    found=f"CRS {source.crs}",
+                    remedy="give files that all have a CRS, or none",
+                )
+            boxes.append(_box_on_grid(source, self.crs, transform))
+        left, top = (math.floor(min(box[i] for box in boxes) + 1e-3) for i in (0, 1))
+        right, bottom = (math.ceil(max(box[i] for box in boxes) - 1e-3) for i in (2, 3))
+        self.height, self.width = bottom - top, right - left
+        self.transform = transform @ rasterio.Affine.translation(left, top)
+        self._layers = []
+        for source, box in zip(self._sources, boxes, strict=True):
+            offset = round(box[0]) - left, round(box[1]) - top
+            if not _fits_grid(source, self.crs, transform, box):
+                vrt = WarpedVRT(
+                    source,
+                    crs=self.crs,
+                    transform=self.transform,
+                    height=self.height,
+                    width=self.width,
+                    resampling=Resampling.nearest,
+                    add_alpha=source.nodata is None,
+                )
+                self._open.append(vrt)
+                offset, source = (0, 0), vrt
+            nodata = [self._band_nodata(source, index) for index in self.indexes]
+            masks = any(
+                MaskFlags.per_dataset in source.mask_flag_enums[index - 1] for index in self.indexes
+            )
+            self._layers.append(_SourceOnGrid(source, *offset, nodata, masks))
+        self.row_bytes = self.width * self._pixel_bytes
+
+    def _crop(self, aoi: AreaOfInterest | None) -> None:
+        """Let the scene end with the area of interest."""
+        self._shapes, self._origin = None, (0, 0)
+        if aoi is None:
+            return
+        shapes = [shape for shape in aoi.shapes if not shape.is_empty]
+        if aoi.crs is not None and self.crs is not None and aoi.crs != self.crs:
+            shapes = [_reproject(shape, aoi.crs, self.crs) for shape in shapes]
+        to_pixels = ~self.transform
+        pixels = [shapely.transform(shape, lambda xy: _apply(to_pixels, xy)) for shape in shapes]
+        area = shapely.union_all(pixels) & shapely.box(0, 0, self.width, self.height)
+        if area.is_empty or not area.area > 0:
+            raise SceneError(
+                "area of interest: outside the scene",
+                expected=f"polygons that meet {self.path}, CRS {self.crs}",
+                found=f"{len(shapes)} polygons, CRS {aoi.crs or 'not given'}",
+                remedy="check the CRS of both files",
+            )
+        left, top, right, bottom = (round(value, 6) for value in area.bounds)
+        left, top = math.floor(left), math.floor(top)
+        self.height, self.width = math.ceil(bottom) - top, math.ceil(right) - left
+        self.transform = self.transform @ rasterio.Affine.translation(left, top)
+        self._origin = (top, left)
+        self._shapes = [shapely.affinity.translate(area, -left, -top)]
+        shapely.prepare(self._shapes[0])
+        self.row_bytes = self.width * self._pixel_bytes
+
+    def _band_nodata(self, source, index: int) -> float | None:
         nodata = self._nodata_override
         if nodata is None:
-            nodata = self._source.nodatavals[index - 1]
-        dtype = np.dtype(self._source.dtypes[index - 1])
+            nodata = source.nodatavals[index - 1]
+        dtype = np.dtype(source.dtypes[index - 1])
         if nodata is None or math.isnan(nodata):  # NaN is invalid in any case
             return None
         if dtype.kind in "iu":
@@ -144,26 +228,14 @@ class SceneReader:
         Raises:
             SceneError: A block of the file is damaged or missing.
         """
-        area = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
-        try:
-            # A JPEG block that ends early is a mere warning to libjpeg, and grey to the model.
-            with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
-                image = self._source.read(self.indexes, window=area, out_dtype=self.dtype)
-                masks = np.ones(image.shape, bool)
-                if self._read_masks:
-                    masks = self._source.read_masks(self.indexes, window=area) > 0
-        except GDAL_ERRORS as error:
-            raise SceneError(
-                f"{self.path}: cannot be read at row {window.row_off}, column {window.col_off}",
-                expected=f"{window.height} x {window.width} readable pixels",
-                found=_reason(error),
-                remedy="the file is damaged or incomplete: fetch or write it again",
-            ) from error
-        for band, mask, nodata in zip(image, masks, self._nodata, strict=True):
-            if nodata is not None:
-                mask &= band != np.asarray(nodata).astype(band.dtype)
-            if band.dtype.kind == "f":
-                mask &= ~np.isnan(band)
+        wanted = self._wanted(window)
+        if wanted is not None and not wanted.any():
+            image = np.zeros((len(self.indexes), window.height, window.width), self.dtype)
+            masks = np.zeros(image.shape, bool)
+        else:
+            image, masks = self._read_sources(window)
+            if wanted is not None:
+                masks &= wanted
         valid, covered = masks.all(axis=0), masks.any(axis=0)
         below, beside = size - window.height, size - window.width
         if below or beside:
@@ -172,15 +244,161 @@ class SceneReader:
             valid = np.pad(valid, ((0, below), (0, beside)), mode="symmetric")
         return WindowData(image, valid, covered)
 
+    def _wanted(self, window: Window) -> np.ndarray | None:
+        """Tell which pixels lie in the area of interest; None: all."""
+        if self._shapes is None:
+            return None
+        box = shapely.box(
+            window.col_off,
+            window.row_off,
+            window.col_off + window.width,
+            window.row_off + window.height,
+        )
+        shape = (window.height, window.width)
+        if not self._shapes[0].intersects(box):
+            return np.zeros(shape, bool)
+        if self._shapes[0].contains(box):
+            return None
+        return features.geometry_mask(
+            self._shapes,
+            shape,
+            rasterio.Affine.translation(window.col_off, window.row_off),
+            invert=True,
+        )
+
+    def _read_sources(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Read all files' parts of a window: values and validity (C, height, width)."""
+        top, left = window.row_off + self._origin[0], window.col_off + self._origin[1]
+        image = masks = None
+        for layer in self._layers:
+            first_row, first_col = max(top, layer.row_off), max(left, layer.col_off)
+            last_row = min(top + window.height, layer.row_off + layer.source.height)
+            last_col = min(left + window.width, layer.col_off + layer.source.width)
+            if first_row >= last_row or first_col >= last_col:
+                continue
+            values, valid = self._read_source(
+                layer,
+                RasterioWindow(
+                    first_col - layer.col_off,
+                    first_row - layer.row_off,
+                    last_col - first_col,
+                    last_row - first_row,
+                ),
+                window,
+            )
+            if values.shape[1:] == (window.height, window.width) and image is None:
+                image, masks = values, valid
+            else:
+                if image is None:
+                    image = np.zeros((len(values), window.height, window.width), self.dtype)
+                    masks = np.zeros(image.shape, bool)
+                part = np.s_[
+                    :, first_row - top : last_row - top, first_col - left : last_col - left
+                ]
+                new = valid & ~masks[part]
+                image[part][new] = values[new]
+                masks[part] |= new
+            if masks.all():
+                break
+        if image is None:
+            image = np.zeros((len(self.indexes), window.height, window.width), self.dtype)
+            masks = np.zeros(image.shape, bool)
+        return image, masks
+
+    def _read_source(
+        self, layer: "_SourceOnGrid", area: RasterioWindow, window: Window
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a part of a file: values and validity (C, height, width)."""
+        source = layer.source
+        try:
+            # A JPEG block that ends early is a mere warning to libjpeg, and grey to the model.
+            with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+                image = source.read(self.indexes, window=area, out_dtype=self.dtype)
+                masks = np.ones(image.shape, bool)
+                if layer.read_masks:
+                    masks = source.read_masks(self.indexes, window=area) > 0
+        except GDAL_ERRORS as error:
+            raise SceneError(
+                f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
+                expected=f"{window.height} x {window.width} readable pixels",
+                found=_reason(error),
+                remedy="the file is damaged or incomplete: fetch or write it again",
+            ) from error
+        for band, mask, nodata in zip(image, masks, layer.nodata, strict=True):
+            if nodata is not None:
+                mask &= band != np.asarray(nodata).astype(band.dtype)
+            if band.dtype.kind == "f":
+                mask &= ~np.isnan(band)
+        return image, masks
+
     def close(self) -> None:
-        """Close the file."""
-        self._source.close()
+        """Close the files."""
+        for source in reversed(self._open):
+            source.close()
 
     def __enter__(self) -> "SceneReader":
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+class _SourceOnGrid(NamedTuple):
+    """A file, and where its first pixel lies on the scene's grid."""
+
+    source: Any
+    col_off: int
+    row_off: int
+    nodata: list[float | None]
+    read_masks: bool
+
+
+def _open(path: str) -> rasterio.DatasetReader:
+    try:
+        with warnings.catch_warnings():
+            # Told in our words, with the file's name.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except GDAL_ERRORS as error:
+        raise SceneError(
+            f"{path}: cannot be opened",
+            expected="a raster that GDAL reads, such as a GeoTIFF",
+            found=_reason(error),
+            remedy="check the path and that the file is complete",
+        ) from error
+
+
+def _apply(transform: rasterio.Affine, points: np.ndarray) -> np.ndarray:
+    """Apply an affine transform to points (N, 2)."""
+    return np.column_stack(transform @ tuple(points.T))
+
+
+def _reproject(shape, source: CRS, target: CRS):
+    """Bring a polygon into another CRS."""
+    return shapely.geometry.shape(warp.transform_geom(source, target, shape))
+
+
+def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[float, ...]:
+    """Give the (left, top, right, bottom) of a file in pixels of a grid."""
+    outline = shapely.box(0, 0, source.width, source.height).segmentize(
+        max(source.width, source.height) / 32
+    )
+    points = _apply(source.transform, shapely.get_coordinates(outline))
+    if source.crs != crs:
+        points = np.column_stack(warp.transform(source.crs, crs, *points.T))
+    pixels = _apply(~transform, points)
+    return (*pixels.min(axis=0), *pixels.max(axis=0))
+
+
+def _fits_grid(source, crs, transform: rasterio.Affine, box: tuple[float, ...]) -> bool:
+    """Tell whether a file's pixels are pixels of a grid."""
+    same_size = np.allclose(
+        (box[2] - box[0], box[3] - box[1]), (source.width, source.height), atol=1e-2
+    )
+    turned = ~transform @ source.transform
+    upright = np.allclose((turned.a, turned.b, turned.d, turned.e), (1, 0, 0, 1), atol=1e-6)
+    whole = np.allclose(box[:2], np.round(box[:2]), atol=1e-2)
+    return bool(source.crs == crs and same_size and upright and whole)
 
 
 def _parse_nodata(nodata: float | str | None) -> float | None:

@@ -15,10 +15,13 @@ class StagedFiles:
 
     Args:
         overwrite: Replace files that exist.
+        folder: Name of the hidden folders, so that a later run clears what a killed one left;
+            None chooses one that does not exist.
     """
 
-    def __init__(self, overwrite: bool = False) -> None:
+    def __init__(self, overwrite: bool = False, folder: str | None = None) -> None:
         self.overwrite = overwrite
+        self._folder = folder
         self._folders: dict[Path, Path] = {}
         self._moves: dict[Path, Path] = {}
         self._stale: list[Path] = []
@@ -42,7 +45,7 @@ class StagedFiles:
         parent = final.parent
         if parent not in self._folders:
             try:
-                self._folders[parent] = Path(tempfile.mkdtemp(prefix=".hook-", dir=parent))
+                self._folders[parent] = self._make_folder(parent)
             except OSError as error:
                 raise SceneError(
                     f"{final}: cannot be written",
@@ -52,6 +55,14 @@ class StagedFiles:
                 ) from error
         self._moves[final] = self._folders[parent] / final.name
         return self._moves[final]
+
+    def _make_folder(self, parent: Path) -> Path:
+        if self._folder is None:
+            return Path(tempfile.mkdtemp(prefix=".hook-", dir=parent))
+        folder = parent / self._folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
     def supersede(self, stale: str | Path) -> None:
         """Name a side file of an overwritten one that would be wrong beside the new one."""

@@ -76,7 +76,7 @@ def test_predictor_gives_probabilities_in_evaluation_mode(seg_run):
 
 
 def test_tta_makes_the_map_follow_a_turn_of_the_scene(seg_run):
-    predict = WindowPredictor(load_model(*seg_run), tta=True)
+    predict = WindowPredictor(load_model(*seg_run), tta="d4")
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 300, (1, 2, 32, 32)).astype(np.uint16)
     valid = np.ones((1, 32, 32), bool)

@@ -15,14 +15,14 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
     scene = scenes / "images" / "second.tif"
     out = tmp_path / "map.tif"
     options = ["--overlap", "8", "--batch-size", "3", "--co", "COMPRESS=LZW", "--nodata", "0"]
-    more = ["--probabilities", tmp_path / "p.tif", "--vectors", tmp_path / "v.gpkg"]
+    more = ["--scores", "margin,probs", "--vectors", tmp_path / "v.gpkg", "--tta", "flip"]
     _run(*seg_run, scene, out, *options, *more)
     assert "3536 pixels" in capsys.readouterr().err  # 40 x 90 less the corner of 8 x 8
     with rasterio.open(out) as result, rasterio.open(scene) as source:
         assert result.compression.name == "lzw"
         assert np.array_equal(result.read(1) == result.nodata, source.dataset_mask() == 0)
-    with rasterio.open(tmp_path / "p.tif") as probabilities:
-        assert probabilities.count >= 3
+    with rasterio.open(tmp_path / "map.scores.tif") as scores:
+        assert scores.descriptions == ("margin", "water", "field", "town")
     assert (tmp_path / "v.gpkg").exists()
 
     with pytest.raises(SystemExit) as caught:
@@ -51,6 +51,9 @@ def test_missing_scene(seg_run, tmp_path, capsys):
         ["--bidx", "red"],
         ["--nodata", "none"],
         ["--co", "COMPRESS"],
+        ["--scores", "sure"],
+        ["--blend", "cut"],
+        ["--tta", "some"],
     ],
 )
 def test_bad_options_exit_with_two(option, capsys):

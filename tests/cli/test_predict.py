@@ -47,7 +47,7 @@ def test_masks(seg_run, scenes, tmp_path):
         with rasterio.open(tmp_path / "chip.tif", "w", **profile) as sink:
             sink.write(source.read(window=rasterio.windows.Window(10, 10, 32, 32)))
             sink.descriptions = source.descriptions
-    _run(*seg_run, tmp_path / "chip.tif", "--out", tmp_path / "masks", "--tta", "-q")
+    _run(*seg_run, tmp_path / "chip.tif", "--out", tmp_path / "masks", "--tta", "d4", "-q")
     with rasterio.open(tmp_path / "masks" / "chip.tif") as result:
         assert result.crs.to_epsg() == 32633
         assert result.read(1).max() < 3

@@ -25,7 +25,7 @@ def blend_scene(scene, grid, valid=None, blend="hann"):
     return np.concatenate([b[1] for b in blocks], 1), np.concatenate([b[2] for b in blocks])
 
 
-@pytest.mark.parametrize("blend", ["hann", "mean"])
+@pytest.mark.parametrize("blend", ["hann", "mean", "crop"])
 @pytest.mark.parametrize("window, overlap", [(1, 0), (2, 1), (7, 3), (64, 63), (512, 128)])
 def test_weights_are_symmetric_and_never_zero(blend, window, overlap):
     weights = blend_profile(window, overlap, blend)
@@ -42,7 +42,7 @@ def test_hann_weights_of_neighbours_add_up_to_one():
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (37, 91), (64, 64), (130, 70)])
 @pytest.mark.parametrize("window", [1, 8, 33, 64, 200])
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
-@pytest.mark.parametrize("blend", ["hann", "mean"])
+@pytest.mark.parametrize("blend", ["hann", "mean", "crop"])
 def test_agreeing_windows_come_out_bit_for_bit(size, window, overlap, blend):
     if window == 1 and size[0] * size[1] > 1000:
         size = (13, 11)
@@ -112,5 +112,5 @@ def test_windows_out_of_order_and_unknown_blends_are_refused():
     blender.skip(grid[1])
     with pytest.raises(SceneError, match="out of order"):
         blender.skip(grid[0])
-    with pytest.raises(SceneError, match="hann or mean"):
+    with pytest.raises(SceneError, match="hann or mean or crop"):
         RowBlender(grid, 1, print, "linear")

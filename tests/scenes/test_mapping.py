@@ -1,16 +1,24 @@
+import os
+import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from rasterio.features import geometry_mask
+from rasterio.transform import from_bounds, from_origin
+from rasterio.warp import transform_bounds, transform_geom
 from rio_cogeo import cog_validate
 
 from hook.errors import SceneError
-from hook.scenes import WindowGrid, map_scene
+from hook.scenes import WindowGrid, map_scene, mapping
 from hook.scenes.blending import RowBlender
-from hook.scenes.reader import SceneReader
-from hook.scenes.sinks import ClassMapSink, CogSink
+from hook.scenes.layers import ClassLayer, PartFile
+from hook.scenes.reader import AreaOfInterest, SceneReader
 
 rng = np.random.default_rng(0)
 # What a run that hangs would otherwise take for ever.
@@ -53,7 +61,10 @@ def read(path):
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (37, 91), (64, 64), (1, 130)])
 @pytest.mark.parametrize("window, overlap", [(16, 0), (16, 0.25), (32, 31), (64, 0.5), (200, 0.25)])
-def test_constant_model_gives_the_constant(write_scene, tmp_path, size, window, overlap):
+@pytest.mark.parametrize("blend, block_windows", [("hann", 64), ("hann", 1), ("crop", 3)])
+def test_constant_model_gives_the_constant(
+    write_scene, tmp_path, size, window, overlap, blend, block_windows
+):
     values = rng.integers(0, 3, (2, *size)).astype(np.uint8)  # 0 is nodata: holes everywhere
     values[:, -1, -1] = values[:, 0, 0] = 1
     path = write_scene(values, nodata=0)
@@ -64,7 +75,10 @@ def test_constant_model_gives_the_constant(write_scene, tmp_path, size, window, 
         num_classes=3,
         window=window,
         overlap=overlap,
-        probabilities=tmp_path / "p.tif",
+        blend=blend,
+        block_windows=block_windows,
+        scores=("probs",),
+        scores_path=tmp_path / "p.tif",
     )
     covered = (values != 0).any(axis=0)
     np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], np.where(covered, 1, 255))
@@ -75,16 +89,27 @@ def test_constant_model_gives_the_constant(write_scene, tmp_path, size, window, 
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("window, overlap", [(32, 0), (48, 0.25), (300, 0.5)])
+@pytest.mark.parametrize("window, overlap", [(32, 0), (48, 0.25), (32, 0.9), (300, 0.5)])
+@pytest.mark.parametrize("blend", ["hann", "crop"])
+@pytest.mark.parametrize("block_windows", [1, 9, 64])
 def test_pixelwise_model_equals_numpy_on_the_whole_scene(
-    write_scene, softmax_of_bands, tmp_path, dtype, window, overlap
+    write_scene, softmax_of_bands, tmp_path, dtype, window, overlap, blend, block_windows
 ):
     values = rng.normal(8, 4, (3, 131, 97)).clip(1).astype(dtype)
     nodata = np.nan if dtype == "float32" else 0
     values[:, :60, :50] = nodata
     values[1, 100:, :] = nodata
     path = write_scene(values, nodata=nodata)
-    run(softmax_of_bands, path, tmp_path / "map.tif", num_classes=3, window=window, overlap=overlap)
+    run(
+        softmax_of_bands,
+        path,
+        tmp_path / "map.tif",
+        num_classes=3,
+        window=window,
+        overlap=overlap,
+        blend=blend,
+        block_windows=block_windows,
+    )
     band_valid = ~np.isnan(values) if dtype == "float32" else values != 0
     scores = softmax_of_bands(values[None], band_valid.all(axis=0)[None])[0]
     expected = np.where(band_valid.any(axis=0), scores.argmax(axis=0), 255)
@@ -105,7 +130,8 @@ def test_bytes_do_not_depend_on_the_batch_size(write_scene, softmax_of_bands, tm
             num_classes=3,
             window=32,
             batch_size=batch_size,
-            probabilities=names[1],
+            scores=("probs",),
+            scores_path=names[1],
         )
         contents.append([name.read_bytes() for name in names])
     assert all(content == contents[0] for content in contents)
@@ -123,7 +149,10 @@ def test_model_sees_native_values_batches_and_bands_in_order(write_scene, tmp_pa
     path = write_scene(values, nodata=-9999)
     options = {"num_classes": 1, "window": 32, "overlap": 0, "batch_size": 4}
     run(predict, path, tmp_path / "map.tif", indexes=[3, 1], **options)
-    assert [len(windows) for windows, _ in seen] == [4, 2]
+    # A batch that lacks windows repeats its last one: the model is always asked about as many.
+    assert [len(windows) for windows, _ in seen] == [4, 4]
+    assert all(np.array_equal(seen[1][0][1], seen[1][0][i]) for i in (2, 3))
+    seen[1] = tuple(array[:2] for array in seen[1])
     windows = np.concatenate([windows for windows, _ in seen])
     assert windows.dtype == np.int16
     expected = (
@@ -147,7 +176,8 @@ def test_windows_without_data_are_skipped(write_scene, tmp_path):
 
     path = write_scene(values, nodata=0)
     report = run(predict, path, tmp_path / "map.tif", num_classes=1, window=16, overlap=0)
-    assert report.windows == 1600 and report.empty_windows == 1600 - sum(calls)
+    # 64 windows are a block: the 16 with data lie in two.
+    assert report.windows == 1600 and report.empty_windows == 1600 - 16
     assert sum(calls) == 16
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), np.where(values, 0, 255))
 
@@ -219,36 +249,196 @@ def fail_after(calls, function):
 
 
 @pytest.mark.parametrize("calls", [0, 1, 7])
-@pytest.mark.parametrize("place", ["reader", "model", "blender", "writer", "finish"])
-def test_a_failure_anywhere_ends_the_run_and_leaves_nothing(
+@pytest.mark.parametrize("place", ["reader", "model", "blender", "writer", "part", "cog"])
+def test_a_failure_anywhere_ends_the_run_and_leaves_no_map(
     write_scene, softmax_of_bands, tmp_path, monkeypatch, place, calls
 ):
-    predict = softmax_of_bands
-    if place == "model":
-        predict = fail_after(calls, predict)
-    else:
-        owner, name = {
-            "reader": (SceneReader, "read"),
-            "blender": (RowBlender, "add"),
-            "writer": (ClassMapSink, "write"),
-            "finish": (CogSink, "finish"),
-        }[place]
-        calls = min(calls, 1) if place == "finish" else calls
-        monkeypatch.setattr(owner, name, fail_after(calls, getattr(owner, name)))
+    """And what was finished is there for the next run, which gives the same bytes."""
     path = write_scene(rng.random((3, 300, 100), np.float32))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(Injected):
-        run(
-            predict,
-            path,
-            tmp_path / "out" / "map.tif",
-            num_classes=3,
-            window=32,
-            batch_size=2,
-            probabilities=tmp_path / "out" / "p.tif",
-        )
-    assert not list((tmp_path / "out").iterdir())
+    out = tmp_path / "out"
+    out.mkdir()
+    options = {
+        "num_classes": 3,
+        "window": 32,
+        "batch_size": 2,
+        "block_windows": 8,
+        "scores": ("probs", "entropy"),
+    }
+    run(softmax_of_bands, path, tmp_path / "map.tif", **options)
+    predict = softmax_of_bands
+    with monkeypatch.context() as patch:
+        if place == "model":
+            predict = fail_after(calls, predict)
+        else:
+            owner, name = {
+                "reader": (SceneReader, "read"),
+                "blender": (RowBlender, "add"),
+                "writer": (ClassLayer, "encode"),
+                "part": (PartFile, "finish"),
+                "cog": (mapping, "write_cog"),
+            }[place]
+            calls = min(calls, 1) if place == "cog" else calls
+            patch.setattr(owner, name, fail_after(calls, getattr(owner, name)))
+        with pytest.raises(Injected):
+            run(predict, path, out / "map.tif", **options)
+    left = [p.name for p in out.iterdir()]
+    assert left in ([], [".map.tif.unfinished"])
     assert not [t for t in threading.enumerate() if t.name.startswith(("read_", "write_"))]
+    if left:
+        with pytest.raises(SceneError, match="an interrupted run left part"):
+            run(softmax_of_bands, path, out / "map.tif", **options)
+    report = run(softmax_of_bands, path, out / "map.tif", resume=True, **options)
+    assert (report.resumed_windows > 0) == bool(left)
+    for name in ("map.tif", "map.scores.tif", "map.tif.aux.xml", "map.qml"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert len(list(out.iterdir())) == 4
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from hook.scenes import map_scene
+
+count = iter(range(int(sys.argv[3])))
+
+def predict(windows, valid):
+    if next(count, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    values = np.exp(windows.astype(np.float32) / 255)
+    return values / values.sum(axis=1, keepdims=True)
+
+map_scene(predict, sys.argv[1], sys.argv[2], num_classes=3, window=32, batch_size=2,
+          block_windows=8, scores=("margin",), resume=True, progress=False)
+"""
+
+
+def test_a_killed_run_goes_on_with_the_same_bytes(write_scene, tmp_path):
+    path = write_scene(rng.integers(0, 255, (3, 300, 100)).astype(np.uint8))
+
+    def start(output, batches):
+        command = [sys.executable, "-c", KILLED, str(path), str(output), str(batches)]
+        return subprocess.run(command, timeout=120).returncode
+
+    assert start(tmp_path / "whole.tif", 10**6) == 0
+    output = tmp_path / "killed.tif"
+    for batches in (5, 9, 14):
+        assert start(output, batches) == -signal.SIGKILL
+        assert not output.exists()
+    assert start(output, 10**6) == 0
+    assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    scores = [tmp_path / f"{name}.scores.tif" for name in ("whole", "killed")]
+    assert scores[0].read_bytes() == scores[1].read_bytes()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_run_of_another_map_is_not_gone_on_with(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(rng.random((3, 300, 100), np.float32))
+    output = tmp_path / "map.tif"
+    options = {"num_classes": 3, "window": 32, "batch_size": 2, "block_windows": 8}
+
+    def fails(**changed):
+        with pytest.raises(Injected):
+            run(fail_after(9, softmax_of_bands), path, output, **{**options, **changed})
+
+    fails(fingerprint={"weights": "a"})
+    for changed, found in (
+        ({"fingerprint": {"weights": "b"}}, "what differs: model"),
+        ({"fingerprint": {"weights": "a"}, "overlap": 0}, "what differs: overlap"),
+        ({"fingerprint": {"weights": "a"}, "class_names": list("xyz")}, "what differs: layers"),
+    ):
+        with pytest.raises(SceneError, match=found):
+            run(softmax_of_bands, path, output, resume=True, **{**options, **changed})
+    os.utime(path, (1, 1))
+    with pytest.raises(SceneError, match="what differs: input"):
+        run(softmax_of_bands, path, output, resume=True, fingerprint={"weights": "a"}, **options)
+    report = run(softmax_of_bands, path, output, overwrite=True, **options)
+    assert report.resumed_windows == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "map.qml",
+        "map.tif",
+        "map.tif.aux.xml",
+        "scene.tif",
+    ]
+
+
+def test_several_files_are_one_scene(write_scene, softmax_of_bands, tmp_path):
+    values = rng.integers(1, 255, (3, 120, 150)).astype(np.uint8)
+    whole = write_scene(values, "whole.tif")
+    parts = []
+    for name, rows, columns in (
+        ("a", slice(0, 70), slice(0, 80)),
+        ("b", slice(0, 70), slice(80, 150)),
+        ("c", slice(60, 120), slice(0, 150)),
+    ):
+        place = from_origin(300000 + columns.start / 2, 3000000 - rows.start / 2, 0.5, 0.5)
+        parts.append(write_scene(values[:, rows, columns], f"{name}.tif", transform=place))
+    options = {"num_classes": 3, "window": 32, "batch_size": 2}
+    run(softmax_of_bands, whole, tmp_path / "one.tif", **options)
+    # The second lies in front where it overlaps, but the pixels are the same.
+    run(softmax_of_bands, parts[::-1], tmp_path / "many.tif", **options)
+    np.testing.assert_array_equal(read(tmp_path / "many.tif"), read(tmp_path / "one.tif"))
+    run(softmax_of_bands, parts[:2], tmp_path / "two.tif", **options)
+    with rasterio.open(tmp_path / "two.tif") as source:
+        assert source.shape == (70, 150)
+    run(softmax_of_bands, parts[1:], tmp_path / "hole.tif", **options)
+    hole = read(tmp_path / "hole.tif")[0]
+    assert hole.shape == (120, 150)
+    assert (hole[:60, :80] == 255).all() and (hole[60:] != 255).all()
+
+
+def test_a_file_in_another_crs_is_brought_to_the_first_ones_grid(write_scene, tmp_path):
+    path = write_scene(np.full((1, 40, 40), 9, np.uint8))
+    with rasterio.open(path) as source:
+        bounds = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
+    east = from_bounds(bounds[0] + 1e-4, bounds[1], bounds[2] + 1e-4, bounds[3], 60, 50)
+    other = write_scene(
+        np.full((1, 50, 60), 7, np.uint8), "other.tif", crs="EPSG:4326", transform=east
+    )
+    seen = []
+
+    def predict(windows, valid):
+        seen.append(set(np.unique(windows[valid[:, None]])))
+        return np.ones((len(windows), 1, 16, 16), np.float32)
+
+    run(predict, [path, other], tmp_path / "map.tif", num_classes=1, window=16, overlap=0)
+    assert set.union(*seen) == {7, 9}
+    with rasterio.open(tmp_path / "map.tif") as result, rasterio.open(path) as source:
+        assert result.crs == source.crs and result.width > 40
+        left, top = ~result.transform @ (source.bounds.left, source.bounds.top)
+        top, left = round(top), round(left)
+        assert (result.read(1)[top : top + 40, left : left + 40] == 0).all()
+
+
+def test_only_the_area_of_interest_is_mapped(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(rng.random((3, 120, 150), np.float32))
+    whole = tmp_path / "whole.tif"
+    options = {"num_classes": 3, "window": 32, "batch_size": 2}
+    run(softmax_of_bands, path, whole, **options)
+    triangle = shapely.Polygon([(300010, 2999990), (300050, 2999985), (300030, 2999950)])
+    calls = []
+
+    def predict(windows, valid):
+        calls.append(len(windows))
+        return softmax_of_bands(windows, valid)
+
+    with rasterio.open(path) as source:
+        inside = geometry_mask([triangle], source.shape, source.transform, invert=True)
+        crs = source.crs
+    in_degrees = shapely.geometry.shape(transform_geom(crs, "EPSG:4326", triangle))
+    for name, area in (
+        ("own", AreaOfInterest((triangle,))),
+        ("degrees", AreaOfInterest((in_degrees,), rasterio.CRS.from_epsg(4326))),
+    ):
+        run(predict, path, tmp_path / f"{name}.tif", aoi=area, **options)
+        with rasterio.open(tmp_path / f"{name}.tif") as result:
+            top, left = 20, 20
+            assert result.shape == (80, 80)
+            expected = np.where(inside, read(whole)[0], 255)[top : top + 80, left : left + 80]
+            found = result.read(1)
+        assert (found != expected).sum() <= (0 if name == "own" else 8)
+    far = AreaOfInterest((shapely.box(0, 0, 1, 1),))
+    with pytest.raises(SceneError, match="outside the scene"):
+        run(predict, path, tmp_path / "far.tif", aoi=far, **options)
 
 
 def test_truncated_scene_leaves_nothing(write_scene, softmax_of_bands, tmp_path):
@@ -313,12 +503,15 @@ def test_impossible_options_are_refused(write_scene, tmp_path):
         ({"output": path, "overwrite": True}, "is the input"),
         ({"output": tmp_path / "map.png"}, "GeoTIFF"),
         ({"output": tmp_path / "absent" / "map.tif"}, "folder"),
-        ({"probabilities": output}, "named twice"),
+        ({"scores": ["probs"], "scores_path": output}, "named twice"),
+        ({"scores": ["sure"]}, "scores"),
         ({"batch_size": 0}, "batch_size"),
         ({"class_names": ["one"]}, "class_names"),
         ({"out_nodata": 1}, "out_nodata"),
         ({"indexes": [2]}, "bands"),
-        ({"blend": "crop"}, "blend"),
+        ({"blend": "cut"}, "blend"),
+        ({"block_windows": 0}, "windows of a block"),
+        ({"input": []}, "input"),
         ({"window": 0}, "window"),
         ({"num_classes": 0}, "num_classes"),
         ({"input": tmp_path / "absent.tif"}, "absent"),

@@ -3,31 +3,46 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 from rio_cogeo import cog_validate
+from scipy.stats import entropy
 
 from hook.errors import SceneError
-from hook.scenes import ClassMapSink, ProbabilitySink, RowBlock, SceneGeometry
-from hook.scenes.sinks import PROBABILITY_NODATA, map_dtype
+from hook.scenes import ClassLayer, RowBlock, SceneGeometry, ScoreLayer
+from hook.scenes.layers import (
+    SCORE_NODATA,
+    Part,
+    PartFile,
+    map_dtype,
+    try_options,
+    write_cog,
+)
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import default_class_names, default_palette
 
 ROTATED = Affine(0.4, 0.1, 300000, 0.1, -0.5, 3000000)
 
 
-def write(sink_class, output, scores, valid, rows=100, transform=ROTATED, **options):
+def write(layer_class, output, scores, valid, rows=100, transform=ROTATED, **options):
+    """Write scores as a layer in parts of some rows; return how often each value is there."""
     geometry = SceneGeometry(*valid.shape, rasterio.CRS.from_epsg(32645), transform)
+    names = default_class_names(len(scores))
+    layer = layer_class(output, class_names=names, **options)
     with StagedFiles() as files:
-        sink = sink_class(
-            files, output, geometry, class_names=default_class_names(len(scores)), **options
-        )
-        try:
-            for start in range(0, len(valid), rows):
-                stop = start + rows
-                sink.write(RowBlock(start, scores[:, start:stop], valid[start:stop]))
-            sink.finish()
-        finally:
-            sink.close()
+        staged = layer.add_to(files)
+        try_options(layer, geometry, staged.parent)
+        parts = []
+        for start in range(0, len(valid), rows):
+            block = RowBlock(start, scores[:, start : start + rows], valid[start : start + rows])
+            count = len(block.valid)
+            file = PartFile(staged.parent / f"{start}.tif", layer, count, valid.shape[1])
+            encoded = layer.encode(block)
+            file.write(encoded[:, :33])
+            file.write(encoded[:, 33:])
+            file.finish()
+            parts.append(Part(start, count, file.path))
+        counts = write_cog(staged, layer, geometry, parts, staged.parent)
+        layer.finish()
         files.commit()
-    return sink
+    return counts
 
 
 def scores_and_valid(num_classes, height, width):
@@ -42,7 +57,7 @@ def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
         scores, valid = scores_and_valid(num_classes, 1100, 600)
     palette = default_palette(num_classes)
     output = tmp_path / "map.tif"
-    sink = write(ClassMapSink, output, scores, valid, palette=palette)
+    found = write(ClassLayer, output, scores, valid, palette=palette)
     expected = np.where(valid, scores.argmax(axis=0), nodata)
     with rasterio.open(output) as source:
         np.testing.assert_array_equal(source.read(1), expected)
@@ -57,15 +72,14 @@ def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
         assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert source.overviews(1) == ([2, 4] if num_classes == 3 else [])
     assert cog_validate(output, strict=True, quiet=True)[0]
-    counts = np.bincount(expected[valid], minlength=num_classes)
-    np.testing.assert_array_equal(sink.class_pixels, counts)
+    np.testing.assert_array_equal(found, np.bincount(expected.ravel(), minlength=len(found)))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 @pytest.mark.parametrize("size", [(513, 512), (1100, 1024), (2049, 512), (2100, 1023), (512, 900)])
 def test_valid_where_an_overview_is_as_wide_as_a_block(tmp_path, size):
     scores, valid = np.ones((1, *size), np.float32), np.ones(size, bool)
-    write(ClassMapSink, tmp_path / "map.tif", scores, valid, palette=default_palette(1))
+    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=default_palette(1))
     assert cog_validate(tmp_path / "map.tif", strict=True, quiet=True)[0]
 
 
@@ -74,7 +88,7 @@ def test_overviews_hold_classes_only(tmp_path):
     scores = np.zeros((3, 1100, 600), np.float32)
     scores[0, :, ::2] = scores[2, :, 1::2] = 1
     valid = np.ones((1100, 600), bool)
-    write(ClassMapSink, tmp_path / "map.tif", scores, valid, palette=default_palette(3))
+    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=default_palette(3))
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as source:
         assert set(np.unique(source.read(1))) <= {0, 2}
 
@@ -82,11 +96,11 @@ def test_overviews_hold_classes_only(tmp_path):
 def test_probabilities_are_steps_of_a_scale(tmp_path):
     scores, valid = scores_and_valid(4, 700, 530)
     scores /= scores.sum(axis=0)
-    write(ProbabilitySink, tmp_path / "p.tif", scores, valid, rows=64)
+    write(ScoreLayer, tmp_path / "p.tif", scores, valid, rows=64)
     with rasterio.open(tmp_path / "p.tif") as source:
         stored = source.read()
         assert source.descriptions == tuple(default_class_names(4))
-        assert source.nodata == PROBABILITY_NODATA and source.offsets == (0,) * 4
+        assert source.nodata == SCORE_NODATA and source.offsets == (0,) * 4
         real = stored * source.scales[0]
         np.testing.assert_array_equal(source.read_masks() > 0, np.broadcast_to(valid, stored.shape))
     assert np.abs(real - scores)[:, valid].max() <= 0.5 * 0.004 + 1e-6
@@ -96,7 +110,7 @@ def test_probabilities_are_steps_of_a_scale(tmp_path):
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.25])
 def test_constant_probabilities_are_exact(tmp_path, value):
     scores = np.full((1, 5, 5), value, np.float32)
-    write(ProbabilitySink, tmp_path / "p.tif", scores, np.ones((5, 5), bool))
+    write(ScoreLayer, tmp_path / "p.tif", scores, np.ones((5, 5), bool))
     with rasterio.open(tmp_path / "p.tif") as source:
         assert (source.read() == round(value * 250)).all()
 
@@ -104,20 +118,45 @@ def test_constant_probabilities_are_exact(tmp_path, value):
 def test_scores_that_are_no_probabilities_are_refused(tmp_path):
     scores = np.full((1, 5, 5), 3, np.float32)
     with pytest.raises(SceneError, match="softmax"):
-        write(ProbabilitySink, tmp_path / "p.tif", scores, np.ones((5, 5), bool))
+        write(ScoreLayer, tmp_path / "p.tif", scores, np.ones((5, 5), bool))
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_rows_are_an_error(tmp_path):
-    scores, valid = scores_and_valid(2, 30, 30)
+    layer = ScoreLayer(tmp_path / "p.tif", class_names=["a", "b"])
+    file = PartFile(tmp_path / "part.tif", layer, 31, 30)
+    file.write(np.zeros((2, 30, 30), np.uint8))
+    with pytest.raises(SceneError, match=r"part\.tif: incomplete"):
+        file.finish()
     geometry = SceneGeometry(31, 30, None, Affine.identity())
-    with StagedFiles() as files:
-        sink = ProbabilitySink(files, tmp_path / "p.tif", geometry, class_names=["a", "b"])
-        sink.write(RowBlock(0, scores, valid))
+    for parts in ([Part(0, 30, file.path)], [Part(1, 30, file.path)], []):
         with pytest.raises(SceneError, match=r"p\.tif: incomplete"):
-            sink.finish()
-        sink.close()
-    assert not list(tmp_path.iterdir())
+            write_cog(tmp_path / "p.tif", layer, geometry, parts, tmp_path)
+    assert not (tmp_path / "p.tif").exists()
+
+
+def test_entropy_and_margin_are_those_of_scipy_and_numpy(tmp_path):
+    scores, valid = scores_and_valid(5, 40, 30)
+    scores /= scores.sum(axis=0)
+    scores[:, 0, 0], valid[0, 0] = [1, 0, 0, 0, 0], True
+    scores[:, 0, 1], valid[0, 1] = 0.2, True
+    kinds = ("margin", "probs", "entropy")
+    write(ScoreLayer, tmp_path / "p.tif", scores, valid, kinds=kinds)
+    with rasterio.open(tmp_path / "p.tif") as source:
+        assert source.descriptions == ("margin", *default_class_names(5), "entropy")
+        real = source.read() * source.scales[0]
+    ordered = np.sort(scores, axis=0)
+    expected = entropy(scores, axis=0) / np.log(5)
+    assert np.abs(real[0] - (ordered[-1] - ordered[-2]))[valid].max() <= 0.002 + 1e-6
+    assert np.abs(real[-1] - expected)[valid].max() <= 0.002 + 1e-6
+    assert (real[0, 0, 0], real[-1, 0, 0]) == (1, 0)
+    assert (real[0, 0, 1], real[-1, 0, 1]) == (0, 1)
+
+
+@pytest.mark.parametrize("kinds", [[], ["sure"], ["probs", "probs"]])
+def test_unknown_scores_are_refused(tmp_path, kinds):
+    with pytest.raises(SceneError, match="probs, entropy, margin"):
+        ScoreLayer(tmp_path / "p.tif", class_names=["a"], kinds=kinds)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +165,7 @@ def test_missing_rows_are_an_error(tmp_path):
 def test_impossible_creation_options_are_refused_at_once(tmp_path, options):
     with pytest.raises(SceneError, match="creation options"):
         write(
-            ClassMapSink,
+            ClassLayer,
             tmp_path / "map.tif",
             *scores_and_valid(2, 4, 4),
             palette=default_palette(2),
@@ -138,7 +177,7 @@ def test_impossible_creation_options_are_refused_at_once(tmp_path, options):
 def test_creation_options_reach_gdal(tmp_path):
     options = {"compress": "LZW", "BLOCKSIZE": 256}
     scores, valid = scores_and_valid(2, 4, 4)
-    write(ProbabilitySink, tmp_path / "p.tif", scores, valid, creation_options=options)
+    write(ScoreLayer, tmp_path / "p.tif", scores, valid, creation_options=options)
     with rasterio.open(tmp_path / "p.tif") as source:
         assert source.compression.value == "LZW" and source.block_shapes[0] == (256, 256)
 

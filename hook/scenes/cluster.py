@@ -1,0 +1,182 @@
+"""Blocks of a scene on several processes, GPUs or machines, through Dask."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rasterio
+
+from hook.errors import SceneError
+from hook.scenes.blocks import Block
+from hook.scenes.journal import Journal
+from hook.scenes.mapping import Plan, Predict, RunBlocks, Scene, cache_bytes, join_seams, map_blocks
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+MakePredict = Callable[[str | None], Predict]
+"""Makes the function that answers windows, on a device; it must survive pickling."""
+
+# What this process, a worker, has loaded.
+_PREDICTORS: dict[str, Predict] = {}
+# How often a block may take its worker with it before it is taken for the culprit.
+_DEATHS_ALLOWED = 5
+
+
+@contextlib.contextmanager
+def connect(address: str, workers: int = 2) -> Iterator["Client"]:
+    """Start workers on this machine, or join those of a Dask scheduler.
+
+    Args:
+        address: ``"local"``, or the address of a scheduler such as ``tcp://10.0.0.1:8786``.
+        workers: Number of processes that ``"local"`` starts.
+
+    Yields:
+        A client of theirs.
+
+    Raises:
+        SceneError: ``distributed`` is not installed, or nobody answers at the address.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise SceneError(
+            "several workers need Dask",
+            expected="the package distributed",
+            found="not installed",
+            remedy="pip install 'hook-rs[cluster]'",
+        ) from None
+    with contextlib.ExitStack() as stack:
+        settings = {
+            "distributed.scheduler.allowed-failures": _DEATHS_ALLOWED,
+            "distributed.comm.retry.count": 3,
+            "distributed.admin.low-level-log-length": 0,
+        }
+        import dask
+
+        stack.enter_context(dask.config.set(settings))
+        if address == "local":
+            target: Any = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    host="127.0.0.1",
+                    memory_limit=0,
+                    silence_logs=50,
+                )
+            )
+        else:
+            target = address
+        try:
+            client = stack.enter_context(distributed.Client(target, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise SceneError(
+                f"cluster {address}: no Dask scheduler answers",
+                expected="'local', or an address such as tcp://10.0.0.1:8786",
+                found=error,
+                remedy="start one with 'dask scheduler', and workers with 'dask worker'",
+            ) from None
+        yield client
+
+
+def on_cluster(
+    client: "Client",
+    make_predict: MakePredict,
+    key: str,
+    devices: Sequence[str] | None = None,
+) -> RunBlocks:
+    """Have blocks run by the workers of a cluster.
+
+    Each worker loads the model once. A block whose worker is lost runs again elsewhere. Workers
+    and the caller must see the same folder under the same name: the input, and the place of the
+    output, where finished blocks wait.
+
+    Args:
+        client: Of the cluster.
+        make_predict: Makes a worker's model.
+        key: Name of the model, so that a worker that has it does not load it again.
+        devices: The first worker takes the first one, and so on; None leaves it to
+            ``make_predict``.
+    """
+
+    def run(
+        scene: Scene,
+        plan: Plan,
+        blocks: Sequence[Block],
+        journal: Journal,
+        report: Callable[[int], None],
+    ) -> None:
+        from distributed import as_completed
+
+        folder = journal.folder.absolute()
+        scene = Scene(
+            tuple(os.path.abspath(p) if os.path.exists(p) else p for p in scene.paths),
+            *(scene.indexes, scene.nodata, scene.aoi),
+        )
+        shared = (make_predict, scene, plan, key, devices, folder)
+        futures = [client.submit(_map_block, *shared, block.index, pure=False) for block in blocks]
+        try:
+            for future in as_completed(futures):
+                index = _result(future)
+                join_seams(journal, plan, index)
+                report(len(plan.blocks[index].windows(plan.grid)))
+        finally:
+            client.cancel(futures)
+
+    return run
+
+
+def _result(future) -> int:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise SceneError(
+            "workers die over a block of the scene",
+            expected="workers that live",
+            found=str(error).splitlines()[0],
+            remedy="look into the workers' logs; give them more memory or smaller batches",
+        ) from None
+
+
+def _map_block(
+    make_predict: MakePredict,
+    scene: Scene,
+    plan: Plan,
+    key: str,
+    devices: Sequence[str] | None,
+    folder: Path,
+    index: int,
+) -> int:
+    """Map a block in a worker; return its number."""
+    if not folder.is_dir():
+        raise SceneError(
+            f"{folder}: a worker does not see this folder",
+            expected="a disk that all workers share",
+            remedy="write the map to one",
+        )
+    if key not in _PREDICTORS:
+        _PREDICTORS.clear()
+        _PREDICTORS[key] = make_predict(devices and devices[_number_of_worker() % len(devices)])
+    with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
+        blocks = [plan.blocks[index]]
+        map_blocks(
+            _PREDICTORS[key], reader, plan, blocks, Journal.join(folder), _ignore, joins=False
+        )
+    return index
+
+
+def _ignore(windows: int) -> None:
+    """Report to nobody: the caller counts whole blocks."""
+
+
+def _number_of_worker() -> int:
+    """Number of this worker among those of a local cluster."""
+    from distributed import get_worker
+
+    name = get_worker().name
+    return name if isinstance(name, int) else int(name) if str(name).isdigit() else 0

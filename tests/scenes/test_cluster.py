@@ -1,0 +1,89 @@
+"""One scene on several processes."""
+
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hook.errors import SceneError
+from hook.scenes import map_scene
+from hook.scenes.cluster import connect, on_cluster
+
+pytest.importorskip("distributed", reason="the cluster extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The module of models, which workers import too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(Path(__file__).parent)
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", folder)
+        yield importlib.import_module("cluster_models")
+
+
+@pytest.fixture
+def scene(write_scene):
+    values = np.random.default_rng(0).integers(0, 255, (3, 400, 100)).astype(np.uint8)
+    return write_scene(values, nodata=0)
+
+
+OPTIONS = {"num_classes": 3, "window": 32, "batch_size": 3, "block_windows": 8, "progress": False}
+
+
+def run_on(client, make, scene, output, devices=None, **options):
+    return map_scene(
+        None,
+        scene,
+        output,
+        run_blocks=on_cluster(client, make, f"{output}", devices),
+        **OPTIONS,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
+    (notes := tmp_path / "notes").mkdir()
+    make = models.MakeModel(notes)
+    map_scene(make("here"), scene, tmp_path / "one.tif", scores=("probs",), **OPTIONS)
+    (notes / f"{os.getpid()}.here").unlink()
+    with connect("local", workers) as client:
+        report = run_on(client, make, scene, tmp_path / "many.tif", ["a", "b"], scores=("probs",))
+    assert (
+        report.pixels
+        == (report.class_pixels[0] + report.class_pixels[1]) + (report.class_pixels[2])
+    )
+    for ending in ("tif", "scores.tif"):
+        one, many = (tmp_path / f"{name}.{ending}" for name in ("one", "many"))
+        assert many.read_bytes() == one.read_bytes()
+    loaded = [path.name.split(".")[1] for path in notes.iterdir()]
+    assert sorted(loaded) == ["a", "b"][:workers]  # once per worker, each on its device
+
+
+def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path):
+    (notes := tmp_path / "notes").mkdir()
+    map_scene(models.MakeModel(notes)("here"), scene, tmp_path / "one.tif", **OPTIONS)
+    with connect("local", 2) as client:
+        victim = min(client.run(os.getpid).values())
+        make = models.KillOnce(tmp_path, victim)
+        run_on(client, make, scene, tmp_path / "many.tif")
+    assert (tmp_path / "killed").exists()
+    assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+
+
+def test_an_error_of_a_worker_is_the_runs(models, scene, tmp_path):
+    (notes := tmp_path / "notes").mkdir()
+    with connect("local", 1) as client:
+        with pytest.raises(RuntimeError, match="the model is broken"):
+            run_on(client, models.MakeModel(notes, fails=True), scene, tmp_path / "map.tif")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "scene.tif"]
+        (others := tmp_path / "others").mkdir()
+        run_on(client, models.MakeModel(others), scene, tmp_path / "other.tif")  # they live on
+
+
+def test_nobody_at_the_address():
+    with pytest.raises(SceneError, match="no Dask scheduler answers"), connect("nowhere"):
+        pass
