@@ -40,6 +40,7 @@ from hook.errors import ConfigError, DataError
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
 from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.grid import overlap_pixels
 from hook.scenes.reader import AreaOfInterest
 from hook.scenes.vectors import DRIVERS
 from hook.tokenizers.validity import mark_invalid
@@ -48,7 +49,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 class WindowPredictor:
-    """A segmentation model as the function that :func:`hook.scenes.map_scene` calls.
+    """A model as the function that :func:`hook.scenes.map_scene` calls.
 
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
@@ -58,7 +59,7 @@ class WindowPredictor:
         compile: Compile the model; the first batch then takes longer.
 
     Raises:
-        ConfigError: The model is no segmentation, or in training mode, or an option is unknown.
+        ConfigError: The model is in training mode, or an option is unknown.
     """
 
     def __init__(
@@ -68,12 +69,6 @@ class WindowPredictor:
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
-        if not is_segmentation(model):
-            raise ConfigError(
-                f"{type(model).__name__} gives one class to a whole image",
-                expected="a segmentation config, to map a scene",
-                remedy="classify single images with 'hook predict'",
-            )
         if model.training:
             raise ConfigError(
                 "the model is in training mode", remedy="call model.eval(), as load_model does"
@@ -86,10 +81,11 @@ class WindowPredictor:
                 raise ConfigError(f"unknown {name}", expected=f"one of {known}", found=value)
         self.model, self.tta, self.precision = model, tta, precision
         self.device = next(model.parameters()).device
-        self._forward = model.inference
+        self.segments = is_segmentation(model)
+        self._forward = model.inference if self.segments else model.forward
         if compile:
             require_compiler()
-            self._forward = torch.compile(model.inference)
+            self._forward = torch.compile(self._forward)
 
     @torch.inference_mode()
     def __call__(self, windows: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -100,7 +96,7 @@ class WindowPredictor:
             valid: (B, h, w) bool.
 
         Returns:
-            (B, K, h, w) float32 class probabilities.
+            (B, K, h, w) float32 class probabilities of a segmentation, (B, K) of a classification.
         """
         inputs = torch.from_numpy(to_model_units(windows, valid, self.model.dataset_meta))
         if getattr(self.model.data_preprocessor, "mark_invalid", False):
@@ -120,10 +116,14 @@ class WindowPredictor:
                 found=error,
                 remedy="leave --window out for the size the model was made for",
             ) from None
+        if not self.segments:
+            return scores.cpu().numpy()
         # The preprocessor may have padded the windows to a multiple of what the model wants.
         return scores[..., : windows.shape[-2], : windows.shape[-1]].cpu().numpy()
 
     def _probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.segments:
+            return self._forward(inputs).float().softmax(dim=1)
         size = tuple(inputs.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         logits = self._forward(inputs, [meta] * len(inputs)).float()
@@ -191,9 +191,11 @@ def map_scene(
     overwrite: bool = False,
     progress: bool = True,
 ) -> MapReport:
-    """Map a georeferenced scene of any size with a segmentation model.
+    """Map a georeferenced scene of any size.
 
-    Bands, scaling, statistics, class names and colours come from the model's ``dataset_meta``.
+    A segmentation gives every pixel its class. A classification gives one to every cell of the
+    scene, from the window around it; a cell has the windows' step as its side. Bands, scaling,
+    statistics, class names and colours come from the model's ``dataset_meta``.
 
     Args:
         config_or_model: Config, or a model from :func:`hook.apis.load_model`.
@@ -279,13 +281,16 @@ def map_scene(
             )
             key = _digest(json.dumps([fingerprint, str(checkpoint)], default=str).encode())
             run_blocks = on_cluster(client, make, key, devices)
+        window = window or default_window(model)
+        cell = None if predict.segments else window - overlap_pixels(overlap, window)
         report = map_with_function(
             predict,
             paths,
             output,
             num_classes=num_classes_of(model),
             indexes=_choose_bands(model, paths[0], bidx),
-            window=window or default_window(model),
+            window=window,
+            cell=cell,
             overlap=overlap,
             blend=blend,
             batch_size=batch_size,

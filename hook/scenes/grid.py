@@ -42,7 +42,7 @@ class WindowGrid(Sequence[Window]):
             if value != int(value) or value < 1:
                 raise SceneError(f"{name} of the window grid", expected="1 or more", found=value)
         self.height, self.width, self.window = int(height), int(width), int(window)
-        self.overlap = _overlap_pixels(overlap, self.window)
+        self.overlap = overlap_pixels(overlap, self.window)
         self.stride = self.window - self.overlap
         self.row_offs = _offsets(self.height, self.window, self.stride)
         self.col_offs = _offsets(self.width, self.window, self.stride)
@@ -85,7 +85,12 @@ def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int,
     return first, last
 
 
-def _overlap_pixels(overlap: float, window: int) -> int:
+def overlap_pixels(overlap: float, window: int) -> int:
+    """Read an overlap of windows: a fraction of the window below 1, or whole pixels.
+
+    Raises:
+        SceneError: It is neither, or leaves no step.
+    """
     if not math.isfinite(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
         raise SceneError(
             "overlap of the windows",

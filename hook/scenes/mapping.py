@@ -40,7 +40,7 @@ from hook.scenes.layers import (
     write_cog,
     writing,
 )
-from hook.scenes.reader import AreaOfInterest, SceneReader
+from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import check_classes
 
@@ -77,10 +77,13 @@ class Scene:
     indexes: tuple[int, ...] | None = None
     nodata: float | str | None = None
     aoi: AreaOfInterest | None = None
+    cells: tuple[int, int] | None = None
+    """Sides of a window and of a cell, where a class is one cell's, see :class:`CellReader`."""
 
-    def open(self) -> SceneReader:
+    def open(self) -> SceneReader | CellReader:
         """Open the scene."""
-        return SceneReader(self.paths, self.indexes, self.nodata, self.aoi)
+        reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi)
+        return reader if self.cells is None else CellReader(reader, *self.cells)
 
     def fingerprint(self) -> dict[str, Any]:
         """Give what tells the scene from another, or from its own later state."""
@@ -88,6 +91,7 @@ class Scene:
             "input": [fingerprint_of_file(path) for path in self.paths],
             "bands": self.indexes,
             "nodata": self.nodata,
+            "cells": self.cells,
             "area of interest": self.aoi
             and [str(self.aoi.crs), *(shape.wkt for shape in self.aoi.shapes)],
         }
@@ -156,6 +160,7 @@ def map_scene(
     nodata: float | str | None = None,
     out_nodata: int | None = None,
     aoi: AreaOfInterest | None = None,
+    cell: int | None = None,
     scores: Sequence[str] = (),
     scores_path: str | Path | None = None,
     resume: bool = False,
@@ -200,6 +205,9 @@ def map_scene(
             classes) if None.
         aoi: Area of interest, see :class:`hook.scenes.reader.AreaOfInterest`: only its bounding
             box is mapped, and in it only what lies inside.
+        cell: For a model that gives every window one class, (B, K): the map then has one pixel per
+            cell of so many pixels of the scene, in the middle of a window; ``overlap`` and
+            ``blend`` mean nothing. None: the model gives a class to every pixel.
         scores: Also write how sure the map is: one or more of ``"probs"``, ``"entropy"`` and
             ``"margin"``, see :class:`hook.scenes.layers.ScoreLayer`.
         scores_path: File of the scores; ``<stem>.scores.tif`` beside the map if None.
@@ -253,7 +261,10 @@ def map_scene(
         None if indexes is None else tuple(indexes),
         nodata,
         aoi,
+        None if cell is None else (window, cell),
     )
+    if cell is not None:
+        window, overlap, blend = 1, 0, "mean"
     with scene.open() as reader:
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
         plan = Plan(
@@ -329,7 +340,7 @@ same folder, and reports the windows that are done."""
 
 def map_blocks(
     predict: Predict,
-    reader: SceneReader,
+    reader: SceneReader | CellReader,
     plan: Plan,
     blocks: Sequence[Block],
     journal: Journal,
@@ -454,7 +465,9 @@ class _BlockWriter:
             file.close()
 
 
-def _read_steps(reader: SceneReader, plan: Plan, blocks: Iterable[Block]) -> Iterator[_Step]:
+def _read_steps(
+    reader: SceneReader | CellReader, plan: Plan, blocks: Iterable[Block]
+) -> Iterator[_Step]:
     grid = plan.grid
     size = min(plan.batch_size, len(grid))
     for block in blocks:
@@ -483,6 +496,8 @@ def _step(block, windows, images, valid, size: int, last: bool) -> _Step:
 
 def _check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
     expected = (batch, num_classes, window, window)
+    if window == 1 and getattr(scores, "shape", None) == expected[:2]:
+        scores = np.reshape(scores, expected)  # one class per window
     found = getattr(scores, "shape", None)
     if found is None or tuple(found) != expected:
         raise SceneError(
@@ -597,7 +612,7 @@ def _check_names(inputs: Sequence[str | Path], layers: Sequence[Layer]) -> None:
                 )
 
 
-def cache_bytes(reader: SceneReader, plan: Plan) -> int:
+def cache_bytes(reader: SceneReader | CellReader, plan: Plan) -> int:
     """Give the size of GDAL's block cache: a row of windows in, two rows of blocks out."""
     rows = min(plan.window + 2 * reader.block_height, plan.height)
     output_row_bytes = plan.width * (plan.num_classes + 2)

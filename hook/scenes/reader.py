@@ -239,9 +239,7 @@ class SceneReader:
         valid, covered = masks.all(axis=0), masks.any(axis=0)
         below, beside = size - window.height, size - window.width
         if below or beside:
-            # "symmetric" repeats, so that it works from a scene of one pixel on.
-            image = np.pad(image, ((0, 0), (0, below), (0, beside)), mode="symmetric")
-            valid = np.pad(valid, ((0, below), (0, beside)), mode="symmetric")
+            image, valid = _extend(image, valid, (0, below), (0, beside))
         return WindowData(image, valid, covered)
 
     def _wanted(self, window: Window) -> np.ndarray | None:
@@ -341,6 +339,101 @@ class SceneReader:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+class CellReader:
+    """Reads the windows around the cells of a scene, for a model that gives each one class.
+
+    Cells are squares of pixels from the upper left corner; those at the right and lower border may
+    reach beyond the scene. In the middle of a window lies its cell.
+
+    Args:
+        reader: The scene.
+        window: Side of a window in pixels.
+        cell: Side of a cell in pixels, at most ``window``.
+
+    Raises:
+        SceneError: A cell is larger than a window.
+    """
+
+    def __init__(self, reader: SceneReader, window: int, cell: int) -> None:
+        if not 1 <= cell <= window:
+            raise SceneError(
+                "cells", expected=f"1 to {window} pixels, the window's side", found=cell
+            )
+        self._reader, self._window, self._cell = reader, window, cell
+        self.height = math.ceil(reader.height / cell)
+        self.width = math.ceil(reader.width / cell)
+        self.crs = reader.crs
+        self.transform = reader.transform @ rasterio.Affine.scale(cell)
+        self.row_bytes = reader.row_bytes
+        # GDAL's cache must hold the rows of a window.
+        self.block_height = reader.block_height + window
+
+    def read(self, window: Window, size: int) -> WindowData:
+        """Read the window around a cell.
+
+        Args:
+            window: The cell: a row and a column of cells, 1 x 1.
+            size: Side of the cell in cells, 1.
+
+        Raises:
+            SceneError: A block of the file is damaged or missing.
+        """
+        reader, side = self._reader, self._window
+        margin = (side - self._cell) // 2
+        top = window.row_off * self._cell - margin
+        left = window.col_off * self._cell - margin
+        rows = _inside(top, side, reader.height)
+        columns = _inside(left, side, reader.width)
+        first_row, first_col = rows[0], columns[0]
+        inside = Window(first_row, first_col, rows[1] - rows[0], columns[1] - columns[0])
+        image, valid, covered = reader.read(inside, max(inside.height, inside.width))
+        image, valid = _extend(
+            image[:, : inside.height, : inside.width],
+            valid[: inside.height, : inside.width],
+            (max(-top, 0), max(top + side - reader.height, 0)),
+            (max(-left, 0), max(left + side - reader.width, 0)),
+        )
+        # Where more was read than the window has, for the reflection to reach.
+        part = np.s_[max(top - first_row, 0) :, max(left - first_col, 0) :]
+        image, valid = image[(slice(None), *part)], valid[part]
+        image, valid = image[:, :side, :side], valid[:side, :side]
+        row, col = top + margin - first_row, left + margin - first_col
+        own = covered[row : row + self._cell, col : col + self._cell]
+        return WindowData(image, valid, np.array([[own.any()]]))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    def __enter__(self) -> "CellReader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def _inside(start: int, side: int, size: int) -> tuple[int, int]:
+    """What to read of a window that may reach beyond a scene, along an axis.
+
+    The part inside, and as much more as a reflection at the border needs.
+    """
+    before, after = max(-start, 0), max(start + side - size, 0)
+    first = min(max(start, 0), size - after if after else size)
+    last = max(min(start + side, size), before)
+    return max(first, 0), min(last, size)
+
+
+def _extend(
+    image: np.ndarray, valid: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extend a window by reflection."""
+    if any((*rows, *columns)):
+        # "symmetric" repeats, so that it works from a scene of one pixel on.
+        image = np.pad(image, ((0, 0), rows, columns), mode="symmetric")
+        valid = np.pad(valid, (rows, columns), mode="symmetric")
+    return image, valid
 
 
 class _SourceOnGrid(NamedTuple):

@@ -1,15 +1,19 @@
 """Scenes through a model: against the model itself, window by window."""
 
+import shutil
+
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
+from torchgeo.datasets import RasterDataset
 
 from hook.apis import load_model, map_scene
 from hook.apis.mapping import WindowPredictor, default_window
 from hook.drawing import distinct_palette
-from hook.errors import ConfigError, DataError, SceneError
+from hook.errors import ConfigError, DataError, HookError, SceneError
 from hook.evaluation.prediction_writer import colour_table
 
 
@@ -96,10 +100,8 @@ def test_bands_by_index(seg_run, scenes, tmp_path):
         map_scene(model, None, scene, tmp_path / "x.tif", bidx=[1], progress=False)
 
 
-def test_bad_input(cls_run, seg_run, scenes, tmp_path):
+def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
-    with pytest.raises(ConfigError, match="one class to a whole image"):
-        map_scene(*cls_run, scene, tmp_path / "x.tif")
     model = load_model(*seg_run)
     with pytest.raises(DataError, match="none.tif cannot be opened"):
         map_scene(model, None, scenes / "none.tif", tmp_path / "x.tif")
@@ -119,3 +121,134 @@ def test_bad_input(cls_run, seg_run, scenes, tmp_path):
     with pytest.raises(ConfigError, match="windows of 3 x 3 pixels do not fit the model"):
         map_scene(model, None, scene, tmp_path / "x.tif", window=3, overlap=0, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gpkg", "old.tif"]
+
+
+def test_a_classification_gives_a_class_to_every_cell(cls_run, rgb_scene, tmp_path):
+    model = load_model(*cls_run)
+    out = tmp_path / "map.tif"
+    report = map_scene(
+        model, None, rgb_scene, out, overlap=0, batch_size=2, scores="probs", progress=False
+    )
+    with rasterio.open(rgb_scene) as source:
+        image = source.read()
+        transform = source.transform
+    with rasterio.open(out) as result, rasterio.open(tmp_path / "map.scores.tif") as scores:
+        assert result.shape == (4, 6)
+        assert result.transform.almost_equals(transform @ rasterio.Affine.scale(16))
+        found, probabilities = result.read(1), scores.read() * scores.scales[0]
+    predict = WindowPredictor(model)
+    for row, column in np.ndindex(4, 6):
+        window = image[:, row * 16 : (row + 1) * 16, column * 16 : (column + 1) * 16]
+        answer = predict(np.repeat(window[None], 2, 0), np.ones((2, 16, 16), bool))[0]
+        assert found[row, column] == answer.argmax()
+        assert np.abs(probabilities[:, row, column] - answer).max() < 0.003
+    assert report.pixels == 24
+    map_scene(model, None, rgb_scene, tmp_path / "fine.tif", overlap=0.5, progress=False)
+    with rasterio.open(tmp_path / "fine.tif") as result:
+        assert result.shape == (8, 12)
+
+
+@pytest.fixture
+def rgb_scene(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (3, 64, 96)).astype(np.uint8)
+    profile = dict(driver="GTiff", count=3, height=64, width=96, dtype="uint8", crs="EPSG:32633")
+    place = rasterio.transform.from_origin(500000, 5300000, 2, 2)
+    with rasterio.open(tmp_path / "rgb.tif", "w", **profile, transform=place) as target:
+        target.write(values)
+    return tmp_path / "rgb.tif"
+
+
+def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    scene = scenes / "images" / "first.tif"
+    with rasterio.open(scene) as source:
+        left, bottom, right, top = source.bounds
+        crs = source.crs
+    box = (left + 8, bottom + 20, right - 30, top - 16)  # pixels are 2 m wide
+    area = geopandas.GeoDataFrame(geometry=[shapely.box(*box)], crs=crs)
+    area.to_crs(4326).to_file(tmp_path / "area.gpkg")
+    for name, aoi in (("box", box), ("table", area), ("file", tmp_path / "area.gpkg")):
+        map_scene(model, None, scene, tmp_path / f"{name}.tif", aoi=aoi, progress=False)
+        with rasterio.open(tmp_path / f"{name}.tif") as result:
+            assert np.allclose(result.bounds, box, atol=2.01 if name == "file" else 1e-6)
+    points = geopandas.GeoDataFrame(geometry=[shapely.Point(left, top)], crs=crs)
+    for aoi, message in (
+        (points, "is no area"),
+        (tmp_path / "none.gpkg", "none.gpkg cannot be read"),
+        ((1, 2, 0, 3), "is no box"),
+        ((0, 0, 1, 1), "outside the scene"),
+    ):
+        with pytest.raises(HookError, match=message):
+            map_scene(model, None, scene, tmp_path / "x.tif", aoi=aoi, progress=False)
+
+
+def test_a_torchgeo_dataset_is_a_scene(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    image = scenes / "images" / "first.tif"
+    dataset = RasterDataset(str(image))
+    for name, scene in (("file", image), ("dataset", dataset)):
+        map_scene(model, None, scene, tmp_path / f"{name}.tif", progress=False)
+    assert (tmp_path / "file.tif").read_bytes() == (tmp_path / "dataset.tif").read_bytes()
+
+
+def test_two_workers_give_the_same_bytes(seg_run, scenes, tmp_path):
+    pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    scene = scenes / "images" / "second.tif"
+    options = dict(overlap=24, batch_size=2, threads=1, num_tokens=None, progress=False)
+    threads = torch.get_num_threads()
+    try:
+        map_scene(*seg_run, scene, tmp_path / "one.tif", **options)
+        map_scene(*seg_run, scene, tmp_path / "two.tif", cluster="local", workers=2, **options)
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "one.tif").read_bytes() == (tmp_path / "two.tif").read_bytes()
+    with pytest.raises(ConfigError, match="cannot be sent to several workers"):
+        map_scene(load_model(*seg_run), None, scene, tmp_path / "x.tif", cluster="local")
+
+
+def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkeypatch):
+    model = load_model(*seg_run)
+    scene = scenes / "images" / "second.tif"
+    options = dict(overlap=30, batch_size=1, progress=False)
+    whole = tmp_path / "whole.tif"
+    map_scene(model, None, scene, whole, **options)
+    calls = iter(range(120))
+    answer = WindowPredictor.__call__
+
+    def interrupted(self, *arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return answer(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowPredictor, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            map_scene(model, None, scene, tmp_path / "map.tif", **options)
+    assert not (tmp_path / "map.tif").exists()
+    with torch.no_grad():
+        bias = model.decode_head.conv_seg.bias
+        bias += 1
+        with pytest.raises(SceneError, match="what differs: model"):
+            map_scene(model, None, scene, tmp_path / "map.tif", resume=True, **options)
+        bias -= 1
+    model = load_model(*seg_run)
+    report = map_scene(model, None, scene, tmp_path / "map.tif", resume=True, **options)
+    assert report.resumed_windows >= 64
+    assert (tmp_path / "map.tif").read_bytes() == whole.read_bytes()
+
+
+def test_precision_and_compilation(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    windows = np.random.default_rng(0).integers(0, 300, (2, 2, 32, 32)).astype(np.uint16)
+    valid = np.ones((2, 32, 32), bool)
+    exact = WindowPredictor(model)(windows, valid)
+    coarse = WindowPredictor(model, precision="bf16")(windows, valid)
+    assert coarse.dtype == np.float32
+    assert 0 < np.abs(exact - coarse).max() < 0.05
+    for options in (dict(precision="fp8"), dict(tta="spin")):
+        with pytest.raises(ConfigError, match="unknown"):
+            WindowPredictor(model, **options)
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler to compile models with")
+    compiled = WindowPredictor(model, compile=True)(windows, valid)
+    assert np.allclose(compiled, exact, atol=1e-5)

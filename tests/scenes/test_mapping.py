@@ -535,6 +535,36 @@ def test_memory_does_not_grow_with_the_height(write_scene, tmp_path):
     assert peaks[2] < 1.1 * peaks[1]
 
 
+@pytest.mark.parametrize("window, cell", [(16, 16), (24, 8), (7, 4), (200, 50)])
+def test_a_class_per_window_is_a_class_per_cell(write_scene, tmp_path, window, cell):
+    values = rng.integers(1, 255, (2, 90, 131)).astype(np.uint8)
+    values[:, :20, :40] = 0
+    path = write_scene(values, nodata=0)
+
+    def predict(windows, valid):
+        mean = windows.astype(np.float32).mean(axis=(2, 3)) / 255
+        scores = np.stack([mean[:, 0], mean[:, 1], np.full(len(mean), 0.5)], axis=1)
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    report = run(predict, path, tmp_path / "map.tif", num_classes=3, window=window, cell=cell)
+    margin = (window - cell) // 2
+    wide = np.pad(values, ((0, 0), (window, window), (window, window)), mode="symmetric")
+    rows, columns = -(-90 // cell), -(-131 // cell)
+    expected = np.full((rows, columns), 255)
+    for row, column in np.ndindex(rows, columns):
+        if (values[:, row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]).any():
+            top, left = row * cell - margin + window, column * cell - margin + window
+            around = wide[:, top : top + window, left : left + window]
+            expected[row, column] = predict(around[None], None)[0].argmax()
+    with rasterio.open(tmp_path / "map.tif") as source, rasterio.open(path) as scene:
+        np.testing.assert_array_equal(source.read(1), expected)
+        assert source.transform.almost_equals(scene.transform @ rasterio.Affine.scale(cell))
+        assert source.colormap(1)[255][3] == 0
+    assert report.pixels == (expected != 255).sum()
+    with pytest.raises(SceneError, match="cells"):
+        run(predict, path, tmp_path / "no.tif", num_classes=3, window=8, cell=9)
+
+
 def test_report_and_silent_stdout(write_scene, tmp_path, capsys):
     path = write_scene(np.ones((1, 20, 20), np.uint8))
     report = map_scene(constant([1]), path, tmp_path / "map.tif", num_classes=1, progress=True)
