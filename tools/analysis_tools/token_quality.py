@@ -1,0 +1,678 @@
+r"""Measure how far tokens are objects, beside other ways to cut an image into as many parts.
+
+Goes over the config's test images, which need masks. Two comparisons for every number of tokens:
+
+- equal number of labels: tokens may own scattered pixels, and so may the clusters of k-means on
+  colour and position; SLIC, a regular grid and merged patches get as many regions as an image has
+  tokens;
+- equal number of connected components: the connected parts of the tokens (those under 16 pixels
+  merged into the neighbour with the longest shared border), and as many regions of SLIC,
+  Felzenszwalb and Huttenlocher, a regular grid and merged patches.
+
+Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
+(Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
+
+    python tools/analysis_tools/token_quality.py CONFIG CHECKPOINT --untrained \
+        --patch-config PATCH_CONFIG --patch-checkpoint PATCH_CHECKPOINT \
+        --json quality.json --show-dir quality
+
+Each row gives the mean over the images and, below it, the 95 % interval of a bootstrap over the
+files they were cut from. UE and VI are better when low. Shares, UE and VI are those of objects, the
+connected parts of each class (a class named background is one object); ASA is that of classes.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
+from prettytable import PrettyTable
+from scipy.ndimage import distance_transform_edt
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from hook.apis.inference import build_model, is_segmentation, load_model, use_tokens
+from hook.apis.pictures import Panel, draw_overview
+from hook.apis.profiling import prepare_output, shown_command, shown_path, write_json
+from hook.drawing import (
+    distinct_palette,
+    render_labels,
+    render_tokens,
+    resize_nearest,
+    stretch_to_rgb,
+)
+from hook.engine.runner import (
+    add_config_options,
+    config_errors,
+    load_config,
+    make_folder,
+    setup_environment,
+)
+from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.boundary import check_tolerance, label_boundary
+from hook.evaluation.homogeneity import (
+    MEASURES,
+    NO_REGION,
+    connected_components,
+    measure_regions,
+    stuff_classes,
+)
+from hook.evaluation.homogeneity_metric import pixel_token_map, spread_cells, tokenize_image
+from hook.evaluation.superpixels import (
+    felzenszwalb_regions,
+    kmeans_regions,
+    merge_by_similarity,
+    merge_fragments,
+    regular_grid,
+    slic_regions,
+)
+from hook.registry import DATASETS
+
+IGNORE_INDEX = 255
+FRAGMENT = 16  # pixels; the area of a seed
+RESAMPLES = 9999
+PICTURE_SIDE = 900  # pixels, about, so that borders of a pixel are thin
+MET, MISSED, SPURIOUS = (40, 170, 90), (215, 30, 160), (250, 190, 40)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of a segmentation whose test images have masks")
+    parser.add_argument("checkpoint", nargs="?", help="its checkpoint; may miss with --untrained")
+    parser.add_argument(
+        "--num-tokens", type=int, nargs="+", metavar="K", help="tokens (default: the model's)"
+    )
+    parser.add_argument("--patch-config", metavar="CONFIG", help="config of a patch embedding")
+    parser.add_argument("--patch-checkpoint", metavar="FILE", help="its checkpoint")
+    parser.add_argument(
+        "--untrained", action="store_true", help="also show the models with fresh weights"
+    )
+    parser.add_argument(
+        "--max-images", type=int, metavar="N", help="images, spread over the test set (default all)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report here")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="draw the best, median and worst image (by ASA) here"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=3, help="of boundaries, in pixels (default 3)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of k-means, bootstrap, fresh weights")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------------------------- what is cut
+@dataclass(frozen=True)
+class Chip:
+    """One test image."""
+
+    name: str
+    file: str  # it was cut from; chips of one file are not independent
+    inputs: torch.Tensor  # (C, H, W) in model units
+    sample: BaseDataElement
+    truth: np.ndarray  # (H, W) classes
+    valid: np.ndarray  # (H, W) bool
+    rgb: np.ndarray  # (H, W, 3) uint8
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H, W, C) in model units, zero where they are not finite."""
+        return np.nan_to_num(self.inputs.float().numpy().transpose(1, 2, 0), posinf=0, neginf=0)
+
+    @property
+    def colours(self) -> np.ndarray:
+        """(H, W, C) as superpixels take them: red, green, blue from 0 to 1, or all bands."""
+        return self.rgb / 255 if len(self.inputs) == 3 else self.pixels
+
+
+def read_chip(dataset: Dataset, index: int) -> Chip:
+    """Read a test image with its mask.
+
+    Raises:
+        DataError: It has no mask, or one of another size.
+    """
+    packed = dataset[index]
+    inputs, sample = packed["inputs"], packed["data_samples"]
+    file = str(sample.get("img_path", f"image {index}"))
+    truth = sample.gt_sem_seg.data[0].numpy() if "gt_sem_seg" in sample else None
+    if truth is None or truth.shape != tuple(inputs.shape[-2:]):
+        raise DataError(
+            f"{file}: no mask on the image's grid",
+            expected=f"a mask of {tuple(inputs.shape[-2:])} pixels",
+            found="none" if truth is None else truth.shape,
+            remedy="give masks for the images of test_dataloader, of the size of the images",
+        )
+    valid = np.isfinite(inputs.float().numpy()).all(0)
+    if "valid_mask" in sample:
+        valid &= sample.valid_mask.data[0].numpy() > 0
+    rgb = stretch_to_rgb(inputs.numpy(), dataset.metainfo.get("bands"), valid, gamma=1.0)
+    window = (sample.get("geo") or {}).get("window")
+    name = Path(file).stem + (f"_{window[0]}_{window[1]}" if window is not None else "")
+    return Chip(name, file, inputs, sample, truth, valid, rgb)
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """A model whose tokens are measured."""
+
+    name: str
+    model: nn.Module
+
+    def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
+        """(H, W) index of the token of each pixel; -1 where there is none."""
+        model = self.model
+        return pixel_token_map(
+            model.data_preprocessor, model.backbone, chip.inputs, chip.sample, num_tokens
+        )
+
+
+class MergedPatches:
+    """The patches of a model, merged where they are alike."""
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        self.name, self.model = name, model
+
+    @torch.no_grad()
+    def features(self, chip: Chip) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Name of the row to the features (N, D) of the patches and the patch (H, W) of pixels."""
+        preprocessor, backbone = self.model.data_preprocessor, self.model.backbone
+        tokenized = tokenize_image(preprocessor, backbone, chip.inputs, chip.sample)
+        grid = tokenized.assignment.shape[-2:]
+        cells = np.arange(grid[0] * grid[1]).reshape(grid)
+        cells = spread_cells(cells, backbone.tokenizer, chip.truth.shape)
+        first = int(backbone.tokenizer.with_cls_token)
+        after = tokenized.tokens
+        for block in backbone.blocks:
+            after = block(after)
+        after = backbone.norm(after)
+        return {
+            f"patches merged, embedding {self.name}": (_rows(tokenized.tokens, first), cells),
+            f"patches merged, after a ViT {self.name}": (_rows(after, first), cells),
+        }
+
+
+def _rows(tokens: torch.Tensor, first: int) -> np.ndarray:
+    return tokens[0, first:].float().cpu().numpy()
+
+
+# ---------------------------------------------------------------------------------- comparisons
+@dataclass
+class Comparison:
+    """Rows of one table: a list of measures per image for each."""
+
+    title: str
+    kind: str
+    num_tokens: int
+    rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+
+def compare(
+    chips: Sequence[Callable[[], Chip]],
+    models: Sequence[Tokenizing],
+    patches: Sequence[MergedPatches],
+    counts: Sequence[int | None],
+    measure: Callable[[Chip, np.ndarray], dict[str, float]],
+    seed: int,
+) -> tuple[list[Comparison], list[str], list[str]]:
+    """Measure all segmenters on all images.
+
+    Args:
+        chips: Reads each image.
+        models: The first one's tokens say how many regions the others get.
+        patches: Models whose patches are merged.
+        counts: Numbers of tokens; None takes the models'.
+        measure: Takes the measures of one map of regions.
+        seed: Of k-means.
+
+    Returns:
+        Two comparisons per number of tokens, then name and file of each image.
+    """
+    comparisons = []
+    for count in counts:
+        shown = count or getattr(models[0].model.backbone.tokenizer, "num_tokens", 0)
+        comparisons += [
+            Comparison(f"{shown} tokens: equal number of labels", "labels", shown),
+            Comparison(f"{shown} tokens: equal number of components", "components", shown),
+        ]
+    names, files = [], []
+    for read in tqdm(chips, unit="image", disable=None):
+        chip = read()
+        names.append(chip.name)
+        files.append(chip.file)
+        features = {name: of for model in patches for name, of in model.features(chip).items()}
+        for count, by_labels, by_components in zip(
+            counts, comparisons[::2], comparisons[1::2], strict=True
+        ):
+            maps = {model.name: model.regions(chip, count) for model in models}
+            parts = {name: merge_fragments(regions, FRAGMENT) for name, regions in maps.items()}
+            labels = others(chip, _count(maps[models[0].name]), features, "labels", seed)
+            components = others(chip, _count(parts[models[0].name]), features, "components", seed)
+            for comparison, found in (
+                (by_labels, maps | labels),
+                (by_components, parts | components),
+            ):
+                for name, regions in found.items():
+                    comparison.rows.setdefault(name, []).append(measure(chip, regions))
+    return comparisons, names, files
+
+
+def others(
+    chip: Chip,
+    count: int,
+    features: dict[str, tuple[np.ndarray, np.ndarray]],
+    kind: str,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Cut an image into a number of regions in every other way.
+
+    Args:
+        chip: The image.
+        count: Number of regions.
+        features: Of :meth:`MergedPatches.features`.
+        kind: ``"labels"`` or ``"components"``.
+        seed: Of k-means.
+
+    Returns:
+        Name of the way to (H, W) regions, -1 where the image is not valid; fewer than asked for
+        where regions lie in a corner without data.
+    """
+    box = _bounding_box(chip.valid)  # so that no region is spent on padding
+    colours, size = chip.colours[box], chip.valid[box].shape
+    count = min(count, size[0] * size[1])
+    if kind == "labels":
+        found = {"k-means on colour and position": kmeans_regions(colours, count, seed=seed)}
+        found["SLIC"] = slic_regions(colours, count)
+    else:
+        found = {"SLIC": slic_regions(colours, count)}
+        found["Felzenszwalb"] = felzenszwalb_regions(colours, count, FRAGMENT)
+    found["regular grid"] = regular_grid(size, count)
+    for name, (of_cells, cells) in features.items():
+        used, packed = np.unique(cells[box], return_inverse=True)
+        found[name] = merge_by_similarity(of_cells[used], packed.reshape(size), [count])[0]
+    whole = {}
+    for name, regions in found.items():
+        whole[name] = np.full(chip.valid.shape, NO_REGION, np.int64)
+        whole[name][box] = np.where(chip.valid[box], regions, NO_REGION)
+    return whole
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Give the rows and columns that hold all True pixels; all of them where there is none."""
+    if not mask.any():
+        return slice(None), slice(None)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _count(regions: np.ndarray) -> int:
+    return max(len(np.unique(regions[regions >= 0])), 1)
+
+
+def take_measures(
+    chip: Chip, regions: np.ndarray, classes: Sequence[str], tolerance: float
+) -> dict[str, float]:
+    """Count the regions of an image and take every measure of them."""
+    values = {
+        "labels": float(_count(regions)),
+        "components": float(_count(connected_components(regions))),
+    }
+    return values | measure_regions(
+        regions, chip.truth, chip.pixels, tolerance, IGNORE_INDEX, stuff_classes(classes)
+    )
+
+
+# ---------------------------------------------------------------------------------- intervals
+@dataclass(frozen=True)
+class Interval:
+    """A mean over images and its 95 % interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Give the numbers for JSON, which has no NaN."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {name: None if np.isnan(value) else value for name, value in numbers.items()}
+
+
+def bootstrap_mean(values: Sequence[float], files: Sequence[str], seed: int) -> Interval:
+    """Give the mean over images and its interval, the files drawn anew with replacement.
+
+    Args:
+        values: One per image; NaN does not count.
+        files: The file each image was cut from; those of one file are drawn together.
+        seed: Of the draws; equal for equal files, so that rows are drawn alike.
+
+    Returns:
+        The mean and the percentile interval; an interval of NaN with fewer than two files.
+
+    Reference:
+        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+    """
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    if not known.any():
+        return Interval(*[float("nan")] * 3)
+    group = np.unique(np.asarray(files), return_inverse=True)[1]
+    sums = np.bincount(group, weights=np.where(known, values, 0))
+    counts = np.bincount(group, weights=known)
+    mean = float(sums.sum() / counts.sum())
+    if np.count_nonzero(counts) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    files_drawn = np.random.default_rng(seed).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
+    )
+    drawn = files_drawn @ counts
+    means = (files_drawn @ sums)[drawn > 0] / drawn[drawn > 0]
+    return Interval(mean, *(float(end) for end in np.percentile(means, (2.5, 97.5))))
+
+
+def summarise(
+    comparison: Comparison, names: Sequence[str], files: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Turn a comparison into means, intervals, and differences from its first row.
+
+    Returns:
+        For JSON: ``title``, ``kind``, ``num_tokens`` and ``rows``, each with ``name``, ``labels``
+        and ``components`` (means), ``measures``, ``first_minus_this`` (paired by image) and
+        ``images`` (the values of each).
+    """
+    rows, first = [], None
+    for name, images in comparison.rows.items():
+        values = {key: np.array([image[key] for image in images]) for key in images[0]}
+        first = first or values
+        rows.append(
+            {
+                "name": name,
+                "labels": float(values["labels"].mean()),
+                "components": float(values["components"].mean()),
+                "measures": {
+                    key: bootstrap_mean(values[key], files, seed).as_dict() for key in MEASURES
+                },
+                "first_minus_this": {
+                    key: bootstrap_mean(first[key] - values[key], files, seed).as_dict()
+                    for key in MEASURES
+                },
+                "images": [
+                    {"name": chip}
+                    | {key: None if np.isnan(value) else value for key, value in image.items()}
+                    for chip, image in zip(names, images, strict=True)
+                ],
+            }
+        )
+    return {
+        "title": comparison.title,
+        "kind": comparison.kind,
+        "num_tokens": comparison.num_tokens,
+        "rows": rows,
+    }
+
+
+def make_table(summary: dict[str, Any]) -> str:
+    """Lay out a comparison: mean and interval of each measure, percent but for VI, in bits."""
+    heads = {
+        "BoundaryRecall": "BRecall",
+        "BoundaryPrecision": "BPrecision",
+        "BoundaryF1": "BF1",
+        "VI": "VI (bit)",
+    }
+    table = PrettyTable(
+        ["segmenter", "labels", "parts", *(heads.get(name, name) for name in MEASURES)]
+    )
+    table.align["segmenter"] = "l"
+    for row in summary["rows"]:
+        cells = []
+        for name, value in row["measures"].items():
+            factor, digits = (1, 2) if name == "VI" else (100, 1)
+            mean, low, high = (
+                "-" if value[end] is None else f"{factor * value[end]:.{digits}f}"
+                for end in ("mean", "low", "high")
+            )
+            cells.append(f"{mean}\n{low}..{high}")
+        head, _, rest = row["name"].partition(" (")
+        name = f"{head}\n  ({rest}" if rest else head
+        table.add_row([name, f"{row['labels']:.1f}", f"{row['components']:.1f}", *cells])
+    return f"{summary['title']}\n{table}"
+
+
+# ---------------------------------------------------------------------------------- pictures
+def draw_chip(
+    path: Path,
+    chip: Chip,
+    regions: np.ndarray,
+    row: str,
+    verdict: str,
+    meta: dict[str, Any],
+    tolerance: float,
+) -> None:
+    """Draw image, truth, tokens, and where the tokens' boundaries meet the true ones.
+
+    Args:
+        path: PNG to write.
+        chip: The image.
+        regions: (H, W) index of the token of each pixel.
+        row: Name of the segmenter.
+        verdict: What the image stands for, with its score.
+        meta: The dataset's ``classes`` and ``palette``.
+        tolerance: Of boundaries, in pixels.
+    """
+    classes = tuple(meta["classes"])
+    palette = meta.get("palette") or distinct_palette(len(classes))
+    factor = max(1, round(PICTURE_SIDE / max(chip.truth.shape)))
+    size = tuple(factor * side for side in chip.truth.shape)
+    image, tokens = resize_nearest(chip.rgb, size), resize_nearest(regions, size)
+    known = (chip.truth != IGNORE_INDEX) & (regions >= 0)
+    true = label_boundary(np.where(known, chip.truth.astype(np.int64), NO_REGION), NO_REGION)
+    found = label_boundary(np.where(known, regions, NO_REGION), NO_REGION)
+    boundaries = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1) * 0.5 + 110
+    met = true & _near(found, tolerance)
+    for mask, colour in (
+        (found & ~_near(true, tolerance), SPURIOUS),
+        (true & ~met, MISSED),
+        (met, MET),
+    ):
+        boundaries[resize_nearest(mask, size)] = colour
+    number, parts = _count(regions), _count(connected_components(regions))
+    extra = {
+        "true boundary, met": MET,
+        "true boundary, missed": MISSED,
+        "token boundary without a true one": SPURIOUS,
+    }
+    draw_overview(
+        path,
+        [
+            Panel("Image", image),
+            Panel("Truth", render_labels(resize_nearest(chip.truth, size), palette)),
+            Panel(
+                "Tokens",
+                render_tokens(tokens, image, num_tokens=number),
+                f"{number} tokens in {parts} connected parts",
+            ),
+            Panel("Boundaries", boundaries.astype(np.uint8), f"met within {tolerance:g} pixels"),
+        ],
+        (*classes, *extra),
+        (*palette, *extra.values()),
+        title=verdict,
+        subtitle=f"{row} on {chip.name}",
+        columns=2,
+        dpi=110,
+    )
+
+
+def _near(boundary: np.ndarray, tolerance: float) -> np.ndarray:
+    """Mark the pixels within a distance of a boundary."""
+    if not boundary.any():
+        return boundary
+    return distance_transform_edt(~boundary) <= tolerance
+
+
+# ---------------------------------------------------------------------------------- command
+def load_models(
+    config: str, checkpoint: str | None, args: argparse.Namespace, options: dict | None
+) -> list[tuple[str, nn.Module]]:
+    """Give a config's models: trained where a checkpoint is named, untrained where asked for.
+
+    Raises:
+        ConfigError: It is no segmentation with a tokenizer.
+        CheckpointError: The checkpoint cannot be read or belongs to another model.
+    """
+    cfg = load_config(config, options)
+    models = []
+    if checkpoint is not None:
+        models.append(("(trained on the task)", load_model(cfg, checkpoint, args.device)))
+    if args.untrained:
+        torch.manual_seed(args.seed)
+        models.append(("(untrained)", build_model(cfg).to(args.device).eval()))
+    for _, model in models:
+        if not is_segmentation(model) or not hasattr(model.backbone, "tokenizer"):
+            raise ConfigError(
+                f"{config} is no segmentation with tokens",
+                expected="a segmentor over a hook.TokenViT",
+                found=f"{type(model).__name__} over {type(model.backbone).__name__}",
+                remedy="give a segmentation config, such as those of configs/hook",
+            )
+    return models
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that cannot be used, before the images are read.
+
+    Raises:
+        ConfigError: An option is missing or out of its range.
+    """
+    if args.checkpoint is None and not args.untrained:
+        raise ConfigError(
+            "no checkpoint was given",
+            expected="CONFIG CHECKPOINT",
+            remedy="name one, or measure fresh weights with --untrained",
+        )
+    if args.patch_config and not (args.patch_checkpoint or args.untrained):
+        raise ConfigError(
+            "--patch-config came without --patch-checkpoint",
+            remedy="name one, or measure fresh weights with --untrained",
+        )
+    if args.patch_checkpoint and not args.patch_config:
+        raise ConfigError(
+            "--patch-checkpoint came without --patch-config", remedy="name its config"
+        )
+    if args.max_images is not None and args.max_images < 1:
+        raise ConfigError("--max-images", expected="1 or more", found=args.max_images)
+    check_tolerance(args.tolerance, "--tolerance")
+    prepare_output(args.json, "--json")
+    if args.show_dir is not None:
+        make_folder(args.show_dir, "--show-dir")
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    check(args)
+    setup_environment()
+    models = [
+        Tokenizing(_tokens_name(model, state), model)
+        for state, model in load_models(args.config, args.checkpoint, args, args.cfg_options)
+    ]
+    counts = args.num_tokens or [None]
+    for tokenizing in models:
+        for count in counts:
+            with use_tokens(tokenizing.model, count):
+                continue
+    patches = []
+    if args.patch_config:
+        for state, model in load_models(args.patch_config, args.patch_checkpoint, args, None):
+            if model.backbone.tokenizer.assign != "grid":
+                raise ConfigError(
+                    f"--patch-config {args.patch_config} has no patches to merge",
+                    expected="a model with hook.PatchEmbedTokenizer",
+                    found=type(model.backbone.tokenizer).__name__,
+                )
+            patches.append(MergedPatches(state, model))
+    dataset = _test_dataset(args)
+    meta = dict(dataset.metainfo)
+    total = len(dataset)
+    number = min(args.max_images or total, total)
+    indexes = np.linspace(0, total - 1, number).round().astype(int).tolist()
+
+    def measure(chip: Chip, regions: np.ndarray) -> dict[str, float]:
+        return take_measures(chip, regions, meta["classes"], args.tolerance)
+
+    readers = [lambda index=index: read_chip(dataset, index) for index in indexes]
+    comparisons, names, files = compare(readers, models, patches, counts, measure, args.seed)
+    summaries = [summarise(each, names, files, args.seed) for each in comparisons]
+    print(
+        f"{len(names)} of {total} test images from {len(set(files))} files, boundaries within "
+        f"{args.tolerance:g} px; percent, VI in bits; below each mean its 95 % interval "
+        "(bootstrap over files)"
+    )
+    for summary in summaries:
+        print(make_table(summary))
+    report = {
+        "command": shown_command(sys.argv),
+        "config": shown_path(args.config),
+        "checkpoint": args.checkpoint and shown_path(args.checkpoint),
+        "patch_config": args.patch_config and shown_path(args.patch_config),
+        "patch_checkpoint": args.patch_checkpoint and shown_path(args.patch_checkpoint),
+        "images": len(names),
+        "files": len(set(files)),
+        "tolerance": args.tolerance,
+        "seed": args.seed,
+        "measures": MEASURES,
+        "comparisons": summaries,
+    }
+    write_json(args.json, report)
+    if args.show_dir is not None:
+        scores = [image["ASA"] for image in comparisons[0].rows[models[0].name]]
+        order = np.argsort(np.nan_to_num(scores, nan=-1.0), kind="stable")
+        for word, place in (("best", -1), ("median", len(order) // 2), ("worst", 0)):
+            chosen = int(order[place])
+            chip = readers[chosen]()
+            path = Path(args.show_dir) / f"{word}_{chip.name}.png"
+            verdict = (
+                f"The {word} of {len(order)} images: one class per token can get "
+                f"{100 * scores[chosen]:.1f} % of pixels right"
+            )
+            regions = models[0].regions(chip, counts[0])
+            draw_chip(path, chip, regions, models[0].name, verdict, meta, args.tolerance)
+            print(shown_path(str(path)))
+
+
+def _tokens_name(model: nn.Module, state: str) -> str:
+    kind = "patches" if model.backbone.tokenizer.assign == "grid" else "HOOK tokens"
+    return f"{kind} {state}"
+
+
+def _test_dataset(args: argparse.Namespace) -> Dataset:
+    cfg = load_config(args.config, args.cfg_options)
+    section = cfg.get("test_dataloader")
+    if section is None:
+        raise ConfigError(
+            f"config {args.config} describes no test data",
+            expected="test_dataloader",
+            remedy="add it to the config",
+        )
+    init_default_scope(cfg.get("default_scope", "hook"))
+    with config_errors("test_dataloader"):
+        dataset = DATASETS.build(section.dataset)
+    if not getattr(dataset, "metainfo", {}).get("classes"):
+        raise ConfigError(
+            "the dataset names no classes",
+            expected="metainfo['classes']",
+            remedy="set metainfo=dict(classes=(...)) in the dataset's config",
+        )
+    return dataset
+
+
+if __name__ == "__main__":
+    main()
