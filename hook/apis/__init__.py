@@ -6,6 +6,7 @@ The functions load when first used, so that ``import hook.apis`` stays light.
 import importlib
 
 _MODULES = {
+    "export_onnx": "export",
     "Prediction": "inference",
     "load_model": "inference",
     "predict_files": "inference",

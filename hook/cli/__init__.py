@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from hook import __version__
+from hook.cli import export as export_command
 from hook.cli import map as map_command
 from hook.cli import predict as predict_command
 from hook.errors import reports_errors
 
-_COMMANDS = (predict_command, map_command)
+_COMMANDS = (predict_command, map_command, export_command)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -293,7 +293,7 @@ class HookTokenizer(nn.Module):
         h, w = images.shape[-2:]
         missing = (0, -w % self.stride, 0, -h % self.stride)
         if valid is None and any(missing):
-            valid = torch.ones(len(images), h, w, dtype=torch.bool, device=images.device)
+            valid = torch.ones(images.shape[0], h, w, dtype=torch.bool, device=images.device)
         if valid is None:
             few = self._images_at_once(images, scale)
             parts = [images] if few is None else images.split(few)

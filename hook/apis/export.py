@@ -1,0 +1,559 @@
+"""A model as an ONNX file, which runs without HOOK and PyTorch: in QGIS, for one.
+
+The file holds all that lies between the pixels of a raster and the probabilities of its classes,
+and the metadata that the QGIS plugin Deepness reads.
+"""
+
+import importlib
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from hook.apis.inference import (
+    as_model,
+    band_count_of,
+    is_segmentation,
+    use_tokens,
+)
+from hook.apis.mapping import WindowPredictor, default_window
+from hook.datasets.bands import parse_nodata, to_model_units
+from hook.errors import ConfigError
+from hook.scenes.staging import StagedFiles
+from hook.tokenizers.validity import mark_invalid
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability between PyTorch and the file."""
+
+DEFAULT_OPSET = 18
+"""The oldest that PyTorch's exporter writes by itself; every ONNX Runtime from 1.14 knows it."""
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# protobuf, which ONNX files are written with, ends there.
+_MOST_BYTES = 2**31 - 2**24
+# Of neighbouring tiles, in percent; what `hook map` takes.
+_OVERLAP = 25
+
+
+class ExportReport(NamedTuple):
+    """What was exported."""
+
+    output: Path
+    """The file."""
+    window: int
+    """Side of the images it takes, in pixels."""
+    num_bands: int
+    """Number of their bands."""
+    difference: float
+    """Largest difference of a probability from PyTorch's in the check."""
+    size: int
+    """Bytes of the file."""
+
+
+def export_onnx(
+    config_or_model: str | os.PathLike | Config | nn.Module,
+    checkpoint: str | os.PathLike | None,
+    output: str | os.PathLike,
+    *,
+    window: int | None = None,
+    num_tokens: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Export a segmentation or a classification to ONNX and compare the file with PyTorch.
+
+    The graph has one input, ``image`` (B, C, window, window) float32: the raster's own values in
+    the model's band order, divided by 255, which is how the QGIS plugin Deepness gives them,
+    whatever their type. Scale and offset, normalisation and the model are in the graph; NaN and
+    the ``nodata`` of the dataset meta count as no data, as they do in HOOK. Its one output,
+    ``probabilities``, is (B, K, window, window) for a segmentation and (B, K) for a
+    classification, float32, and sums to one over the classes. B is free.
+
+    What a test pipeline does to images, such as resizing, is not in the graph. Running the file
+    takes more memory than PyTorch does where all seeds meet (preset ``"reference"``): it grows
+    with the fourth power of ``window``.
+
+    Args:
+        config_or_model: Config, or a model from :func:`hook.apis.load_model` on the CPU.
+        checkpoint: Checkpoint of the config; None with a model.
+        output: The file to write, ``.onnx``.
+        window: Side of the images in pixels; by default what ``hook map`` takes: the size the
+            model was made for, or 512 where it takes any.
+        num_tokens: Number of tokens; None takes the model's.
+        opset: Version of ONNX's operators.
+        overwrite: Replace a file that exists.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        ConfigError: The optional packages are missing, an option cannot be used, the model
+            cannot be expressed in ONNX, or the file and PyTorch differ by more than
+            :data:`TOLERANCE`. Nothing is written then.
+        CheckpointError: See :func:`hook.apis.load_model`.
+        SceneError: The file cannot be written.
+
+    Reference:
+        Metadata: "Adding metadata to ONNX model" and "Model classes and requirements" in the
+        documentation of Deepness, https://qgis-plugin-deepness.readthedocs.io
+    """
+    _check_packages()
+    output = Path(output)
+    _check_output(output, overwrite)
+    model = as_model(config_or_model, checkpoint, "cpu")
+    _check_model(model, num_tokens)
+    window = window or _default_window(model)
+    _check_window(model, window)
+    num_bands = _num_bands(model)
+    with torch.no_grad(), use_tokens(model, num_tokens), _one_number_of_tokens(model):
+        graph = PixelsToProbabilities(model, num_bands, window).eval()
+        images, valid = _test_images(graph)
+        # One by one, here and in the check: with many seeds, the attention of all with all takes
+        # gigabytes for an image.
+        expected = np.concatenate(
+            [_predict(model, images[i : i + 1], valid[i : i + 1]) for i in range(len(images))]
+        )
+        proto = _to_onnx(graph, num_bands, window, opset)
+        _set_metadata(proto, _metadata(graph))
+    with StagedFiles(overwrite) as staged:
+        path = staged.add(output)
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        difference = _compare(path, output, _as_given(images), expected)
+        staged.commit()
+    return ExportReport(output, window, num_bands, difference, output.stat().st_size)
+
+
+class PixelsToProbabilities(nn.Module):
+    """A model with all that its readers and its preprocessor do, as one module.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        num_bands: Number of bands C.
+        window: Side of the images in pixels.
+    """
+
+    def __init__(self, model: nn.Module, num_bands: int, window: int) -> None:
+        super().__init__()
+        self.model = model
+        self.window = window
+        self.segments = is_segmentation(model)
+        meta, preprocessor = model.dataset_meta, model.data_preprocessor
+        # Refuses what does not have one number for each band; so does the preprocessor.
+        to_model_units(np.zeros((num_bands, 1, 1), np.float32), None, meta)
+        blank = [torch.zeros(num_bands, window, window)]
+        height, width = preprocessor({"inputs": blank}, False)["inputs"][0].shape[-2:]
+        self.padding = (0, width - window, 0, height - window)
+        self.pad_value = getattr(preprocessor, "pad_val", 0)
+        self.nodata = parse_nodata(meta.get("nodata"))
+        self.marks = getattr(preprocessor, "mark_invalid", False)
+        # Stock preprocessors of mmseg swap three bands where the config says so.
+        self.swaps = num_bands == 3 and getattr(preprocessor, "_channel_conversion", False)
+        for name, key, default in (
+            ("scale", "scale", 1.0),
+            ("offset", "offset", 0.0),
+            ("fill", "mean", 0.0),
+        ):
+            value = default if meta.get(key) is None else meta[key]
+            value = torch.tensor(np.broadcast_to(value, (num_bands,)), dtype=torch.float64)
+            self.register_buffer(name, value.view(-1, 1, 1))
+        mean, std = torch.zeros(num_bands, 1, 1), torch.ones(num_bands, 1, 1)
+        if getattr(preprocessor, "_enable_normalize", hasattr(preprocessor, "mean")):
+            mean, std = mean + preprocessor.mean, std * preprocessor.std
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images to class probabilities.
+
+        Args:
+            image: (B, C, window, window) native values divided by 255.
+
+        Returns:
+            (B, K, window, window) for a segmentation, (B, K) for a classification.
+        """
+        invalid = image.isnan()
+        if self.nodata is not None and not math.isnan(self.nodata):
+            # A division in float32 is not exact, so the value is recognised within its rounding.
+            nodata = self.nodata / 255
+            invalid = invalid | ((image - nodata).abs() <= abs(nodata) * 4e-7)
+        invalid = invalid.any(dim=1, keepdim=True)
+        x = image * (self.scale * 255).float() + self.offset.float()
+        x = torch.where(invalid, self.fill.float(), x)
+        if self.marks:
+            x = x.masked_fill(invalid, float("nan"))
+        if self.swaps:
+            x = x.flip(1)
+        x = (x - self.mean) / self.std
+        if any(self.padding):
+            x = F.pad(x, self.padding, value=self.pad_value)
+        if not self.segments:
+            return self.model(x).float().softmax(dim=1)
+        size = tuple(x.shape[-2:])
+        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
+        # Not `inference`: of a window no larger than its crop it does the same in any mode.
+        logits = self.model.encode_decode(x, [meta]).float()
+        logits = logits[..., : self.window, : self.window]
+        if logits.shape[1] > 1:
+            return logits.softmax(dim=1)
+        positive = logits.sigmoid()  # one output for two classes
+        return torch.cat([1 - positive, positive], dim=1)
+
+
+# ------------------------------------------------------------------------------------ checks
+def _check_packages() -> None:
+    """Refuse to start without the packages of the extra ``export``."""
+    missing = []
+    for name in _PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ConfigError(
+            "models cannot be exported with what is installed",
+            expected=", ".join(_PACKAGES),
+            found=f"no {', no '.join(missing)}",
+            remedy="pip install 'hook-rs[export]'",
+        )
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Refuse a file that could not be written, before a model is loaded."""
+    if path.suffix.lower() != ".onnx":
+        raise ConfigError(f"{path}: models are exported as ONNX", expected="a name ending in .onnx")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(
+            f"{path} {'is a folder' if path.is_dir() else 'exists already'}",
+            remedy="choose another name" + ("" if path.is_dir() else " or overwrite (--overwrite)"),
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"{path} cannot be written",
+            expected=f"an existing folder {path.parent}",
+            remedy="create the folder or choose another one",
+        )
+
+
+def _check_model(model: nn.Module, num_tokens: int | None) -> None:
+    """Refuse what a graph of fixed operations cannot do."""
+    if model.training:
+        raise ConfigError(
+            "the model is in training mode", remedy="call model.eval(), as load_model does"
+        )
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise ConfigError(
+            "the model is not on the CPU, where it is exported",
+            found=device,
+            remedy="load it with device='cpu', or call model.cpu()",
+        )
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if size > _MOST_BYTES:
+        raise ConfigError(
+            f"{type(model).__name__} is too large for one ONNX file",
+            expected="weights of less than 2 GB",
+            found=f"{size / 1e9:.1f} GB",
+        )
+    if getattr(model.backbone, "explained", None) is not None and num_tokens is None:
+        raise ConfigError(
+            "the model gives every image its own number of tokens, which ONNX cannot",
+            expected="one number of tokens for all images",
+            found=f"model.backbone.explained={model.backbone.explained}",
+            remedy="choose the number with --num-tokens",
+        )
+
+
+def _default_window(model: nn.Module) -> int:
+    """Return the crop of a sliding inference, else the window of ``hook map``."""
+    crop = _crop(model)
+    if crop is not None and crop[0] == crop[1]:
+        return crop[0]
+    return default_window(model)
+
+
+def _crop(model: nn.Module) -> tuple[int, int] | None:
+    """Return the crop of a segmentation that slides over its images."""
+    options = getattr(model, "test_cfg", None) or {}
+    if is_segmentation(model) and options.get("mode") == "slide":
+        return tuple(options["crop_size"])
+    return None
+
+
+def _check_window(model: nn.Module, window: int) -> None:
+    """Refuse a window that the model would cut into smaller ones."""
+    crop = _crop(model)
+    if crop is not None and window > min(crop):
+        raise ConfigError(
+            f"the model slides over windows of {window} x {window} pixels",
+            expected=f"windows of at most {min(crop)} pixels, model.test_cfg.crop_size",
+            found=window,
+            remedy="leave the sliding to the program that runs the file: give a smaller --window",
+        )
+
+
+# ------------------------------------------------------------------------------------ the model
+def _num_bands(model: nn.Module) -> int:
+    """Return the number of bands a model takes."""
+    count = band_count_of(model)
+    if count is None and model.dataset_meta.get("bands"):
+        count = len(model.dataset_meta["bands"])
+    if count is None:
+        layers = (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+        count = next((layer.in_channels for layer in layers), None)
+    if count is None:
+        raise ConfigError(
+            f"{type(model.backbone).__name__} does not say how many bands it takes",
+            expected="metainfo['bands'] in the config",
+        )
+    return count
+
+
+@contextmanager
+def _one_number_of_tokens(model: nn.Module) -> Iterator[None]:
+    """Let the number of tokens that was asked for hold for all images."""
+    explained = getattr(model.backbone, "explained", None)
+    if explained is not None:
+        model.backbone.explained = None
+    try:
+        yield
+    finally:
+        if explained is not None:
+            model.backbone.explained = explained
+
+
+def _predict(model: nn.Module, images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Predict native values (B, C, H, W) as HOOK's other commands do."""
+    if is_segmentation(model):
+        return WindowPredictor(model)(images, valid)
+    inputs = torch.from_numpy(to_model_units(images, valid, model.dataset_meta))
+    if getattr(model.data_preprocessor, "mark_invalid", False):
+        inputs = mark_invalid(inputs, torch.from_numpy(valid))
+    inputs = model.data_preprocessor({"inputs": list(inputs)}, False)["inputs"]
+    try:
+        logits = model(inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs)))
+    except ValueError as error:  # a tokenizer tied to a size says so this way
+        raise ConfigError(
+            f"images of {images.shape[-2]} x {images.shape[-1]} pixels do not fit the model",
+            found=error,
+            remedy="leave --window out for the size the model was made for",
+        ) from None
+    return logits.float().softmax(dim=1).numpy()
+
+
+# ------------------------------------------------------------------------------------ the file
+def _to_onnx(graph: nn.Module, num_bands: int, window: int, opset: int) -> Any:
+    """Translate the graph into an ``onnx.ModelProto``.
+
+    PyTorch's exporter by ``torch.export`` is used. The one by tracing, which it replaces, takes a
+    tenth of the time, but is deprecated, and where the model's code asks for the batch's size it
+    fixes that without a word.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    # Not 1, which torch.export takes for a constant, and which the check runs: a file that held on
+    # to this number would fail there.
+    example = torch.zeros(3, num_bands, window, window)
+    try:
+        with _hushed():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["image"],
+                output_names=["probabilities"],
+                opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+            )
+    except Exception as error:  # anything that the model's code does while traced
+        raise ConfigError(
+            f"{_name(graph.model)} cannot be expressed in ONNX",
+            found=_cause(error),
+            remedy="leave --opset out, or replace what the message names in the model",
+        ) from error
+    # Every node carries the Python calls it came from, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(program.model)
+    proto = program.model_proto
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    if versions[""] != opset:  # the exporter falls back without a word
+        raise ConfigError(
+            f"opset {opset} cannot be written",
+            expected=f"{DEFAULT_OPSET} or a little newer",
+            found=f"PyTorch {torch.__version__} keeps to {versions['']}",
+            remedy="leave --opset out",
+        )
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ConfigError(
+            f"{_name(graph.model)} cannot be exported for any number of images",
+            found="code that takes the number of images for a constant, such as len(images)",
+            remedy="use images.shape[0] in the model",
+        )
+    return proto
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep the exporter's remarks, which no user can act on, off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name(model: nn.Module) -> str:
+    """Return what messages call a model."""
+    return f"{type(model).__name__} with {type(model.backbone).__name__}"
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what an exporter's error goes back to."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _metadata(graph: PixelsToProbabilities) -> dict[str, Any]:
+    """Collect the metadata: first what Deepness reads, then what describes the model."""
+    meta, window = graph.model.dataset_meta, graph.window
+    num_bands = len(graph.mean)
+    found: dict[str, Any] = {
+        # Deepness has no type of model for classifications and refuses this one by its name.
+        "model_type": "Segmentor" if graph.segments else "Classifier",
+        "class_names": {str(i): str(name) for i, name in enumerate(meta["classes"])},
+        # Its documentation has one name, its code reads the other.
+        "tile_size": window,
+        "tiles_size": window,
+        "tiles_overlap": _OVERLAP,
+        # Below a threshold Deepness takes class 0, and it can smooth small regions away; the map
+        # is to be the model's own.
+        "seg_thresh": 0.0,
+        "seg_small_segment": 0,
+        # Deepness's own step after the division by 255; it must do nothing, as the graph has the
+        # statistics. Said for each band, because its default is made for three.
+        "standardization_mean": [0.0] * num_bands,
+        "standardization_std": [1.0] * num_bands,
+    }
+    if isinstance(meta.get("resolution"), (int, float)):
+        found["resolution"] = round(100.0 * meta["resolution"], 6)  # metres to centimetres
+    if not graph.segments:
+        for name in ("tiles_overlap", "seg_thresh", "seg_small_segment"):
+            del found[name]
+    tokenizer = getattr(graph.model.backbone, "tokenizer", None)
+    found |= {
+        "input": "native values / 255",
+        "bands": [b if isinstance(b, int) else str(b) for b in meta.get("bands") or ()] or None,
+        "scale": graph.scale.flatten().tolist(),
+        "offset": graph.offset.flatten().tolist(),
+        # As many digits as float32 has.
+        "mean": [float(f"{value:.7g}") for value in graph.mean.flatten().tolist()],
+        "std": [float(f"{value:.7g}") for value in graph.std.flatten().tolist()],
+        "nodata": None if graph.nodata is None else str(graph.nodata),
+        "num_tokens": tokenizer.num_tokens if hasattr(tokenizer, "max_tokens") else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _set_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
+    """Write metadata into a model, each value as JSON, as Deepness reads it."""
+    del proto.metadata_props[:]
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=json.dumps(value))
+
+
+# ------------------------------------------------------------------------------------ the check
+def _test_images(graph: PixelsToProbabilities) -> tuple[np.ndarray, np.ndarray]:
+    """Make two seeded images in native values: noise, and blocks with pixels without data.
+
+    Returns:
+        (2, C, window, window) float32, NaN or nodata where not valid; (2, window, window) bool.
+    """
+    num_bands, window = len(graph.mean), graph.window
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((num_bands, window, window))
+    side = -(-window // 8)
+    blocks = rng.standard_normal((num_bands, 8, 8)).repeat(side, axis=1).repeat(side, axis=2)
+    images = np.stack([noise, blocks[:, :window, :window] + 0.1 * noise])
+    units = images * graph.std.numpy() + graph.mean.numpy()
+    images = ((units - graph.offset.numpy()) / graph.scale.numpy()).astype(np.float32)
+    valid = np.ones((2, window, window), dtype=bool)
+    corner = window // 4
+    images[1, 0, :corner, :corner] = np.nan  # one band is enough
+    valid[1, :corner, :corner] = False
+    if graph.nodata is not None:
+        images[1, -1, window - corner :, window - corner :] = graph.nodata
+        valid[1, window - corner :, window - corner :] = False
+    return images, valid
+
+
+def _as_given(images: np.ndarray) -> np.ndarray:
+    """Give native values as Deepness does."""
+    return (images / np.float32(255)).astype(np.float32)
+
+
+def _compare(path: Path, name: Path, images: np.ndarray, expected: np.ndarray) -> float:
+    """Run a file on the CPU and compare it with PyTorch.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        images: (2, C, H, W) float32.
+        expected: What PyTorch predicts for them.
+
+    Returns:
+        The largest difference, at most :data:`TOLERANCE`.
+
+    Raises:
+        ConfigError: ONNX Runtime cannot run it, or it differs more.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        found = [session.run(None, {"image": image[None]})[0] for image in images]
+    except Exception as error:  # its exceptions have no base but Exception
+        raise ConfigError(
+            f"{name} would not run",
+            found=f"ONNX Runtime {onnxruntime.__version__}: "
+            + str(error).splitlines()[0].replace(str(path), name.name),
+            remedy="leave --opset out, or install a newer onnxruntime",
+        ) from None
+    if any(one.shape != expected[:1].shape for one in found):
+        raise ConfigError(
+            f"{name} would give something else than PyTorch",
+            expected=f"probabilities of shape {expected[:1].shape}",
+            found=found[0].shape,
+        )
+    difference = float(abs(np.concatenate(found) - expected).max())
+    if not difference <= TOLERANCE:  # NaN must not pass
+        raise ConfigError(
+            f"{name} would give other probabilities than PyTorch",
+            expected=f"a difference of at most {TOLERANCE:g}",
+            found=f"{difference:.2g}",
+            remedy="try another --opset or the size the model was made for as --window",
+        )
+    return difference

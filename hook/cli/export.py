@@ -1,0 +1,63 @@
+"""``hook export``: a model to an ONNX file."""
+
+import argparse
+import sys
+
+from hook.cli.options import add_model_arguments, positive_int
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "export",
+        help="export a model to ONNX, for QGIS and other programs",
+        description="Export a segmentation or a classification to an ONNX file and compare it "
+        "with PyTorch. It takes images (B, C, H, W) of the raster's own values divided by 255 and "
+        "gives class probabilities; normalisation is inside. The QGIS plugin Deepness reads "
+        "segmentations with all their settings. Needs pip install 'hook-rs[export]'.",
+    )
+    add_model_arguments(parser)
+    parser.add_argument("output", metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "--window",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of the images (default: the size the model was made for)",
+    )
+    parser.add_argument(
+        "--num-tokens",
+        type=positive_int,
+        metavar="N",
+        help="tokens per image, for a HOOK model (default: the config's)",
+    )
+    parser.add_argument(
+        "--opset",
+        type=positive_int,
+        metavar="N",
+        help="version of ONNX's operators (default: 18, the oldest there is)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.export import DEFAULT_OPSET, export_onnx
+
+    report = export_onnx(
+        args.config,
+        args.checkpoint,
+        args.output,
+        window=args.window,
+        num_tokens=args.num_tokens,
+        opset=args.opset or DEFAULT_OPSET,
+        overwrite=args.overwrite,
+    )
+    if not args.quiet:
+        print(
+            f"{args.output}: images of {report.num_bands} bands, {report.window} x "
+            f"{report.window} pixels, {report.size / 1e6:.1f} MB, at most "
+            f"{report.difference:.1e} from PyTorch's probabilities",
+            file=sys.stderr,
+        )
