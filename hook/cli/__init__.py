@@ -7,9 +7,19 @@ from hook import __version__
 from hook.cli import export as export_command
 from hook.cli import map as map_command
 from hook.cli import predict as predict_command
+from hook.cli import stats as stats_command
+from hook.cli import style as style_command
+from hook.cli import vectorize as vectorize_command
 from hook.errors import reports_errors
 
-_COMMANDS = (predict_command, map_command, export_command)
+_COMMANDS = (
+    predict_command,
+    map_command,
+    export_command,
+    vectorize_command,
+    stats_command,
+    style_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

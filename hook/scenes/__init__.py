@@ -8,6 +8,7 @@ from hook.scenes.grid import Window, WindowGrid
 from hook.scenes.layers import ClassLayer, SceneGeometry, ScoreLayer
 from hook.scenes.mapping import MapReport, map_scene
 from hook.scenes.reader import SceneReader, WindowData
+from hook.scenes.statistics import class_statistics
 from hook.scenes.vectors import polygonize
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Window",
     "WindowData",
     "WindowGrid",
+    "class_statistics",
     "map_scene",
     "polygonize",
 ]

@@ -1,13 +1,27 @@
 """Class names and colours in the forms GIS programs read: PAM side file and QGIS style."""
 
 import colorsys
+import csv
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from hook.errors import SceneError
+from hook.scenes.staging import StagedFiles
 
 Colour = tuple[int, int, int]
+_LARGEST_VALUE = 65_535  # of GDAL's colour tables
+
+
+class StyledClass(NamedTuple):
+    """How a value of a class map is shown."""
+
+    value: int
+    name: str
+    colour: Colour
 
 
 def default_class_names(num_classes: int) -> list[str]:
@@ -74,34 +88,162 @@ def write_category_names(path: Path, class_names: Sequence[str]) -> None:
 
 def read_category_names(map_path: str | Path) -> list[str] | None:
     """Category names beside a raster, None where there are none."""
-    side_file = Path(f"{map_path}.aux.xml")
-    if not side_file.is_file():
-        return None
-    try:
-        root = ElementTree.parse(side_file).getroot()
-    except ElementTree.ParseError as error:
-        raise SceneError(f"{side_file}: is not XML", found=error) from error
+    root = _read_side_file(Path(f"{map_path}.aux.xml"))
     categories = root.findall("./PAMRasterBand[@band='1']/CategoryNames/Category")
     return [category.text or "" for category in categories] or None
 
 
-def write_qml(path: Path, class_names: Sequence[str], palette: Sequence[Colour]) -> None:
+def _read_side_file(path: Path) -> ElementTree.Element:
+    """Read GDAL's PAM side file; an empty one where there is none."""
+    if not path.is_file():
+        return ElementTree.Element("PAMDataset")
+    try:
+        return ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError) as error:
+        raise SceneError(
+            f"{path}: is not XML", found=error, remedy="remove it or write it again"
+        ) from error
+
+
+def read_classes(path: str | Path) -> list[StyledClass]:
+    """Read the names and colours of classes that somebody wrote down.
+
+    Args:
+        path: ``.json``: a list of objects with ``value``, ``name`` and ``colour`` (or ``color``),
+            or ``.csv`` with these columns. A colour is ``#rrggbb``.
+
+    Returns:
+        The classes by value.
+
+    Raises:
+        SceneError: The file is unreadable, incomplete or names a value twice.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".json", ".csv"):
+        raise SceneError(f"{path}: unknown list of classes", expected="a .json or .csv file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        entries = json.loads(text) if kind == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise SceneError(f"{path}: cannot be read", found=error) from error
+    if not isinstance(entries, list) or not entries:
+        raise SceneError(f"{path}: names no classes", expected="a list of value, name and colour")
+    classes: dict[int, StyledClass] = {}
+    for number, entry in enumerate(entries, 1):
+        styled = _read_class(entry, f"{path}: class {number}")
+        if styled.value in classes:
+            raise SceneError(f"{path}: value {styled.value} is named twice")
+        classes[styled.value] = styled
+    return [classes[value] for value in sorted(classes)]
+
+
+def _read_class(entry: object, where: str) -> StyledClass:
+    expected = "value, name and colour, such as 3, water, #1f78b4"
+    if not isinstance(entry, dict):
+        raise SceneError(where, expected=expected, found=entry)
+    fields = {str(key).strip().lower(): value for key, value in entry.items()}
+    name = str(fields.get("name") or "").strip()
+    colour = str(fields.get("colour") or fields.get("color") or "").strip()
+    digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", colour)
+    try:
+        value = int(str(fields.get("value")))
+    except ValueError:
+        value = -1
+    if not name or not digits or not 0 <= value <= _LARGEST_VALUE:
+        raise SceneError(
+            where, expected=f"{expected}; values from 0 to {_LARGEST_VALUE}", found=entry
+        )
+    return StyledClass(value, name, tuple(bytes.fromhex(digits[1])))
+
+
+def write_style(
+    map_path: str | Path, classes: Sequence[StyledClass], *, overwrite: bool = False
+) -> list[Path]:
+    """Write names and colours of classes beside a map: ``.aux.xml`` and ``.qml``.
+
+    The map itself is not touched: GDAL can change the colour table of a GeoTIFF in place only by
+    giving up the order of its parts that makes it cloud-optimised. The table in the side file
+    prevails over that in the map wherever GDAL reads it. What else the side file holds, such as
+    statistics, stays.
+
+    Args:
+        map_path: The map.
+        classes: Names and colours by value; values between them have neither.
+        overwrite: Replace names, colours or a style that are there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SceneError: There are names, colours or a style already, the side file is damaged, or a
+            file cannot be written.
+    """
+    map_path = Path(map_path)
+    side_file, style = Path(f"{map_path}.aux.xml"), map_path.with_suffix(".qml")
+    root = _read_side_file(side_file)
+    band = root.find("./PAMRasterBand[@band='1']")
+    if band is None:
+        band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    old = [
+        part for tag in ("ColorInterp", "ColorTable", "CategoryNames") for part in band.findall(tag)
+    ]
+    if old and not overwrite:
+        raise SceneError(
+            f"{side_file}: has names or colours already", remedy="allow overwriting to change them"
+        )
+    for part in old:
+        band.remove(part)
+    by_value = {styled.value: styled for styled in classes}
+    ElementTree.SubElement(band, "ColorInterp").text = "Palette"
+    colours = ElementTree.SubElement(band, "ColorTable")
+    names = ElementTree.SubElement(band, "CategoryNames")
+    for value in range(max(by_value) + 1):
+        styled = by_value.get(value)
+        channels = (*styled.colour, 255) if styled else (0, 0, 0, 0)
+        ElementTree.SubElement(
+            colours, "Entry", {f"c{i}": str(channel) for i, channel in enumerate(channels, 1)}
+        )
+        ElementTree.SubElement(names, "Category").text = styled.name if styled else ""
+    # Names and colours are the only parts of the side file that are replaced.
+    with StagedFiles(overwrite=True) as side, StagedFiles(overwrite) as files:
+        staged = files.add(style)
+        write_qml(
+            staged,
+            [styled.name for styled in classes],
+            [styled.colour for styled in classes],
+            [styled.value for styled in classes],
+        )
+        _write(side.add(side_file), root)
+        side.commit()
+        files.commit()
+    return [side_file, style]
+
+
+def write_qml(
+    path: Path,
+    class_names: Sequence[str],
+    palette: Sequence[Colour],
+    values: Sequence[int] | None = None,
+) -> None:
     """Write a QGIS layer style that draws band 1 as named, coloured classes.
 
     QGIS loads it by itself where it lies beside the raster under the same stem.
 
     Args:
         path: The ``.qml`` file.
-        class_names: Labels of the values 0, 1, ...
-        palette: Colours (red, green, blue) of the values 0, 1, ...
+        class_names: Labels of the values.
+        palette: Colours (red, green, blue) of the values.
+        values: The values; 0, 1, ... if None.
     """
+    values = range(len(class_names)) if values is None else values
     qgis = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(qgis, "pipe")
     renderer = ElementTree.SubElement(
         pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1"
     )
     entries = ElementTree.SubElement(renderer, "colorPalette")
-    for value, (name, colour) in enumerate(zip(class_names, palette, strict=True)):
+    for value, name, colour in zip(values, class_names, palette, strict=True):
         ElementTree.SubElement(
             entries,
             "paletteEntry",

@@ -1,33 +1,66 @@
 """The regions of a class map as polygons."""
 
 import contextlib
-import importlib.util
+import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-import geopandas
 import numpy as np
-import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import rasterio
 import shapely
-from pyogrio.errors import DataSourceError
-from pyproj import CRS, Transformer
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+from pyproj import Transformer
 from rasterio import features
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
-from tqdm import tqdm
 
 from hook.errors import SceneError
-from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import read_category_names
+from hook.scenes.statistics import (
+    NO_CLASS,
+    ClassMap,
+    areas_m2,
+    open_raster,
+    perimeters_m,
+    pixel_areas,
+    reading,
+)
 
-DRIVERS = {".gpkg": "GPKG", ".parquet": "Parquet"}
+DRIVERS = {
+    ".gpkg": "GPKG",
+    ".parquet": "Parquet",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+}
+"""Endings of vector files and GDAL's names of their formats."""
+
 _BATCH = 20_000
+_OUTSIDE = -2
+# Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
+_SIZE_STEPS = 1 << 20
+_GEOMETRY = "geometry"
+_BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
+# pyogrio raises RuntimeError where GDAL fails amid a stream.
+_WRITE_ERRORS = (
+    DataSourceError,
+    DataLayerError,
+    FeatureError,
+    FieldError,
+    pa.ArrowException,
+    OSError,
+    RuntimeError,
+)
 
 
 def polygonize(
@@ -37,32 +70,55 @@ def polygonize(
     class_names: Sequence[str] | None = None,
     nodata: int | None = None,
     min_area: float = 0,
+    simplify: float = 0,
+    scores: str | Path | None = None,
     layer: str = "regions",
     overwrite: bool = False,
     progress: bool = True,
+    strip_rows: int | None = None,
 ) -> int:
     """Write the 4-connected regions of a class map as polygons that cover it once.
 
-    Fields: ``class_id``, ``class_name`` and ``area_m2``, see :func:`areas_m2`. The CRS is the
-    map's. Edges follow pixel edges, so that neighbours share them exactly.
+    Fields: ``class_id``, ``class_name``, ``score`` (the mean over the region, with ``scores``
+    only), ``area_m2`` and ``perimeter_m``, see :func:`areas_m2` and :func:`perimeters_m`. The CRS
+    is the map's; GeoJSON is in WGS 84, as RFC 7946 wants it, and alone may hold multipolygons:
+    those it cuts at the antimeridian. Edges follow pixel edges, and neighbours have the same
+    vertices along their common edge. Polygons come in the order of their last pixels; FlatGeobuf
+    has an order of its own.
+
+    The map is read in strips of whole rows; a region that goes on in the next strip is held until
+    it ends, the others go to the file. Polygons, their order and the bytes of the file do not
+    depend on the height of the strips. ``min_area`` reads the map twice and holds some 50 bytes
+    per region. ``simplify`` holds **all** polygons: what an edge may become depends on the edges
+    around it.
 
     Args:
         map_path: A raster of class indexes.
-        output: ``.gpkg`` (GeoPackage) or ``.parquet`` (GeoParquet, needs pyarrow).
+        output: ``.gpkg`` (GeoPackage), ``.parquet`` (GeoParquet 1.1), ``.fgb`` (FlatGeobuf),
+            ``.geojson`` or ``.json`` (GeoJSON).
         class_names: Names of the classes; the map's category names if None, else ``class_0``, ...
         nodata: Value that is no class; the map's own nodata value if None.
-        min_area: Regions below this many square metres, counted in pixels of the map's centre, are
-            dissolved into their largest neighbour (a region with none but nodata around it stays).
-        layer: Name of the GeoPackage's layer.
+        min_area: Regions below this many square metres (pixels in a map without a CRS) are
+            dissolved into their largest neighbour, of equal ones into that whose first pixel comes
+            first. A region whose neighbours are all smaller waits for them to be dissolved. One
+            with nothing but nodata around it stays.
+        simplify: Tolerance of Visvalingam and Whyatt's simplification in units of the CRS (of the
+            pixel without one): about the square root of the area of the corners cut off. Common
+            edges stay common, the border to nodata and the map's border stay as they are. Areas
+            and perimeters are those of the simplified polygons.
+        scores: A raster on the map's grid: one band, or one per class, of which a region's own
+            class counts. Scale, offset and nodata value of the bands are heeded.
+        layer: Name of the layer in the file; GeoParquet has none.
         overwrite: Replace the output if it exists.
         progress: Show a progress bar (on a terminal).
+        strip_rows: Rows read at a time; by default about 2 million pixels.
 
     Returns:
         The number of polygons.
 
     Raises:
-        SceneError: The map is unreadable or no class map, a class has no name, the output exists
-            or cannot be written, or its format is unknown.
+        SceneError: The map is unreadable or no class map, a class has no name, the scores do not
+            fit the map, the output exists or cannot be written, or its format is unknown.
     """
     output = Path(output)
     driver = DRIVERS.get(output.suffix.lower())
@@ -70,39 +126,162 @@ def polygonize(
         raise SceneError(
             f"{output}: unknown vector format", expected=f"a name ending in {', '.join(DRIVERS)}"
         )
-    if driver == "Parquet" and importlib.util.find_spec("pyarrow") is None:
+    for name, value in (("min_area", min_area), ("simplify", simplify)):
+        if not 0 <= value < math.inf:
+            raise SceneError(name, expected="a number from 0", found=value)
+    if simplify and not hasattr(shapely, "coverage_simplify"):
         raise SceneError(
-            f"{output}: GeoParquet needs pyarrow",
-            remedy="install pyarrow, or write a GeoPackage (.gpkg)",
+            "simplify: needs shapely 2.1 or newer",
+            found=shapely.__version__,
+            remedy="upgrade shapely",
         )
-    if not min_area >= 0:
-        raise SceneError("min_area", expected="0 or more square metres", found=min_area)
-    with StagedFiles(overwrite) as files, _without_clock(), warnings.catch_warnings():
-        # A map without a CRS is told of below, once.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        warnings.filterwarnings("ignore", "'crs' was not provided")
-        staged = files.add(output)
-        try:
-            with rasterio.open(map_path) as source:
-                nodata = source.nodata if nodata is None else nodata
-                if np.dtype(source.dtypes[0]).kind not in "iu" or source.count != 1:
-                    raise SceneError(
-                        f"{map_path}: not a class map",
-                        expected="one band of integers",
-                        found=f"{source.count} band(s) of {source.dtypes[0]}",
-                    )
-                names = class_names or read_category_names(map_path)
-                crs = source.crs and CRS.from_user_input(source.crs)
-                frames = _frames(_regions(source, nodata, min_area), crs, names, map_path)
-                count = _write(frames, staged, driver, layer, progress)
-        except (*GDAL_ERRORS, DataSourceError) as error:
+    with (
+        ClassMap(map_path, nodata, class_names) as source,
+        StagedFiles(overwrite) as files,
+        _without_clock(),
+        contextlib.ExitStack() as stack,
+    ):
+        if driver == "GeoJSON" and source.crs is None:
             raise SceneError(
-                f"{map_path}: cannot be turned into {output}", found=error.__cause__ or error
+                f"{output}: GeoJSON is always in WGS 84, and the map has no CRS",
+                remedy="give the map its CRS (rio edit-info --crs), or write another format",
+            )
+        score_map = stack.enter_context(ScoreMap(scores, source)) if scores else None
+        staged = files.add(output)
+        plan = _plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
+        strips = source.strips(strip_rows, "writing polygons", progress)
+        if plan:
+            strips = plan.apply(strips)
+        regions = _simplified(_regions(source, strips, score_map), source, simplify)
+        tables = _tables(regions, source, score_map)
+        schema = _schema(score_map is not None)
+        try:
+            if driver == "Parquet":
+                count = _write_geoparquet(tables, schema, staged, source)
+            else:
+                count = _write_with_gdal(tables, schema, staged, driver, layer, source)
+        except _WRITE_ERRORS as error:
+            raise SceneError(
+                f"{output}: cannot be written",
+                found=error,
+                remedy="check the free space of the disk and the folder's permissions",
             ) from error
         files.commit()
-    if crs is None:
-        warnings.warn(f"{map_path}: no CRS, so its regions have no area", stacklevel=2)
+    if source.crs is None:
+        warnings.warn(
+            f"{map_path}: no CRS, so its regions have no area and no perimeter", stacklevel=2
+        )
     return count
+
+
+class ScoreMap:
+    """Scores of a class map: one band, or one per class.
+
+    Args:
+        path: A raster on the map's grid.
+        class_map: The map.
+
+    Raises:
+        SceneError: The file cannot be opened, or its grid or values are of another kind.
+    """
+
+    def __init__(self, path: str | Path, class_map: ClassMap) -> None:
+        self.path = str(path)
+        self._source = source = open_raster(path)
+        try:
+            ours = (class_map.height, class_map.width)
+            same_crs = not source.crs or not class_map.crs or source.crs == class_map.rasterio_crs
+            if source.shape != ours or not _same_grid(source.transform, class_map) or not same_crs:
+                raise SceneError(
+                    f"{path}: not on the map's grid",
+                    expected=f"{ours[0]} x {ours[1]} pixels at {tuple(class_map.transform)[:6]}, "
+                    f"{class_map.rasterio_crs}",
+                    found=f"{source.height} x {source.width} pixels at "
+                    f"{tuple(source.transform)[:6]}, {source.crs}",
+                    remedy="take the scores that were written with the map, or warp them to it",
+                )
+            if any(np.dtype(dtype).kind not in "iuf" for dtype in source.dtypes):
+                raise SceneError(
+                    f"{path}: not scores", expected="real numbers", found=source.dtypes[0]
+                )
+            names = class_map.class_names
+            if source.count > 1 and names and source.count != len(names):
+                raise self._band_error(f"{len(names)}, one per class")
+            self.scales, self.offsets = source.scales, source.offsets
+        except BaseException:
+            self.close()
+            raise
+
+    def _band_error(self, expected: str) -> SceneError:
+        return SceneError(
+            f"{self.path}: number of bands", expected=f"1 or {expected}", found=self._source.count
+        )
+
+    def read(self, row_off: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the score of each pixel's class.
+
+        Args:
+            row_off: First row.
+            classes: (h, width) class indexes, -1 for none.
+
+        Returns:
+            (h, width) stored values, and where they count, bool.
+
+        Raises:
+            SceneError: The file is damaged or has no band for a class.
+        """
+        window = Window(0, row_off, classes.shape[1], classes.shape[0])
+        with reading(self.path):
+            if self._source.count == 1:
+                scores = self._source.read(1, window=window)
+                known = self._source.read_masks(1, window=window) > 0
+            else:
+                scores, known = None, np.zeros(classes.shape, bool)
+                for class_id in np.unique(classes[classes >= 0]).tolist():
+                    if class_id >= self._source.count:
+                        raise self._band_error(f"at least {class_id + 1}")
+                    band = self._source.read(class_id + 1, window=window)
+                    mask = self._source.read_masks(class_id + 1, window=window) > 0
+                    scores = np.zeros_like(band) if scores is None else scores
+                    own = classes == class_id
+                    scores[own], known[own] = band[own], mask[own]
+                scores = np.zeros(classes.shape) if scores is None else scores
+        known &= classes >= 0
+        if scores.dtype.kind == "f":
+            known &= np.isfinite(scores)
+        return scores, known
+
+    def means(self, sums: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Mean scores of regions.
+
+        Args:
+            sums: (N,) of stored values.
+            counts: (N,) of pixels with a score.
+            classes: (N,) of the regions.
+
+        Returns:
+            (N,) float64, NaN where no pixel has a score.
+        """
+        bands = classes if self._source.count > 1 else np.zeros_like(classes)
+        means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        return means * np.asarray(self.scales)[bands] + np.asarray(self.offsets)[bands]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __enter__(self) -> "ScoreMap":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def _same_grid(transform: rasterio.Affine, class_map: ClassMap) -> bool:
+    """Whether both place the map's corners alike, to a hundredth of a pixel."""
+    back = ~class_map.transform * transform
+    corners = [(0, 0), (class_map.width, 0), (0, class_map.height)]
+    return all(math.dist(back @ corner, corner) < 0.01 for corner in corners)
 
 
 @contextlib.contextmanager
@@ -116,81 +295,409 @@ def _without_clock() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Areas of polygons in square metres.
+# Regions of strips
 
-    In a projected CRS they are planar. In a geographic one, and in a Mercator projection, whose
-    planar areas grow with latitude (twofold at 45 degrees), they are those on the ellipsoid,
-    taken in its cylindrical equal-area projection: there parallels and meridians, the edges of
-    pixels, stay straight, so the areas are exact however long an edge is. Without a CRS: NaN.
+
+def _label(classes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the 4-connected regions of one class in the order of their first pixels.
+
+    Runs of equal pixels in a row are the nodes of a graph, which is far smaller than one of
+    pixels; its connected components are the regions.
 
     Args:
-        geometries: (N,) shapely polygons.
-        crs: Their CRS.
+        classes: (h, w) class indexes, -1 for none.
 
     Returns:
-        (N,) float64.
+        (h, w) int32 numbers of regions, -1 where there is no class, and how many there are.
     """
-    if crs is None:
-        return np.full(len(geometries), np.nan)
-    method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
-    mercator = "Mercator" in method and not any(
-        kind in method for kind in ("Transverse", "Oblique")
-    )
-    if not crs.is_geographic and not mercator:
-        factor = math.prod(axis.unit_conversion_factor for axis in crs.axis_info[:2])
-        return shapely.area(geometries) * factor
-    ellipsoid = crs.ellipsoid
-    # "+over" keeps longitudes beyond 180 degrees where they are.
-    equal_area = CRS.from_proj4(
-        f"+proj=cea +a={ellipsoid.semi_major_metre} +b={ellipsoid.semi_minor_metre} +units=m +over"
-    )
-    transformer = Transformer.from_crs(crs, equal_area, always_xy=True)
+    starts = np.ones(classes.shape, bool)
+    starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
+    runs = np.cumsum(starts, dtype=np.int32).reshape(classes.shape) - 1
+    # The runs of two rows that share columns share the first column of one of them.
+    linked = (classes[1:] == classes[:-1]) & (starts[1:] | starts[:-1])
+    parts = _components(runs[-1, -1] + 1, runs[:-1][linked], runs[1:][linked])
+    inside = classes[starts] >= 0
+    used = np.zeros(parts.max() + 1, bool)
+    used[parts[inside]] = True
+    numbers = np.where(used, np.cumsum(used) - 1, NO_CLASS).astype(np.int32)
+    return numbers[parts][runs], int(used.sum())
 
-    def project(points: np.ndarray) -> np.ndarray:
-        return np.column_stack(transformer.transform(*points.T))
 
-    return shapely.area(shapely.transform(geometries, project))
+def _components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number the connected components of a graph in the order of their first nodes.
+
+    Args:
+        size: Number of nodes.
+        first: (M,) ends of edges.
+        second: (M,) their other ends.
+
+    Returns:
+        (size,) the component of each node.
+    """
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
+    parts = connected_components(graph, directed=False)[1]
+    _, first_nodes = np.unique(parts, return_index=True)
+    ranks = np.empty(len(first_nodes), np.int64)
+    ranks[np.argsort(first_nodes)] = np.arange(len(first_nodes))
+    return ranks[parts]
+
+
+class _Dissolving(NamedTuple):
+    """What becomes of the regions of a map, numbered strip by strip."""
+
+    new_classes: np.ndarray
+
+    def apply(self, strips: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the strips of which the plan was made with their new classes."""
+        offset = 0
+        for row_off, classes in strips:
+            labels, count = _label(classes)
+            new = np.append(self.new_classes[offset : offset + count], np.int32(NO_CLASS))
+            offset += count
+            yield row_off, new[labels]  # label -1 takes the last entry
+
+
+def _plan_dissolving(
+    source: ClassMap, min_area: float, strip_rows: int | None, progress: bool
+) -> _Dissolving:
+    """Find the regions of the whole map, their sizes and neighbours; dissolve the small ones."""
+    # Sizes are counted in steps of the pixel in the map's centre.
+    centre = 1.0
+    if source.crs:
+        areas = pixel_areas(source, source.height // 2, 1)
+        centre = areas[0, areas.shape[1] // 2]
+    # The margin forgives the rounding of an area that is meant to be a number of pixels.
+    smallest = math.ceil(min_area / centre * _SIZE_STEPS * (1 - 1e-9))
+    nothing = np.empty((0, 2), np.int64)
+    sizes, kinds, seams, edges = [], [], [nothing], [nothing]
+    offset, above, above_classes = 0, None, None
+    for row_off, classes in source.strips(strip_rows, "finding small regions", progress):
+        labels, count = _label(classes)
+        areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
+        steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
+        inside = labels >= 0
+        # Exact: whole numbers far below 2**53.
+        size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
+        kind = np.zeros(count, np.int32)
+        kind[labels[inside]] = classes[inside]
+        beside = _touching(labels[:, :-1], labels[:, 1:])
+        below = _touching(labels[:-1], labels[1:])
+        pairs = _unique_pairs(np.concatenate([beside, below]))
+        # Large regions side by side stay as they are, whatever they are parts of.
+        edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
+        labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)
+        if above is not None:
+            same = above_classes == classes[0]
+            seams.append(_touching(above[same], labels[0, same]))
+            edges.append(_touching(above[~same], labels[0, ~same]))
+        above, above_classes = labels[-1], classes[-1]
+        offset += count
+        sizes.append(size)
+        kinds.append(kind)
+    sizes, kinds = np.concatenate(sizes), np.concatenate(kinds)
+    region = _components(offset, *np.concatenate(seams).T)
+    count = region.max(initial=-1) + 1
+    region_sizes = np.zeros(count, np.int64)
+    np.add.at(region_sizes, region, sizes)
+    region_kinds = np.zeros(count, np.int32)
+    region_kinds[region] = kinds
+    edges = region[np.concatenate(edges)]
+    return _Dissolving(_dissolve(region_sizes, region_kinds, edges, smallest)[region])
+
+
+def _touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pairs of regions, (M, 2) int64, from arrays of neighbouring pixels."""
+    border = (first != second) & (first >= 0) & (second >= 0)
+    return _unique_pairs(np.column_stack([first[border], second[border]]).astype(np.int64))
+
+
+def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Each pair of (M, 2) int64 once, whichever way round; numbers below 2**31."""
+    # One number each, sorted: np.unique takes many times as long for rows, and for such numbers,
+    # which its hash does not scatter.
+    codes = np.sort(pairs.min(axis=1) << 32 | pairs.max(axis=1))
+    codes = codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes
+    return np.column_stack([codes >> 32, codes & 0xFFFFFFFF])
+
+
+def _dissolve(
+    sizes: np.ndarray, classes: np.ndarray, edges: np.ndarray, smallest: int
+) -> np.ndarray:
+    """Dissolve small regions into their largest neighbours.
+
+    In each round every small region goes to its largest neighbour, and on to where that goes. One
+    that is larger than all its neighbours waits: they are small too and go in this round. Regions
+    of one class that now touch become one. Rounds go on until no small region has a neighbour.
+
+    Args:
+        sizes: (N,) int64.
+        classes: (N,) int32.
+        edges: (M, 2) int64 pairs of neighbours; those of two large regions may be missing.
+        smallest: Regions below this size are dissolved.
+
+    Returns:
+        (N,) int32 new classes.
+    """
+    root = np.arange(len(sizes))
+    sizes = sizes.copy()
+    while True:
+        edges = _unique_pairs(edges[edges[:, 0] != edges[:, 1]])
+        edges = edges[(sizes[edges] < smallest).any(axis=1)]
+        if not len(edges):
+            return classes[root]
+        here, there = np.concatenate([edges, edges[:, ::-1]]).T
+        going = sizes[here] < smallest
+        here, there = here[going], there[going]
+        # Of equal neighbours the first; "larger" is a strict order, so that nobody goes in circles.
+        order = np.lexsort((-there, sizes[there], here))
+        here, there = here[order], there[order]
+        last = np.append(here[1:] != here[:-1], True)
+        here, there = here[last], there[last]
+        larger = (sizes[there] > sizes[here]) | ((sizes[there] == sizes[here]) & (there < here))
+        target = np.arange(len(sizes))
+        target[here[larger]] = there[larger]
+        while (further := target[target] != target).any():
+            target[further] = target[target[further]]
+        moved = np.flatnonzero(target != np.arange(len(sizes)))
+        np.add.at(sizes, target[moved], sizes[moved])
+        edges = target[edges]
+        # Only what grew can have met its like.
+        met = edges[classes[edges[:, 0]] == classes[edges[:, 1]]]
+        met = met[met[:, 0] != met[:, 1]]
+        if len(met):
+            nodes, ends = np.unique(met, return_inverse=True)
+            parts = _components(len(nodes), *ends.reshape(-1, 2).T)
+            firsts = nodes[np.unique(parts, return_index=True)[1]][parts]
+            joined = nodes != firsts
+            np.add.at(sizes, firsts[joined], sizes[nodes[joined]])
+            onward = np.arange(len(sizes))
+            onward[nodes] = firsts
+            target = onward[target]
+            edges = onward[edges]
+        root = target[root]
+
+
+class _Regions(NamedTuple):
+    """Regions in columns."""
+
+    polygons: np.ndarray
+    """(N,) shapely polygons."""
+    classes: np.ndarray
+    """(N,) int32."""
+    last_pixels: np.ndarray
+    """(N,) int64: row-major index in the map."""
+    score_sums: np.ndarray
+    """(N,) float64: of stored values."""
+    score_counts: np.ndarray
+    """(N,) int64: pixels with a score."""
+
+    def take(self, index: np.ndarray | slice) -> "_Regions":
+        """Some of the regions."""
+        return _Regions(*(column[index] for column in self))
+
+    @staticmethod
+    def joined(parts: Sequence["_Regions"]) -> "_Regions":
+        """Tables below each other."""
+        return _Regions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+@dataclass
+class _OpenRegion:
+    """A region that goes on in the next strip."""
+
+    class_id: int
+    last_pixel: int
+    score_sum: float
+    score_count: int
+    pieces: list[shapely.Polygon]
+    straight: list[np.ndarray]
+    """Corners of pieces on seams that are no corners of the region, (n, 2) each."""
+
+    def add(self, other: "_OpenRegion") -> None:
+        """Take in what another has."""
+        self.last_pixel = max(self.last_pixel, other.last_pixel)
+        self.score_sum += other.score_sum
+        self.score_count += other.score_count
+        self.pieces += other.pieces
+        self.straight += other.straight
+
+    def polygon(self) -> shapely.Polygon:
+        """The pieces as one."""
+        # Normalised, rings start at their least corner, which is never among those to leave out.
+        union = shapely.normalize(shapely.coverage_union_all(self.pieces))
+        kind, points, (rings, polygons) = shapely.to_ragged_array([union])
+        straight = np.concatenate(self.straight)
+        span = points[:, 0].max() + 1
+        # Whole numbers far below 2**53.
+        kept = ~np.isin(points @ [1, span], straight @ [1, span])
+        before = np.concatenate([[0], np.cumsum(kept)])
+        # Again, because the order of holes is one of their corners.
+        return shapely.normalize(
+            shapely.from_ragged_array(kind, points[kept], (before[rings], polygons))[0]
+        )
 
 
 def _regions(
-    source: rasterio.DatasetReader, nodata: float | None, min_area: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield polygons in the map's CRS, at most 20,000 at a time, and their values."""
-    classes = source.read(1)
-    if classes.dtype not in (np.uint8, np.uint16):  # GDAL's polygons hold 32 bits at most
-        classes = classes.astype(np.int32)
-    smallest = math.ceil(min_area / _pixel_area(source)) if min_area else 0
-    if smallest > 1:
-        kept = None if nodata is None else classes != nodata
-        classes = features.sieve(classes, smallest, mask=kept, connectivity=4)
-    a, b, c, d, e, f = source.transform[:6]
+    source: ClassMap, strips: Iterable[tuple[int, np.ndarray]], score_map: ScoreMap | None
+) -> Iterator[_Regions]:
+    """Yield the regions of a map in pixel coordinates, in the order of their last pixels."""
+    joiner = _Joiner(source.width)
+    for (row_off, classes), below in _with_row_below(strips, source.width):
+        scores = score_map.read(row_off, classes) if score_map else None
+        finished = joiner.add(row_off, classes, below, scores)
+        yield finished.take(np.argsort(finished.last_pixels))
 
-    def place(corners: np.ndarray) -> np.ndarray:
-        col, row = corners.T
-        return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
-    regions = (
-        region
-        for region in features.shapes(classes, connectivity=4)
-        if nodata is None or region[1] != nodata
+def _with_row_below(
+    strips: Iterable[tuple[int, np.ndarray]], width: int
+) -> Iterator[tuple[tuple[int, np.ndarray], np.ndarray]]:
+    """Yield strips together with the row below each, of -2 below the last."""
+    strips = iter(strips)
+    strip = next(strips)
+    for following in strips:
+        yield strip, following[1][0]
+        strip = following
+    yield strip, np.full(width, _OUTSIDE, np.int32)
+
+
+class _Joiner:
+    """Joins the regions of strips to those of the map.
+
+    Args:
+        width: Columns of the map.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._above = np.full(width, _OUTSIDE, np.int32)
+        self._open: list[_OpenRegion] = []
+        # Index of the open region above each column; what it is elsewhere does not matter.
+        self._places = np.zeros(width, np.int64)
+
+    def add(
+        self,
+        row_off: int,
+        classes: np.ndarray,
+        below: np.ndarray,
+        scores: tuple[np.ndarray, np.ndarray] | None,
+    ) -> _Regions:
+        """Take the next strip.
+
+        Args:
+            row_off: Its first row.
+            classes: (h, width) class indexes, -1 for none.
+            below: (width,) classes of the row below, -2 outside the map.
+            scores: (h, width) stored scores and where they count.
+
+        Returns:
+            The regions that end in the strip.
+        """
+        labels, count = _label(classes)
+        pieces, straight = self._pieces(row_off, labels, count, classes, below, scores)
+        # A graph of the open regions and the pieces, joined where a seam runs through one region.
+        number_open = len(self._open)
+        crossed = (classes[0] >= 0) & (classes[0] == self._above)
+        parts = _components(
+            number_open + count, self._places[crossed], labels[0, crossed] + number_open
+        )
+        number_parts = parts.max(initial=-1) + 1
+        crossing = (classes[-1] >= 0) & (classes[-1] == below)
+        parts_below = parts[labels[-1, crossing] + number_open]
+        goes_on = np.zeros(number_parts, bool)
+        goes_on[parts_below] = True
+        joined = goes_on.copy()
+        joined[parts[:number_open]] = True
+
+        regions: dict[int, _OpenRegion] = {}
+        whole = ~joined[parts[number_open:]]
+        held = np.flatnonzero(~whole)
+        columns = (column.tolist() for column in pieces.take(held))
+        starts = np.searchsorted(straight[:, 0], [held, held + 1]).T
+        opened = (
+            _OpenRegion(class_id, last, score_sum, number, [polygon], [straight[first:end, 1:]])
+            for (polygon, class_id, last, score_sum, number), (first, end) in zip(
+                zip(*columns, strict=True), starts, strict=True
+            )
+        )
+        numbers = np.concatenate([parts[:number_open], parts[number_open:][held]])
+        for number, region in zip(numbers.tolist(), chain(self._open, opened), strict=True):
+            known = regions.setdefault(number, region)
+            if known is not region:
+                # The long lists stay, or a region of many rows would be copied in each strip.
+                if len(known.pieces) < len(region.pieces):
+                    known, region = region, known
+                    regions[number] = known
+                known.add(region)
+
+        ended = [region for number, region in regions.items() if not goes_on[number]]
+        self._open = [region for number, region in regions.items() if goes_on[number]]
+        place = np.zeros(number_parts, np.int64)
+        place[[number for number in regions if goes_on[number]]] = np.arange(len(self._open))
+        self._places[crossing] = place[parts_below]
+        self._above = classes[-1]
+        return _Regions.joined([pieces.take(whole), _as_columns(ended)])
+
+    def _pieces(
+        self,
+        row_off: int,
+        labels: np.ndarray,
+        count: int,
+        classes: np.ndarray,
+        below: np.ndarray,
+        scores: tuple[np.ndarray, np.ndarray] | None,
+    ) -> tuple[_Regions, np.ndarray]:
+        """The regions of one strip as if it were all, and see :func:`_add_junctions`."""
+        framed = np.full((len(classes) + 2, self._width + 2), _OUTSIDE, np.int32)
+        framed[1:-1, 1:-1] = classes
+        framed[0, 1:-1], framed[-1, 1:-1] = self._above, below
+        inside = labels >= 0
+        polygons = np.empty(count, object)
+        for geometry, label in features.shapes(labels, mask=inside, connectivity=4):
+            polygons[int(label)] = shape(geometry)
+        straight = np.empty((0, 3))
+        if count:
+            polygons, straight = _add_junctions(polygons, framed)
+            polygons = shapely.transform(polygons, lambda points: points + [0, row_off])
+            straight += [0, 0, row_off]
+        numbers = labels[inside]
+        kinds, last = np.empty(count, np.int32), np.empty(count, np.int64)
+        kinds[numbers] = classes[inside]
+        last[numbers] = np.flatnonzero(inside) + row_off * self._width  # the last one stays
+        sums, counts = np.zeros(count), np.zeros(count, np.int64)
+        if scores:
+            values, known = scores
+            sums = np.bincount(labels[known], values[known], minlength=count)
+            counts = np.bincount(labels[known], minlength=count)
+        return _Regions(shapely.normalize(polygons), kinds, last, sums, counts), straight
+
+
+def _as_columns(regions: Sequence[_OpenRegion]) -> _Regions:
+    """Open regions, which are so no longer, as a table."""
+    polygons = np.empty(len(regions), object)
+    polygons[:] = [region.polygon() for region in regions]
+    return _Regions(
+        polygons,
+        np.array([region.class_id for region in regions], np.int32),
+        np.array([region.last_pixel for region in regions], np.int64),
+        np.array([region.score_sum for region in regions], np.float64),
+        np.array([region.score_count for region in regions], np.int64),
     )
-    while batch := list(islice(regions, _BATCH)):
-        polygons = np.array([shape(geometry) for geometry, _ in batch], dtype=object)
-        polygons = shapely.transform(_add_junctions(polygons, classes), place)
-        yield polygons, np.array([value for _, value in batch], dtype=np.int64)
 
 
-def _add_junctions(polygons: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add the corners where three regions meet to the straight edges that run through them.
 
     GDAL drops them, because they bend nothing; but only with them do neighbours have the same
     vertices along their common edge, which tools for coverages (validation, simplification that
-    keeps shared edges shared) ask for.
+    keeps shared edges shared) ask for. So do the pieces of a region on both sides of a seam.
 
     Args:
         polygons: (N,) polygons in pixel coordinates (column, row), edges along pixel edges.
-        classes: (H, W) the map they are from.
+        framed: (H + 2, W + 2) the strip they are from, framed with what is around it.
+
+    Returns:
+        The polygons; and (M, 3) polygon, column and row of the corners that only the strip's end
+        makes, by polygon: those in whose place the map has a straight edge.
     """
     kind, corners, (ring_starts, polygon_starts) = shapely.to_ragged_array(polygons)
     step = np.zeros_like(corners)
@@ -201,86 +708,177 @@ def _add_junctions(polygons: np.ndarray, classes: np.ndarray) -> np.ndarray:
     along = np.arange(len(edge)) - np.repeat(np.cumsum(length) - length, length)
     points = corners[edge] + np.sign(step)[edge] * along[:, np.newaxis]
     col, row = points.astype(np.int64).T
-    above, below = (row - 1).clip(0), row.clip(max=classes.shape[0] - 1)
-    left, right = (col - 1).clip(0), col.clip(max=classes.shape[1] - 1)
-    horizontal = step[edge, 0] != 0
-    junction = np.where(
-        horizontal,
-        (classes[above, left] != classes[above, right])
-        | (classes[below, left] != classes[below, right]),
-        (classes[above, left] != classes[below, left])
-        | (classes[above, right] != classes[below, right]),
-    )
-    kept = (along == 0) | junction
+    above_left, above_right = framed[row, col], framed[row, col + 1]
+    below_left, below_right = framed[row + 1, col], framed[row + 1, col + 1]
+    across = (above_left != above_right) | (below_left != below_right)
+    upright = (above_left != below_left) | (above_right != below_right)
+    is_corner = along == 0
+    kept = is_corner | np.where(step[edge, 0] != 0, across, upright)
     points_before = np.concatenate([[0], np.cumsum(kept)])
     edges_before = np.concatenate([[0], np.cumsum(length)])
+    at_end = (row == 0) | (row == len(framed) - 2)
+    straight = np.flatnonzero(is_corner & at_end & across & ~upright)
+    owner = np.searchsorted(ring_starts[polygon_starts], edge[straight], side="right") - 1
     ring_starts = points_before[edges_before[ring_starts]]
-    return shapely.from_ragged_array(kind, points[kept], (ring_starts, polygon_starts))
+    return (
+        shapely.from_ragged_array(kind, points[kept], (ring_starts, polygon_starts)),
+        np.column_stack([owner, points[straight]]),
+    )
 
 
-def _pixel_area(source: rasterio.DatasetReader) -> float:
-    """Square metres of the pixel in the map's centre; 1 without a CRS."""
-    row, col = source.height // 2, source.width // 2
-    corners = [(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]
-    pixel = shapely.Polygon([source.transform @ corner for corner in corners])
-    area = areas_m2(np.array([pixel]), source.crs and CRS.from_user_input(source.crs))[0]
-    return 1.0 if math.isnan(area) else float(area)
+# Tables and files
 
 
-def _frames(
-    regions: Iterable[tuple[np.ndarray, np.ndarray]],
-    crs: CRS | None,
-    class_names: Sequence[str] | None,
-    map_path: str | Path,
-) -> Iterator[geopandas.GeoDataFrame]:
-    """Yield tables of regions; at least one, which is empty where there is no region."""
-    nothing = (np.array([], dtype=object), np.array([], dtype=np.int64))
-    for polygons, ids in chain([nothing], regions):
-        classes = np.unique(ids).tolist()
-        nameless = [i for i in classes if i < 0 or (class_names and i >= len(class_names))]
-        if nameless:
-            raise SceneError(
-                f"{map_path}: values that are no class",
-                expected=f"0 to {len(class_names) - 1}" if class_names else "0 or more",
-                found=nameless,
-                remedy="name all classes, or name the nodata value",
-            )
-        names = {i: class_names[i] if class_names else f"class_{i}" for i in classes}
-        yield geopandas.GeoDataFrame(
-            {
-                "class_id": ids.astype(np.int32),
-                "class_name": np.array([names[index] for index in ids], dtype=object),
-                "area_m2": areas_m2(polygons, crs),
-            },
-            geometry=geopandas.GeoSeries(polygons, crs=crs, dtype="geometry"),
-        )
+def _simplified(
+    regions: Iterator[_Regions], source: ClassMap, tolerance: float
+) -> Iterator[_Regions]:
+    """Yield regions in the map's CRS, simplified all together where that is asked for."""
+    a, b, c, d, e, f = source.transform[:6]
+
+    def place(corners: np.ndarray) -> np.ndarray:
+        col, row = corners.T
+        return np.column_stack([a * col + b * row + c, d * col + e * row + f])
+
+    regions = (part._replace(polygons=shapely.transform(part.polygons, place)) for part in regions)
+    if not tolerance:
+        yield from regions
+        return
+    whole = _Regions.joined(list(regions))
+    polygons = shapely.coverage_simplify(whole.polygons, tolerance, simplify_boundary=False)
+    yield whole._replace(polygons=polygons)
 
 
-def _write(
-    frames: Iterator[geopandas.GeoDataFrame],
+def _tables(
+    regions: Iterator[_Regions], source: ClassMap, score_map: ScoreMap | None
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """Yield tables of 20,000 rows, the last of fewer, and the bounds (n, 4) of their polygons."""
+    for part in _batches(regions):
+        names = [source.name_of(class_id) for class_id in part.classes.tolist()]
+        columns = {"class_id": pa.array(part.classes), "class_name": pa.array(names, pa.string())}
+        if score_map:
+            means = score_map.means(part.score_sums, part.score_counts, part.classes)
+            columns["score"] = pa.array(means, from_pandas=True)  # NaN becomes null
+        columns["area_m2"] = pa.array(areas_m2(part.polygons, source.crs), from_pandas=True)
+        columns["perimeter_m"] = pa.array(perimeters_m(part.polygons, source.crs), from_pandas=True)
+        columns[_GEOMETRY] = pa.array(shapely.to_wkb(part.polygons), pa.binary())
+        schema = _schema(score_map is not None)
+        yield pa.record_batch(list(columns.values()), schema), shapely.bounds(part.polygons)
+
+
+def _batches(regions: Iterator[_Regions]) -> Iterator[_Regions]:
+    """Regroup tables into such of 20,000 rows, the last of fewer, whatever their sizes were."""
+    waiting, count = [], 0
+    for part in regions:
+        waiting.append(part)
+        count += len(part.polygons)
+        if count < _BATCH:
+            continue
+        whole = _Regions.joined(waiting)
+        end = count - count % _BATCH
+        for start in range(0, end, _BATCH):
+            yield whole.take(slice(start, start + _BATCH))
+        waiting, count = [whole.take(slice(end, None))], count - end
+    if count:
+        yield _Regions.joined(waiting)
+
+
+def _schema(with_scores: bool) -> pa.Schema:
+    fields = [("class_id", pa.int32()), ("class_name", pa.string())]
+    if with_scores:
+        fields.append(("score", pa.float64()))
+    fields += [("area_m2", pa.float64()), ("perimeter_m", pa.float64()), (_GEOMETRY, pa.binary())]
+    return pa.schema(fields)
+
+
+def _write_with_gdal(
+    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
+    schema: pa.Schema,
     path: Path,
     driver: str,
     layer: str,
-    progress: bool,
+    source: ClassMap,
 ) -> int:
-    """Write the tables to one layer; return the number of rows."""
+    """Stream tables into a file of GDAL's; return the number of rows."""
+    count, failure = 0, None
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal count, failure
+        try:
+            for table, _ in tables:
+                count += len(table)
+                yield table
+        except BaseException as error:  # GDAL would tell only that there was one
+            failure = error
+            raise
+
+    options = {}
+    if driver == "GeoJSON":
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(source))}
+    try:
+        with warnings.catch_warnings():
+            # A map without a CRS is told of once, in our words.
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, batches()),
+                path,
+                layer=layer,
+                driver=driver,
+                geometry_name=_GEOMETRY,
+                geometry_type="Polygon",
+                crs=source.crs and source.crs.to_wkt(),
+                layer_options=options,
+            )
+    except Exception:
+        if failure is not None:
+            raise failure from failure.__cause__
+        raise
+    return count
+
+
+def _decimals(source: ClassMap) -> int:
+    """Digits of longitude and latitude that tell a hundredth of a pixel, at least RFC 7946's 7."""
+    to_wgs84 = Transformer.from_crs(source.crs, "OGC:CRS84", always_xy=True)
+    col, row = source.width // 2, source.height // 2
+    corners = [source.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
+    lon, lat = to_wgs84.transform(*zip(*corners, strict=True))
+    pixel = min(abs(lon[1] - lon[0]), abs(lat[1] - lat[0]))
+    if not 0 < pixel < math.inf:
+        return 7
+    return min(max(7, math.ceil(-math.log10(pixel)) + 2), 15)
+
+
+def _write_geoparquet(
+    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
+    schema: pa.Schema,
+    path: Path,
+    source: ClassMap,
+) -> int:
+    """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
+
+    Layout: https://geoparquet.org/releases/v1.1.0/, with bounding boxes for readers that want a
+    part. The file's own box is known at the end only, where Parquet has its metadata.
+    """
+    box = pa.struct([(name, pa.float64()) for name in _BOUNDS])
+    schema = schema.append(pa.field("bbox", box))
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
     count = 0
-    tables = []
-    with tqdm(unit="polygon", disable=None if progress else True) as bar:
-        for index, table in enumerate(frames):
-            if driver == "Parquet":
-                tables.append(table)
-            else:
-                table.to_file(
-                    path,
-                    driver=driver,
-                    layer=layer,
-                    mode="a" if index else "w",
-                    engine="pyogrio",
-                    geometry_type="Polygon",
-                )
+    with pq.ParquetWriter(path, schema) as writer:
+        for table, bounds in tables:
+            boxes = pa.StructArray.from_arrays([pa.array(edge) for edge in bounds.T], _BOUNDS)
+            writer.write_batch(pa.record_batch([*table.columns, boxes], schema))
+            low, high = (
+                np.minimum(low, bounds[:, :2].min(0)),
+                np.maximum(high, bounds[:, 2:].max(0)),
+            )
             count += len(table)
-            bar.update(len(table))
-    if tables:
-        pandas.concat(tables).to_parquet(path, index=False)
+        column = {
+            "encoding": "WKB",
+            "geometry_types": ["Polygon"] if count else [],
+            "crs": source.crs and source.crs.to_json_dict(),  # null: unknown
+            "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
+        }
+        if count:
+            column["bbox"] = [*low.tolist(), *high.tolist()]
+        geo = {"version": "1.1.0", "primary_column": _GEOMETRY, "columns": {_GEOMETRY: column}}
+        writer.add_key_value_metadata({"geo": json.dumps(geo)})
     return count

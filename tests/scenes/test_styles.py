@@ -1,16 +1,21 @@
+import json
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rasterio
 import rasterio.shutil
 
 from hook.errors import SceneError
 from hook.scenes.styles import (
+    StyledClass,
     check_classes,
     default_palette,
     read_category_names,
+    read_classes,
     write_category_names,
     write_qml,
+    write_style,
 )
 
 NAMES = ["field & meadow", "<water>", "Gebäude"]
@@ -61,3 +66,85 @@ def test_class_lists_are_checked():
     for names, palette in ((["a"], None), (None, [(0, 0, 0)]), (None, [(0, 0, 0), (0, 0, 256)])):
         with pytest.raises(SceneError, match="expected"):
             check_classes(2, names, palette)
+
+
+CLASSES = [StyledClass(1, "Straße, breit", (255, 0, 16)), StyledClass(3, "water", (1, 2, 3))]
+
+
+def test_lists_of_classes(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        '\ufeffvalue,name,colour\n3,water,#010203\n1,"Straße, breit",#FF0010\n', encoding="utf-8"
+    )
+    entries = [{"value": c.value, "name": c.name} for c in CLASSES]
+    entries[0]["color"], entries[1]["colour"] = "#ff0010", "#010203"
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    assert read_classes(tmp_path / "a.csv") == read_classes(tmp_path / "a.json") == CLASSES
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("a.txt", "", "unknown list"),
+        ("a.json", "[", "cannot be read"),
+        ("a.json", "{}", "names no classes"),
+        ("a.json", "[3]", "class 1"),
+        ("a.csv", "value,name,colour\n", "names no classes"),
+        ("a.csv", "value,name,colour\n1,a,#010203\n1,b,#010203\n", "value 1 is named twice"),
+        ("a.csv", "value,name,colour\n1,a,#010203\n-1,b,#010203\n", "class 2"),
+        ("a.csv", "value,name,colour\n1,a,red\n", "class 1"),
+        ("a.csv", "value,name\n1,a\n", "class 1"),
+        ("a.csv", "value,name,colour\n70000,a,#010203\n", "0 to 65535"),
+    ],
+)
+def test_bad_lists_of_classes_are_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SceneError, match=message) as caught:
+        read_classes(tmp_path / name)
+    assert name in str(caught.value)
+    with pytest.raises(SceneError, match="cannot be read"):
+        read_classes(tmp_path / "absent.csv")
+
+
+def test_gdal_reads_the_style_and_the_map_stays_as_it_is(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 4, 4), np.uint8), "map.tif", photometric="palette")
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, {1: (9, 9, 9), 3: (8, 8, 8)})
+    before = path.read_bytes()
+    written = write_style(path, CLASSES)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in written) == ["map.qml", "map.tif.aux.xml"]
+    # The table beside the map prevails over that in it.
+    with rasterio.open(path) as source:
+        colours = source.colormap(1)
+    assert colours[1] == (255, 0, 16, 255) and colours[3] == (1, 2, 3, 255)
+    assert colours[2][3] == 0
+    rasterio.shutil.copy(path, tmp_path / "copy.vrt", driver="VRT")
+    categories = ElementTree.parse(tmp_path / "copy.vrt").findall(".//CategoryNames/Category")
+    assert [c.text or "" for c in categories] == ["", "Straße, breit", "", "water"]
+    entries = ElementTree.parse(tmp_path / "map.qml").findall(".//paletteEntry")
+    assert [(e.get("value"), e.get("color")) for e in entries] == [
+        ("1", "#ff0010"),
+        ("3", "#010203"),
+    ]
+
+
+def test_a_style_is_replaced_on_demand_and_statistics_stay(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 4, 4), np.uint8), "map.tif")
+    side_file = tmp_path / "map.tif.aux.xml"
+    side_file.write_text(
+        '<PAMDataset><PAMRasterBand band="1"><CategoryNames><Category>old</Category>'
+        '</CategoryNames><Metadata><MDI key="STATISTICS_MEAN">1.5</MDI></Metadata>'
+        "</PAMRasterBand></PAMDataset>"
+    )
+    before = side_file.read_bytes()
+    with pytest.raises(SceneError, match=r"map\.tif\.aux\.xml: has names"):
+        write_style(path, CLASSES)
+    assert side_file.read_bytes() == before and not (tmp_path / "map.qml").exists()
+    write_style(path, CLASSES, overwrite=True)
+    assert read_category_names(path) == ["", "Straße, breit", "", "water"]
+    with rasterio.open(path) as source:
+        assert source.tags(1)["STATISTICS_MEAN"] == "1.5"
+    side_file.unlink()
+    with pytest.raises(SceneError, match=r"map\.qml: exists already"):
+        write_style(path, CLASSES)
+    assert not side_file.exists()

@@ -1,5 +1,9 @@
+import json
+
 import geopandas
 import numpy as np
+import pyarrow.parquet
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -9,7 +13,7 @@ from rasterio import features
 from hook.errors import SceneError
 from hook.scenes import map_scene, polygonize
 from hook.scenes.styles import write_category_names
-from hook.scenes.vectors import areas_m2
+from hook.scenes.vectors import areas_m2, perimeters_m
 
 NAMES = ["field", "road", "water"]
 GEOGRAPHIC = {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-3, 0, 85.5, 0, -2e-3, 47.6)}
@@ -162,6 +166,15 @@ def test_map_without_regions_gives_an_empty_layer(write_scene, tmp_path):
     assert len(table) == 0 and table.crs.to_epsg() == 32645 and "class_name" in table
 
 
+@pytest.mark.parametrize("name", ["a.gpkg", "a.parquet", "a.fgb", "a.geojson"])
+def test_a_map_without_regions_in_every_format(write_scene, tmp_path, name):
+    path = write_scene(np.full((1, 5, 5), 255, np.uint8), "map.tif", nodata=255)
+    options = {"min_area": 9, "simplify": 1, "strip_rows": 2, "progress": False}
+    assert polygonize(path, tmp_path / name, **options) == 0
+    read = geopandas.read_parquet if name == "a.parquet" else geopandas.read_file
+    assert len(read(tmp_path / name)) == 0
+
+
 def test_same_map_gives_the_same_bytes(write_scene, tmp_path):
     path = write_scene(class_map("noise"), "map.tif", nodata=255)
     for name in "ab":
@@ -170,7 +183,6 @@ def test_same_map_gives_the_same_bytes(write_scene, tmp_path):
 
 
 def test_geoparquet(write_scene, tmp_path):
-    pytest.importorskip("pyarrow", reason="GeoParquet needs pyarrow")
     path = write_scene(class_map("noise"), "map.tif", nodata=255)
     count = polygonize(path, tmp_path / "map.parquet", class_names=NAMES, progress=False)
     polygonize(path, tmp_path / "map.gpkg", class_names=NAMES, progress=False)
@@ -179,13 +191,6 @@ def test_geoparquet(write_scene, tmp_path):
     other = geopandas.read_file(tmp_path / "map.gpkg")
     assert table.geometry.geom_equals(other.geometry).all()
     assert table.class_name.tolist() == other.class_name.tolist()
-
-
-def test_geoparquet_without_pyarrow_names_it(write_scene, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    path = write_scene(class_map("noise"), "map.tif", nodata=255)
-    with pytest.raises(SceneError, match="install pyarrow"):
-        polygonize(path, tmp_path / "map.parquet")
 
 
 def test_bad_input_is_named_and_leaves_nothing(write_scene, tmp_path):
@@ -199,6 +204,8 @@ def test_bad_input_is_named_and_leaves_nothing(write_scene, tmp_path):
         (path, {"class_names": NAMES[:2]}, r"no class"),
         (path, {"nodata": 0, "class_names": NAMES}, r"no class"),
         (path, {"min_area": -1}, "min_area"),
+        (path, {"simplify": float("nan")}, "simplify"),
+        (path, {"scores": tmp_path / "absent.tif"}, r"absent\.tif"),
     ):
         with pytest.raises(SceneError, match=message):
             polygonize(map_path, output, progress=False, **options)
@@ -220,7 +227,302 @@ def test_a_failure_while_writing_leaves_nothing(write_scene, tmp_path, monkeypat
     def fail(*arguments, **options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(geopandas.GeoDataFrame, "to_file", fail)
-    with pytest.raises(SceneError, match="No space left"):
-        polygonize(path, tmp_path / "out" / "map.gpkg", progress=False)
-    assert not list((tmp_path / "out").iterdir())
+    monkeypatch.setattr(pyogrio, "write_arrow", fail)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_batch", fail)
+    for name in ("map.gpkg", "map.parquet"):
+        with pytest.raises(SceneError, match="No space left"):
+            polygonize(path, tmp_path / "out" / name, progress=False)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_map_is_named_whatever_writes(write_scene, tmp_path):
+    path = write_scene(np.random.default_rng(0).integers(0, 3, (1, 300, 70), np.uint8), "map.tif")
+    path.write_bytes(path.read_bytes()[:-9_000])
+    (tmp_path / "out").mkdir()
+    for name in ("map.gpkg", "map.parquet"):
+        with pytest.raises(SceneError, match=r"map\.tif: cannot be read"):
+            polygonize(path, tmp_path / "out" / name, progress=False, strip_rows=30)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def without_straight_corners(polygon):
+    """The polygon with its bends only, as GDAL gives it."""
+
+    def bends(ring):
+        points = np.array(ring.coords)[:-1]
+        before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+        return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+
+    return shapely.Polygon(bends(polygon.exterior), [bends(ring) for ring in polygon.interiors])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_strips_of_any_height_give_what_the_whole_map_gives(write_scene, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, rng.integers(1, 5), rng.integers(1, 40, 2)).astype(np.uint8)
+    if seed % 2:
+        values = np.kron(values, np.ones((3, 2), np.uint8))
+    values[rng.random(values.shape) < 0.2] = 255
+    path = write_scene(
+        values[None], "map.tif", nodata=255, transform=rasterio.Affine(2, 0, 0, 0, -2, 0)
+    )
+    files = []
+    for rows in (1, 7, 1000):
+        files.append(tmp_path / f"{rows}.gpkg")
+        polygonize(path, files[-1], progress=False, strip_rows=rows)
+    assert len({file.read_bytes() for file in files}) == 1
+    table = geopandas.read_file(files[0])
+    found = [without_straight_corners(polygon) for polygon in table.geometry]
+    expected = list(
+        features.shapes(
+            values, mask=values != 255, connectivity=4, transform=rasterio.Affine.scale(2, -2)
+        )
+    )
+
+    def keys(polygons, ids):
+        return sorted(zip(map(int, ids), shapely.to_wkt(shapely.normalize(polygons)), strict=True))
+
+    assert keys(found, table.class_id) == keys(
+        [shapely.geometry.shape(region) for region, _ in expected], [i for _, i in expected]
+    )
+    assert shapely.coverage_is_valid(table.geometry.values)
+
+
+@pytest.mark.parametrize("ending", [".fgb", ".geojson", ".parquet"])
+def test_other_formats_hold_the_same_in_strips(write_scene, tmp_path, ending):
+    path = write_scene(class_map("noise"), "map.tif", nodata=255)
+    outputs = [tmp_path / f"a{ending}", tmp_path / f"b{ending}"]
+    for output, rows in zip(outputs, (5, None), strict=True):
+        polygonize(path, output, class_names=NAMES, progress=False, strip_rows=rows)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    read = geopandas.read_parquet if ending == ".parquet" else geopandas.read_file
+    table = read(outputs[0])
+    polygonize(path, tmp_path / "map.gpkg", class_names=NAMES, progress=False)
+    expected = geopandas.read_file(tmp_path / "map.gpkg")
+    # FlatGeobuf sorts its features along a Hilbert curve.
+    order = ["class_id", "area_m2", "perimeter_m"]
+    assert table[order].sort_values(order).values == pytest.approx(
+        expected[order].sort_values(order).values
+    )
+    # GeoJSON is rounded to a hundredth of a pixel.
+    assert table.to_crs(expected.crs).area.sum() == pytest.approx(expected.area.sum(), rel=1e-5)
+    assert shapely.coverage_is_valid(table.geometry.values)
+    assert set(table.class_name) == set(NAMES)
+
+
+def test_geojson_follows_rfc_7946(write_scene, tmp_path):
+    path = write_scene(class_map("blocks"), "map.tif", nodata=255)
+    polygonize(path, tmp_path / "map.geojson", progress=False)
+    collection = json.loads((tmp_path / "map.geojson").read_text())
+    assert "crs" not in collection
+    polygonize(path, tmp_path / "map.gpkg", progress=False)
+    expected = geopandas.read_file(tmp_path / "map.gpkg").to_crs("EPSG:4326").geometry
+    polygons = [shapely.geometry.shape(feature["geometry"]) for feature in collection["features"]]
+    assert all(polygon.exterior.is_ccw for polygon in polygons)
+    # Seven digits are a centimetre, a pixel is half a metre.
+    assert max(a.hausdorff_distance(b) for a, b in zip(polygons, expected, strict=True)) < 1e-7
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_geojson_needs_a_crs(write_scene, tmp_path):
+    path = write_scene(class_map("blocks"), "map.tif", nodata=255, crs=None)
+    with pytest.raises(SceneError, match="WGS 84"):
+        polygonize(path, tmp_path / "map.json", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning", "ignore:.*no CRS")
+@pytest.mark.parametrize("crs", ["EPSG:32645", None])
+def test_geoparquet_metadata(write_scene, tmp_path, crs):
+    path = write_scene(class_map("noise"), "map.tif", nodata=255, crs=crs)
+    polygonize(path, tmp_path / "map.parquet", progress=False)
+    file = pyarrow.parquet.ParquetFile(tmp_path / "map.parquet")
+    geo = json.loads(file.metadata.metadata[b"geo"])
+    column = geo["columns"][geo["primary_column"]]
+    table = geopandas.read_parquet(tmp_path / "map.parquet")
+    assert geo["version"] == "1.1.0" and column["geometry_types"] == ["Polygon"]
+    assert column["bbox"] == table.total_bounds.tolist()
+    assert (column["crs"] is None) == (crs is None) and table.crs == crs
+    # The boxes of the rows, found through the metadata, choose rows.
+    west, south, east, north = table.total_bounds
+    box = (west, south, west + 3, south + 3)
+    part = geopandas.read_parquet(tmp_path / "map.parquet", bbox=box)
+    assert 0 < len(part) < len(table)
+    assert len(part) == (table.bounds.minx.le(box[2]) & table.bounds.miny.le(box[3])).sum()
+
+
+def test_small_regions_as_gdal_dissolves_them(write_scene, tmp_path):
+    # Specks far apart in large areas: here GDAL's sieve leaves no choice.
+    values = np.kron(np.random.default_rng(1).integers(0, 3, (4, 5)), np.ones((9, 9), int))
+    values[4::9, 4::9] = (values[4::9, 4::9] + 1) % 3
+    values = values.astype(np.uint8)
+    values[:5, :7] = 255
+    path = write_scene(values[None], "map.tif", nodata=255)
+    polygonize(path, tmp_path / "map.gpkg", min_area=2 * 0.25, progress=False)
+    table = geopandas.read_file(tmp_path / "map.gpkg")
+    sieved = features.sieve(values, 2, mask=values != 255, connectivity=4)
+    with rasterio.open(path) as source:
+        burnt = features.rasterize(
+            zip(table.geometry, table.class_id, strict=True),
+            out_shape=source.shape,
+            transform=source.transform,
+            fill=255,
+        )
+    np.testing.assert_array_equal(burnt, sieved)
+    assert (sieved != values).any()
+
+
+def dissolved(values, smallest):
+    """The rule of ``min_area`` pixel by pixel, on the whole map."""
+    values = values.astype(int)
+    while True:
+        regions = [
+            np.argwhere(features.rasterize([region], out_shape=values.shape) > 0)
+            for region, value in features.shapes(values.astype(np.int32), connectivity=4)
+            if value != 255
+        ]
+        regions.sort(key=lambda pixels: tuple(pixels[0]))
+        number = np.full(np.array(values.shape) + 2, -1)
+        for index, pixels in enumerate(regions):
+            number[tuple(pixels.T + 1)] = index
+        target = list(range(len(regions)))
+        for index, pixels in enumerate(regions):
+            row, col = pixels.T + 1
+            around = {*number[row - 1, col], *number[row + 1, col]}
+            around |= {*number[row, col - 1], *number[row, col + 1]}
+            around -= {-1, index}
+            best = max(around, key=lambda i: (len(regions[i]), -i), default=index)
+            mine, its = (len(pixels), -index), (len(regions[best]), -best)
+            if len(pixels) < smallest and its > mine:
+                target[index] = best
+        if target == list(range(len(regions))):
+            return values
+        before = values.copy()
+        for index, pixels in enumerate(regions):
+            goal = index
+            while target[goal] != goal:
+                goal = target[goal]
+            values[tuple(pixels.T)] = before[tuple(regions[goal][0])]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_regions_go_by_the_rule_in_strips_of_any_height(write_scene, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 3 + seed, (19, 23)).astype(np.uint8)
+    values[rng.random(values.shape) < 0.1] = 255
+    path = write_scene(values[None], "map.tif", nodata=255)
+    files = []
+    for rows in (1, 4, 1000):
+        files.append(tmp_path / f"{rows}.gpkg")
+        polygonize(path, files[-1], min_area=6 * 0.25, progress=False, strip_rows=rows)
+    assert len({file.read_bytes() for file in files}) == 1
+    table = geopandas.read_file(files[0])
+    with rasterio.open(path) as source:
+        burnt = features.rasterize(
+            zip(table.geometry, table.class_id, strict=True),
+            out_shape=source.shape,
+            transform=source.transform,
+            fill=255,
+        )
+    np.testing.assert_array_equal(burnt, dissolved(values, 6))
+    # What is still small has nothing around it.
+    union = table.geometry.values
+    for polygon in union[table.area_m2 < 6 * 0.25]:
+        assert shapely.length(shapely.intersection(union, polygon.exterior)).astype(bool).sum() == 1
+
+
+def test_min_area_counts_true_areas(write_scene, tmp_path):
+    # Two specks of equal pixels, of half the area at 60 degrees.
+    values = np.zeros((1, 61, 30), np.uint8)
+    values[0, 0, 5], values[0, 60, 5] = 1, 2
+    place = {"crs": "EPSG:4326", "transform": rasterio.Affine(1, 0, 0, 0, -1, 60.5)}
+    path = write_scene(values, "map.tif", **place)
+    polygonize(path, tmp_path / "map.gpkg", min_area=9e9, progress=False)
+    assert set(geopandas.read_file(tmp_path / "map.gpkg").class_id) == {0, 2}
+
+
+@pytest.mark.parametrize("kind", ["noise", "blocks"])
+@pytest.mark.parametrize("place", [{}, ROTATED], ids=["utm", "rotated"])
+def test_simplified_polygons_cover_the_map_once(write_scene, tmp_path, kind, place):
+    path = write_scene(class_map(kind), "map.tif", nodata=255, **place)
+    polygonize(path, tmp_path / "map.gpkg", min_area=1, progress=False)
+    polygonize(path, tmp_path / "simple.gpkg", min_area=1, simplify=3, progress=False)
+    full, simple = (geopandas.read_file(tmp_path / f"{n}.gpkg") for n in ("map", "simple"))
+    corners = [shapely.get_num_coordinates(t.geometry.values).sum() for t in (simple, full)]
+    assert corners[0] < 0.9 * corners[1]
+    assert shapely.coverage_is_valid(simple.geometry.values)
+    assert (simple.geom_type == "Polygon").all() and simple.is_valid.all()
+    assert simple.class_id.tolist() == full.class_id.tolist()
+    assert simple.area_m2.sum() == pytest.approx(full.area_m2.sum(), rel=1e-9)
+    assert simple.union_all().symmetric_difference(full.union_all()).area < 1e-6
+    assert simple.area_m2.values == pytest.approx(simple.area.values)
+
+
+@pytest.mark.parametrize("rows", [3, None])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_mean_scores(write_scene, tmp_path, bands, rows):
+    rng = np.random.default_rng(2)
+    values = class_map("blocks")[0]
+    stored = rng.integers(0, 251, (bands, *values.shape)).astype(np.uint8)
+    stored[:, rng.random(values.shape) < 0.3] = 255
+    path = write_scene(values[None], "map.tif", nodata=255)
+    scores = write_scene(stored, "p.tif", nodata=255)
+    with rasterio.open(scores, "r+") as target:
+        target.scales, target.offsets = (0.004,) * bands, (0.1,) * bands
+    polygonize(path, tmp_path / "map.gpkg", scores=scores, progress=False, strip_rows=rows)
+    table = geopandas.read_file(tmp_path / "map.gpkg")
+    with rasterio.open(path) as source:
+        transform = source.transform
+    for class_id, polygon, score in zip(table.class_id, table.geometry, table.score, strict=True):
+        inside = features.geometry_mask([polygon], values.shape, transform, invert=True)
+        own = stored[class_id if bands > 1 else 0][inside]
+        assert score == pytest.approx(own[own != 255].mean() * 0.004 + 0.1, rel=1e-12)
+
+
+def test_scores_of_another_grid_or_too_few_bands(write_scene, tmp_path):
+    path = write_scene(class_map("blocks"), "map.tif", nodata=255)
+    shape = class_map("blocks").shape[1:]
+    for scores, message in (
+        (write_scene(np.ones((1, 5, 5), np.uint8), "a.tif"), r"a\.tif: not on the map's grid"),
+        (
+            write_scene(np.ones((1, *shape), np.uint8), "b.tif", **ROTATED),
+            r"b\.tif: not on the map's grid",
+        ),
+        (write_scene(np.ones((2, *shape), np.uint8), "c.tif"), r"c\.tif: number of bands"),
+    ):
+        with pytest.raises(SceneError, match=message):
+            polygonize(path, tmp_path / "map.gpkg", scores=scores, progress=False)
+        assert not (tmp_path / "map.gpkg").exists()
+
+
+def test_regions_without_a_score_have_none(write_scene, tmp_path):
+    path = write_scene(np.array([[[0, 1]]], np.uint8), "map.tif")
+    scores = write_scene(np.array([[[7, 255]]], np.uint8), "p.tif", nodata=255)
+    polygonize(path, tmp_path / "map.gpkg", scores=scores, progress=False)
+    found = geopandas.read_file(tmp_path / "map.gpkg").score
+    assert found[0] == 7 and np.isnan(found[1])
+
+
+@pytest.mark.parametrize("epsg", [4326, 4807, 3857])
+def test_perimeter_on_the_ellipsoid_equals_geographiclib_s(epsg):
+    crs = CRS.from_epsg(epsg)
+    if crs.is_geographic:
+        box = shapely.box(1, 48, 2.5, 49) - shapely.box(1.2, 48.2, 1.3, 48.4)
+    else:
+        box = shapely.box(2e5, 6e6, 3e5, 61e5)
+    found = perimeters_m(np.array([box, box]), crs)
+    geod = crs.get_geod()
+    dense = geopandas.GeoSeries([shapely.segmentize(box, box.length / 20000)], crs=crs)
+    degrees = np.degrees(crs.geodetic_crs.axis_info[0].unit_conversion_factor)
+    lonlat = dense if crs.is_geographic else dense.to_crs(crs.geodetic_crs)
+    lonlat = shapely.transform(lonlat.iloc[0], lambda points: points * degrees)
+    rings = [lonlat.exterior, *lonlat.interiors]
+    expected = sum(geod.geometry_length(ring) for ring in rings)
+    assert found == pytest.approx([expected, expected], rel=1e-6)
+
+
+def test_perimeter_in_a_projected_crs_and_in_none():
+    box = shapely.box(0, 0, 30, 10) - shapely.box(1, 1, 2, 2)
+    assert perimeters_m(np.array([box]), CRS.from_epsg(32645)) == pytest.approx([84])
+    feet = perimeters_m(np.array([box]), CRS.from_epsg(2264))
+    assert feet == pytest.approx([84 * 0.3048006096012192])
+    assert np.isnan(perimeters_m(np.array([box]), None)).all()

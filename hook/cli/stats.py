@@ -1,0 +1,48 @@
+"""``hook stats``: areas of the classes of a map."""
+
+import argparse
+import sys
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "stats",
+        help="measure the area of each class",
+        description="Measure the area of each class of a map, as a whole or by zone: CSV of class, "
+        "pixels, square metres, hectares and share of the valid area. Areas are true also in a "
+        "geographic CRS and in Mercator.",
+    )
+    parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
+    parser.add_argument(
+        "--zones",
+        metavar="FILE",
+        help="polygons in any vector format and CRS: one row per zone and class",
+    )
+    parser.add_argument(
+        "--zone-field", metavar="NAME", help="field that names the zones (default: feature id)"
+    )
+    parser.add_argument(
+        "--out", "-o", metavar="FILE.csv", help="file to write (default: standard output)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.layers import class_statistics, format_statistics
+
+    rows = class_statistics(
+        args.map,
+        args.out,
+        zones=args.zones,
+        zone_field=args.zone_field,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if args.out is None:
+        sys.stdout.write(format_statistics(rows))
+    elif not args.quiet:
+        print(f"{args.out}: {len(rows)} rows", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""``hook vectorize``: a class map to polygons."""
+
+import argparse
+import sys
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "vectorize",
+        help="turn a class map into polygons",
+        description="Turn the regions of a class map into polygons that cover it once, with class, "
+        "mean score, area and perimeter. OUTPUT is GeoPackage (.gpkg), GeoParquet (.parquet), "
+        "FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS 84).",
+    )
+    parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
+    parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
+    parser.add_argument(
+        "--min-area",
+        type=_not_negative,
+        default=0,
+        metavar="M2",
+        help="dissolve smaller regions into their largest neighbour (square metres)",
+    )
+    parser.add_argument(
+        "--simplify",
+        type=_not_negative,
+        default=0,
+        metavar="TOLERANCE",
+        help="smooth common edges, in units of the map's CRS; holds all polygons in memory",
+    )
+    parser.add_argument(
+        "--scores",
+        metavar="FILE.tif",
+        help="confidence (one band) or class probabilities, for the mean score of each polygon",
+    )
+    parser.add_argument(
+        "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
+    parser.set_defaults(run=run)
+
+
+def _not_negative(text: str) -> float:
+    """Read a number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return value
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.layers import vectorize_map
+
+    count = vectorize_map(
+        args.map,
+        args.output,
+        min_area=args.min_area,
+        simplify=args.simplify,
+        scores=args.scores,
+        layer=args.layer,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if not args.quiet:
+        print(f"{args.output}: {count} polygons", file=sys.stderr)

@@ -1,0 +1,494 @@
+"""What is where in a class map: reading it by rows, areas on the earth, areas per class."""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+from rasterio import features
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
+from tqdm import tqdm
+
+from hook.errors import SceneError
+from hook.scenes.reader import GDAL_ERRORS
+from hook.scenes.styles import Colour, read_category_names
+
+NO_CLASS = -1
+"""Value of a pixel without a class."""
+
+_LARGEST_CLASS = np.iinfo(np.int32).max
+_STRIP_PIXELS = 1 << 21
+
+
+class ClassMap:
+    """A raster of class indexes, read in strips of whole rows.
+
+    Args:
+        path: Any raster of one integer band that GDAL opens.
+        nodata: Value that is no class; the file's own nodata value if None.
+        class_names: Names of the values 0, 1, ...; the map's category names if None. With none,
+            also in the map, any value from 0 is a class.
+
+    Raises:
+        SceneError: The file cannot be opened or is no class map.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        nodata: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.path = str(path)
+        self._source = open_raster(path)
+        try:
+            source = self._source
+            if np.dtype(source.dtypes[0]).kind not in "iu" or source.count != 1:
+                raise SceneError(
+                    f"{path}: not a class map",
+                    expected="one band of integers",
+                    found=f"{source.count} band(s) of {source.dtypes[0]}",
+                )
+            self.height, self.width = source.height, source.width
+            self.transform = source.transform
+            self.rasterio_crs = source.crs
+            self.crs = CRS.from_user_input(source.crs) if source.crs else None
+            self.nodata = source.nodata if nodata is None else nodata
+            names = read_category_names(path) if class_names is None else class_names
+            self.class_names = list(names or []) or None
+            self._masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
+        except BaseException:
+            self.close()
+            raise
+
+    def name_of(self, class_id: int) -> str:
+        """The name of a class; ``class_3`` where it has none."""
+        name = self.class_names[class_id] if self.class_names else ""
+        return name or f"class_{class_id}"
+
+    def read(
+        self, row_off: int, rows: int, col_off: int = 0, cols: int | None = None
+    ) -> np.ndarray:
+        """Read a part of the map.
+
+        Args:
+            row_off: First row.
+            rows: Number of rows.
+            col_off: First column.
+            cols: Number of columns; all to the right if None.
+
+        Returns:
+            (rows, cols) int32 class indexes, -1 where there is no class.
+
+        Raises:
+            SceneError: The file is damaged, or a value is no class.
+        """
+        window = Window(col_off, row_off, self.width - col_off if cols is None else cols, rows)
+        with reading(self.path):
+            values = self._source.read(1, window=window)
+            valid = np.ones(values.shape, bool)
+            if self._masked:
+                valid = self._source.read_masks(1, window=window) > 0
+        if self.nodata is not None:
+            valid &= values != self.nodata
+        largest = len(self.class_names) - 1 if self.class_names else _LARGEST_CLASS
+        wrong = valid & ((values < 0) | (values > largest))
+        if wrong.any():
+            raise SceneError(
+                f"{self.path}: values that are no class",
+                expected=f"0 to {largest}" if self.class_names else "0 or more",
+                found=_some(np.unique(values[wrong]).tolist()),
+                remedy="name all classes, or name the nodata value",
+            )
+        return np.where(valid, values.astype(np.int32), NO_CLASS)
+
+    def strips(
+        self, rows: int | None = None, label: str = "reading", progress: bool = False
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield first rows and classes (see :meth:`read`) of strips from top to bottom.
+
+        Args:
+            rows: Rows per strip; by default as many as hold about 2 million pixels.
+            label: What the progress bar says.
+            progress: Show it (on a terminal).
+        """
+        rows = rows or max(1, _STRIP_PIXELS // self.width)
+        with tqdm(
+            total=self.height, unit="row", desc=label, disable=None if progress else True
+        ) as bar:
+            for row_off in range(0, self.height, rows):
+                size = min(rows, self.height - row_off)
+                yield row_off, self.read(row_off, size)
+                bar.update(size)
+
+    def read_colours(self) -> dict[int, Colour] | None:
+        """The colour table, beside the map or in it; None where there is none."""
+        try:
+            table = self._source.colormap(1)
+        except ValueError:
+            return None
+        return {value: channels[:3] for value, channels in table.items() if channels[3]}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __enter__(self) -> "ClassMap":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def open_raster(path: str | Path) -> rasterio.DatasetReader:
+    """Open a raster.
+
+    Raises:
+        SceneError: GDAL cannot.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A map without a CRS is told of once, in our words.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except GDAL_ERRORS as error:
+        raise SceneError(
+            f"{path}: cannot be opened",
+            expected="a raster that GDAL reads, such as a GeoTIFF",
+            found=error.__cause__ or error,
+            remedy="check the path and that the file is complete",
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Tell errors of GDAL as errors of the file being read."""
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        raise SceneError(
+            f"{path}: cannot be read",
+            found=error.__cause__ or error,
+            remedy="the file is damaged or incomplete: fetch or write it again",
+        ) from error
+
+
+def _some(values: list[int]) -> str:
+    return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
+
+
+def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
+    """Areas of polygons in square metres.
+
+    In a projected CRS they are planar. In a geographic one, and in a Mercator projection, whose
+    planar areas grow with latitude (twofold at 45 degrees), they are those on the ellipsoid,
+    taken in its cylindrical equal-area projection: there parallels and meridians, the edges of
+    pixels, stay straight, so the areas are exact however long an edge is. Without a CRS: NaN.
+
+    Args:
+        geometries: (N,) shapely polygons.
+        crs: Their CRS.
+
+    Returns:
+        (N,) float64.
+    """
+    if crs is None:
+        return np.full(len(geometries), np.nan)
+    if _is_planar(crs):
+        return shapely.area(geometries) * _square_metres(crs)
+    transformer = _to_equal_area(crs)
+
+    def project(points: np.ndarray) -> np.ndarray:
+        return np.column_stack(transformer.transform(*points.T))
+
+    return shapely.area(shapely.transform(geometries, project))
+
+
+def perimeters_m(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
+    """Lengths of the rings of polygons, holes included, in metres.
+
+    In a projected CRS they are planar. In a geographic one and in a Mercator projection they are
+    sums of geodesics on the ellipsoid between points of the edges at most 0.1 degrees apart (10 km
+    in Mercator), so that edges along parallels count as such. Without a CRS: NaN.
+
+    Args:
+        geometries: (N,) shapely polygons, none empty.
+        crs: Their CRS.
+
+    Returns:
+        (N,) float64.
+    """
+    if crs is None or not len(geometries):
+        return np.full(len(geometries), np.nan)
+    if _is_planar(crs):
+        return shapely.length(geometries) * crs.axis_info[0].unit_conversion_factor
+    to_degrees = math.degrees(crs.geodetic_crs.axis_info[0].unit_conversion_factor)
+    step = 0.1 / to_degrees if crs.is_geographic else 1e4
+    _, points, (ring_starts, polygon_starts) = shapely.to_ragged_array(
+        shapely.segmentize(geometries, step)
+    )
+    if not crs.is_geographic:
+        to_geographic = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+        points = np.column_stack(to_geographic.transform(*points.T))
+    lon, lat = points.T * to_degrees
+    lengths = np.zeros(len(points))
+    lengths[:-1] = crs.get_geod().inv(lon[:-1], lat[:-1], lon[1:], lat[1:])[2]
+    lengths[ring_starts[1:] - 1] = 0  # a ring ends; what follows is another
+    return np.add.reduceat(lengths, ring_starts[polygon_starts[:-1]])
+
+
+def pixel_areas(class_map: ClassMap, row_off: int, rows: int) -> np.ndarray:
+    """Areas of the pixels of some rows in square metres, by the rules of :func:`areas_m2`.
+
+    Args:
+        class_map: The map.
+        row_off: First row.
+        rows: Number of rows.
+
+    Returns:
+        (rows, 1) float64 where all pixels of a row are alike, else (rows, width); NaN without a
+        CRS.
+    """
+    crs, transform = class_map.crs, class_map.transform
+    if crs is None:
+        return np.full((rows, 1), np.nan)
+    if _is_planar(crs):
+        return np.full((rows, 1), abs(transform.determinant) * _square_metres(crs))
+    cols = 1 if transform.is_rectilinear else class_map.width
+    col, row = np.meshgrid(np.arange(cols + 1.0), np.arange(row_off, row_off + rows + 1.0))
+    x, y = _to_equal_area(crs).transform(
+        transform.a * col + transform.b * row + transform.c,
+        transform.d * col + transform.e * row + transform.f,
+    )
+    # Half the cross product of the diagonals: unlike sums of products of coordinates, it keeps
+    # all digits of small pixels far from the origin.
+    falling = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
+    rising = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
+    return np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2
+
+
+def _is_planar(crs: CRS) -> bool:
+    """Whether lengths and areas are to be taken in the plane of a CRS."""
+    method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
+    mercator = "Mercator" in method and not any(
+        kind in method for kind in ("Transverse", "Oblique")
+    )
+    return not crs.is_geographic and not mercator
+
+
+def _square_metres(crs: CRS) -> float:
+    return math.prod(axis.unit_conversion_factor for axis in crs.axis_info[:2])
+
+
+def _to_equal_area(crs: CRS) -> Transformer:
+    ellipsoid = crs.ellipsoid
+    # "+over" keeps longitudes beyond 180 degrees where they are.
+    equal_area = CRS.from_proj4(
+        f"+proj=cea +a={ellipsoid.semi_major_metre} +b={ellipsoid.semi_minor_metre} +units=m +over"
+    )
+    return Transformer.from_crs(crs, equal_area, always_xy=True)
+
+
+class ClassArea(NamedTuple):
+    """How much of one class there is."""
+
+    zone: object
+    """Of the zones; None for the whole map."""
+    class_id: int
+    class_name: str
+    pixels: int
+    area_m2: float
+    """NaN in a map without a CRS."""
+    share: float
+    """Of the valid area of the zone or the map (of the pixels without a CRS); NaN where none is."""
+
+    @property
+    def area_ha(self) -> float:
+        """The area in hectares."""
+        return self.area_m2 / 1e4
+
+
+def class_statistics(
+    map_path: str | Path,
+    *,
+    zones: str | Path | None = None,
+    zone_field: str | None = None,
+    class_names: Sequence[str] | None = None,
+    nodata: int | None = None,
+    progress: bool = True,
+    strip_rows: int | None = None,
+) -> list[ClassArea]:
+    """Measure the area of each class of a map, as a whole or by zone.
+
+    Areas are sums of those of pixels, see :func:`pixel_areas`: true also in a geographic CRS and in
+    Mercator. A pixel belongs to a zone if its centre is inside; zones may overlap, or reach beyond
+    the map. The map is read in strips, so that its size does not matter.
+
+    Args:
+        map_path: A raster of class indexes.
+        zones: Polygons in any vector format GDAL reads, or GeoParquet, in any CRS.
+        zone_field: Field that names the zones; their feature ids if None.
+        class_names: Names of the classes; the map's category names if None, else ``class_0``, ...
+        nodata: Value that is no class; the map's own nodata value if None.
+        progress: Show a progress bar (on a terminal).
+        strip_rows: Rows read at a time; by default about 2 million pixels.
+
+    Returns:
+        A row per class, or per zone (in the order of the file) and class. Named classes are there
+        also where no pixel has them.
+
+    Raises:
+        SceneError: The map is unreadable or no class map, a value has no name, or the zones are
+            unreadable, no polygons, or without the field.
+    """
+    with ClassMap(map_path, nodata, class_names) as source:
+        if zones is None:
+            parts = ((classes, row) for row, classes in source.strips(strip_rows, "map", progress))
+            sums = {None: _sum_classes(source, ((row, 0, part) for part, row in parts))}
+        else:
+            table = _read_zones(zones, zone_field, source)
+            sums = {}
+            with tqdm(total=len(table), unit="zone", disable=None if progress else True) as bar:
+                for index, polygon in enumerate(table.geometry.to_numpy()):
+                    parts = _parts_inside(source, polygon, strip_rows)
+                    sums[index] = _sum_classes(source, parts)
+                    bar.update()
+        found = {class_id for by_class in sums.values() for class_id in by_class}
+        found.update(i for i, name in enumerate(source.class_names or []) if name)
+        names = {class_id: source.name_of(class_id) for class_id in sorted(found)}
+        return [
+            row
+            for index, by_class in sums.items()
+            for row in _rows(None if index is None else table.index[index], by_class, names)
+        ]
+
+
+def _sum_classes(
+    source: ClassMap, parts: Iterator[tuple[int, int, np.ndarray]]
+) -> dict[int, tuple[int, float]]:
+    """Pixels and square metres by class of parts of the map: first row, first column, classes."""
+    pixels: dict[int, int] = {}
+    areas: dict[int, list[float]] = {}
+    for row_off, col_off, classes in parts:
+        area = pixel_areas(source, row_off, len(classes))
+        if area.shape[1] > 1:
+            area = area[:, col_off : col_off + classes.shape[1]]
+        inside = classes >= 0
+        ids, index, counts = np.unique(classes[inside], return_inverse=True, return_counts=True)
+        sums = np.bincount(index, np.broadcast_to(area, classes.shape)[inside], len(ids))
+        for class_id, count, total in zip(
+            ids.tolist(), counts.tolist(), sums.tolist(), strict=True
+        ):
+            pixels[class_id] = pixels.get(class_id, 0) + count
+            areas.setdefault(class_id, []).append(total)
+    return {class_id: (pixels[class_id], math.fsum(areas[class_id])) for class_id in pixels}
+
+
+def _rows(
+    zone: object, by_class: dict[int, tuple[int, float]], names: dict[int, str]
+) -> Iterator[ClassArea]:
+    whole_pixels = sum(pixels for pixels, _ in by_class.values())
+    whole_area = math.fsum(area for _, area in by_class.values())
+    for class_id, name in names.items():
+        pixels, area = by_class.get(class_id, (0, math.nan if math.isnan(whole_area) else 0.0))
+        if not whole_pixels:
+            share = math.nan
+        else:
+            share = pixels / whole_pixels if math.isnan(whole_area) else area / whole_area
+        yield ClassArea(zone, class_id, name, pixels, area, share)
+
+
+def _read_zones(
+    path: str | Path, zone_field: str | None, source: ClassMap
+) -> geopandas.GeoDataFrame:
+    """Read zones in pixel coordinates of the map, indexed by their names."""
+    try:
+        if Path(path).suffix.lower() == ".parquet":
+            table = geopandas.read_parquet(path)
+        else:
+            table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)
+    except (DataSourceError, DataLayerError, OSError, ValueError) as error:
+        raise SceneError(
+            f"{path}: cannot be read",
+            expected="polygons in a vector format, such as GeoPackage or GeoJSON",
+            found=error,
+        ) from error
+    if not isinstance(table, geopandas.GeoDataFrame):
+        raise SceneError(f"{path}: has no geometries", expected="polygons")
+    if zone_field is not None:
+        fields = [name for name in table.columns if name != table.geometry.name]
+        if zone_field not in fields:
+            raise SceneError(
+                f"{path}: no field {zone_field!r}", expected=f"one of {', '.join(fields)}"
+            )
+        table = table.set_index(zone_field)
+    kinds = set(table.geom_type.fillna("none"))
+    if not kinds <= {"Polygon", "MultiPolygon"}:
+        raise SceneError(
+            f"{path}: zones that have no area", expected="polygons", found=", ".join(sorted(kinds))
+        )
+    if (table.crs is None) != (source.crs is None):
+        raise SceneError(
+            f"{path}: cannot be laid over {source.path}",
+            expected=f"a CRS in both, or in neither; the map's is {source.crs and source.crs.name}",
+            found=table.crs and table.crs.name,
+            remedy="give the one without a CRS its own",
+        )
+    table = table.set_geometry(shapely.force_2d(table.geometry.to_numpy()), crs=table.crs)
+    if table.crs != source.crs:
+        # Straight edges do not stay straight: only in short pieces do they land where they should.
+        bounds = shapely.bounds(table.geometry.to_numpy())
+        step = np.maximum(bounds[:, 2:] - bounds[:, :2], 0).max(axis=1) / 256
+        step = np.where(step > 0, step, 1)
+        dense = shapely.segmentize(table.geometry.to_numpy(), step)
+        try:
+            table = table.set_geometry(dense, crs=table.crs).to_crs(source.crs)
+        except ProjError as error:
+            raise SceneError(f"{path}: cannot be brought to the map's CRS", found=error) from error
+        if not np.isfinite(shapely.get_coordinates(table.geometry.to_numpy())).all():
+            raise SceneError(
+                f"{path}: zones that the map's CRS cannot hold",
+                expected=f"polygons in the area of {source.crs.name}",
+                remedy="leave out the zones far from the map",
+            )
+    a, b, c, d, e, f = (~source.transform)[:6]
+
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        x, y = points.T
+        return np.column_stack([a * x + b * y + c, d * x + e * y + f])
+
+    return table.set_geometry(shapely.transform(table.geometry.to_numpy(), to_pixels), crs=None)
+
+
+def _parts_inside(
+    source: ClassMap, polygon: shapely.Geometry, strip_rows: int | None
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield first row, first column and classes around a zone, -1 outside it."""
+    if polygon.is_empty:
+        return
+    left, top, right, bottom = polygon.bounds
+    first_col, first_row = max(0, math.floor(left)), max(0, math.floor(top))
+    cols = min(source.width, math.ceil(right)) - first_col
+    last_row = min(source.height, math.ceil(bottom))
+    if cols < 1:
+        return
+    step = strip_rows or max(1, _STRIP_PIXELS // cols)
+    for row_off in range(first_row, last_row, step):
+        rows = min(step, last_row - row_off)
+        classes = source.read(row_off, rows, first_col, cols)
+        outside = features.geometry_mask(
+            [polygon], (rows, cols), rasterio.Affine.translation(first_col, row_off)
+        )
+        classes[outside] = NO_CLASS
+        yield row_off, first_col, classes
