@@ -88,9 +88,9 @@ def polygonize(
 
     The map is read in strips of whole rows; a region that goes on in the next strip is held until
     it ends, the others go to the file. Polygons, their order and the bytes of the file do not
-    depend on the height of the strips. ``min_area`` reads the map twice and holds some 50 bytes
-    per region. ``simplify`` holds **all** polygons: what an edge may become depends on the edges
-    around it.
+    depend on the height of the strips. ``min_area`` reads the map twice and holds up to some
+    400 bytes per region, its neighbours included. ``simplify`` holds **all** polygons: what an edge
+    may become depends on the edges around it.
 
     Args:
         map_path: A raster of class indexes.
