@@ -40,7 +40,9 @@ from hook.errors import ConfigError, DataError
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
 from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.forecast import Forecast, forecast
 from hook.scenes.grid import overlap_pixels
+from hook.scenes.mapping import plan_scene
 from hook.scenes.reader import AreaOfInterest
 from hook.scenes.vectors import DRIVERS
 from hook.tokenizers.validity import mark_invalid
@@ -190,7 +192,8 @@ def map_scene(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-) -> MapReport:
+    dry_run: bool = False,
+) -> MapReport | Forecast:
     """Map a georeferenced scene of any size.
 
     A segmentation gives every pixel its class. A classification gives one to every cell of the
@@ -231,9 +234,10 @@ def map_scene(
         resume: Go on with what an interrupted run left.
         overwrite: Replace outputs that exist.
         progress: Show a progress bar on a terminal.
+        dry_run: Write nothing; foretell what it would take.
 
     Returns:
-        What was done.
+        What was done, or with ``dry_run`` what it would take.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model cannot map scenes.
@@ -264,7 +268,7 @@ def map_scene(
     }
     with use_tokens(model, num_tokens), ExitStack() as stack:
         run_blocks = None
-        if cluster is not None or len(devices) > 1:
+        if (cluster is not None or len(devices) > 1) and not dry_run:
             if isinstance(config_or_model, nn.Module):
                 raise ConfigError(
                     "a loaded model cannot be sent to several workers",
@@ -283,10 +287,7 @@ def map_scene(
             run_blocks = on_cluster(client, make, key, devices)
         window = window or default_window(model)
         cell = None if predict.segments else window - overlap_pixels(overlap, window)
-        report = map_with_function(
-            predict,
-            paths,
-            output,
+        choices = dict(
             num_classes=num_classes_of(model),
             indexes=_choose_bands(model, paths[0], bidx),
             window=window,
@@ -300,12 +301,20 @@ def map_scene(
             aoi=_area_of_interest(aoi),
             scores=(scores,) if isinstance(scores, str) else tuple(scores),
             scores_path=scores_path,
+            creation_options=creation_options,
+        )
+        if dry_run:
+            return forecast(predict, *plan_scene(paths, output, **choices))
+        report = map_with_function(
+            predict,
+            paths,
+            output,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
-            creation_options=creation_options,
             fingerprint=fingerprint,
             run_blocks=run_blocks,
+            **choices,
         )
     if vectors is not None:
         polygonize(

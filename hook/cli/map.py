@@ -109,6 +109,11 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with what an interrupted run left"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: print windows, memory, disk and time that the map would take",
+    )
     add_run_options(parser, batch_size=4, unit="windows")
     parser.set_defaults(run=run)
 
@@ -143,7 +148,11 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        dry_run=args.dry_run,
     )
+    if args.dry_run:
+        print(report)
+        return
     if not args.quiet:
         print(
             f"{args.output}: {report.pixels} pixels, {report.windows} windows "

@@ -27,8 +27,6 @@ SCORE_SCALE = 0.004
 SCORE_NODATA = 255
 SCORE_KINDS = ("probs", "entropy", "margin")
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
-# Rows per strip of a part: what is buffered before it is compressed.
-_STRIP_ROWS = 64
 
 
 class SceneGeometry(NamedTuple):
@@ -275,6 +273,9 @@ class PartFile:
         width: Width of the scene.
     """
 
+    STRIP_ROWS = 64
+    """Rows of a strip: what is buffered before it is compressed."""
+
     def __init__(self, path: Path, layer: Layer, rows: int, width: int) -> None:
         self.path = path
         self._rows = rows
@@ -287,14 +288,14 @@ class PartFile:
                 width=width,
                 count=layer.count,
                 dtype=layer.dtype,
-                blockysize=min(_STRIP_ROWS, rows),
+                blockysize=min(self.STRIP_ROWS, rows),
                 compress="deflate",
                 zlevel=1,
                 bigtiff="if_safer",
                 interleave="band",
             )
         # Whole strips only: a strip written twice is compressed and stored twice.
-        self._buffer = np.empty((layer.count, min(_STRIP_ROWS, rows), width), layer.dtype)
+        self._buffer = np.empty((layer.count, min(self.STRIP_ROWS, rows), width), layer.dtype)
         self._filled = self._written = 0
 
     def write(self, rows: np.ndarray) -> None:

@@ -46,7 +46,7 @@ from hook.scenes.styles import check_classes
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Batches read ahead of the model, and batches of scores waiting to be blended.
-_QUEUE_SIZE = 2
+QUEUE_SIZE = 2
 # Windows without data are passed on without a batch in groups of this size at most.
 _EMPTY_WINDOWS = 256
 
@@ -144,8 +144,7 @@ class _Step:
     """The block's last one."""
 
 
-def map_scene(
-    predict: Predict,
+def plan_scene(
     input: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
@@ -163,31 +162,12 @@ def map_scene(
     cell: int | None = None,
     scores: Sequence[str] = (),
     scores_path: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
     creation_options: Mapping[str, object] | None = None,
-    fingerprint: Mapping[str, Any] | None = None,
     block_windows: int = WINDOWS_PER_BLOCK,
-    run_blocks: "RunBlocks | None" = None,
-) -> MapReport:
-    """Map a whole scene.
-
-    One thread reads windows ahead, the calling thread runs the model, another blends, decides and
-    writes. Memory depends on the window, the batch and the scene's width, not on its height. Any
-    failure ends the run with its error, and files appear under their names only when complete.
-
-    The scene is mapped in blocks of windows, whose results wait in ``.<output>.unfinished``
-    beside the output until all are there. A run that was interrupted, at any moment and by
-    anything, goes on from there with ``resume`` and gives the same bytes. What is computed
-    together depends on the scene and the options alone, so the bytes are also the same however
-    many processes share the blocks; neither time nor place of the run is in any output.
+) -> tuple[Scene, Plan]:
+    """Say what is read, how it is cut up and what is written.
 
     Args:
-        predict: Called with windows (B, C, window, window) in native values and dtype, and their
-            validity (B, window, window) bool, True where all bands are valid. B is always the
-            same; a batch that lacks windows repeats its last one. Returns class probabilities
-            (B, K, window, window). The model is asked only about windows with a valid pixel.
         input: The scene: any raster GDAL opens, or several that make up one area, the first in
             front where they overlap.
         output: The map to make, ``.tif``: a Cloud-Optimised GeoTIFF of class indexes with colour
@@ -197,7 +177,7 @@ def map_scene(
         window: Side of the model's window in pixels. A smaller scene is extended by reflection.
         overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
         blend: Weights of overlapping windows, see :func:`hook.scenes.blending.blend_profile`.
-        batch_size: Windows per call of ``predict``.
+        batch_size: Windows per call of the model.
         class_names: K names.
         palette: K colours (red, green, blue).
         nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
@@ -211,26 +191,15 @@ def map_scene(
         scores: Also write how sure the map is: one or more of ``"probs"``, ``"entropy"`` and
             ``"margin"``, see :class:`hook.scenes.layers.ScoreLayer`.
         scores_path: File of the scores; ``<stem>.scores.tif`` beside the map if None.
-        resume: Go on with what an interrupted run left; without one, start.
-        overwrite: Replace outputs that exist, and, without ``resume``, what an interrupted run
-            left.
-        progress: Show a progress bar (on a terminal).
         creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
-        fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
-            with another one is refused.
         block_windows: Least number of windows of a block.
-        run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
 
     Returns:
-        What was done.
+        The scene, and the plan of its map.
 
     Raises:
-        SceneError: The scene cannot be read or lacks a band, an option is impossible, an output
-            exists, the model's answer has another shape or is not finite, the run to resume was
-            another one, or writing fails.
-        Exception: Whatever ``predict`` raises, unchanged.
+        SceneError: The scene cannot be read or lacks a band, or an option is impossible.
     """
-    begun = time.monotonic()
     output = Path(output)
     if batch_size != int(batch_size) or batch_size < 1:
         raise SceneError("batch_size", expected="1 or more", found=batch_size)
@@ -266,20 +235,68 @@ def map_scene(
     if cell is not None:
         window, overlap, blend = 1, 0, "mean"
     with scene.open() as reader:
+        size = reader.height, reader.width
+    plan = Plan(
+        *size, num_classes, window, overlap, blend, int(batch_size), block_windows, tuple(layers)
+    )
+    _ = plan.blocks, blend_profile(plan.grid.window, plan.grid.overlap, blend)  # or an error
+    return scene, plan
+
+
+def map_scene(
+    predict: Predict | None,
+    input: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    fingerprint: Mapping[str, Any] | None = None,
+    run_blocks: "RunBlocks | None" = None,
+    **options: Any,
+) -> MapReport:
+    """Map a whole scene.
+
+    One thread reads windows ahead, the calling thread runs the model, another blends, decides and
+    writes. Memory depends on the window, the batch and the scene's width, not on its height. Any
+    failure ends the run with its error, and files appear under their names only when complete.
+
+    The scene is mapped in blocks of windows, whose results wait in ``.<output>.unfinished``
+    beside the output until all are there. A run that was interrupted, at any moment and by
+    anything, goes on from there with ``resume`` and gives the same bytes. What is computed
+    together depends on the scene and the options alone, so the bytes are also the same however
+    many processes share the blocks; neither time nor place of the run is in any output.
+
+    Args:
+        predict: Called with windows (B, C, window, window) in native values and dtype, and their
+            validity (B, window, window) bool, True where all bands are valid. B is always the
+            same; a batch that lacks windows repeats its last one. Returns class probabilities
+            (B, K, window, window). The model is asked only about windows with a valid pixel.
+        input: See :func:`plan_scene`.
+        output: See :func:`plan_scene`.
+        resume: Go on with what an interrupted run left; without one, start.
+        overwrite: Replace outputs that exist, and, without ``resume``, what an interrupted run
+            left.
+        progress: Show a progress bar (on a terminal).
+        fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
+            with another one is refused.
+        run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
+        **options: Of :func:`plan_scene`; ``num_classes`` is needed.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SceneError: See :func:`plan_scene`; or an output exists, the model's answer has another
+            shape or is not finite, the run to resume was another one, or writing fails.
+        Exception: Whatever ``predict`` raises, unchanged.
+    """
+    begun = time.monotonic()
+    scene, plan = plan_scene(input, output, **options)
+    output, layers, num_classes = Path(output), plan.layers, plan.num_classes
+    with scene.open() as reader:
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
-        plan = Plan(
-            reader.height,
-            reader.width,
-            num_classes,
-            window,
-            overlap,
-            blend,
-            int(batch_size),
-            block_windows,
-            tuple(layers),
-        )
         blocks = plan.blocks
-        blend_profile(plan.grid.window, plan.grid.overlap, blend)  # an unknown one is refused
         journal = Journal(
             output,
             {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})},
@@ -366,14 +383,14 @@ def map_blocks(
     write_stage = ThreadPoolExecutor(1, "write")
     written: deque = deque()
     try:
-        reads = deque(read_stage.submit(next, steps, None) for _ in range(_QUEUE_SIZE))
+        reads = deque(read_stage.submit(next, steps, None) for _ in range(QUEUE_SIZE))
         while (step := reads.popleft().result()) is not None:
             reads.append(read_stage.submit(next, steps, None))
             scores = None
             if step.images is not None:
                 scores = predict(step.images, step.valid)
-                scores = _check_scores(scores, len(step.images), plan.num_classes, plan.window)
-            while len(written) >= _QUEUE_SIZE or (written and written[0].done()):
+                scores = check_scores(scores, len(step.images), plan.num_classes, plan.window)
+            while len(written) >= QUEUE_SIZE or (written and written[0].done()):
                 written.popleft().result()
             written.append(write_stage.submit(writer.consume, step, scores))
             report(len(step.windows))
@@ -494,7 +511,13 @@ def _step(block, windows, images, valid, size: int, last: bool) -> _Step:
     return _Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)
 
 
-def _check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
+def check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
+    """Refuse a model's answer of another shape; copy it.
+
+    Raises:
+        SceneError: It is none of (batch, num_classes, window, window), or, of windows with one
+            class each, (batch, num_classes).
+    """
     expected = (batch, num_classes, window, window)
     if window == 1 and getattr(scores, "shape", None) == expected[:2]:
         scores = np.reshape(scores, expected)  # one class per window

@@ -33,6 +33,13 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_dry_run_writes_nothing(seg_run, scenes, tmp_path, capsys):
+    _run(*seg_run, scenes / "images" / "second.tif", tmp_path / "map.tif", "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["windows", "memory", "disk", "time"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_scene(seg_run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         _run(*seg_run, tmp_path / "none.tif", tmp_path / "m.tif")

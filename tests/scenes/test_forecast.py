@@ -1,0 +1,78 @@
+"""What a map will take, against what it took."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hook.scenes import map_scene
+from hook.scenes.forecast import Forecast, forecast
+from hook.scenes.mapping import plan_scene
+
+# Runs a map or its forecast in a process of its own, whose memory is then its own.
+PROCESS = """
+import json, resource, sys
+import numpy as np
+from hook.scenes import map_scene
+from hook.scenes.forecast import forecast
+from hook.scenes.mapping import plan_scene
+
+def predict(windows, valid):
+    values = np.exp(windows.astype(np.float32) / 64)
+    return values / values.sum(axis=1, keepdims=True)
+
+input, output, kind = sys.argv[1:]
+options = dict(num_classes=3, window=256, scores=("probs",))
+if kind == "forecast":
+    found = forecast(predict, *plan_scene(input, output, **options))
+    print(json.dumps([found.memory_bytes, found.disk_bytes]))
+else:
+    map_scene(predict, input, output, progress=False, **options)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+
+
+def in_a_process(*arguments):
+    command = [sys.executable, "-c", PROCESS, *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def test_memory_and_disk_are_foretold(write_scene, tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 200, (3, 24, 64)).repeat(64, axis=1).repeat(64, axis=2)
+    values = (smooth + rng.integers(0, 30, smooth.shape)).astype(np.uint8)  # 1536 x 4096
+    path = write_scene(values, tiled=True, compress="deflate")
+    memory, disk = in_a_process(path, tmp_path / "map.tif", "forecast")
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+    peak = in_a_process(path, tmp_path / "map.tif", "map")
+    assert memory == pytest.approx(peak, rel=0.2)
+    written = sum((tmp_path / name).stat().st_size for name in ("map.tif", "map.scores.tif"))
+    assert disk == pytest.approx(written, rel=0.2)
+
+
+def test_windows_without_data_are_counted(write_scene, tmp_path, softmax_of_bands):
+    values = np.ones((2, 256, 64), np.uint8)
+    values[:, 128:] = 0
+    path = write_scene(values, nodata=0)
+    options = dict(num_classes=2, window=16, overlap=0)
+    found = forecast(softmax_of_bands, *plan_scene(path, tmp_path / "map.tif", **options))
+    report = map_scene(softmax_of_bands, path, tmp_path / "map.tif", progress=False, **options)
+    assert found.windows == report.windows == 64
+    assert found.empty_windows == pytest.approx(report.empty_windows, abs=2)
+    assert found.seconds > 0
+    values[:] = 0
+    path = write_scene(values, nodata=0)
+    empty = forecast(softmax_of_bands, *plan_scene(path, tmp_path / "map.tif", **options))
+    assert (empty.seconds, empty.disk_bytes, empty.empty_windows) == (0, 0, 64)
+
+
+def test_it_reads_well():
+    text = str(Forecast(1200, 300, 3 << 30, 5 << 20, 1 << 20, 3725.4))
+    assert text.splitlines() == [
+        "windows  1200, about 300 of them without data",
+        "memory   3072 MiB",
+        "disk     5.0 MiB, and 1.0 MiB until the map is complete",
+        "time     1:02:05",
+    ]
