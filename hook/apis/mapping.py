@@ -183,6 +183,8 @@ def map_scene(
     scores: str | Sequence[str] = (),
     scores_path: str | os.PathLike | None = None,
     vectors: str | os.PathLike | None = None,
+    min_area: float = 0,
+    simplify: float = 0,
     precision: str = "fp32",
     compile: bool = False,
     threads: int | None = None,
@@ -223,7 +225,10 @@ def map_scene(
         scores: Also write ``"probs"``, ``"entropy"`` or ``"margin"``, or several, see
             :class:`hook.scenes.layers.ScoreLayer`.
         scores_path: Their file; ``<stem>.scores.tif`` beside the map if None.
-        vectors: Also write the map's regions as polygons: ``.gpkg`` or ``.parquet``.
+        vectors: Also write the map's regions as polygons: ``.gpkg``, ``.parquet``, ``.fgb`` or
+            ``.geojson``, see :func:`hook.scenes.polygonize`.
+        min_area: Dissolve regions below this many square metres into their largest neighbour.
+        simplify: Tolerance in units of the scene's CRS within which the edges may be smoothed.
         precision: ``"fp32"`` or ``"bf16"``.
         compile: Compile the model.
         threads: CPU threads of each process; None leaves PyTorch's choice.
@@ -255,6 +260,7 @@ def map_scene(
     if vectors is not None:
         _check_vectors(Path(vectors), overwrite or resume)
     classes = tuple(meta["classes"])
+    kinds = (scores,) if isinstance(scores, str) else tuple(scores)
     paths = _paths(input)
     options = dict(tta=tta, precision=precision, compile=compile)
     fingerprint = {
@@ -299,7 +305,7 @@ def map_scene(
             palette=meta.get("palette") or distinct_palette(len(classes)),
             nodata=meta.get("nodata") if nodata is None else nodata,
             aoi=_area_of_interest(aoi),
-            scores=(scores,) if isinstance(scores, str) else tuple(scores),
+            scores=kinds,
             scores_path=scores_path,
             creation_options=creation_options,
         )
@@ -321,10 +327,21 @@ def map_scene(
             output,
             vectors,
             class_names=classes,
+            min_area=min_area,
+            simplify=simplify,
+            # What a polygon's mean score is taken from; entropy says the opposite of one.
+            scores=_confidence(kinds, output, scores_path),
             overwrite=overwrite or resume,
             progress=progress,
         )
     return report
+
+
+def _confidence(kinds: Sequence[str], output, scores_path) -> Path | None:
+    """Find the raster of a map's scores, where larger ones mean surer pixels."""
+    if tuple(kinds) not in (("probs",), ("margin",)):
+        return None
+    return Path(scores_path or Path(output).with_suffix(".scores.tif"))
 
 
 def _devices(device: str) -> list[str]:

@@ -10,6 +10,7 @@ from hook.cli.options import (
     key_value,
     kinds_of_scores,
     nodata,
+    not_negative,
     overlap,
     positive_int,
 )
@@ -84,7 +85,24 @@ def add_parser(commands) -> None:
         "entropy or margin, or several: probs,entropy",
     )
     parser.add_argument(
-        "--vectors", metavar="FILE.gpkg", help="also write the regions as polygons (or .parquet)"
+        "--vectors",
+        metavar="FILE.gpkg",
+        help="also write the regions as polygons (or .parquet, .fgb, .geojson)",
+    )
+    parser.add_argument(
+        "--min-area",
+        type=not_negative,
+        default=0,
+        metavar="M2",
+        help="dissolve polygons of fewer square metres into their largest neighbour",
+    )
+    parser.add_argument(
+        "--simplify",
+        type=not_negative,
+        default=0,
+        metavar="TOLERANCE",
+        help="smooth the polygons' edges by this much in units of the scene's CRS; common edges "
+        "stay common",
     )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (default fp32)"
@@ -139,6 +157,8 @@ def run(args: argparse.Namespace) -> None:
         num_tokens=args.num_tokens,
         scores=args.scores,
         vectors=args.vectors,
+        min_area=args.min_area,
+        simplify=args.simplify,
         precision=args.precision,
         compile=args.compile,
         threads=args.threads,

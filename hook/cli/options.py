@@ -102,3 +102,14 @@ def kinds_of_scores(text: str) -> tuple[str, ...]:
     if any(kind not in known for kind in kinds) or len(set(kinds)) < len(kinds):
         raise argparse.ArgumentTypeError(f"{text!r} is not one or more of {', '.join(known)}")
     return kinds
+
+
+def not_negative(text: str) -> float:
+    """Read a number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return value

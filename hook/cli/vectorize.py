@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from hook.cli.options import not_negative
+
 
 def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
@@ -17,14 +19,14 @@ def add_parser(commands) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
     parser.add_argument(
         "--min-area",
-        type=_not_negative,
+        type=not_negative,
         default=0,
         metavar="M2",
         help="dissolve smaller regions into their largest neighbour (square metres)",
     )
     parser.add_argument(
         "--simplify",
-        type=_not_negative,
+        type=not_negative,
         default=0,
         metavar="TOLERANCE",
         help="smooth common edges, in units of the map's CRS; holds all polygons in memory",
@@ -40,17 +42,6 @@ def add_parser(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
     parser.set_defaults(run=run)
-
-
-def _not_negative(text: str) -> float:
-    """Read a number from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return value
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
     out = tmp_path / "map.tif"
     options = ["--overlap", "8", "--batch-size", "3", "--co", "COMPRESS=LZW", "--nodata", "0"]
     more = ["--scores", "margin,probs", "--vectors", tmp_path / "v.gpkg", "--tta", "flip"]
+    more += ["--min-area", "20", "--simplify", "1"]
     _run(*seg_run, scene, out, *options, *more)
     assert "3536 pixels" in capsys.readouterr().err  # 40 x 90 less the corner of 8 x 8
     with rasterio.open(out) as result, rasterio.open(scene) as source:
@@ -61,6 +62,8 @@ def test_missing_scene(seg_run, tmp_path, capsys):
         ["--scores", "sure"],
         ["--blend", "cut"],
         ["--tta", "some"],
+        ["--min-area", "-1"],
+        ["--simplify", "much"],
     ],
 )
 def test_bad_options_exit_with_two(option, capsys):
