@@ -1,0 +1,299 @@
+r"""Measure the mapping of scenes: its rate beside the bare model's and mmseg's slide inference.
+
+A seeded scene (uint8, three bands, tiled and compressed) is mapped with random weights, reading,
+blending and writing of the Cloud-Optimised GeoTIFF included. The bare model answers as many
+windows, ready in memory, in the same process, before and after the map, in turns. ``--heights``
+then maps scenes of these heights and runs mmseg's slide inference over the same pixels, each in a
+fresh process, and draws time and peak memory of both.
+
+    python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
+        --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from matplotlib.figure import Figure
+from prettytable import PrettyTable
+from rasterio.transform import from_origin
+from torch import nn
+from tqdm import tqdm
+
+from hook.apis.inference import build_model, default_window
+from hook.apis.mapping import WindowPredictor
+from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
+from hook.drawing import figure_to_rgb, save_png
+from hook.engine.runner import load_config, setup_environment
+from hook.errors import ConfigError, reports_errors
+from hook.scenes import WindowGrid, map_scene
+from hook.scenes.reader import SceneReader
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of a segmentation; its weights do not matter")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(3072, 4096),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the scene whose rate is compared (default 3072 4096)",
+    )
+    parser.add_argument("--window", type=int, help="side of a window (default: the model's)")
+    parser.add_argument("--overlap", type=float, default=0.25, help="of windows (default 0.25)")
+    parser.add_argument("--batch", type=int, default=4, help="windows per pass (default 4)")
+    parser.add_argument("--repeats", type=int, default=3, help="maps, between bare passes")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--heights",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="ROWS",
+        help="also compare time and memory with slide inference, at these heights and the width",
+    )
+    parser.add_argument("--slide-width", type=int, default=2048, help="of those (default 2048)")
+    parser.add_argument("--json", metavar="FILE", help="write the report here")
+    parser.add_argument("--out", metavar="PNG", help="draw the curves over the heights here")
+    args = parser.parse_args()
+    if args.out and not args.heights:
+        parser.error("--out draws curves over --heights")
+    return args
+
+
+def write_scene(path: Path, height: int, width: int, empty_rows: int = 0) -> None:
+    """Write a seeded scene: smooth fields with noise, nodata 0 in the last rows."""
+    rng = np.random.default_rng(0)
+    profile = dict(driver="GTiff", count=3, height=height, width=width, dtype="uint8", nodata=0)
+    profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1)
+    profile |= dict(crs="EPSG:32633", transform=from_origin(5e5, 5e6, 0.5, 0.5))
+    with rasterio.open(path, "w", **profile) as target:
+        for row in range(0, height, 256):
+            rows = min(256, height - row)
+            fields = rng.integers(20, 220, (3, rows // 64 + 1, width // 64 + 1))
+            values = fields.repeat(64, axis=1).repeat(64, axis=2)[:, :rows, :width]
+            values = (values + rng.integers(0, 32, values.shape)).astype(np.uint8)
+            values[:, max(height - empty_rows - row, 0) :] = 0
+            target.write(values, window=rasterio.windows.Window(0, row, width, rows))
+
+
+def build(args: argparse.Namespace) -> nn.Module:
+    """Build the config's model with random weights, ready to map.
+
+    Raises:
+        ConfigError: It is no segmentation.
+    """
+    setup_environment()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    cfg = load_config(args.config)
+    model = build_model(cfg).to(args.device).eval()
+    if not hasattr(model, "decode_head"):
+        raise ConfigError(
+            f"{args.config} is no segmentation",
+            expected="mmseg's EncoderDecoder",
+            found=type(model).__name__,
+        )
+    model.cfg = cfg
+    count = model.decode_head.num_classes
+    model.dataset_meta = dict(classes=tuple(f"class_{i}" for i in range(count)))
+    return model
+
+
+def run_map(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
+    """Map a scene into a temporary folder; return the seconds from start to finished files."""
+    predict = WindowPredictor(model)
+    with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
+        begun = time.perf_counter()
+        map_scene(
+            predict,
+            scene,
+            Path(folder) / "map.tif",
+            num_classes=model.decode_head.num_classes,
+            window=args.window or default_window(model),
+            overlap=args.overlap,
+            batch_size=args.batch,
+            progress=False,
+        )
+        return time.perf_counter() - begun
+
+
+@torch.inference_mode()
+def run_bare(model: nn.Module, batch: torch.Tensor, batches: int) -> float:
+    """Let the model answer batches of windows; return the seconds."""
+    size = tuple(batch.shape[-2:])
+    metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(batch)
+    device = next(model.parameters()).device
+    begun = time.perf_counter()
+    for _ in range(batches):
+        model.inference(batch.to(device), metas).cpu()
+    return time.perf_counter() - begun
+
+
+@torch.inference_mode()
+def run_slide(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
+    """Run mmseg's slide inference over a scene that lies in memory; return the seconds."""
+    window = args.window or default_window(model)
+    stride = window - WindowGrid(window, window, window, args.overlap).overlap
+    with rasterio.open(scene) as source:
+        image = torch.from_numpy(source.read())
+    begun = time.perf_counter()
+    data = model.data_preprocessor({"inputs": [image.to(args.device)]}, False)
+    size = tuple(image.shape[-2:])
+    model.test_cfg = type(model.test_cfg)(
+        mode="slide", crop_size=(window, window), stride=(stride, stride)
+    )
+    meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
+    logits = model.inference(data["inputs"], [meta])
+    logits.softmax(dim=1).argmax(dim=1).to(torch.uint8).cpu()
+    return time.perf_counter() - begun
+
+
+def compare_rates(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time maps between passes of the bare model, and a map of a scene half without data."""
+    model = build(args)
+    height, width = args.size
+    window = args.window or default_window(model)
+    grid = WindowGrid(height, width, window, args.overlap)
+    full, half = folder / "full.tif", folder / "half.tif"
+    write_scene(full, height, width)
+    write_scene(half, height, width, empty_rows=height // 2)
+    with SceneReader(full) as reader:
+        windows = [reader.read(grid[i], window).image for i in range(args.batch)]
+    data = {"inputs": [torch.from_numpy(image) for image in windows]}
+    batch = model.data_preprocessor(data, False)["inputs"].cpu()
+    batches = -(-len(grid) // args.batch)
+    run_bare(model, batch, 2)
+    bare, mapped, sparse = [], [], []
+    for _ in tqdm(range(args.repeats), unit="round", disable=None):
+        before = run_bare(model, batch, batches // 2)
+        mapped.append(run_map(model, full, args))
+        bare.append(before + run_bare(model, batch, batches - batches // 2))
+        sparse.append(run_map(model, half, args))
+    ratios = np.array(bare) / np.array(mapped)
+    return {
+        "size": [height, width],
+        "windows": len(grid),
+        "batches": batches,
+        "bare_seconds": bare,
+        "map_seconds": mapped,
+        "half_empty_seconds": sparse,
+        "map_rate_over_bare": float(np.median(ratios)),
+        "half_empty_speed_up": float(np.median(np.array(mapped) / np.array(sparse))),
+    }
+
+
+def _work(connection, args: argparse.Namespace, kind: str, scene: Path) -> None:
+    """Measure in a process of its own."""
+    warnings.simplefilter("ignore")
+    model = build(args)
+    run = run_map if kind == "map" else run_slide
+    seconds = run(model, scene, args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    connection.send({"seconds": seconds, "peak_memory_bytes": peak})
+
+
+def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Time and weigh both ways over the heights."""
+    context = multiprocessing.get_context("spawn")
+    points = []
+    with tqdm(total=2 * len(args.heights), unit="run", disable=None) as progress:
+        for height in args.heights:
+            scene = folder / f"{height}.tif"
+            write_scene(scene, height, args.slide_width)
+            point: dict[str, Any] = {"height": height, "width": args.slide_width}
+            for kind in ("map", "slide"):
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(sender, args, kind, scene))
+                process.start()
+                sender.close()
+                try:
+                    point[kind] = receiver.recv()
+                except EOFError:  # it died, of memory most likely
+                    point[kind] = None
+                process.join()
+                progress.update()
+            points.append(point)
+    return points
+
+
+def make_table(points: list[dict[str, Any]]) -> PrettyTable:
+    """Lay the sizes out."""
+    table = PrettyTable(["height", "map s", "slide s", "map MiB", "slide MiB"])
+    table.align = "r"
+    for point in points:
+        cells = []
+        for key, scale, digits in (("seconds", 1, 1), ("peak_memory_bytes", 2**-20, 0)):
+            for kind in ("map", "slide"):
+                value = point[kind] and point[kind][key] * scale
+                cells.append("-" if value is None else f"{value:.{digits}f}")
+        table.add_row([point["height"], *cells])
+    return table
+
+
+def draw(points: list[dict[str, Any]]) -> np.ndarray:
+    """Draw time and memory over the height of the scene, (H, W, 3) uint8."""
+    figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, key, scale, name in (
+        (panels[0], "seconds", 1, "seconds"),
+        (panels[1], "peak_memory_bytes", 2**-30, "peak memory of the process (GiB)"),
+    ):
+        for kind, label in (("map", "hook map, file to file"), ("slide", "mmseg slide, in memory")):
+            done = [point for point in points if point[kind]]
+            heights = [point["height"] for point in done]
+            axes.plot(heights, [p[kind][key] * scale for p in done], "o-", label=label)
+        axes.set_xlabel(f"rows of the scene ({points[0]['width']} columns)")
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure_to_rgb(figure)
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    for path, option in ((args.json, "--json"), (args.out, "--out")):
+        prepare_output(path, option)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report: dict[str, Any] = {
+            "command": shown_command(sys.argv),
+            "config": shown_path(args.config),
+            "rates": compare_rates(args, folder),
+            "device": device_name(args.device),
+            "torch": torch.__version__,
+        }
+        report["sizes"] = compare_sizes(args, folder)
+    rates = report["rates"]
+    print(
+        f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, map "
+        f"{np.median(rates['map_seconds']):.1f} s: {100 * rates['map_rate_over_bare']:.1f} % of "
+        f"the bare rate; half without data: {rates['half_empty_speed_up']:.2f} times as fast"
+    )
+    if report["sizes"]:
+        print(make_table(report["sizes"]))
+    write_json(args.json, report)
+    if args.out:
+        save_png(args.out, draw(report["sizes"]))
+        print(shown_path(args.out))
+
+
+if __name__ == "__main__":
+    main()
