@@ -31,8 +31,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("scene", help="scene to map")
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("options", nargs="*", help="options of hook map, after --")
-    return parser.parse_args()
+    # argparse would take what follows -- for further positional arguments.
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, options = sys.argv[1:end], sys.argv[end + 1 :]
+    return parser.parse_args(own, argparse.Namespace(options=options))
 
 
 def command(args: argparse.Namespace, output: Path) -> list[str]:

@@ -1,0 +1,116 @@
+"""Maps measured: against true masks, the bare model, slide inference, and kills."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.transform import from_origin
+from rasterio.warp import calculate_default_transform
+from torchmetrics.functional.classification import multiclass_jaccard_index
+
+from hook.errors import DataError
+
+
+@pytest.fixture
+def run(load_tool, monkeypatch):
+    """Run a tool in this process."""
+
+    def run(name, *arguments):
+        tool = load_tool(f"analysis_tools/{name}.py")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        tool.main()
+        return tool
+
+    return run
+
+
+def write(path, values, crs="EPSG:32633", transform=None, **profile):
+    height, width = values.shape
+    transform = transform or from_origin(5e5, 5e6, 2, 2)
+    profile |= dict(driver="GTiff", count=1, height=height, width=width, dtype="uint8")
+    with rasterio.open(path, "w", crs=crs, transform=transform, **profile) as target:
+        target.write(values, 1)
+    return path
+
+
+def test_accuracy_of_a_map_equals_torchmetrics(run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    found = rng.integers(0, 3, (64, 80)).astype(np.uint8)
+    found[:5] = 255
+    classes = write(tmp_path / "map.tif", found, nodata=255)
+    (masks := tmp_path / "masks").mkdir()
+    truth = np.where(rng.random(found.shape) < 0.6, found % 3, rng.integers(0, 3, found.shape))
+    truth = truth.astype(np.uint8)
+    truth[20:22] = 255
+    write(masks / "a.tif", truth[:, :40])
+    write(masks / "b.tif", truth[:, 40:], transform=from_origin(5e5 + 80, 5e6, 2, 2))
+    write(masks / "unused.tif", truth * 0)
+    (tmp_path / "list.txt").write_text("a\nb.tif\n")
+    run("map_accuracy", classes, masks, "--list", tmp_path / "list.txt")
+    valid = (found != 255) & (truth != 255)
+    pair = (torch.from_numpy(a[valid].astype(np.int64)) for a in (found, truth))
+    expected = 100 * multiclass_jaccard_index(*pair, num_classes=3, average=None).numpy()
+    printed = capsys.readouterr().out
+    for value in expected:
+        assert f" {value:.2f} " in printed
+    assert f"2 masks, {valid.sum()} pixels, mIoU {expected.mean():.2f}" in printed
+    (tmp_path / "list.txt").write_text("a\nmissing\n")
+    with pytest.raises(SystemExit):
+        run("map_accuracy", classes, masks, "--list", tmp_path / "list.txt")
+    assert "missing" in capsys.readouterr().err
+
+
+def test_masks_in_another_crs_are_compared_where_they_lie(load_tool, tmp_path):
+    tool = load_tool("analysis_tools/map_accuracy.py")
+    found = np.zeros((100, 100), np.uint8)
+    found[:, 50:] = 1
+    classes = write(tmp_path / "map.tif", found, nodata=255)
+    with rasterio.open(classes) as source:
+        transform, width, height = calculate_default_transform(
+            source.crs, "EPSG:4326", 100, 100, *source.bounds
+        )
+        with rasterio.vrt.WarpedVRT(
+            source, crs="EPSG:4326", transform=transform, width=width, height=height
+        ) as warped:
+            truth = warped.read(1)
+    mask = write(tmp_path / "mask.tif", truth, crs="EPSG:4326", transform=transform)
+    counts = tool.compare(classes, [mask], 255)
+    assert np.array_equal(counts, np.diag(np.diag(counts))) and counts.sum() > 9000
+    far = write(tmp_path / "far.tif", found, transform=from_origin(9e5, 5e6, 2, 2))
+    with pytest.raises(DataError, match="no pixel in common"):
+        tool.compare(classes, [far], 255)
+    with pytest.raises(DataError, match="no masks"):
+        tool.list_masks([tmp_path / "map.txt"], None)
+
+
+def test_scenes_are_measured_beside_bare_model_and_slide(tools, seg_run, tmp_path):
+    config = tmp_path / "three_bands.py"
+    config.write_text(
+        f"_base_ = [{str(seg_run[0])!r}]\n"
+        "model = dict(backbone=dict(tokenizer=dict(in_channels=3)),\n"
+        "             data_preprocessor=dict(mean=[1.0] * 3, std=[1.0] * 3))\n"
+    )
+    arguments = [config, "--size", 96, 128, "--repeats", 1, "--heights", 64]
+    arguments += ["--slide-width", 96, "--json", tmp_path / "r.json", "--out", tmp_path / "r.png"]
+    done = tools.run("tools/analysis_tools/scene_benchmark.py", *arguments)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["rates"]["windows"] == 4 * 5 and report["rates"]["map_rate_over_bare"] > 0
+    (point,) = report["sizes"]
+    assert point["map"]["seconds"] > 0 and point["slide"]["peak_memory_bytes"] > 1 << 27
+    assert "% of the bare rate" in done.stdout
+    picture = np.asarray(Image.open(tmp_path / "r.png"))
+    assert picture.std() > 10
+
+
+def test_kills_are_counted_and_resumed(run, seg_run, scenes, tmp_path, capsys):
+    scene = scenes / "images" / "second.tif"
+    run("kill_and_resume", *seg_run, scene, "--kills", 2, "--", "--overlap", "0.9")
+    printed = capsys.readouterr().out
+    assert "kill 2:" in printed and "2 kills in" in printed
+    with pytest.raises(SystemExit):
+        run("kill_and_resume", *seg_run, tmp_path / "none.tif", "--kills", 1)
+    assert "hook map failed" in capsys.readouterr().err

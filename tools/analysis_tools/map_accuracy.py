@@ -1,0 +1,117 @@
+r"""Compare a class map with true masks on the ground that both cover: IoU per class and mIoU.
+
+The map is read on the grid of each mask (nearest pixel), whatever the CRS of either. Pixels that
+are nodata in the map or ``--ignore-index`` in the mask do not count.
+
+    python tools/analysis_tools/map_accuracy.py map.tif data/banepa_buildings/masks \
+        --list configs/_base_/splits/banepa/test.txt
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from prettytable import PrettyTable
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from hook.errors import DataError, reports_errors
+from hook.evaluation.confusion import confusion_matrix
+from hook.scenes.reader import GDAL_ERRORS
+from hook.scenes.styles import read_category_names
+
+RASTERS = (".tif", ".tiff", ".png", ".vrt")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("map", type=Path, help="class map, such as hook map writes")
+    parser.add_argument("truth", type=Path, nargs="+", help="true masks, or folders of them")
+    parser.add_argument("--list", type=Path, help="file that lists the masks' stems to use")
+    parser.add_argument("--ignore-index", type=int, default=255, help="label that does not count")
+    return parser.parse_args()
+
+
+def list_masks(paths: list[Path], listed: Path | None) -> list[Path]:
+    """Collect the masks.
+
+    Raises:
+        DataError: There is none, or a listed one is missing.
+    """
+    masks = {}
+    for path in paths:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        masks |= {file.stem: file for file in files if file.suffix.lower() in RASTERS}
+    if listed is not None:
+        names = [
+            Path(line.strip()).stem for line in listed.read_text().splitlines() if line.strip()
+        ]
+        missing = [name for name in names if name not in masks]
+        if missing:
+            raise DataError(f"{listed} lists masks that are not there", found=missing[:5])
+        masks = {name: masks[name] for name in names}
+    if not masks:
+        raise DataError("no masks", expected=f"files ending in {', '.join(RASTERS)}", found=paths)
+    return list(masks.values())
+
+
+def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
+    """Count pairs of true and mapped class: (K, K) int64.
+
+    Raises:
+        DataError: A file cannot be read, or the map and the masks do not meet.
+    """
+    counts = np.zeros((256, 256), np.int64)
+    try:
+        with rasterio.open(map_path) as source:
+            for mask in masks:
+                with rasterio.open(mask) as truth:
+                    grid = dict(
+                        crs=truth.crs,
+                        transform=truth.transform,
+                        height=truth.height,
+                        width=truth.width,
+                        resampling=Resampling.nearest,
+                    )
+                    with WarpedVRT(source, **grid) as warped:
+                        found, label = warped.read(1), truth.read(1)
+                        valid = (warped.dataset_mask() > 0) & (label != ignore_index)
+                label, found = (torch.from_numpy(a[valid].astype(np.int64)) for a in (label, found))
+                counts += confusion_matrix(label, found, 256)
+    except GDAL_ERRORS as error:
+        raise DataError("a raster cannot be read", found=error) from None
+    if not counts.any():
+        raise DataError(
+            f"{map_path} and the masks have no pixel in common",
+            expected="masks of the mapped ground",
+            remedy="check the CRS of both",
+        )
+    size = int(np.flatnonzero(counts.any(axis=0) | counts.any(axis=1)).max()) + 1
+    return counts[:size, :size]
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    masks = list_masks(args.truth, args.list)
+    counts = compare(args.map, masks, args.ignore_index)
+    names = read_category_names(args.map) or []
+    names += [f"class_{i}" for i in range(len(names), len(counts))]
+    right = np.diag(counts)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - right
+    ious = [100 * r / u if u else math.nan for r, u in zip(right, union, strict=True)]
+    table = PrettyTable(["class", "true pixels", "mapped pixels", "IoU"])
+    table.align = "r"
+    for i, iou in enumerate(ious):
+        table.add_row([names[i], counts[i].sum(), counts[:, i].sum(), f"{iou:.2f}"])
+    print(table)
+    print(f"{len(masks)} masks, {counts.sum()} pixels, mIoU {np.nanmean(ious):.2f}")
+
+
+if __name__ == "__main__":
+    main()
