@@ -33,6 +33,7 @@ from hook.apis.inference import (
     use_tokens,
 )
 from hook.apis.profiling import require_compiler
+from hook.apis.provenance import model_fields
 from hook.datasets.bands import resolve_bands, to_model_units
 from hook.drawing import distinct_palette
 from hook.engine import tta as tta_views
@@ -44,6 +45,7 @@ from hook.scenes.forecast import Forecast, forecast
 from hook.scenes.grid import overlap_pixels
 from hook.scenes.mapping import plan_scene
 from hook.scenes.reader import AreaOfInterest
+from hook.scenes.stac import add_vectors, parse_time_span
 from hook.scenes.vectors import DRIVERS
 from hook.tokenizers.validity import mark_invalid
 
@@ -185,6 +187,7 @@ def map_scene(
     vectors: str | os.PathLike | None = None,
     min_area: float = 0,
     simplify: float = 0,
+    taken: str | None = None,
     precision: str = "fp32",
     compile: bool = False,
     threads: int | None = None,
@@ -229,6 +232,9 @@ def map_scene(
             ``.geojson``, see :func:`hook.scenes.polygonize`.
         min_area: Dissolve regions below this many square metres into their largest neighbour.
         simplify: Tolerance in units of the scene's CRS within which the edges may be smoothed.
+        taken: When the scene was taken, for the map's STAC Item: ``"2024-05-31"``,
+            ``"2024-05-31T10:20:30Z"`` or two of these as ``"first/last"``; None: as the tags of
+            its files tell.
         precision: ``"fp32"`` or ``"bf16"``.
         compile: Compile the model.
         threads: CPU threads of each process; None leaves PyTorch's choice.
@@ -259,6 +265,7 @@ def map_scene(
     meta = model.dataset_meta
     if vectors is not None:
         _check_vectors(Path(vectors), overwrite or resume)
+    times = None if taken is None else parse_time_span(taken)
     classes = tuple(meta["classes"])
     kinds = (scores,) if isinstance(scores, str) else tuple(scores)
     paths = _paths(input)
@@ -320,6 +327,21 @@ def map_scene(
             progress=progress,
             fingerprint=fingerprint,
             run_blocks=run_blocks,
+            model=model_fields(
+                model,
+                checkpoint,
+                window=window,
+                hyperparameters={
+                    "weights_sha256": fingerprint["weights"],
+                    "tokens": _number_of_tokens(model),
+                    "overlap": overlap,
+                    "blend": blend if predict.segments else None,
+                    "batch_size": batch_size,
+                    "tta": tta,
+                    "precision": precision,
+                },
+            ),
+            times=times,
             **choices,
         )
     if vectors is not None:
@@ -334,7 +356,13 @@ def map_scene(
             overwrite=overwrite or resume,
             progress=progress,
         )
+        add_vectors(Path(output).with_suffix(".json"), vectors)
     return report
+
+
+def _number_of_tokens(model: nn.Module) -> int | None:
+    """Count the tokens of a window, where the model says how many."""
+    return getattr(getattr(model.backbone, "tokenizer", None), "num_tokens", None)
 
 
 def _confidence(kinds: Sequence[str], output, scores_path) -> Path | None:

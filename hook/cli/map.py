@@ -105,6 +105,12 @@ def add_parser(commands) -> None:
         "stay common",
     )
     parser.add_argument(
+        "--taken",
+        metavar="TIME",
+        help="when the scene was taken, for the map's STAC Item: 2024-05-31, 2024-05-31T10:20:30Z "
+        "or first/last (default: as the scene's tags tell)",
+    )
+    parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (default fp32)"
     )
     parser.add_argument("--compile", action="store_true", help="compile the model")
@@ -159,6 +165,7 @@ def run(args: argparse.Namespace) -> None:
         vectors=args.vectors,
         min_area=args.min_area,
         simplify=args.simplify,
+        taken=args.taken,
         precision=args.precision,
         compile=args.compile,
         threads=args.threads,

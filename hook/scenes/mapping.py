@@ -41,6 +41,7 @@ from hook.scenes.layers import (
     writing,
 )
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader
+from hook.scenes.stac import TimeSpan, WrittenLayer, write_stac_item
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import check_classes
 
@@ -171,7 +172,8 @@ def plan_scene(
         input: The scene: any raster GDAL opens, or several that make up one area, the first in
             front where they overlap.
         output: The map to make, ``.tif``: a Cloud-Optimised GeoTIFF of class indexes with colour
-            table; category names in ``<output>.aux.xml`` and a QGIS style in ``<stem>.qml``.
+            table; category names in ``<output>.aux.xml``, a QGIS style in ``<stem>.qml`` and a STAC
+            Item in ``<stem>.json``.
         num_classes: Number of classes, K.
         indexes: 1-based bands of the scene, in the model's order; all but alpha if None.
         window: Side of the model's window in pixels. A smaller scene is extended by reflection.
@@ -253,6 +255,8 @@ def map_scene(
     progress: bool = True,
     fingerprint: Mapping[str, Any] | None = None,
     run_blocks: "RunBlocks | None" = None,
+    model: Mapping[str, Any] | None = None,
+    times: TimeSpan | None = None,
     **options: Any,
 ) -> MapReport:
     """Map a whole scene.
@@ -281,6 +285,9 @@ def map_scene(
         fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
             with another one is refused.
         run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
+        model: What the map's STAC Item is to say of the model, see
+            :func:`hook.scenes.stac.write_stac_item`.
+        times: First and last moment of the scene; None: as the tags of its files tell.
         **options: Of :func:`plan_scene`; ``num_classes`` is needed.
 
     Returns:
@@ -305,6 +312,8 @@ def map_scene(
         )
         try:
             with StagedFiles(overwrite or resume, f".{output.name}.finished") as files:
+                item = output.with_suffix(".json")
+                staged_item = files.add(item)
                 staged = [layer.add_to(files) for layer in layers]
                 for layer in layers:
                     try_options(layer, geometry, journal.folder)
@@ -328,10 +337,21 @@ def map_scene(
                             run_blocks(scene, plan, missing, journal, bar.update)
                     for block in blocks[1:]:
                         join_seams(journal, plan, block.index)
+                    done = []
                     for layer, path in zip(layers, staged, strict=True):
                         parts = _parts(journal, plan, layer)
                         counts = write_cog(path, layer, geometry, parts, journal.folder)
                         layer.finish()
+                        done.append(WrittenLayer(layer, path, counts))
+                write_stac_item(
+                    staged_item,
+                    geometry,
+                    done,
+                    output=item,
+                    inputs=scene.paths,
+                    times=times or reader.times,
+                    model=model,
+                )
                 files.commit()
         except BaseException:
             if not any(journal.folder.glob("*.done")):

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +128,8 @@ class SceneReader:
         # Pixel-interleaved files cache the blocks of all bands, whichever are asked for.
         self._pixel_bytes = source.count * self.dtype.itemsize
         self.block_height = max(height for height, _ in source.block_shapes)
+        moments = [_time_of(other) for other in self._sources]
+        self.times = None if None in moments else (min(moments), max(moments))
         if source.crs is None or source.transform.is_identity:
             warnings.warn(
                 f"{self.path}: not georeferenced; what is made from it will not be either",
@@ -170,7 +173,9 @@ class SceneReader:
             masks = any(
                 MaskFlags.per_dataset in source.mask_flag_enums[index - 1] for index in self.indexes
             )
-            self._layers.append(_SourceOnGrid(source, *offset, nodata, masks))
+            self._layers.append(
+                _SourceOnGrid(source, *offset, nodata, masks, None if masks else _alpha_of(source))
+            )
         self.row_bytes = self.width * self._pixel_bytes
 
     def _crop(self, aoi: AreaOfInterest | None) -> None:
@@ -315,6 +320,8 @@ class SceneReader:
                 masks = np.ones(image.shape, bool)
                 if layer.read_masks:
                     masks = source.read_masks(self.indexes, window=area) > 0
+                elif layer.alpha:
+                    masks &= source.read(layer.alpha, window=area) > 0
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
@@ -364,7 +371,7 @@ class CellReader:
         self._reader, self._window, self._cell = reader, window, cell
         self.height = math.ceil(reader.height / cell)
         self.width = math.ceil(reader.width / cell)
-        self.crs = reader.crs
+        self.crs, self.times = reader.crs, reader.times
         self.transform = reader.transform @ rasterio.Affine.scale(cell)
         self.row_bytes = reader.row_bytes
         # GDAL's cache must hold the rows of a window.
@@ -444,6 +451,8 @@ class _SourceOnGrid(NamedTuple):
     row_off: int
     nodata: list[float | None]
     read_masks: bool
+    alpha: int | None
+    """Alpha band that GDAL's masks leave out, as they do beside a nodata tag."""
 
 
 def _open(path: str) -> rasterio.DatasetReader:
@@ -459,6 +468,28 @@ def _open(path: str) -> rasterio.DatasetReader:
             found=_reason(error),
             remedy="check the path and that the file is complete",
         ) from error
+
+
+def _alpha_of(source: rasterio.DatasetReader | WarpedVRT) -> int | None:
+    """Find the alpha band; None where there is none."""
+    kinds = source.colorinterp
+    return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+
+
+def _time_of(source: rasterio.DatasetReader) -> datetime | None:
+    """When a file's image was taken, as its tags tell; None where none does.
+
+    TIFF's own tag is the time the image was made, which need not be that of the sensor.
+    """
+    for text, layout in (
+        (source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), "%Y-%m-%d %H:%M:%S"),
+        (source.tags().get("TIFFTAG_DATETIME"), "%Y:%m:%d %H:%M:%S"),
+    ):
+        try:
+            return datetime.strptime((text or "").strip(), layout).replace(tzinfo=UTC)
+        except ValueError:  # blank, or a time that is none: writers fill it with zeros
+            continue
+    return None
 
 
 def _apply(transform: rasterio.Affine, points: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Scenes through a model: against the model itself, window by window."""
 
+import hashlib
+import json
 import shutil
 
 import geopandas
@@ -46,6 +48,49 @@ def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes
     polygons = geopandas.read_file(vectors)
     assert polygons.area.sum() == pytest.approx(valid.sum() * 4)  # 2 m pixels
     assert set(polygons["class_name"]) <= {"water", "field", "town"}
+
+
+def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_path):
+    scene = scenes / "images" / "first.tif"
+    texts = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        map_scene(
+            *seg_run,
+            scene,
+            tmp_path / name / "map.tif",
+            overlap=0,
+            vectors=tmp_path / name / "map.gpkg",
+            taken="2020-05-01/2020-05-02",
+            progress=False,
+        )
+        texts.append((tmp_path / name / "map.json").read_text("utf-8"))
+    assert texts[0] == texts[1]
+    item = json.loads(texts[0])
+    assert item["assets"]["vectors"]["href"] == "./map.gpkg"
+    assert str(tmp_path) not in texts[0] and str(scenes) not in texts[0]
+    properties = item["properties"]
+    assert properties["start_datetime"] == "2020-05-01T00:00:00Z"
+    assert properties["end_datetime"] == "2020-05-02T23:59:59Z"
+    assert properties["mlm:tasks"] == ["semantic-segmentation"]
+    assert properties["mlm:framework"] == "PyTorch"
+    model = load_model(*seg_run)
+    assert properties["mlm:total_parameters"] == sum(p.numel() for p in model.parameters())
+    entry = properties["mlm:input"][0]
+    assert entry["input"]["shape"] == [-1, 2, 32, 32]
+    assert entry["bands"] == list(model.dataset_meta["bands"])
+    # The model's mean 1.3 and deviation 0.7 are in units of 0.01 of the file's values.
+    scaling = {"type": "z-score", "mean": 130.0, "stddev": 70.0}
+    assert entry["value_scaling"] == [scaling, scaling]
+    result = properties["mlm:output"][0]
+    assert result["result"]["shape"] == [-1, 3, 32, 32]
+    assert [k["name"] for k in result["classification:classes"]] == ["water", "field", "town"]
+    details = properties["mlm:hyperparameters"]
+    assert details["checkpoint_sha256"] == hashlib.sha256(seg_run[1].read_bytes()).hexdigest()
+    assert details["config"] == "tiny_seg"
+    assert (details["window"], details["overlap"], details["blend"]) == (32, 0, "hann")
+    with pytest.raises(SceneError, match="time of the scene"):
+        map_scene(*seg_run, scene, tmp_path / "x.tif", taken="yesterday", progress=False)
 
 
 def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):

@@ -289,9 +289,10 @@ def test_a_failure_anywhere_ends_the_run_and_leaves_no_map(
             run(softmax_of_bands, path, out / "map.tif", **options)
     report = run(softmax_of_bands, path, out / "map.tif", resume=True, **options)
     assert (report.resumed_windows > 0) == bool(left)
-    for name in ("map.tif", "map.scores.tif", "map.tif.aux.xml", "map.qml"):
+    names = ("map.tif", "map.scores.tif", "map.tif.aux.xml", "map.qml", "map.json")
+    for name in names:
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.iterdir())) == len(names)
 
 
 KILLED = """
@@ -354,6 +355,7 @@ def test_a_run_of_another_map_is_not_gone_on_with(write_scene, softmax_of_bands,
     report = run(softmax_of_bands, path, output, overwrite=True, **options)
     assert report.resumed_windows == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "map.json",
         "map.qml",
         "map.tif",
         "map.tif.aux.xml",
@@ -493,7 +495,7 @@ def test_outputs_are_overwritten_on_request_only(write_scene, tmp_path):
     run(constant([0, 1]), path, output, num_classes=2, window=16, overwrite=True)
     assert (read(output) == 1).all()
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"scene.tif", "map.tif", "map.tif.aux.xml", "map.qml"}
+    assert names == {"scene.tif", "map.tif", "map.tif.aux.xml", "map.qml", "map.json"}
 
 
 def test_impossible_options_are_refused(write_scene, tmp_path):

@@ -1,0 +1,142 @@
+"""What a file made by a model says of the model: fields of STAC's extension MLM.
+
+Fields: https://github.com/stac-extensions/mlm
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hook.apis.inference import band_count_of, is_segmentation, num_classes_of
+from hook.drawing import distinct_palette
+from hook.scenes.stac import class_objects
+
+
+def model_fields(
+    model: nn.Module,
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    window: int,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Describe a model in fields of the extension MLM.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        checkpoint: The file of its weights, if that is known.
+        window: Side of its windows in pixels.
+        hyperparameters: What else decides its answers; entries of None are left out.
+
+    Returns:
+        The fields, such as JSON can hold.
+    """
+    meta = model.dataset_meta
+    segments = is_segmentation(model)
+    task = "semantic-segmentation" if segments else "scene-classification"
+    config = Path(getattr(model.cfg, "filename", None) or "model").stem
+    # The extension's names begin with a letter and end with one or a digit.
+    name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"hook-{config}").rstrip("_.-")
+    classes = list(meta["classes"])
+    palette = [tuple(colour) for colour in meta.get("palette") or distinct_palette(len(classes))]
+    scaling = _value_scaling(model)
+    bands = meta.get("bands") or ()
+    count = band_count_of(model) or len(scaling) or len(bands)
+    size = [window, window]
+    along = ["height", "width"]
+    details = {
+        "config": config,
+        "checkpoint_sha256": None if checkpoint is None else _sha256(checkpoint),
+        "window": window,
+        **(hyperparameters or {}),
+    }
+    return {
+        "mlm:name": name,
+        "mlm:architecture": _architecture(model),
+        "mlm:tasks": [task],
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": str(torch.__version__),
+        "mlm:total_parameters": sum(weights.numel() for weights in model.parameters()),
+        "mlm:input": [
+            {
+                "name": "scene",
+                "bands": [str(band) for band in bands],
+                "input": {
+                    "shape": [-1, count or -1, *size],
+                    "dim_order": ["batch", "channel", *along],
+                    "data_type": "float32",
+                },
+                "value_scaling": scaling or None,
+                "resize_type": None,
+                "pre_processing_function": None,
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "probabilities",
+                "tasks": [task],
+                "result": {
+                    "shape": [-1, num_classes_of(model), *(size if segments else ())],
+                    "dim_order": ["batch", "class", *(along if segments else ())],
+                    "data_type": "float32",
+                },
+                "classification:classes": class_objects(classes, palette),
+                "post_processing_function": None,
+            }
+        ],
+        "mlm:hyperparameters": {key: value for key, value in details.items() if value is not None},
+    }
+
+
+def _architecture(model: nn.Module) -> str:
+    """Name the parts of a model from the picture to the answer."""
+    backbone = getattr(model, "backbone", None)
+    parts = (
+        getattr(backbone, "tokenizer", None),
+        backbone,
+        getattr(model, "decode_head", None) or getattr(model, "head", None),
+    )
+    names = [type(part).__name__ for part in parts if part is not None]
+    return " + ".join(names) or type(model).__name__
+
+
+def _value_scaling(model: nn.Module) -> list[dict[str, Any]]:
+    """The normalisation of each band, of values as the scene has them.
+
+    The model's statistics are in its units, which are ``value * scale + offset``; the extension
+    knows one step for each band, so that both become one.
+    """
+    processor = model.data_preprocessor
+    mean, std = (getattr(processor, name, None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        return []
+    mean, std = mean.flatten().tolist(), std.flatten().tolist()
+    scale, offset = (
+        _per_band(model.dataset_meta.get(key), usual, len(mean))
+        for key, usual in (("scale", 1.0), ("offset", 0.0))
+    )
+    return [
+        {"type": "z-score", "mean": _short((m - o) / s), "stddev": _short(d / s)}
+        for m, d, s, o in zip(mean, std, scale, offset, strict=True)
+    ]
+
+
+def _short(value: float) -> float:
+    """Drop the digits that float32 does not have."""
+    return float(f"{value:.7g}")
+
+
+def _per_band(value: float | Sequence[float] | None, usual: float, count: int) -> list[float]:
+    if value is None:
+        return [usual] * count
+    return list(value) if isinstance(value, Sequence) else [float(value)] * count
+
+
+def _sha256(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,371 @@
+"""A STAC Item beside every map, so that catalogues and GIS programs find it.
+
+Follows STAC 1.1 (https://github.com/radiantearth/stac-spec) and its extensions projection,
+classification, raster, file and processing. What is known of the model is told in the fields of
+the extension MLM (Machine Learning Model), without declaring it: its schema asks for the model
+itself among the assets, and beside a map there is none.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import shapely
+import shapely.affinity
+from rasterio import warp
+from rasterio.crs import CRS
+
+from hook import __version__
+from hook.errors import SceneError
+from hook.scenes.layers import ClassLayer, Layer, SceneGeometry
+from hook.scenes.staging import StagedFiles
+from hook.scenes.styles import Colour
+
+_EXTENSION = "https://stac-extensions.github.io/{}/v{}/schema.json"
+_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+_VECTORS = {
+    ".gpkg": "application/geopackage+sqlite3",
+    ".parquet": "application/vnd.apache.parquet",
+    ".fgb": "application/vnd.flatgeobuf",
+    ".geojson": "application/geo+json",
+}
+# STAC has no word for a time that nobody knows, and an Item must have one. This span holds that
+# of any scene there is, and fits the nanoseconds that tables of Items count in.
+UNKNOWN_TIME = datetime(1900, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
+_POINTS_PER_SIDE = 32
+_DIGITS = 9  # of a degree, a tenth of a millimetre: less is noise of the projection library
+_TOLERANCE = 1e-7  # of a degree, a centimetre
+
+TimeSpan = tuple[datetime, datetime]
+
+
+class WrittenLayer(NamedTuple):
+    """A layer of a map whose file is complete."""
+
+    layer: Layer
+    path: Path
+    """Where the file lies now; ``layer.output`` is where it will be found."""
+    counts: np.ndarray
+    """(largest value + 1,) number of pixels of each value."""
+
+
+def write_stac_item(
+    path: Path,
+    geometry: SceneGeometry,
+    layers: Sequence[WrittenLayer],
+    *,
+    output: Path,
+    inputs: Sequence[str] = (),
+    times: TimeSpan | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the Item of a map.
+
+    Nothing of it depends on when or where it is written: names of other files are relative, those
+    of the scene without their folder, and the time is the scene's.
+
+    Args:
+        path: The file to write.
+        geometry: Size and place of the map.
+        layers: What there is of it.
+        output: Final name of the Item; its stem is the Item's id.
+        inputs: Names of the scene's files.
+        times: First and last moment of the scene; None: unknown.
+        model: What is known of the model, in fields of the extension MLM.
+    """
+    outline = outline_wgs84(geometry)
+    assets: dict[str, dict[str, Any]] = {}
+    for written in layers:
+        assets |= _assets(written, Path(output))
+    extensions = [
+        ("projection", "2.0.0"),
+        ("classification", "2.0.0"),
+        ("file", "2.1.0"),
+        ("processing", "1.1.0"),
+    ]
+    if any(written.layer.scale is not None for written in layers):
+        extensions.append(("raster", "2.0.0"))
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [_EXTENSION.format(*extension) for extension in extensions],
+        "id": Path(output).stem,
+        "geometry": outline and shapely.geometry.mapping(outline),
+        "bbox": outline and _bbox(outline),
+        "properties": {
+            **_time_fields(times),
+            **_projection_fields(geometry),
+            "processing:level": "L4",
+            "processing:lineage": _lineage(inputs),
+            "processing:software": {"hook-rs": __version__},
+            **(model or {}),
+        },
+        "links": [],
+        "assets": assets,
+    }
+    if outline is None:
+        del item["bbox"]  # what has no place has no box either
+    _write(path, item)
+
+
+def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
+    """Name a map's polygons in its Item.
+
+    Args:
+        item_path: The Item.
+        vectors: The polygons' file.
+
+    Raises:
+        SceneError: The Item is gone or is none.
+    """
+    item_path, vectors = Path(item_path), Path(vectors)
+    try:
+        item = json.loads(item_path.read_text("utf-8"))
+        assets = item["assets"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SceneError(
+            f"{item_path}: cannot be read",
+            expected="the STAC Item of the map",
+            found=error,
+            remedy="map the scene again (--overwrite)",
+        ) from error
+    assets["vectors"] = {
+        "href": _href(vectors, item_path),
+        "type": _VECTORS[vectors.suffix.lower()],
+        "title": "Regions of one class as polygons",
+        "roles": ["data"],
+        "file:size": vectors.stat().st_size,
+    }
+    with StagedFiles(overwrite=True) as files:
+        _write(files.add(item_path), item)
+        files.commit()
+
+
+def class_objects(
+    class_names: Sequence[str],
+    palette: Sequence[Colour],
+    counts: Sequence[int] | None = None,
+    nodata: int | None = None,
+) -> list[dict[str, Any]]:
+    """Describe classes as the classification extension does.
+
+    Args:
+        class_names: K names. A ``name`` of the extension has letters, digits, ``-`` and ``_``
+            only, so that the whole one is the ``title``.
+        palette: K colours.
+        counts: Number of pixels of each value, or None.
+        nodata: Value of pixels without a class; None: there are none.
+    """
+    classes, used = [], set()
+    for value, (title, colour) in enumerate(zip(class_names, palette, strict=True)):
+        name = re.sub(r"[^0-9A-Za-z_-]+", "-", title).strip("-")
+        if not name or name in used:
+            name = f"class-{value}"
+        used.add(name)
+        entry = {
+            "value": value,
+            "name": name,
+            "title": title,
+            "color_hint": "{:02X}{:02X}{:02X}".format(*colour),
+        }
+        if counts is not None:
+            entry["count"] = int(counts[value])
+        classes.append(entry)
+    if nodata is not None:
+        name = "nodata" if "nodata" not in used else f"class-{nodata}"
+        classes.append({"value": nodata, "name": name, "title": "No data", "nodata": True})
+        if counts is not None:
+            classes[-1]["count"] = int(counts[nodata])
+    return classes
+
+
+def parse_time_span(text: str) -> TimeSpan:
+    """Read the time of a scene: a day, a moment, or the first and the last of either.
+
+    Args:
+        text: ``2024-05-31``, ``2024-05-31T10:20:30Z``, or two of these with a ``/`` between. A
+            moment without a zone is UTC.
+
+    Raises:
+        SceneError: It is none.
+    """
+    parts = text.split("/")
+    try:
+        if len(parts) > 2:
+            raise ValueError("more than two times")
+        first, last = _moment(parts[0], time.min), _moment(parts[-1], time(23, 59, 59))
+        if last < first:
+            raise ValueError("the last is before the first")
+    except ValueError as error:
+        raise SceneError(
+            "time of the scene",
+            expected="2024-05-31, 2024-05-31T10:20:30Z or two of these as first/last",
+            found=f"{text}: {error}",
+        ) from None
+    return first, last
+
+
+def _moment(text: str, of_day: time) -> datetime:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    return datetime.combine(day, of_day, UTC)
+
+
+def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
+    """Outline of a scene in longitude and latitude, cut at the antimeridian as RFC 7946 asks.
+
+    The sides have points between the corners, because they are curved in another CRS. A scene
+    around a pole is closed along the edge of the longitude-latitude plane.
+
+    Args:
+        geometry: Size and place of the scene.
+
+    Returns:
+        Polygons; None where the scene has no place, or reaches beyond what its CRS can show.
+    """
+    if geometry.crs is None or geometry.transform.is_identity:
+        return None
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * [geometry.width, geometry.height]
+    along = np.linspace(0, 1, _POINTS_PER_SIDE, endpoint=False)[:, np.newaxis]
+    ring = np.concatenate(
+        [
+            start + along * (end - start)
+            for start, end in zip(corners[:-1], corners[1:], strict=True)
+        ]
+    )
+    places = np.column_stack(geometry.transform @ tuple(ring.T))
+    lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *places.T)[:2])
+    if not np.isfinite([lon, lat]).all():
+        return None
+    lon = np.unwrap(np.append(lon, lon[0]), period=360)
+    lat = np.append(lat, lat[0])
+    if abs(lon[-1] - lon[0]) > 180:  # once around: a pole lies inside
+        pole = 90 if lat.mean() > 0 else -90
+        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
+    outline = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
+    parts = []
+    for turn in range(int(lon.min() // 360) - 1, int(lon.max() // 360) + 2):
+        part = outline & shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
+        parts += [
+            shapely.affinity.translate(polygon, -360 * turn)
+            for polygon in shapely.get_parts(part)
+            if polygon.area > 0
+        ]
+    if not parts:
+        return None
+    # What is straight in longitude and latitude needs its corners only.
+    whole = shapely.union_all(parts).simplify(_TOLERANCE)
+    return shapely.transform(shapely.orient_polygons(whole), lambda xy: xy.round(_DIGITS))
+
+
+def _bbox(outline: shapely.Geometry) -> list[float]:
+    """West, south, east, north; west is the larger one where the antimeridian lies between."""
+    west, south, east, north = shapely.bounds(outline).tolist()
+    if west <= -180 and east >= 180:
+        # Of what is cut there, the widest gap is where the scene is not.
+        spans = sorted(shapely.bounds(part)[[0, 2]].tolist() for part in shapely.get_parts(outline))
+        reach, gap = spans[0][1], (0.0, west, east)
+        for start, end in spans[1:]:
+            gap = max(gap, (start - reach, start, reach))
+            reach = max(reach, end)
+        _, west, east = gap
+    return [west, south, east, north]
+
+
+def _time_fields(times: TimeSpan | None) -> dict[str, Any]:
+    first, last = times or UNKNOWN_TIME
+    fields: dict[str, Any] = {"datetime": _time_text(first) if first == last else None}
+    if first != last:
+        fields |= {"start_datetime": _time_text(first), "end_datetime": _time_text(last)}
+    if times is None:
+        fields["description"] = (
+            "A map of classes. When its scene was taken is not known: the times given only "
+            "enclose it."
+        )
+    else:
+        fields["description"] = "A map of classes."
+    return fields
+
+
+def _time_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _projection_fields(geometry: SceneGeometry) -> dict[str, Any]:
+    fields: dict[str, Any] = {"proj:code": None, "proj:shape": [geometry.height, geometry.width]}
+    if geometry.crs is not None:
+        # Only a code that means exactly this CRS; a near one would shift the map.
+        authority = geometry.crs.to_authority(confidence_threshold=100)
+        fields["proj:code"] = authority and ":".join(authority)
+        fields["proj:wkt2"] = geometry.crs.to_wkt(version="WKT2_2019")
+    if not geometry.transform.is_identity:
+        fields["proj:transform"] = [float(value) for value in geometry.transform[:6]]
+    return fields
+
+
+def _lineage(inputs: Sequence[str]) -> str:
+    """Name the scene's files, without folders, queries of addresses or inline definitions."""
+    names = []
+    for name in inputs:
+        name = name.strip()
+        if not name.startswith(("<", "{")):
+            names.append(re.split(r"[/\\]", re.split(r"[?|]", name)[0])[-1])
+    return f"Classes that a model gave the scene{': ' if names else ''}{', '.join(names)}"
+
+
+def _assets(written: WrittenLayer, item: Path) -> dict[str, dict[str, Any]]:
+    layer, path, counts = written
+    is_map = isinstance(layer, ClassLayer)
+    stored = {"data_type": layer.dtype, "nodata": layer.nodata}
+    asset: dict[str, Any] = {
+        "href": _href(layer.output, item),
+        "type": _COG,
+        "title": "Classes" if is_map else "How sure the map is",
+        "roles": ["data"],
+        "file:size": path.stat().st_size,
+    }
+    if not is_map:
+        if layer.scale is not None:
+            stored |= {"raster:scale": layer.scale, "raster:offset": 0}
+        asset["bands"] = [{"name": name, **stored} for name in layer.descriptions]
+        return {"scores": asset}
+    # Of a single band, all but its name belongs to the asset.
+    asset |= {**stored, "bands": [{"name": layer.descriptions[0]}]}
+    asset["classification:classes"] = class_objects(
+        layer.class_names, layer.palette, counts, layer.nodata
+    )
+    beside = {
+        "style": (layer.output.with_suffix(".qml"), "Style of QGIS"),
+        "categories": (Path(f"{layer.output}.aux.xml"), "Names of the classes, of GDAL"),
+    }
+    return {
+        "map": asset,
+        **{
+            key: {
+                "href": _href(file, item),
+                "type": "application/xml",
+                "title": title,
+                "roles": ["metadata"],
+            }
+            for key, (file, title) in beside.items()
+        },
+    }
+
+
+def _href(file: Path, item: Path) -> str:
+    """A file as seen from the Item."""
+    relative = Path(os.path.relpath(file, Path(item).parent)).as_posix()
+    return relative if relative.startswith("../") else f"./{relative}"
+
+
+def _write(path: Path, item: Mapping[str, Any]) -> None:
+    text = json.dumps(item, indent=2, ensure_ascii=False, allow_nan=False)
+    Path(path).write_text(f"{text}\n", "utf-8")
