@@ -15,6 +15,8 @@ _MODULES = {
     "style_map": "layers",
     "vectorize_map": "layers",
     "map_scene": "mapping",
+    "RegionPredictor": "regions",
+    "extract_regions": "regions",
     "Panel": "pictures",
     "draw_overview": "pictures",
     "render_labels": "pictures",

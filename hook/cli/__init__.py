@@ -7,6 +7,7 @@ from hook import __version__
 from hook.cli import export as export_command
 from hook.cli import map as map_command
 from hook.cli import predict as predict_command
+from hook.cli import regions as regions_command
 from hook.cli import stats as stats_command
 from hook.cli import style as style_command
 from hook.cli import vectorize as vectorize_command
@@ -15,6 +16,7 @@ from hook.errors import reports_errors
 _COMMANDS = (
     predict_command,
     map_command,
+    regions_command,
     export_command,
     vectorize_command,
     stats_command,

@@ -9,7 +9,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
 
 
-def add_run_options(parser: argparse.ArgumentParser, batch_size: int, unit: str) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, batch_size: int, unit: str, tta: bool = True
+) -> None:
     """Add the options of every command that runs a model and writes files."""
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
@@ -21,11 +23,12 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int, unit: str)
         metavar="N",
         help=f"{unit} per pass of the model (default {batch_size})",
     )
-    parser.add_argument(
-        "--tta",
-        choices=("flip", "d4"),
-        help=f"average over flips, or flips and quarter turns (d4), of the {unit}",
-    )
+    if tta:
+        parser.add_argument(
+            "--tta",
+            choices=("flip", "d4"),
+            help=f"average over flips, or flips and quarter turns (d4), of the {unit}",
+        )
     parser.add_argument(
         "--num-tokens",
         type=positive_int,

@@ -1,10 +1,11 @@
 """Blocks of a scene on several processes, GPUs or machines, through Dask."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rasterio
 
@@ -12,12 +13,34 @@ from hook.errors import SceneError
 from hook.scenes.blocks import Block
 from hook.scenes.journal import Journal
 from hook.scenes.mapping import Plan, Predict, RunBlocks, Scene, cache_bytes, join_seams, map_blocks
+from hook.scenes.reader import SceneReader
 
 if TYPE_CHECKING:
     from distributed import Client
 
 MakePredict = Callable[[str | None], Predict]
 """Makes the function that answers windows, on a device; it must survive pickling."""
+
+
+class Job(NamedTuple):
+    """What workers do with a block; functions of modules, which survive pickling."""
+
+    run: Callable[[Any, SceneReader, Any, Sequence[Block], Journal, Callable[[int], None]], None]
+    """Moves blocks through a worker's model into the journal: model, scene, plan, blocks, journal,
+    and whom to tell of windows that are done."""
+    join: Callable[[Journal, Any, int], None]
+    """What the caller does with a finished block: journal, plan, number of the block."""
+    cache_bytes: Callable[[SceneReader, Any], int]
+    """Size of GDAL's block cache: scene, plan."""
+
+
+def _map_without_joining(predict, reader, plan, blocks, journal, report) -> None:
+    # Seams are joined by one process only, the caller.
+    map_blocks(predict, reader, plan, blocks, journal, report, joins=False)
+
+
+MAPPING = Job(_map_without_joining, join_seams, cache_bytes)
+"""Blocks of :func:`hook.scenes.map_scene`."""
 
 # What this process, a worker, has loaded.
 _PREDICTORS: dict[str, Predict] = {}
@@ -87,6 +110,7 @@ def on_cluster(
     make_predict: MakePredict,
     key: str,
     devices: Sequence[str] | None = None,
+    job: Job = MAPPING,
 ) -> RunBlocks:
     """Have blocks run by the workers of a cluster.
 
@@ -100,6 +124,7 @@ def on_cluster(
         key: Name of the model, so that a worker that has it does not load it again.
         devices: The first worker takes the first one, and so on; None leaves it to
             ``make_predict``.
+        job: What is done with a block.
     """
 
     def run(
@@ -112,16 +137,15 @@ def on_cluster(
         from distributed import as_completed
 
         folder = journal.folder.absolute()
-        scene = Scene(
-            tuple(os.path.abspath(p) if os.path.exists(p) else p for p in scene.paths),
-            *(scene.indexes, scene.nodata, scene.aoi),
+        scene = dataclasses.replace(
+            scene, paths=tuple(os.path.abspath(p) if os.path.exists(p) else p for p in scene.paths)
         )
-        shared = (make_predict, scene, plan, key, devices, folder)
-        futures = [client.submit(_map_block, *shared, block.index, pure=False) for block in blocks]
+        shared = (make_predict, scene, plan, key, devices, folder, job)
+        futures = [client.submit(_run_block, *shared, block.index, pure=False) for block in blocks]
         try:
             for future in as_completed(futures):
                 index = _result(future)
-                join_seams(journal, plan, index)
+                job.join(journal, plan, index)
                 report(len(plan.blocks[index].windows(plan.grid)))
         finally:
             client.cancel(futures)
@@ -143,30 +167,29 @@ def _result(future) -> int:
         ) from None
 
 
-def _map_block(
+def _run_block(
     make_predict: MakePredict,
     scene: Scene,
     plan: Plan,
     key: str,
     devices: Sequence[str] | None,
     folder: Path,
+    job: Job,
     index: int,
 ) -> int:
-    """Map a block in a worker; return its number."""
+    """Do a block in a worker; return its number."""
     if not folder.is_dir():
         raise SceneError(
             f"{folder}: a worker does not see this folder",
             expected="a disk that all workers share",
-            remedy="write the map to one",
+            remedy="write the output to one",
         )
     if key not in _PREDICTORS:
         _PREDICTORS.clear()
         _PREDICTORS[key] = make_predict(devices and devices[_number_of_worker() % len(devices)])
-    with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
+    with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)):
         blocks = [plan.blocks[index]]
-        map_blocks(
-            _PREDICTORS[key], reader, plan, blocks, Journal.join(folder), _ignore, joins=False
-        )
+        job.run(_PREDICTORS[key], reader, plan, blocks, Journal.join(folder), _ignore)
     return index
 
 

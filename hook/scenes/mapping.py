@@ -133,7 +133,7 @@ class Plan:
 
 
 @dataclass
-class _Step:
+class Step:
     """Consecutive windows of a block; ``images`` and ``valid`` hold those that are not empty."""
 
     block: Block
@@ -395,8 +395,34 @@ def map_blocks(
         report: Called with the number of windows that the model has answered.
         joins: Also blend the seams of neighbours that are both finished, see :func:`join_seams`.
     """
+
+    def answer(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        scores = predict(images, valid)
+        return check_scores(scores, len(images), plan.num_classes, plan.window)
+
+    move_windows(answer, reader, plan, blocks, _BlockWriter(plan, journal, joins), report)
+
+
+def move_windows(
+    answer: Callable[[np.ndarray, np.ndarray], Any],
+    reader: SceneReader | CellReader,
+    plan: Any,
+    blocks: Sequence[Block],
+    writer: Any,
+    report: Callable[[int], None],
+) -> None:
+    """Read windows ahead in one thread, ask the model in this one, consume answers in another.
+
+    Args:
+        answer: Asked about images (B, C, window, window) and their validity (B, window, window).
+        reader: The scene.
+        plan: With a ``grid`` and a ``batch_size``.
+        blocks: Blocks whose windows are to be moved.
+        writer: Its ``consume`` is called with every :class:`Step` and the answer to it (None where
+            a step has no images), in order; then its ``close``, whatever happened.
+        report: Called with the number of windows that the model has answered.
+    """
     steps = _read_steps(reader, plan, blocks)
-    writer = _BlockWriter(plan, journal, joins)
     # Tasks of a stage run one after the other on its only thread and never wait for another
     # stage, so that a failure anywhere cannot leave somebody waiting.
     read_stage = ThreadPoolExecutor(1, "read")
@@ -406,13 +432,10 @@ def map_blocks(
         reads = deque(read_stage.submit(next, steps, None) for _ in range(QUEUE_SIZE))
         while (step := reads.popleft().result()) is not None:
             reads.append(read_stage.submit(next, steps, None))
-            scores = None
-            if step.images is not None:
-                scores = predict(step.images, step.valid)
-                scores = check_scores(scores, len(step.images), plan.num_classes, plan.window)
+            answered = None if step.images is None else answer(step.images, step.valid)
             while len(written) >= QUEUE_SIZE or (written and written[0].done()):
                 written.popleft().result()
-            written.append(write_stage.submit(writer.consume, step, scores))
+            written.append(write_stage.submit(writer.consume, step, answered))
             report(len(step.windows))
         for task in written:
             task.result()
@@ -435,7 +458,7 @@ class _BlockWriter:
         self._seams: dict[str, BinaryIO] = {}
         self._empty = 0
 
-    def consume(self, step: _Step, scores: np.ndarray | None) -> None:
+    def consume(self, step: Step, scores: np.ndarray | None) -> None:
         """Blend the scores of a step's windows that are not empty."""
         if self._blender is None:
             self._begin(step.block)
@@ -504,7 +527,7 @@ class _BlockWriter:
 
 def _read_steps(
     reader: SceneReader | CellReader, plan: Plan, blocks: Iterable[Block]
-) -> Iterator[_Step]:
+) -> Iterator[Step]:
     grid = plan.grid
     size = min(plan.batch_size, len(grid))
     for block in blocks:
@@ -522,13 +545,13 @@ def _read_steps(
         yield _step(block, windows, images, valid, size, last=True)
 
 
-def _step(block, windows, images, valid, size: int, last: bool) -> _Step:
+def _step(block, windows, images, valid, size: int, last: bool) -> Step:
     if not images:
-        return _Step(block, windows, None, None, last)
+        return Step(block, windows, None, None, last)
     # Full batches only: what a model answers may depend on how many windows it is asked about.
     fill = size - len(images)
     images = np.stack([*images, *images[-1:] * fill])
-    return _Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)
+    return Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)
 
 
 def check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyogrio
 import rasterio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from rasterio import features
 from rasterio.windows import Window
 from scipy.sparse import coo_array
@@ -49,10 +49,11 @@ _BATCH = 20_000
 _OUTSIDE = -2
 # Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
 _SIZE_STEPS = 1 << 20
-_GEOMETRY = "geometry"
+GEOMETRY = "geometry"
+"""Name of the column of geometries."""
 _BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
 # pyogrio raises RuntimeError where GDAL fails amid a stream.
-_WRITE_ERRORS = (
+WRITE_ERRORS = (
     DataSourceError,
     DataLayerError,
     FeatureError,
@@ -61,6 +62,13 @@ _WRITE_ERRORS = (
     OSError,
     RuntimeError,
 )
+
+
+class Place(NamedTuple):
+    """Where pixels lie."""
+
+    crs: CRS | None
+    transform: rasterio.Affine
 
 
 def polygonize(
@@ -138,7 +146,7 @@ def polygonize(
     with (
         ClassMap(map_path, nodata, class_names) as source,
         StagedFiles(overwrite) as files,
-        _without_clock(),
+        without_clock(),
         contextlib.ExitStack() as stack,
     ):
         if driver == "GeoJSON" and source.crs is None:
@@ -157,10 +165,10 @@ def polygonize(
         schema = _schema(score_map is not None)
         try:
             if driver == "Parquet":
-                count = _write_geoparquet(tables, schema, staged, source)
+                count = write_geoparquet(tables, schema, staged, source)
             else:
-                count = _write_with_gdal(tables, schema, staged, driver, layer, source)
-        except _WRITE_ERRORS as error:
+                count = write_with_gdal(tables, schema, staged, driver, layer, source)
+        except WRITE_ERRORS as error:
             raise SceneError(
                 f"{output}: cannot be written",
                 found=error,
@@ -285,7 +293,7 @@ def _same_grid(transform: rasterio.Affine, class_map: ClassMap) -> bool:
 
 
 @contextlib.contextmanager
-def _without_clock() -> Iterator[None]:
+def without_clock() -> Iterator[None]:
     """Keep the time of writing out of GeoPackages: the same map gives the same bytes."""
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
@@ -298,7 +306,7 @@ def _without_clock() -> Iterator[None]:
 # Regions of strips
 
 
-def _label(classes: np.ndarray) -> tuple[np.ndarray, int]:
+def label(classes: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the 4-connected regions of one class in the order of their first pixels.
 
     Runs of equal pixels in a row are the nodes of a graph, which is far smaller than one of
@@ -315,7 +323,7 @@ def _label(classes: np.ndarray) -> tuple[np.ndarray, int]:
     runs = np.cumsum(starts, dtype=np.int32).reshape(classes.shape) - 1
     # The runs of two rows that share columns share the first column of one of them.
     linked = (classes[1:] == classes[:-1]) & (starts[1:] | starts[:-1])
-    parts = _components(runs[-1, -1] + 1, runs[:-1][linked], runs[1:][linked])
+    parts = components(runs[-1, -1] + 1, runs[:-1][linked], runs[1:][linked])
     inside = classes[starts] >= 0
     used = np.zeros(parts.max() + 1, bool)
     used[parts[inside]] = True
@@ -323,7 +331,7 @@ def _label(classes: np.ndarray) -> tuple[np.ndarray, int]:
     return numbers[parts][runs], int(used.sum())
 
 
-def _components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Number the connected components of a graph in the order of their first nodes.
 
     Args:
@@ -351,7 +359,7 @@ class _Dissolving(NamedTuple):
         """Yield the strips of which the plan was made with their new classes."""
         offset = 0
         for row_off, classes in strips:
-            labels, count = _label(classes)
+            labels, count = label(classes)
             new = np.append(self.new_classes[offset : offset + count], np.int32(NO_CLASS))
             offset += count
             yield row_off, new[labels]  # label -1 takes the last entry
@@ -372,7 +380,7 @@ def _plan_dissolving(
     sizes, kinds, seams, edges = [], [], [nothing], [nothing]
     offset, above, above_classes = 0, None, None
     for row_off, classes in source.strips(strip_rows, "finding small regions", progress):
-        labels, count = _label(classes)
+        labels, count = label(classes)
         areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
         steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
         inside = labels >= 0
@@ -380,22 +388,22 @@ def _plan_dissolving(
         size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
         kind = np.zeros(count, np.int32)
         kind[labels[inside]] = classes[inside]
-        beside = _touching(labels[:, :-1], labels[:, 1:])
-        below = _touching(labels[:-1], labels[1:])
+        beside = touching(labels[:, :-1], labels[:, 1:])
+        below = touching(labels[:-1], labels[1:])
         pairs = _unique_pairs(np.concatenate([beside, below]))
         # Large regions side by side stay as they are, whatever they are parts of.
         edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
         labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)
         if above is not None:
             same = above_classes == classes[0]
-            seams.append(_touching(above[same], labels[0, same]))
-            edges.append(_touching(above[~same], labels[0, ~same]))
+            seams.append(touching(above[same], labels[0, same]))
+            edges.append(touching(above[~same], labels[0, ~same]))
         above, above_classes = labels[-1], classes[-1]
         offset += count
         sizes.append(size)
         kinds.append(kind)
     sizes, kinds = np.concatenate(sizes), np.concatenate(kinds)
-    region = _components(offset, *np.concatenate(seams).T)
+    region = components(offset, *np.concatenate(seams).T)
     count = region.max(initial=-1) + 1
     region_sizes = np.zeros(count, np.int64)
     np.add.at(region_sizes, region, sizes)
@@ -405,7 +413,7 @@ def _plan_dissolving(
     return _Dissolving(_dissolve(region_sizes, region_kinds, edges, smallest)[region])
 
 
-def _touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pairs of regions, (M, 2) int64, from arrays of neighbouring pixels."""
     border = (first != second) & (first >= 0) & (second >= 0)
     return _unique_pairs(np.column_stack([first[border], second[border]]).astype(np.int64))
@@ -466,7 +474,7 @@ def _dissolve(
         met = met[met[:, 0] != met[:, 1]]
         if len(met):
             nodes, ends = np.unique(met, return_inverse=True)
-            parts = _components(len(nodes), *ends.reshape(-1, 2).T)
+            parts = components(len(nodes), *ends.reshape(-1, 2).T)
             firsts = nodes[np.unique(parts, return_index=True)[1]][parts]
             joined = nodes != firsts
             np.add.at(sizes, firsts[joined], sizes[nodes[joined]])
@@ -592,12 +600,12 @@ class _Joiner:
         Returns:
             The regions that end in the strip.
         """
-        labels, count = _label(classes)
+        labels, count = label(classes)
         pieces, straight = self._pieces(row_off, labels, count, classes, below, scores)
         # A graph of the open regions and the pieces, joined where a seam runs through one region.
         number_open = len(self._open)
         crossed = (classes[0] >= 0) & (classes[0] == self._above)
-        parts = _components(
+        parts = components(
             number_open + count, self._places[crossed], labels[0, crossed] + number_open
         )
         number_parts = parts.max(initial=-1) + 1
@@ -646,7 +654,7 @@ class _Joiner:
         below: np.ndarray,
         scores: tuple[np.ndarray, np.ndarray] | None,
     ) -> tuple[_Regions, np.ndarray]:
-        """The regions of one strip as if it were all, and see :func:`_add_junctions`."""
+        """The regions of one strip as if it were all, and see :func:`add_junctions`."""
         framed = np.full((len(classes) + 2, self._width + 2), _OUTSIDE, np.int32)
         framed[1:-1, 1:-1] = classes
         framed[0, 1:-1], framed[-1, 1:-1] = self._above, below
@@ -656,7 +664,7 @@ class _Joiner:
             polygons[int(label)] = shape(geometry)
         straight = np.empty((0, 3))
         if count:
-            polygons, straight = _add_junctions(polygons, framed)
+            polygons, straight = add_junctions(polygons, framed)
             polygons = shapely.transform(polygons, lambda points: points + [0, row_off])
             straight += [0, 0, row_off]
         numbers = labels[inside]
@@ -684,7 +692,7 @@ def _as_columns(regions: Sequence[_OpenRegion]) -> _Regions:
     )
 
 
-def _add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add the corners where three regions meet to the straight edges that run through them.
 
     GDAL drops them, because they bend nothing; but only with them do neighbours have the same
@@ -760,7 +768,7 @@ def _tables(
             columns["score"] = pa.array(means, from_pandas=True)  # NaN becomes null
         columns["area_m2"] = pa.array(areas_m2(part.polygons, source.crs), from_pandas=True)
         columns["perimeter_m"] = pa.array(perimeters_m(part.polygons, source.crs), from_pandas=True)
-        columns[_GEOMETRY] = pa.array(shapely.to_wkb(part.polygons), pa.binary())
+        columns[GEOMETRY] = pa.array(shapely.to_wkb(part.polygons), pa.binary())
         schema = _schema(score_map is not None)
         yield pa.record_batch(list(columns.values()), schema), shapely.bounds(part.polygons)
 
@@ -786,19 +794,32 @@ def _schema(with_scores: bool) -> pa.Schema:
     fields = [("class_id", pa.int32()), ("class_name", pa.string())]
     if with_scores:
         fields.append(("score", pa.float64()))
-    fields += [("area_m2", pa.float64()), ("perimeter_m", pa.float64()), (_GEOMETRY, pa.binary())]
+    fields += [("area_m2", pa.float64()), ("perimeter_m", pa.float64()), (GEOMETRY, pa.binary())]
     return pa.schema(fields)
 
 
-def _write_with_gdal(
+def write_with_gdal(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
     path: Path,
     driver: str,
     layer: str,
-    source: ClassMap,
+    source: "ClassMap | Place",
+    geometry_type: str = "Polygon",
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
-    """Stream tables into a file of GDAL's; return the number of rows."""
+    """Stream tables into a file of GDAL's; return the number of rows.
+
+    Args:
+        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
+        schema: Of the tables.
+        path: File to write.
+        driver: GDAL's name of the format.
+        layer: Name of the layer.
+        source: Says the CRS.
+        geometry_type: ``"Polygon"`` or ``"MultiPolygon"``.
+        metadata: Of the layer, for GeoPackage.
+    """
     count, failure = 0, None
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -823,9 +844,10 @@ def _write_with_gdal(
                 path,
                 layer=layer,
                 driver=driver,
-                geometry_name=_GEOMETRY,
-                geometry_type="Polygon",
+                geometry_name=GEOMETRY,
+                geometry_type=geometry_type,
                 crs=source.crs and source.crs.to_wkt(),
+                layer_metadata=metadata and dict(metadata),
                 layer_options=options,
             )
     except Exception:
@@ -847,11 +869,12 @@ def _decimals(source: ClassMap) -> int:
     return min(max(7, math.ceil(-math.log10(pixel)) + 2), 15)
 
 
-def _write_geoparquet(
+def write_geoparquet(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
     path: Path,
-    source: ClassMap,
+    source: "ClassMap | Place",
+    geometry_type: str = "Polygon",
 ) -> int:
     """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
 
@@ -873,12 +896,12 @@ def _write_geoparquet(
             count += len(table)
         column = {
             "encoding": "WKB",
-            "geometry_types": ["Polygon"] if count else [],
+            "geometry_types": [geometry_type] if count else [],
             "crs": source.crs and source.crs.to_json_dict(),  # null: unknown
             "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
         }
         if count:
             column["bbox"] = [*low.tolist(), *high.tolist()]
-        geo = {"version": "1.1.0", "primary_column": _GEOMETRY, "columns": {_GEOMETRY: column}}
+        geo = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
         writer.add_key_value_metadata({"geo": json.dumps(geo)})
     return count

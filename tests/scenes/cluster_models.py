@@ -49,3 +49,10 @@ class KillOnce:
             return answer(windows)
 
         return predict
+
+
+class MakeCellModel:
+    """A model that gives a window one class."""
+
+    def __call__(self, device):
+        return lambda windows, valid: answer(windows.mean(axis=(2, 3)))

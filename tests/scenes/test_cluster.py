@@ -84,6 +84,15 @@ def test_an_error_of_a_worker_is_the_runs(models, scene, tmp_path):
         run_on(client, models.MakeModel(others), scene, tmp_path / "other.tif")  # they live on
 
 
+def test_cells_of_a_scene_are_the_same(models, scene, tmp_path):
+    make, options = models.MakeCellModel(), {**OPTIONS, "cell": 16, "block_windows": 40}
+    map_scene(make(None), scene, tmp_path / "one.tif", **options)
+    with connect("local", 1) as client:
+        blocks = on_cluster(client, make, "cells")
+        map_scene(None, scene, tmp_path / "many.tif", run_blocks=blocks, **options)
+    assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+
+
 def test_nobody_at_the_address():
     with pytest.raises(SceneError, match="no Dask scheduler answers"), connect("nowhere"):
         pass

@@ -1,0 +1,310 @@
+"""Token regions of scenes: what joins :mod:`hook.scenes.regions` with a checkpoint."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torchgeo.datasets import GeoDataset
+
+from hook import __version__
+from hook.apis.inference import as_model, default_window, use_tokens
+from hook.apis.mapping import (
+    MakePredictor,
+    WindowPredictor,
+    _area_of_interest,
+    _choose_bands,
+    _devices,
+    _digest,
+    _digest_of_weights,
+    _paths,
+)
+from hook.errors import ConfigError
+from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.regions import REGIONS, RegionReport, TokenBatch
+from hook.scenes.regions import extract_regions as extract_with_function
+from hook.tokenizers import TokenizerOutput, token_map
+
+MERGE_THRESHOLD = 0.9
+"""Cosine above which ``merge`` joins regions by default.
+
+Between two groups: on the Banepa scene, tokens of one query on both sides of a seam have cosines
+above 0.96, those of two queries nearly all below 0.6, for the fast and the reference preset alike.
+"""
+
+
+class RegionPredictor:
+    """A model as the function that :func:`hook.scenes.extract_regions` calls.
+
+    A window goes through the model once: the tokens are those from which it makes its answer.
+
+    Args:
+        model: From :func:`hook.apis.load_model`, in evaluation mode.
+        num_tokens: Number of tokens that :func:`hook.apis.inference.use_tokens` has set, which
+            then counts for a model that chooses it itself too; None leaves the choice to it.
+
+    Attributes:
+        embed_dims: Width of the tokens, D.
+        class_names: K names, or None where the model has no class for a token: a classification
+            head that takes the class token.
+
+    Raises:
+        ConfigError: The model is in training mode, or has no tokens.
+    """
+
+    def __init__(self, model: nn.Module, num_tokens: int | None = None) -> None:
+        backbone = model.backbone
+        if not hasattr(backbone, "forward_tokens"):
+            raise ConfigError(
+                f"{type(backbone).__name__} has no tokens, and so no regions",
+                expected="a model with hook.TokenViT as its backbone",
+                remedy="polygons of classes come from 'hook map --vectors'",
+            )
+        self.model = model
+        self._predict = WindowPredictor(model)
+        self._fixed = num_tokens is not None
+        self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
+        self._heads_tokens = getattr(getattr(model, "head", None), "pooling", None) == "mean"
+        known = self._predict.segments or self._heads_tokens
+        self.class_names = tuple(model.dataset_meta["classes"]) if known else None
+
+    @torch.inference_mode()
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> TokenBatch:
+        """Tokenise a batch of windows.
+
+        Args:
+            windows: (B, C, h, w) native values in the model's band order.
+            valid: (B, h, w) bool.
+
+        Returns:
+            Owners of pixels, last block's tokens, and scores: of pixels for a segmentation, of
+            tokens where a classification head pools their mean and can so judge each alone.
+        """
+        backbone = self.model.backbone
+        with _recorded(backbone, self._fixed) as passes:
+            scores = self._predict(windows, valid)
+        batch, (height, width) = len(windows), windows.shape[-2:]
+        order = list(range(batch))
+        if len(passes) > 1 and backbone.explained is not None:
+            # Images with equal numbers of tokens went together, few tokens first.
+            counts = backbone.token_counts
+            order = torch.cat([(counts == n).nonzero()[:, 0] for n in counts.unique()]).tolist()
+        if sum(len(tokens) for _, _, tokens in passes) != batch:
+            raise ConfigError(
+                "the model cuts a window into several images, whose tokens are not one window's",
+                expected="test_cfg.mode='whole', or windows of its crop_size",
+                found=f"{len(passes)} passes for {batch} windows",
+                remedy="choose the model's crop size with --window",
+            )
+        owners = np.empty((batch, height, width), np.int64)
+        most = max(tokenized.assignment.shape[1] for _, tokenized, _ in passes)
+        embeddings = np.zeros((batch, most, self.embed_dims), np.float32)
+        token_scores = None
+        if self._heads_tokens:
+            token_scores = np.zeros((batch, most, len(self.class_names)), np.float32)
+        start = 0
+        for size, tokenized, tokens in passes:
+            index = order[start : start + len(tokens)]
+            start += len(tokens)
+            # The preprocessor may have padded the windows to a multiple of what the model wants.
+            maps = token_map(tokenized.assignment, size)[:, :height, :width]
+            owners[index] = maps.cpu().numpy()
+            number = tokenized.assignment.shape[1]
+            tokens = tokens[:, -number:]  # a class token comes first
+            embeddings[index, :number] = tokens.float().cpu().numpy()
+            if token_scores is not None:
+                logits = self.model.head(tokens.flatten(0, 1)[:, None])  # each token alone
+                chances = logits.float().softmax(dim=1).unflatten(0, (len(tokens), number))
+                token_scores[index, :number] = chances.cpu().numpy()
+        return TokenBatch(
+            owners, embeddings, token_scores, scores if self._predict.segments else None
+        )
+
+
+Pass = tuple[tuple[int, int], TokenizerOutput, Tensor]
+
+
+@contextmanager
+def _recorded(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
+    """Keep what goes through a backbone: size of the images, tokenizer's output, last tokens.
+
+    Args:
+        backbone: A :class:`hook.models.TokenViT`.
+        fixed: Let all images have the tokenizer's number of tokens.
+    """
+    passes: list[Pass] = []
+    last: list[Tensor] = []
+    forward_tokens, explained = backbone.forward_tokens, backbone.explained
+
+    def recording(images: Tensor, *arguments, **options):
+        found = forward_tokens(images, *arguments, **options)
+        passes.append((tuple(images.shape[-2:]), found[0], last.pop()))
+        return found
+
+    # The last block's tokens pass here whichever blocks become dense maps.
+    hook = backbone.norm.register_forward_hook(lambda module, inputs, output: last.append(output))
+    backbone.forward_tokens = recording
+    if fixed:
+        backbone.explained = None
+    try:
+        yield passes
+    finally:
+        del backbone.forward_tokens  # the class's own is back
+        backbone.explained = explained
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class MakeRegionPredictor(MakePredictor):
+    """Loads a model and makes its :class:`RegionPredictor`, in whichever process calls it."""
+
+    def __call__(self, device: str | None) -> RegionPredictor:
+        """Load the model onto a device."""
+        return RegionPredictor(super().__call__(device).model, self.num_tokens)
+
+
+def extract_regions(
+    config_or_model: str | os.PathLike | Config | nn.Module,
+    checkpoint: str | os.PathLike | None,
+    input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
+    output: str | os.PathLike,
+    *,
+    device: str = "cpu",
+    num_tokens: int | None = None,
+    window: int | None = None,
+    overlap: float = 0,
+    batch_size: int = 4,
+    bidx: Sequence[int] | None = None,
+    nodata: float | str | None = None,
+    aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None = None,
+    explode: bool = False,
+    merge: bool = False,
+    merge_threshold: float = MERGE_THRESHOLD,
+    layer: str = "regions",
+    threads: int | None = None,
+    cluster: str | None = None,
+    workers: int = 2,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> RegionReport:
+    """Write the token regions of a scene as polygons with classes, statistics and embeddings.
+
+    For fields and rules see :func:`hook.scenes.extract_regions`. A segmentation gives a region
+    the most frequent class of its pixels. A classification head that pools the mean of the tokens
+    is applied to the single token: the window's class is not the token's.
+
+    Args:
+        config_or_model: Config, or a model from :func:`hook.apis.load_model`.
+        checkpoint: Checkpoint of the config; None with a model.
+        input: The scene: any raster GDAL opens, several that make up one area (the first in front
+            where they overlap), or a TorchGeo dataset of rasters.
+        output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage).
+        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
+        num_tokens: Number of tokens per window; None takes the model's.
+        window: Side of the model's window in pixels; by default the size the model was made for.
+        overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels; of a
+            window only the core counts.
+        batch_size: Windows per pass of the model.
+        bidx: 1-based bands of the scene in the model's order; by default those that the dataset
+            meta names.
+        nodata: Replaces the scene's nodata value: a number or ``'nan'``.
+        aoi: Only this area: a vector file of polygons, a table of them, or a box (left, bottom,
+            right, top) in the scene's CRS.
+        explode: Make every connected part of a token a region of its own.
+        merge: Join regions of neighbouring windows that touch and whose embeddings agree.
+        merge_threshold: Cosine of embeddings above which they do. The default joins what the same
+            query has found; about 0.998 also asks for like contents. A token of many parts touches
+            many others, so that without ``explode`` chains of them can run through the scene.
+        layer: Name of the layer in a GeoPackage.
+        threads: CPU threads of each process; None leaves PyTorch's choice.
+        cluster: ``"local"`` starts ``workers`` processes here that share the scene; an address
+            joins the workers of a Dask scheduler there. None: this process does it all.
+        workers: Number of processes of ``cluster="local"``.
+        resume: Go on with what an interrupted run left.
+        overwrite: Replace an output that exists.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: The config or an option cannot be used, or the model has no tokens.
+        CheckpointError: See :func:`hook.apis.load_model`.
+        DataError: The scene lacks the model's bands.
+        SceneError: See :func:`hook.scenes.extract_regions`.
+    """
+    devices = _devices(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = as_model(config_or_model, checkpoint, devices[0])
+    tokenize = RegionPredictor(model, num_tokens)
+    paths = _paths(input)
+    indexes = _choose_bands(model, paths[0], bidx)
+    fingerprint = {
+        "config": _digest(model.cfg.pretty_text.encode()),
+        "weights": _digest_of_weights(model),
+        "tokens": num_tokens,
+        "device": tokenize.device.type,
+        "threads": torch.get_num_threads(),
+        "versions": [__version__, torch.__version__],
+    }
+    with use_tokens(model, num_tokens), ExitStack() as stack:
+        run_blocks = None
+        if cluster is not None or len(devices) > 1:
+            if isinstance(config_or_model, nn.Module):
+                raise ConfigError(
+                    "a loaded model cannot be sent to several workers",
+                    expected="a config and its checkpoint",
+                    remedy="give these, or leave cluster out",
+                )
+            client = stack.enter_context(connect(cluster or "local", max(workers, len(devices))))
+            make = MakeRegionPredictor(
+                model.cfg.to_dict(),
+                str(Path(checkpoint).absolute()),
+                {},
+                num_tokens,
+                torch.get_num_threads(),
+            )
+            key = _digest(json.dumps(["regions", fingerprint, str(checkpoint)]).encode())
+            run_blocks = on_cluster(client, make, key, devices, REGIONS)
+        return extract_with_function(
+            tokenize,
+            paths,
+            output,
+            embed_dims=tokenize.embed_dims,
+            class_names=tokenize.class_names,
+            indexes=indexes,
+            band_names=_band_names(model, indexes, bidx),
+            window=window or default_window(model),
+            overlap=overlap,
+            batch_size=batch_size,
+            nodata=model.dataset_meta.get("nodata") if nodata is None else nodata,
+            aoi=_area_of_interest(aoi),
+            explode=explode,
+            merge=merge_threshold if merge else None,
+            layer=layer,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            fingerprint=fingerprint,
+            run_blocks=run_blocks,
+        )
+
+
+def _band_names(
+    model: nn.Module, indexes: Sequence[int] | None, bidx: Sequence[int] | None
+) -> list[str] | None:
+    """Name the fields of bands: as the dataset meta does, else by their numbers in the scene."""
+    names = [str(name) for name in model.dataset_meta.get("bands") or ()]
+    if not bidx and names and len({name.casefold() for name in names}) == len(names):
+        return names
+    unique = indexes is not None and len(set(indexes)) == len(indexes)
+    return [str(index) for index in indexes] if unique else None

@@ -1,0 +1,180 @@
+"""Token regions through a model: against the model itself, window by window."""
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+
+from hook.apis import RegionPredictor, extract_regions, load_model, tokenize
+from hook.errors import ConfigError, DataError, SceneError
+from hook.tokenizers import token_map
+
+
+@pytest.fixture
+def rgb_scene(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (3, 32, 48)).astype(np.uint8)
+    profile = dict(driver="GTiff", count=3, height=32, width=48, dtype="uint8", crs="EPSG:32633")
+    place = rasterio.transform.from_origin(500000, 5300000, 2, 2)
+    with rasterio.open(tmp_path / "rgb.tif", "w", **profile, transform=place) as target:
+        target.write(values)
+    return tmp_path / "rgb.tif"
+
+
+def last_tokens(model, inputs):
+    """Tokens of the last block, computed step by step."""
+    tokens, assignment = model.backbone.tokenizer(inputs)
+    for block in model.backbone.blocks:
+        tokens = block(tokens)
+    return model.backbone.norm(tokens), assignment
+
+
+def test_a_segmentations_regions_are_the_models_tokens(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    scene = scenes / "images" / "second.tif"
+    report = extract_regions(
+        model, None, scene, tmp_path / "r.parquet", batch_size=2, progress=False
+    )
+    table = geopandas.read_parquet(tmp_path / "r.parquet")
+    with rasterio.open(scene) as source:
+        image, valid = source.read([2, 1]).astype(np.float32), source.dataset_mask() > 0
+    assert report.pixels == valid.sum() and table.area.sum() == valid.sum() * 4
+    assert shapely.coverage_is_valid(table.geometry.to_numpy())
+    assert list(table.columns[6:12]) == [
+        *("area_m2", "perimeter_m", "mean_red", "std_red", "mean_nir", "std_nir")
+    ]
+    units = np.where(valid, image * np.float32(0.01), np.float32(1.3))
+    # The window in the upper middle; at the lower border the next one takes half of the overlap.
+    inputs = (torch.from_numpy(units[None, :, :32, 32:64]) - 1.3) / 0.7
+    meta = dict(ori_shape=(32, 32), img_shape=(32, 32), pad_shape=(32, 32))
+    with torch.no_grad():
+        tokens, assignment = last_tokens(model, inputs)
+        chances = model.inference(inputs, [meta]).softmax(1)[0].numpy()
+    owners = token_map(assignment, (32, 32))[0].numpy()
+    own = table[table.window_id == 1]
+    core = np.s_[:20, :29]  # the last row and column of windows are shifted back
+    owners, chances = owners[core], chances[(slice(None), *core)]
+    assert own.token_id.tolist() == np.unique(owners).tolist()
+    for row in own.itertuples():
+        mask = owners == row.token_id
+        assert row.pixels == mask.sum()
+        np.testing.assert_allclose(row.embedding, tokens[0, row.token_id].numpy(), atol=1e-5)
+        votes = np.bincount(chances[:, mask].argmax(0), minlength=3)
+        assert abs(votes[row.class_id] - votes.max()) <= 1
+        assert row.class_name == ("water", "field", "town")[row.class_id]
+        assert row.score == pytest.approx(chances[row.class_id][mask].mean(), abs=1e-4)
+        values = image[0, :20, 32:61]
+        assert row.mean_red == pytest.approx(values[mask].mean(dtype=float))
+        assert row.std_red == pytest.approx(values[mask].std(dtype=float))
+
+
+def test_a_classification_judges_each_token_alone(cls_run, rgb_scene, tmp_path):
+    model = load_model(*cls_run)
+    extract_regions(model, None, rgb_scene, tmp_path / "r.gpkg", batch_size=4, progress=False)
+    table = geopandas.read_file(tmp_path / "r.gpkg")
+    assert table.window_id.max() == 5
+    with rasterio.open(rgb_scene) as source:
+        image = source.read().astype(np.float32)
+    inputs = model.data_preprocessor({"inputs": [torch.from_numpy(image[:, 16:, 16:32])]}, False)
+    with torch.no_grad():
+        tokens, assignment = last_tokens(model, torch.stack(list(inputs["inputs"])))
+        scores = model.head.fc(tokens[0]).softmax(1).numpy()
+    for row in table[table.window_id == 4].itertuples():
+        assert row.class_id == scores[row.token_id].argmax()
+        assert row.score == pytest.approx(scores[row.token_id].max(), abs=1e-5)
+        assert row.class_name == ("dark", "light", "noisy")[row.class_id]
+    # A head that takes the class token cannot judge others.
+    model.head.pooling = "cls_token"
+    assert RegionPredictor(model).class_names is None
+    answer = RegionPredictor(model)(np.zeros((2, 3, 16, 16), np.uint8), np.ones((2, 16, 16), bool))
+    assert answer.token_scores is None and answer.pixel_scores is None
+
+
+def test_any_number_of_tokens(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    scene = scenes / "images" / "third.tif"
+    for number in (1, 3):
+        out = tmp_path / f"{number}.parquet"
+        extract_regions(model, None, scene, out, num_tokens=number, progress=False)
+        assert geopandas.read_parquet(out).token_id.max() == number - 1
+    with pytest.raises(ConfigError, match="no queries for that many tokens"):
+        extract_regions(model, None, scene, tmp_path / "x.parquet", num_tokens=9)
+
+
+def test_a_model_that_chooses_the_number_itself(cls_run):
+    model = load_model(*cls_run)
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, 255, (4, 3, 16, 16)).astype(np.uint8)
+    valid = np.ones((4, 16, 16), bool)
+    all_tokens = RegionPredictor(model)(windows, valid)
+    for explained in np.linspace(0.005, 0.3, 60).tolist():
+        model.backbone.explained = explained
+        answer = RegionPredictor(model)(windows, valid)
+        counts = model.backbone.token_counts.tolist()
+        if counts != sorted(counts):
+            break
+    assert counts != sorted(counts), "images need different numbers of tokens"
+    for number, (window, count) in enumerate(zip(windows, counts, strict=True)):
+        model.backbone.explained = None
+        cut = tokenize(model, window, num_tokens=count)
+        owners = token_map(cut.assignment, (16, 16))[0].numpy()
+        np.testing.assert_array_equal(answer.owners[number], owners)
+        with torch.no_grad():
+            tokens = cut.tokens
+            for block in model.backbone.blocks:
+                tokens = block(tokens)
+        np.testing.assert_allclose(
+            answer.embeddings[number, :count], model.backbone.norm(tokens)[0].detach(), atol=1e-5
+        )
+    # With a number asked for, all have it; and the model is as it was.
+    model.backbone.explained = explained
+    fixed = RegionPredictor(model, num_tokens=3)(windows, valid)
+    np.testing.assert_array_equal(fixed.owners, all_tokens.owners)
+    assert model.backbone.explained == explained
+    assert "forward_tokens" not in vars(model.backbone)
+
+
+def test_fields_of_bands_chosen_by_number(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    scene = scenes / "images" / "third.tif"
+    extract_regions(model, None, scene, tmp_path / "a.parquet", progress=False)
+    extract_regions(model, None, scene, tmp_path / "b.parquet", bidx=[2, 1], progress=False)
+    named, numbered = (geopandas.read_parquet(tmp_path / f"{name}.parquet") for name in "ab")
+    assert numbered.mean_2.equals(named.mean_red) and numbered.std_1.equals(named.std_nir)
+
+
+def test_merging_and_workers(seg_run, scenes, tmp_path):
+    pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    scene = scenes / "images" / "first.tif"
+    threads = torch.get_num_threads()
+    options = dict(threads=1, window=12, merge=True, explode=True, progress=False)
+    try:
+        extract_regions(*seg_run, scene, tmp_path / "one.parquet", **options)
+        extract_regions(*seg_run, scene, tmp_path / "two.parquet", cluster="local", **options)
+        extract_regions(*seg_run, scene, tmp_path / "cut.parquet", **{**options, "merge": False})
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    one, cut = (geopandas.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "cut"))
+    assert len(one) < len(cut) and one.pixels.sum() == cut.pixels.sum()
+    with pytest.raises(ConfigError, match="cannot be sent to several workers"):
+        extract_regions(load_model(*seg_run), None, scene, tmp_path / "x.gpkg", cluster="local")
+
+
+def test_bad_input(seg_run, scenes, tmp_path):
+    scene = scenes / "images" / "first.tif"
+    model = load_model(*seg_run)
+    with pytest.raises(DataError, match="none.tif cannot be opened"):
+        extract_regions(model, None, scenes / "none.tif", tmp_path / "x.gpkg")
+    with pytest.raises(SceneError, match="unknown format of regions"):
+        extract_regions(model, None, scene, tmp_path / "x.geojson")
+    with pytest.raises(ConfigError, match="windows of 3 x 3 pixels do not fit the model"):
+        extract_regions(model, None, scene, tmp_path / "x.gpkg", window=3, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    model.train()
+    with pytest.raises(ConfigError, match="training mode"):
+        RegionPredictor(model)
+    model.eval().backbone = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="Identity has no tokens"):
+        RegionPredictor(model)
