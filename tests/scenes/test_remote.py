@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-import rasterio
 
 from hook.errors import SceneError
 from hook.scenes import map_scene
@@ -91,10 +90,11 @@ def server(tmp_path):
             "NO_PROXY": "127.0.0.1",
         }
         with pytest.MonkeyPatch.context() as patch:
+            # As environment variables: options of a rasterio.Env were seen to outlive it where threads of the
+            # mapper have opened their own.
             for key, value in options.items():
                 patch.setenv(key, str(value))
-            with rasterio.Env(**options):
-                yield running
+            yield running
         running.shutdown()
         thread.join()
 
