@@ -90,8 +90,7 @@ def server(tmp_path):
             "NO_PROXY": "127.0.0.1",
         }
         with pytest.MonkeyPatch.context() as patch:
-            # As environment variables: options of a rasterio.Env were seen to outlive it where threads of the
-            # mapper have opened their own.
+            # As environment variables: options of a rasterio.Env were seen to outlive it here.
             for key, value in options.items():
                 patch.setenv(key, str(value))
             yield running
