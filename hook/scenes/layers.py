@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class SceneGeometry(NamedTuple):
     transform: rasterio.Affine
 
 
-class Layer:
+class Layer(ABC):
     """One file of a map.
 
     Args:
@@ -75,9 +76,9 @@ class Layer:
             str(key).upper(): str(value) for key, value in (creation_options or {}).items()
         }
 
+    @abstractmethod
     def encode(self, block: RowBlock) -> np.ndarray:
         """Turn finished rows into stored values (count, n, width)."""
-        raise NotImplementedError
 
     def add_to(self, files: StagedFiles) -> Path:
         """Claim the layer's names; return where the GeoTIFF is to be written."""
