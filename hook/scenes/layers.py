@@ -86,6 +86,7 @@ class Layer(ABC):
             files.supersede(f"{self.output}{ending}")
         return files.add(self.output)
 
+    @abstractmethod
     def finish(self) -> None:
         """Write the files beside the GeoTIFF."""
 
@@ -221,6 +222,9 @@ class ScoreLayer(Layer):
         """Claim the file's name."""
         files.supersede(f"{self.output}.aux.xml")
         return super().add_to(files)
+
+    def finish(self) -> None:
+        """Do nothing: no file lies beside the scores."""
 
     def encode(self, block: RowBlock) -> np.ndarray:
         """Turn finished rows into steps of the scale (count, n, width).
