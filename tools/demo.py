@@ -823,7 +823,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from mmengine.registry import init_default_scope
 
-    from hook.apis import load_model, map_scene
+    from hook.apis import SceneMapper, load_model
     from hook.engine.runner import load_config
     from hook.evaluation.baselines import check_margins
 
@@ -868,9 +868,7 @@ def main(argv: list[str] | None = None) -> int:
     scene = int(np.argmax(sizes))
     source = georeferenced(test_set.scenes[scene], out)
     say(f"[5/6] Mapping {test_set.scenes[scene].path}")
-    report = map_scene(
-        model,
-        None,
+    report = SceneMapper(model).map(
         source,
         out / "map.tif",
         batch_size=8,

@@ -1,11 +1,8 @@
 """Token regions of scenes: what joins :mod:`hook.scenes.regions` with a checkpoint."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 
 import geopandas
 import numpy as np
@@ -14,20 +11,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchgeo.datasets import GeoDataset
 
-from hook import __version__
-from hook.apis.inference import as_model, default_window, use_tokens
-from hook.apis.mapping import (
-    MakePredictor,
-    WindowPredictor,
-    _area_of_interest,
-    _choose_bands,
-    _devices,
-    _digest,
-    _digest_of_weights,
-    _paths,
-)
+from hook.apis.inference import default_window
+from hook.apis.mapping import WindowPredictor
+from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
 from hook.errors import ConfigError
-from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.regions import REGIONS, RegionReport, TokenBatch
 from hook.scenes.regions import extract_regions as extract_with_function
 from hook.tokenizers import TokenizerOutput, token_map
@@ -47,8 +34,8 @@ class RegionPredictor:
 
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
-        num_tokens: Number of tokens that :func:`hook.apis.inference.use_tokens` has set, which
-            then counts for a model that chooses it itself too; None leaves the choice to it.
+        fixed: All windows have the tokenizer's number of tokens, also where the model would
+            choose it for each.
 
     Attributes:
         embed_dims: Width of the tokens, D.
@@ -59,7 +46,7 @@ class RegionPredictor:
         ConfigError: The model is in training mode, or has no tokens.
     """
 
-    def __init__(self, model: nn.Module, num_tokens: int | None = None) -> None:
+    def __init__(self, model: nn.Module, fixed: bool = False) -> None:
         backbone = model.backbone
         if not hasattr(backbone, "forward_tokens"):
             raise ConfigError(
@@ -69,7 +56,7 @@ class RegionPredictor:
             )
         self.model = model
         self._predict = WindowPredictor(model)
-        self._fixed = num_tokens is not None
+        self._fixed = fixed
         self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
         self._heads_tokens = getattr(getattr(model, "head", None), "pooling", None) == "mean"
         known = self._predict.segments or self._heads_tokens
@@ -161,41 +148,8 @@ def _recorded(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
         hook.remove()
 
 
-@dataclass(frozen=True)
-class MakeRegionPredictor(MakePredictor):
-    """Loads a model and makes its :class:`RegionPredictor`, in whichever process calls it."""
-
-    def __call__(self, device: str | None) -> RegionPredictor:
-        """Load the model onto a device."""
-        return RegionPredictor(super().__call__(device).model, self.num_tokens)
-
-
-def extract_regions(
-    config_or_model: str | os.PathLike | Config | nn.Module,
-    checkpoint: str | os.PathLike | None,
-    input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
-    output: str | os.PathLike,
-    *,
-    device: str = "cpu",
-    num_tokens: int | None = None,
-    window: int | None = None,
-    overlap: float = 0,
-    batch_size: int = 4,
-    bidx: Sequence[int] | None = None,
-    nodata: float | str | None = None,
-    aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None = None,
-    explode: bool = False,
-    merge: bool = False,
-    merge_threshold: float = MERGE_THRESHOLD,
-    layer: str = "regions",
-    threads: int | None = None,
-    cluster: str | None = None,
-    workers: int = 2,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> RegionReport:
-    """Write the token regions of a scene as polygons with classes, statistics and embeddings.
+class RegionExtractor(SceneModel):
+    """Writes the token regions of scenes as polygons with classes, statistics and embeddings.
 
     For fields and rules see :func:`hook.scenes.extract_regions`. A segmentation gives a region
     the most frequent class of its pixels. A classification head that pools the mean of the tokens
@@ -204,99 +158,118 @@ def extract_regions(
     Args:
         config_or_model: Config, or a model from :func:`hook.apis.load_model`.
         checkpoint: Checkpoint of the config; None with a model.
-        input: The scene: any raster GDAL opens, several that make up one area (the first in front
-            where they overlap), or a TorchGeo dataset of rasters.
-        output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage).
         device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
         num_tokens: Number of tokens per window; None takes the model's.
-        window: Side of the model's window in pixels; by default the size the model was made for.
-        overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels; of a
-            window only the core counts.
-        batch_size: Windows per pass of the model.
-        bidx: 1-based bands of the scene in the model's order; by default those that the dataset
-            meta names.
-        nodata: Replaces the scene's nodata value: a number or ``'nan'``.
-        aoi: Only this area: a vector file of polygons, a table of them, or a box (left, bottom,
-            right, top) in the scene's CRS.
-        explode: Make every connected part of a token a region of its own.
-        merge: Join regions of neighbouring windows that touch and whose embeddings agree.
-        merge_threshold: Cosine of embeddings above which they do. The default joins what the same
-            query has found; about 0.998 also asks for like contents. A token of many parts touches
-            many others, so that without ``explode`` chains of them can run through the scene.
-        layer: Name of the layer in a GeoPackage.
         threads: CPU threads of each process; None leaves PyTorch's choice.
-        cluster: ``"local"`` starts ``workers`` processes here that share the scene; an address
-            joins the workers of a Dask scheduler there. None: this process does it all.
-        workers: Number of processes of ``cluster="local"``.
-        resume: Go on with what an interrupted run left.
-        overwrite: Replace an output that exists.
-        progress: Show a progress bar on a terminal.
-
-    Returns:
-        What was done.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model has no tokens.
         CheckpointError: See :func:`hook.apis.load_model`.
-        DataError: The scene lacks the model's bands.
-        SceneError: See :func:`hook.scenes.extract_regions`.
+
+    Example:
+        >>> extractor = RegionExtractor("config.py", "checkpoint.pth")
+        >>> report = extractor.extract("scene.tif", "regions.parquet", merge=True)
     """
-    devices = _devices(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = as_model(config_or_model, checkpoint, devices[0])
-    tokenize = RegionPredictor(model, num_tokens)
-    paths = _paths(input)
-    indexes = _choose_bands(model, paths[0], bidx)
-    fingerprint = {
-        "config": _digest(model.cfg.pretty_text.encode()),
-        "weights": _digest_of_weights(model),
-        "tokens": num_tokens,
-        "device": tokenize.device.type,
-        "threads": torch.get_num_threads(),
-        "versions": [__version__, torch.__version__],
-    }
-    with use_tokens(model, num_tokens), ExitStack() as stack:
-        run_blocks = None
-        if cluster is not None or len(devices) > 1:
-            if isinstance(config_or_model, nn.Module):
-                raise ConfigError(
-                    "a loaded model cannot be sent to several workers",
-                    expected="a config and its checkpoint",
-                    remedy="give these, or leave cluster out",
-                )
-            client = stack.enter_context(connect(cluster or "local", max(workers, len(devices))))
-            make = MakeRegionPredictor(
-                model.cfg.to_dict(),
-                str(Path(checkpoint).absolute()),
-                {},
-                num_tokens,
-                torch.get_num_threads(),
-            )
-            key = _digest(json.dumps(["regions", fingerprint, str(checkpoint)]).encode())
-            run_blocks = on_cluster(client, make, key, devices, REGIONS)
-        return extract_with_function(
-            tokenize,
-            paths,
-            output,
-            embed_dims=tokenize.embed_dims,
-            class_names=tokenize.class_names,
-            indexes=indexes,
-            band_names=_band_names(model, indexes, bidx),
-            window=window or default_window(model),
-            overlap=overlap,
-            batch_size=batch_size,
-            nodata=model.dataset_meta.get("nodata") if nodata is None else nodata,
-            aoi=_area_of_interest(aoi),
-            explode=explode,
-            merge=merge_threshold if merge else None,
-            layer=layer,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            fingerprint=fingerprint,
-            run_blocks=run_blocks,
+
+    def __init__(
+        self,
+        config_or_model: str | os.PathLike | Config | nn.Module,
+        checkpoint: str | os.PathLike | None = None,
+        *,
+        device: str = "cpu",
+        num_tokens: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        options = dict(fixed=num_tokens is not None)
+        super().__init__(
+            RegionPredictor, options, config_or_model, checkpoint, device, num_tokens, threads
         )
+
+    def extract(
+        self,
+        input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
+        output: str | os.PathLike,
+        *,
+        window: int | None = None,
+        overlap: float = 0,
+        batch_size: int = 4,
+        bidx: Sequence[int] | None = None,
+        nodata: float | str | None = None,
+        aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None = None,
+        explode: bool = False,
+        merge: bool = False,
+        merge_threshold: float = MERGE_THRESHOLD,
+        layer: str = "regions",
+        cluster: str | None = None,
+        workers: int = 2,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> RegionReport:
+        """Write the regions of a scene.
+
+        Args:
+            input: The scene: any raster GDAL opens, several that make up one area (the first in
+                front where they overlap), or a TorchGeo dataset of rasters.
+            output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage).
+            window: Side of the model's window in pixels; by default the size the model was made
+                for.
+            overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels; of
+                a window only the core counts.
+            batch_size: Windows per pass of the model.
+            bidx: 1-based bands of the scene in the model's order; by default those that the
+                dataset meta names.
+            nodata: Replaces the scene's nodata value: a number or ``'nan'``.
+            aoi: Only this area: a vector file of polygons, a table of them, or a box (left,
+                bottom, right, top) in the scene's CRS.
+            explode: Make every connected part of a token a region of its own.
+            merge: Join regions of neighbouring windows that touch and whose embeddings agree.
+            merge_threshold: Cosine of embeddings above which they do. The default joins what the
+                same query has found; about 0.998 also asks for like contents. A token of many
+                parts touches many others, so that without ``explode`` chains of them can run
+                through the scene.
+            layer: Name of the layer in a GeoPackage.
+            cluster: ``"local"`` starts ``workers`` processes here that share the scene; an address
+                joins the workers of a Dask scheduler there. None: this process does it all.
+            workers: Number of processes of ``cluster="local"``.
+            resume: Go on with what an interrupted run left.
+            overwrite: Replace an output that exists.
+            progress: Show a progress bar on a terminal.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: An option cannot be used.
+            DataError: The scene lacks the model's bands.
+            SceneError: See :func:`hook.scenes.extract_regions`.
+        """
+        model = self.model
+        paths = scene_files(input)
+        indexes = choose_bands(model, paths[0], bidx)
+        with self.tokens(), self.sharing(cluster, workers, REGIONS) as run_blocks:
+            return extract_with_function(
+                self.function,
+                paths,
+                output,
+                embed_dims=self.function.embed_dims,
+                class_names=self.function.class_names,
+                indexes=indexes,
+                band_names=_band_names(model, indexes, bidx),
+                window=window or default_window(model),
+                overlap=overlap,
+                batch_size=batch_size,
+                nodata=model.dataset_meta.get("nodata") if nodata is None else nodata,
+                aoi=area_of_interest(aoi),
+                explode=explode,
+                merge=merge_threshold if merge else None,
+                layer=layer,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                fingerprint=self.fingerprint(),
+                run_blocks=run_blocks,
+            )
 
 
 def _band_names(

@@ -6,13 +6,12 @@ import sys
 from hook.cli.options import (
     add_model_arguments,
     add_run_options,
-    band_indexes,
+    add_scene_arguments,
+    add_scene_options,
+    add_worker_options,
     key_value,
     kinds_of_scores,
-    nodata,
     not_negative,
-    overlap,
-    positive_int,
 )
 
 
@@ -21,52 +20,20 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "map",
         help="map a whole scene",
-        description="Map a georeferenced scene of any size with a segmentation model. OUTPUT is a "
-        "Cloud-Optimised GeoTIFF of classes with colour table, class names and nodata.",
+        description="Map a georeferenced scene of any size: a segmentation gives every pixel its "
+        "class, a classification every cell of one window's step. OUTPUT is a Cloud-Optimised "
+        "GeoTIFF of classes with colour table, class names and nodata.",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        nargs="+",
-        help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
-        "several of one area, the first in front where they overlap",
-    )
+    add_scene_arguments(parser)
     parser.add_argument("output", metavar="OUTPUT", help="map to write, .tif")
-    parser.add_argument(
-        "--window",
-        type=positive_int,
-        metavar="PIXELS",
-        help="side of the model's window (default: the size the model was made for)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=overlap,
-        default=0.25,
-        metavar="SHARE",
-        help="of neighbouring windows: a fraction, or whole pixels (default 0.25)",
-    )
+    add_scene_options(parser, default_overlap=0.25)
     parser.add_argument(
         "--blend",
         choices=("hann", "crop", "mean"),
         default="hann",
         help="what counts where windows overlap: their mean, weighted towards the middle (hann, "
         "the default) or not (mean), or the nearest window alone (crop)",
-    )
-    parser.add_argument(
-        "--bidx",
-        type=band_indexes,
-        metavar="BANDS",
-        help="bands of the scene in the model's order, 1-based: 4,3,2 or 1..3 (default: those "
-        "the config names)",
-    )
-    parser.add_argument(
-        "--nodata", type=nodata, metavar="VALUE", help="replaces the scene's own: a number or nan"
-    )
-    parser.add_argument(
-        "--aoi",
-        metavar="FILE",
-        help="map only what lies in the polygons of this vector file",
     )
     parser.add_argument(
         "--co",
@@ -114,25 +81,7 @@ def add_parser(commands) -> None:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (default fp32)"
     )
     parser.add_argument("--compile", action="store_true", help="compile the model")
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="local|ADDRESS",
-        help="share the scene among processes: start some here, or join the workers of the Dask "
-        "scheduler at this address",
-    )
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        default=2,
-        metavar="N",
-        help="number of processes of '--cluster local' (default 2)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what an interrupted run left"
-    )
+    add_worker_options(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -144,14 +93,21 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
-    from hook.apis.mapping import map_scene
+    from hook.apis.mapping import SceneMapper
 
-    report = map_scene(
+    mapper = SceneMapper(
         args.config,
         args.checkpoint,
+        device=args.device,
+        num_tokens=args.num_tokens,
+        tta=args.tta,
+        precision=args.precision,
+        compile=args.compile,
+        threads=args.threads,
+    )
+    report = mapper.map(
         args.input,
         args.output,
-        device=args.device,
         window=args.window,
         overlap=args.overlap,
         blend=args.blend,
@@ -159,16 +115,11 @@ def run(args: argparse.Namespace) -> None:
         bidx=args.bidx,
         nodata=args.nodata,
         aoi=args.aoi,
-        tta=args.tta,
-        num_tokens=args.num_tokens,
         scores=args.scores,
         vectors=args.vectors,
         min_area=args.min_area,
         simplify=args.simplify,
         taken=args.taken,
-        precision=args.precision,
-        compile=args.compile,
-        threads=args.threads,
         cluster=args.cluster,
         workers=args.workers,
         creation_options=dict(args.co) or None,

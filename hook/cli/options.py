@@ -9,6 +9,70 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
 
 
+def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add INPUT..., the files that make up a scene."""
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
+        "several of one area, the first in front where they overlap",
+    )
+
+
+def add_scene_options(parser: argparse.ArgumentParser, default_overlap: float) -> None:
+    """Add what says which windows of a scene are read, and what in them counts."""
+    parser.add_argument(
+        "--window",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of the model's window (default: the size the model was made for)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=overlap,
+        default=default_overlap,
+        metavar="SHARE",
+        help="of neighbouring windows: a fraction, or whole pixels (default %(default)s)",
+    )
+    parser.add_argument(
+        "--bidx",
+        type=band_indexes,
+        metavar="BANDS",
+        help="bands of the scene in the model's order, 1-based: 4,3,2 or 1..3 (default: those "
+        "the config names)",
+    )
+    parser.add_argument(
+        "--nodata", type=nodata, metavar="VALUE", help="replaces the scene's own: a number or nan"
+    )
+    parser.add_argument(
+        "--aoi", metavar="FILE", help="only what lies in the polygons of this vector file"
+    )
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """Add what shares a scene among processes and lets it go on: --threads to --resume."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="local|ADDRESS",
+        help="share the scene among processes: start some here, or join the workers of the Dask "
+        "scheduler at this address",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="number of processes of '--cluster local' (default 2)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what an interrupted run left"
+    )
+
+
 def add_run_options(
     parser: argparse.ArgumentParser, batch_size: int, unit: str, tta: bool = True
 ) -> None:

@@ -7,10 +7,9 @@ import sys
 from hook.cli.options import (
     add_model_arguments,
     add_run_options,
-    band_indexes,
-    nodata,
-    overlap,
-    positive_int,
+    add_scene_arguments,
+    add_scene_options,
+    add_worker_options,
 )
 
 
@@ -21,44 +20,13 @@ def add_parser(commands) -> None:
         help="turn a scene's tokens into polygons with embeddings",
         description="Write the regions of the tokens of a scene of any size as polygons that "
         "cover it once, with class, score, area, perimeter, mean and standard deviation of each "
-        "band, and the token's embedding. OUTPUT is GeoParquet (.parquet) or GeoPackage (.gpkg).",
+        "band, and the token's embedding. Where windows overlap, only the middle of each counts. "
+        "OUTPUT is GeoParquet (.parquet) or GeoPackage (.gpkg).",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        nargs="+",
-        help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
-        "several of one area, the first in front where they overlap",
-    )
+    add_scene_arguments(parser)
     parser.add_argument("output", metavar="OUTPUT", help="file to write, .parquet or .gpkg")
-    parser.add_argument(
-        "--window",
-        type=positive_int,
-        metavar="PIXELS",
-        help="side of the model's window (default: the size the model was made for)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=overlap,
-        default=0,
-        metavar="SHARE",
-        help="of neighbouring windows, of which then only the middle counts: a fraction, or whole "
-        "pixels (default 0)",
-    )
-    parser.add_argument(
-        "--bidx",
-        type=band_indexes,
-        metavar="BANDS",
-        help="bands of the scene in the model's order, 1-based: 4,3,2 or 1..3 (default: those "
-        "the config names)",
-    )
-    parser.add_argument(
-        "--nodata", type=nodata, metavar="VALUE", help="replaces the scene's own: a number or nan"
-    )
-    parser.add_argument(
-        "--aoi", metavar="FILE", help="only what lies in the polygons of this vector file"
-    )
+    add_scene_options(parser, default_overlap=0)
     parser.add_argument(
         "--explode",
         action="store_true",
@@ -79,25 +47,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"
     )
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="local|ADDRESS",
-        help="share the scene among processes: start some here, or join the workers of the Dask "
-        "scheduler at this address",
-    )
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        default=2,
-        metavar="N",
-        help="number of processes of '--cluster local' (default 2)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what an interrupted run left"
-    )
+    add_worker_options(parser)
     add_run_options(parser, batch_size=4, unit="windows", tta=False)
     parser.set_defaults(run=functools.partial(run, parser))
 
@@ -115,17 +65,20 @@ def _cosine(text: str) -> float:
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
-    from hook.apis.regions import MERGE_THRESHOLD, extract_regions
+    from hook.apis.regions import MERGE_THRESHOLD, RegionExtractor
 
     if args.merge_threshold is not None and not args.merge:
         parser.error("--merge-threshold says when --merge joins regions; give --merge too")
-    report = extract_regions(
+    extractor = RegionExtractor(
         args.config,
         args.checkpoint,
-        args.input,
-        args.output,
         device=args.device,
         num_tokens=args.num_tokens,
+        threads=args.threads,
+    )
+    report = extractor.extract(
+        args.input,
+        args.output,
         window=args.window,
         overlap=args.overlap,
         batch_size=args.batch_size,
@@ -136,7 +89,6 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         merge=args.merge,
         merge_threshold=MERGE_THRESHOLD if args.merge_threshold is None else args.merge_threshold,
         layer=args.layer,
-        threads=args.threads,
         cluster=args.cluster,
         workers=args.workers,
         resume=args.resume,

@@ -178,7 +178,7 @@ def test_imports_are_light(repo):
     code = (
         "import sys, hook.apis, hook.cli;"
         "print(sorted(m for m in ('torch', 'mmengine', 'rasterio', 'numpy') if m in sys.modules));"
-        "print('map_scene' in dir(hook.apis))"
+        "print('SceneMapper' in dir(hook.apis))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True

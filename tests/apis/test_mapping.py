@@ -12,7 +12,7 @@ import shapely
 import torch
 from torchgeo.datasets import RasterDataset
 
-from hook.apis import load_model, map_scene
+from hook.apis import SceneMapper, load_model
 from hook.apis.mapping import WindowPredictor, default_window
 from hook.drawing import distinct_palette
 from hook.errors import ConfigError, DataError, HookError, SceneError
@@ -23,7 +23,7 @@ def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes
     model = load_model(*seg_run)
     scene = scenes / "images" / "first.tif"
     out, vectors = tmp_path / "map.tif", tmp_path / "map.gpkg"
-    report = map_scene(model, None, scene, out, overlap=0, vectors=vectors, progress=False)
+    report = SceneMapper(model).map(scene, out, overlap=0, vectors=vectors, progress=False)
     with rasterio.open(scene) as source, rasterio.open(out) as result:
         image = source.read([2, 1]).astype(np.float32)
         valid = source.dataset_mask() > 0
@@ -55,8 +55,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     texts = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        map_scene(
-            *seg_run,
+        SceneMapper(*seg_run).map(
             scene,
             tmp_path / name / "map.tif",
             overlap=0,
@@ -90,14 +89,14 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     assert details["config"] == "tiny_seg"
     assert (details["window"], details["overlap"], details["blend"]) == (32, 0, "hann")
     with pytest.raises(SceneError, match="time of the scene"):
-        map_scene(*seg_run, scene, tmp_path / "x.tif", taken="yesterday", progress=False)
+        SceneMapper(*seg_run).map(scene, tmp_path / "x.tif", taken="yesterday", progress=False)
 
 
 def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):
     model = load_model(*seg_run)
     model.dataset_meta = {k: v for k, v in model.dataset_meta.items() if k != "palette"}
     out = tmp_path / "map.tif"
-    map_scene(model, None, scenes / "images" / "first.tif", out, overlap=0, progress=False)
+    SceneMapper(model).map(scenes / "images" / "first.tif", out, overlap=0, progress=False)
     with rasterio.open(out) as result:
         found = [list(result.colormap(1)[k][:3]) for k in range(3)]
     assert found == distinct_palette(3)
@@ -138,41 +137,41 @@ def test_bands_by_index(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "third.tif"
     maps = {}
     for name, bidx in (("named", None), ("same", [2, 1]), ("swapped", [1, 2])):
-        map_scene(model, None, scene, tmp_path / f"{name}.tif", bidx=bidx, progress=False)
+        SceneMapper(model).map(scene, tmp_path / f"{name}.tif", bidx=bidx, progress=False)
         maps[name] = rasterio.open(tmp_path / f"{name}.tif").read(1)
     assert np.array_equal(maps["named"], maps["same"])
     with pytest.raises(DataError, match="another number of bands"):
-        map_scene(model, None, scene, tmp_path / "x.tif", bidx=[1], progress=False)
+        SceneMapper(model).map(scene, tmp_path / "x.tif", bidx=[1], progress=False)
 
 
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
     model = load_model(*seg_run)
     with pytest.raises(DataError, match="none.tif cannot be opened"):
-        map_scene(model, None, scenes / "none.tif", tmp_path / "x.tif")
+        SceneMapper(model).map(scenes / "none.tif", tmp_path / "x.tif")
     with pytest.raises(DataError, match="masks"):
-        map_scene(model, None, scenes / "masks" / "first.tif", tmp_path / "x.tif")
+        SceneMapper(model).map(scenes / "masks" / "first.tif", tmp_path / "x.tif")
     (tmp_path / "old.tif").write_text("")
     with pytest.raises(SceneError, match="old.tif"):
-        map_scene(model, None, scene, tmp_path / "old.tif", progress=False)
+        SceneMapper(model).map(scene, tmp_path / "old.tif", progress=False)
     (tmp_path / "old.gpkg").write_text("")
     with pytest.raises(ConfigError, match="old.gpkg exists"):
-        map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "old.gpkg")
+        SceneMapper(model).map(scene, tmp_path / "x.tif", vectors=tmp_path / "old.gpkg")
     # What cannot be written is refused before the scene is mapped.
     with pytest.raises(ConfigError, match="unknown vector format"):
-        map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "x.shp")
+        SceneMapper(model).map(scene, tmp_path / "x.tif", vectors=tmp_path / "x.shp")
     with pytest.raises(ConfigError, match="no/x.gpkg cannot be written"):
-        map_scene(model, None, scene, tmp_path / "x.tif", vectors=tmp_path / "no" / "x.gpkg")
+        SceneMapper(model).map(scene, tmp_path / "x.tif", vectors=tmp_path / "no" / "x.gpkg")
     with pytest.raises(ConfigError, match="windows of 3 x 3 pixels do not fit the model"):
-        map_scene(model, None, scene, tmp_path / "x.tif", window=3, overlap=0, progress=False)
+        SceneMapper(model).map(scene, tmp_path / "x.tif", window=3, overlap=0, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gpkg", "old.tif"]
 
 
 def test_a_classification_gives_a_class_to_every_cell(cls_run, rgb_scene, tmp_path):
     model = load_model(*cls_run)
     out = tmp_path / "map.tif"
-    report = map_scene(
-        model, None, rgb_scene, out, overlap=0, batch_size=2, scores="probs", progress=False
+    report = SceneMapper(model).map(
+        rgb_scene, out, overlap=0, batch_size=2, scores="probs", progress=False
     )
     with rasterio.open(rgb_scene) as source:
         image = source.read()
@@ -188,7 +187,7 @@ def test_a_classification_gives_a_class_to_every_cell(cls_run, rgb_scene, tmp_pa
         assert found[row, column] == answer.argmax()
         assert np.abs(probabilities[:, row, column] - answer).max() < 0.003
     assert report.pixels == 24
-    map_scene(model, None, rgb_scene, tmp_path / "fine.tif", overlap=0.5, progress=False)
+    SceneMapper(model).map(rgb_scene, tmp_path / "fine.tif", overlap=0.5, progress=False)
     with rasterio.open(tmp_path / "fine.tif") as result:
         assert result.shape == (8, 12)
 
@@ -213,7 +212,7 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
     area = geopandas.GeoDataFrame(geometry=[shapely.box(*box)], crs=crs)
     area.to_crs(4326).to_file(tmp_path / "area.gpkg")
     for name, aoi in (("box", box), ("table", area), ("file", tmp_path / "area.gpkg")):
-        map_scene(model, None, scene, tmp_path / f"{name}.tif", aoi=aoi, progress=False)
+        SceneMapper(model).map(scene, tmp_path / f"{name}.tif", aoi=aoi, progress=False)
         with rasterio.open(tmp_path / f"{name}.tif") as result:
             assert np.allclose(result.bounds, box, atol=2.01 if name == "file" else 1e-6)
     points = geopandas.GeoDataFrame(geometry=[shapely.Point(left, top)], crs=crs)
@@ -224,7 +223,7 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
         ((0, 0, 1, 1), "outside the scene"),
     ):
         with pytest.raises(HookError, match=message):
-            map_scene(model, None, scene, tmp_path / "x.tif", aoi=aoi, progress=False)
+            SceneMapper(model).map(scene, tmp_path / "x.tif", aoi=aoi, progress=False)
 
 
 def test_a_torchgeo_dataset_is_a_scene(seg_run, scenes, tmp_path):
@@ -232,23 +231,24 @@ def test_a_torchgeo_dataset_is_a_scene(seg_run, scenes, tmp_path):
     image = scenes / "images" / "first.tif"
     dataset = RasterDataset(str(image))
     for name, scene in (("file", image), ("dataset", dataset)):
-        map_scene(model, None, scene, tmp_path / f"{name}.tif", progress=False)
+        SceneMapper(model).map(scene, tmp_path / f"{name}.tif", progress=False)
     assert (tmp_path / "file.tif").read_bytes() == (tmp_path / "dataset.tif").read_bytes()
 
 
 def test_two_workers_give_the_same_bytes(seg_run, scenes, tmp_path):
     pytest.importorskip("distributed", reason="the cluster extra is not installed")
     scene = scenes / "images" / "second.tif"
-    options = dict(overlap=24, batch_size=2, threads=1, num_tokens=None, progress=False)
+    options = dict(overlap=24, batch_size=2, progress=False)
     threads = torch.get_num_threads()
     try:
-        map_scene(*seg_run, scene, tmp_path / "one.tif", **options)
-        map_scene(*seg_run, scene, tmp_path / "two.tif", cluster="local", workers=2, **options)
+        mapper = SceneMapper(*seg_run, threads=1)
+        mapper.map(scene, tmp_path / "one.tif", **options)
+        mapper.map(scene, tmp_path / "two.tif", cluster="local", workers=2, **options)
     finally:
         torch.set_num_threads(threads)
     assert (tmp_path / "one.tif").read_bytes() == (tmp_path / "two.tif").read_bytes()
     with pytest.raises(ConfigError, match="cannot be sent to several workers"):
-        map_scene(load_model(*seg_run), None, scene, tmp_path / "x.tif", cluster="local")
+        SceneMapper(load_model(*seg_run)).map(scene, tmp_path / "x.tif", cluster="local")
 
 
 def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkey
     scene = scenes / "images" / "second.tif"
     options = dict(overlap=30, batch_size=1, progress=False)
     whole = tmp_path / "whole.tif"
-    map_scene(model, None, scene, whole, **options)
+    SceneMapper(model).map(scene, whole, **options)
     calls = iter(range(120))
     answer = WindowPredictor.__call__
 
@@ -268,16 +268,16 @@ def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(WindowPredictor, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            map_scene(model, None, scene, tmp_path / "map.tif", **options)
+            SceneMapper(model).map(scene, tmp_path / "map.tif", **options)
     assert not (tmp_path / "map.tif").exists()
     with torch.no_grad():
         bias = model.decode_head.conv_seg.bias
         bias += 1
         with pytest.raises(SceneError, match="what differs: model"):
-            map_scene(model, None, scene, tmp_path / "map.tif", resume=True, **options)
+            SceneMapper(model).map(scene, tmp_path / "map.tif", resume=True, **options)
         bias -= 1
     model = load_model(*seg_run)
-    report = map_scene(model, None, scene, tmp_path / "map.tif", resume=True, **options)
+    report = SceneMapper(model).map(scene, tmp_path / "map.tif", resume=True, **options)
     assert report.resumed_windows >= 64
     assert (tmp_path / "map.tif").read_bytes() == whole.read_bytes()
 

@@ -7,7 +7,7 @@ import rasterio
 import shapely
 import torch
 
-from hook.apis import RegionPredictor, extract_regions, load_model, tokenize
+from hook.apis import RegionExtractor, RegionPredictor, load_model, tokenize
 from hook.errors import ConfigError, DataError, SceneError
 from hook.tokenizers import token_map
 
@@ -33,8 +33,8 @@ def last_tokens(model, inputs):
 def test_a_segmentations_regions_are_the_models_tokens(seg_run, scenes, tmp_path):
     model = load_model(*seg_run)
     scene = scenes / "images" / "second.tif"
-    report = extract_regions(
-        model, None, scene, tmp_path / "r.parquet", batch_size=2, progress=False
+    report = RegionExtractor(model).extract(
+        scene, tmp_path / "r.parquet", batch_size=2, progress=False
     )
     table = geopandas.read_parquet(tmp_path / "r.parquet")
     with rasterio.open(scene) as source:
@@ -71,7 +71,7 @@ def test_a_segmentations_regions_are_the_models_tokens(seg_run, scenes, tmp_path
 
 def test_a_classification_judges_each_token_alone(cls_run, rgb_scene, tmp_path):
     model = load_model(*cls_run)
-    extract_regions(model, None, rgb_scene, tmp_path / "r.gpkg", batch_size=4, progress=False)
+    RegionExtractor(model).extract(rgb_scene, tmp_path / "r.gpkg", batch_size=4, progress=False)
     table = geopandas.read_file(tmp_path / "r.gpkg")
     assert table.window_id.max() == 5
     with rasterio.open(rgb_scene) as source:
@@ -96,10 +96,10 @@ def test_any_number_of_tokens(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "third.tif"
     for number in (1, 3):
         out = tmp_path / f"{number}.parquet"
-        extract_regions(model, None, scene, out, num_tokens=number, progress=False)
+        RegionExtractor(model, num_tokens=number).extract(scene, out, progress=False)
         assert geopandas.read_parquet(out).token_id.max() == number - 1
     with pytest.raises(ConfigError, match="no queries for that many tokens"):
-        extract_regions(model, None, scene, tmp_path / "x.parquet", num_tokens=9)
+        RegionExtractor(model, num_tokens=9)
 
 
 def test_a_model_that_chooses_the_number_itself(cls_run):
@@ -129,7 +129,7 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
         )
     # With a number asked for, all have it; and the model is as it was.
     model.backbone.explained = explained
-    fixed = RegionPredictor(model, num_tokens=3)(windows, valid)
+    fixed = RegionPredictor(model, fixed=True)(windows, valid)
     np.testing.assert_array_equal(fixed.owners, all_tokens.owners)
     assert model.backbone.explained == explained
     assert "forward_tokens" not in vars(model.backbone)
@@ -138,8 +138,8 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
 def test_fields_of_bands_chosen_by_number(seg_run, scenes, tmp_path):
     model = load_model(*seg_run)
     scene = scenes / "images" / "third.tif"
-    extract_regions(model, None, scene, tmp_path / "a.parquet", progress=False)
-    extract_regions(model, None, scene, tmp_path / "b.parquet", bidx=[2, 1], progress=False)
+    RegionExtractor(model).extract(scene, tmp_path / "a.parquet", progress=False)
+    RegionExtractor(model).extract(scene, tmp_path / "b.parquet", bidx=[2, 1], progress=False)
     named, numbered = (geopandas.read_parquet(tmp_path / f"{name}.parquet") for name in "ab")
     assert numbered.mean_2.equals(named.mean_red) and numbered.std_1.equals(named.std_nir)
 
@@ -148,29 +148,30 @@ def test_merging_and_workers(seg_run, scenes, tmp_path):
     pytest.importorskip("distributed", reason="the cluster extra is not installed")
     scene = scenes / "images" / "first.tif"
     threads = torch.get_num_threads()
-    options = dict(threads=1, window=12, merge=True, explode=True, progress=False)
+    options = dict(window=12, explode=True, progress=False)
     try:
-        extract_regions(*seg_run, scene, tmp_path / "one.parquet", **options)
-        extract_regions(*seg_run, scene, tmp_path / "two.parquet", cluster="local", **options)
-        extract_regions(*seg_run, scene, tmp_path / "cut.parquet", **{**options, "merge": False})
+        extractor = RegionExtractor(*seg_run, threads=1)
+        extractor.extract(scene, tmp_path / "one.parquet", merge=True, **options)
+        extractor.extract(scene, tmp_path / "two.parquet", merge=True, cluster="local", **options)
+        extractor.extract(scene, tmp_path / "cut.parquet", **options)
     finally:
         torch.set_num_threads(threads)
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
     one, cut = (geopandas.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "cut"))
     assert len(one) < len(cut) and one.pixels.sum() == cut.pixels.sum()
     with pytest.raises(ConfigError, match="cannot be sent to several workers"):
-        extract_regions(load_model(*seg_run), None, scene, tmp_path / "x.gpkg", cluster="local")
+        RegionExtractor(load_model(*seg_run)).extract(scene, tmp_path / "x.gpkg", cluster="local")
 
 
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
     model = load_model(*seg_run)
     with pytest.raises(DataError, match="none.tif cannot be opened"):
-        extract_regions(model, None, scenes / "none.tif", tmp_path / "x.gpkg")
+        RegionExtractor(model).extract(scenes / "none.tif", tmp_path / "x.gpkg")
     with pytest.raises(SceneError, match="unknown format of regions"):
-        extract_regions(model, None, scene, tmp_path / "x.geojson")
+        RegionExtractor(model).extract(scene, tmp_path / "x.geojson")
     with pytest.raises(ConfigError, match="windows of 3 x 3 pixels do not fit the model"):
-        extract_regions(model, None, scene, tmp_path / "x.gpkg", window=3, progress=False)
+        RegionExtractor(model).extract(scene, tmp_path / "x.gpkg", window=3, progress=False)
     assert list(tmp_path.iterdir()) == []
     model.train()
     with pytest.raises(ConfigError, match="training mode"):

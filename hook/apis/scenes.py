@@ -1,0 +1,289 @@
+"""A model before a whole scene: what maps and token regions share."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import rasterio
+import shapely
+import torch
+from mmengine.config import Config
+from pyogrio.errors import DataSourceError
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import nn
+from torchgeo.datasets import GeoDataset
+
+from hook import __version__
+from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
+from hook.datasets.bands import resolve_bands
+from hook.errors import ConfigError, DataError
+from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
+from hook.scenes.reader import AreaOfInterest
+
+
+@dataclass(frozen=True)
+class MakeFunction:
+    """Loads a model and makes the function of windows, in whichever process calls it.
+
+    Args:
+        kind: Class of the function, called with the model and ``options``.
+        cfg: The config.
+        checkpoint: Its checkpoint.
+        options: Further arguments of ``kind``.
+        num_tokens: See :class:`SceneModel`.
+        threads: CPU threads of the process.
+    """
+
+    kind: Callable[..., Any]
+    cfg: dict[str, Any]
+    checkpoint: str
+    options: dict[str, Any]
+    num_tokens: int | None
+    threads: int
+
+    def __call__(self, device: str | None) -> Any:
+        """Load the model onto a device."""
+        torch.set_num_threads(self.threads)
+        model = load_model(Config(self.cfg), self.checkpoint, device or "cpu")
+        # For the life of this process; the context manager only lends the number.
+        ExitStack().enter_context(use_tokens(model, self.num_tokens))
+        return self.kind(model, **self.options)
+
+
+class SceneModel:
+    """A model, the devices it runs on, and the function of windows made of it.
+
+    Args:
+        kind: Class of the function that the engine of :mod:`hook.scenes` calls, made from the
+            model and ``options``.
+        options: Further arguments of ``kind``.
+        config_or_model: Config, or a model from :func:`hook.apis.load_model`.
+        checkpoint: Checkpoint of the config; None with a model.
+        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share a scene.
+        num_tokens: Number of tokens per window; None takes the model's.
+        threads: CPU threads of each process; None leaves PyTorch's choice.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        function: The function of windows.
+
+    Raises:
+        ConfigError: The config or an option cannot be used, or the model suits no scene.
+        CheckpointError: See :func:`hook.apis.load_model`.
+    """
+
+    def __init__(
+        self,
+        kind: Callable[..., Any],
+        options: dict[str, Any],
+        config_or_model: str | os.PathLike | Config | nn.Module,
+        checkpoint: str | os.PathLike | None,
+        device: str,
+        num_tokens: int | None,
+        threads: int | None,
+    ) -> None:
+        self._devices = _devices(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.model = as_model(config_or_model, checkpoint, self._devices[0])
+        self.checkpoint, self.num_tokens = checkpoint, num_tokens
+        with self.tokens():  # an impossible number shows now
+            self.function = kind(self.model, **options)
+        self._kind, self._options = kind, options
+
+    def tokens(self):
+        """Let the model use ``num_tokens`` inside a ``with`` block."""
+        return use_tokens(self.model, self.num_tokens)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the model's answers, for the journal of a run."""
+        return {
+            "config": _digest(self.model.cfg.pretty_text.encode()),
+            "weights": _digest_of_weights(self.model),
+            "tokens": self.num_tokens,
+            "device": self.function.device.type,
+            "threads": torch.get_num_threads(),
+            "versions": [__version__, torch.__version__],
+            **self._options,
+        }
+
+    @contextmanager
+    def sharing(
+        self, cluster: str | None, workers: int, job: Job = MAPPING
+    ) -> Iterator[Callable | None]:
+        """Start or join the processes that share a scene, for the life of a ``with`` block.
+
+        Args:
+            cluster: ``"local"``, the address of a Dask scheduler, or None for no cluster unless
+                there are several devices.
+            workers: Number of processes of ``"local"``, at least one per device.
+            job: What the workers do with a block.
+
+        Yields:
+            What runs the scene's blocks (:func:`hook.scenes.cluster.on_cluster`); None: this
+            process does.
+
+        Raises:
+            ConfigError: The model came loaded, without the files that workers load it from.
+        """
+        if cluster is None and len(self._devices) == 1:
+            yield None
+            return
+        if self.checkpoint is None:
+            raise ConfigError(
+                "a loaded model cannot be sent to several workers",
+                expected="a config and its checkpoint",
+                remedy="give these, or leave cluster out",
+            )
+        make = MakeFunction(
+            self._kind,
+            self.model.cfg.to_dict(),
+            str(Path(self.checkpoint).absolute()),
+            self._options,
+            self.num_tokens,
+            torch.get_num_threads(),
+        )
+        parts = [self._kind.__name__, self.fingerprint(), str(self.checkpoint)]
+        key = _digest(json.dumps(parts, default=str).encode())
+        with connect(cluster or "local", max(workers, len(self._devices))) as client:
+            yield on_cluster(client, make, key, self._devices, job)
+
+
+def _devices(device: str) -> list[str]:
+    """Read ``"cuda:0,1"`` as two devices."""
+    kind, colon, numbers = device.partition(":")
+    if "," not in numbers:
+        return [device]
+    return [f"{kind}{colon}{number.strip()}" for number in numbers.split(",")]
+
+
+def scene_files(
+    input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
+) -> tuple[str, ...]:
+    """List the files of a scene.
+
+    Raises:
+        DataError: A data set has no files.
+    """
+    if isinstance(input, GeoDataset):
+        files = sorted(str(path) for path in getattr(input, "files", ()))
+        if not files:
+            raise DataError(
+                f"{type(input).__name__} has no raster files",
+                expected="a TorchGeo RasterDataset with files",
+                remedy="give the files themselves",
+            )
+        return tuple(files)
+    if isinstance(input, str | os.PathLike):
+        return (os.fspath(input),)
+    return tuple(os.fspath(path) for path in input)
+
+
+def area_of_interest(
+    aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None,
+) -> AreaOfInterest | None:
+    """Read an area of interest: a vector file, a table of polygons, or a box in the scene's CRS.
+
+    Raises:
+        ConfigError: Four numbers are no box.
+        DataError: The file cannot be read, or holds no polygons.
+    """
+    if aoi is None:
+        return None
+    if isinstance(aoi, str | os.PathLike):
+        try:
+            aoi = geopandas.read_file(aoi)
+        except (DataSourceError, OSError) as error:
+            raise DataError(
+                f"{aoi} cannot be read",
+                expected="a vector file of polygons, such as a GeoPackage or GeoJSON",
+                found=error,
+                remedy="check the path",
+            ) from None
+    if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
+        shapes = [shape for shape in aoi.geometry if shape is not None]
+        wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
+        if wrong or not shapes:
+            raise DataError(
+                "the area of interest is no area",
+                expected="polygons",
+                found=", ".join(wrong) or "nothing",
+                remedy="give a layer of polygons",
+            )
+        crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
+        return AreaOfInterest(tuple(shapes), crs)
+    box = tuple(float(value) for value in aoi)
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise ConfigError(
+            "the area of interest is no box", expected="left, bottom, right, top", found=box
+        )
+    return AreaOfInterest((shapely.box(*box),))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of_weights(model: nn.Module) -> str:
+    """Checksum of all weights and buffers of a model."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> list[int] | None:
+    """Find the model's bands in a scene; compare their number with what the model takes.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        scene: The scene's (first) file.
+        bidx: 1-based bands in the model's order; None: those that the dataset meta names.
+
+    Returns:
+        1-based indexes; None where nobody says.
+
+    Raises:
+        DataError: The file cannot be opened, or has other bands.
+    """
+    wanted = band_count_of(model)
+    bands = bidx or model.dataset_meta.get("bands")
+    if bands is None and wanted is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(scene) as source:
+                if bands is None:
+                    indexes = [
+                        index
+                        for index, kind in zip(source.indexes, source.colorinterp, strict=True)
+                        if kind != ColorInterp.alpha
+                    ]
+                else:
+                    indexes = resolve_bands(source, list(bands))
+        except (RasterioError, OSError) as error:
+            raise DataError(
+                f"scene {scene} cannot be opened",
+                expected="a raster that GDAL reads, such as a GeoTIFF",
+                found=str(error).splitlines()[0],
+                remedy="check the path and that the file is complete",
+            ) from None
+    if wanted is not None and len(indexes) != wanted:
+        raise DataError(
+            f"scene {scene}: the model takes another number of bands",
+            expected=f"{wanted} bands",
+            found=f"{len(indexes)} bands",
+            remedy="choose them in the model's order with --bidx",
+        )
+    return indexes
