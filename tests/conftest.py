@@ -8,8 +8,11 @@ from pathlib import Path
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.transform import from_origin
 
 REPO = Path(__file__).resolve().parents[1]
 torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
@@ -80,3 +83,25 @@ def seg_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def write_scene(tmp_path):
+    """A function that writes an array (C, H, W) as a GeoTIFF and returns its path."""
+
+    def write(values: np.ndarray, name: str = "scene.tif", **options) -> Path:
+        count, height, width = values.shape
+        profile = {
+            "driver": "GTiff",
+            "count": count,
+            "height": height,
+            "width": width,
+            "dtype": values.dtype,
+            "crs": "EPSG:32645",
+            "transform": from_origin(300000, 3000000, 0.5, 0.5),
+        }
+        with rasterio.open(tmp_path / name, "w", **{**profile, **options}) as target:
+            target.write(values)
+        return tmp_path / name
+
+    return write

@@ -17,14 +17,16 @@ ALLOWED = {
     "drawing": {"errors"},
     "tokenizers": set(),
     "scenes": {"errors"},
+    "regions": {"errors", "scenes", "tokenizers"},
     "models": COMMON | {"tokenizers"},
     "datasets": COMMON | {"tokenizers"},
     "evaluation": COMMON | {"tokenizers"},
     "engine": COMMON | {"tokenizers"},
-    "apis": COMMON | {"tokenizers", "scenes", "models", "datasets", "evaluation", "engine"},
+    "apis": COMMON
+    | {"tokenizers", "scenes", "regions", "models", "datasets", "evaluation", "engine"},
     "cli": {"errors", "apis"},
 }
-WITHOUT_MMENGINE = ("tokenizers", "scenes")
+WITHOUT_MMENGINE = ("tokenizers", "scenes", "regions")
 
 
 def imports(path):

@@ -1,4 +1,4 @@
-"""Token regions of scenes: what joins :mod:`hook.scenes.regions` with a checkpoint."""
+"""Token regions of scenes: what joins :mod:`hook.regions` with a checkpoint."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,9 @@ from hook.apis.inference import default_window
 from hook.apis.mapping import WindowPredictor
 from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
 from hook.errors import ConfigError
-from hook.scenes.regions import REGIONS, RegionReport, TokenBatch
-from hook.scenes.regions import extract_regions as extract_with_function
+from hook.regions import RegionReport, TokenBatch
+from hook.regions import extract_regions as extract_with_function
+from hook.regions.extraction import REGIONS
 from hook.tokenizers import TokenizerOutput, token_map
 
 MERGE_THRESHOLD = 0.9
@@ -28,7 +29,7 @@ above 0.96, those of two queries nearly all below 0.6, for the fast and the refe
 
 
 class RegionPredictor:
-    """A model as the function that :func:`hook.scenes.extract_regions` calls.
+    """A model as the function that :func:`hook.regions.extract_regions` calls.
 
     A window goes through the model once: the tokens are those from which it makes its answer.
 
@@ -151,7 +152,7 @@ def _recorded(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
 class RegionExtractor(SceneModel):
     """Writes the token regions of scenes as polygons with classes, statistics and embeddings.
 
-    For fields and rules see :func:`hook.scenes.extract_regions`. A segmentation gives a region
+    For fields and rules see :func:`hook.regions.extract_regions`. A segmentation gives a region
     the most frequent class of its pixels. A classification head that pools the mean of the tokens
     is applied to the single token: the window's class is not the token's.
 
@@ -242,7 +243,7 @@ class RegionExtractor(SceneModel):
         Raises:
             ConfigError: An option cannot be used.
             DataError: The scene lacks the model's bands.
-            SceneError: See :func:`hook.scenes.extract_regions`.
+            SceneError: See :func:`hook.regions.extract_regions`.
         """
         model = self.model
         paths = scene_files(input)

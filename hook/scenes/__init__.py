@@ -8,25 +8,21 @@ from hook.scenes.grid import Window, WindowGrid
 from hook.scenes.layers import ClassLayer, SceneGeometry, ScoreLayer
 from hook.scenes.mapping import MapReport, map_scene
 from hook.scenes.reader import SceneReader, WindowData
-from hook.scenes.regions import RegionReport, TokenBatch, extract_regions
 from hook.scenes.statistics import class_statistics
 from hook.scenes.vectors import polygonize
 
 __all__ = [
     "ClassLayer",
     "MapReport",
-    "RegionReport",
     "ScoreLayer",
     "RowBlender",
     "RowBlock",
     "SceneGeometry",
     "SceneReader",
-    "TokenBatch",
     "Window",
     "WindowData",
     "WindowGrid",
     "class_statistics",
-    "extract_regions",
     "map_scene",
     "polygonize",
 ]

@@ -1,31 +1,5 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
-
-
-@pytest.fixture
-def write_scene(tmp_path):
-    """A function that writes an array (C, H, W) as a GeoTIFF and returns its path."""
-
-    def write(values: np.ndarray, name: str = "scene.tif", **options) -> Path:
-        count, height, width = values.shape
-        profile = {
-            "driver": "GTiff",
-            "count": count,
-            "height": height,
-            "width": width,
-            "dtype": values.dtype,
-            "crs": "EPSG:32645",
-            "transform": from_origin(300000, 3000000, 0.5, 0.5),
-        }
-        with rasterio.open(tmp_path / name, "w", **{**profile, **options}) as target:
-            target.write(values)
-        return tmp_path / name
-
-    return write
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hook.scenes import TokenBatch
+from hook.regions import TokenBatch
 
 NUM_TOKENS = 4
 EMBED_DIMS = 3

@@ -20,7 +20,9 @@ from rasterio import features
 from scipy import ndimage
 
 from hook.errors import SceneError
-from hook.scenes import TokenBatch, WindowGrid, extract_regions, regions
+from hook.regions import TokenBatch, extract_regions, layer
+from hook.regions.extraction import REGIONS
+from hook.scenes import WindowGrid
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
 
@@ -149,7 +151,7 @@ def test_regions_are_those_of_numpy(models, scene, values, tmp_path, overlap, ex
 
 
 def test_geoparquet_and_geopackage_say_the_same(models, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(regions, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(layer, "_BATCH_ROWS", 7)
     run(models.by_value, scene, tmp_path / "r.parquet")
     run(models.by_value, scene, tmp_path / "r.gpkg", layer="tokens")
     with pq.ParquetFile(tmp_path / "r.parquet") as file:
@@ -347,7 +349,7 @@ def test_bytes_depend_on_scene_and_options_alone(models, scene, tmp_path, name, 
 KILLED = """
 import sys
 from region_models import KillAfter
-from hook.scenes import extract_regions
+from hook.regions import extract_regions
 
 extract_regions(KillAfter(int(sys.argv[3])), sys.argv[1], sys.argv[2], embed_dims=3,
                 class_names=["a", "b", "c"], window=32, overlap=0.5, batch_size=2,
@@ -390,7 +392,7 @@ def test_a_failure_leaves_no_file_and_what_was_done(models, scene, tmp_path, mon
     options = {"block_windows": 4, "fingerprint": {"weights": "a"}}
     with monkeypatch.context() as patch:
         if place == "write":
-            patch.setattr(regions, "areas_m2", lambda *arguments: (_ for _ in ()).throw(Injected()))
+            patch.setattr(layer, "areas_m2", lambda *arguments: (_ for _ in ()).throw(Injected()))
         with pytest.raises(Injected):
             run(fails, scene, out, **options)
     assert [path.name for path in out.parent.iterdir()] == [".r.parquet.unfinished"]
@@ -418,7 +420,7 @@ def test_two_workers_give_the_same_bytes(models, scene, tmp_path, merge):
     run(models.by_value, scene, tmp_path / "one.parquet", **options)
     with connect("local", 2) as client:
         make = models.MakeTokenizer(notes)
-        blocks = on_cluster(client, make, "tokens", ["a", "b"], regions.REGIONS)
+        blocks = on_cluster(client, make, "tokens", ["a", "b"], REGIONS)
         report = run(None, scene, tmp_path / "two.parquet", run_blocks=blocks, **options)
     assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
     assert report.windows == 20

@@ -1,0 +1,9 @@
+"""Token regions of whole scenes: polygons with statistics and embeddings.
+
+Needs a function from windows to tokens and knows nothing of the model behind it.
+"""
+
+from hook.regions.extraction import RegionReport, extract_regions
+from hook.regions.plan import TokenBatch
+
+__all__ = ["RegionReport", "TokenBatch", "extract_regions"]

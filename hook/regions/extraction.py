@@ -1,0 +1,280 @@
+"""The tokens of a scene's windows as polygons with statistics and embeddings."""
+
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from pyproj import CRS
+from tqdm import tqdm
+
+from hook.errors import SceneError
+from hook.regions.layer import FORMATS, write_layer
+from hook.regions.plan import RegionPlan, TokenBatch, check_answer
+from hook.regions.strips import StripWriter, block_name, read_strips
+from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block
+from hook.scenes.cluster import Job
+from hook.scenes.journal import Journal
+from hook.scenes.mapping import RunBlocks, Scene, move_windows
+from hook.scenes.reader import AreaOfInterest, SceneReader
+from hook.scenes.staging import StagedFiles
+from hook.scenes.vectors import Place
+
+Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch]
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """What :func:`extract_regions` did."""
+
+    regions: int
+    """Rows of the file."""
+    pixels: int
+    """Pixels with data, each of which lies in one region."""
+    windows: int
+    """Windows of the grid."""
+    empty_windows: int
+    """Windows without a valid pixel, which the model did not see."""
+    seconds: float
+    """Wall time."""
+    resumed_windows: int = 0
+    """Windows that an interrupted run had done already."""
+
+
+def extract_regions(
+    tokenize: Tokenize | None,
+    input: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    embed_dims: int,
+    class_names: Sequence[str] | None = None,
+    indexes: Sequence[int] | None = None,
+    band_names: Sequence[str] | None = None,
+    window: int = 224,
+    overlap: float = 0,
+    batch_size: int = 4,
+    nodata: float | str | None = None,
+    aoi: AreaOfInterest | None = None,
+    explode: bool = False,
+    merge: float | None = None,
+    layer: str = "regions",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    fingerprint: Mapping[str, Any] | None = None,
+    run_blocks: RunBlocks | None = None,
+    block_windows: int = WINDOWS_PER_BLOCK,
+) -> RegionReport:
+    """Write the regions of the tokens of a whole scene, with statistics and embeddings.
+
+    A window's pixels belong to its tokens; each token's pixels make one region. Where windows
+    overlap, only their cores count (:meth:`hook.scenes.WindowGrid.core`), so that every pixel
+    with data lies in exactly one region, and what is nodata in none. Edges follow pixel edges, and
+    neighbours have the same vertices along their common edge.
+
+    Fields: ``window_id`` (number of the window in row-major order), ``token_id``, ``class_id``,
+    ``class_name`` and ``score`` (with ``class_names``), ``pixels``, ``area_m2`` and
+    ``perimeter_m`` (:func:`hook.scenes.statistics.areas_m2`, ``perimeters_m``; null without a
+    CRS), ``mean_<band>`` and ``std_<band>`` (of the population, native units, over the pixels
+    where all bands are valid; null where none is), ``embedding``, and the geometry: multipolygons,
+    or with ``explode`` polygons. With scores of tokens the class is that of the largest score;
+    with scores of pixels the most frequent one among the region's pixels, the lower index of
+    equals, and ``score`` is its mean probability over the region.
+
+    Merging joins regions of neighbouring windows that share an edge along the seam where the
+    cosine of their embeddings is above the threshold, and what is joined through others: regions
+    of many parts, which touch many, can so become one across the scene (``explode``). A joined
+    region has the window and token of its first one, the mean of the embeddings and of the
+    tokens' scores weighted by pixels, and the statistics of all its pixels.
+
+    Rows of windows are finished one by one. Memory depends on the window, the batch and the
+    scene's width, not on its height: 4 bytes per pixel of a row of windows for its labels, the
+    polygons being traced, and the regions of two rows of windows while the file is written. With
+    ``merge`` the regions that may go on in the next row are held too, all their polygons
+    included; one that joins all the scene is held as a whole.
+
+    Blocks of windows wait in ``.<output>.unfinished`` beside the output, with the rules of
+    :func:`hook.scenes.map_scene` for interruption, ``resume`` and several processes: the bytes are
+    always the same, and neither time nor place of the run is in the file.
+
+    Args:
+        tokenize: Called with windows (B, C, window, window) in native values and dtype, and their
+            validity (B, window, window) bool. B is always the same; a batch that lacks windows
+            repeats its last one. The model is asked only about windows with a valid pixel.
+        input: See :func:`hook.scenes.mapping.plan_scene`.
+        output: ``.parquet``: GeoParquet 1.1, ``embedding`` a fixed-size list of D float32; or
+            ``.gpkg``: GeoPackage, ``embedding`` a BLOB of D little-endian float32, as the layer's
+            metadata says.
+        embed_dims: Width of the embeddings, D.
+        class_names: K names, where ``tokenize`` gives scores.
+        indexes: 1-based bands in the model's order; all but alpha if None.
+        band_names: Names of these bands in the names of fields; ``1``, ``2``, ... if None.
+        window: Side of the model's window in pixels. A smaller scene is extended by reflection.
+        overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
+        batch_size: Windows per call of the model.
+        nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
+        aoi: Area of interest: only what lies inside is read.
+        explode: Make every 4-connected part of a token a region of its own.
+        merge: Cosine above which regions are joined, from -1 to 1; None: none are.
+        layer: Name of the layer in a GeoPackage.
+        resume: Go on with what an interrupted run left; without one, start.
+        overwrite: Replace an output that exists, and, without ``resume``, what an interrupted run
+            left.
+        progress: Show a progress bar (on a terminal).
+        fingerprint: What decides the answers of ``tokenize``, as JSON can hold it.
+        run_blocks: Runs the blocks elsewhere, see :func:`hook.scenes.cluster.on_cluster` with
+            :data:`REGIONS`; None: here.
+        block_windows: Least number of windows of a block.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SceneError: The scene cannot be read or lacks a band, an option is impossible, the output
+            exists or cannot be written, the model's answer has another shape or is not finite, or
+            the run to resume was another one.
+        Exception: Whatever ``tokenize`` raises, unchanged.
+    """
+    begun = time.monotonic()
+    output = Path(output)
+    inputs = (input,) if isinstance(input, str | Path) else tuple(input)
+    driver = _check_output(output, inputs)
+    if batch_size != int(batch_size) or batch_size < 1:
+        raise SceneError("batch_size", expected="1 or more", found=batch_size)
+    if merge is not None and not -1 <= merge <= 1:
+        raise SceneError("merge threshold", expected="a cosine from -1 to 1", found=merge)
+    scene = Scene(
+        tuple(str(path) for path in inputs),
+        None if indexes is None else tuple(indexes),
+        nodata,
+        aoi,
+    )
+    with scene.open() as reader:
+        plan = RegionPlan(
+            *(reader.height, reader.width, window, overlap, int(batch_size), block_windows),
+            embed_dims=int(embed_dims),
+            bands=_check_bands(band_names, len(reader.indexes)),
+            class_names=None if class_names is None else tuple(map(str, class_names)),
+            explode=bool(explode),
+            merge=None if merge is None else float(merge),
+        )
+        place = Place(reader.crs and CRS.from_user_input(reader.crs), reader.transform)
+        blocks = plan.blocks
+        journal = Journal(
+            output,
+            {
+                **scene.fingerprint(),
+                **dataclasses.asdict(plan),
+                "layer": layer,
+                "model": dict(fingerprint or {}),
+            },
+            resume,
+            overwrite,
+        )
+        try:
+            with StagedFiles(overwrite or resume, f".{output.name}.finished") as files:
+                staged = files.add(output)
+                missing = [block for block in blocks if not journal.has(block_name(block))]
+                resumed = len(plan.grid) - sum(len(b.windows(plan.grid)) for b in missing)
+                bar = tqdm(
+                    total=len(plan.grid),
+                    initial=resumed,
+                    unit="window",
+                    disable=None if progress else True,
+                )
+                with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(reader, plan)), bar:
+                    if run_blocks is None or not missing:
+                        _run_blocks(tokenize, reader, plan, missing, journal, bar.update)
+                    else:
+                        run_blocks(scene, plan, missing, journal, bar.update)
+                strips = tqdm(
+                    read_strips(journal, plan),
+                    "writing regions",
+                    len(plan.grid.row_offs),
+                    unit="row",
+                    disable=None if progress else True,
+                )
+                with strips:
+                    count = write_layer(strips, plan, place, staged, output, driver, layer)
+                files.commit()
+        except BaseException:
+            if not any(journal.folder.glob("*.done")):
+                journal.remove()  # there is nothing to go on with
+            raise
+        done = [journal.read_json(block_name(block)) for block in blocks]
+        journal.remove()
+    if place.crs is None:
+        warnings.warn(
+            f"{inputs[0]}: no CRS, so its regions have no area and no perimeter", stacklevel=2
+        )
+    return RegionReport(
+        regions=count,
+        pixels=sum(block["pixels"] for block in done),
+        windows=len(plan.grid),
+        empty_windows=sum(block["empty"] for block in done),
+        seconds=time.monotonic() - begun,
+        resumed_windows=resumed,
+    )
+
+
+def _check_output(output: Path, inputs: Sequence[str | Path]) -> str:
+    """Refuse names that are no output's; give the format."""
+    driver = FORMATS.get(output.suffix.lower())
+    if driver is None:
+        raise SceneError(
+            f"{output}: unknown format of regions",
+            expected=f"a name ending in {' or '.join(FORMATS)}",
+            found=output.suffix or "no ending",
+        )
+    for path in inputs:
+        if output.exists() and os.path.exists(path) and output.samefile(path):
+            raise SceneError(
+                f"{output}: is the input", remedy="give the output another name than the scene"
+            )
+    return driver
+
+
+def _check_bands(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    names = tuple(map(str, names or range(1, count + 1)))
+    # Fields of a GeoPackage are told apart without regard to case.
+    if len(names) != count or len({name.casefold() for name in names}) < count:
+        raise SceneError(
+            "band_names", expected=f"{count} names, one per band, all different", found=names
+        )
+    return names
+
+
+def _run_blocks(
+    tokenize: Tokenize,
+    reader: SceneReader,
+    plan: RegionPlan,
+    blocks: Sequence[Block],
+    journal: Journal,
+    report: Callable[[int], None],
+) -> None:
+    """Move the windows of some blocks through reader and model into the journal."""
+
+    def answer(images: np.ndarray, valid: np.ndarray) -> TokenBatch:
+        return check_answer(tokenize(images, valid), len(images), plan)
+
+    move_windows(answer, reader, plan, blocks, StripWriter(plan, journal), report)
+
+
+def _nothing_to_join(journal: Journal, plan: RegionPlan, index: int) -> None:
+    """Seams are seen to when the file is written, from top to bottom."""
+
+
+def _cache_bytes(reader: SceneReader, plan: RegionPlan) -> int:
+    """Give the size of GDAL's block cache: a row of windows."""
+    rows = min(plan.window + 2 * reader.block_height, plan.height)
+    return int(np.clip(rows * reader.row_bytes, 16 << 20, 512 << 20))
+
+
+REGIONS = Job(_run_blocks, _nothing_to_join, _cache_bytes)
+"""Blocks of :func:`extract_regions` for the workers of a cluster."""

@@ -1,0 +1,378 @@
+"""Rows of windows: from answers to regions with statistics and outlines, kept in a journal."""
+
+import bisect
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from rasterio import features
+
+from hook.errors import SceneError
+from hook.regions.plan import RegionPlan, TokenBatch
+from hook.scenes.blocks import Block
+from hook.scenes.grid import Window
+from hook.scenes.journal import Journal
+from hook.scenes.layers import writing
+from hook.scenes.mapping import Step
+from hook.scenes.vectors import add_junctions, label, touching
+
+_NOTHING = -1
+_OUTSIDE = -2
+
+
+class RegionTable(NamedTuple):
+    """Regions in columns."""
+
+    windows: np.ndarray
+    """(n,) int64: number of the window."""
+    tokens: np.ndarray
+    """(n,) int32."""
+    pixels: np.ndarray
+    """(n,) int64."""
+    counts: np.ndarray
+    """(n,) int64: pixels where all bands are valid."""
+    means: np.ndarray
+    """(n, C) float64: of these, 0 where there are none."""
+    squares: np.ndarray
+    """(n, C) float64: sums of squared differences from the mean."""
+    votes: np.ndarray
+    """(n, K) int64: pixels of each class; 0 with scores of tokens."""
+    scores: np.ndarray
+    """(n, K) float64: sums of probabilities over all pixels."""
+    embeddings: np.ndarray
+    """(n, D)."""
+    polygons: np.ndarray
+    """(n,) shapely geometries in pixel coordinates (column, row)."""
+
+    def take(self, index: np.ndarray | slice) -> "RegionTable":
+        """Some of the regions."""
+        return RegionTable(*(column[index] for column in self))
+
+    @staticmethod
+    def joined(parts: Sequence["RegionTable"]) -> "RegionTable":
+        """Tables below each other."""
+        return RegionTable(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class Strip(NamedTuple):
+    """The regions of one row of windows."""
+
+    first_row: int
+    height: int
+    regions: RegionTable
+    top: np.ndarray
+    """(width,) int32: which region each pixel of the first row lies in, -1 for none."""
+    bottom: np.ndarray
+    """(width,) int32: of the last row."""
+    pairs: np.ndarray
+    """(m, 2) int64: regions that share an edge along a seam of windows; only for merging."""
+
+
+class StripWriter:
+    """Makes regions of the answers to windows and writes rows of windows to the journal."""
+
+    def __init__(self, plan: RegionPlan, journal: Journal) -> None:
+        self._plan, self._journal, self._grid = plan, journal, plan.grid
+        self._begin_block()
+
+    def _begin_block(self) -> None:
+        self._row: int | None = None
+        self._labels: np.ndarray | None = None
+        self._parts: list[RegionTable] = []
+        self._names: list[str] = []
+        self._empty = self._pixels = 0
+
+    def consume(self, step: Step, answer: TokenBatch | None) -> None:
+        """Take the windows of a step."""
+        number = 0
+        for window, covered in step.windows:
+            row = bisect.bisect_left(self._grid.row_offs, window.row_off)
+            if row != self._row:
+                self._finish_row()
+                self._row = row
+                core = self._grid.core(window)
+                self._labels = np.full((core.height, self._grid.width), _NOTHING, np.int32)
+            if covered is None:
+                self._empty += 1
+                continue
+            one = TokenBatch(*(None if a is None else a[number] for a in answer))
+            self._add(window, covered, step.images[number], step.valid[number], one)
+            number += 1
+        if step.last:
+            self._finish_row()
+            self._journal.commit(self._names)
+            done = {"empty": self._empty, "pixels": self._pixels}
+            self._journal.write_text(block_name(step.block), json.dumps(done))
+            self._begin_block()
+
+    def _add(
+        self,
+        window: Window,
+        covered: np.ndarray,
+        image: np.ndarray,
+        valid: np.ndarray,
+        answer: TokenBatch,
+    ) -> None:
+        """Take one window; ``answer`` is what is known of it, without the axis of the batch."""
+        core = self._grid.core(window)
+        top, left = core.row_off - window.row_off, core.col_off - window.col_off
+        part = np.s_[..., top : top + core.height, left : left + core.width]
+        inside = covered[part]
+        if not inside.any():
+            return
+        labels = np.where(inside, answer.owners[part], np.int32(_NOTHING))
+        labels, tokens = _number_regions(labels, self._plan.explode)
+        count, own = len(tokens), labels[inside]
+        pixels = np.bincount(own, minlength=count)
+        regions = RegionTable(
+            np.full(count, self._number(window), np.int64),
+            tokens.astype(np.int32),
+            pixels,
+            *_measure(image[part], inside & valid[part], labels, count),
+            *self._count_classes(answer, part, inside, own, tokens, pixels),
+            answer.embeddings[tokens],
+            np.empty(count, object),
+        )
+        base = sum(len(earlier.tokens) for earlier in self._parts)
+        self._parts.append(regions)
+        target = self._labels[:, core.col_off : core.col_off + core.width]
+        target[inside] = own + base
+        self._pixels += len(own)
+
+    def _number(self, window: Window) -> int:
+        """Number of a window in row-major order."""
+        return self._row * len(self._grid.col_offs) + bisect.bisect_left(
+            self._grid.col_offs, window.col_off
+        )
+
+    def _count_classes(self, answer, part, inside, own, tokens, pixels) -> tuple:
+        """Votes and sums of probabilities (n, K) of the regions of a window."""
+        count, k = len(tokens), self._plan.num_classes
+        votes, sums = np.zeros((count, k), np.int64), np.zeros((count, k))
+        if answer.token_scores is not None:
+            sums = answer.token_scores[tokens].astype(np.float64) * pixels[:, np.newaxis]
+        elif answer.pixel_scores is not None:
+            scores = answer.pixel_scores[part][:, inside]  # K P
+            votes = np.bincount(own * k + scores.argmax(axis=0), minlength=count * k)
+            votes = votes.reshape(count, k)
+            for number, band in enumerate(scores):
+                sums[:, number] = np.bincount(own, band, minlength=count)
+        return votes, sums
+
+    def _finish_row(self) -> None:
+        """Trace the regions of a row of windows and write it."""
+        if self._row is None:
+            return
+        labels, plan = self._labels, self._plan
+        if self._parts:
+            regions = RegionTable.joined(self._parts)
+        else:
+            c, k, d = len(plan.bands), plan.num_classes, plan.embed_dims
+            shapes = [(0,)] * 4 + [(0, c)] * 2 + [(0, k)] * 2 + [(0, d)]
+            kinds = ("i8", "i4", "i8", "i8", "f8", "f8", "i8", "f8", "f4")
+            columns = (np.zeros(s, kind) for s, kind in zip(shapes, kinds, strict=True))
+            regions = RegionTable(*columns, np.empty(0, object))
+        first_row = self._grid.core(self._grid[self._row * len(self._grid.col_offs)]).row_off
+        polygons = _trace(labels, len(regions.tokens), first_row, plan.explode)
+        pairs = np.empty((0, 2), np.int64)
+        if plan.merge is not None:
+            cores = (self._grid.core(Window(0, col, 0, 0)) for col in self._grid.col_offs[1:])
+            seams = np.array([core.col_off for core in cores], np.int64)
+            pairs = touching(labels[:, seams - 1], labels[:, seams])
+        name = strip_name(self._row)
+        strip = Strip(first_row, len(labels), regions, labels[0], labels[-1], pairs)
+        path = self._journal.path(name)
+        with writing(path), self._journal.partial(name).open("wb") as file:
+            _save_strip(file, strip._replace(regions=regions._replace(polygons=polygons)))
+        self._names.append(name)
+        self._row, self._labels, self._parts = None, None, []
+
+    def close(self) -> None:
+        """Nothing is held open between rows of windows."""
+
+
+def _number_regions(labels: np.ndarray, explode: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Number the regions of a window, by token, parts of one in the order of first pixels.
+
+    Args:
+        labels: (h, w) int32 tokens, -1 for none.
+        explode: Number the 4-connected parts of tokens.
+
+    Returns:
+        (h, w) int32 numbers, -1 for none; and (n,) the tokens of the regions.
+    """
+    inside = labels >= 0
+    if not explode:
+        tokens, numbers = np.unique(labels[inside], return_inverse=True)
+    else:
+        parts, count = label(labels)
+        tokens = np.empty(count, np.int64)
+        tokens[parts[inside]] = labels[inside]
+        order = np.argsort(tokens, kind="stable")
+        ranks = np.empty(count, np.int64)
+        ranks[order] = np.arange(count)
+        tokens, numbers = tokens[order], ranks[parts[inside]]
+    found = np.full(labels.shape, _NOTHING, np.int32)
+    found[inside] = numbers
+    return found, tokens
+
+
+def _measure(
+    image: np.ndarray, known: np.ndarray, labels: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure the bands of regions.
+
+    Args:
+        image: (C, h, w) native values.
+        known: (h, w) bool, pixels that count.
+        labels: (h, w) numbers of regions where pixels count.
+        count: Number of regions n.
+
+    Returns:
+        (n,) pixels that count, (n, C) means and (n, C) sums of squared differences from these.
+    """
+    own = labels[known]
+    counts = np.bincount(own, minlength=count)
+    means, squares = np.zeros((2, count, len(image)))
+    for number, band in enumerate(image):
+        values = band[known].astype(np.float64)
+        sums = np.bincount(own, values, minlength=count)
+        means[:, number] = np.divide(sums, counts, out=np.zeros(count), where=counts > 0)
+        # Twice through the values: a sum of squares would lose the digits of a small spread.
+        values -= means[own, number]
+        squares[:, number] = np.bincount(own, values * values, minlength=count)
+    return counts, means, squares
+
+
+def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.ndarray:
+    """Trace the regions of a row of windows.
+
+    Args:
+        labels: (h, width) int32 numbers of regions, -1 for none.
+        count: Number of regions n.
+        first_row: Row of the scene that ``labels`` begin with.
+        explode: Each region is one polygon.
+
+    Returns:
+        (n,) multipolygons, or polygons with ``explode``, in pixel coordinates of the scene. Along
+        the upper and lower edge they have their own corners only, not those of what is beyond.
+    """
+    if not count:
+        return np.empty(0, object)
+    found = [
+        (int(number), shapely.geometry.shape(geometry))
+        for geometry, number in features.shapes(labels, mask=labels >= 0, connectivity=4)
+    ]
+    framed = np.full((labels.shape[0] + 2, labels.shape[1] + 2), _OUTSIDE, np.int32)
+    framed[1:-1, 1:-1] = labels
+    pieces = np.empty(len(found), object)
+    pieces[:] = [polygon for _, polygon in found]
+    pieces, _ = add_junctions(pieces, framed)
+    pieces = shapely.normalize(shapely.transform(pieces, lambda points: points + [0, first_row]))
+    numbers = np.array([number for number, _ in found])
+    order = np.argsort(numbers, kind="stable")
+    if explode:
+        return pieces[order]
+    return shapely.normalize(shapely.multipolygons(pieces[order], indices=numbers[order]))
+
+
+def block_name(block: Block) -> str:
+    """Name of the note that a block is done."""
+    return f"block{block.index:06d}.done"
+
+
+def strip_name(row: int) -> str:
+    """Name of the file of a row of windows."""
+    return f"row{row:06d}.npz"
+
+
+def _save_strip(file, strip: Strip) -> None:
+    """Write a row of windows, polygons as arrays of corners, which are whole numbers."""
+    columns = strip.regions._asdict()
+    arrays = strip._asdict() | columns
+    del arrays["regions"], arrays["polygons"]
+    if len(polygons := columns["polygons"]):
+        kind, corners, offsets = shapely.to_ragged_array(polygons)
+        arrays["corners"], arrays["kind"] = corners.astype(np.int32), kind.value
+        arrays |= {f"offsets{number}": values for number, values in enumerate(offsets)}
+    np.savez(file, **arrays)
+
+
+def _load_strip(path: Path) -> Strip:
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, ValueError) as error:
+        raise SceneError(
+            f"{path}: cannot be read",
+            found=error,
+            remedy="start again without what the interrupted run left (--overwrite)",
+        ) from error
+    polygons = np.empty(0, object)
+    if "kind" in arrays:
+        offsets = [arrays[name] for name in sorted(arrays) if name.startswith("offsets")]
+        polygons = shapely.from_ragged_array(
+            shapely.GeometryType(int(arrays["kind"])),
+            arrays["corners"].astype(np.float64),
+            tuple(offsets),
+        )
+    columns = [arrays[name] for name in RegionTable._fields[:-1]]
+    return Strip(
+        int(arrays["first_row"]),
+        int(arrays["height"]),
+        RegionTable(*columns, polygons),
+        *(arrays[name] for name in Strip._fields[3:]),
+    )
+
+
+def read_strips(journal: Journal, plan: RegionPlan) -> Iterator[Strip]:
+    """Read the rows of windows, with the vertices that neighbours above and below ask for."""
+    above, strip = None, _load_strip(journal.path(strip_name(0)))
+    for row in range(len(plan.grid.row_offs)):
+        last = row + 1 == len(plan.grid.row_offs)
+        following = None if last else _load_strip(journal.path(strip_name(row + 1)))
+        polygons = strip.regions.polygons
+        if above is not None:
+            polygons = insert_vertices(polygons, strip.first_row, _changes(above))
+        if following is not None:
+            below = strip.first_row + strip.height
+            polygons = insert_vertices(polygons, below, _changes(following.top))
+        above = strip.bottom
+        yield strip._replace(regions=strip.regions._replace(polygons=polygons))
+        strip = following
+
+
+def _changes(row: np.ndarray) -> np.ndarray:
+    """Columns of the edges between unlike pixels of a row."""
+    return np.flatnonzero(row[1:] != row[:-1]) + 1.0
+
+
+def insert_vertices(polygons: np.ndarray, row: int, columns: np.ndarray) -> np.ndarray:
+    """Add vertices to the edges that lie on a line between two rows of pixels.
+
+    Args:
+        polygons: (n,) geometries of one type in pixel coordinates.
+        row: The line.
+        columns: Where on it, in ascending order.
+    """
+    if not len(polygons) or not len(columns):
+        return polygons
+    kind, points, (rings, *outer) = shapely.to_ragged_array(polygons)
+    on_line = np.zeros(len(points), bool)
+    on_line[:-1] = (points[:-1, 1] == row) & (points[1:, 1] == row)
+    on_line[rings[1:] - 1] = False  # a ring ends; what follows is another
+    start = points[:, 0]
+    end = np.append(start[1:], 0)
+    first = np.searchsorted(columns, np.minimum(start, end), side="right")
+    stop = np.searchsorted(columns, np.maximum(start, end), side="left")
+    number = np.where(on_line, stop - first, 0).clip(min=0)
+    edge = np.repeat(np.arange(len(points)), number)
+    before = np.concatenate([[0], np.cumsum(number)])
+    along = np.arange(len(edge)) - before[edge]
+    index = np.where(end[edge] > start[edge], first[edge] + along, stop[edge] - 1 - along)
+    new = np.column_stack([columns[index], np.full(len(index), float(row))])
+    points = np.insert(points, edge + 1, new, axis=0)
+    return shapely.from_ragged_array(kind, points, (rings + before[rings], *outer))
