@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hook.errors import SceneError
+from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.staging import StagedFiles
 from hook.scenes.statistics import ClassArea, ClassMap
 from hook.scenes.statistics import class_statistics as measure
@@ -34,6 +35,8 @@ def vectorize_map(
 ) -> int:
     """Write the regions of a class map as polygons, see :func:`hook.scenes.polygonize`.
 
+    Where the map's STAC Item lies beside it, the polygons are named in it.
+
     Args:
         map_path: The map.
         output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``.
@@ -50,7 +53,7 @@ def vectorize_map(
     Raises:
         SceneError: See :func:`hook.scenes.polygonize`.
     """
-    return polygonize(
+    count = polygonize(
         map_path,
         output,
         min_area=min_area,
@@ -60,6 +63,9 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
+    if item := item_of_map(map_path):
+        add_vectors(item, output)
+    return count
 
 
 def class_statistics(

@@ -13,7 +13,7 @@ from torchgeo.datasets import GeoDataset
 
 from hook.apis.inference import default_window, is_segmentation, num_classes_of
 from hook.apis.profiling import require_compiler
-from hook.apis.provenance import model_fields
+from hook.apis.provenance import model_card
 from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
 from hook.datasets.bands import to_model_units
 from hook.drawing import distinct_palette
@@ -271,7 +271,7 @@ class SceneMapper(SceneModel):
                 progress=progress,
                 fingerprint=fingerprint,
                 run_blocks=run_blocks,
-                model=model_fields(
+                model=model_card(
                     model,
                     self.checkpoint,
                     window=window,

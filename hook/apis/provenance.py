@@ -3,6 +3,7 @@
 Fields: https://github.com/stac-extensions/mlm
 """
 
+import base64
 import hashlib
 import os
 import re
@@ -15,16 +16,16 @@ from torch import nn
 
 from hook.apis.inference import band_count_of, is_segmentation, num_classes_of
 from hook.drawing import distinct_palette
-from hook.scenes.stac import class_objects
+from hook.scenes.stac import ModelCard, class_objects
 
 
-def model_fields(
+def model_card(
     model: nn.Module,
     checkpoint: str | os.PathLike | None = None,
     *,
     window: int,
     hyperparameters: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ModelCard:
     """Describe a model in fields of the extension MLM.
 
     Args:
@@ -34,7 +35,7 @@ def model_fields(
         hyperparameters: What else decides its answers; entries of None are left out.
 
     Returns:
-        The fields, such as JSON can hold.
+        The fields, such as JSON can hold, and the checkpoint as an asset.
     """
     meta = model.dataset_meta
     segments = is_segmentation(model)
@@ -49,13 +50,14 @@ def model_fields(
     count = band_count_of(model) or len(scaling) or len(bands)
     size = [window, window]
     along = ["height", "width"]
+    checksum = None if checkpoint is None else _sha256(checkpoint)
     details = {
         "config": config,
-        "checkpoint_sha256": None if checkpoint is None else _sha256(checkpoint),
+        "checkpoint_sha256": checksum and checksum.hex(),
         "window": window,
         **(hyperparameters or {}),
     }
-    return {
+    fields = {
         "mlm:name": name,
         "mlm:architecture": _architecture(model),
         "mlm:tasks": [task],
@@ -68,7 +70,7 @@ def model_fields(
                 "bands": [str(band) for band in bands],
                 "input": {
                     "shape": [-1, count or -1, *size],
-                    "dim_order": ["batch", "channel", *along],
+                    "dim_order": ["batch", "bands" if bands else "channel", *along],
                     "data_type": "float32",
                 },
                 "value_scaling": scaling or None,
@@ -91,6 +93,20 @@ def model_fields(
         ],
         "mlm:hyperparameters": {key: value for key, value in details.items() if value is not None},
     }
+    return ModelCard(fields, checksum and _model_asset(checksum, [str(band) for band in bands]))
+
+
+def _model_asset(checksum: bytes, bands: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint, named by its content (RFC 6920): its place is not for others to know."""
+    digest = base64.urlsafe_b64encode(checksum).decode().rstrip("=")
+    asset = {
+        "href": f"ni:///sha-256;{digest}",
+        "type": "application/octet-stream",
+        "title": "Checkpoint of the model, by its checksum",
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": "torch.save",
+    }
+    return asset | ({"eo:bands": [{"name": band} for band in bands]} if bands else {})
 
 
 def _architecture(model: nn.Module) -> str:
@@ -137,6 +153,6 @@ def _per_band(value: float | Sequence[float] | None, usual: float, count: int) -
     return list(value) if isinstance(value, Sequence) else [float(value)] * count
 
 
-def _sha256(path: str | os.PathLike) -> str:
+def _sha256(path: str | os.PathLike) -> bytes:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").digest()

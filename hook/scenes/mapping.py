@@ -41,7 +41,7 @@ from hook.scenes.layers import (
     writing,
 )
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader
-from hook.scenes.stac import TimeSpan, WrittenLayer, write_stac_item
+from hook.scenes.stac import ModelCard, TimeSpan, WrittenLayer, write_stac_item
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import check_classes
 
@@ -255,7 +255,7 @@ def map_scene(
     progress: bool = True,
     fingerprint: Mapping[str, Any] | None = None,
     run_blocks: "RunBlocks | None" = None,
-    model: Mapping[str, Any] | None = None,
+    model: ModelCard | None = None,
     times: TimeSpan | None = None,
     **options: Any,
 ) -> MapReport:

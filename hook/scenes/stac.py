@@ -1,9 +1,8 @@
 """A STAC Item beside every map, so that catalogues and GIS programs find it.
 
 Follows STAC 1.1 (https://github.com/radiantearth/stac-spec) and its extensions projection,
-classification, raster, file and processing. What is known of the model is told in the fields of
-the extension MLM (Machine Learning Model), without declaring it: its schema asks for the model
-itself among the assets, and beside a map there is none.
+classification, raster, file and processing, and of MLM (Machine Learning Model) where the model's
+file is known: its schema asks for it among the assets.
 """
 
 import json
@@ -44,6 +43,15 @@ _TOLERANCE = 1e-7  # of a degree, a centimetre
 TimeSpan = tuple[datetime, datetime]
 
 
+class ModelCard(NamedTuple):
+    """What is known of the model that made a map."""
+
+    fields: Mapping[str, Any]
+    """Of the extension MLM, for the Item's properties."""
+    asset: Mapping[str, Any] | None = None
+    """Its file, with ``mlm:artifact_type`` and ``eo:bands``; None where no file is known."""
+
+
 class WrittenLayer(NamedTuple):
     """A layer of a map whose file is complete."""
 
@@ -62,7 +70,7 @@ def write_stac_item(
     output: Path,
     inputs: Sequence[str] = (),
     times: TimeSpan | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: ModelCard | None = None,
 ) -> None:
     """Write the Item of a map.
 
@@ -76,7 +84,7 @@ def write_stac_item(
         output: Final name of the Item; its stem is the Item's id.
         inputs: Names of the scene's files.
         times: First and last moment of the scene; None: unknown.
-        model: What is known of the model, in fields of the extension MLM.
+        model: What is known of the model.
     """
     outline = outline_wgs84(geometry)
     assets: dict[str, dict[str, Any]] = {}
@@ -90,6 +98,11 @@ def write_stac_item(
     ]
     if any(written.layer.scale is not None for written in layers):
         extensions.append(("raster", "2.0.0"))
+    if model is not None and model.asset is not None:
+        assets["model"] = dict(model.asset)
+        extensions.append(("mlm", "1.5.0"))
+        if "eo:bands" in model.asset:
+            extensions.append(("eo", "1.1.0"))
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -103,7 +116,7 @@ def write_stac_item(
             "processing:level": "L4",
             "processing:lineage": _lineage(inputs),
             "processing:software": {"hook-rs": __version__},
-            **(model or {}),
+            **(model.fields if model else {}),
         },
         "links": [],
         "assets": assets,
@@ -144,6 +157,24 @@ def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
     with StagedFiles(overwrite=True) as files:
         _write(files.add(item_path), item)
         files.commit()
+
+
+def item_of_map(map_path: str | Path) -> Path | None:
+    """Find the Item that :func:`write_stac_item` wrote beside a map.
+
+    Args:
+        map_path: The map.
+
+    Returns:
+        The Item; None where there is none, or another ``.json`` has its name.
+    """
+    path = Path(map_path).with_suffix(".json")
+    try:
+        item = json.loads(path.read_text("utf-8"))
+        found = item["stac_version"], item["assets"]["map"]["href"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return path if found[1] == f"./{Path(map_path).name}" else None
 
 
 def class_objects(

@@ -1,5 +1,7 @@
 """Map layers from a finished class map, as a notebook calls for them."""
 
+import json
+
 import geopandas
 import numpy as np
 import pytest
@@ -34,6 +36,21 @@ def test_layers_of_one_map_agree(class_map, tmp_path):
     assert {row.class_name: row.area_m2 for row in rows} == table.area_m2.to_dict()
     assert rows[0].area_m2 == 16 * 25
     assert (tmp_path / "map.csv").read_text() == format_statistics(rows)
+
+
+def test_polygons_join_the_item_of_the_map(class_map, tmp_path):
+    item = tmp_path / "map.json"
+    other = '{"stac_version": "1.1.0", "assets": {"map": {"href": "./land.tif"}}}'
+    for text in ("no item", "[]", other):  # other files of that name are left alone
+        item.write_text(text)
+        vectorize_map(class_map, tmp_path / "a.gpkg", overwrite=True, progress=False)
+        assert item.read_text() == text
+    item.write_text(other.replace("land", "map"))
+    (tmp_path / "sub").mkdir()
+    vectorize_map(class_map, tmp_path / "sub" / "b.parquet", progress=False)
+    found = json.loads(item.read_text())["assets"]["vectors"]
+    assert found["href"] == "./sub/b.parquet"
+    assert found["file:size"] == (tmp_path / "sub" / "b.parquet").stat().st_size
 
 
 def test_the_files_of_one_map_name_its_zones_once(class_map, tmp_path):

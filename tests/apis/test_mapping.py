@@ -1,5 +1,6 @@
 """Scenes through a model: against the model itself, window by window."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -78,6 +79,15 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     entry = properties["mlm:input"][0]
     assert entry["input"]["shape"] == [-1, 2, 32, 32]
     assert entry["bands"] == list(model.dataset_meta["bands"])
+    # What the schema of MLM 1.5.0 asks for besides: the model's file, and its bands.
+    assert "https://stac-extensions.github.io/mlm/v1.5.0/schema.json" in item["stac_extensions"]
+    assert "https://stac-extensions.github.io/eo/v1.1.0/schema.json" in item["stac_extensions"]
+    assert entry["input"]["dim_order"] == ["batch", "bands", "height", "width"]
+    asset = item["assets"]["model"]
+    assert asset["roles"] == ["mlm:model"] and asset["mlm:artifact_type"] == "torch.save"
+    assert asset["eo:bands"] == [{"name": "red"}, {"name": "nir"}]
+    digest = base64.urlsafe_b64decode(asset["href"].removeprefix("ni:///sha-256;") + "=")
+    assert digest == hashlib.sha256(seg_run[1].read_bytes()).digest()
     # The model's mean 1.3 and deviation 0.7 are in units of 0.01 of the file's values.
     scaling = {"type": "z-score", "mean": 130.0, "stddev": 70.0}
     assert entry["value_scaling"] == [scaling, scaling]
@@ -97,6 +107,10 @@ def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, sc
     model.dataset_meta = {k: v for k, v in model.dataset_meta.items() if k != "palette"}
     out = tmp_path / "map.tif"
     SceneMapper(model).map(scenes / "images" / "first.tif", out, overlap=0, progress=False)
+    # A loaded model may be another than its file: it is told of, but not named as an asset.
+    item = json.loads(out.with_suffix(".json").read_text("utf-8"))
+    assert "model" not in item["assets"] and "mlm:name" in item["properties"]
+    assert not any("/mlm/" in extension for extension in item["stac_extensions"])
     with rasterio.open(out) as result:
         found = [list(result.colormap(1)[k][:3]) for k in range(3)]
     assert found == distinct_palette(3)

@@ -13,6 +13,7 @@ from hook.errors import SceneError
 from hook.scenes import SceneGeometry, map_scene
 from hook.scenes.stac import (
     UNKNOWN_TIME,
+    ModelCard,
     add_vectors,
     class_objects,
     outline_wgs84,
@@ -46,7 +47,9 @@ def check_item(item: dict) -> None:
     assert properties["proj:code"] is None or ":" in properties["proj:code"]
     assert properties.get("proj:transform") is None or len(properties["proj:transform"]) == 6
     for asset in item["assets"].values():
-        assert asset["href"].startswith("./") and asset["type"] and asset["roles"]
+        # RFC 6920 for what is named by its checksum
+        assert re.fullmatch(r"\./.+|ni:///sha-256;[\w-]{43}", asset["href"])
+        assert asset["type"] and asset["roles"]
     for entry in item["assets"]["map"]["classification:classes"]:
         assert isinstance(entry["value"], int)
         assert re.fullmatch(r"[0-9A-Za-z-_]+", entry["name"])
@@ -75,7 +78,7 @@ def test_item_of_a_map(write_scene, softmax_of_bands, tmp_path):
         scores=("margin",),
         class_names=["Wald & Wiese", "Wasser (süß)"],
         palette=[(0, 160, 10), (1, 2, 255)],
-        model={"mlm:name": "hook-x"},
+        model=ModelCard({"mlm:name": "hook-x"}),
     )
     assert item["id"] == "land"
     with rasterio.open(out / "land.tif") as source:
