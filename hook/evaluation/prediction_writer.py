@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,10 @@ class PredictionWriter:
         self.nodata = int(np.iinfo(self.dtype).max)
         self._parts = self.folder / ".parts"
         self._count = 0
+        if get_rank() == 0:
+            # A test that is broken off leaves nothing behind. Other processes may end before the
+            # main one has read their chips.
+            weakref.finalize(self, shutil.rmtree, self._parts, ignore_errors=True)
 
     def keep(self, sample: dict, prediction: np.ndarray) -> Part:
         """Set one prediction aside.

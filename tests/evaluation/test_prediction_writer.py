@@ -1,5 +1,7 @@
 """Masks as files: scenes from chips, single chips, PNG; names; nothing half-written."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -120,3 +122,11 @@ def test_many_classes_take_more_bits(tmp_path):
     with rasterio.open(tmp_path / "t.tif") as result:
         assert result.nodata == 65535
         assert (result.read(1) == 299).all()
+
+
+def test_a_test_that_is_broken_off_leaves_nothing(tmp_path):
+    writer = PredictionWriter(tmp_path / "out", {"classes": ("a", "b")})
+    part = writer.keep({"img_path": "x"}, np.zeros((4, 4), int))
+    assert Path(part.file).is_file()
+    del writer
+    assert not list((tmp_path / "out").iterdir())
