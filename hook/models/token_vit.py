@@ -285,10 +285,7 @@ class TokenViT(BaseModule):
         for count in counts.unique().tolist():
             chosen = (counts == count).nonzero()[:, 0]
             order.append(chosen)
-            some = SeedMap(
-                seeds.features[chosen], None if seeds.valid is None else seeds.valid[chosen]
-            )
-            part = self._forward_seeds(images[chosen], some, count, options)
+            part = self._forward_seeds(images[chosen], seeds.take(chosen), count, options)
             parts.append(part if self.out_indices is not None else (part,))
         if self.out_indices is None:
             most = max(tokens.shape[1] for (tokens,) in parts)

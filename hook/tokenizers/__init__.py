@@ -7,7 +7,7 @@ Reference:
     image understanding", ISPRS J. Photogramm. Remote Sens. 218 (2024) 294-310, arXiv:2403.18593.
 """
 
-from hook.tokenizers.assignment import dense_features, token_map
+from hook.tokenizers.assignment import dense_features, diffuse_assignment, token_map
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
@@ -38,6 +38,7 @@ __all__ = [
     "StridedStem",
     "TokenizerOutput",
     "dense_features",
+    "diffuse_assignment",
     "dense_intermediate_layers",
     "token_map",
 ]

@@ -63,6 +63,58 @@ def explained_variance(features: Tensor, owners: Tensor) -> Tensor:
     return torch.where(total > 0, between / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
 
 
+def diffuse_assignment(
+    assignment: Tensor,
+    colours: Tensor,
+    steps: int,
+    contrast: float,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Let neighbouring cells of like colour share their tokens, so that regions hold together.
+
+    Each step moves weight across the edges between 4-connected cells, as heat flows, the less the
+    more the colours differ: regions lose their specks and keep the borders that the image has.
+    Nothing is lost or added: weights that sum to one over the tokens of a cell, or over the cells
+    of a token, still do.
+
+    Args:
+        assignment: (B, N, h, w) weights.
+        colours: (B, C, h, w) mean bands of the cells, in normalised units.
+        steps: Number of steps; weight travels about ``sqrt(steps / 2)`` cells over plain ground.
+        contrast: Root mean square difference of the bands at which an edge lets 61 % through.
+        valid: (B, h, w) bool; what is not valid neither gives nor takes. None: all cells are.
+
+    Returns:
+        (B, N, h, w) float32 weights.
+
+    Reference:
+        Perona & Malik, "Scale-space and edge detection using anisotropic diffusion", IEEE TPAMI
+        12(7), 1990, with their first edge-stopping function on the image's edges.
+    """
+    rate = 0.2  # below 1/4, at which the explicit scheme on four neighbours begins to swing
+    weights = assignment.float()
+    gates = []
+    for axis in (-1, -2):
+        length = colours.shape[axis] - 1
+        step = colours.narrow(axis, 1, length) - colours.narrow(axis, 0, length)
+        gate = rate * torch.exp(
+            -step.float().square().mean(dim=1, keepdim=True) / (2 * contrast**2)
+        )
+        if valid is not None:
+            both = valid.narrow(axis, 1, length) & valid.narrow(axis, 0, length)
+            gate = gate.masked_fill(~both[:, None], 0)
+        gates.append(gate)
+    for _ in range(steps):
+        flow_x = gates[0] * weights.diff(dim=-1)
+        flow_y = gates[1] * weights.diff(dim=-2)
+        weights = (
+            weights
+            + (F.pad(flow_x, (0, 1)) - F.pad(flow_x, (1, 0)))
+            + (F.pad(flow_y, (0, 0, 0, 1)) - F.pad(flow_y, (0, 0, 1, 0)))
+        )
+    return weights
+
+
 def dense_features(
     tokens: Tensor, assignment: Tensor, size: tuple[int, int], assign: str = "seed"
 ) -> Tensor:

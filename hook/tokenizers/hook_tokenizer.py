@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hook.tokenizers.assignment import explained_variance
+from hook.tokenizers.assignment import diffuse_assignment, explained_variance
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
     NearFarAttention,
@@ -98,6 +98,11 @@ class HookTokenizer(nn.Module):
             (``"fast"``); without it they count pixels.
         nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``); for
             images that reach the tokenizer through a model that passes on nothing else.
+        diffusion_steps: Steps in which neighbouring seeds of like colour share their tokens
+            (:func:`hook.tokenizers.diffuse_assignment`), so that regions have no specks; 0: none.
+            The tokens are those of the assignment before; maps and dense features have it after.
+        diffusion_contrast: Difference of the bands, in their normalised units, that counts as an
+            edge there.
         band_dropout: Probability that a training step sets a band of an image to zero, the mean
             of normalised images; one band always stays.
 
@@ -138,6 +143,8 @@ class HookTokenizer(nn.Module):
         stem_widths: tuple[int, ...] | None = None,
         resolution: float | None = None,
         nan_is_invalid: bool = False,
+        diffusion_steps: int = 0,
+        diffusion_contrast: float = 0.3,
         band_dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -178,6 +185,11 @@ class HookTokenizer(nn.Module):
             )
         if chosen["assign"] not in ("seed", "token"):
             raise ValueError(f"assign must be 'seed' or 'token', got {chosen['assign']!r}")
+        if diffusion_steps < 0 or not diffusion_contrast > 0:
+            raise ValueError(
+                "diffusion_steps must be at least 0 and diffusion_contrast above 0, got "
+                f"{diffusion_steps} and {diffusion_contrast}"
+            )
         if not 0 <= band_dropout < 1:
             raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
@@ -193,6 +205,7 @@ class HookTokenizer(nn.Module):
         self.masks = chosen["positions"] == "rotary"
         self.resolution = resolution
         self.nan_is_invalid = nan_is_invalid
+        self.diffusion_steps, self.diffusion_contrast = diffusion_steps, diffusion_contrast
         self.band_dropout = band_dropout
         if not self.masks and (resolution is not None or nan_is_invalid):
             name = "nan_is_invalid" if nan_is_invalid else "resolution"
@@ -272,8 +285,10 @@ class HookTokenizer(nn.Module):
             valid = known if valid is None else valid & known
         if self.training and self.band_dropout:
             images = self._drop_bands(images)
+        colours = self._colours(images, valid) if self.diffusion_steps else None
         if self.masks:
-            return self._perceive_any_size(images, valid, self._scale(resolution))
+            seeds = self._perceive_any_size(images, valid, self._scale(resolution))
+            return seeds._replace(colours=colours)
         if resolution is not None:
             raise ValueError(f"preset {self.preset!r} takes no resolution; 'fast' does")
         if min(h, w) < self.stride:
@@ -284,7 +299,19 @@ class HookTokenizer(nn.Module):
         size = seeds.shape[1:3]
         positions = resize_positions(self.pos_embed, self.grid_size, size)
         seeds = seeds + positions.reshape(1, *size, -1)
-        return SeedMap(self.perception(seeds), None)
+        return SeedMap(self.perception(seeds), None, colours)
+
+    def _colours(self, images: Tensor, valid: Tensor | None) -> Tensor:
+        """Mean of each band over the valid pixels of a seed, (B, C, h, w)."""
+        if not self.masks:
+            return F.avg_pool2d(images, self.stride)
+        missing = (0, -images.shape[-1] % self.stride, 0, -images.shape[-2] % self.stride)
+        mask = torch.ones_like(images[:, :1]) if valid is None else valid[:, None].to(images.dtype)
+        if valid is not None:
+            images = images.masked_fill(~valid[:, None], 0)
+        share = F.avg_pool2d(F.pad(mask, missing), self.stride)
+        means = F.avg_pool2d(F.pad(images, missing), self.stride)
+        return means / share.clamp(min=1 / self.stride**2)
 
     def _perceive_any_size(
         self, images: Tensor, valid: Tensor | None, scale: Tensor | float
@@ -371,7 +398,16 @@ class HookTokenizer(nn.Module):
         tokens, assignment = self.vectorization(seeds.features.flatten(1, 2), valid, num_tokens)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
-        return TokenizerOutput(tokens, assignment.reshape(b, num_tokens, h, w))
+        assignment = assignment.reshape(b, num_tokens, h, w)
+        if self.diffusion_steps:
+            assignment = diffuse_assignment(
+                assignment,
+                seeds.colours,
+                self.diffusion_steps,
+                self.diffusion_contrast,
+                seeds.valid,
+            ).to(assignment.dtype)
+        return TokenizerOutput(tokens, assignment)
 
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:

@@ -26,7 +26,14 @@ class SeedMap(NamedTuple):
     Attributes:
         features: (B, h, w, D) one feature vector per seed; zero where not valid.
         valid: (B, h, w) bool; None where every seed is valid.
+        colours: (B, C, h, w) mean of each band over a seed's valid pixels; None where the
+            tokenizer has no use for it.
     """
 
     features: Tensor
     valid: Tensor | None
+    colours: Tensor | None = None
+
+    def take(self, index: Tensor) -> "SeedMap":
+        """Some images of the batch."""
+        return SeedMap(*(None if part is None else part[index] for part in self))

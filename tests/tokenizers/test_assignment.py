@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from hook.tokenizers import dense_features, token_map
+from hook.tokenizers import dense_features, diffuse_assignment, token_map
 from hook.tokenizers.assignment import explained_variance, seed_ownership
 
 
@@ -105,3 +106,45 @@ def test_explained_variance_equals_numpys():
 def test_seeds_that_are_alike_are_explained(owner):
     owners = torch.full((1, 5), owner)
     assert explained_variance(torch.ones(1, 5, 3), owners).item() == 1
+
+
+def test_diffusion_on_plain_ground_is_that_of_heat():
+    """Against scipy: on equal colours a step is a convolution with the five-point stencil."""
+    weights = np.random.default_rng(0).random((9, 11))
+    found = diffuse_assignment(
+        torch.tensor(weights, dtype=torch.float64)[None, None], torch.zeros(1, 2, 9, 11), 7, 1.0
+    )
+    stencil = np.array([[0, 0.2, 0], [0.2, 0.2, 0.2], [0, 0.2, 0]])
+    for _ in range(7):
+        weights = ndimage.convolve(weights, stencil, mode="nearest")
+    np.testing.assert_allclose(found[0, 0], weights, atol=1e-6)
+
+
+def test_diffusion_is_the_gradient_flow_of_its_energy():
+    """One step against autograd: the energy is the squared differences across open edges."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(2, 3, 6, 5, generator=generator, requires_grad=True)
+    colours = torch.randn(2, 4, 6, 5, generator=generator)
+    energy = 0
+    for axis in (-1, -2):
+        open_edge = torch.exp(-colours.diff(dim=axis).square().mean(1, keepdim=True) / (2 * 0.7**2))
+        energy = energy + (open_edge * weights.diff(dim=axis).square()).sum() / 2
+    (slope,) = torch.autograd.grad(energy, weights)
+    found = diffuse_assignment(weights, colours, 1, 0.7)
+    assert torch.allclose(found, weights - 0.2 * slope, atol=1e-6)
+
+
+def test_diffusion_keeps_sums_and_stops_at_edges_and_invalid_cells():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, 3, 8, 8, generator=generator).softmax(dim=1)
+    colours = torch.zeros(1, 1, 8, 8)
+    colours[..., 3:] = 100.0  # a wall
+    valid = torch.ones(1, 8, 8, dtype=torch.bool)
+    valid[:, 5] = False
+    found = diffuse_assignment(weights, colours, 400, 0.3, valid)
+    assert torch.allclose(found.sum(dim=1), torch.ones(1, 8, 8), atol=1e-5)
+    assert torch.allclose(found.sum(dim=(2, 3)), weights.sum(dim=(2, 3)), atol=1e-3)
+    assert torch.equal(found[:, :, 5], weights[:, :, 5])
+    for part in (np.s_[..., :5, :3], np.s_[..., :5, 3:], np.s_[..., 6:, :3], np.s_[..., 6:, 3:]):
+        mean = weights[part].mean(dim=(-2, -1), keepdim=True)
+        assert torch.allclose(found[part], mean.expand_as(found[part]), atol=1e-3)

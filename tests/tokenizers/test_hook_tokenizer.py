@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hook.tokenizers import HookTokenizer, ObjectVectorization, TokenizerOutput, token_map
-from hook.tokenizers.assignment import explained_variance
+from hook.tokenizers.assignment import diffuse_assignment, explained_variance
 
 
 def small(**options):
@@ -134,6 +134,8 @@ def test_constant_image_gives_finite_tokens(preset):
         (dict(assign="pixel"), "assign"),
         (dict(max_tokens=4), "max_tokens"),
         (dict(num_iterations=0), "num_iterations"),
+        (dict(diffusion_steps=-1), "diffusion_steps"),
+        (dict(diffusion_contrast=0.0), "diffusion_contrast"),
         (dict(band_dropout=1.0), "band_dropout"),
         (dict(num_latents=4), "'reference' has no part that num_latents"),
         (dict(resolution=10.0), "'reference' has no part that resolution"),
@@ -198,9 +200,11 @@ def test_one_set_of_weights_takes_any_size(assign, size):
 @ASSIGN
 @pytest.mark.parametrize("size", [(50, 70), (33, 47), (64, 32)])
 @pytest.mark.parametrize("filling", [0.0, 1e4, float("nan")])
-def test_padding_owns_nothing(assign, size, filling):
+@pytest.mark.parametrize("diffusion_steps", [0, 9])
+def test_padding_owns_nothing(assign, size, filling, diffusion_steps):
     """An image alone and in a larger batch, whatever the padding holds."""
-    tokenizer = small(preset="fast", assign=assign, num_iterations=2)
+    options = dict(assign=assign, num_iterations=2, diffusion_steps=diffusion_steps)
+    tokenizer = small(preset="fast", **options)
     image = torch.randn(2, 3, *size)
     alone = tokenizer(image)
     padded = torch.full((2, 3, 96, 128), filling)
@@ -413,3 +417,22 @@ def test_band_dropout_sets_whole_bands_to_zero_while_training():
     assert torch.equal(gone.all(dim=2), gone.any(dim=2))  # whole bands
     assert 0.45 < gone.all(dim=2).float().mean() < 0.55
     assert not gone.all(dim=2).all(dim=1).any()  # one stays
+
+
+@PRESETS
+@ASSIGN
+def test_diffusion_of_a_tokenizer_is_that_of_its_assignment(preset, assign):
+    options = dict(preset=preset, assign=assign)
+    plain, diffused = small(**options), small(**options, diffusion_steps=5, diffusion_contrast=0.4)
+    diffused.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    before, after = plain(images), diffused(images)
+    assert torch.equal(before.tokens, after.tokens)
+    colours = images.unflatten(-1, (8, 4)).unflatten(2, (8, 4)).mean(dim=(3, 5))
+    expected = diffuse_assignment(before.assignment, colours, 5, 0.4)
+    assert torch.allclose(after.assignment, expected, atol=1e-6)
+    assert not torch.allclose(after.assignment, before.assignment, atol=1e-4)
+    after.assignment.square().sum().backward()
+    assert any(
+        w.grad.abs().sum() > 0 for w in diffused.vectorization.parameters() if w.grad is not None
+    )
