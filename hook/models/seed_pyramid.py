@@ -15,7 +15,8 @@ class SeedPyramid(BaseModule):
 
     What the tokens say of each seed is pooled to the level and projected; what the seeds say
     themselves comes down through strided 3x3 convolutions and is added; a residual 3x3
-    convolution joins the two. Either may be left out.
+    convolution joins the two. Either may be left out. With both, the projection of the tokens
+    begins at zero: a pyramid of seeds, which tokens enter as they learn to help.
 
     Args:
         in_channels: Channels of the four token maps; None for a pyramid of seeds only.
@@ -67,6 +68,10 @@ class SeedPyramid(BaseModule):
                     ConvNormAct(deep),
                 )
                 self.descend.append(step)
+        if self.project and self.descend:
+            for projection in self.project:
+                nn.init.zeros_(projection.weight)
+                nn.init.zeros_(projection.bias)
         self.join = nn.ModuleList(ConvNormAct(c) for c in out_channels)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -103,6 +108,14 @@ class SeedPyramid(BaseModule):
                 if i:
                     pooled = F.avg_pool2d(pooled, 2**i, ceil_mode=True, count_include_pad=False)
                 tokens = self.project[i](pooled)
+                if x is not None and x.shape[-2:] != tokens.shape[-2:]:
+                    raise ConfigError(
+                        "model.neck gets token maps and seeds of different sizes",
+                        expected=f"token maps of {maps[-1].shape[-2]} x {maps[-1].shape[-1]} cells",
+                        found=f"{tokens.shape[-2]} x {tokens.shape[-1]}",
+                        remedy="set model.backbone.dense_size to the seeds' grid (img_size / 4), "
+                        "or model.backbone.tokenizer.assign to 'token'",
+                    )
                 x = tokens if x is None else x + tokens
             levels.append(join(x))
         return tuple(levels)
