@@ -101,6 +101,33 @@ def test_untrained_alone(tool, seg_run, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == first  # the seed decides all
 
 
+def test_tokens_of_another_model_and_without_specks(
+    tool, seg_run, cls_run, patch_run, tiny, scenes, tmp_path, monkeypatch
+):
+    other = tiny.write_seg_config(
+        tmp_path / "other.py", scenes, 'model["backbone"]["tokenizer"]["num_tokens"] = 2'
+    )
+    weights = tiny.write_checkpoint(other, tmp_path / "other.pth")
+    counts = {}
+    for steps in (0, 30):
+        out = tmp_path / f"{steps}.json"
+        _main(
+            tool, monkeypatch, *seg_run, "--num-tokens", 2, 4, "--max-images", 3, "--json", out,
+            "--beside", "other", other, weights, "--diffusion-steps", steps,
+        )  # fmt: skip
+        report = json.loads(out.read_text())
+        assert report["diffusion_steps"] == steps
+        names = [[row["name"] for row in c["rows"]] for c in report["comparisons"]]
+        # It has queries for two tokens only.
+        assert ["HOOK tokens (other)" in row for row in names] == [True, True, False, False]
+        counts[steps] = [c["rows"][0]["components"] for c in report["comparisons"][1::2]]
+    assert all(few < many for few, many in zip(counts[30], counts[0], strict=True))
+    with pytest.raises(SystemExit):
+        _main(tool, monkeypatch, *seg_run, "--beside", "patches", *patch_run)
+    with pytest.raises(SystemExit):
+        _main(tool, monkeypatch, *seg_run, "--diffusion-steps", -1)
+
+
 def test_pictures_show_which_boundaries_are_met(tool, seg_run, tmp_path, monkeypatch):
     truth = np.zeros((32, 32), np.uint8)
     truth[:, 8:16] = 1

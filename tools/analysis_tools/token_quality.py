@@ -9,6 +9,10 @@ Goes over the config's test images, which need masks. Two comparisons for every 
   merged into the neighbour with the longest shared border), and as many regions of SLIC,
   Felzenszwalb and Huttenlocher, a regular grid and merged patches.
 
+Both put the tokens of ``--beside`` models in rows of their own, such as tokenizers that have never
+seen the data. ``--diffusion-steps`` lets neighbouring seeds of like colour share their tokens
+before any map is made (see HookTokenizer), which joins specks to what surrounds them.
+
 Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
 (Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
 
@@ -74,6 +78,7 @@ from hook.evaluation.superpixels import (
     slic_regions,
 )
 from hook.registry import DATASETS
+from hook.tokenizers import HookTokenizer
 
 IGNORE_INDEX = 255
 FRAGMENT = 16  # pixels; the area of a seed
@@ -90,6 +95,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", nargs="?", help="its checkpoint; may miss with --untrained")
     parser.add_argument(
         "--num-tokens", type=int, nargs="+", metavar="K", help="tokens (default: the model's)"
+    )
+    parser.add_argument(
+        "--beside",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "CONFIG", "CHECKPOINT"),
+        help="another model with tokens, a classification too; may be repeated",
+    )
+    parser.add_argument(
+        "--diffusion-steps", type=int, metavar="N", help="of all tokenizers (default: their own)"
     )
     parser.add_argument("--patch-config", metavar="CONFIG", help="config of a patch embedding")
     parser.add_argument("--patch-checkpoint", metavar="FILE", help="its checkpoint")
@@ -168,6 +184,11 @@ class Tokenizing:
 
     name: str
     model: nn.Module
+
+    def can_give(self, num_tokens: int | None) -> bool:
+        """Whether the model has queries for so many tokens."""
+        most = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
+        return num_tokens is None or num_tokens <= most
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """(H, W) index of the token of each pixel; -1 where there is none."""
@@ -254,7 +275,9 @@ def compare(
         for count, by_labels, by_components in zip(
             counts, comparisons[::2], comparisons[1::2], strict=True
         ):
-            maps = {model.name: model.regions(chip, count) for model in models}
+            maps = {
+                model.name: model.regions(chip, count) for model in models if model.can_give(count)
+            }
             parts = {name: merge_fragments(regions, FRAGMENT) for name, regions in maps.items()}
             labels = others(chip, _count(maps[models[0].name]), features, "labels", seed)
             components = others(chip, _count(parts[models[0].name]), features, "components", seed)
@@ -546,6 +569,26 @@ def load_models(
     return models
 
 
+def load_beside(args: argparse.Namespace) -> list[Tokenizing]:
+    """Load the models of ``--beside``.
+
+    Raises:
+        ConfigError: A model has no tokens.
+        CheckpointError: A checkpoint cannot be read or belongs to another model.
+    """
+    models = []
+    for name, config, checkpoint in args.beside:
+        model = load_model(load_config(config), checkpoint, args.device)
+        if not isinstance(getattr(model.backbone, "tokenizer", None), HookTokenizer):
+            raise ConfigError(
+                f"--beside {name}: {config} has no tokens of its own",
+                expected="a model with hook.HookTokenizer",
+                found=type(model.backbone).__name__,
+            )
+        models.append(Tokenizing(f"HOOK tokens ({name})", model))
+    return models
+
+
 def check(args: argparse.Namespace) -> None:
     """Refuse options that cannot be used, before the images are read.
 
@@ -569,6 +612,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.max_images is not None and args.max_images < 1:
         raise ConfigError("--max-images", expected="1 or more", found=args.max_images)
+    if args.diffusion_steps is not None and args.diffusion_steps < 0:
+        raise ConfigError("--diffusion-steps", expected="0 or more", found=args.diffusion_steps)
     check_tolerance(args.tolerance, "--tolerance")
     prepare_output(args.json, "--json")
     if args.show_dir is not None:
@@ -589,6 +634,10 @@ def main() -> None:
         for count in counts:
             with use_tokens(tokenizing.model, count):
                 continue
+    models += load_beside(args)
+    if args.diffusion_steps is not None:
+        for tokenizing in models:
+            tokenizing.model.backbone.tokenizer.diffusion_steps = args.diffusion_steps
     patches = []
     if args.patch_config:
         for state, model in load_models(args.patch_config, args.patch_checkpoint, args, None):
@@ -622,6 +671,11 @@ def main() -> None:
         "command": shown_command(sys.argv),
         "config": shown_path(args.config),
         "checkpoint": args.checkpoint and shown_path(args.checkpoint),
+        "beside": [
+            {"name": name, "config": shown_path(config), "checkpoint": shown_path(checkpoint)}
+            for name, config, checkpoint in args.beside
+        ],
+        "diffusion_steps": args.diffusion_steps,
         "patch_config": args.patch_config and shown_path(args.patch_config),
         "patch_checkpoint": args.patch_checkpoint and shown_path(args.patch_checkpoint),
         "images": len(names),
