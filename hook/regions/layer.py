@@ -26,6 +26,9 @@ from hook.scenes.vectors import (
 FORMATS = {".parquet": "Parquet", ".gpkg": "GPKG"}
 """Endings of region files and GDAL's names of their formats."""
 
+EMBEDDING = "embedding"
+"""Name of the column of embeddings."""
+
 # Of a row group or batch: embeddings make rows long.
 _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 20_000
@@ -44,13 +47,42 @@ def write_layer(
     schema = _schema(plan, driver)
     kind = "Polygon" if plan.explode else "MultiPolygon"
     tables = _tables(_finished(strips, plan), plan, place, schema)
+    return write_tables(tables, schema, place, staged, output, driver, layer, kind)
+
+
+def write_tables(
+    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
+    schema: pa.Schema,
+    place: Place,
+    staged: Path,
+    output: Path,
+    driver: str,
+    layer: str,
+    kind: str,
+) -> int:
+    """Write tables of regions, and what kind of BLOB a GeoPackage has for embeddings.
+
+    Args:
+        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
+        schema: Of the tables.
+        place: Says the CRS.
+        staged: File to write.
+        output: Its name in messages.
+        driver: GDAL's name of the format.
+        layer: Name of the layer.
+        kind: ``"Polygon"`` or ``"MultiPolygon"``.
+
+    Returns:
+        The number of regions.
+
+    Raises:
+        SceneError: The file cannot be written.
+    """
     try:
         if driver == "Parquet":
             return write_geoparquet(tables, schema, staged, place, kind)
-        notes = {
-            "embedding": f"BLOB of {plan.embed_dims} little-endian float32",
-            "embedding_dims": str(plan.embed_dims),
-        }
+        notes = dict(schema.metadata or {}) if driver == "GPKG" else {}
+        notes = {name.decode(): value.decode() for name, value in notes.items()}
         with without_clock():
             return write_with_gdal(tables, schema, staged, driver, layer, place, kind, notes)
     except WRITE_ERRORS as error:
@@ -59,6 +91,25 @@ def write_layer(
             found=error,
             remedy="check the free space of the disk and the folder's permissions",
         ) from error
+
+
+def embedding_field(dims: int, driver: str) -> tuple[pa.Field, dict[str, str]]:
+    """Give the field of embeddings of D numbers in a format, and what its layer says of it."""
+    if driver == "Parquet":
+        return pa.field(EMBEDDING, pa.list_(pa.float32(), dims)), {}
+    # Formats of GDAL's have no lists of numbers that all programs read.
+    return pa.field(EMBEDDING, pa.binary()), {
+        "embedding": f"BLOB of {dims} little-endian float32",
+        "embedding_dims": str(dims),
+    }
+
+
+def embedding_column(vectors: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Embeddings (n, D) as a column of that type."""
+    vectors = np.ascontiguousarray(vectors, "<f4")
+    if pa.types.is_binary(kind):
+        return pa.array([row.tobytes() for row in vectors], pa.binary())
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
 
 
 def _finished(strips: Iterator[Strip], plan: RegionPlan) -> Iterator[RegionTable]:
@@ -72,15 +123,13 @@ def _finished(strips: Iterator[Strip], plan: RegionPlan) -> Iterator[RegionTable
 
 
 def _schema(plan: RegionPlan, driver: str) -> pa.Schema:
-    dims = plan.embed_dims
     fields = [("window_id", pa.int64()), ("token_id", pa.int32())]
     if plan.class_names is not None:
         fields += [("class_id", pa.int32()), ("class_name", pa.string()), ("score", pa.float64())]
     fields += [("pixels", pa.int64()), ("area_m2", pa.float64()), ("perimeter_m", pa.float64())]
     fields += [(f"{kind}_{b}", pa.float64()) for b in plan.bands for kind in ("mean", "std")]
-    # Formats of GDAL's have no lists of numbers that all programs read.
-    vector = pa.list_(pa.float32(), dims) if driver == "Parquet" else pa.binary()
-    return pa.schema([*fields, ("embedding", vector), (GEOMETRY, pa.binary())])
+    vector, notes = embedding_field(plan.embed_dims, driver)
+    return pa.schema([*fields, vector, (GEOMETRY, pa.binary())], notes or None)
 
 
 def _tables(
@@ -112,12 +161,7 @@ def _tables(
         deviations = np.sqrt(part.squares / known)
         for mean, deviation in zip(means.T, deviations.T, strict=True):
             columns += [pa.array(mean, from_pandas=True), pa.array(deviation, from_pandas=True)]
-        vectors = np.ascontiguousarray(part.embeddings, "<f4")
-        if pa.types.is_binary(schema.field("embedding").type):
-            columns.append(pa.array([row.tobytes() for row in vectors], pa.binary()))
-        else:
-            flat = pa.array(vectors.ravel())
-            columns.append(pa.FixedSizeListArray.from_arrays(flat, plan.embed_dims))
+        columns.append(embedding_column(part.embeddings, schema.field(EMBEDDING).type))
         columns.append(pa.array(shapely.to_wkb(polygons), pa.binary()))
         yield pa.record_batch(columns, schema), shapely.bounds(polygons)
 
@@ -128,9 +172,14 @@ def _perimeters(polygons: np.ndarray, crs: CRS | None) -> np.ndarray:
     return np.bincount(owners, perimeters_m(parts, crs), minlength=len(polygons))
 
 
+def batch_rows(dims: int) -> int:
+    """Rows of a row group or batch with embeddings of D numbers."""
+    return int(np.clip(_BATCH_BYTES // (4 * max(dims, 1)), 1, _BATCH_ROWS))
+
+
 def _batches(regions: Iterator[RegionTable], plan: RegionPlan) -> Iterator[RegionTable]:
     """Regroup tables into such of one number of rows, the last of fewer."""
-    size = int(np.clip(_BATCH_BYTES // (4 * plan.embed_dims), 1, _BATCH_ROWS))
+    size = batch_rows(plan.embed_dims)
     waiting, count = [], 0
     for part in regions:
         waiting.append(part)

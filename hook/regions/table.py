@@ -1,0 +1,481 @@
+"""Region files read back: fields, geometries and embeddings as arrays, and written again."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyogrio
+import rasterio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+
+from hook.errors import ConfigError, DataError, SceneError
+from hook.regions.layer import (
+    EMBEDDING,
+    batch_rows,
+    embedding_column,
+    embedding_field,
+    write_tables,
+)
+from hook.scenes.statistics import areas_m2
+from hook.scenes.vectors import DRIVERS, GEOMETRY
+
+CHUNK_BYTES = 64 << 20
+"""Size of the embeddings that are worked on at a time."""
+
+_BOX = "bbox"
+# GDAL's formats that hold no numbers beside each other that other programs read.
+_WITHOUT_EMBEDDINGS = ("FlatGeobuf", "GeoJSON")
+_LISTS = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+_READ_ERRORS = (DataSourceError, DataLayerError, pa.ArrowException, OSError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """A table of N regions. A region's id is its row number, from 0.
+
+    Args:
+        source: Name of the file in messages.
+        fields: All but geometry and embedding, N rows.
+        geometry: (N,) shapely (multi)polygons.
+        crs: Their CRS.
+        embeddings: (N, D) float32, or None where the file has none. A row of NaN stands for null.
+    """
+
+    source: str
+    fields: pa.Table
+    geometry: np.ndarray
+    crs: CRS | None
+    embeddings: np.ndarray | None
+
+    @classmethod
+    def read(cls, regions: str | os.PathLike | geopandas.GeoDataFrame) -> "Regions":
+        """Read a file, or take a table.
+
+        Args:
+            regions: GeoParquet or any vector file of GDAL's (its first layer), with the embedding
+                as a list of numbers or a BLOB of little-endian float32; or a table of this kind.
+
+        Raises:
+            DataError: It cannot be read, holds no regions, or its embeddings are no vectors of one
+                width.
+        """
+        if isinstance(regions, geopandas.GeoDataFrame):
+            read, source = _from_table, "the table of regions"
+        else:
+            source = os.fspath(regions)
+            parquet = Path(source).suffix.lower() == ".parquet"
+            read = _from_parquet if parquet else _from_gdal
+        try:
+            found = read(regions, source)
+        except _READ_ERRORS as error:
+            missing = isinstance(regions, str | os.PathLike) and not Path(source).exists()
+            raise DataError(
+                f"{source}: cannot be read",
+                expected="regions as 'hook regions' writes them, .parquet or .gpkg",
+                found="no such file" if missing else " ".join(str(error).split()),
+                remedy="check the path and that the file is complete",
+            ) from None
+        if not len(found):
+            raise DataError(f"{source}: holds no regions", expected="one region or more")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def require_embeddings(self) -> np.ndarray:
+        """Return the embeddings (N, D).
+
+        Raises:
+            DataError: There are none.
+        """
+        if self.embeddings is None:
+            raise DataError(
+                f"{self.source}: has no field {EMBEDDING}",
+                expected="a vector for each region",
+                found=", ".join(self.fields.column_names) or "no fields",
+                remedy="write the regions with 'hook regions', as .parquet or .gpkg",
+            )
+        return self.embeddings
+
+    def take(self, rows: np.ndarray) -> "Regions":
+        """Choose rows (M,), in that order."""
+        return replace(
+            self,
+            fields=self.fields.take(pa.array(rows)),
+            geometry=self.geometry[rows],
+            embeddings=None if self.embeddings is None else self.embeddings[rows],
+        )
+
+    def with_fields(self, new: Mapping[str, pa.Array], first: bool = False) -> "Regions":
+        """Add fields, in the place of any that have their names.
+
+        Args:
+            new: Columns of N values.
+            first: Before the others, not after them.
+        """
+        # Fields of a GeoPackage are told apart without regard to case.
+        names = {name.casefold() for name in new}
+        kept = {n: self.fields[n] for n in self.fields.column_names if n.casefold() not in names}
+        columns = {**new, **kept} if first else {**kept, **new}
+        return replace(self, fields=pa.table(columns))
+
+    # ------------------------------------------------------------------------------ places
+    @cached_property
+    def tree(self) -> shapely.STRtree:
+        """Finds regions by their place."""
+        return shapely.STRtree(self.geometry)
+
+    def containing(self, points: np.ndarray) -> np.ndarray:
+        """Find the region of each point; of several, on a common edge, the first.
+
+        Args:
+            points: (P,) shapely points in the regions' CRS.
+
+        Returns:
+            (P,) region ids, -1 outside all regions.
+        """
+        numbers, rows = self.tree.query(points, predicate="intersects")
+        found = np.full(len(points), len(self))
+        np.minimum.at(found, numbers, rows)
+        return np.where(found < len(self), found, -1)
+
+    def overlapping(self, polygon: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
+        """Find the regions that share an area with a polygon.
+
+        Args:
+            polygon: (Multi)polygon in the regions' CRS.
+
+        Returns:
+            (M,) region ids in ascending order, and the areas they share with it:
+            :func:`hook.scenes.statistics.areas_m2`, or those of the plane without a CRS.
+        """
+        rows = np.sort(self.tree.query(polygon, predicate="intersects"))
+        geometry = self.geometry[rows]
+        if not shapely.is_valid(geometry).all():
+            geometry = shapely.make_valid(geometry)
+        areas = self.areas(shapely.intersection(geometry, polygon))
+        return rows[areas > 0], areas[areas > 0]
+
+    def areas(self, geometry: np.ndarray) -> np.ndarray:
+        """Areas in square metres, or in units of the plane without a CRS."""
+        return shapely.area(geometry) if self.crs is None else areas_m2(geometry, self.crs)
+
+    def to_own_crs(
+        self, geometry: np.ndarray, crs: object, what: str, error: type = ConfigError
+    ) -> np.ndarray:
+        """Bring geometries into the regions' CRS.
+
+        Args:
+            geometry: (P,) shapely geometries.
+            crs: Theirs, as pyproj understands it; None: that of the regions.
+            what: What they are, for messages.
+            error: Class of the error.
+
+        Raises:
+            ConfigError: The CRS is unknown, or the regions have none. Or another ``error``.
+        """
+        if crs is None:
+            return geometry
+        try:
+            crs = CRS.from_user_input(crs)
+        except CRSError:
+            raise error(
+                f"{what}: unknown CRS",
+                expected="a code such as EPSG:4326, or WKT",
+                found=crs,
+            ) from None
+        if self.crs is None:
+            raise error(
+                f"{what}: {self.source} has no CRS to bring it into",
+                expected="no CRS",
+                found=crs.to_string(),
+                remedy="leave the CRS out, and give coordinates of the regions' plane",
+            )
+        if crs == self.crs:
+            return geometry
+        transformer = Transformer.from_crs(crs, self.crs, always_xy=True)
+
+        def transform(points: np.ndarray) -> np.ndarray:
+            return np.column_stack(transformer.transform(*points.T, errcheck=True))
+
+        try:
+            return shapely.transform(geometry, transform)
+        except ProjError as problem:
+            raise error(
+                f"{what}: outside the area of the regions' CRS",
+                found=str(problem).splitlines()[0],
+                remedy="check the coordinates, longitude (or x) first, and their CRS",
+            ) from None
+
+    # ------------------------------------------------------------------------------ answers
+    def to_geodataframe(self) -> geopandas.GeoDataFrame:
+        """Give the table to pandas; ``embedding`` holds arrays (D,)."""
+        table = self.fields.to_pandas()
+        table.index = range(len(self))  # a table without fields has no rows
+        if self.embeddings is not None:
+            table[EMBEDDING] = list(self.embeddings)
+        return geopandas.GeoDataFrame(table, geometry=self.geometry, crs=self.crs)
+
+    def write(self, staged: Path, output: Path, layer: str) -> int:
+        """Write a vector file.
+
+        FlatGeobuf and GeoJSON are without embeddings; GeoJSON is in WGS 84, and FlatGeobuf has an
+        order of its own.
+
+        Args:
+            staged: File to write.
+            output: Its name, whose ending says the format (:func:`driver_of`).
+            layer: Name of the layer; GeoParquet has none.
+
+        Returns:
+            The number of regions.
+
+        Raises:
+            SceneError: The file cannot be written, or is GeoJSON and there is no CRS.
+        """
+        driver = driver_of(output)
+        if driver == "GeoJSON" and self.crs is None:
+            raise SceneError(
+                f"{output}: GeoJSON is always in WGS 84, and the regions have no CRS",
+                remedy="write another format, such as .gpkg",
+            )
+        kinds = set(shapely.get_type_id(self.geometry).tolist())
+        geometry, kind = self.geometry, "Polygon"
+        if kinds != {shapely.GeometryType.POLYGON}:
+            kind = "MultiPolygon"
+            geometry = np.array([_as_multi(shape) for shape in geometry], object)
+        schema, notes = list(self.fields.schema.remove_metadata()), {}
+        with_embeddings = self.embeddings is not None and driver not in _WITHOUT_EMBEDDINGS
+        if with_embeddings:
+            field, notes = embedding_field(self.embeddings.shape[1], driver)
+            schema.append(field)
+        schema = pa.schema([*schema, (GEOMETRY, pa.binary())], notes or None)
+
+        def tables() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+            step = batch_rows(self.embeddings.shape[1] if with_embeddings else 1)
+            for start in range(0, len(self), step):
+                part = slice(start, start + step)
+                rows = self.fields.slice(start, step).combine_chunks()
+                columns = [column.chunk(0) for column in rows.columns]
+                if with_embeddings:
+                    kind_of_vector = schema.field(EMBEDDING).type
+                    columns.append(embedding_column(self.embeddings[part], kind_of_vector))
+                columns.append(pa.array(shapely.to_wkb(geometry[part]), pa.binary()))
+                yield pa.record_batch(columns, schema), shapely.bounds(geometry[part])
+
+        return write_tables(tables(), schema, self._grid(), staged, output, driver, layer, kind)
+
+    def _grid(self) -> "_Grid":
+        """Say the CRS, and how fine the coordinates of GeoJSON must be: as the smallest region."""
+        areas = shapely.area(self.geometry)
+        side = math.sqrt(areas[areas > 0].min(initial=math.inf))
+        if side == math.inf:  # there are none
+            return _Grid(self.crs, rasterio.Affine.identity(), 1, 1)
+        left, _, _, top = shapely.total_bounds(self.geometry).tolist()
+        return _Grid(self.crs, rasterio.Affine(side, 0, left, 0, -side, top), 1, 1)
+
+
+class _Grid(NamedTuple):
+    """What :func:`hook.scenes.vectors.write_with_gdal` asks of a map."""
+
+    crs: CRS | None
+    transform: rasterio.Affine
+    height: int
+    width: int
+
+
+def driver_of(output: str | os.PathLike) -> str:
+    """Return GDAL's name of the format that a file's ending says.
+
+    Raises:
+        SceneError: It says none.
+    """
+    driver = DRIVERS.get(Path(output).suffix.lower())
+    if driver is None:
+        raise SceneError(
+            f"{output}: unknown vector format", expected=f"a name ending in {', '.join(DRIVERS)}"
+        )
+    return driver
+
+
+def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:
+    """Refuse to write over a file that is read.
+
+    Args:
+        output: File to be written.
+        inputs: Files that are read; what is no path is passed over.
+
+    Raises:
+        SceneError: It is one of them.
+    """
+    for path in inputs:
+        if not isinstance(path, str | os.PathLike):
+            continue
+        if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
+            raise SceneError(f"{output}: is an input", remedy="give the output another name")
+
+
+def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:
+    """Cut row numbers into parts whose embeddings of D numbers fit into ``CHUNK_BYTES``."""
+    step = max(CHUNK_BYTES // (4 * dims), 1)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:
+    return shapely.MultiPolygon([shape]) if shape.geom_type == "Polygon" else shape
+
+
+# ------------------------------------------------------------------------------------ reading
+def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
+    vectors = None
+    if EMBEDDING in table:
+        # Row by row, for arrays of numpy and bytes alike.
+        column = pa.array([None if _is_null(v) else v for v in table[EMBEDDING]])
+        vectors = _matrix([column], len(table), source)
+    others = table.drop(columns=[table.geometry.name, *({EMBEDDING} & set(table.columns))])
+    fields = pa.Table.from_pandas(others, preserve_index=False).replace_schema_metadata(None)
+    return Regions(source, fields, table.geometry.to_numpy(), table.crs, vectors)
+
+
+def _is_null(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _from_parquet(path: str | os.PathLike, source: str) -> Regions:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        kinds = file.schema_arrow
+        has_vectors = EMBEDDING in names
+        # One of several geometries is the table's; geopandas knows which, and its CRS.
+        places = geopandas.read_parquet(path, columns=_geometry_columns(file))
+        kept = [
+            name
+            for name in names
+            if name not in {EMBEDDING, *places.columns}
+            and not (name == _BOX and pa.types.is_struct(kinds.field(name).type))
+        ]
+        fields = file.read(columns=kept).select(kept).replace_schema_metadata(None)
+        vectors = None
+        if has_vectors:
+            batches = file.iter_batches(columns=[EMBEDDING])
+            vectors = _matrix((batch.column(0) for batch in batches), len(places), source)
+    return Regions(source, fields, places.geometry.to_numpy(), places.crs, vectors)
+
+
+def _geometry_columns(file: pq.ParquetFile) -> list[str]:
+    """Names of the primary geometry's column in GeoParquet."""
+    geo = json.loads((file.metadata.metadata or {}).get(b"geo", b"{}"))
+    if "primary_column" not in geo:
+        raise ValueError("it is Parquet, but not GeoParquet")
+    return [geo["primary_column"]]
+
+
+def _from_gdal(path: str | os.PathLike, source: str) -> Regions:
+    count = pyogrio.read_info(path, force_feature_count=True)["features"]
+    fields: list[pa.Table] = []
+    shapes: list[np.ndarray] = []
+    with pyogrio.open_arrow(path, use_pyarrow=True) as (meta, reader):
+        names = [name for name in reader.schema.names if name in set(meta["fields"])]
+        place = meta["geometry_name"] or "wkb_geometry"
+        if place not in reader.schema.names:
+            raise ValueError("it has no geometries")
+
+        def columns() -> Iterator[pa.Array]:
+            # Batch by batch, so that embeddings are not held twice.
+            for batch in reader:
+                kept = [name for name in names if name != EMBEDDING]
+                fields.append(pa.Table.from_batches([batch]).select(kept))
+                shapes.append(shapely.from_wkb(batch.column(place).to_numpy(False)))
+                yield batch.column(EMBEDDING) if EMBEDDING in names else None
+
+        vectors = None
+        if EMBEDDING in names:
+            vectors = _matrix(columns(), count, source)
+        else:
+            for _ in columns():
+                pass
+        empty = reader.schema.empty_table().select([n for n in names if n != EMBEDDING])
+    table = pa.concat_tables([empty, *fields]).replace_schema_metadata(None)
+    geometry = np.concatenate([np.empty(0, object), *shapes])
+    crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
+    return Regions(source, table, geometry, crs, vectors)
+
+
+def _matrix(columns: Iterable[pa.Array], count: int, source: str) -> np.ndarray:
+    """Put the embeddings of a file's parts into one array (N, D)."""
+    matrix, start = None, 0
+    waiting = 0  # rows without an embedding, before the first that tells the width
+    for column in columns:
+        known = column.is_valid().to_numpy(zero_copy_only=False)
+        vectors = _vectors(column.drop_null(), source)
+        if matrix is None and vectors.shape[1]:
+            matrix = np.full((count, vectors.shape[1]), np.nan, np.float32)
+            start = waiting
+        if matrix is None:
+            waiting += len(known)
+            continue
+        if len(vectors) and vectors.shape[1] != matrix.shape[1]:
+            raise _width_error(source, {vectors.shape[1], matrix.shape[1]})
+        if len(vectors):
+            matrix[start : start + len(known)][known] = vectors
+        start += len(known)
+    if matrix is None and count:
+        raise DataError(
+            f"{source}: has no embeddings",
+            expected="a vector for each region",
+            found=f"null in all {count} regions",
+            remedy="write the regions with 'hook regions'",
+        )
+    return np.empty((0, 0), np.float32) if matrix is None else matrix
+
+
+def _vectors(column: pa.Array, source: str) -> np.ndarray:
+    """Vectors without nulls as (n, D) float32."""
+    kind = column.type
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        lengths = set(pc.unique(pc.binary_length(column)).to_pylist())
+        if any(length % 4 or not length for length in lengths):
+            raise DataError(
+                f"{source}: field {EMBEDDING}",
+                expected="BLOBs of little-endian float32, 4 bytes each",
+                found=f"BLOBs of {', '.join(map(str, sorted(lengths)[:5]))} bytes",
+            )
+        flat, widths = np.frombuffer(b"".join(column.to_pylist()), "<f4"), {n // 4 for n in lengths}
+    elif (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    ):
+        widths = set(pc.unique(pc.list_value_length(column)).to_pylist())
+        flat = column.flatten().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    else:
+        raise DataError(
+            f"{source}: field {EMBEDDING}",
+            expected="a list of numbers, or a BLOB of little-endian float32",
+            found=kind,
+        )
+    if len(widths) != 1 or 0 in widths:
+        raise _width_error(source, widths)
+    return flat.reshape(len(column), -1)
+
+
+def _width_error(source: str, widths: Iterable[int]) -> DataError:
+    return DataError(
+        f"{source}: field {EMBEDDING}",
+        expected="vectors of one width",
+        found=f"vectors of {', '.join(map(str, sorted(widths)[:5]))} numbers",
+    )
