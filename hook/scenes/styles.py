@@ -226,9 +226,11 @@ def write_qml(
     palette: Sequence[Colour],
     values: Sequence[int] | None = None,
 ) -> None:
-    """Write a QGIS layer style that draws band 1 as named, coloured classes.
+    """Write a QGIS layer style that draws classes with names and colours.
 
-    QGIS loads it by itself where it lies beside the raster under the same stem.
+    It fits rasters, whose band 1 it draws, and polygons, by their field ``class_id``: QGIS loads it
+    by itself where it lies beside a layer under the same stem, and a map and its polygons may have
+    one.
 
     Args:
         path: The ``.qml`` file.
@@ -252,6 +254,32 @@ def write_qml(
             color="#{:02x}{:02x}{:02x}".format(*colour),
             alpha="255",
         )
+    polygons = ElementTree.SubElement(
+        qgis, "renderer-v2", type="categorizedSymbol", attr="class_id", symbollevels="0"
+    )
+    categories = ElementTree.SubElement(polygons, "categories")
+    symbols = ElementTree.SubElement(polygons, "symbols")
+    for number, (value, name, colour) in enumerate(zip(values, class_names, palette, strict=True)):
+        ElementTree.SubElement(
+            categories,
+            "category",
+            value=str(value),
+            type="long",
+            label=name,
+            symbol=str(number),
+            render="true",
+        )
+        symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=str(number), alpha="1")
+        fill = ElementTree.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1"})
+        options = ElementTree.SubElement(fill, "Option", type="Map")
+        for key, channels in (
+            ("color", colour),
+            ("outline_color", [channel // 2 for channel in colour]),
+        ):
+            text = ",".join(map(str, (*channels, 255)))
+            ElementTree.SubElement(options, "Option", type="QString", name=key, value=text)
+        for key, text in (("style", "solid"), ("outline_style", "solid"), ("outline_width", "0.1")):
+            ElementTree.SubElement(options, "Option", type="QString", name=key, value=text)
     ElementTree.SubElement(qgis, "blendMode").text = "0"
     _write(path, qgis, b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n")
 

@@ -35,6 +35,7 @@ from hook.scenes.statistics import (
     pixel_areas,
     reading,
 )
+from hook.scenes.styles import default_palette, write_qml
 
 DRIVERS = {
     ".gpkg": "GPKG",
@@ -93,6 +94,9 @@ def polygonize(
     those it cuts at the antimeridian. Edges follow pixel edges, and neighbours have the same
     vertices along their common edge. Polygons come in the order of their last pixels; FlatGeobuf
     has an order of its own.
+
+    Where the classes have names, a QGIS style with these and the map's colours comes beside the
+    file (``.qml``), unless there is one of that name.
 
     The map is read in strips of whole rows; a region that goes on in the next strip is held until
     it ends, the others go to the file. Polygons, their order and the bytes of the file do not
@@ -156,6 +160,9 @@ def polygonize(
             )
         score_map = stack.enter_context(ScoreMap(scores, source)) if scores else None
         staged = files.add(output)
+        style = output.with_suffix(".qml")
+        if source.class_names and not style.exists():  # it may be the map's, or a user's own
+            _write_style(files.add(style), source)
         plan = _plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
         strips = source.strips(strip_rows, "writing polygons", progress)
         if plan:
@@ -180,6 +187,19 @@ def polygonize(
             f"{map_path}: no CRS, so its regions have no area and no perimeter", stacklevel=2
         )
     return count
+
+
+def _write_style(path: Path, source: ClassMap) -> None:
+    """Write a QGIS style with the names and colours of a map."""
+    colours = source.read_colours() or {}
+    palette = default_palette(len(source.class_names))
+    named = [(value, name) for value, name in enumerate(source.class_names) if name]
+    write_qml(
+        path,
+        [name for _, name in named],
+        [colours.get(value, palette[value]) for value, _ in named],
+        [value for value, _ in named],
+    )
 
 
 class ScoreMap:

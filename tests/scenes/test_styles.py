@@ -40,6 +40,21 @@ def test_no_side_file_and_a_broken_one(tmp_path):
         read_category_names(tmp_path / "a.tif")
 
 
+def test_one_style_fits_a_map_and_its_polygons(tmp_path):
+    write_qml(tmp_path / "map.qml", NAMES, [(255, 0, 0), (0, 16, 0), (1, 2, 3)], [0, 4, 7])
+    root = ElementTree.parse(tmp_path / "map.qml").getroot()
+    renderer = root.find("renderer-v2")
+    assert (renderer.get("type"), renderer.get("attr")) == ("categorizedSymbol", "class_id")
+    found = {}
+    for category in renderer.iter("category"):
+        symbol = renderer.find(f"symbols/symbol[@name='{category.get('symbol')}']")
+        options = {entry.get("name"): entry.get("value") for entry in symbol.iter("Option")}
+        found[category.get("value")] = category.get("label"), options["color"]
+    colours = ("255,0,0,255", "0,16,0,255", "1,2,3,255")
+    assert found == dict(zip("047", zip(NAMES, colours, strict=True), strict=True))
+    assert [entry.get("value") for entry in root.iter("paletteEntry")] == list("047")
+
+
 def test_qml_names_and_colours(tmp_path):
     write_qml(tmp_path / "map.qml", NAMES, [(255, 0, 0), (0, 16, 0), (1, 2, 3)])
     root = ElementTree.parse(tmp_path / "map.qml").getroot()

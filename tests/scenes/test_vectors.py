@@ -12,7 +12,7 @@ from rasterio import features
 
 from hook.errors import SceneError
 from hook.scenes import map_scene, polygonize
-from hook.scenes.styles import write_category_names
+from hook.scenes.styles import StyledClass, write_category_names, write_style
 from hook.scenes.vectors import areas_m2, perimeters_m
 
 NAMES = ["field", "road", "water"]
@@ -148,6 +148,19 @@ def test_names_come_from_the_map(write_scene, tmp_path):
     write_category_names(tmp_path / "map.tif.aux.xml", NAMES)
     polygonize(path, tmp_path / "b.gpkg", progress=False)
     assert set(geopandas.read_file(tmp_path / "b.gpkg").class_name) == set(NAMES)
+
+
+def test_polygons_open_in_the_colours_of_the_map(write_scene, tmp_path):
+    path = write_scene(np.kron([[0, 1]], np.ones((4, 4))).astype(np.uint8)[np.newaxis], "map.tif")
+    write_style(path, [StyledClass(0, "field", (1, 2, 3)), StyledClass(1, "road", (4, 5, 6))])
+    of_the_map = path.with_suffix(".qml").read_bytes()
+    (tmp_path / "out").mkdir()
+    polygonize(path, tmp_path / "out" / "land.gpkg", progress=False)
+    assert (tmp_path / "out" / "land.qml").read_bytes() == of_the_map
+    # Beside the map its own style serves both, and a user's own is left alone.
+    path.with_suffix(".qml").write_text("mine")
+    polygonize(path, path.with_suffix(".gpkg"), progress=False)
+    assert path.with_suffix(".qml").read_text() == "mine"
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32"])
