@@ -1,10 +1,11 @@
-"""Token regions of whole scenes: polygons with statistics and embeddings, and search in them.
+"""Token regions of whole scenes: polygons with statistics and embeddings, search, classes.
 
 Needs a function from windows to tokens and knows nothing of the model behind it.
 """
 
 from hook.regions.extraction import RegionReport, extract_regions
+from hook.regions.few_labels import classify_regions
 from hook.regions.index import RegionIndex
 from hook.regions.plan import TokenBatch
 
-__all__ = ["RegionIndex", "RegionReport", "TokenBatch", "extract_regions"]
+__all__ = ["RegionIndex", "RegionReport", "TokenBatch", "classify_regions", "extract_regions"]

@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from tqdm import tqdm
 
 from hook.errors import ConfigError, DataError
-from hook.regions.table import Regions, chunks
+from hook.regions.table import Regions, chunks, some
 
 APPROXIMATE_ABOVE = 1_000_000
 """Number of regions above which :class:`RegionIndex` searches approximately by default."""
@@ -236,7 +236,7 @@ class RegionIndex:
             raise DataError(
                 f"{self._regions.source}: no embedding to search with",
                 expected="finite numbers, not all zero",
-                found=f"null, zero or not finite in region {_some(rows)}",
+                found=f"null, zero or not finite in region {some(rows)}",
                 remedy="search with another region",
             )
         rows, weights = rows[usable], weights[usable] / weights[usable].sum()
@@ -247,7 +247,7 @@ class RegionIndex:
         if not np.sqrt((mean * mean).sum()) > _SHORTEST:
             raise DataError(
                 f"{self._regions.source}: the mean embedding of the regions has no direction",
-                found=f"zero over region {_some(rows)}",
+                found=f"zero over region {some(rows)}",
                 remedy="search with a smaller area",
             )
         return mean
@@ -332,8 +332,3 @@ class RegionIndex:
 def _box(bounds) -> str:
     left, bottom, right, top = bounds
     return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"
-
-
-def _some(rows: np.ndarray) -> str:
-    """Name a few regions."""
-    return ", ".join(map(str, rows[:10].tolist())) + (", ..." if len(rows) > 10 else "")

@@ -335,6 +335,11 @@ def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:
         yield rows[start : start + step]
 
 
+def some(rows: np.ndarray) -> str:
+    """Name a few row numbers."""
+    return ", ".join(map(str, rows[:10].tolist())) + (", ..." if len(rows) > 10 else "")
+
+
 def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:
     return shapely.MultiPolygon([shape]) if shape.geom_type == "Polygon" else shape
 

@@ -1,0 +1,412 @@
+"""Classes for all regions of a file from labels of a few of them."""
+
+import csv
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from hook.errors import ConfigError, DataError
+from hook.regions.table import Regions, chunks, driver_of, refuse_inputs, some
+from hook.scenes.staging import StagedFiles
+
+METHODS = ("linear", "mean")
+"""Kinds of classifier."""
+FEATURES = ("embedding", "bands")
+"""What regions can be told apart by."""
+
+Labels = str | os.PathLike | geopandas.GeoDataFrame | Mapping[int, object]
+
+_ID = "region_id"
+
+
+def classify_regions(
+    regions: str | os.PathLike | geopandas.GeoDataFrame,
+    labels: Labels,
+    output: str | os.PathLike | None = None,
+    *,
+    field: str = "class",
+    method: str = "linear",
+    features: str = "embedding",
+    strength: float = 1.0,
+    layer: str = "regions",
+    overwrite: bool = False,
+) -> geopandas.GeoDataFrame:
+    """Classify all regions after labels of a few of them.
+
+    The answer has all fields of the regions, and ``class_id``, ``class_name`` and ``score`` in the
+    place of any that had these names. Class ids are those of the names in alphabetical order.
+    Regions without features (an embedding that is null, zero or not finite; a band without a
+    statistic) have null in all three. Labelled regions have the class that the model gives them.
+
+    A point labels the region it lies in; on a common edge, the first. A polygon labels the regions
+    of which it covers more than half, and if there are none, that of which it covers the largest
+    area.
+
+    Args:
+        regions: GeoParquet or a vector file of GDAL's as ``hook regions`` writes them, or a table
+            of this kind.
+        labels: Names of classes by region id (row number, from 0); a ``.csv`` with the columns
+            ``region_id`` and ``field``; or points or polygons with a class in ``field``: a vector
+            file or a table, in any CRS (that of the regions where it has none).
+        output: File to write: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. The
+            first two hold the embeddings too; GeoJSON is in WGS 84.
+        field: Field of the labels that holds the class.
+        method: ``"linear"``: multinomial logistic regression with an L2 penalty, classes weighted
+            equally, on features standardised over all regions; ``score`` is the class's
+            probability. ``"mean"``: the class whose mean embedding has the largest cosine, which
+            is ``score``; the mean is that of vectors of length 1.
+        features: ``"embedding"``, or ``"bands"``: the fields ``mean_<band>`` and ``std_<band>``,
+            standardised over all regions with either method.
+        strength: Of the labels against the penalty (scikit-learn's C) with ``"linear"``.
+        layer: Name of the layer in the file; GeoParquet has none.
+        overwrite: Replace the output if it exists.
+
+    Returns:
+        The regions, in their order.
+
+    Raises:
+        ConfigError: An option is unknown, or a label names a region that does not exist.
+        DataError: A file cannot be read or lacks the field or the features; there are fewer than
+            two classes; a label has no class or hits no region, regions without features, or one
+            that another label calls otherwise.
+        SceneError: The output exists, is an input or cannot be written.
+    """
+    for name, value, known in (("method", method, METHODS), ("features", features, FEATURES)):
+        if value not in known:
+            raise ConfigError(f"unknown {name}", expected=" or ".join(known), found=value)
+    if not 0 < strength < math.inf:
+        raise ConfigError("strength of the labels", expected="a number above 0", found=strength)
+    with StagedFiles(overwrite) as files:
+        if output is not None:
+            driver_of(output)
+            refuse_inputs(output, (regions, labels))
+            staged = files.add(output)
+        table = Regions.read(regions)
+        named = _read_labels(labels, table, field)
+        classified = _classify(table, named, method, features, strength)
+        if output is not None:
+            classified.write(staged, Path(output), layer)
+        files.commit()
+    return classified.to_geodataframe()
+
+
+# ------------------------------------------------------------------------------------- classifying
+def _classify(
+    table: Regions, named: Mapping[int, str], method: str, features: str, strength: float
+) -> Regions:
+    """Add the fields of classes."""
+    # It takes a second to import, which writing and searching regions need not wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    classes = sorted(set(named.values()))
+    if len(classes) < 2:
+        raise DataError(
+            "the labels name fewer than two classes",
+            expected="regions of two classes or more",
+            found=", ".join(classes) or "no label",
+            remedy="label a region of another class",
+        )
+    values = _Embeddings(table) if features == "embedding" else _Bands(table)
+    rows = np.array(sorted(named))
+    wrong = rows[~values.usable[rows]]
+    if len(wrong):
+        raise DataError(
+            f"{table.source}: labelled regions without features ({features})",
+            expected="finite numbers, and an embedding that is not zero",
+            found=f"region {some(wrong)}",
+            remedy="label other regions in their stead",
+        )
+    targets = np.array([classes.index(named[row]) for row in rows.tolist()])
+    scaler = StandardScaler()
+    usable = np.flatnonzero(values.usable)
+    scaled = method == "linear" or features == "bands"
+    if scaled:
+        for part in values.chunks(usable):
+            scaler.partial_fit(values.read(part))
+
+    def read(part: np.ndarray) -> np.ndarray:
+        return scaler.transform(values.read(part)) if scaled else values.read(part)
+
+    known = np.concatenate([read(part) for part in values.chunks(rows)])
+    if method == "linear":
+        # Labels are as many as somebody had time for; that says nothing of how common classes are.
+        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+        score = model.fit(known, targets).predict_proba
+    else:
+        means = _class_means(known, targets, classes)
+
+        def score(x: np.ndarray) -> np.ndarray:
+            return (_unit(x) @ means.T).clip(-1, 1)
+
+    ids, scores = np.zeros(len(table), np.int32), np.zeros(len(table))
+    for part in values.chunks(usable):
+        answer = score(read(part))
+        ids[part] = answer.argmax(axis=1)
+        scores[part] = answer.max(axis=1)
+    without = ~values.usable
+    if without.any():
+        warnings.warn(
+            f"{table.source}: {without.sum()} of {len(table)} regions have no features "
+            f"({features}), and so no class",
+            stacklevel=3,
+        )
+    names = np.array(classes, object)[ids]
+    return table.with_fields(
+        {
+            "class_id": pa.array(ids, mask=without),
+            "class_name": pa.array(names, pa.string(), mask=without),
+            "score": pa.array(scores, mask=without),
+        }
+    )
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Vectors (n, F) at length 1; those of zeros stay."""
+    length = np.sqrt((x * x).sum(axis=1, keepdims=True))
+    return x / np.where(length > 0, length, 1)
+
+
+def _class_means(known: np.ndarray, targets: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Mean directions (K, F) of the classes."""
+    units = _unit(known)
+    means = np.stack([units[targets == k].mean(axis=0) for k in range(len(classes))])
+    lengths = np.sqrt((means * means).sum(axis=1))
+    if lengths.min() < 1e-9:
+        raise DataError(
+            f"class {classes[int(lengths.argmin())]}: its labelled regions have no mean direction",
+            found="features that cancel each other",
+            remedy="label more regions of the class, or use another method",
+        )
+    return means / lengths[:, np.newaxis]
+
+
+class _Embeddings:
+    """Embeddings of regions as features."""
+
+    def __init__(self, table: Regions) -> None:
+        self._values = table.require_embeddings()
+        self.usable = np.zeros(len(table), bool)
+        for part in self.chunks(np.arange(len(table))):
+            values = self._values[part]
+            self.usable[part] = np.isfinite(values).all(axis=1) & values.any(axis=1)
+
+    def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut row numbers into parts that are read at a time."""
+        return chunks(rows, self._values.shape[1])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Features (n, F) float64 of rows."""
+        return self._values[rows].astype(np.float64)
+
+
+class _Bands:
+    """Means and standard deviations of bands as features."""
+
+    def __init__(self, table: Regions) -> None:
+        names = set(table.fields.column_names)
+        bands = [n.removeprefix("mean_") for n in table.fields.column_names if n[:5] == "mean_"]
+        wanted = [f"{kind}_{band}" for band in bands for kind in ("mean", "std")]
+        wanted = [name for name in wanted if name in names]
+        if not wanted:
+            raise DataError(
+                f"{table.source}: has no statistics of bands",
+                expected="fields mean_<band> and std_<band>",
+                found=", ".join(table.fields.column_names) or "no fields",
+                remedy="write the regions with 'hook regions'",
+            )
+        columns = []
+        for name in wanted:
+            try:
+                column = pc.cast(table.fields[name], pa.float64())
+            except pa.ArrowException:
+                raise DataError(
+                    f"{table.source}: field {name}",
+                    expected="numbers",
+                    found=table.fields[name].type,
+                ) from None
+            columns.append(column.to_numpy())  # null becomes NaN
+        self._values = np.column_stack(columns)
+        self.usable = np.isfinite(self._values).all(axis=1)
+
+    def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut row numbers into parts that are read at a time."""
+        return chunks(rows, self._values.shape[1])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Features (n, F) float64 of rows."""
+        return self._values[rows]
+
+
+# ------------------------------------------------------------------------------------- labels
+def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
+    """Class names by region id."""
+    if isinstance(labels, Mapping):
+        pairs = [(region, region, name) for region, name in labels.items()]
+        return _without_conflicts(_checked_ids(pairs, table, "the labels"))
+    if isinstance(labels, str | os.PathLike):
+        source = os.fspath(labels)
+        if Path(source).suffix.lower() == ".csv":
+            return _without_conflicts(_checked_ids(_read_csv(source, field), table, source))
+        labels = _read_vectors(source)
+    else:
+        source = "the table of labels"
+    if field not in labels or field == labels.geometry.name:
+        raise _field_error(source, field, [n for n in labels if n != labels.geometry.name])
+    return _without_conflicts(_placed(labels, table, field, source))
+
+
+def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            if missing := [name for name in (_ID, field) if name not in names]:
+                raise _field_error(source, missing[0], names)
+            return [(f"row {n}", row[_ID], row[field]) for n, row in enumerate(reader, 1)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(source, error) from None
+
+
+def _read_vectors(source: str) -> geopandas.GeoDataFrame:
+    parquet = Path(source).suffix.lower() == ".parquet"
+    read = geopandas.read_parquet if parquet else geopandas.read_file
+    try:
+        labels = read(source)
+    except (DataSourceError, DataLayerError, pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(source, error) from None
+    if not isinstance(labels, geopandas.GeoDataFrame):
+        raise _unreadable(source, "a table without geometries")
+    return labels
+
+
+def _unreadable(source: str, error: object) -> DataError:
+    return DataError(
+        f"{source}: labels cannot be read",
+        expected="points or polygons with a class, or a .csv of region_id and class",
+        found=" ".join(str(error).split()) if Path(source).exists() else "no such file",
+        remedy="check the path and that the file is complete",
+    )
+
+
+def _field_error(source: str, field: str, names: list[str]) -> DataError:
+    return DataError(
+        f"{source}: has no field {field}",
+        expected="the field that holds the class of a label",
+        found=", ".join(map(str, names)) or "no fields",
+        remedy="name the field (--field)",
+    )
+
+
+Pair = tuple[object, int, str]
+"""What a label is called in messages, a region, its class."""
+
+
+def _checked_ids(
+    pairs: list[tuple[object, object, object]], table: Regions, source: str
+) -> list[Pair]:
+    """Read ids and classes that somebody wrote down."""
+    checked = []
+    for label, region, name in pairs:
+        try:
+            number = int(str(region))
+        except ValueError:
+            number = -1
+        if not 0 <= number < len(table):
+            raise DataError(
+                f"{source}: a label hits no region",
+                expected=f"a region id from 0 to {len(table) - 1}",
+                found=region,
+                remedy="give row numbers of the file of regions, from 0",
+            )
+        checked.append((label, number, _class_name(name, source, label)))
+    return checked
+
+
+def _class_name(value: object, source: str, label: object) -> str:
+    """The name of a class, which may be a number."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers with gaps
+    name = "" if value is None or value != value else str(value)
+    if not name.strip() or name == "<NA>":
+        raise DataError(
+            f"{source}: label {label} has no class",
+            expected="a name or a number",
+            found=value,
+            remedy="fill it in, or take the label out",
+        )
+    return name
+
+
+def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: str) -> list[Pair]:
+    """Find the regions of points and polygons."""
+    shapes = labels.geometry.to_numpy()
+    kinds = {None if s is None else s.geom_type.removeprefix("Multi") for s in shapes}
+    if wrong := kinds - {"Point", "Polygon"}:
+        raise DataError(
+            f"{source}: labels that are neither points nor polygons",
+            expected="points or polygons",
+            found=", ".join(sorted(kind or "no geometry" for kind in wrong)),
+        )
+    shapes = table.to_own_crs(shapes, labels.crs, source, DataError)
+    names = [_class_name(v, source, n) for n, v in enumerate(labels[field].tolist())]
+    pairs, missed = [], []
+    for number, (shape, name) in enumerate(zip(shapes, names, strict=True)):
+        if shape.geom_type.endswith("Point"):
+            hits = table.containing(shapely.get_parts(shape))
+        else:
+            hits = _covered(table, shape)
+        if not len(hits) or hits.min() < 0:
+            missed.append(number)
+        pairs += [(number, hit, name) for hit in hits.tolist()]
+    if missed:
+        left, bottom, right, top = shapely.total_bounds(table.geometry).tolist()
+        raise DataError(
+            f"{source}: labels that hit no region",
+            expected=f"a place in x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}",
+            found=f"label {some(np.array(missed))} (counted from 0): "
+            f"{shapely.to_wkt(shapely.centroid(shapes[missed[0]]), rounding_precision=6)}",
+            remedy="check the labels' CRS, or take these labels out",
+        )
+    return pairs
+
+
+def _covered(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
+    """Regions that a polygon labels."""
+    rows, shared = table.overlapping(polygon if polygon.is_valid else shapely.make_valid(polygon))
+    if not len(rows):
+        return rows
+    most = rows[shared > table.areas(table.geometry[rows]) / 2]
+    return most if len(most) else rows[[shared.argmax()]]
+
+
+def _without_conflicts(pairs: list[Pair]) -> dict[int, str]:
+    """Refuse regions that two labels call differently."""
+    named: dict[int, str] = {}
+    first: dict[int, object] = {}
+    conflicts = []
+    for label, region, name in pairs:
+        if named.setdefault(region, name) != name:
+            conflicts.append(
+                f"region {region} is {named[region]} (label {first[region]}) and {name} "
+                f"(label {label})"
+            )
+        first.setdefault(region, label)
+    if conflicts:
+        more = f", and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+        raise DataError(
+            "labels contradict each other",
+            expected="one class for a region",
+            found="; ".join(conflicts[:3]) + more,
+            remedy="take one of the labels out, or cut the scene into smaller regions",
+        )
+    return named
