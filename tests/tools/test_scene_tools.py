@@ -3,9 +3,11 @@
 import json
 import sys
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from PIL import Image
 from rasterio.transform import from_origin
@@ -114,3 +116,48 @@ def test_kills_are_counted_and_resumed(run, seg_run, scenes, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("kill_and_resume", *seg_run, tmp_path / "none.tif", "--kills", 1)
     assert "hook map failed" in capsys.readouterr().err
+
+
+def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
+    values = np.zeros((60, 80), np.uint8)
+    values[:, 40:] = 1
+    found = values.copy()
+    found[:10] = 255
+    scene = write(tmp_path / "scene.tif", values * 200 + 20)
+    classes = write(tmp_path / "map.tif", found, nodata=255)
+    with rasterio.open(classes, "r+") as target:
+        target.write_colormap(1, {0: (10, 20, 30, 255), 1: (200, 100, 0, 255)})
+    box = shapely.box(5e5 + 20, 5e6 - 100, 5e5 + 60, 5e6 - 60)
+    polygons = geopandas.GeoSeries([box], crs="EPSG:32633").to_crs(4326)
+    polygons.to_file(tmp_path / "truth.gpkg")
+    tool = load_tool("analysis_tools/draw_map.py")
+    picture, grid = tool.read_scene(str(scene), None, 40)
+    assert picture.shape == (30, 40, 3) and tool.metres_per_pixel(grid) == pytest.approx(4)
+    mapped, names, colours = tool.read_map(str(classes), grid)
+    assert np.array_equal(mapped[5:, ::20][:, :2], np.repeat([[0, 1]], 25, 0))
+    assert (mapped[:5] == -1).all() and names == ["class_0", "class_1"]
+    assert colours == [(10, 20, 30), (200, 100, 0)]
+    drawn = tool.draw_outlines(picture, str(tmp_path / "truth.gpkg"), grid)
+    rows, columns = np.nonzero((drawn == tool.OUTLINE).all(-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (14, 24, 4, 14)
+    # A part of the scene, from its bounds.
+    _, part = tool.read_scene(str(scene), [5e5 + 40, 5e6 - 60, 5e5 + 120, 5e6 - 20], 500)
+    assert (part["height"], part["width"]) == (20, 40)
+    assert part["transform"] @ (0, 0) == (5e5 + 40, 5e6 - 20)
+
+    out = tmp_path / "sub" / "map.png"
+    options = ["--outlines", tmp_path / "truth.gpkg", "--title", "T", "--attribution", "A"]
+    run("draw_map", scene, classes, out, *options)
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    for colour in ((200, 100, 0), (10, 20, 30)):  # of the legend
+        assert (pixels == colour).all(-1).sum() > 50
+    for wrong, message in (
+        (["--bounds", 0, 0, 1, 1], "lie outside"),
+        (["--side", 3], "--side"),
+        (["--outlines", tmp_path / "none.gpkg"], "cannot be drawn"),
+    ):
+        with pytest.raises(SystemExit):
+            run("draw_map", scene, classes, tmp_path / "x.png", *wrong)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,208 @@
+r"""Draw a scene beside its map, with legend and scale bar, as a PNG.
+
+The map keeps the names and colours it carries. ``--outlines`` draws polygons, such as true ones,
+over both; ``--bounds`` shows a part.
+
+    python tools/analysis_tools/draw_map.py scene.tif map.tif gallery.png \
+        --outlines buildings.gpkg --attribution "Imagery: ..."
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from pyogrio.errors import DataSourceError
+from pyproj import CRS
+from rasterio import features
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window, from_bounds
+
+from hook.apis.pictures import Panel, draw_overview
+from hook.drawing import region_borders, render_labels, stretch_to_rgb
+from hook.engine.runner import make_folder
+from hook.errors import ConfigError, DataError, reports_errors
+from hook.scenes.reader import GDAL_ERRORS
+from hook.scenes.statistics import ClassMap, areas_m2
+from hook.scenes.styles import default_palette
+
+OUTLINE = (255, 230, 60)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scene", help="raster that was mapped")
+    parser.add_argument("map", help="its class map, such as hook map writes")
+    parser.add_argument("out", type=Path, help="picture to write, .png")
+    parser.add_argument("--outlines", metavar="FILE", help="polygons to draw over both")
+    parser.add_argument(
+        "--bounds",
+        type=float,
+        nargs=4,
+        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
+        help="part to show, in the scene's CRS",
+    )
+    parser.add_argument(
+        "--side", type=int, default=1200, help="longer side of each picture (default 1200 pixels)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.55, help="opacity of the map over the scene (default 0.55)"
+    )
+    parser.add_argument("--title", default="", help="headline")
+    parser.add_argument("--attribution", default="", help="whose the imagery is")
+    return parser.parse_args()
+
+
+def read_scene(path: str, bounds: list[float] | None, side: int) -> tuple[np.ndarray, dict]:
+    """Read a scene reduced to a picture.
+
+    Args:
+        path: The scene.
+        bounds: Part to read (west, south, east, north); None: all.
+        side: Longer side of the picture in pixels.
+
+    Returns:
+        (H, W, 3) uint8, and the picture's grid: ``crs``, ``transform``, ``height``, ``width``.
+
+    Raises:
+        DataError: The file cannot be read, or the bounds lie outside.
+    """
+    try:
+        with rasterio.open(path) as source:
+            window = Window(0, 0, source.width, source.height)
+            if bounds is not None:
+                asked = from_bounds(*bounds, transform=source.transform)
+                if asked.width <= 0 or asked.height <= 0 or not _meet(asked, window):
+                    raise DataError(
+                        f"--bounds lie outside {path}",
+                        expected=f"a part of {tuple(round(v, 6) for v in source.bounds)}",
+                        found=tuple(bounds),
+                    )
+                window = asked.intersection(window)
+            factor = max(window.height, window.width) / side
+            size = [
+                max(1, round(length / max(factor, 1))) for length in (window.height, window.width)
+            ]
+            transform = source.window_transform(window) @ rasterio.Affine.scale(
+                window.width / size[1], window.height / size[0]
+            )
+            options = dict(window=window, out_shape=(source.count, *size))
+            image = source.read(**options, resampling=Resampling.average)
+            valid = source.dataset_mask(window=window, out_shape=tuple(size))
+            picture = stretch_to_rgb(image, source.descriptions, valid)
+            return picture, dict(crs=source.crs, transform=transform, height=size[0], width=size[1])
+    except GDAL_ERRORS as error:
+        raise DataError(f"{path} cannot be read", found=str(error).splitlines()[0]) from None
+
+
+def _meet(one: Window, other: Window) -> bool:
+    return rasterio.windows.intersect([one, other])
+
+
+def read_map(path: str, grid: dict) -> tuple[np.ndarray, list[str], list[tuple[int, ...]]]:
+    """Read a map on the grid of a picture.
+
+    Returns:
+        (H, W) int64 classes, -1 for none; names and colours of all classes.
+
+    Raises:
+        DataError: The map cannot be read.
+        SceneError: It is no class map.
+    """
+    with ClassMap(path) as source:
+        colours, nodata = source.read_colours() or {}, source.nodata
+        names = source.class_names
+    try:
+        with (
+            rasterio.open(path) as source,
+            WarpedVRT(source, **grid, resampling=Resampling.nearest, nodata=nodata) as warped,
+        ):
+            classes = warped.read(1).astype(np.int64)
+            known = warped.dataset_mask() > 0
+    except GDAL_ERRORS as error:
+        raise DataError(f"{path} cannot be read", found=str(error).splitlines()[0]) from None
+    classes[~known] = -1
+    if names is None:
+        names = [f"class_{value}" for value in range(int(classes.max(initial=-1)) + 1)]
+    palette = default_palette(len(names))
+    return classes, names, [colours.get(k, palette[k]) for k in range(len(names))]
+
+
+def draw_outlines(picture: np.ndarray, path: str, grid: dict) -> np.ndarray:
+    """Draw the outlines of polygons over a picture.
+
+    Raises:
+        DataError: The file cannot be read, or its polygons have no CRS to place them by.
+    """
+    try:
+        table = geopandas.read_file(path)
+        if grid["crs"] is not None and table.crs != grid["crs"]:
+            table = table.to_crs(grid["crs"].to_wkt())
+    except (DataSourceError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be drawn", expected="polygons with a CRS", found=error
+        ) from None
+    shapes = [(shape, number) for number, shape in enumerate(table.geometry, 1) if shape]
+    if not shapes:
+        return picture
+    burnt = features.rasterize(
+        shapes,
+        out_shape=(grid["height"], grid["width"]),
+        transform=grid["transform"],
+        dtype="int32",
+    )
+    drawn = picture.copy()
+    drawn[region_borders(burnt)] = OUTLINE
+    return drawn
+
+
+def metres_per_pixel(grid: dict) -> float | None:
+    """Side of a picture's pixel on the ground, in its middle; None without a CRS."""
+    if grid["crs"] is None:
+        return None
+    column, row = grid["width"] / 2, grid["height"] / 2
+    corners = [
+        grid["transform"] @ (column + c, row + r) for c, r in ((0, 0), (1, 0), (1, 1), (0, 1))
+    ]
+    (area,) = areas_m2(np.array([shapely.Polygon(corners)]), CRS.from_user_input(grid["crs"]))
+    return math.sqrt(area)
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    if args.out.suffix.lower() != ".png":
+        raise ConfigError(f"{args.out}", expected="a name ending in .png")
+    if args.side < 16 or not 0 < args.alpha <= 1:
+        raise ConfigError("--side and --alpha", expected="16 or more, and above 0 up to 1")
+    make_folder(args.out.parent, "the picture's folder")
+    picture, grid = read_scene(args.scene, args.bounds, args.side)
+    classes, names, colours = read_map(args.map, grid)
+    painted = render_labels(classes, colours).astype(np.float32)
+    known = (classes >= 0)[..., np.newaxis]
+    mixed = np.where(known, args.alpha * painted + (1 - args.alpha) * picture, picture)
+    pictures = {"Scene": picture, "Map": np.rint(mixed).astype(np.uint8)}
+    if args.outlines:
+        pictures = {k: draw_outlines(v, args.outlines, grid) for k, v in pictures.items()}
+        names, colours = [*names, "outlines"], [*colours, OUTLINE]
+    draw_overview(
+        args.out,
+        [Panel(title, of) for title, of in pictures.items()],
+        names,
+        colours,
+        metres_per_pixel(grid),
+        title=args.title,
+        attribution=args.attribution,
+        dpi=100,
+    )
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
