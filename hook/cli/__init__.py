@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 from hook import __version__
 from hook.cli import export as export_command
+from hook.cli import label as label_command
 from hook.cli import map as map_command
 from hook.cli import predict as predict_command
 from hook.cli import regions as regions_command
+from hook.cli import similar as similar_command
 from hook.cli import stats as stats_command
 from hook.cli import style as style_command
 from hook.cli import vectorize as vectorize_command
@@ -17,6 +19,8 @@ _COMMANDS = (
     predict_command,
     map_command,
     regions_command,
+    similar_command,
+    label_command,
     export_command,
     vectorize_command,
     stats_command,

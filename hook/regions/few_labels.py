@@ -12,10 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from hook.errors import ConfigError, DataError
-from hook.regions.table import Regions, chunks, driver_of, refuse_inputs, some
+from hook.regions.table import (
+    Regions,
+    chunks,
+    driver_of,
+    read_vectors,
+    refuse_inputs,
+    some,
+    unreadable,
+)
 from hook.scenes.staging import StagedFiles
 
 METHODS = ("linear", "mean")
@@ -26,6 +33,7 @@ FEATURES = ("embedding", "bands")
 Labels = str | os.PathLike | geopandas.GeoDataFrame | Mapping[int, object]
 
 _ID = "region_id"
+_EXPECTED = "points or polygons with a class, or a .csv of region_id and class"
 
 
 def classify_regions(
@@ -257,7 +265,7 @@ def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
         source = os.fspath(labels)
         if Path(source).suffix.lower() == ".csv":
             return _without_conflicts(_checked_ids(_read_csv(source, field), table, source))
-        labels = _read_vectors(source)
+        labels = read_vectors(source, "labels", _EXPECTED)
     else:
         source = "the table of labels"
     if field not in labels or field == labels.geometry.name:
@@ -274,28 +282,7 @@ def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
                 raise _field_error(source, missing[0], names)
             return [(f"row {n}", row[_ID], row[field]) for n, row in enumerate(reader, 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(source, error) from None
-
-
-def _read_vectors(source: str) -> geopandas.GeoDataFrame:
-    parquet = Path(source).suffix.lower() == ".parquet"
-    read = geopandas.read_parquet if parquet else geopandas.read_file
-    try:
-        labels = read(source)
-    except (DataSourceError, DataLayerError, pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(source, error) from None
-    if not isinstance(labels, geopandas.GeoDataFrame):
-        raise _unreadable(source, "a table without geometries")
-    return labels
-
-
-def _unreadable(source: str, error: object) -> DataError:
-    return DataError(
-        f"{source}: labels cannot be read",
-        expected="points or polygons with a class, or a .csv of region_id and class",
-        found=" ".join(str(error).split()) if Path(source).exists() else "no such file",
-        remedy="check the path and that the file is complete",
-    )
+        raise unreadable(source, "labels", _EXPECTED, error) from None
 
 
 def _field_error(source: str, field: str, names: list[str]) -> DataError:

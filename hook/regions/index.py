@@ -50,6 +50,7 @@ class RegionIndex:
         approximate_above: Number of regions above which the search is approximate; None: never.
 
     Attributes:
+        source: Name of the file.
         embed_dims: Width of the embeddings, D.
         crs: CRS of the regions, or None.
 
@@ -72,6 +73,7 @@ class RegionIndex:
         self._embeddings = table.require_embeddings()
         self.embed_dims: int = self._embeddings.shape[1]
         self.crs: CRS | None = table.crs
+        self.source: str = table.source
         self.approximate = approximate_above is not None and len(table) > approximate_above
         if self.approximate and importlib.util.find_spec("usearch") is None:
             raise ConfigError(
@@ -115,7 +117,7 @@ class RegionIndex:
         """
         if isinstance(region, bool) or region != int(region) or not 0 <= region < len(self):
             raise ConfigError(
-                f"{self._regions.source}: no such region",
+                f"{self.source}: no such region",
                 expected=f"a row number from 0 to {len(self) - 1}",
                 found=region,
             )
@@ -148,7 +150,7 @@ class RegionIndex:
         rows = self._regions.containing(point)
         if rows[0] < 0:
             raise ConfigError(
-                f"{place}: outside all regions of {self._regions.source}",
+                f"{place}: outside all regions of {self.source}",
                 expected=self._extent(),
                 found=shapely.to_wkt(point[0], rounding_precision=6),
                 remedy="check the coordinates, and name their CRS if it is another one",
@@ -191,7 +193,7 @@ class RegionIndex:
         rows, areas = self._regions.overlapping(own)
         if not len(rows):
             raise ConfigError(
-                f"the polygon to search with overlaps no region of {self._regions.source}",
+                f"the polygon to search with overlaps no region of {self.source}",
                 expected=self._extent(),
                 found=_box(own.bounds),
                 remedy="check its CRS",
@@ -216,7 +218,7 @@ class RegionIndex:
         if vector.shape != (self.embed_dims,):
             raise ConfigError(
                 "the vector to search with",
-                expected=f"shape ({self.embed_dims},), as the embeddings of {self._regions.source}",
+                expected=f"shape ({self.embed_dims},), as the embeddings of {self.source}",
                 found=f"shape {vector.shape}",
                 remedy="take an embedding of the model that the regions are from",
             )
@@ -234,7 +236,7 @@ class RegionIndex:
         usable = self._usable[rows]
         if not usable.any():
             raise DataError(
-                f"{self._regions.source}: no embedding to search with",
+                f"{self.source}: no embedding to search with",
                 expected="finite numbers, not all zero",
                 found=f"null, zero or not finite in region {some(rows)}",
                 remedy="search with another region",
@@ -246,7 +248,7 @@ class RegionIndex:
             start += len(part)
         if not np.sqrt((mean * mean).sum()) > _SHORTEST:
             raise DataError(
-                f"{self._regions.source}: the mean embedding of the regions has no direction",
+                f"{self.source}: the mean embedding of the regions has no direction",
                 found=f"zero over region {some(rows)}",
                 remedy="search with a smaller area",
             )

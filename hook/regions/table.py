@@ -61,6 +61,15 @@ class Regions:
     embeddings: np.ndarray | None
 
     @classmethod
+    def from_table(cls, table: geopandas.GeoDataFrame) -> "Regions":
+        """Take a table, also an empty one.
+
+        Raises:
+            DataError: Its embeddings are no vectors of one width.
+        """
+        return _from_table(table, "the table of regions")
+
+    @classmethod
     def read(cls, regions: str | os.PathLike | geopandas.GeoDataFrame) -> "Regions":
         """Read a file, or take a table.
 
@@ -73,7 +82,8 @@ class Regions:
                 width.
         """
         if isinstance(regions, geopandas.GeoDataFrame):
-            read, source = _from_table, "the table of regions"
+            source = "the table of regions"
+            read = _from_table
         else:
             source = os.fspath(regions)
             parquet = Path(source).suffix.lower() == ".parquet"
@@ -81,13 +91,8 @@ class Regions:
         try:
             found = read(regions, source)
         except _READ_ERRORS as error:
-            missing = isinstance(regions, str | os.PathLike) and not Path(source).exists()
-            raise DataError(
-                f"{source}: cannot be read",
-                expected="regions as 'hook regions' writes them, .parquet or .gpkg",
-                found="no such file" if missing else " ".join(str(error).split()),
-                remedy="check the path and that the file is complete",
-            ) from None
+            expected = "regions as 'hook regions' writes them, .parquet or .gpkg"
+            raise unreadable(source, "regions", expected, error) from None
         if not len(found):
             raise DataError(f"{source}: holds no regions", expected="one region or more")
         return found
@@ -345,6 +350,38 @@ def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:
 
 
 # ------------------------------------------------------------------------------------ reading
+def read_vectors(source: str | os.PathLike, what: str, expected: str) -> geopandas.GeoDataFrame:
+    """Read a small vector file: GeoParquet, or any of GDAL's (its first layer).
+
+    Args:
+        source: The file.
+        what: What it holds, for messages.
+        expected: What it should hold.
+
+    Raises:
+        DataError: It cannot be read, or has no geometries.
+    """
+    parquet = Path(source).suffix.lower() == ".parquet"
+    read = geopandas.read_parquet if parquet else geopandas.read_file
+    try:
+        table = read(source)
+        if not isinstance(table, geopandas.GeoDataFrame):
+            raise ValueError("a table without geometries")
+    except _READ_ERRORS as error:
+        raise unreadable(source, what, expected, error) from None
+    return table
+
+
+def unreadable(source: str | os.PathLike, what: str, expected: str, error: object) -> DataError:
+    """Say that a file cannot be read."""
+    return DataError(
+        f"{source}: {what} cannot be read",
+        expected=expected,
+        found=" ".join(str(error).split()) if Path(source).exists() else "no such file",
+        remedy="check the path and that the file is complete",
+    )
+
+
 def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
     vectors = None
     if EMBEDDING in table:
@@ -353,6 +390,8 @@ def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
         vectors = _matrix([column], len(table), source)
     others = table.drop(columns=[table.geometry.name, *({EMBEDDING} & set(table.columns))])
     fields = pa.Table.from_pandas(others, preserve_index=False).replace_schema_metadata(None)
+    if vectors is not None and not vectors.size:
+        vectors = None  # an empty table does not tell their width
     return Regions(source, fields, table.geometry.to_numpy(), table.crs, vectors)
 
 

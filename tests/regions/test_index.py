@@ -334,8 +334,10 @@ def test_bad_files(embeddings, tmp_path):
             RegionIndex(source)
         return str(caught.value)
 
-    assert "no such file" in refused(tmp_path / "none.parquet", "none.parquet: cannot be read")
-    assert "no such file" in refused(tmp_path / "none.gpkg", "none.gpkg: cannot be read")
+    assert "no such file" in refused(
+        tmp_path / "none.parquet", "none.parquet: regions cannot be read"
+    )
+    assert "no such file" in refused(tmp_path / "none.gpkg", "none.gpkg: regions cannot be read")
     (tmp_path / "text.parquet").write_text("no Parquet")
     refused(tmp_path / "text.parquet", "cannot be read")
     pq.write_table(pa.table({"embedding": [[1.0]]}), tmp_path / "plain.parquet")

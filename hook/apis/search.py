@@ -1,0 +1,226 @@
+"""Search among token regions: what joins :mod:`hook.regions` with files of queries and a model."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import geopandas
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from hook.errors import ConfigError, DataError
+from hook.regions import RegionIndex, classify_regions
+from hook.regions.index import APPROXIMATE_ABOVE
+from hook.regions.table import Regions, driver_of, read_vectors, refuse_inputs
+from hook.scenes.staging import StagedFiles
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+
+__all__ = ["RegionIndex", "classify_regions", "embed_chip", "find_similar"]
+
+Chip = str | os.PathLike | np.ndarray
+
+
+def find_similar(
+    regions: str | os.PathLike | geopandas.GeoDataFrame | RegionIndex,
+    output: str | os.PathLike | None = None,
+    *,
+    id: int | None = None,
+    at: Sequence[float] | None = None,
+    polygon: BaseGeometry | geopandas.GeoDataFrame | str | os.PathLike | None = None,
+    vector: np.ndarray | None = None,
+    chip: Chip | None = None,
+    model: "str | os.PathLike | Config | nn.Module | None" = None,
+    checkpoint: str | os.PathLike | None = None,
+    token: int | None = None,
+    device: str = "cpu",
+    crs: object = None,
+    k: int = 50,
+    keep_query: bool = False,
+    approximate_above: int | None = APPROXIMATE_ABOVE,
+    layer: str = "similar",
+    overwrite: bool = False,
+) -> geopandas.GeoDataFrame:
+    """Find the regions most similar to one thing: a region, a place, an area, a vector or a chip.
+
+    Args:
+        regions: A file that ``hook regions`` wrote, such a table, or an index of it.
+        output: File to write: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. The
+            first two hold the embeddings too; GeoJSON is in WGS 84.
+        id: A region's row number, from 0.
+        at: x and y of a place.
+        polygon: An area: a shape, or a table or file of polygons, which count as one.
+        vector: (D,) an embedding.
+        chip: An image, see :func:`embed_chip`.
+        model: For ``chip``: the config of the model that the regions are from, or the model from
+            :func:`hook.apis.load_model`.
+        checkpoint: Checkpoint of the config; None with a model.
+        token: For ``chip``: only this token of it.
+        device: Where the config's model runs.
+        crs: CRS of ``at`` or of a shape; None: that of the regions. Tables and files have their
+            own.
+        k: Number of regions to find.
+        keep_query: Let the regions of the query itself be found too.
+        approximate_above: See :class:`hook.regions.RegionIndex`.
+        layer: Name of the layer in the file; GeoParquet has none.
+        overwrite: Replace the output if it exists.
+
+    Returns:
+        The regions, the most similar first, see :class:`hook.regions.RegionIndex`.
+
+    Raises:
+        ConfigError: There is not one query, an option does not go with it, or see the methods of
+            :class:`hook.regions.RegionIndex` and :func:`embed_chip`.
+        DataError: A file cannot be read, or see there.
+        CheckpointError: See :func:`hook.apis.load_model`.
+        SceneError: The output exists, is an input or cannot be written.
+
+    Example:
+        >>> found = find_similar("regions.parquet", "found.gpkg", at=(688700, 5338700), k=20)
+    """
+    queries = {"id": id, "at": at, "polygon": polygon, "vector": vector, "chip": chip}
+    given = [name for name, value in queries.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError(
+            "what to search with",
+            expected=f"one of {', '.join(queries)}",
+            found=", ".join(given) or "nothing",
+        )
+    _check_options(given[0], polygon, model, checkpoint, token, crs)
+    with StagedFiles(overwrite) as files:
+        if output is not None:
+            driver_of(output)
+            source = regions.source if isinstance(regions, RegionIndex) else regions
+            refuse_inputs(output, (source, polygon, chip, checkpoint, model))
+            staged = files.add(output)
+        index = regions
+        if not isinstance(index, RegionIndex):
+            index = RegionIndex(index, approximate_above=approximate_above)
+        options = dict(k=k, keep_query=keep_query)
+        if id is not None:
+            found = index.by_id(id, **options)
+        elif at is not None:
+            x, y = at
+            found = index.by_point(x, y, crs, **options)
+        elif polygon is not None:
+            found = index.by_polygon(*_as_one(polygon, crs), **options)
+        elif vector is not None:
+            found = index.by_vector(vector, k)
+        else:
+            from hook.apis.inference import as_model  # with MMEngine, for this query only
+
+            loaded = as_model(model, checkpoint, device)
+            found = index.by_vector(embed_chip(loaded, chip, token=token), k)
+        if output is not None:
+            Regions.from_table(found).write(staged, Path(output), layer)
+        files.commit()
+    return found
+
+
+def embed_chip(
+    model: "nn.Module",
+    chip: Chip,
+    valid: np.ndarray | None = None,
+    *,
+    token: int | None = None,
+    num_tokens: int | None = None,
+) -> np.ndarray:
+    """Embed an image as the regions of a scene are: by the last block's tokens.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        chip: A raster that GDAL opens, with the bands that the dataset meta names; or native
+            values (C, h, w) in the model's band order.
+        valid: (h, w), nonzero where an array's pixels count; all do if None.
+        token: This token's embedding, as :func:`hook.apis.tokenize` numbers them; None: the mean
+            of all, weighted by the valid pixels that they own.
+        num_tokens: Number of tokens; None takes the model's.
+
+    Returns:
+        (D,) float32.
+
+    Raises:
+        ConfigError: The model has no tokens, or not that one.
+        DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
+    """
+    # With PyTorch and MMEngine, which searching by place does without.
+    from hook.apis.inference import band_count_of, read_sample, use_tokens
+    from hook.apis.regions import RegionPredictor
+
+    if isinstance(chip, str | os.PathLike):
+        name = f"chip {chip}"
+        sample = read_sample(chip, model)
+        values, valid = sample["img"].transpose(2, 0, 1), sample["valid"]
+    else:
+        name, values = "the chip", np.asarray(chip)
+    bands = band_count_of(model)
+    if values.ndim != 3 or 0 in values.shape or bands not in (None, len(values)):
+        raise DataError(
+            f"{name} does not fit the model",
+            expected=f"an array ({bands or 'C'}, h, w)",
+            found=f"shape {values.shape}",
+            remedy="give the model's bands in its order",
+        )
+    valid = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid) > 0
+    if valid.shape != values.shape[1:] or not valid.any():
+        raise DataError(
+            f"{name}: validity of its pixels",
+            expected=f"shape {values.shape[1:]} with a valid pixel",
+            found=f"shape {valid.shape} with {int(valid.sum())}",
+        )
+    with use_tokens(model, num_tokens):
+        predict = RegionPredictor(model, fixed=num_tokens is not None)
+        try:
+            answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])
+        except ConfigError as error:
+            raise DataError(
+                f"{name} does not fit the model",
+                found=error.found or error.what,
+                remedy="cut or resize it to the window that the regions were made with",
+            ) from None
+    embeddings = answer.embeddings[0]
+    if token is not None:
+        if not 0 <= token < len(embeddings):
+            raise ConfigError(
+                f"{name}: no such token", expected=f"0 to {len(embeddings) - 1}", found=token
+            )
+        return embeddings[token]
+    pixels = np.bincount(answer.owners[0][valid], minlength=len(embeddings))
+    return (pixels @ embeddings.astype(np.float64) / pixels.sum()).astype(np.float32)
+
+
+def _check_options(query: str, polygon, model, checkpoint, token, crs) -> None:
+    """Refuse options that the query would not heed."""
+    if query == "chip" and model is None:
+        raise ConfigError(
+            "a chip is embedded by a model",
+            expected="the config and checkpoint that the regions are from",
+            found="no model",
+        )
+    for name, value in (("model", model), ("checkpoint", checkpoint), ("token", token)):
+        if value is not None and query != "chip":
+            raise ConfigError(f"{name} goes with a chip", found=f"a search by {query}")
+    with_own = polygon is not None and not isinstance(polygon, BaseGeometry)
+    if crs is not None and (query not in ("at", "polygon") or with_own):
+        raise ConfigError(
+            "crs goes with coordinates",
+            expected="at, or a polygon that is no file and no table",
+            found=f"a search by {query}",
+            remedy="leave crs out",
+        )
+
+
+def _as_one(
+    polygon: BaseGeometry | geopandas.GeoDataFrame | str | os.PathLike, crs: object
+) -> tuple[BaseGeometry, object]:
+    """The union of polygons, and their CRS."""
+    if isinstance(polygon, BaseGeometry):
+        return polygon, crs
+    if isinstance(polygon, str | os.PathLike):
+        polygon = read_vectors(polygon, "polygons", "a vector file of polygons")
+    shapes = polygon.geometry
+    return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs

@@ -1,0 +1,86 @@
+"""``hook label``: classes for all regions from labels of a few."""
+
+import argparse
+import sys
+
+from hook.cli.options import not_negative
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "label",
+        help="classify all regions after labels of a few",
+        description="Fit a small classifier to the regions that have a label, and give every "
+        "region class_id, class_name and score. LABELS are points or polygons in any CRS, or a "
+        ".csv of region_id (the row of REGIONS, from 0) and class. A polygon labels the regions of "
+        "which it covers more than half, else that of which it covers most. OUTPUT is GeoPackage "
+        "(.gpkg), GeoParquet (.parquet), FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS "
+        "84).",
+    )
+    parser.add_argument(
+        "regions", metavar="REGIONS", help="file that 'hook regions' wrote, .parquet or .gpkg"
+    )
+    parser.add_argument("labels", metavar="LABELS", help="vector file or .csv")
+    parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
+    parser.add_argument(
+        "--field",
+        default="class",
+        metavar="NAME",
+        help="field of LABELS that holds the class (default: class)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("linear", "mean"),
+        default="linear",
+        help="logistic regression (default), or the class with the nearest mean by cosine",
+    )
+    parser.add_argument(
+        "--features",
+        choices=("embedding", "bands"),
+        default="embedding",
+        help="what tells regions apart: embeddings (default), or means and standard deviations of "
+        "bands",
+    )
+    parser.add_argument(
+        "--strength",
+        type=_positive,
+        default=1.0,
+        metavar="C",
+        help="of the labels against the penalty of '--method linear' (default 1)",
+    )
+    parser.add_argument(
+        "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> float:
+    """Read a number above 0."""
+    value = not_negative(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.search import classify_regions
+
+    found = classify_regions(
+        args.regions,
+        args.labels,
+        args.output,
+        field=args.field,
+        method=args.method,
+        features=args.features,
+        strength=args.strength,
+        layer=args.layer,
+        overwrite=args.overwrite,
+    )
+    if not args.quiet:
+        counts = found.class_name.value_counts().sort_index()
+        classes = ", ".join(f"{name} {count}" for name, count in counts.items())
+        print(f"{args.output}: {len(found)} regions ({classes})", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""``hook similar``: the regions that look like another."""
+
+import argparse
+import functools
+import sys
+
+from hook.cli.options import positive_int
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "similar",
+        help="find more regions like one",
+        description="Find the regions whose embeddings have the largest cosine with that of a "
+        "region, a place, an area or a chip. OUTPUT is GeoPackage (.gpkg) or GeoParquet "
+        "(.parquet), which can be searched again, FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; "
+        "in WGS 84). It has the fields of REGIONS, region_id (the row of REGIONS, from 0) and "
+        "similarity, the most similar first.",
+    )
+    parser.add_argument(
+        "regions", metavar="REGIONS", help="file that 'hook regions' wrote, .parquet or .gpkg"
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
+    queries = parser.add_mutually_exclusive_group(required=True)
+    queries.add_argument(
+        "--at", nargs=2, type=float, metavar=("X", "Y"), help="like the region at this place"
+    )
+    queries.add_argument("--id", type=_row, metavar="N", help="like this region: its row, from 0")
+    queries.add_argument(
+        "--polygon",
+        metavar="FILE",
+        help="like the area in the polygons of this vector file: the mean of the regions it "
+        "overlaps, weighted by area",
+    )
+    queries.add_argument(
+        "--chip",
+        nargs=3,
+        metavar=("FILE", "CONFIG", "CHECKPOINT"),
+        help="like this image, embedded by the model that the regions are from: the mean of its "
+        "tokens, weighted by pixels",
+    )
+    parser.add_argument(
+        "--crs", metavar="CRS", help="of --at, such as EPSG:4326 (default: that of REGIONS)"
+    )
+    parser.add_argument(
+        "--token", type=_row, metavar="N", help="of --chip: this token alone, from 0"
+    )
+    parser.add_argument(
+        "-k", type=positive_int, default=50, metavar="N", help="regions to find (default 50)"
+    )
+    parser.add_argument(
+        "--keep-query", action="store_true", help="let the regions of the query be found too"
+    )
+    parser.add_argument(
+        "--layer", default="similar", metavar="NAME", help="name of the layer (default: similar)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="of --chip's model: cpu (default), cuda, cuda:1, ..."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
+    parser.set_defaults(run=functools.partial(run, parser))
+
+
+def _row(text: str) -> int:
+    """Read a whole number from 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.search import find_similar
+
+    if args.crs is not None and args.at is None:
+        parser.error("--crs is that of --at; files have their own")
+    if args.token is not None and args.chip is None:
+        parser.error("--token is one of --chip's")
+    chip, config, checkpoint = args.chip or (None, None, None)
+    found = find_similar(
+        args.regions,
+        args.output,
+        id=args.id,
+        at=args.at,
+        polygon=args.polygon,
+        chip=chip,
+        model=config,
+        checkpoint=checkpoint,
+        token=args.token,
+        device=args.device,
+        crs=args.crs,
+        k=args.k,
+        keep_query=args.keep_query,
+        approximate_above=None,  # building an index would take longer than this one search
+        layer=args.layer,
+        overwrite=args.overwrite,
+    )
+    if not args.quiet:
+        least = f", similarity from {found.similarity.min():.4f}" if len(found) else ""
+        print(f"{args.output}: {len(found)} regions{least}", file=sys.stderr)
