@@ -97,13 +97,27 @@ def test_scenes_are_measured_beside_bare_model_and_slide(tools, seg_run, tmp_pat
         "             data_preprocessor=dict(mean=[1.0] * 3, std=[1.0] * 3))\n"
     )
     arguments = [config, "--size", 96, 128, "--repeats", 1, "--heights", 64]
-    arguments += ["--slide-width", 96, "--json", tmp_path / "r.json", "--out", tmp_path / "r.png"]
+    arguments += [
+        "--pixelwise",
+        "600x700",
+        "--slide-width",
+        96,
+        "--json",
+        tmp_path / "r.json",
+        "--out",
+        tmp_path / "r.png",
+    ]
     done = tools.run("tools/analysis_tools/scene_benchmark.py", *arguments)
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["rates"]["windows"] == 4 * 5 and report["rates"]["map_rate_over_bare"] > 0
     (point,) = report["sizes"]
     assert point["map"]["seconds"] > 0 and point["slide"]["peak_memory_bytes"] > 1 << 27
     assert "% of the bare rate" in done.stdout
+    (point,) = report["pixelwise"]
+    assert (point["height"], point["width"]) == (600, 700)
+    assert point["peak_memory_bytes"] >= point["memory_before_bytes"] > 1 << 27
+    assert point["peak_memory_bytes"] == pytest.approx(point["foretold_memory_bytes"], rel=0.2)
+    assert point["disk_bytes"] > 1000 and point["accumulator_bytes"] == 512 * 700 * 3 * 4
     picture = np.asarray(Image.open(tmp_path / "r.png"))
     assert picture.std() > 10
 

@@ -4,7 +4,10 @@ A seeded scene (uint8, three bands, tiled and compressed) is mapped with random 
 blending and writing of the Cloud-Optimised GeoTIFF included. The bare model answers as many
 windows, ready in memory, in the same process, before and after the map, in turns. ``--heights``
 then maps scenes of these heights and runs mmseg's slide inference over the same pixels, each in a
-fresh process, and draws time and peak memory of both.
+fresh process, and draws time and peak memory of both. ``--pixelwise`` maps scenes of these sizes,
+valid everywhere, with a 1x1 convolution in place of the model, each in a fresh process too, and
+sets their peak memory beside what ``hook map --dry-run`` foretells; ``--skip-rates`` leaves the
+first comparison out.
 
     python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
         --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
@@ -34,9 +37,13 @@ from hook.apis.mapping import WindowPredictor
 from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
 from hook.drawing import figure_to_rgb, save_png
 from hook.engine.runner import load_config, setup_environment
-from hook.errors import ConfigError, reports_errors
+from hook.errors import ConfigError, DataError, reports_errors
 from hook.scenes import WindowGrid, map_scene
+from hook.scenes.forecast import forecast
+from hook.scenes.mapping import plan_scene
 from hook.scenes.reader import SceneReader
+
+PIXELWISE_CLASSES = 2
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,12 +74,32 @@ def parse_args() -> argparse.Namespace:
         help="also compare time and memory with slide inference, at these heights and the width",
     )
     parser.add_argument("--slide-width", type=int, default=2048, help="of those (default 2048)")
+    parser.add_argument(
+        "--pixelwise",
+        type=_size,
+        nargs="+",
+        default=[],
+        metavar="HEIGHTxWIDTH",
+        help="also weigh maps of scenes of these sizes with a 1x1 convolution",
+    )
+    parser.add_argument("--skip-rates", action="store_true", help="leave out the bare model")
     parser.add_argument("--json", metavar="FILE", help="write the report here")
     parser.add_argument("--out", metavar="PNG", help="draw the curves over the heights here")
     args = parser.parse_args()
     if args.out and not args.heights:
         parser.error("--out draws curves over --heights")
     return args
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read ``HEIGHTxWIDTH``."""
+    try:
+        height, width = (int(part) for part in text.split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 4096x2048")
+    return height, width
 
 
 def write_scene(path: Path, height: int, width: int, empty_rows: int = 0) -> None:
@@ -232,6 +259,94 @@ def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
     return points
 
 
+class PixelwiseModel:
+    """A 1x1 convolution as the function that maps scenes."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, PIXELWISE_CLASSES, 1)
+
+    @torch.inference_mode()
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Score the windows (B, C, h, w)."""
+        return self.conv(torch.from_numpy(windows) / 255.0).softmax(dim=1).numpy()
+
+
+def _weigh(connection, args: argparse.Namespace, size: tuple[int, int], folder: Path) -> None:
+    """Map a scene of a size in a process of its own."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    scene, output = folder / "scene.tif", folder / "map.tif"
+    window = args.window or 512
+    choices = dict(
+        num_classes=PIXELWISE_CLASSES, window=window, overlap=args.overlap, batch_size=args.batch
+    )
+    model = PixelwiseModel()
+    told = forecast(model, *plan_scene(scene, output, **choices))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    begun = time.perf_counter()
+    map_scene(model, scene, output, progress=False, **choices)
+    connection.send(
+        {
+            "seconds": time.perf_counter() - begun,
+            "memory_before_bytes": before,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "foretold_memory_bytes": told.memory_bytes,
+            "disk_bytes": sum(file.stat().st_size for file in folder.glob("map.*")),
+            "foretold_disk_bytes": told.disk_bytes,
+            # What a row of windows adds up in: scores of all classes and their weights, float32.
+            "accumulator_bytes": window * size[1] * (PIXELWISE_CLASSES + 1) * 4,
+        }
+    )
+
+
+def weigh_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Weigh maps of scenes of several sizes.
+
+    Raises:
+        DataError: A run died.
+    """
+    context = multiprocessing.get_context("spawn")
+    points = []
+    for height, width in tqdm(args.pixelwise, unit="scene", disable=None):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            write_scene(Path(name) / "scene.tif", height, width)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_weigh, args=(sender, args, (height, width), Path(name))
+            )
+            process.start()
+            sender.close()
+            try:
+                answer = receiver.recv()
+            except EOFError:
+                raise DataError(f"the map of {height} x {width} pixels died") from None
+            process.join()
+        points.append({"height": height, "width": width} | answer)
+    return points
+
+
+def make_memory_table(points: list[dict[str, Any]]) -> PrettyTable:
+    """Lay out what the sizes took beside what was foretold."""
+    table = PrettyTable(
+        ["height", "width", "s", "MiB", "foretold MiB", "accumulators MiB", "disk MiB", "foretold"]
+    )
+    table.align = "r"
+    for point in points:
+        cells = (
+            f"{point[key] / 2**20:.{digits}f}"
+            for key, digits in (
+                ("peak_memory_bytes", 0),
+                ("foretold_memory_bytes", 0),
+                ("accumulator_bytes", 0),
+                ("disk_bytes", 1),
+                ("foretold_disk_bytes", 1),
+            )
+        )
+        table.add_row([point["height"], point["width"], f"{point['seconds']:.1f}", *cells])
+    return table
+
+
 def make_table(points: list[dict[str, Any]]) -> PrettyTable:
     """Lay the sizes out."""
     table = PrettyTable(["height", "map s", "slide s", "map MiB", "slide MiB"])
@@ -276,19 +391,23 @@ def main() -> None:
         report: dict[str, Any] = {
             "command": shown_command(sys.argv),
             "config": shown_path(args.config),
-            "rates": compare_rates(args, folder),
+            "rates": None if args.skip_rates else compare_rates(args, folder),
             "device": device_name(args.device),
             "torch": torch.__version__,
         }
         report["sizes"] = compare_sizes(args, folder)
-    rates = report["rates"]
-    print(
-        f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, map "
-        f"{np.median(rates['map_seconds']):.1f} s: {100 * rates['map_rate_over_bare']:.1f} % of "
-        f"the bare rate; half without data: {rates['half_empty_speed_up']:.2f} times as fast"
-    )
+        report["pixelwise"] = weigh_pixelwise(args, folder)
+    if rates := report["rates"]:
+        print(
+            f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
+            f"map {np.median(rates['map_seconds']):.1f} s: "
+            f"{100 * rates['map_rate_over_bare']:.1f} % of the bare rate; half without data: "
+            f"{rates['half_empty_speed_up']:.2f} times as fast"
+        )
     if report["sizes"]:
         print(make_table(report["sizes"]))
+    if report["pixelwise"]:
+        print(make_memory_table(report["pixelwise"]))
     write_json(args.json, report)
     if args.out:
         save_png(args.out, draw(report["sizes"]))
