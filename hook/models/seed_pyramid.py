@@ -15,8 +15,7 @@ class SeedPyramid(BaseModule):
 
     What the tokens say of each seed is pooled to the level and projected; what the seeds say
     themselves comes down through strided 3x3 convolutions and is added; a residual 3x3
-    convolution joins the two. Either may be left out. With both, the projection of the tokens
-    begins at zero: a pyramid of seeds, which tokens enter as they learn to help.
+    convolution joins the two. Either may be left out.
 
     Args:
         in_channels: Channels of the four token maps; None for a pyramid of seeds only.
@@ -68,10 +67,6 @@ class SeedPyramid(BaseModule):
                     ConvNormAct(deep),
                 )
                 self.descend.append(step)
-        if self.project and self.descend:
-            for projection in self.project:
-                nn.init.zeros_(projection.weight)
-                nn.init.zeros_(projection.bias)
         self.join = nn.ModuleList(ConvNormAct(c) for c in out_channels)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -27,25 +27,6 @@ def test_without_the_seeds_a_level_is_a_projection_of_the_pooled_map():
     assert torch.allclose(pyramid(maps)[2], pyramid.join[2](pyramid.project[2](pooled)), atol=1e-6)
 
 
-def test_tokens_enter_a_pyramid_of_seeds_from_zero():
-    pyramid = SeedPyramid(12, 5, WIDTHS).eval()
-    seeds = torch.rand(2, 5, 8, 8)
-    maps = [torch.rand(2, 12, 8, 8, requires_grad=True) for _ in range(4)]
-    alone = SeedPyramid(None, 5, WIDTHS).eval()
-    alone.load_state_dict(pyramid.state_dict(), strict=False)
-    levels = pyramid((*maps, seeds))
-    for level, expected in zip(levels, alone((seeds,)), strict=True):
-        assert torch.equal(level, expected)
-    optimizer = torch.optim.SGD(pyramid.parameters(), lr=0.1)
-    sum(level.square().mean() for level in levels).backward()
-    optimizer.step()
-    assert all(projection.weight.abs().sum() > 0 for projection in pyramid.project)
-    for level, before in zip(pyramid((*maps, seeds)), levels, strict=True):
-        level.sum().backward(retain_graph=True)
-        assert not torch.allclose(level, before)
-    assert all(m.grad.abs().sum() > 0 for m in maps)
-
-
 def test_wrong_inputs_say_what_is_missing():
     with pytest.raises(ConfigError, match="wrong number of maps"):
         SeedPyramid(12, 5, WIDTHS)([torch.rand(1, 12, 4, 4)] * 4)
