@@ -13,6 +13,9 @@ from torch.autograd.function import once_differentiable
 from hook.tokenizers.positions import Rotary2d
 from hook.tokenizers.stem import gelu
 
+# Of one image of 256 px; see rows_at_once.
+_SEEDS_AT_ONCE = 64 * 64
+
 
 def key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn validity into what attention adds to the scores of its keys.
@@ -50,6 +53,25 @@ def check_heads(dims: int, num_heads: int) -> None:
         raise ValueError(
             f"seed_dims ({dims}) must be divisible by the number of perception heads ({num_heads})"
         )
+
+
+def rows_at_once(x: Tensor, window: tuple[int, int] | None = (1, 1)) -> int | None:
+    """Choose how many rows of a seed map go through what treats them alike; None for all.
+
+    On a CPU without gradients a few, so that what comes in between stays in the cache, and in
+    memory that the allocator keeps: it hands large blocks back, and every new one costs a fault
+    per page.
+
+    Args:
+        x: (B, h, w, D) seeds.
+        window: Height and width of the windows that must stay whole; None: all of it must.
+    """
+    alone = x.device.type == "cpu" and not torch.is_grad_enabled() and window is not None
+    if not alone or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return None
+    b, h, w, _ = x.shape
+    rows = max(_SEEDS_AT_ONCE // (b * w) // window[0], 1) * window[0]
+    return rows if rows < h else None
 
 
 def attend(
@@ -359,8 +381,14 @@ class NearFarAttention(nn.Module):
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
         """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
-        near = self.near_proj(self.near(self.near_qkv(x), valid, scale))
-        return near + self.far_proj(self.far(self.far_qkv(x), valid))
+        far = self.far_proj(self.far(self.far_qkv(x), valid))
+        rows = rows_at_once(x, self.near.window)
+        if rows is None:
+            return far + self.near_proj(self.near(self.near_qkv(x), valid, scale))
+        valid = [None] * -(-x.shape[1] // rows) if valid is None else valid.split(rows, dim=1)
+        for total, part, known in zip(far.split(rows, 1), x.split(rows, 1), valid, strict=True):
+            total += self.near_proj(self.near(self.near_qkv(part), known, scale))
+        return far
 
 
 class PerceptionBlock(nn.Module):
@@ -391,7 +419,12 @@ class PerceptionBlock(nn.Module):
     ) -> Tensor:
         """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
         x = x + self.attn(self.norm1(x), valid, scale)
-        return x + self.mlp(self.norm2(x))
+        rows = rows_at_once(x)
+        if rows is None:
+            return x + self.mlp(self.norm2(x))
+        for part in x.split(rows, dim=1):  # of a map that nobody else has
+            part += self.mlp(self.norm2(part))
+        return x
 
 
 class ObjectPerception(nn.Module):

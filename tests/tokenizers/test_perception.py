@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.models import vision_transformer_sam as sam
 
+from hook.tokenizers import perception
 from hook.tokenizers.perception import (
     FeedForward,
     LatentMixing,
@@ -244,3 +245,23 @@ def test_the_gelu_computed_again_under_autocast():
     for low, parameter in zip(gradients, module.parameters(), strict=True):
         assert low.dtype == torch.float32
         assert torch.allclose(low, parameter.grad, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("window", [8, None])
+def test_a_few_rows_at_a_time_are_all_of_them(masked, window, monkeypatch):
+    torch.manual_seed(0)
+    pair = None if window is None else (window, window)
+    block = PerceptionBlock(32, NearFarAttention(32, 1, 2, 16, pair, 4), 2.0, bias=False)
+    x = torch.randn(2, 37, 29, 32)
+    valid = torch.rand(2, 37, 29) > 0.3 if masked else None
+    expected = block(x, valid).detach()
+    monkeypatch.setattr(perception, "_SEEDS_AT_ONCE", 100)
+    given = x.clone()
+    with torch.no_grad():
+        assert perception.rows_at_once(x, (8, 8)) == 8 and perception.rows_at_once(x) == 1
+        assert perception.rows_at_once(x, None) is None
+        found = block(x, valid)
+    assert perception.rows_at_once(x) is None  # where gradients are asked for
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(x, given)
