@@ -14,7 +14,12 @@ BLENDS = ("hann", "mean", "crop")
 _UNREAD, _INVALID, _VALID = 0, 1, 2
 # Finished rows leave in small blocks, so that what is derived from them (an argmax is int64) stays
 # small beside the accumulators.
-ROWS_PER_BLOCK = 64
+_ROWS, _PIXELS = 64, 64 * 8192
+
+
+def rows_at_a_time(width: int) -> int:
+    """Number of rows of a scene of some width that are finished together."""
+    return min(max(_PIXELS // width, 1), _ROWS)
 
 
 class RowBlock(NamedTuple):
@@ -165,15 +170,16 @@ class RowBlender:
                 expected=f"row offsets from {self._row_off} to {self._row_off + len(self._weight)}",
                 found=row,
             )
-        for start in range(0, count, ROWS_PER_BLOCK):
-            self._emit_rows(start, min(start + ROWS_PER_BLOCK, count))
+        block = rows_at_a_time(self._grid.width)
+        for start in range(0, count, block):
+            self._emit_rows(start, min(start + block, count))
         if not count:
             return
         for rows in (*self._mean, self._weight, self._state):
             # In pieces: numpy buffers the whole of an assignment whose two sides overlap.
             kept = len(rows) - count
-            for start in range(0, kept, ROWS_PER_BLOCK):
-                stop = min(start + ROWS_PER_BLOCK, kept)
+            for start in range(0, kept, block):
+                stop = min(start + block, kept)
                 rows[start:stop] = rows[start + count : stop + count]
             rows[kept:] = 0
         self._row_off = row

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import rasterio
 
-from hook.scenes.blending import ROWS_PER_BLOCK, RowBlock
+from hook.scenes.blending import RowBlock, rows_at_a_time
 from hook.scenes.grid import Window
 from hook.scenes.layers import BLOCK_SIZE, PartFile
 from hook.scenes.mapping import (
@@ -141,7 +141,7 @@ def _added_bytes(plan: Plan, dtype: np.dtype, bands: int) -> int:
     queues = (
         2 * QUEUE_SIZE * batch * (bands * dtype.itemsize + 2) + (QUEUE_SIZE + 1) * batch * 4 * k
     )
-    rows = ROWS_PER_BLOCK * width
+    rows = rows_at_a_time(width) * width
     # Of rows that leave: an argmax, scores clipped and scaled, the layers' values and buffers.
     leaving = rows * (8 + 1) + sum(
         rows * layer.count * (2 * np.dtype(layer.dtype).itemsize + (12 if layer.scale else 0))

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from hook.errors import SceneError
 from hook.scenes.blending import (
-    ROWS_PER_BLOCK,
     RowBlender,
     RowBlock,
     SeamRows,
     blend_profile,
     finish_rows,
     join_seam,
+    rows_at_a_time,
 )
 from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
@@ -635,8 +635,9 @@ def _join(journal: Journal, plan: Plan, upper: Block, lower: Block) -> None:
             for name, layer in zip(names, plan.layers, strict=True)
         ]
         try:
-            for first in range(0, rows, ROWS_PER_BLOCK):
-                count = min(ROWS_PER_BLOCK, rows - first)
+            block = rows_at_a_time(plan.width)
+            for first in range(0, rows, block):
+                count = min(block, rows - first)
                 above, below = (
                     _read_seam(journal.path(side), layout, first, count, upper.bottom + first)
                     for side in sides
@@ -679,8 +680,8 @@ def _check_names(inputs: Sequence[str | Path], layers: Sequence[Layer]) -> None:
 
 
 def cache_bytes(reader: SceneReader | CellReader, plan: Plan) -> int:
-    """Give the size of GDAL's block cache: a row of windows in, two rows of blocks out."""
-    rows = min(plan.window + 2 * reader.block_height, plan.height)
-    output_row_bytes = plan.width * (plan.num_classes + 2)
-    wanted = rows * reader.row_bytes + 2 * min(BLOCK_SIZE, plan.height) * output_row_bytes
-    return int(np.clip(wanted, 16 << 20, 512 << 20))
+    """Give the size of GDAL's block cache: a row of windows in, later two rows of blocks out."""
+    read = min(plan.window + reader.block_height, plan.height) * reader.row_bytes
+    row_bytes = max(layer.count * np.dtype(layer.dtype).itemsize for layer in plan.layers)
+    written = 2 * min(BLOCK_SIZE, plan.height) * plan.width * (row_bytes + 1)
+    return int(np.clip(max(read, written), 16 << 20, 512 << 20))

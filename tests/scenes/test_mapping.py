@@ -15,7 +15,7 @@ from rasterio.warp import transform_bounds, transform_geom
 from rio_cogeo import cog_validate
 
 from hook.errors import SceneError
-from hook.scenes import WindowGrid, map_scene, mapping
+from hook.scenes import WindowGrid, blending, map_scene, mapping
 from hook.scenes.blending import RowBlender
 from hook.scenes.layers import ClassLayer, PartFile
 from hook.scenes.reader import AreaOfInterest, SceneReader
@@ -135,6 +135,19 @@ def test_bytes_do_not_depend_on_the_batch_size(write_scene, softmax_of_bands, tm
         )
         contents.append([name.read_bytes() for name in names])
     assert all(content == contents[0] for content in contents)
+
+
+def test_bytes_do_not_depend_on_the_rows_that_leave_together(
+    write_scene, softmax_of_bands, tmp_path, monkeypatch
+):
+    path = write_scene(rng.integers(0, 255, (3, 150, 90)).astype(np.uint8), nodata=0)
+    options = dict(num_classes=3, window=32, overlap=0.4, scores=("probs",), block_windows=8)
+    run(softmax_of_bands, path, tmp_path / "a.tif", **options)
+    monkeypatch.setattr(blending, "_PIXELS", 700)
+    assert blending.rows_at_a_time(90) == 7 and blending.rows_at_a_time(10_000) == 1
+    run(softmax_of_bands, path, tmp_path / "b.tif", **options)
+    for name in (".tif", ".scores.tif"):
+        assert (tmp_path / f"a{name}").read_bytes() == (tmp_path / f"b{name}").read_bytes()
 
 
 def test_model_sees_native_values_batches_and_bands_in_order(write_scene, tmp_path):

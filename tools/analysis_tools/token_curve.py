@@ -31,7 +31,7 @@ from tqdm import tqdm
 from hook.apis.inference import load_model, use_tokens
 from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
 from hook.drawing import figure_to_rgb, save_png
-from hook.engine.runner import HookRunner, load_config
+from hook.engine.runner import HookRunner, add_config_options, load_config
 from hook.errors import ConfigError, DataError, reports_errors
 
 AXES = {
@@ -63,6 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--beside", nargs="+", default=[], metavar="JSON", help="other reports")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add_config_options(parser)
     args = parser.parse_args()
     args.varied = next(name for name in AXES if getattr(args, name) is not None)
     return args
@@ -141,7 +142,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         One entry per value: ``value``, ``accuracy`` per checkpoint, and the means over them of
         ``tokens`` and ``ms_per_image``.
     """
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     values = getattr(args, args.varied)
     runs: list[list[dict[str, Any]]] = [[] for _ in values]
     loader = None
