@@ -70,8 +70,7 @@ class TokenViT(BaseModule):
             16 x 16 pixels where tokens choose seeds (the paper's 32 x 32 at 512 pixels), a cell
             per seed where seeds choose tokens, the patch grid for patch embedding.
         seed_skip: Also give the seeds (B, seed_dims, h, w), after the dense maps, for a neck that
-            takes them, such as :class:`hook.models.SeedPyramid`; ``"stem"`` gives them as they are
-            before object perception.
+            takes them, such as :class:`hook.models.SeedPyramid`.
         explained: Outside training, give every image as few tokens as explain this share of the
             variance of its seeds (``HookTokenizer.count_tokens``); None gives all images the
             tokenizer's number.
@@ -99,7 +98,7 @@ class TokenViT(BaseModule):
         qkv_bias: bool = True,
         out_indices: tuple[int, ...] | None = None,
         dense_size: int | tuple[int, int] | None = None,
-        seed_skip: bool | str = False,
+        seed_skip: bool = False,
         explained: float | None = None,
         final_norm: bool = False,
         norm_eps: float = 1e-5,
@@ -134,10 +133,6 @@ class TokenViT(BaseModule):
                 expected="a hook.HookTokenizer and the blocks whose tokens become dense maps",
                 found=f"{type(self.tokenizer).__name__}, out_indices={out_indices}",
                 remedy="leave seed_skip out, or change the tokenizer",
-            )
-        if seed_skip not in (False, True, "stem"):
-            raise ConfigError(
-                "model.backbone.seed_skip", expected="False, True or 'stem'", found=seed_skip
             )
         self.seed_skip = seed_skip
         if explained is not None and not (
@@ -262,7 +257,7 @@ class TokenViT(BaseModule):
         }
         if self.explained is not None and not self.training and num_tokens is None:
             return self._forward_adaptive(images, options)
-        seeds = self._perceive(images, options) if self.seed_skip else None
+        seeds = self.tokenizer.perceive(images, **options) if self.seed_skip else None
         return self._forward_seeds(images, seeds, num_tokens, options)
 
     def _forward_seeds(
@@ -274,12 +269,8 @@ class TokenViT(BaseModule):
             return chosen[0]
         maps = tuple(self.spread(images, tokenized, tokens) for tokens in chosen)
         if self.seed_skip:
-            skip = seeds.stem if self.seed_skip == "stem" else seeds.features
-            maps += (skip.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+            maps += (seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
         return maps
-
-    def _perceive(self, images: Tensor, options: dict) -> SeedMap:
-        return self.tokenizer.perceive(images, **options, keep_stem=self.seed_skip == "stem")
 
     def _forward_adaptive(self, images: Tensor, options: dict) -> Tensor | tuple[Tensor, ...]:
         """Extract features with a number of tokens for each image, equal numbers together.
@@ -287,7 +278,7 @@ class TokenViT(BaseModule):
         Where tokens are asked for, images with fewer than the most of the batch are filled up
         with the mean of their tokens, which leaves their mean as it is.
         """
-        seeds = self._perceive(images, options)
+        seeds = self.tokenizer.perceive(images, **options)
         counts = self.tokenizer.count_tokens(seeds, self.explained)
         self.token_counts = counts
         parts, order = [], []

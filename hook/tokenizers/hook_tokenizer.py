@@ -256,7 +256,6 @@ class HookTokenizer(nn.Module):
         images: Tensor,
         valid: Tensor | None = None,
         resolution: float | Tensor | None = None,
-        keep_stem: bool = False,
     ) -> SeedMap:
         """Turn images into seeds that know of each other: stem and object perception.
 
@@ -266,7 +265,6 @@ class HookTokenizer(nn.Module):
                 values, and a seed without a valid pixel belongs to no token. None: all are valid.
             resolution: Ground size of a pixel in metres, one number or (B,); needs the
                 tokenizer's ``resolution``. None: the one of training.
-            keep_stem: Also give the seeds before object perception.
 
         Returns:
             The seeds.
@@ -289,8 +287,7 @@ class HookTokenizer(nn.Module):
             images = self._drop_bands(images)
         colours = self._colours(images, valid) if self.diffusion_steps else None
         if self.masks:
-            scale = self._scale(resolution)
-            seeds = self._perceive_any_size(images, valid, scale, keep_stem)
+            seeds = self._perceive_any_size(images, valid, self._scale(resolution))
             return seeds._replace(colours=colours)
         if resolution is not None:
             raise ValueError(f"preset {self.preset!r} takes no resolution; 'fast' does")
@@ -298,11 +295,11 @@ class HookTokenizer(nn.Module):
             raise ValueError(
                 f"images are {h} x {w} pixels, a seed is {self.stride} x {self.stride}"
             )
-        stem = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
-        size = stem.shape[1:3]
+        seeds = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
+        size = seeds.shape[1:3]
         positions = resize_positions(self.pos_embed, self.grid_size, size)
-        seeds = self.perception(stem + positions.reshape(1, *size, -1))
-        return SeedMap(seeds, None, colours, stem if keep_stem else None)
+        seeds = seeds + positions.reshape(1, *size, -1)
+        return SeedMap(self.perception(seeds), None, colours)
 
     def _colours(self, images: Tensor, valid: Tensor | None) -> Tensor:
         """Mean of each band over the valid pixels of a seed, (B, C, h, w)."""
@@ -317,7 +314,7 @@ class HookTokenizer(nn.Module):
         return means / share.clamp(min=1 / self.stride**2)
 
     def _perceive_any_size(
-        self, images: Tensor, valid: Tensor | None, scale: Tensor | float, keep_stem: bool
+        self, images: Tensor, valid: Tensor | None, scale: Tensor | float
     ) -> SeedMap:
         """Fill the images up to whole seeds, and keep what is not valid out of every seed."""
         h, w = images.shape[-2:]
@@ -327,22 +324,18 @@ class HookTokenizer(nn.Module):
         if valid is None:
             few = self._images_at_once(images, scale)
             parts = [images] if few is None else images.split(few)
-            seeds, stems = [], []
-            for part in parts:
-                stem = self.stem(part).permute(0, 2, 3, 1)  # B D h w -> B h w D
-                seeds.append(self.perception(stem, None, scale))
-                stems += [stem] if keep_stem else []
-            joined = (p[0] if len(p) == 1 else torch.cat(p) if p else None for p in (seeds, stems))
-            return SeedMap(next(joined), None, None, next(joined))
+            seeds = [
+                self.perception(self.stem(part).permute(0, 2, 3, 1), None, scale)  # B D h w
+                for part in parts
+            ]
+            return SeedMap(seeds[0] if len(seeds) == 1 else torch.cat(seeds), None)
         images = images.masked_fill(~valid[:, None], 0)  # a NaN times zero would stay one
         images, valid = F.pad(images, missing), F.pad(valid, missing)
         mask = valid[:, None].to(images.dtype)
-        stem = self.stem(images, mask).permute(0, 2, 3, 1)
+        seeds = self.stem(images, mask).permute(0, 2, 3, 1)
         valid = F.max_pool2d(mask, self.stride)[:, 0] > 0  # B h w
-        seeds = self.perception(stem, valid, scale)
-        return SeedMap(
-            seeds.masked_fill(~valid[..., None], 0), valid, None, stem if keep_stem else None
-        )
+        seeds = self.perception(seeds, valid, scale)
+        return SeedMap(seeds.masked_fill(~valid[..., None], 0), valid)
 
     def _images_at_once(self, images: Tensor, scale: Tensor | float) -> int | None:
         """Choose how many images go through the seed maps together; None for all.

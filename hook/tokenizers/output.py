@@ -28,13 +28,11 @@ class SeedMap(NamedTuple):
         valid: (B, h, w) bool; None where every seed is valid.
         colours: (B, C, h, w) mean of each band over a seed's valid pixels; None where the
             tokenizer has no use for it.
-        stem: (B, h, w, D) the seeds before object perception, where they were asked for.
     """
 
     features: Tensor
     valid: Tensor | None
     colours: Tensor | None = None
-    stem: Tensor | None = None
 
     def take(self, index: Tensor) -> "SeedMap":
         """Some images of the batch."""

@@ -59,26 +59,6 @@ def test_backbone_gives_maps_at_seeds_and_the_seeds():
         assert torch.allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(32, 40), (30, 37)])
-def test_skip_from_the_stem(size):
-    model = backbone(seed_skip="stem")
-    images = torch.rand(2, 3, *size)
-    maps, usual = model(images), backbone(seed_skip=True)
-    usual.load_state_dict(model.state_dict())
-    padded = F.pad(images, (0, -size[1] % 4, 0, -size[0] % 4))
-    mask = F.pad(torch.ones(2, 1, *size), (0, -size[1] % 4, 0, -size[0] % 4))
-    assert torch.allclose(maps[-1], model.tokenizer.stem(padded, mask), atol=1e-6)
-    for a, b in zip(maps[:4], usual(images)[:4], strict=True):
-        assert torch.equal(a, b)
-    # Many images, a few of which go through the tokenizer at a time.
-    many = torch.rand(5, 3, 160, 160)
-    with torch.no_grad():
-        together = model(many)[-1]
-    assert torch.allclose(together, model.tokenizer.stem(many), atol=1e-5)
-    with pytest.raises(ConfigError, match="seed_skip"):
-        backbone(seed_skip="perception")
-
-
 def test_gradients_of_a_dense_loss_reach_the_assignment():
     """The queries of the last step learn from where their tokens are put, not only from what."""
     model = backbone().train()
