@@ -1,13 +1,14 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make demo   train, evaluate, map, vectorise and picture the embedded scene
 #   make test   run the tests
+# and `make docs` builds the documentation into site/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?=
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test docs lint clean
 
 install: $(STAMP)
 
@@ -28,9 +29,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# The variable silences the theme's advertisement of its successor.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) work_dirs build *.egg-info
+	rm -rf $(VENV) work_dirs build site *.egg-info

@@ -27,8 +27,12 @@ class HookEmbed(nn.Module):
         in_chans: Number of bands.
         embed_dim: Width of the tokens.
         norm_layer: Norm applied to the tokens; None for none.
-        bias, device, dtype: As in timm's ``PatchEmbed`` (the tokenizer has its own biases).
-        strict_img_size, dynamic_img_pad, output_fmt: timm's way to ask for dynamic image sizes.
+        bias: Accepted for timm's sake and unused: the tokenizer has its own biases.
+        device: As in timm's ``PatchEmbed``.
+        dtype: As in timm's ``PatchEmbed``.
+        strict_img_size: With the next two, timm's way to ask for dynamic image sizes.
+        dynamic_img_pad: See ``strict_img_size``.
+        output_fmt: See ``strict_img_size``.
         **hook_options: Options of :class:`HookTokenizer`.
 
     Raises:

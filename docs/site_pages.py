@@ -1,0 +1,195 @@
+"""What MkDocs runs: pages made of other files of the repository, so that each has one source.
+
+A line ``{{ name argument }}`` of a page is replaced when the site is built:
+
+``{{ section FILE HEADING }}``  one section of a Markdown file of the repository
+``{{ text FILE }}``             such a file without its title
+``{{ apis }}``                  what ``hook.apis`` gives, read from its table
+``{{ exports MODULE }}``        the names of a module's ``__all__``
+``{{ help }}``                  the help of ``hook`` and all its commands
+``{{ tools }}``                 the scripts of ``tools/`` with the first line of each
+``{{ configs }}``               the configs, each with its comment
+
+The configs, their READMEs, logs and pictures and ``data/README.md`` have the places in the site
+that they have in the repository; so links in them and in ``README.md`` work in both.
+"""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARKER = re.compile(r"^\{\{ (\w+)(?: (\S+))?(?: (.+?))? \}\}$", re.MULTILINE)
+_CONFIG_LINK = re.compile(r"(\]\((?!\w+:)[^)\s#]+\.py)\)")
+_AS_THEY_ARE = ("configs/*/logs/*.json", "configs/*/pictures/*.png", "data/demo_overview.jpg")
+
+
+# ------------------------------------------------------------------------------------- files
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the repository's own pages, configs, logs and pictures to the site."""
+    for path in (ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))):
+        files.append(File.generated(config, _name(path), abs_src_path=str(path)))
+    for path in configs():
+        # Search finds the words of a config in its README; a hundred pages of numbers help nobody.
+        page = f"---\nsearch:\n  exclude: true\n---\n\n# {path.stem}\n\n`{_name(path)}`\n\n"
+        page += f"```python\n{path.read_text()}```\n"
+        files.append(File.generated(config, f"{_name(path)}.md", content=page))
+    for pattern in _AS_THEY_ARE:
+        for path in sorted(ROOT.glob(pattern)):
+            files.append(File.generated(config, _name(path), abs_src_path=str(path)))
+    return files
+
+
+def configs() -> list[Path]:
+    """List the configs that can be trained or measured."""
+    return sorted(p for p in ROOT.glob("configs/*/*.py") if p.parent.name != "_base_")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# ------------------------------------------------------------------------------------- pages
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill in what a page takes from elsewhere."""
+
+    def fill(marker: re.Match) -> str:
+        name, *arguments = marker.groups()
+        if name not in _PARTS:
+            raise PluginError(f"{page.file.src_uri}: no {name!r}; there are {sorted(_PARTS)}")
+        return _PARTS[name](*(a for a in arguments if a is not None))
+
+    # In the site the page of a config is called <name>.py.md.
+    return _CONFIG_LINK.sub(r"\1.md)", _MARKER.sub(fill, markdown))
+
+
+def section(path: str, heading: str) -> str:
+    """Return what lies under a heading of a Markdown file, without the heading.
+
+    Raises:
+        PluginError: The file has no such heading.
+    """
+    inside, fenced, lines = False, False, []
+    for line in (ROOT / path).read_text().splitlines():
+        fenced ^= line.startswith("```")
+        if line.startswith("## ") and not fenced:
+            inside = line == f"## {heading}"
+        elif inside:
+            lines.append(line)
+    if not lines:
+        raise PluginError(f"{path} has no section '## {heading}'")
+    return "\n".join(lines).strip("\n")
+
+
+def text(path: str) -> str:
+    """Return a Markdown file without its title."""
+    return (ROOT / path).read_text().partition("\n")[2]
+
+
+def apis() -> str:
+    """Return the directives for what ``hook.apis`` loads lazily, by module."""
+    from hook.apis import _MODULES
+
+    lines = []
+    for module in dict.fromkeys(_MODULES.values()):
+        summary, _, _ = docstring(ROOT / "hook" / "apis" / f"{module}.py").partition("\n")
+        lines += [f"## {module}", "", _plain(summary), ""]
+        names = [name for name, place in _MODULES.items() if place == module]
+        lines += [f"::: hook.apis.{module}.{name}\n" for name in names]
+    return "\n".join(lines)
+
+
+def exports(module: str) -> str:
+    """Return the directives for a module's ``__all__``, which its text tells without an import."""
+    tree = ast.parse((ROOT / module.replace(".", "/") / "__init__.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            names = ast.literal_eval(node.value)
+            return "\n".join(f"::: {module}.{name}\n" for name in names)
+    raise PluginError(f"{module} has no __all__")
+
+
+def command_help() -> str:
+    """Return the help of ``hook`` and of each of its commands."""
+    from hook.cli import build_parser
+
+    width = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "96"
+    try:
+        parser = build_parser()
+        commands = next(a for a in parser._actions if a.dest == "command").choices
+        parts = [("hook", parser), *((f"hook {name}", p) for name, p in commands.items())]
+        return "\n".join(f"## {name}\n\n```text\n{p.format_help()}```\n" for name, p in parts)
+    finally:
+        os.environ.pop("COLUMNS")
+        if width is not None:
+            os.environ["COLUMNS"] = width
+
+
+def tools() -> str:
+    """Return a table of the scripts and what each says of itself first."""
+    lines = ["| script | what it does |", "| --- | --- |"]
+    for path in sorted((ROOT / "tools").rglob("*")):
+        if path.suffix == ".py":
+            summary = " ".join(docstring(path).partition("\n\n")[0].split())
+        elif path.suffix == ".sh":
+            summary = _first_comment(path.read_text().partition("\n")[2])
+        else:
+            continue
+        lines.append(f"| `{_name(path)}` | {_plain(summary).replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def config_tables() -> str:
+    """Return a table per method of configs and their comments."""
+    return "\n".join(_config_tables())
+
+
+def _config_tables() -> Iterator[str]:
+    for folder in sorted({path.parent for path in configs()}):
+        yield from (f"## {folder.name}", "")
+        if (folder / "README.md").exists():
+            yield from (f"[README](../{_name(folder)}/README.md)", "")
+        yield from ("| config | what it says of itself |", "| --- | --- |")
+        for path in sorted(folder.glob("*.py")):
+            comment = _first_comment(path.read_text()).replace("|", "\\|")
+            yield f"| [{path.stem}](../{_name(path)}) | {comment} |"
+        yield ""
+
+
+def docstring(path: Path) -> str:
+    """Return a module's docstring."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def _first_comment(code: str) -> str:
+    """Return the comment that a file begins with, as one line."""
+    lines = []
+    for line in code.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+def _plain(words: str) -> str:
+    """Write reStructuredText's roles and literals as Markdown's code."""
+    return re.sub(r"(?::\w+:)?``?([^`]+)``?", r"`\1`", words)
+
+
+_PARTS = {
+    "apis": apis,
+    "configs": config_tables,
+    "exports": exports,
+    "help": command_help,
+    "section": section,
+    "text": text,
+    "tools": tools,
+}
