@@ -20,6 +20,11 @@ _RGB_NAMES = (
 )
 _WHITE = (255, 255, 255)
 
+TINT = 0.35
+"""Opacity of token colours inside outlines, at which the picture still shows."""
+SPECK = 1 / 250
+"""Share of a picture below which a part of a region is a speck, not outlined."""
+
 
 def choose_rgb(bands: Sequence[str | int] | None, count: int) -> tuple[int, int, int]:
     """Choose the bands to show as red, green and blue.
@@ -156,12 +161,7 @@ def render_tokens(
     count = max(top + 1, num_tokens or 0, 1)
     colours = render_labels(token_map, distinct_palette(count), background).astype(np.float32)
     if image is not None:
-        if image.shape[:2] != token_map.shape:
-            raise DataError(
-                "picture and token map differ in size",
-                expected=token_map.shape,
-                found=image.shape[:2],
-            )
+        _check_size(token_map, image)
         grey = image.astype(np.float32).mean(-1, keepdims=True)
         colours = alpha * colours + (1 - alpha) * grey
     if borders:
@@ -171,11 +171,253 @@ def render_tokens(
     return np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
 
 
+def outline_tokens(
+    token_map: np.ndarray,
+    image: np.ndarray,
+    tokens: Sequence[int] | None = None,
+    width: float = 2.0,
+    rim: float = 1.0,
+    tint: float = 0.0,
+    min_size: int = 0,
+) -> np.ndarray:
+    """Draw each token's regions as outlines over the picture, in the colour of the token.
+
+    A line runs inside its region, along the picture's edge too, so that every region is closed and
+    neighbours keep their own lines. On both sides it has a rim, dark for light colours and light
+    for dark ones: on any ground either the line or its rim shows.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        image: (H, W, 3) uint8.
+        tokens: Tokens to outline and tint; None for all.
+        width: Width of the coloured line in pixels.
+        rim: Width of each rim in pixels.
+        tint: Opacity of the token's colour inside its region.
+        min_size: Connected parts of fewer pixels get their tint, but no lines in or around them:
+            lines around every speck hide the picture.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If ``image`` has another size than the map.
+    """
+    # OpenCV takes a tenth of a second to load, which importing this module should not pay.
+    import cv2
+
+    _check_size(token_map, image)
+    picture = image.copy()
+    if not token_map.size:
+        return picture
+    palette = np.array(distinct_palette(max(int(token_map.max()) + 1, 1)), np.uint8)
+    if tint:
+        inside = _chosen(token_map, tokens)
+        ground = (1 - tint) * image[inside] + tint * palette[token_map[inside]]
+        picture[inside] = np.rint(ground).astype(np.uint8)
+    regions = without_specks(token_map, min_size)
+    edge = np.zeros(regions.shape, bool)
+    framed = np.pad(regions, 1, constant_values=-2)  # nobody's, not even without a token
+    height, length = regions.shape
+    for row, col in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        edge |= framed[row : row + height, col : col + length] != regions
+    # The nearest pixel at an edge lies in the same region, since each side of an edge has its own.
+    distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # At a luminance of 0.18 black and white have the same contrast.
+    rims = np.where(luminance(palette)[:, None] > 0.18, 0, 255).astype(np.uint8).repeat(3, axis=1)
+    chosen = _chosen(regions, tokens)
+    line = (distance >= rim) & (distance < rim + width)
+    for where, colours in (
+        (chosen & (distance < 2 * rim + width) & ~line, rims),
+        (chosen & line, palette),
+    ):
+        picture[where] = colours[regions[where]]
+    return picture
+
+
+def _chosen(token_map: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
+    owned = token_map >= 0
+    return owned if tokens is None else owned & np.isin(token_map, tokens)
+
+
+def without_specks(token_map: np.ndarray, min_size: int) -> np.ndarray:
+    """Leave specks out of a token map, for lines that a person can follow.
+
+    A speck goes to the token that it has the longest border with. Where specks lie side by side
+    over a larger area, nobody gets them.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        min_size: 4-connected parts of a region with fewer pixels are specks.
+
+    Returns:
+        np.ndarray: (H, W) int64; -1 where no token owns a pixel.
+    """
+    token_map = np.maximum(token_map.astype(np.int64), -1)
+    if min_size <= 1 or not token_map.size:
+        return token_map
+    from skimage.measure import label
+
+    parts = label(token_map, background=-1, connectivity=1)
+    speck = (np.bincount(parts.ravel()) < min_size)[parts] & (token_map >= 0)
+    cleaned = np.where(speck, -1, token_map)
+    groups = label(speck, connectivity=1)  # 0: no speck
+    # Each step from a group of specks to a pixel that a token keeps is a vote for this token.
+    votes = np.zeros((groups.max() + 1, max(int(token_map.max()), 0) + 1), np.int64)
+    for group, owner in ((groups, cleaned), (groups.T, cleaned.T)):
+        for here, there in ((group[:-1], owner[1:]), (group[1:], owner[:-1])):
+            counts = (here > 0) & (there >= 0)
+            np.add.at(votes, (here[counts], there[counts]), 1)
+    winners = np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
+    winners[np.bincount(groups.ravel()) >= min_size] = -1
+    return np.where(speck, winners[groups], token_map)
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """Luminance of sRGB colours: (..., 3) from 0 to 255 -> (...) from 0, black, to 1, white."""
+    share = np.asarray(colours, np.float32) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+
+def highlight_token(
+    token_map: np.ndarray,
+    image: np.ndarray,
+    token: int,
+    width: float = 2.0,
+    rim: float = 1.0,
+    min_size: int = 0,
+) -> np.ndarray:
+    """Show one token's region: in colour and outlined, and all else in dark grey.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        image: (H, W, 3) uint8.
+        token: Token whose region is shown.
+        width: Width of the coloured line in pixels; see :func:`outline_tokens`.
+        rim: Width of each rim in pixels.
+        min_size: Connected parts of fewer pixels get no lines in or around them.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8; pixels without a token stay as they are.
+
+    Raises:
+        DataError: If ``image`` has another size than the map.
+    """
+    _check_size(token_map, image)
+    picture = image.copy()
+    rest = (token_map >= 0) & (token_map != token)
+    picture[rest] = (0.4 * image[rest].astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
+    return outline_tokens(token_map, picture, (token,), width, rim, min_size=min_size)
+
+
+def render_attention(
+    attention: np.ndarray,
+    image: np.ndarray,
+    limits: tuple[float, float] | None = None,
+    alpha: float = 0.7,
+    valid: np.ndarray | None = None,
+    colour_map: str = "inferno",
+    background: tuple[int, int, int] = _WHITE,
+) -> np.ndarray:
+    """Lay one token's attention as heat over the grey picture.
+
+    Args:
+        attention: (h, w) weights on any grid that covers the picture; enlarged bilinearly, which
+            adds no peaks.
+        image: (H, W, 3) uint8 picture underneath.
+        limits: Weights of the first and the last colour; None from 0 to the largest.
+        alpha: Opacity of the heat.
+        valid: (H, W), non-zero where pixels count; the others get ``background``.
+        colour_map: Name of a colour map of matplotlib. The default is perceptually uniform: equal
+            steps of attention look equally large, in print and to the colour-blind too.
+        background: Colour of pixels without data.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If the attention is not (h, w) or the limits do not ascend.
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    if attention.ndim != 2 or not attention.size:
+        raise DataError(
+            "heat needs one token's attention", expected="(h, w)", found=attention.shape
+        )
+    low, high = limits if limits is not None else (0.0, float(attention.max()))
+    if not (low < high or limits is None):
+        raise DataError("the limits of the attention do not ascend", found=limits)
+    height, width = image.shape[:2]
+    scaled = ((attention - low) / ((high - low) or 1.0)).clip(0, 1).astype(np.float32)
+    fine = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
+    heat = 255 * colormaps[colour_map](np.asarray(fine))[..., :3]
+    grey = image.astype(np.float32).mean(-1, keepdims=True)
+    picture = np.rint(alpha * heat + (1 - alpha) * grey).clip(0, 255).astype(np.uint8)
+    if valid is not None:
+        picture[np.asarray(valid) == 0] = background
+    return picture
+
+
+def token_shares(token_map: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Measure which share of the picture each token owns.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        num_tokens: Number of tokens N.
+
+    Returns:
+        np.ndarray: (N,) shares of the pixels that have an owner, which sum to one; all zero where
+        none has.
+    """
+    pixels = np.bincount(token_map[token_map >= 0], minlength=num_tokens)
+    return pixels / max(pixels.sum(), 1)
+
+
+def roomiest_spots(token_map: np.ndarray) -> dict[int, tuple[int, int, float]]:
+    """Find where in its region each token has most room, for a number to be written there.
+
+    Args:
+        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+
+    Returns:
+        dict: Row and column of the pixel furthest from the region's edges, and its distance from
+        them in pixels, of each token that owns a pixel.
+    """
+    import cv2
+
+    spots = {}
+    for token in np.unique(token_map[token_map >= 0]):
+        inside = np.pad(token_map == token, 1).astype(np.uint8)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        row, col = np.unravel_index(distance.argmax(), distance.shape)
+        spots[int(token)] = int(row), int(col), float(distance[row, col])
+    return spots
+
+
+def _check_size(token_map: np.ndarray, image: np.ndarray) -> None:
+    if image.shape[:2] != token_map.shape:
+        raise DataError(
+            "picture and token map differ in size",
+            expected=token_map.shape,
+            found=image.shape[:2],
+        )
+
+
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
     rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
     cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
     return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Enlarge a picture (H, W, 3) by a whole factor, smoothly, for eyes that are not pixels."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    size = (factor * width, factor * height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def figure_to_rgb(figure) -> np.ndarray:

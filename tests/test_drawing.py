@@ -10,13 +10,21 @@ from PIL import Image
 from hook.drawing import (
     choose_rgb,
     distinct_palette,
+    enlarge,
     figure_to_rgb,
+    highlight_token,
+    luminance,
+    outline_tokens,
     region_borders,
+    render_attention,
     render_labels,
     render_tokens,
     resize_nearest,
+    roomiest_spots,
     save_png,
     stretch_to_rgb,
+    token_shares,
+    without_specks,
 )
 from hook.errors import DataError
 
@@ -108,6 +116,162 @@ def test_tokens_are_painted_with_borders_over_the_picture():
     assert lined[3, 2].min() > 180 and np.array_equal(lined[3, 4], plain[3, 4])
     with pytest.raises(DataError, match="differ in size"):
         render_tokens(tokens, np.zeros((5, 6, 3), np.uint8))
+
+
+def _halves() -> tuple[np.ndarray, np.ndarray]:
+    """Token 4 left and token 1 right of a middle grey picture, and a corner of nobody's."""
+    tokens = np.full((40, 60), 4)
+    tokens[:, 30:], tokens[:10, :10] = 1, -1
+    return tokens, np.full((40, 60, 3), 128, np.uint8)
+
+
+def test_outlines_lie_inside_their_regions_along_the_borders():
+    tokens, image = _halves()
+    lined = outline_tokens(tokens, image, width=2, rim=1)
+    colours = distinct_palette(5)
+    # From the border inwards: rim, two pixels of the line, rim, and the picture again.
+    left, right = lined[20, 29:24:-1].tolist(), lined[20, 30:35].tolist()
+    for line, token in ((left, 4), (right, 1)):
+        dark = bool(luminance(np.array(colours[token])) > 0.18)
+        rim = [0, 0, 0] if dark else [255, 255, 255]
+        assert line == [rim, colours[token], colours[token], rim, [128] * 3]
+    assert lined[20, 0].tolist() == left[0] and lined[20, 1].tolist() == colours[4]  # closed
+    assert (lined[:10, :10] == 128).all()  # nobody's
+    changed = (lined != image).any(-1)
+    inner = np.zeros(tokens.shape, bool)
+    inner[14:36, 4:26] = inner[4:36, 34:56] = True
+    assert not changed[inner].any() and changed[~inner & (tokens >= 0)].any()
+
+
+def test_a_token_has_one_colour_whatever_the_others():
+    tokens, image = _halves()
+    both = outline_tokens(tokens, image, tint=0.5)
+    alone = outline_tokens(np.where(tokens == 1, 1, -1), image, tint=0.5)
+    chosen = outline_tokens(tokens, image, tokens=[1], tint=0.5)
+    more = outline_tokens(np.where(tokens == 4, 11, tokens), image, tint=0.5)
+    for other in (alone, chosen, more):
+        assert np.array_equal(both[:, 30:], other[:, 30:])
+    assert np.array_equal(chosen[:, :30], image[:, :30])
+    expected = np.rint(0.5 * 128 + 0.5 * np.array(distinct_palette(2)[1]))
+    assert both[20, 45].tolist() == expected.tolist()
+
+
+def test_outline_or_rim_shows_on_any_ground():
+    tokens = np.arange(40)[:, None, None].repeat(12, 1).repeat(12, 2).reshape(40 * 12, 12)
+    for ground in range(0, 256, 15):
+        image = np.full((*tokens.shape, 3), ground, np.uint8)
+        lined = luminance(outline_tokens(tokens, image))
+        light = luminance(np.array([ground] * 3))
+        for token in range(40):
+            away = lined[tokens == token] + 0.05
+            contrast = np.maximum(away / (light + 0.05), (light + 0.05) / away)
+            assert contrast.max() > 2.1
+
+
+def test_outlines_of_odd_input():
+    with pytest.raises(DataError, match="differ in size"):
+        outline_tokens(np.zeros((4, 4), int), np.zeros((5, 4, 3), np.uint8))
+    image = np.full((6, 6, 3), 9, np.uint8)
+    assert np.array_equal(outline_tokens(np.full((6, 6), -1), image), image)
+    assert np.array_equal(
+        outline_tokens(np.zeros((6, 6), np.uint8), image), outline_tokens(np.zeros((6, 6)), image)
+    )
+
+
+def test_specks_go_to_the_neighbour_with_the_longest_border():
+    tokens = np.zeros((12, 12), int)
+    tokens[:, 6:] = 1
+    tokens[4, 4:7] = 2  # two pixels in region 0, one in region 1
+    tokens[8:10, 8:10] = 3
+    tokens[0, 0] = -1
+    cleaned = without_specks(tokens, 4)
+    assert (cleaned[4, 4:7] == 0).all() and (cleaned[8:10, 8:10] == 3).all()
+    assert cleaned[0, 0] == -1
+    same = tokens.copy()
+    same[4, 4:7] = 0
+    assert np.array_equal(cleaned, same)
+    assert np.array_equal(without_specks(tokens, 1), tokens)
+
+
+def test_an_area_of_specks_is_nobodys():
+    tokens = np.zeros((12, 12), int)
+    rows, cols = np.indices((6, 6))
+    tokens[3:9, 3:9] = 1 + (rows + cols) % 2
+    cleaned = without_specks(tokens, 4)
+    assert (cleaned[3:9, 3:9] == -1).all() and (cleaned[:3] == 0).all()
+    assert (without_specks(tokens, 1000) == -1).all()
+
+
+def test_specks_have_their_tint_and_no_lines():
+    tokens = np.zeros((40, 40), int)
+    tokens[20, 20] = 1
+    image = np.full((40, 40, 3), 128, np.uint8)
+    lined = outline_tokens(tokens, image, tint=0.5, min_size=4)
+    ground = [np.rint(64 + 0.5 * np.array(c)).tolist() for c in distinct_palette(2)]
+    assert lined[20, 20].tolist() == ground[1] and lined[20, 21].tolist() == ground[0]
+
+
+def test_highlight_leaves_the_token_as_it_is_and_darkens_the_rest():
+    tokens, _ = _halves()
+    image = np.random.default_rng(0).integers(60, 256, (40, 60, 3)).astype(np.uint8)
+    lit = highlight_token(tokens, image, 1)
+    assert np.array_equal(lit[4:36, 34:56], image[4:36, 34:56])
+    grey = lit[20, :20].astype(float)
+    assert (grey == grey[:, :1]).all()
+    assert np.abs(grey[:, 0] - 0.4 * image[20, :20].mean(-1)).max() <= 1
+    assert np.array_equal(lit[:10, :10], image[:10, :10])
+    assert (lit[20, 31] == distinct_palette(2)[1]).all()
+
+
+def test_heat_grows_with_attention():
+    ramp = np.linspace(0, 3, 40)[None].repeat(10, axis=0)
+    grey = np.full((20, 80, 3), 100, np.uint8)
+    heat = render_attention(ramp, grey)
+    light = luminance(heat)[10]
+    assert heat.shape == (20, 80, 3)
+    assert (np.diff(light) >= -1e-3).all() and light[-1] > light[0] + 0.3
+    # The stated range, not the picture's own, decides the colours; beyond it there are no more.
+    half = render_attention(ramp / 2, grey, limits=(0, 1.5))
+    assert np.abs(half.astype(int) - heat).max() <= 1
+    assert np.array_equal(
+        render_attention(np.full((2, 2), 9.0), grey, (0, 1)),
+        render_attention(np.ones((2, 2)), grey, (0, 1)),
+    )
+
+
+def test_heat_shows_the_picture_and_what_has_no_data():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, 4:] = 200
+    valid = np.ones((8, 8))
+    valid[0, 0] = 0
+    heat = render_attention(np.zeros((2, 2)), image, valid=valid, alpha=0.5)
+    assert (heat[0, 0] == 255).all()
+    assert np.abs(heat[4, 6].astype(int) - heat[4, 1] - 100).max() <= 1
+    with pytest.raises(DataError, match="one token's attention"):
+        render_attention(np.zeros((3, 2, 2)), image)
+    with pytest.raises(DataError, match="do not ascend"):
+        render_attention(np.zeros((2, 2)), image, (1, 0))
+
+
+def test_shares_are_counted_pixels():
+    tokens, _ = _halves()
+    shares = token_shares(tokens, 6)
+    assert shares.tolist() == [0, 1200 / 2300, 0, 0, 1100 / 2300, 0]
+    assert token_shares(np.full((3, 3), -1), 2).tolist() == [0, 0]
+
+
+def test_roomiest_spot_is_the_middle():
+    tokens = np.full((21, 40), 3)
+    tokens[:, 21:] = -1
+    assert roomiest_spots(tokens) == {3: (10, 10, pytest.approx(11, abs=0.5))}
+
+
+def test_enlarging_keeps_size_and_colours():
+    image = np.zeros((3, 5, 3), np.uint8)
+    image[:, 3:] = 200
+    large = enlarge(image, 4)
+    assert large.shape == (12, 20, 3) and large[6, 1].max() == 0
+    assert abs(int(large[6, 18, 0]) - 200) <= 1
 
 
 def test_resize_nearest_equals_pillow():
