@@ -23,8 +23,13 @@ _MODULES = {
     "find_similar": "search",
     "Panel": "pictures",
     "draw_overview": "pictures",
+    "outline_tokens": "pictures",
+    "render_attention": "pictures",
     "render_labels": "pictures",
     "render_tokens": "pictures",
+    "show_attention": "token_pictures",
+    "show_token_counts": "token_pictures",
+    "show_tokens": "token_pictures",
     "stretch_to_rgb": "pictures",
 }
 

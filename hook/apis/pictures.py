@@ -1,6 +1,7 @@
 """The overview that shows pictures of a scene, its labels and its tokens side by side.
 
-The pictures themselves come from :mod:`hook.drawing`.
+The pictures themselves come from :mod:`hook.drawing`; what a model's tokens are made of is shown by
+:mod:`hook.apis.token_pictures`.
 """
 
 import math
@@ -10,12 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from hook.drawing import figure_to_rgb, render_labels, render_tokens, save_png, stretch_to_rgb
+from hook.drawing import (
+    figure_to_rgb,
+    outline_tokens,
+    render_attention,
+    render_labels,
+    render_tokens,
+    save_png,
+    stretch_to_rgb,
+)
 from hook.errors import ConfigError, DataError
 
 __all__ = [
     "Panel",
     "draw_overview",
+    "draw_scale_bar",
+    "outline_tokens",
+    "render_attention",
     "render_labels",
     "render_tokens",
     "scale_bar_length",
@@ -149,7 +161,7 @@ def draw_overview(
                     bbox=dict(facecolor=INK, alpha=0.75, edgecolor="none", pad=2.5),
                 )
         if k == 0 and metres_per_pixel:
-            _scale_bar(axes, panel.picture.shape, metres_per_pixel)
+            draw_scale_bar(axes, panel.picture.shape, metres_per_pixel)
 
     if classes:
         handles = [
@@ -180,7 +192,14 @@ def draw_overview(
     return path
 
 
-def _scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> None:
+def draw_scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> None:
+    """Draw a bar of a round length into the lower left corner of a picture.
+
+    Args:
+        axes: ``matplotlib.axes.Axes`` that show the picture.
+        shape: Height and width of the picture in pixels, and whatever follows.
+        metres_per_pixel: Ground size of these pixels.
+    """
     from matplotlib.patches import Rectangle
 
     height, width = shape[:2]

@@ -76,7 +76,7 @@ class RegionPredictor:
             tokens where a classification head pools their mean and can so judge each alone.
         """
         backbone = self.model.backbone
-        with _recorded(backbone, self._fixed) as passes:
+        with recorded_passes(backbone, self._fixed) as passes:
             scores = self._predict(windows, valid)
         batch, (height, width) = len(windows), windows.shape[-2:]
         order = list(range(batch))
@@ -120,12 +120,15 @@ Pass = tuple[tuple[int, int], TokenizerOutput, Tensor]
 
 
 @contextmanager
-def _recorded(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
+def recorded_passes(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
     """Keep what goes through a backbone: size of the images, tokenizer's output, last tokens.
 
     Args:
         backbone: A :class:`hook.models.TokenViT`.
         fixed: Let all images have the tokenizer's number of tokens.
+
+    Yields:
+        A list that gets (height, width), tokenizer's output and last block's tokens of each pass.
     """
     passes: list[Pass] = []
     last: list[Tensor] = []

@@ -1,0 +1,751 @@
+"""Pictures of what a model's tokens are made of: regions, attention, and several numbers of tokens.
+
+Each is one function, which gives a picture that a notebook shows and writes it where a path is
+given. What is drawn into them comes from :mod:`hook.drawing`.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hook.apis.pictures import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
+from hook.drawing import (
+    SPECK,
+    TINT,
+    distinct_palette,
+    enlarge,
+    figure_to_rgb,
+    highlight_token,
+    luminance,
+    outline_tokens,
+    render_attention,
+    resize_nearest,
+    roomiest_spots,
+    save_png,
+    stretch_to_rgb,
+    token_shares,
+    without_specks,
+)
+from hook.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+    from torch import nn
+
+__all__ = ["show_attention", "show_token_counts", "show_tokens"]
+
+_DPI = 110
+_PANEL = 4.8  # inches, the longer side of a picture
+_FINE = 2  # pixels drawn for each that is shown, so that reducing them smooths lines
+_LINE = 0.02  # inches, as _RIM
+_RIM = 0.007
+_COUNTS = (2, 4, 8, 16)
+_KEY = (
+    "Each place has the colour of its token; parts below "
+    f"1/{round(1 / SPECK)} of the picture have no outline."
+)
+
+
+@dataclass
+class _Look:
+    """What a model made of one image.
+
+    Attributes:
+        name: What the picture is called: the file's name, or nothing.
+        rgb: (H, W, 3) uint8.
+        owners: (H, W) token of each pixel; -1 where there is no data.
+        attention: (N, h, w) weights of the tokenizer's assignment, on a grid that covers the image.
+        assign: What the weights sum to; see :class:`hook.tokenizers.TokenizerOutput`.
+        classes: What the model's head says of each token, N texts; None where it says nothing.
+        heading: What stands over ``classes``.
+        answer: What the model says of the whole image.
+        metres_per_pixel: Ground size of a pixel, where it is known.
+    """
+
+    name: str
+    rgb: np.ndarray
+    owners: np.ndarray
+    attention: np.ndarray
+    assign: str
+    classes: list[str] | None
+    heading: str
+    answer: str
+    metres_per_pixel: float | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens N."""
+        return len(self.attention)
+
+    @property
+    def size(self) -> str:
+        """File and size, for the line below a title."""
+        height, width = self.owners.shape
+        name = self.name if len(self.name) <= 43 else f"{self.name[:20]}...{self.name[-20:]}"
+        return ", ".join(filter(None, (name, f"{height} x {width} pixels")))
+
+
+def show_tokens(
+    model: "nn.Module",
+    image: str | os.PathLike | np.ndarray,
+    *,
+    valid: np.ndarray | None = None,
+    num_tokens: int | None = None,
+    metres_per_pixel: float | None = None,
+    title: str | None = None,
+    path: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> "Image":
+    """Show which regions of an image became which token.
+
+    The image, the same with each token's regions outlined and numbered, and a legend: the token's
+    colour and number, its share of the picture and, where the model has a head, its class. A token
+    has the same colour in every picture. The class is the one predicted for most pixels of the
+    region, or what a head that pools the mean of the tokens says of this token alone.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        image: A file, or native values (C, H, W) in the model's band order. It goes through the
+            model as it is, as a window of ``hook regions``, without the test pipeline.
+        valid: (H, W), non-zero where an array's pixels count.
+        num_tokens: Number of tokens; None takes the model's.
+        metres_per_pixel: Ground size of a pixel, for the scale bar; None takes the file's, else
+            the ``resolution`` of the model's dataset meta. Without any there is no bar.
+        title: Headline; None says how many tokens there are.
+        path: PNG to write as well; it appears complete or not at all.
+        overwrite: Replace ``path`` where it exists.
+
+    Returns:
+        PIL.Image.Image: RGB picture, which a notebook shows where it is a cell's last line;
+        ``numpy.asarray`` makes it (height, width, 3) uint8.
+
+    Raises:
+        ConfigError: The model has no tokens or none with regions of their own, or ``path`` exists.
+        DataError: The image cannot be read or does not fit the model.
+    """
+    _refuse_existing(path, overwrite)
+    look = _look(model, image, valid, num_tokens, metres_per_pixel)
+    return _deliver(_tokens_figure(look, title), path)
+
+
+def show_attention(
+    model: "nn.Module",
+    image: str | os.PathLike | np.ndarray,
+    token: int | None = None,
+    *,
+    at: tuple[int, int] | None = None,
+    valid: np.ndarray | None = None,
+    num_tokens: int | None = None,
+    metres_per_pixel: float | None = None,
+    title: str | None = None,
+    path: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> "Image":
+    """Show where in an image one token looks, as heat over the picture.
+
+    The image with the token's region outlined, its attention over the grey image, and a colour bar
+    that says what the numbers mean. Where tokens choose seeds (``assign="seed"``) they are
+    multiples of an attention that is spread evenly; where seeds choose tokens
+    (``assign="token"``), the share of each seed that the token has.
+
+    Args:
+        model: See :func:`show_tokens`.
+        image: See :func:`show_tokens`.
+        token: Number of the token, from 0, as :func:`show_tokens` numbers them.
+        at: (row, column) of a pixel whose owner is meant, instead of ``token``.
+        valid: See :func:`show_tokens`, as for all that follow.
+        num_tokens: Number of tokens; None takes the model's.
+        metres_per_pixel: Ground size of a pixel.
+        title: Headline; None names the token.
+        path: PNG to write as well.
+        overwrite: Replace ``path`` where it exists.
+
+    Returns:
+        PIL.Image.Image: See :func:`show_tokens`.
+
+    Raises:
+        ConfigError: The model has no tokens or none with regions of their own, there is no such
+            token, not one of ``token`` and ``at`` is given, or ``path`` exists.
+        DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
+            or where it has no data.
+    """
+    _refuse_existing(path, overwrite)
+    if (token is None) == (at is None):
+        raise ConfigError(
+            "one token is to be shown",
+            expected="its number, or at=(row, column) of a pixel that it owns",
+            found="neither" if token is None else "both",
+        )
+    look = _look(model, image, valid, num_tokens, metres_per_pixel)
+    if at is not None:
+        token = _owner(look, at)
+    elif not 0 <= token < look.num_tokens:
+        raise ConfigError(
+            "no such token",
+            expected=f"0 to {look.num_tokens - 1}",
+            found=token,
+            remedy="show_tokens, or 'hook tokens' without --attention, shows their numbers",
+        )
+    return _deliver(_attention_figure(look, token, at, title), path)
+
+
+def show_token_counts(
+    model: "nn.Module",
+    image: str | os.PathLike | np.ndarray,
+    counts: Sequence[int] | None = None,
+    *,
+    at: tuple[int, int] | None = None,
+    valid: np.ndarray | None = None,
+    metres_per_pixel: float | None = None,
+    title: str | None = None,
+    path: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> "Image":
+    """Show the same image cut into several numbers of tokens, and what becomes of an object.
+
+    Args:
+        model: See :func:`show_tokens`; ``max_tokens`` in training lets it take any number.
+        image: See :func:`show_tokens`.
+        counts: Numbers of tokens; None takes those of 2, 4, 8 and 16 that the model has.
+        at: (row, column) of a pixel; in each picture the region that holds it is lit and all else
+            dark. None outlines all regions.
+        valid: See :func:`show_tokens`, as for all that follow.
+        metres_per_pixel: Ground size of a pixel.
+        title: Headline.
+        path: PNG to write as well.
+        overwrite: Replace ``path`` where it exists.
+
+    Returns:
+        PIL.Image.Image: See :func:`show_tokens`.
+
+    Raises:
+        ConfigError: The model has no tokens or none with regions of their own, or fewer than asked
+            for, ``counts`` is empty, or ``path`` exists.
+        DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
+            or where it has no data.
+    """
+    _refuse_existing(path, overwrite)
+    tokenizer = _tokenizer_of(model)
+    if counts is None:
+        most = tokenizer.max_tokens
+        counts = [count for count in _COUNTS if count <= most] or [most]
+    if not len(counts):
+        raise ConfigError("no number of tokens is given", expected="one or more, such as (2, 4, 8)")
+    looks = [_look(model, image, valid, count, metres_per_pixel) for count in counts]
+    if at is not None:
+        for look in looks:
+            _owner(look, at)
+    note = ""
+    if not tokenizer.nested and set(counts) != {tokenizer.num_tokens}:
+        note = f"The model was trained with all its {tokenizer.num_tokens} tokens, not with fewer."
+    return _deliver(_counts_figure(looks, at, title, note), path)
+
+
+# ------------------------------------------------------------------------------ what to show
+def _tokenizer_of(model: "nn.Module") -> "nn.Module":
+    """Return a model's tokenizer.
+
+    Raises:
+        ConfigError: It has none, or one whose tokens are squares.
+    """
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    if tokenizer is None or not hasattr(model.backbone, "forward_tokens"):
+        raise ConfigError(
+            f"{type(model.backbone).__name__} has no tokens to show",
+            expected="a model with hook.TokenViT as its backbone",
+        )
+    if tokenizer.assign == "grid":
+        raise ConfigError(
+            f"{type(tokenizer).__name__} cuts the image into squares: its tokens have no regions",
+            expected="a model with hook.HookTokenizer",
+        )
+    return tokenizer
+
+
+def _look(
+    model: "nn.Module",
+    image: str | os.PathLike | np.ndarray,
+    valid: np.ndarray | None,
+    num_tokens: int | None,
+    metres_per_pixel: float | None,
+) -> _Look:
+    """Send an image through a model once and keep what its tokens are made of."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    from hook.apis.inference import use_tokens
+    from hook.apis.mapping import WindowPredictor
+    from hook.apis.regions import recorded_passes
+    from hook.tokenizers import token_map
+
+    tokenizer, names = _tokenizer_of(model), tuple(model.dataset_meta["classes"])
+    name, values, valid, known = _read(model, image, valid)
+    predict = WindowPredictor(model)
+    with (
+        use_tokens(model, num_tokens),
+        recorded_passes(model.backbone, fixed=num_tokens is not None) as passes,
+    ):
+        try:
+            scores = predict(values[np.newaxis], valid[np.newaxis])[0]
+        except ConfigError as error:
+            raise DataError(
+                f"{name or 'the image'} does not fit the model",
+                found=error.found or error.what,
+                remedy="cut or resize it to the size the model was trained with",
+            ) from None
+    if len(passes) != 1:
+        raise DataError(
+            f"{name or 'the image'} goes through the model in parts, each with its own tokens",
+            expected="one pass",
+            found=f"{len(passes)} passes",
+            remedy="cut it to the crop_size of the model's test_cfg",
+        )
+    padded, tokenized, tokens = passes[0]
+    attention = tokenized.assignment.float()
+    height, width = valid.shape
+    owners = token_map(attention, padded)[0, :height, :width].cpu().numpy()
+    owners[~valid] = -1
+    if padded != (height, width):  # the preprocessor filled the image up
+        attention = interpolate(attention, padded, mode="bilinear")[..., :height, :width]
+    classes, heading, answer = None, "", ""
+    if predict.segments:
+        classes = _classes_of_regions(owners, scores.argmax(axis=0), names, attention.shape[1])
+        heading = "class of most pixels"
+    else:
+        answer = f"{names[scores.argmax()]} ({_percent(scores.max(), 0)})"
+        if getattr(model.head, "pooling", None) == "mean":
+            with torch.inference_mode():  # a class token, if any, comes first
+                alone = model.head(tokens[0, -attention.shape[1] :, None]).float().softmax(dim=1)
+            classes = [f"{names[int(s.argmax())]} ({_percent(float(s.max()), 0)})" for s in alone]
+            heading = "class of the token alone"
+    return _Look(
+        name,
+        stretch_to_rgb(values, model.dataset_meta.get("bands"), valid),
+        owners,
+        attention[0].cpu().numpy(),
+        tokenizer.assign,
+        classes,
+        heading,
+        answer,
+        metres_per_pixel or known,
+    )
+
+
+def _read(
+    model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
+) -> tuple[str, np.ndarray, np.ndarray, float | None]:
+    """Read an image, or check an array: its name, values, validity and metres per pixel."""
+    from hook.apis.inference import band_count_of, read_sample
+
+    name, size = "", model.dataset_meta.get("resolution")
+    if isinstance(image, str | os.PathLike):
+        if valid is not None:
+            raise ConfigError(
+                "valid goes with an array", found=f"the file {image}", remedy="leave valid out"
+            )
+        sample = read_sample(image, model)
+        name = Path(image).name
+        values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
+        if "geo" in sample:
+            size = _metres_per_pixel(sample["geo"]) or size
+    else:
+        values = np.ascontiguousarray(image)
+    bands = band_count_of(model)
+    if values.ndim != 3 or 0 in values.shape or bands not in (None, len(values)):
+        raise DataError(
+            f"{name or 'the image'} does not fit the model",
+            expected=f"an array ({bands or 'C'}, H, W)",
+            found=f"shape {values.shape}",
+            remedy="give the model's bands in its order",
+        )
+    valid = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid) > 0
+    if valid.shape != values.shape[1:] or not valid.any():
+        raise DataError(
+            f"{name or 'the image'}: validity of its pixels",
+            expected=f"shape {values.shape[1:]} with a valid pixel",
+            found=f"shape {valid.shape} with {int(valid.sum())}",
+        )
+    return name, values, valid, size
+
+
+def _metres_per_pixel(geo: dict) -> float | None:
+    """Give the side of a square as large as a pixel in the mean, on the ground, not in the CRS."""
+    import shapely
+    from pyproj import CRS
+    from rasterio import Affine
+
+    from hook.scenes.statistics import areas_m2
+
+    height, width, transform = geo["height"], geo["width"], Affine(*geo["transform"])
+    corners = [transform * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
+    area = areas_m2(np.array([shapely.Polygon(corners)]), CRS.from_wkt(geo["crs"]))[0]
+    return math.sqrt(area / (height * width)) if np.isfinite(area) and area > 0 else None
+
+
+def _classes_of_regions(
+    owners: np.ndarray, classes: np.ndarray, names: Sequence[str], count: int
+) -> list[str]:
+    """Name the class of most pixels of each token and its share of them; nothing for no pixels."""
+    mine = owners >= 0
+    pixels = np.zeros((count, len(names)), np.int64)
+    np.add.at(pixels, (owners[mine], classes[mine]), 1)
+    return [
+        f"{names[row.argmax()]} ({_percent(row.max() / row.sum(), 0)})" if row.any() else ""
+        for row in pixels
+    ]
+
+
+def _owner(look: _Look, at: tuple[int, int]) -> int:
+    """Return the token that owns a pixel.
+
+    Raises:
+        DataError: The pixel lies outside the image or has no data.
+    """
+    row, col = at
+    height, width = look.owners.shape
+    if not (0 <= row < height and 0 <= col < width):
+        raise DataError(
+            "the pixel lies outside the image",
+            expected=f"a row from 0 to {height - 1} and a column from 0 to {width - 1}",
+            found=f"row {row}, column {col}",
+        )
+    token = int(look.owners[row, col])
+    if token < 0:
+        raise DataError(
+            "the pixel has no data, and so no token",
+            found=f"row {row}, column {col}",
+            remedy="choose a pixel that has",
+        )
+    return token
+
+
+# ------------------------------------------------------------------------------ how to show it
+@dataclass
+class _Canvas:
+    """One image at the size it is drawn in, and its token map beside it.
+
+    Attributes:
+        rgb: (kH, kW, 3) uint8, k times as large as the image.
+        owners: (kH, kW) token of each pixel; -1 where there is no data.
+        factor: k.
+        width: Width in inches.
+        height: Height in inches.
+    """
+
+    rgb: np.ndarray
+    owners: np.ndarray
+    factor: int
+    width: float
+    height: float
+
+    @classmethod
+    def of(cls, look: _Look, side: float) -> "_Canvas":
+        """Enlarge an image for a panel whose longer side is ``side`` inches."""
+        height, width = look.owners.shape
+        factor = max(1, math.ceil(_FINE * side * _DPI / max(height, width)))
+        size = (factor * height, factor * width)
+        inches = side / max(height, width)
+        return cls(
+            enlarge(look.rgb, factor),
+            resize_nearest(look.owners, size),
+            factor,
+            width * inches,
+            height * inches,
+        )
+
+    @property
+    def slot(self) -> float:
+        """Inches that the panel takes, so that the words above narrow pictures have room."""
+        return max(self.width, 3.3)
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """How outlines are drawn: of one width on paper, and not around specks."""
+        per_inch = self.owners.shape[1] / self.width
+        return {
+            "width": max(_LINE * per_inch, 1),
+            "rim": max(_RIM * per_inch, 1),
+            "min_size": self.speck,
+        }
+
+    @property
+    def speck(self) -> int:
+        """Pixels below which a part of a region is not outlined."""
+        return round(SPECK * self.owners.size)
+
+
+class _Page:
+    """A figure measured in inches from its top left corner.
+
+    Args:
+        width: Inches.
+        height: Inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure = Figure((width, height), dpi=_DPI, facecolor=PAPER)
+
+    def text(self, x: float, y: float, words: str, **style) -> None:
+        """Write words with their baseline at (x, y), or where ``va`` says."""
+        style = {"size": 10, "color": INK} | style
+        self.figure.text(x / self.width, 1 - y / self.height, words, **style)
+
+    def head(self, title: str, lines: Sequence[str]) -> None:
+        """Write the headline and the small lines below it."""
+        self.text(_SIDE, 0.36, title, size=15, weight="bold")
+        for k, line in enumerate(lines):
+            self.text(_SIDE, 0.62 + 0.2 * k, line, color=MUTED)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> "Axes":
+        """Add axes without ticks, thinly framed."""
+        left, bottom = x / self.width, 1 - (y + height) / self.height
+        axes = self.figure.add_axes((left, bottom, width / self.width, height / self.height))
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color="#c5ccd3", linewidth=0.8)
+        return axes
+
+    def panel(
+        self, x: float, y: float, canvas: _Canvas, picture: np.ndarray, title: str, note: str = ""
+    ) -> "Axes":
+        """Show a picture with words above it."""
+        axes = self.axes(x, y, canvas.width, canvas.height)
+        axes.imshow(picture, interpolation="antialiased", aspect="auto")
+        self.text(x, y - 0.1, title, size=11.5, weight="bold")
+        self.text(x + canvas.slot, y - 0.1, note, size=9.5, color=MUTED, ha="right")
+        return axes
+
+
+_SIDE, _GAP, _CAPTION = 0.3, 0.25, 0.34
+
+
+def _tokens_figure(look: _Look, title: str | None) -> "Figure":
+    canvas = _Canvas.of(look, _PANEL)
+    shares = token_shares(look.owners, look.num_tokens)
+    owning = int((shares > 0).sum())
+    legend_x = _SIDE + 2 * (canvas.slot + _GAP)
+    legend_w = 1.75 if look.classes is None else 3.3
+    lines = [look.size]
+    if look.answer:
+        lines[0] += f"; the model's answer: {look.answer}"
+    lines.append(_KEY)
+    top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
+    tall = max(canvas.height, 2.4)
+    page = _Page(legend_x + legend_w + _SIDE, top + tall + 0.3)
+    few = "" if owning == look.num_tokens else f", {owning} of which own a region"
+    page.head(title or f"{_plural(look.num_tokens, 'token')}{few}", lines)
+    axes = page.panel(_SIDE, top, canvas, canvas.rgb, "Image")
+    if look.metres_per_pixel:
+        draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
+    outlined = outline_tokens(canvas.owners, canvas.rgb, tint=TINT, **canvas.lines)
+    axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, outlined, "Regions of the tokens")
+    _write_numbers(axes, canvas)
+    _write_legend(page, legend_x, top, tall, shares, look.classes, look.heading)
+    return page.figure
+
+
+def _write_numbers(axes: "Axes", canvas: _Canvas) -> None:
+    """Write each token's number where its region has room for it."""
+    per_inch = canvas.owners.shape[1] / canvas.width
+    regions = without_specks(canvas.owners, canvas.speck)
+    for token, (row, col, room) in roomiest_spots(regions).items():
+        if room >= 0.12 * per_inch:
+            axes.text(col, row, str(token), va="center", ha="center", **_number_style(token))
+
+
+def _number_style(token: int) -> dict:
+    colour = np.array(distinct_palette(token + 1)[token])
+    return {
+        "size": 8.5,
+        "weight": "bold",
+        "color": INK if luminance(colour) > 0.18 else PAPER,
+        "bbox": {
+            "facecolor": colour / 255,
+            "edgecolor": INK,
+            "linewidth": 0.6,
+            "boxstyle": "round,pad=0.25",
+        },
+    }
+
+
+def _write_legend(
+    page: _Page,
+    x: float,
+    y: float,
+    height: float,
+    shares: np.ndarray,
+    classes: list[str] | None,
+    heading: str,
+) -> None:
+    """List the tokens that own pixels, the largest first, as far as there is room."""
+    step = 0.29
+    style = {"size": 9.5, "color": MUTED, "weight": "bold"}
+    page.text(x, y - 0.1, "Token", **style)
+    page.text(x + 1.3, y - 0.1, "share", ha="right", **style)
+    if classes is not None:
+        page.text(x + 1.5, y - 0.1, heading, **style)
+    order = [int(token) for token in np.argsort(-shares, kind="stable") if shares[token] > 0]
+    room = int(height / step)
+    shown = order if len(order) <= room else order[: room - 1]
+    for k, token in enumerate(shown):
+        line = y + step * (k + 0.5)
+        page.text(x + 0.2, line, str(token), va="center", ha="center", **_number_style(token))
+        page.text(x + 1.3, line, _percent(shares[token]), va="center", ha="right")
+        if classes is not None:
+            page.text(x + 1.5, line, classes[token], va="center")
+    if len(shown) < len(order):
+        rest = order[len(shown) :]
+        line = y + step * (len(shown) + 0.5)
+        page.text(x, line, f"{len(rest)} more", va="center", color=MUTED)
+        share = _percent(shares[rest].sum())
+        page.text(x + 1.3, line, share, va="center", ha="right", color=MUTED)
+
+
+def _attention_figure(
+    look: _Look, token: int, at: tuple[int, int] | None, title: str | None
+) -> "Figure":
+    canvas = _Canvas.of(look, _PANEL)
+    share = token_shares(look.owners, look.num_tokens)[token]
+    attention, limits, ticks, meaning = _heat(look, token)
+    bar_x = _SIDE + 2 * (canvas.slot + _GAP)
+    lines = [look.size]
+    if at is not None:
+        lines[0] += f"; + marks row {at[0]}, column {at[1]}, which this token owns"
+    if look.assign == "seed":
+        lines.append(
+            "A place belongs to the token that looks at it most, even if that token looks more "
+            "elsewhere."
+        )
+    top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
+    page = _Page(bar_x + 1.2, top + canvas.height + 0.3)
+    page.head(title or f"Where token {token} of {look.num_tokens} looks", lines)
+    lit = outline_tokens(canvas.owners, canvas.rgb, (token,), tint=TINT, **canvas.lines)
+    axes = page.panel(
+        _SIDE, top, canvas, lit, f"Region of token {token}", f"{_percent(share)} of the picture"
+    )
+    if at is not None:
+        _mark(axes, canvas, at)
+    if look.metres_per_pixel:
+        draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
+    heat = render_attention(attention, canvas.rgb, limits, valid=canvas.owners >= 0)
+    axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, heat, "Attention")
+    if at is not None:
+        _mark(axes, canvas, at)
+    # The bar is heat over middle grey, as the picture is heat over the image.
+    ramp = np.linspace(limits[1], limits[0], 256)[:, np.newaxis]
+    bar = render_attention(ramp, np.full((256, 8, 3), 128, np.uint8), limits)
+    axes = page.axes(bar_x, top, 0.18, canvas.height)
+    axes.imshow(bar, aspect="auto", extent=(0, 1, *limits))
+    axes.yaxis.tick_right()
+    axes.set_yticks(list(ticks), list(ticks.values()), size=9.5, color=INK)
+    axes.set_ylabel(meaning, size=9.5, color=MUTED, labelpad=6)
+    axes.yaxis.set_label_position("right")
+    return page.figure
+
+
+def _heat(look: _Look, token: int) -> tuple[np.ndarray, tuple[float, float], dict[float, str], str]:
+    """Give a token's attention in a unit that means something.
+
+    Returns:
+        (h, w) attention, its limits, labels at values between them, and what the values mean.
+    """
+    attention = look.attention[token]
+    if look.assign == "token":  # weights that sum to one over the tokens
+        ticks = {value / 4: _percent(value / 4, 0) for value in range(5)}
+        return attention, (0.0, 1.0), ticks, "share of each place that this token takes"
+    even = attention.mean()  # weights that sum to one over the picture
+    attention = attention / (even if even > 0 else 1)
+    top = max(float(attention.max()), 1.0)
+    step = scale_bar_length(top * 5 / 4)  # 1, 2 or 5 times a power of ten, four to ten of them
+    values = np.arange(0, top * 1.0001, step)
+    ticks = {float(value): f"{value:g}x" for value in values}
+    return attention, (0.0, top), ticks, "times the attention of an even spread"
+
+
+def _counts_figure(
+    looks: list[_Look], at: tuple[int, int] | None, title: str | None, note: str
+) -> "Figure":
+    panels = len(looks) + 1
+    columns = panels if panels <= 3 else math.ceil(math.sqrt(panels))
+    rows = -(-panels // columns)
+    canvases = [_Canvas.of(look, 3.9) for look in looks]
+    first = canvases[0]
+    lines = [looks[0].size]
+    if at is not None:
+        lines[0] += f"; lit: the region that holds the pixel in row {at[0]}, column {at[1]} (+)"
+    else:
+        lines.append(_KEY)
+    if note:
+        lines.append(note)
+    top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
+    page = _Page(
+        2 * _SIDE + columns * first.slot + (columns - 1) * _GAP,
+        top + rows * first.height + (rows - 1) * (_CAPTION + 0.12) + 0.3,
+    )
+    default = "The same image in more and more tokens"
+    page.head(title or (default if at is None else "The same place in more and more tokens"), lines)
+
+    def place(k: int) -> tuple[float, float]:
+        row, column = divmod(k, columns)
+        step = first.height + _CAPTION + 0.12
+        return _SIDE + column * (first.slot + _GAP), top + row * step
+
+    axes = page.panel(*place(0), first, first.rgb, "Image")
+    if looks[0].metres_per_pixel:
+        draw_scale_bar(axes, first.rgb.shape, looks[0].metres_per_pixel / first.factor)
+    if at is not None:
+        _mark(axes, first, at)
+    for k, (look, canvas) in enumerate(zip(looks, canvases, strict=True), 1):
+        name = _plural(look.num_tokens, "token")
+        if at is None:
+            picture = outline_tokens(canvas.owners, canvas.rgb, tint=TINT, **canvas.lines)
+            page.panel(*place(k), canvas, picture, name)
+            continue
+        token = _owner(look, at)
+        share = token_shares(look.owners, look.num_tokens)[token]
+        picture = highlight_token(canvas.owners, canvas.rgb, token, **canvas.lines)
+        axes = page.panel(*place(k), canvas, picture, name, f"token {token}, {_percent(share)}")
+        _mark(axes, canvas, at)
+    return page.figure
+
+
+def _mark(axes: "Axes", canvas: _Canvas, at: tuple[int, int]) -> None:
+    """Put a cross on a pixel of the image."""
+    row, col = ((place + 0.5) * canvas.factor - 0.5 for place in at)
+    for colour, size, line in ((INK, 13, 4.0), (PAPER, 12, 2.0)):
+        axes.plot(col, row, "+", color=colour, markersize=size, markeredgewidth=line)
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _refuse_existing(path: str | os.PathLike | None, overwrite: bool) -> None:
+    if path is not None and Path(path).exists() and not overwrite:
+        raise ConfigError(
+            f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
+        )
+
+
+def _deliver(figure: "Figure", path: str | os.PathLike | None) -> "Image":
+    """Give a figure as a picture, and write it where a path is given."""
+    from PIL import Image
+
+    picture = figure_to_rgb(figure)
+    if path is not None:
+        save_png(path, picture)
+    return Image.fromarray(picture)
