@@ -13,10 +13,13 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 
 from hook.drawing import (
+    SPECK,
+    TINT,
     distinct_palette,
+    enlarge,
     figure_to_rgb,
+    outline_tokens,
     render_labels,
-    render_tokens,
     resize_nearest,
     save_png,
     stretch_to_rgb,
@@ -24,8 +27,8 @@ from hook.drawing import (
 from hook.registry import HOOKS
 
 _LEGEND_CLASSES = 20
-_TOKEN_MAP_SIDE = 256  # at least, so that borders stay thin
-_BORDERED_SEED = 8  # pixels; borders between smaller seeds would hide the regions
+_PANEL, _DPI = 4.0, 100  # inches, dots per inch
+_TOKEN_MAP_SIDE = 800  # at least: more than is shown, so that reducing it smooths the outlines
 
 
 @HOOKS.register_module()
@@ -187,7 +190,7 @@ def draw_sample(
 
 
 def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Draw a token map over its image, small images enlarged, with borders where seeds are large.
+    """Outline and tint the regions of the tokens over their image, small images enlarged.
 
     Args:
         tokens: (h, w) token index of each seed.
@@ -197,11 +200,17 @@ def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
         (kH, kW, 3) uint8; k is 1 but for small images.
     """
     height, width = image.shape[:2]
-    factor = -(-_TOKEN_MAP_SIDE // min(height, width))
+    factor = -(-_TOKEN_MAP_SIDE // max(height, width))
     size = (factor * height, factor * width)
-    regions, picture = resize_nearest(tokens, size), resize_nearest(image, size)
-    borders = min(size[0] // tokens.shape[0], size[1] // tokens.shape[1]) >= _BORDERED_SEED
-    return render_tokens(regions, picture, alpha=0.7, borders=borders)
+    shown = max(size) / (_PANEL * _DPI)  # pixels drawn for one that is seen
+    return outline_tokens(
+        resize_nearest(tokens, size),
+        enlarge(image, factor),
+        width=1.5 * shown,
+        rim=0.6 * shown,
+        tint=TINT,
+        min_size=round(SPECK * size[0] * size[1]),
+    )
 
 
 def draw_panels(
@@ -223,11 +232,12 @@ def draw_panels(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(3.0 * len(panels), 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(_PANEL * len(panels), _PANEL + 0.6), dpi=_DPI, layout="constrained")
     for axes, (caption, picture) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        axes.imshow(picture, interpolation="nearest")
+        reduced = max(picture.shape[:2]) > _PANEL * _DPI
+        axes.imshow(picture, interpolation="antialiased" if reduced else "nearest")
         axes.set_title(caption, fontsize=9)
         axes.set_axis_off()
     if title:

@@ -5,6 +5,7 @@ import torch
 from mmengine.structures import PixelData
 
 from hook.apis.inference import load_model
+from hook.drawing import TINT, distinct_palette
 from hook.engine.token_visualization_hook import (
     draw_panels,
     draw_sample,
@@ -50,22 +51,25 @@ def test_classification_without_truth_or_tokens():
     assert picture.std() > 0
 
 
-def test_token_map_covers_the_image_and_shows_borders():
+def test_token_map_covers_the_image_and_outlines_regions():
     tokens = np.array([[0, 0], [1, 1]])
     picture = draw_tokens(tokens, np.full((64, 64, 3), 90, np.uint8))
-    assert picture.shape == (256, 256, 3)
-    assert picture[127].min() > 190  # white over the colour of the region above
-    above, below = picture[64, 64].astype(int), picture[192, 64].astype(int)
-    assert np.abs(above - below).max() > 40
-    assert (picture[10, 10] == picture[100, 200]).all()
-    assert (picture[128] == below).all()
+    assert picture.shape == (832, 832, 3)
+    above, below = (np.array(colour) for colour in distinct_palette(2))
+    # Each region has its line on its side of the border; inside, the image shows with a tint.
+    assert (picture[416 - 3, 400] == above).all() and (picture[416 + 3, 400] == below).all()
+    for row, colour in ((200, above), (600, below)):
+        tinted = np.rint((1 - TINT) * 90 + TINT * colour)
+        assert np.abs(picture[row, 400] - tinted).max() <= 1
 
 
-def test_small_seeds_have_no_borders():
-    tokens = np.arange(64)[:, None].repeat(64, axis=1) % 2
-    image = np.full((256, 256, 3), 90, np.uint8)
-    assert len(np.unique(draw_tokens(tokens, image).reshape(-1, 3), axis=0)) == 2
-    assert len(np.unique(draw_tokens(tokens[:32, :32], image).reshape(-1, 3), axis=0)) == 4
+def test_small_seeds_are_tinted_without_lines():
+    tokens = np.arange(64)[:, None].repeat(64, axis=1) // 8
+    tokens[::5, ::5] = 9
+    picture = draw_tokens(tokens, np.full((256, 256, 3), 90, np.uint8))
+    speck = np.rint((1 - TINT) * 90 + TINT * np.array(distinct_palette(10)[9]))
+    middle = 1024 // 64 * 20 + 8
+    assert np.abs(picture[middle, middle] - speck).max() <= 1
 
 
 def test_panels_and_legend():
