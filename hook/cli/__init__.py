@@ -12,11 +12,13 @@ from hook.cli import regions as regions_command
 from hook.cli import similar as similar_command
 from hook.cli import stats as stats_command
 from hook.cli import style as style_command
+from hook.cli import tokens as tokens_command
 from hook.cli import vectorize as vectorize_command
 from hook.errors import reports_errors
 
 _COMMANDS = (
     predict_command,
+    tokens_command,
     map_command,
     regions_command,
     similar_command,
