@@ -206,18 +206,22 @@ def draw_scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> Non
     metres = scale_bar_length(width * metres_per_pixel)
     length = metres / metres_per_pixel
     label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
-    pad, thick = 0.025 * width, max(0.007 * width, 1.0)
+    # In inches on the page, as the label is: in pixels it would not fit narrow pictures.
+    inch = width / (axes.get_position().width * axes.figure.get_figwidth())
+    pad, thick, words = 0.13 * inch, 0.04 * inch, 0.2 * inch
+    wide = max(length, 0.095 * inch * len(label))
     x, y = pad, height - pad - thick
     back = Rectangle(
-        (x - 0.4 * pad, y - 0.042 * width - 0.4 * pad),
-        length + 0.8 * pad,
-        0.042 * width + thick + 0.8 * pad,
+        (x - 0.4 * pad, y - words - 0.4 * pad),
+        wide + 0.8 * pad,
+        words + thick + 0.8 * pad,
         facecolor=INK,
         alpha=0.6,
         edgecolor="none",
     )
     axes.add_patch(back)
-    axes.add_patch(Rectangle((x, y), length, thick, facecolor=PAPER, edgecolor="none"))
+    left = x + (wide - length) / 2
+    axes.add_patch(Rectangle((left, y), length, thick, facecolor=PAPER, edgecolor="none"))
     axes.text(
-        x + length / 2, y - 0.008 * width, label, size=9.5, color=PAPER, ha="center", va="bottom"
+        x + wide / 2, y - 0.035 * inch, label, size=9.5, color=PAPER, ha="center", va="bottom"
     )

@@ -663,8 +663,8 @@ def _heat(look: _Look, token: int) -> tuple[np.ndarray, tuple[float, float], dic
     if look.assign == "token":  # weights that sum to one over the tokens
         ticks = {value / 4: _percent(value / 4, 0) for value in range(5)}
         return attention, (0.0, 1.0), ticks, "share of each place that this token takes"
-    even = attention.mean()  # weights that sum to one over the picture
-    attention = attention / (even if even > 0 else 1)
+    # Weights that sum to one over the picture, or over those places of it that have data.
+    attention = attention / (attention[attention > 0].mean() if attention.any() else 1)
     top = max(float(attention.max()), 1.0)
     step = scale_bar_length(top * 5 / 4)  # 1, 2 or 5 times a power of ten, four to ten of them
     values = np.arange(0, top * 1.0001, step)

@@ -247,6 +247,9 @@ def test_words_stay_on_the_page_and_apart(seg, chip, drawn):
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
             for other in boxes[k + 1 :]:
                 assert not box.overlaps(other)
+        (bar,) = (t for t in figure.axes[0].texts if t.get_text().endswith(" m"))
+        box, frame = bar.get_window_extent(renderer), figure.axes[0].bbox
+        assert box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
 
 
 @pytest.mark.parametrize("token", [-1, 4, 99])
