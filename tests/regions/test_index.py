@@ -382,7 +382,7 @@ def test_approximate_search_finds_nearly_all(many):
     exact, approximate = RegionIndex(regions), RegionIndex(regions, approximate_above=3999)
     assert approximate.approximate and not exact.approximate
     assert not RegionIndex(regions, approximate_above=4000).approximate
-    hits = 0
+    hits = selves = 0
     for region in range(0, 4000, 100):
         one, two = exact.by_id(region, 20), approximate.by_id(region, 20)
         hits += len(set(one.region_id) & set(two.region_id))
@@ -391,7 +391,8 @@ def test_approximate_search_finds_nearly_all(many):
         np.testing.assert_array_equal(both.similarity_x, both.similarity_y)
         assert two.similarity.is_monotonic_decreasing and len(two) == 20
         assert region not in set(two.region_id)
-        assert approximate.by_id(region, 1, keep_query=True).region_id.tolist() == [region]
+        selves += approximate.by_id(region, 1, keep_query=True).region_id.tolist() == [region]
+    assert selves >= 38  # of 40: threads build another graph every time
     assert hits >= 0.98 * 40 * 20
     assert "_graph" in vars(approximate)  # it was not the exact search that answered
     assert "_graph" not in vars(exact)
