@@ -16,6 +16,7 @@ that they have in the repository; so links in them and in ``README.md`` work in 
 
 import ast
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 _MARKER = re.compile(r"^\{\{ (\w+)(?: (\S+))?(?: (.+?))? \}\}$", re.MULTILINE)
+_LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 _CONFIG_LINK = re.compile(r"(\]\((?!\w+:)[^)\s#]+\.py)\)")
 _AS_THEY_ARE = ("configs/*/logs/*.json", "configs/*/pictures/*.png", "data/demo_overview.jpg")
 
@@ -64,10 +66,21 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name, *arguments = marker.groups()
         if name not in _PARTS:
             raise PluginError(f"{page.file.src_uri}: no {name!r}; there are {sorted(_PARTS)}")
-        return _PARTS[name](*(a for a in arguments if a is not None))
+        part = _PARTS[name](*(a for a in arguments if a is not None))
+        return _from_page(part, arguments[0], page.file.src_uri) if name in _OF_FILES else part
 
     # In the site the page of a config is called <name>.py.md.
     return _CONFIG_LINK.sub(r"\1.md)", _MARKER.sub(fill, markdown))
+
+
+def _from_page(part: str, path: str, page: str) -> str:
+    """Make the relative links of a part of a file relative to the page that it is put into."""
+
+    def move(link: re.Match) -> str:
+        target = posixpath.join(posixpath.dirname(path), link[1])
+        return f"]({posixpath.relpath(target, posixpath.dirname(page) or '.')}{link[2] or ''})"
+
+    return _LINK.sub(move, part)
 
 
 def section(path: str, heading: str) -> str:
@@ -184,6 +197,7 @@ def _plain(words: str) -> str:
     return re.sub(r"(?::\w+:)?``?([^`]+)``?", r"`\1`", words)
 
 
+_OF_FILES = ("section", "text")
 _PARTS = {
     "apis": apis,
     "configs": config_tables,

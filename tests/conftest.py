@@ -80,6 +80,20 @@ def seg_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
     return config, tiny.write_checkpoint(config, folder / "seg.pth")
 
 
+@pytest.fixture(scope="session")
+def load_tool(repo):
+    """Import a tool as a module, for tests of its functions and of ``main`` in this process."""
+
+    def load(path: str):
+        name = "tool_" + Path(path).stem
+        spec = importlib.util.spec_from_file_location(name, repo / "tools" / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """The repository's commands, and what a short run and a short test leave behind."""
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -58,20 +57,6 @@ class Tools:
 def tools(repo, tiny) -> Tools:
     """Commands of the repository."""
     return Tools(repo, tiny)
-
-
-@pytest.fixture(scope="session")
-def load_tool(repo):
-    """Import a tool as a module, for tests of its functions and of ``main`` in this process."""
-
-    def load(path: str):
-        name = "tool_" + Path(path).stem
-        spec = importlib.util.spec_from_file_location(name, repo / "tools" / path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture(scope="session")
