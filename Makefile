@@ -32,6 +32,7 @@ test: $(STAMP)
 # The variable silences the theme's advertisement of its successor.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; to search too: $(BIN)/python -m http.server --directory site"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

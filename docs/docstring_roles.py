@@ -43,7 +43,7 @@ def _full_name(name: str, obj: griffe.Object) -> str:
         return name
     scope = obj
     while scope is not None:
-        if name in scope.members:
-            return f"{scope.path}.{name}"
+        if (member := scope.members.get(name)) is not None:
+            return member.target_path if member.is_alias else f"{scope.path}.{name}"
         scope = scope.parent
     return name

@@ -30,23 +30,31 @@ ROOT = Path(__file__).resolve().parents[1]
 _MARKER = re.compile(r"^\{\{ (\w+)(?: (\S+))?(?: (.+?))? \}\}$", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 _CONFIG_LINK = re.compile(r"(\]\((?!\w+:)[^)\s#]+\.py)\)")
-_AS_THEY_ARE = ("configs/*/logs/*.json", "configs/*/pictures/*.png", "data/demo_overview.jpg")
 
 
 # ------------------------------------------------------------------------------------- files
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's own pages, configs, logs and pictures to the site."""
-    for path in (ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))):
+    own = [ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))]
+    for path in [*own, *_linked_files([ROOT / "README.md", ROOT / "CHANGES.md", *own])]:
         files.append(File.generated(config, _name(path), abs_src_path=str(path)))
     for path in configs():
         # Search finds the words of a config in its README; a hundred pages of numbers help nobody.
         page = f"---\nsearch:\n  exclude: true\n---\n\n# {path.stem}\n\n`{_name(path)}`\n\n"
         page += f"```python\n{path.read_text()}```\n"
         files.append(File.generated(config, f"{_name(path)}.md", content=page))
-    for pattern in _AS_THEY_ARE:
-        for path in sorted(ROOT.glob(pattern)):
-            files.append(File.generated(config, _name(path), abs_src_path=str(path)))
     return files
+
+
+def _linked_files(pages: list[Path]) -> list[Path]:
+    """List the logs and pictures that pages of the repository link to."""
+    found = set()
+    for page in pages:
+        for link in _LINK.finditer(page.read_text()):
+            path = (page.parent / link[1]).resolve()
+            if path.suffix not in (".md", ".py", "") and path.is_file() and ROOT in path.parents:
+                found.add(path)
+    return sorted(found)
 
 
 def configs() -> list[Path]:
@@ -147,17 +155,25 @@ def command_help() -> str:
 
 
 def tools() -> str:
-    """Return a table of the scripts and what each says of itself first."""
-    lines = ["| script | what it does |", "| --- | --- |"]
-    for path in sorted((ROOT / "tools").rglob("*")):
-        if path.suffix == ".py":
-            summary = " ".join(docstring(path).partition("\n\n")[0].split())
-        elif path.suffix == ".sh":
-            summary = _first_comment(path.read_text().partition("\n")[2])
-        else:
-            continue
-        lines.append(f"| `{_name(path)}` | {_plain(summary).replace('|', chr(92) + '|')} |")
-    return "\n".join(lines)
+    """Return a table per folder of the scripts and what each says of itself first."""
+    return "\n".join(_tool_tables())
+
+
+def _tool_tables() -> Iterator[str]:
+    root = ROOT / "tools"
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        rows = []
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".py" and "__main__" in path.read_text():  # else a part of others
+                summary = docstring(path).partition("\n\n")[0]
+            elif path.suffix == ".sh":
+                summary = path.read_text().splitlines()[1].strip("#: ") + "."
+            else:
+                continue
+            rows.append(f"| `{path.name}` | {_cell(_plain(summary))} |")
+        if rows:
+            yield from (f"## {_name(folder)}", "", "| script | what it does |", "| --- | --- |")
+            yield from (*rows, "")
 
 
 def config_tables() -> str:
@@ -172,7 +188,7 @@ def _config_tables() -> Iterator[str]:
             yield from (f"[README](../{_name(folder)}/README.md)", "")
         yield from ("| config | what it says of itself |", "| --- | --- |")
         for path in sorted(folder.glob("*.py")):
-            comment = _first_comment(path.read_text()).replace("|", "\\|")
+            comment = _cell(_first_comment(path.read_text()))
             yield f"| [{path.stem}](../{_name(path)}) | {comment} |"
         yield ""
 
@@ -190,6 +206,12 @@ def _first_comment(code: str) -> str:
             break
         lines.append(line.lstrip("# "))
     return " ".join(lines)
+
+
+def _cell(words: str) -> str:
+    """Write words as one cell of a table, in which names with underscores are no emphasis."""
+    parts = re.split(r"(`[^`]+`)", " ".join(words.split()).replace("|", "\\|"))
+    return "".join(p if p.startswith("`") else re.sub(r"([_*<])", r"\\\1", p) for p in parts)
 
 
 def _plain(words: str) -> str:
