@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hook"
-COMMON = {"errors", "registry", "structures", "checkpoint", "drawing"}
+COMMON = {"errors", "registry", "structures", "checkpoint", "drawing", "progress"}
 ALLOWED = {
     "errors": set(),
     "registry": set(),
     "structures": set(),
     "checkpoint": {"errors"},
     "drawing": {"errors"},
+    "progress": set(),
     "tokenizers": set(),
-    "scenes": {"errors"},
-    "regions": {"errors", "scenes", "tokenizers"},
+    "scenes": {"errors", "progress"},
+    "regions": {"errors", "progress", "scenes", "tokenizers"},
     "models": COMMON | {"tokenizers"},
     "datasets": COMMON | {"tokenizers"},
     "evaluation": COMMON | {"tokenizers"},

@@ -20,15 +20,13 @@ folder the same comparison is printed; it decides the exit status only with ``--
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import shutil
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -36,386 +34,24 @@ sys.path.insert(0, str(REPO))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import numpy as np
-import pyogrio
 import rasterio
 import rasterio.shutil
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.warp import transform_bounds
-from tqdm import tqdm
 
+from hook.apis.folders import IGNORE, inspect_folder, open_image
+from hook.apis.training import (
+    cover_of,
+    fit_config_to_data,
+    remove_checkpoints,
+    run_training,
+    set_statistics,
+)
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.progress import progress_bar
 
-IGNORE = 255
 LEAD = 20.0  # points of mIoU above the majority-class map
 TITLES = {"HookTokenizer": "HOOK", "PatchEmbedTokenizer": "Patch embedding"}
 VIEW = 1536  # largest side of the overview's pictures in pixels
-TIFF = (".tif", ".tiff")
-VECTORS = (".gpkg", ".geojson", ".shp", ".fgb")
-
-
-@dataclass
-class Folder:
-    """What a user's folder holds, in the terms of :class:`hook.datasets.GeoTIFFFolder`."""
-
-    root: Path
-    images: list[Path]
-    masks: list[Path]
-    bands: list[str | int]
-    classes: list[str]
-    palette: list[list[int]]
-    options: dict = field(default_factory=dict)
-    splits: dict[str, dict] = field(default_factory=dict)
-    how: str = ""
-
-
-# ------------------------------------------------------------------------------- the user's folder
-
-
-def inspect_folder(root: Path) -> Folder:
-    """Find images, masks, classes and a split.
-
-    Raises:
-        DataError: The folder is not laid out as described above, or its files contradict it.
-    """
-    for name in ("images", "masks"):
-        if not (root / name).is_dir():
-            raise DataError(
-                f"{root / name} does not exist",
-                expected=f"GeoTIFFs in {root / 'images'} and their masks in {root / 'masks'}",
-                found=_listing(root),
-                remedy="arrange the files so, or correct --data (make demo DATA=<folder>)",
-            )
-    images = _files(root / "images", TIFF)
-    masks = _files(root / "masks", TIFF + VECTORS)
-    bands = _bands_of(images[0])
-    classes, palette, options = _classes_of(root, masks)
-    folder = Folder(root, images, masks, bands, classes, palette, options)
-    _split(folder)
-    return folder
-
-
-def _listing(root: Path) -> str:
-    if not root.is_dir():
-        return "no such folder"
-    names = sorted(p.name for p in root.iterdir())
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") or "an empty folder"
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    if not found:
-        raise DataError(
-            f"{folder} holds no file that can be used",
-            expected="files ending in " + ", ".join(suffixes),
-            found=_listing(folder),
-            remedy="put the files there, or convert them to GeoTIFF",
-        )
-    return found
-
-
-def _open(path: Path) -> rasterio.DatasetReader:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        raise DataError(
-            f"{path} cannot be read",
-            expected="a GeoTIFF",
-            found=" ".join(str(error).split()),
-            remedy="restore the file, or take it out of the folder",
-        ) from error
-
-
-def _bands_of(path: Path) -> list[str | int]:
-    with _open(path) as src:
-        alpha = rasterio.enums.ColorInterp.alpha
-        kept = [k for k in range(src.count) if src.colorinterp[k] != alpha]
-        names = [src.descriptions[k] for k in kept]
-    if all(names) and len({n.casefold() for n in names}) == len(names):
-        return names
-    return [k + 1 for k in kept]
-
-
-def _classes_of(root: Path, masks: list[Path]) -> tuple[list[str], list[list[int]], dict]:
-    from hook.drawing import distinct_palette
-
-    names, colours = _read_classes_file(root / "classes.txt")
-    if masks[0].suffix.lower() in VECTORS:
-        return _classes_of_vectors(masks, names, colours)
-    rasters = [p for p in masks if p.suffix.lower() in TIFF]
-    values = _mask_values(rasters)
-    if names is None:
-        names, colours = _names_in_mask(rasters[0])
-    options: dict = {}
-    if set(values) <= {0, 255} and 255 in values and (names is None or len(names) == 2):
-        # The habit of binary masks: 255 is the object, not "no label".
-        options = dict(label_map={0: 0, 255: 1}, mask_nodata=None)
-        names = names or ["background", "object"]
-    elif names is None:
-        highest = max((v for v in values if v != IGNORE), default=0)
-        if not 1 <= highest < 64:
-            raise DataError(
-                f"{rasters[0].parent}: the masks' values are no class indexes",
-                expected=f"0 to the number of classes less one (at most 63), {IGNORE} for no label",
-                found=", ".join(map(str, sorted(values)[:12])),
-                remedy=f"relabel the masks, or name the classes in {root / 'classes.txt'}",
-            )
-        names = [f"class {k}" for k in range(highest + 1)]
-    else:
-        wrong = {v: p for v, p in values.items() if v != IGNORE and not 0 <= v < len(names)}
-        if wrong:
-            value, path = next(iter(wrong.items()))
-            raise DataError(
-                f"{path}: label outside the range",
-                expected=f"0 to {len(names) - 1} ({', '.join(names)}), or {IGNORE} for no label",
-                found=value,
-                remedy=f"correct the mask, or name all classes in {root / 'classes.txt'}",
-            )
-    if not any(colours):
-        colours = _colours_in_mask(rasters[0], len(names))
-    spare = distinct_palette(len(names))
-    palette = [list(c or spare[k]) for k, c in enumerate(colours)]
-    return names, palette, options
-
-
-def _classes_of_vectors(masks: list[Path], names, colours) -> tuple[list, list, dict]:
-    from hook.drawing import distinct_palette
-
-    if names is not None and len(names) != 2:
-        raise DataError(
-            f"{masks[0]}: vector masks tell two classes apart",
-            expected="two names in classes.txt: outside and inside of the features",
-            found=", ".join(names),
-            remedy="correct classes.txt, or rasterise the classes into GeoTIFF masks",
-        )
-    try:
-        pyogrio.read_info(masks[0])
-    except pyogrio.errors.DataSourceError as error:
-        raise DataError(
-            f"{masks[0]} cannot be read",
-            expected="a vector file",
-            found=" ".join(str(error).split()),
-            remedy="restore the file, or take it out of the folder",
-        ) from error
-    names = names or ["background", "object"]
-    spare = distinct_palette(2)
-    colours = colours or [None, None]
-    return names, [list(c or spare[k]) for k, c in enumerate(colours)], {}
-
-
-def _read_classes_file(path: Path) -> tuple[list[str] | None, list]:
-    if not path.is_file():
-        return None, []
-    names, colours = [], []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text", expected="UTF-8", found=str(error)) from error
-    for line in filter(None, map(str.strip, lines)):
-        name, mark, code = line.rpartition(" #")
-        if mark and len(code) == 6 and all(c in "0123456789abcdefABCDEF" for c in code):
-            names.append(name.strip())
-            colours.append([int(code[k : k + 2], 16) for k in (0, 2, 4)])
-        else:
-            names.append(line)
-            colours.append(None)
-    heads = [name.partition(" ")[0].strip(":,;") for name in names]
-    if heads == [str(k) for k in range(len(names))]:  # "0 background", "1 building"
-        names = [name.partition(" ")[2].strip() or name for name in names]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise DataError(
-            f"{path} does not name the classes",
-            expected="two or more different names, one per line",
-            found=", ".join(names) or "no name",
-            remedy="correct the file",
-        )
-    return names, colours
-
-
-def _mask_values(masks: list[Path]) -> dict[int, Path]:
-    """Find which labels occur, and a file for each."""
-    values: dict[int, Path] = {}
-    for path in tqdm(masks, desc="masks", unit="file", disable=None, leave=False, delay=2):
-        with _open(path) as src:
-            if np.dtype(src.dtypes[0]).kind not in "iu" or src.count != 1:
-                raise DataError(
-                    f"{path} is no mask",
-                    expected="one band of integers",
-                    found=f"{src.count} bands of {src.dtypes[0]}",
-                    remedy="convert it, or take it out of masks/",
-                )
-            try:
-                for _, window in src.block_windows(1):
-                    for value in np.unique(src.read(1, window=window)).tolist():
-                        if value != src.nodata or value == 255:
-                            values.setdefault(value, path)
-            except rasterio.errors.RasterioError as error:
-                raise DataError(
-                    f"{path} is cut off or damaged",
-                    expected="a complete GeoTIFF",
-                    found=" ".join(str(error).split()),
-                    remedy="copy or download the file again",
-                ) from error
-    return values
-
-
-def _names_in_mask(path: Path) -> tuple[list[str] | None, list]:
-    from hook.scenes.styles import read_category_names
-
-    names = read_category_names(path)
-    if not names:
-        with _open(path) as src:
-            tag = next((v for k, v in src.tags().items() if k.lower() == "classes"), "")
-        names = [n.strip() for n in tag.split(",") if n.strip()]
-    return (list(names), []) if len(names or ()) >= 2 else (None, [])
-
-
-def _colours_in_mask(path: Path, count: int) -> list:
-    with _open(path) as src:
-        try:
-            table = src.colormap(1)
-        except ValueError:
-            return [None] * count
-    return [list(table[k][:3]) if k in table else None for k in range(count)]
-
-
-def _split(folder: Folder) -> None:
-    """Divide the images into train, val and test, so that neighbours stay together."""
-    names = [p.relative_to(folder.root / "images").as_posix() for p in folder.images]
-    lists = {s: folder.root / "splits" / f"{s}.txt" for s in ("train", "val", "test")}
-    present = [s for s, p in lists.items() if p.is_file()]
-    if present:
-        if len(present) < 3:
-            raise DataError(
-                f"{folder.root / 'splits'} is not complete",
-                expected="train.txt, val.txt and test.txt",
-                found=", ".join(f"{s}.txt" for s in present),
-                remedy="add the missing lists, or remove the folder to split by place",
-            )
-        folder.splits = {s: dict(split=str(p)) for s, p in lists.items()}
-        folder.how = "lists of the folder"
-        return
-    if len(names) >= 3:
-        centres = np.array([_centre(p, folder.masks) for p in folder.images])
-        axis = int(np.ptp(centres, axis=0).argmax())
-        order = [names[k] for k in np.lexsort((centres[:, 1 - axis], centres[:, axis]))]
-        n_test = max(1, round(0.25 * len(order)))
-        n_val = max(1, round(0.15 * len(order)))
-        n_train = len(order) - n_val - n_test
-        parts = (order[:n_train], order[n_train : n_train + n_val], order[n_train + n_val :])
-        folder.splits = {s: dict(split=part) for s, part in zip(lists, parts, strict=True)}
-        counts = ", ".join(f"{len(part)} {s}" for s, part in zip(lists, parts, strict=True))
-        folder.how = f"by place: {counts} images"
-        return
-    by_size = sorted(folder.images, key=lambda p: -_area(p))
-    shares = (0.58, 0.70, 1.0) if len(names) == 1 else (0.85, 1.0)
-    first = _strips(by_size[0], folder.masks, shares)
-    only = dict(images=[str(by_size[0])])
-    folder.splits = {s: dict(only, split=b) for s, b in zip(lists, first, strict=False)}
-    if len(names) == 2:
-        folder.splits["test"] = dict(images=[str(by_size[1])], split=None)
-    folder.how = f"by area: strips of {by_size[0].name}"
-
-
-def _bounds(path: Path, masks: list[Path]) -> tuple[tuple[float, float, float, float], str]:
-    """Bounds and CRS (WKT) of an image, or of its mask where only that is georeferenced."""
-    for source in (path, *(m for m in masks if m.stem == path.stem and m.suffix in TIFF)):
-        with _open(source) as src:
-            if src.crs is not None:
-                return tuple(src.bounds), src.crs.to_wkt()
-    raise DataError(
-        f"{path} is not georeferenced",
-        expected="a CRS and a transform, there or in the mask of its name",
-        found="no CRS",
-        remedy="write them with `rio edit-info --crs ... --transform ...`",
-    )
-
-
-def _centre(path: Path, masks: list[Path]) -> tuple[float, float]:
-    bounds, crs = _bounds(path, masks)
-    west, south, east, north = transform_bounds(crs, "EPSG:4326", *bounds)
-    return (west + east) / 2 * np.cos(np.radians((south + north) / 2)), (south + north) / 2
-
-
-def _area(path: Path) -> int:
-    with _open(path) as src:
-        return src.width * src.height
-
-
-def _strips(path: Path, masks: list[Path], upto: tuple[float, ...]) -> list[dict]:
-    """Cut an image along its longer side at shares of it."""
-    (left, bottom, right, top), crs = _bounds(path, masks)
-    with _open(path) as src:
-        wide = src.width >= src.height
-    strips, start = [], 0.0
-    for end in upto:
-        if wide:
-            box = (left + start * (right - left), bottom, left + end * (right - left), top)
-        else:
-            box = (left, top - end * (top - bottom), right, top - start * (top - bottom))
-        strips.append(dict(bounds=box, crs=crs))
-        start = end
-    return strips
-
-
-# --------------------------------------------------------------------------------------- the config
-
-
-def fit_config_to_folder(cfg, folder: Folder) -> None:
-    """Replace the demo scene in a config by a user's folder; statistics come later."""
-    meta = dict(
-        classes=tuple(folder.classes),
-        palette=folder.palette,
-        bands=tuple(folder.bands),
-        scale=1.0,
-        offset=0.0,
-    )
-    for split, options in folder.splits.items():
-        dataset = cfg[f"{split}_dataloader"].dataset
-        dataset.metainfo = meta
-        dataset.data_root = ""
-        dataset.images = options.get("images", str(folder.root / "images"))
-        dataset.masks = str(folder.root / "masks")
-        dataset.split = options["split"]
-        dataset.grid = "image"
-        for key, value in folder.options.items():
-            dataset[key] = value
-    cfg.model.backbone.tokenizer.in_channels = len(folder.bands)
-    cfg.model.decode_head.num_classes = len(folder.classes)
-
-
-def set_statistics(cfg, mean: list[float], std: list[float], counts: np.ndarray) -> None:
-    """Write band statistics and class weights of the training part into the config."""
-    for split in ("train", "val", "test"):
-        cfg[f"{split}_dataloader"].dataset.metainfo.update(mean=mean, std=std)
-    cfg.model.data_preprocessor.update(mean=mean, std=std)
-    cfg.model.decode_head.loss_decode.class_weight = class_weights(counts)
-
-
-def class_weights(counts: np.ndarray) -> list[float]:
-    """Weigh classes by the inverse square root of their frequency, so that rare ones are learned.
-
-    Args:
-        counts: (K,) training pixels of each class.
-
-    Returns:
-        K weights whose mean over the training pixels is 1, at most 10; 1 for absent classes.
-    """
-    share = counts / counts.sum()
-    weight = np.where(share > 0, 1 / np.sqrt(np.maximum(share, 1e-12)), 0)
-    weight = np.minimum(weight / (share * weight).sum(), 10)
-    return [round(float(w), 3) for w in np.where(share > 0, weight, 1)]
-
-
-def cover_of(cfg, part: str, **options):
-    """Build a split's dataset as a deterministic cover in model units, without augmentation."""
-    from hook.registry import DATASETS
-
-    chosen = cfg[f"{part}_dataloader"].dataset.to_dict()
-    pipeline = [dict(type="hook.PackSegSample")]
-    chosen.update(dict(mode="cover", test_mode=True, pipeline=pipeline) | options)
-    return DATASETS.build(chosen)
 
 
 def chip_arrays(sample: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -435,7 +71,7 @@ def fit_baselines(cfg):
     dataset = cover_of(cfg, "train")
     count, bands = cfg.model.decode_head.num_classes, cfg.model.backbone.tokenizer.in_channels
     majority, centroid = MajorityClass(count), NearestCentroid(count, bands)
-    for sample in tqdm(dataset, desc="training data", unit="chip", disable=None, leave=False):
+    for sample in progress_bar(dataset, desc="training data", unit="chip", leave=False):
         image, labels, valid = chip_arrays(sample)
         centroid.partial_fit(image, labels, valid)
         majority.partial_fit(np.where(valid, labels, IGNORE))
@@ -451,16 +87,9 @@ def fit_baselines(cfg):
 
 def train(cfg, folder: Path) -> Path:
     """Train a config in ``folder`` and return its best checkpoint by the validation part."""
-    from hook.engine.runner import config_errors, setup_environment
-
-    for stale in (*folder.glob("*.pth"), folder / "last_checkpoint"):
-        stale.unlink(missing_ok=True)
+    remove_checkpoints(folder)
     cfg.work_dir = str(folder)
-    setup_environment()
-    with config_errors("a part"):
-        runner = _quiet_runner().from_cfg(cfg)
-    runner.register_hook(_progress_hook(cfg.train_cfg.max_iters))
-    runner.train()
+    run_training(cfg)
     best = sorted(folder.glob("best_*.pth"), key=lambda p: p.stat().st_mtime)
     if not best:
         raise ConfigError(
@@ -470,58 +99,6 @@ def train(cfg, folder: Path) -> Path:
             remedy="start from configs/hook/demo_hook.py",
         )
     return best[-1]
-
-
-def _quiet_runner():
-    import logging
-
-    from hook.engine.runner import HookRunner
-
-    class QuietRunner(HookRunner):
-        """A runner whose log goes to its file; only errors reach the terminal."""
-
-        def build_logger(self, *args, **kwargs):
-            logger = super().build_logger(*args, **kwargs)
-            for handler in logger.handlers:
-                if type(handler) is logging.StreamHandler:
-                    handler.setLevel(logging.ERROR)
-            return logger
-
-    return QuietRunner
-
-
-def _progress_hook(total: int):
-    from mmengine.hooks import Hook
-
-    class ProgressHook(Hook):
-        """One moving line on a terminal, ten lines elsewhere."""
-
-        priority = "VERY_LOW"
-
-        def before_train(self, runner) -> None:
-            self.start, self.score = time.monotonic(), None
-            self.bar = tqdm(total=total, unit="it", disable=None, dynamic_ncols=True)
-
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-            done = runner.iter + 1
-            notes = {"loss": f"{float(outputs['loss'].detach()):.3f}"}
-            if self.score is not None:
-                notes["validation mIoU"] = f"{self.score:.1f}"
-            self.bar.set_postfix(notes, refresh=False)
-            self.bar.update()
-            if self.bar.disable and (done % max(total // 10, 1) == 0 or done == total):
-                spent = time.monotonic() - self.start
-                left = spent / done * (total - done)
-                note = ", ".join(f"{k} {v}" for k, v in notes.items())
-                say(f"      {done}/{total}  {spent:.0f} s, {left:.0f} s to go, {note}")
-
-        def after_val_epoch(self, runner, metrics=None) -> None:
-            self.score = (metrics or {}).get("mIoU", self.score)
-
-        def after_train(self, runner) -> None:
-            self.bar.close()
-
-    return ProgressHook()
 
 
 def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
@@ -538,7 +115,7 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
     }
     size = cfg.test_dataloader.batch_size
     starts = range(0, len(dataset), size)
-    for start in tqdm(starts, desc="test", unit="batch", disable=None, leave=False):
+    for start in progress_bar(starts, desc="test", unit="batch", leave=False):
         samples = [dataset[k] for k in range(start, min(start + size, len(dataset)))]
         batch = {key: [s[key] for s in samples] for key in ("inputs", "data_samples")}
         with torch.no_grad():
@@ -634,7 +211,7 @@ def look_at(cfg, model, test_set, scene: int) -> View:
     )
     size = cfg.test_dataloader.batch_size
     starts = range(0, len(dataset), size)
-    for start in tqdm(starts, desc="tokens", unit="batch", disable=None, leave=False):
+    for start in progress_bar(starts, desc="tokens", unit="batch", leave=False):
         samples = [dataset[k] for k in range(start, min(start + size, len(dataset)))]
         with torch.no_grad():
             batch = {"inputs": [s["inputs"] for s in samples]}
@@ -717,7 +294,7 @@ def say(text: str) -> None:
 def georeferenced(scene, out: Path) -> Path:
     """The scene's file, or a VRT beside the results that adds the georeference of its mask."""
     path = Path(scene.path)
-    with _open(path) as src:
+    with open_image(path) as src:
         if src.crs is not None:
             return path
     vrt = out / "scene.vrt"
@@ -757,15 +334,6 @@ def _write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     os.replace(part, path)
-
-
-def _load_stack() -> None:
-    """Import the heavy libraries, keeping their remarks about optional parts off the terminal."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv|mmseg|mmengine|timm")
-    warnings.filterwarnings("ignore", category=PendingDeprecationWarning)
-    with contextlib.redirect_stdout(io.StringIO()):
-        import mmseg.datasets
-        import mmseg.models  # noqa: F401
 
 
 def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:
@@ -818,7 +386,6 @@ def main(argv: list[str] | None = None) -> int:
         folder = inspect_folder(args.data.resolve())
         say(f"      {len(folder.images)} images, bands {', '.join(map(str, folder.bands))}")
         say(f"      classes {', '.join(folder.classes)}; split {folder.how}")
-    _load_stack()
     lap("data")
 
     from mmengine.registry import init_default_scope
@@ -833,7 +400,7 @@ def main(argv: list[str] | None = None) -> int:
         for split in ("train", "val", "test"):
             cfg[f"{split}_dataloader"].dataset.data_root = str(args.scene_dir)
     else:
-        fit_config_to_folder(cfg, folder)
+        fit_config_to_data(cfg, folder)
     out: Path = args.work_dir
     out.mkdir(parents=True, exist_ok=True)
 

@@ -31,6 +31,8 @@ _MODULES = {
     "show_token_counts": "token_pictures",
     "show_tokens": "token_pictures",
     "stretch_to_rgb": "pictures",
+    "TrainingResult": "training",
+    "train": "training",
 }
 
 __all__ = sorted(_MODULES)

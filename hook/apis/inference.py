@@ -1,5 +1,7 @@
 """From a config and a checkpoint to a model, and from files to predictions."""
 
+import contextlib
+import io
 import logging
 import os
 import warnings
@@ -17,7 +19,6 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
-from tqdm import tqdm
 
 from hook.checkpoint import load_weights
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
@@ -26,6 +27,7 @@ from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
 from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
+from hook.progress import progress_bar
 from hook.tokenizers import TokenizerOutput
 from hook.tokenizers.validity import check_marks, mark_invalid
 
@@ -165,12 +167,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         ConfigError: The model section cannot be built.
     """
-    scope = cfg.get("default_scope", "hook")
-    current = DefaultScope.get_current_instance()
-    if current is None or current.scope_name != scope:
-        with warnings.catch_warnings():  # it warns where another model's scope came before
-            warnings.simplefilter("ignore")
-            init_default_scope(scope)
+    use_scope_of(cfg)
     options = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         options.setdefault("data_preprocessor", cfg.data_preprocessor)
@@ -178,6 +175,19 @@ def build_model(cfg: Config) -> nn.Module:
         model = MODELS.build(options)
         check_marks(model)
     return model
+
+
+def use_scope_of(cfg: Config) -> None:
+    """Let names without a scope mean what they mean in a config."""
+    scope = cfg.get("default_scope", "hook")
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != scope:
+        with warnings.catch_warnings():  # it warns where another model's scope came before
+            warnings.simplefilter("ignore")
+            init_default_scope(scope)
+    if scope == "mmseg":
+        with contextlib.redirect_stdout(io.StringIO()):  # it names each package that it misses
+            import mmseg.datasets  # noqa: F401
 
 
 def num_classes_of(model: nn.Module) -> int:
@@ -430,7 +440,7 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
 def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
     """Give (path, packed sample) in batches of one image size."""
     batch: list[tuple[str, dict]] = []
-    for path in tqdm(files, unit="image", disable=None if progress else True):
+    for path in progress_bar(files, unit="image", show=progress):
         sample = pipeline(read_sample(path, model))
         if batch and (
             len(batch) == batch_size or batch[0][1]["inputs"].shape != sample["inputs"].shape

@@ -34,7 +34,6 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
-from tqdm import tqdm
 
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, valid_values
 from hook.datasets.files import (
@@ -53,6 +52,7 @@ from hook.datasets.grids import Area, Grid, clip, cover, grid_of, inside_area, w
 from hook.datasets.samplers import ChipPlacer, ChipQuery, chips_per_epoch
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import ConfigError, DataError
+from hook.progress import progress_bar
 from hook.registry import DATASETS
 
 OPEN_FILES = 32
@@ -384,7 +384,7 @@ class GeoTIFFFolder(BaseDataset):
         bands = self._metainfo.get("bands")
         scenes, counts, borrowed = [], {}, []
         by_name = {pair_name(path): path for path in mask_files}
-        progress = tqdm(files, desc="images", unit="file", disable=None, leave=False, delay=2)
+        progress = progress_bar(files, desc="images", unit="file", leave=False, delay=2)
         for path in progress:
             with open_raster(path) as src:
                 check_complete(src)
@@ -609,7 +609,7 @@ class GeoTIFFFolder(BaseDataset):
     ) -> tuple[dict[str, MaskFile], set[str]]:
         described, empty = {}, set()
         by_name = {pair_name(scene.path): scene for scene in scenes}
-        for path in tqdm(masks, desc="masks", unit="file", disable=None, leave=False, delay=2):
+        for path in progress_bar(masks, desc="masks", unit="file", leave=False, delay=2):
             if is_vector_file(path):
                 described[path] = MaskFile(path)
                 if not len(self._features_of(path, scenes[0].grid.crs)[0]):

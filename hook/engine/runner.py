@@ -37,7 +37,7 @@ from hook.errors import ConfigError, DataError, HookError
 from hook.tokenizers.validity import check_marks
 
 # The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
-_RUNNER_KEYS = frozenset(
+RUNNER_KEYS = frozenset(
     "model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg "
     "auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks "
     "custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level "
@@ -205,9 +205,9 @@ def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
             remedy="give a whole config, not one of the parts under _base_",
         )
     for key in cfg:
-        if key in _RUNNER_KEYS:
+        if key in RUNNER_KEYS:
             continue
-        close = difflib.get_close_matches(key, _RUNNER_KEYS, n=1, cutoff=0.88)
+        close = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.88)
         if close:
             raise ConfigError(
                 f"config {path} has the unknown key '{key}'",
@@ -544,8 +544,12 @@ class HookRunner(Runner):
         os.replace(os.path.join(out_dir, partial), os.path.join(out_dir, filename))
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
     """Build the run a config describes.
+
+    Args:
+        cfg: The config.
+        kind: Runner of a config that names none.
 
     Raises:
         ConfigError: A part of the config cannot be built.
@@ -554,7 +558,7 @@ def build_runner(cfg: Config) -> Runner:
     with config_errors("a part"):
         if "runner_type" in cfg:
             return RUNNERS.build(cfg)
-        return HookRunner.from_cfg(cfg)
+        return kind.from_cfg(cfg)
 
 
 # ---------------------------------------------------------------------------------- options

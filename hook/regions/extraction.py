@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import rasterio
 from pyproj import CRS
-from tqdm import tqdm
 
 from hook.errors import SceneError
+from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, TokenBatch, check_answer
 from hook.regions.strips import StripWriter, block_name, read_strips
@@ -182,23 +182,23 @@ def extract_regions(
                 staged = files.add(output)
                 missing = [block for block in blocks if not journal.has(block_name(block))]
                 resumed = len(plan.grid) - sum(len(b.windows(plan.grid)) for b in missing)
-                bar = tqdm(
+                bar = progress_bar(
                     total=len(plan.grid),
                     initial=resumed,
                     unit="window",
-                    disable=None if progress else True,
+                    show=progress,
                 )
                 with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(reader, plan)), bar:
                     if run_blocks is None or not missing:
                         _run_blocks(tokenize, reader, plan, missing, journal, bar.update)
                     else:
                         run_blocks(scene, plan, missing, journal, bar.update)
-                strips = tqdm(
+                strips = progress_bar(
                     read_strips(journal, plan),
-                    "writing regions",
-                    len(plan.grid.row_offs),
+                    desc="writing regions",
+                    total=len(plan.grid.row_offs),
                     unit="row",
-                    disable=None if progress else True,
+                    show=progress,
                 )
                 with strips:
                     count = write_layer(strips, plan, place, staged, output, driver, layer)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import shapely
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
-from tqdm import tqdm
 
 from hook.errors import ConfigError, DataError
+from hook.progress import progress_bar
 from hook.regions.table import Regions, chunks, some
 
 APPROXIMATE_ABOVE = 1_000_000
@@ -315,7 +315,7 @@ class RegionIndex:
 
         graph = Index(ndim=self.embed_dims, metric="cos", dtype="f16")
         usable = np.flatnonzero(self._usable)
-        bar = tqdm(total=len(usable), desc="building the index", unit="region", disable=None)
+        bar = progress_bar(total=len(usable), desc="building the index", unit="region")
         with bar:
             for rows in self._chunks(usable):
                 units = self._embeddings[rows] / self._lengths[rows, np.newaxis]

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
-from tqdm import tqdm
 
 from hook.errors import SceneError
+from hook.progress import progress_bar
 from hook.scenes.blending import (
     RowBlender,
     RowBlock,
@@ -324,11 +324,11 @@ def map_scene(
                 # GDAL's block cache is a share of the machine's memory; a row of windows needs
                 # far less.
                 with rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
-                    bar = tqdm(
+                    bar = progress_bar(
                         total=len(plan.grid),
                         initial=resumed,
                         unit="window",
-                        disable=None if progress else True,
+                        show=progress,
                     )
                     with bar:
                         if run_blocks is None or not missing:

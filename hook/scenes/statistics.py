@@ -18,9 +18,9 @@ from rasterio import features
 from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
-from tqdm import tqdm
 
 from hook.errors import SceneError
+from hook.progress import progress_bar
 from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.styles import Colour, read_category_names
 
@@ -124,9 +124,7 @@ class ClassMap:
             progress: Show it (on a terminal).
         """
         rows = rows or max(1, _STRIP_PIXELS // self.width)
-        with tqdm(
-            total=self.height, unit="row", desc=label, disable=None if progress else True
-        ) as bar:
+        with progress_bar(total=self.height, unit="row", desc=label, show=progress) as bar:
             for row_off in range(0, self.height, rows):
                 size = min(rows, self.height - row_off)
                 yield row_off, self.read(row_off, size)
@@ -359,7 +357,7 @@ def class_statistics(
         else:
             table = _read_zones(zones, zone_field, source)
             sums = {}
-            with tqdm(total=len(table), unit="zone", disable=None if progress else True) as bar:
+            with progress_bar(total=len(table), unit="zone", show=progress) as bar:
                 for index, polygon in enumerate(table.geometry.to_numpy()):
                     parts = _parts_inside(source, polygon, strip_rows)
                     sums[index] = _sum_classes(source, parts)

@@ -1,0 +1,148 @@
+"""Mean, standard deviation and range of every band over data sets."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hook.datasets.bands import to_model_units
+from hook.errors import DataError
+from hook.progress import progress_bar
+
+
+@dataclass
+class BandStatistics:
+    """Running moments of several bands, merged chunk by chunk in float64.
+
+    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, *Updating formulae and a pairwise algorithm for
+    computing sample variances*, 1979.
+    """
+
+    count: int = 0
+    pixels: int = 0
+    mean: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+    minimum: np.ndarray | None = None
+    maximum: np.ndarray | None = None
+
+    def update(self, image: np.ndarray, valid: np.ndarray) -> None:
+        """Add one image.
+
+        Args:
+            image: (H, W, C) in model units.
+            valid: (H, W), nonzero where valid.
+        """
+        values = image[valid != 0].astype(np.float64)  # N C
+        self.pixels += valid.size
+        if not len(values):
+            return
+        low, high = values.min(axis=0), values.max(axis=0)
+        self.minimum = low if self.minimum is None else np.minimum(self.minimum, low)
+        self.maximum = high if self.maximum is None else np.maximum(self.maximum, high)
+        mean = values.mean(axis=0)
+        squares = ((values - mean) ** 2).sum(axis=0)
+        total = self.count + len(values)
+        delta = mean - self.mean
+        self.squares = self.squares + squares + delta**2 * (self.count * len(values) / total)
+        self.mean = self.mean + delta * (len(values) / total)
+        self.count = total
+
+    def result(self) -> dict[str, Any]:
+        """Return mean, std (of the population), min, max per band; the share of valid pixels."""
+        return {
+            "mean": self.mean.tolist(),
+            "std": np.sqrt(self.squares / self.count).tolist(),
+            "min": self.minimum.tolist(),
+            "max": self.maximum.tolist(),
+            "valid_share": self.count / self.pixels,
+            "valid_pixels": self.count,
+            "pixels": self.pixels,
+        }
+
+
+def plain_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the datasets inside MMEngine's wrappers, each once however often it is repeated."""
+    if hasattr(dataset, "datasets"):
+        for part in dataset.datasets:
+            yield from plain_datasets(part)
+    elif hasattr(dataset, "dataset"):
+        yield from plain_datasets(dataset.dataset)
+    else:
+        yield dataset
+
+
+def without_pipelines(cfg: Any) -> Any:
+    """Copy a dataset's config with empty pipelines, so that images stay as they are read."""
+    if isinstance(cfg, Mapping):
+        copied = {key: without_pipelines(value) for key, value in cfg.items()}
+        return {**copied, "pipeline": []} if "pipeline" in copied else copied
+    if isinstance(cfg, list | tuple):
+        return type(cfg)(without_pipelines(value) for value in cfg)
+    return cfg
+
+
+def samples(dataset: Any) -> Iterator[dict[str, Any]]:
+    """Yield every sample of a dataset, a folder of GeoTIFFs by its full cover."""
+    if getattr(dataset, "mode", None) == "random":
+        dataset.mode = "cover"
+    for index in range(len(dataset)):
+        yield dataset[index]
+
+
+def inside_scene(sample: Mapping[str, Any]) -> tuple[slice, slice]:
+    """Tell which part of a chip lies in its scene: padding is no missing data."""
+    geo = sample.get("geo") or {}
+    if "window" not in geo or "scene_shape" not in geo:
+        return slice(None), slice(None)
+    row, col, height, width = geo["window"]
+    rows, cols = geo["scene_shape"]
+    return slice(max(-row, 0), min(height, rows - row)), slice(max(-col, 0), min(width, cols - col))
+
+
+def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str, Any]:
+    """Compute the statistics over all samples of some datasets.
+
+    Args:
+        datasets: Datasets without pipeline, whose samples hold ``img`` and, where known, ``valid``.
+        quiet: Show no progress bar.
+
+    Returns:
+        See :meth:`BandStatistics.result`, and ``bands`` where the dataset meta names them.
+
+    Raises:
+        DataError: If no pixel is valid, or the datasets differ in bands.
+    """
+    datasets = list(datasets)
+    statistics = BandStatistics()
+    num_bands, bands = None, None
+    for dataset in datasets:
+        meta = {**dataset.metainfo, "mean": None}
+        bands = bands or meta.get("bands")
+        progress = progress_bar(samples(dataset), total=len(dataset), unit="chip", show=not quiet)
+        for sample in progress:
+            part = inside_scene(sample)
+            image = np.atleast_3d(sample["img"])[part]
+            valid = sample.get("valid")
+            valid = np.ones(image.shape[:2], np.uint8) if valid is None else valid[part]
+            if num_bands is not None and image.shape[2] != num_bands:
+                raise DataError(
+                    f"{sample.get('img_path', 'a sample')}: another band count",
+                    expected=num_bands,
+                    found=image.shape[2],
+                    remedy="choose bands with metainfo['bands']",
+                )
+            num_bands = image.shape[2]
+            scaled = to_model_units(image.transpose(2, 0, 1), valid, meta).transpose(1, 2, 0)
+            statistics.update(scaled, valid)
+    if not statistics.count:
+        raise DataError(
+            "no valid pixel in the dataset",
+            expected="at least one",
+            found=f"{statistics.pixels} pixels, all without data",
+            remedy="correct metainfo['nodata'] or the split",
+        )
+    result = statistics.result()
+    if bands is not None:
+        result = {"bands": list(bands), **result}
+    return result

@@ -1,0 +1,110 @@
+"""Trainings behind one progress bar: the log goes to its file."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from hook.engine.runner import HookRunner
+from hook.progress import progress_bar
+
+
+class QuietRunner(HookRunner):
+    """A runner whose log goes to its file; only errors reach the terminal."""
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, and hush its lines on the terminal."""
+        logger = super().build_logger(*args, **kwargs)
+        self._hush(logging.ERROR)
+        return logger
+
+    def build_visualizer(self, visualizer=None):
+        """Build the visualizer of this run: MMEngine would take one of the same name again."""
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": self.experiment_name}
+        return super().build_visualizer(visualizer)
+
+    def dump_config(self) -> None:
+        """Copy the config into the work dir, unless it is the file that lies there."""
+        name = self.cfg.filename
+        if name is None or Path(name).resolve().parent != Path(self.work_dir).resolve():
+            super().dump_config()
+
+    def train(self):
+        """Train; afterwards warnings of other work reach the terminal again."""
+        try:
+            return super().train()
+        finally:
+            self._hush(logging.WARNING)
+
+    @staticmethod
+    def _hush(level: int) -> None:
+        for handler in MMLogger.get_current_instance().handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(level)
+
+
+class TrainingProgressHook(Hook):
+    """One moving line on a terminal or in a notebook, ten lines elsewhere.
+
+    Args:
+        show: Show anything at all.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, show: bool = True) -> None:
+        self.show = show
+        self._score: float | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the bar, where a resumed run stands."""
+        self._start = time.monotonic()
+        self._first, self._total = runner.iter, runner.max_iters
+        self._bar = progress_bar(
+            total=self._total, initial=self._first, unit="it", show=self.show, dynamic_ncols=True
+        )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Move the bar."""
+        done, total = runner.iter + 1, self._total
+        notes = {"loss": f"{float(outputs['loss'].detach()):.3f}"}
+        if self._score is not None:
+            notes["validation mIoU"] = f"{self._score:.1f}"
+        self._bar.set_postfix(notes, refresh=False)
+        self._bar.update()
+        if self.show and self._bar.disable and (done % max(total // 10, 1) == 0 or done == total):
+            spent = time.monotonic() - self._start
+            left = spent / (done - self._first) * (total - done)
+            note = ", ".join(f"{key} {value}" for key, value in notes.items())
+            print(f"      {done}/{total}  {spent:.0f} s, {left:.0f} s to go, {note}", flush=True)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Remember the score for the bar."""
+        self._score = (metrics or {}).get("mIoU", self._score)
+
+    def after_run(self, runner: Runner) -> None:
+        """Close the bar."""
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+
+@contextmanager
+def use_device(device: str | None) -> Iterator[None]:
+    """Let MMEngine train on a device of the caller's choice; None leaves it to MMEngine."""
+    from mmengine.device import utils
+
+    usual = utils.DEVICE
+    if device is not None:
+        utils.DEVICE = device  # what its get_device() returns, in runners and wrappers
+    try:
+        yield
+    finally:
+        utils.DEVICE = usual

@@ -1,0 +1,313 @@
+import json
+import logging
+import shutil
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from mmengine.config import Config
+from rasterio.transform import from_origin
+
+from hook.apis import SceneMapper, load_model, train
+from hook.apis.folders import hold_out, inspect_files
+from hook.apis.training import TrainingResult, class_weights, read_curves
+from hook.engine.configs import config_root, find_config
+from hook.errors import CheckpointError, ConfigError, DataError
+
+# A model and a run that fit into seconds.
+TINY = {
+    "train_dataloader.dataset.length": 8,
+    "model.backbone.embed_dims": 32,
+    "model.backbone.depth": 2,
+    "model.backbone.num_heads": 2,
+    "model.backbone.out_indices": (0, 0, 1, 1),
+    "model.backbone.tokenizer.seed_dims": 32,
+    "model.neck.in_channels": 32,
+    "model.neck.seed_channels": 32,
+    "model.neck.out_channels": (16, 16, 16, 16),
+    "model.decode_head.in_channels": [16, 16, 16, 16],
+    "model.decode_head.channels": 16,
+    "custom_hooks": [dict(type="hook.DatasetCheckHook")],
+    "optim_wrapper.optimizer.lr": 3e-3,
+}
+SMALL = dict(chip_size=32, num_tokens=4, batch_size=4, progress=False, cfg_options=TINY)
+SIZE, RES = 96, 2.0
+CRS = "EPSG:32633"
+
+
+def write(path, values, nodata=None, row=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = values.shape
+    grid = dict(crs=CRS, transform=from_origin(5e5, 4e6 - row * height * RES, RES, RES))
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=values.dtype,
+        nodata=nodata, **(grid | options),
+    ) as sink:  # fmt: skip
+        sink.write(values)
+    return path
+
+
+def make_scene(seed=0):
+    """Two-band image of bright squares on dark ground, its mask, and the squares as polygons."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    squares = []
+    for row in range(8, SIZE - 8, 22):
+        for col in range(6, SIZE - 8, 20):
+            mask[row : row + 11, col : col + 11] = 1
+            x, y = 5e5 + col * RES, 4e6 - row * RES
+            squares.append(shapely.box(x, y - 11 * RES, x + 11 * RES, y))
+    image = 300 + 900 * mask.astype(int) + rng.integers(0, 100, (2, SIZE, SIZE))
+    kinds = ["shed" if k % 2 else "house" for k in range(len(squares))]
+    table = geopandas.GeoDataFrame(dict(kind=kinds), geometry=squares, crs=CRS)
+    return image.astype(np.uint16), mask, table
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    image, mask, table = make_scene()
+    write(folder / "scene.tif", image)
+    write(folder / "mask.tif", mask[None])
+    table.to_file(folder / "squares.gpkg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(scene, tmp_path_factory):
+    """A training on one scene and a table of polygons."""
+    out = tmp_path_factory.mktemp("trained")
+    table = geopandas.read_file(scene / "squares.gpkg").to_crs("EPSG:4326")
+    return train(scene / "scene.tif", table, out / "run", epochs=6, **SMALL)
+
+
+def test_a_scene_and_polygons_become_a_model(trained, scene):
+    assert isinstance(trained, TrainingResult)
+    # The squares are four times as bright as the ground.
+    assert trained.metrics["IoU.object"] > 60 and trained.metrics["mIoU"] > 60
+    assert trained.log.read_text().count("Epoch(train)")
+    model = load_model(trained.config, trained.checkpoint)
+    assert model.dataset_meta["classes"] == ("background", "object")
+    with rasterio.open(scene / "scene.tif") as src:
+        west = src.read()[:, :, : round(0.8 * SIZE)].reshape(2, -1).astype(float)
+    # Statistics of what was trained on, and of nothing else.
+    np.testing.assert_allclose(model.dataset_meta["mean"], west.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(model.dataset_meta["std"], west.std(1), rtol=1e-4)
+
+
+def test_the_config_stands_on_its_own(trained):
+    cfg = Config.fromfile(trained.config)
+    assert "_base_" not in trained.config.read_text()
+    assert cfg.train_cfg.max_epochs == 6 and cfg.model.backbone.tokenizer.in_channels == 2
+    assert "data_root" not in cfg and "metainfo" not in cfg  # nothing of the base's own data
+    # What only RGB pictures bear is gone; turning and mirroring stays.
+    transforms = cfg.train_dataloader.dataset.pipeline[0].transforms
+    assert [t.type for t in transforms] == ["D4"]
+    ends = [s.end for s in cfg.param_scheduler]
+    assert ends[-1] == 6 and cfg.param_scheduler[-1].T_max == 5
+
+
+def test_curves_have_a_row_per_epoch(trained):
+    curves = trained.curves
+    assert isinstance(curves, pd.DataFrame) and list(curves.index) == [1, 2, 3, 4, 5, 6]
+    assert curves.loss.iloc[-1] < curves.loss.iloc[0]
+    assert curves.mIoU.iloc[-1] == trained.metrics["mIoU"]
+
+
+def test_curves_of_an_interrupted_run_are_joined(tmp_path):
+    for run, losses in (("20260101_000000", {1: 9, 2: 7}), ("20260101_000100", {2: 6, 3: 5})):
+        folder = tmp_path / run / "vis_data"
+        folder.mkdir(parents=True)
+        lines = [dict(loss=v, lr=0.1, epoch=e, iter=e, step=e) for e, v in losses.items()]
+        lines.append(dict(mIoU=10.0 * max(losses), time=0.1, data_time=0.0, step=max(losses)))
+        (folder / "scalars.json").write_text("\n".join(map(json.dumps, lines)))
+    curves = read_curves(tmp_path)
+    assert curves.loss.tolist() == [9, 6, 5]
+    assert curves.mIoU[2] == 20 and curves.mIoU[3] == 30 and np.isnan(curves.mIoU[1])
+
+
+def test_the_map_of_the_model_covers_the_scene(trained, scene, tmp_path):
+    SceneMapper(trained.config, trained.checkpoint).map(
+        scene / "scene.tif", tmp_path / "map.tif", progress=False
+    )
+    with rasterio.open(tmp_path / "map.tif") as mapped, rasterio.open(scene / "mask.tif") as truth:
+        assert (mapped.read(1) == truth.read(1)).mean() > 0.85
+
+
+def test_resumed_after_the_last_epoch_nothing_changes(trained, scene, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained.work_dir, run)
+    cfg = run / "config.py"
+    cfg.write_text(cfg.read_text().replace(str(trained.work_dir), str(run)))
+    labels = geopandas.read_file(scene / "squares.gpkg").to_crs("EPSG:4326")
+    with pytest.raises(ConfigError, match="holds a training already"):
+        train(scene / "scene.tif", labels, run, epochs=6, **SMALL)
+    again = train(scene / "scene.tif", labels, run, epochs=6, resume=True, **SMALL)
+    assert again.metrics == trained.metrics
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        train(scene / "scene.tif", labels, run, epochs=7, resume=True, **SMALL)
+    assert "train_cfg" in str(caught.value) and "overwrite=True" in str(caught.value)
+
+
+def test_warnings_reach_the_terminal_again_after_a_training(trained):
+    from mmengine.logging import MMLogger
+
+    handlers = [h for h in MMLogger.get_current_instance().handlers]
+    streams = [h for h in handlers if type(h) is logging.StreamHandler]
+    assert streams and all(h.level <= logging.WARNING for h in streams)
+
+
+# ---------------------------------------------------------------------------------- labels
+def test_classes_of_an_attribute(scene):
+    found = inspect_files(scene / "scene.tif", scene / "squares.gpkg", label="kind")
+    assert found.classes == ["house", "shed"] and found.bands == [1, 2]
+    assert found.options["background"] == "ignore"
+    assert found.options["label_map"] == {"house": 0, "shed": 1}
+    found = inspect_files(
+        scene / "scene.tif",
+        scene / "squares.gpkg",
+        label="kind",
+        classes={"shed": "hut"},
+        palette={"hut": "#ff0080"},
+    )
+    # One class needs another beside it; what was not named is not learned.
+    assert found.classes == ["background", "hut"] and found.palette[1] == [255, 0, 128]
+    assert found.options["label_map"] == {"shed": 1, "house": "ignore"}
+    assert found.options["background"] == 0
+
+
+def test_values_and_colours_of_a_raster(scene, tmp_path):
+    mask = make_scene()[1] * np.uint8(10) + np.uint8(10)
+    path = write(tmp_path / "cover.tif", mask[None], nodata=10)
+    with rasterio.open(path, "r+") as dst:
+        dst.write_colormap(1, {20: (1, 2, 3)})
+    found = inspect_files(
+        scene / "scene.tif", path, classes={20: "built"}, background="open", palette=None
+    )
+    assert found.classes == ["open", "built"] and found.palette[1] == [1, 2, 3]
+    assert found.options["label_map"] == {20: 1, 10: 0} and found.options["mask_nodata"] is None
+
+
+def test_one_scene_is_held_out_by_area_and_several_by_file(scene, tmp_path):
+    found = inspect_files(scene / "scene.tif", scene / "mask.tif")
+    hold_out(found, 0.25, None, tmp_path)
+    (left, _, cut, _), (start, _, right, _) = (
+        found.splits[part]["split"]["bounds"] for part in ("train", "val")
+    )
+    assert cut == start and right - start == pytest.approx(0.25 * (right - left))
+    images = [
+        write(tmp_path / f"{name}.tif", make_scene()[0], row=row) for row, name in enumerate("cabd")
+    ]
+    found = inspect_files(images, scene / "squares.gpkg")
+    hold_out(found, 0.25, None, tmp_path)
+    assert [p[-5:] for p in found.splits["val"]["images"]] == ["c.tif"]  # the northern end
+    hold_out(found, 0.25, ["a", "b.tif"], tmp_path)
+    assert len(found.splits["train"]["images"]) == 2
+
+
+def test_sparse_polygons_are_divided_by_their_area(scene, tmp_path):
+    found = inspect_files(scene / "scene.tif", scene / "squares.gpkg", label="kind")
+    hold_out(found, 0.3, None, tmp_path)
+    table = geopandas.read_file(scene / "squares.gpkg")
+    _, south, _, north = found.splits["val"]["split"]["bounds"]
+    west, _, east, _ = found.splits["val"]["split"]["bounds"]
+    held = table.clip((west, south, east, north)).area.sum() / table.area.sum()
+    assert 0.15 < held < 0.4
+
+
+def test_an_area_of_the_users_own_is_held_out(scene, tmp_path):
+    found = inspect_files(scene / "scene.tif", scene / "mask.tif")
+    box = (5e5 + 50, 4e6 - 100, 5e5 + 100, 4e6 - 50)
+    hold_out(found, 0.2, dict(bounds=box, crs=CRS), tmp_path)
+    parts = geopandas.read_file(found.splits["val"]["split"]["file"]).set_index("split")
+    assert parts.geometry["val"].area == pytest.approx(2500)
+    assert parts.geometry["train"].area == pytest.approx((SIZE * RES) ** 2 - 2500)
+    with pytest.raises(ConfigError, match="lies outside the images"):
+        hold_out(found, 0.2, dict(bounds=(0, 0, 1, 1), crs=CRS), tmp_path)
+
+
+def test_rare_classes_weigh_more():
+    assert class_weights(np.array([90, 10]))[1] == pytest.approx(
+        3 * class_weights(np.array([90, 10]))[0], rel=1e-2
+    )
+
+
+# ---------------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(images="nowhere"), DataError, "nowhere does not exist"),
+        (dict(label="sort"), ConfigError, "no attribute 'sort'"),
+        (dict(classes=("a", "b"), label="kind"), ConfigError, "does not name the values"),
+        (dict(val_fraction=0), ConfigError, "val_fraction=0"),
+        (dict(epochs=0), ConfigError, "epochs=0"),
+        (dict(base="nothing"), ConfigError, "config nothing does not exist"),
+        (dict(base="demo_hook"), ConfigError, "base demo_hook is no config"),
+        (dict(palette=["#fff", "#000"]), ConfigError, "is no colour"),
+        (dict(device="cuda:77"), ConfigError, "device cuda:77"),
+        (dict(pretrained="none.pth"), CheckpointError, "none.pth does not exist"),
+        (dict(cfg_options={"model.backbone.tokenizer.size_of_it": 3}), ConfigError, "size_of_it"),
+        (dict(resume=True, overwrite=True), ConfigError, "exclude each other"),
+        (dict(val=["scene"]), ConfigError, "holds out every image"),
+    ],
+)
+def test_bad_arguments(scene, tmp_path, change, error, message):
+    arguments = dict(images=scene / "scene.tif", labels=scene / "squares.gpkg", epochs=1) | SMALL
+    with pytest.raises(error, match=message) as caught:
+        train(work_dir=tmp_path / "run", **(arguments | change))
+    assert "remedy" in str(caught.value)
+    # Nothing that a second attempt would stumble over.
+    assert not (tmp_path / "run" / "checkpoint.pth").exists()
+
+
+def test_labels_of_one_class_only(scene, tmp_path):
+    blank = write(tmp_path / "mask.tif", np.full((1, SIZE, SIZE), 1, np.uint8))
+    with pytest.raises(DataError, match="fewer than two classes") as caught:
+        train(scene / "scene.tif", blank, tmp_path / "run", classes=["a", "b"], **SMALL)
+    assert "val=" in str(caught.value)
+
+
+def test_a_table_without_crs(scene, tmp_path):
+    table = geopandas.read_file(scene / "squares.gpkg").set_crs(None, allow_override=True)
+    with pytest.raises(DataError, match="cannot be placed"):
+        train(scene / "scene.tif", table, tmp_path / "run", **SMALL)
+
+
+# ---------------------------------------------------------------------------------- configs
+def test_configs_are_found_by_name():
+    path = find_config("hook-fast-skip_vit-192x6_banepa-256")
+    assert path == config_root() / "hook" / "hook-fast-skip_vit-192x6_banepa-256.py"
+    assert find_config("hook/demo_hook.py").is_file()
+    with pytest.raises(ConfigError, match="there is .*demo_hook"):
+        find_config("demo_hok")
+
+
+def test_a_wheel_holds_the_configs(repo, tmp_path):
+    setuptools = pytest.importorskip("setuptools")
+    distribution = setuptools.Distribution({"packages": []})
+    code = (repo / "setup.py").read_text().replace("setup(cmdclass", "dict(cmdclass")
+    names = {"__file__": str(repo / "setup.py"), "__name__": "setup"}
+    exec(compile(code, "setup.py", "exec"), names)
+    command = names["BuildWithConfigs"](distribution)
+    command.build_lib, command.editable_mode = str(tmp_path), False
+    command.ensure_finalized()
+    command.run()
+    shipped = tmp_path / "hook" / ".mim" / "configs"
+    name = "hook/hook-fast-skip_vit-192x6_banepa-256.py"
+    assert Config.fromfile(shipped / name).model == Config.fromfile(config_root() / name).model
+    assert not list(shipped.rglob("*.json")) and list(shipped.rglob("*.txt"))
+
+
+def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):
+    again = train(
+        scene / "scene.tif",
+        scene / "squares.gpkg",
+        tmp_path / "run",
+        pretrained=trained.checkpoint,
+        epochs=1,
+        **(SMALL | dict(cfg_options=TINY | {"optim_wrapper.optimizer.lr": 0.0})),
+    )
+    assert again.metrics["mIoU"] == pytest.approx(trained.metrics["mIoU"], abs=3)
