@@ -14,11 +14,13 @@ from torchgeo.datasets import GeoDataset
 from hook.apis.inference import default_window
 from hook.apis.mapping import WindowPredictor
 from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
+from hook.drawing import resize_nearest
 from hook.errors import ConfigError
+from hook.evaluation.homogeneity_metric import owners_of_cells
 from hook.regions import RegionReport, TokenBatch
 from hook.regions import extract_regions as extract_with_function
 from hook.regions.extraction import REGIONS
-from hook.tokenizers import TokenizerOutput, token_map
+from hook.tokenizers import TokenizerOutput
 
 MERGE_THRESHOLD = 0.9
 """Cosine above which ``merge`` joins regions by default.
@@ -37,6 +39,8 @@ class RegionPredictor:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
         fixed: All windows have the tokenizer's number of tokens, also where the model would
             choose it for each.
+        min_region: Smallest connected part of a token that stays, in pixels (see
+            :func:`hook.evaluation.superpixels.merge_specks`); 0 keeps all.
 
     Attributes:
         embed_dims: Width of the tokens, D.
@@ -47,7 +51,7 @@ class RegionPredictor:
         ConfigError: The model is in training mode, or has no tokens.
     """
 
-    def __init__(self, model: nn.Module, fixed: bool = False) -> None:
+    def __init__(self, model: nn.Module, fixed: bool = False, min_region: int = 0) -> None:
         backbone = model.backbone
         if not hasattr(backbone, "forward_tokens"):
             raise ConfigError(
@@ -58,6 +62,7 @@ class RegionPredictor:
         self.model = model
         self._predict = WindowPredictor(model)
         self._fixed = fixed
+        self._min_region = min_region
         self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
         self._heads_tokens = getattr(getattr(model, "head", None), "pooling", None) == "mean"
         known = self._predict.segments or self._heads_tokens
@@ -98,12 +103,16 @@ class RegionPredictor:
         if self._heads_tokens:
             token_scores = np.zeros((batch, most, len(self.class_names)), np.float32)
         start = 0
-        for size, tokenized, tokens in passes:
+        for images, tokenized, tokens in passes:
             index = order[start : start + len(tokens)]
             start += len(tokens)
+            size = tuple(images.shape[-2:])
             # The preprocessor may have padded the windows to a multiple of what the model wants.
-            maps = token_map(tokenized.assignment, size)[:, :height, :width]
-            owners[index] = maps.cpu().numpy()
+            cells = owners_of_cells(
+                tokenized.assignment, backbone.tokenizer, images, self._min_region
+            )
+            for image, mine in zip(index, cells, strict=True):
+                owners[image] = resize_nearest(mine, size)[:height, :width]
             number = tokenized.assignment.shape[1]
             tokens = tokens[:, -number:]  # a class token comes first
             embeddings[index, :number] = tokens.float().cpu().numpy()
@@ -116,19 +125,20 @@ class RegionPredictor:
         )
 
 
-Pass = tuple[tuple[int, int], TokenizerOutput, Tensor]
+Pass = tuple[Tensor, TokenizerOutput, Tensor]
 
 
 @contextmanager
 def recorded_passes(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
-    """Keep what goes through a backbone: size of the images, tokenizer's output, last tokens.
+    """Keep what goes through a backbone: the images, tokenizer's output, last tokens.
 
     Args:
         backbone: A :class:`hook.models.TokenViT`.
         fixed: Let all images have the tokenizer's number of tokens.
 
     Yields:
-        A list that gets (height, width), tokenizer's output and last block's tokens of each pass.
+        A list that gets the images (B, C, H, W), the tokenizer's output and the last block's tokens
+        of each pass.
     """
     passes: list[Pass] = []
     last: list[Tensor] = []
@@ -136,7 +146,7 @@ def recorded_passes(backbone: nn.Module, fixed: bool) -> Iterator[list[Pass]]:
 
     def recording(images: Tensor, *arguments, **options):
         found = forward_tokens(images, *arguments, **options)
-        passes.append((tuple(images.shape[-2:]), found[0], last.pop()))
+        passes.append((images, found[0], last.pop()))
         return found
 
     # The last block's tokens pass here whichever blocks become dense maps.
@@ -165,6 +175,8 @@ class RegionExtractor(SceneModel):
         device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
         num_tokens: Number of tokens per window; None takes the model's.
         threads: CPU threads of each process; None leaves PyTorch's choice.
+        min_region: Smallest connected part of a token in pixels; a smaller one goes to the
+            neighbour it looks most like, so that regions have no specks. 0 keeps all.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model has no tokens.
@@ -183,8 +195,16 @@ class RegionExtractor(SceneModel):
         device: str = "cpu",
         num_tokens: int | None = None,
         threads: int | None = None,
+        min_region: int = 0,
     ) -> None:
-        options = dict(fixed=num_tokens is not None)
+        if min_region < 0:
+            raise ConfigError(
+                "min_region is below zero",
+                expected="a number of pixels",
+                found=min_region,
+                remedy="0 keeps parts of any size",
+            )
+        options = dict(fixed=num_tokens is not None, min_region=min_region)
         super().__init__(
             RegionPredictor, options, config_or_model, checkpoint, device, num_tokens, threads
         )

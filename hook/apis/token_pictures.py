@@ -307,7 +307,8 @@ def _look(
             found=f"{len(passes)} passes",
             remedy="cut it to the crop_size of the model's test_cfg",
         )
-    padded, tokenized, tokens = passes[0]
+    images, tokenized, tokens = passes[0]
+    padded = tuple(images.shape[-2:])
     attention = tokenized.assignment.float()
     height, width = valid.shape
     owners = token_map(attention, padded)[0, :height, :width].cpu().numpy()

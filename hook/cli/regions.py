@@ -33,6 +33,14 @@ def add_parser(commands) -> None:
         help="a polygon for each connected part of a token, not a multipolygon for the token",
     )
     parser.add_argument(
+        "--min-region",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="smallest connected part of a token; a smaller one goes to the neighbour it looks "
+        "most like (default: keep all)",
+    )
+    parser.add_argument(
         "--merge",
         action="store_true",
         help="join regions of neighbouring windows that touch and whose embeddings agree; best "
@@ -75,6 +83,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         device=args.device,
         num_tokens=args.num_tokens,
         threads=args.threads,
+        min_region=args.min_region,
     )
     report = extractor.extract(
         args.input,

@@ -24,6 +24,7 @@ from hook.evaluation.homogeneity import (
     stuff_classes,
 )
 from hook.evaluation.samples import class_names, truth_and_prediction
+from hook.evaluation.superpixels import merge_specks
 from hook.registry import METRICS
 from hook.tokenizers import TokenizerOutput, token_map
 
@@ -45,6 +46,9 @@ class HomogeneityMetric(BaseMetric):
     Args:
         tolerance: Largest distance at which boundaries match, Euclidean, in pixels, this value
             included.
+        min_region: Smallest connected part of a token that stays, in pixels (see
+            :func:`hook.evaluation.superpixels.merge_specks`); 0 keeps all. Not for a
+            ``token_map`` of a sample's own.
         ignore_index: Label of pixels that do not count.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
@@ -56,13 +60,20 @@ class HomogeneityMetric(BaseMetric):
     def __init__(
         self,
         tolerance: float = 3,
+        min_region: int = 0,
         ignore_index: int = 255,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_tolerance(tolerance, "hook.HomogeneityMetric: tolerance")
-        self.tolerance = tolerance
+        if min_region < 0:
+            raise ConfigError(
+                "hook.HomogeneityMetric: min_region is below zero",
+                expected="a number of pixels",
+                found=min_region,
+            )
+        self.tolerance, self.min_region = tolerance, min_region
         self.ignore_index = ignore_index
         self._seen = _ModelInSight()
 
@@ -108,7 +119,9 @@ class HomogeneityMetric(BaseMetric):
                     remedy="run the metric with tools/test.py",
                 )
             preprocessor, backbone = self._seen.parts()
-            regions = pixel_token_map(preprocessor, backbone, image, before)
+            regions = pixel_token_map(
+                preprocessor, backbone, image, before, min_region=self.min_region
+            )
         values = measure_regions(
             resize_nearest(regions, truth.shape),
             truth,
@@ -164,7 +177,6 @@ class HomogeneityMetric(BaseMetric):
 
 
 # ---------------------------------------------------------------------------------- token maps
-@torch.no_grad()
 def tokenize_image(
     preprocessor: nn.Module,
     backbone: nn.Module,
@@ -185,11 +197,21 @@ def tokenize_image(
     Returns:
         Tokens (1, N, D), or (1, 1 + N, D) with a class token, and their assignment (1, N, h, w).
     """
+    return _tokenize(backbone, _model_inputs(preprocessor, image, sample), num_tokens)
+
+
+def _model_inputs(preprocessor: nn.Module, image: Tensor, sample: BaseDataElement | None) -> Tensor:
+    """Normalise and pad one image as the model does, (1, C, H, W)."""
     data: dict = {"inputs": [image]}
     if sample is not None:
         data["data_samples"] = [sample.clone()]  # mmseg writes what it padded into it
     inputs = preprocessor(data, False)["inputs"]
-    inputs = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+    return inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+
+
+@torch.no_grad()
+def _tokenize(backbone: nn.Module, inputs: Tensor, num_tokens: int | None) -> TokenizerOutput:
+    """Let the tokenizer of a backbone in any mode cut images as a test does."""
     tokenizer, was_training = backbone.tokenizer, backbone.training
     backbone.eval()
     try:
@@ -227,12 +249,39 @@ def spread_cells(cells: np.ndarray, tokenizer: nn.Module, size: tuple[int, int])
     return cells[row[:, None], column[None]]
 
 
+def owners_of_cells(
+    weights: Tensor, tokenizer: nn.Module, images: Tensor, min_region: int = 0
+) -> np.ndarray:
+    """Give every cell of an assignment its token, and specks to what they look like.
+
+    Args:
+        weights: (B, N, h, w) assignment.
+        tokenizer: It is of; with ``min_region`` a :class:`hook.tokenizers.HookTokenizer`.
+        images: (B, C, H, W) as the tokenizer got them.
+        min_region: Smallest connected part of a token that stays, in pixels (see
+            :func:`hook.evaluation.superpixels.merge_specks`); 0 keeps all. A patch embedding,
+            whose tokens all have one size, has no specks.
+
+    Returns:
+        (B, h, w) int64 index of the token.
+    """
+    owners = token_map(weights).cpu().numpy()
+    if not min_region or not hasattr(tokenizer, "mean_colours"):
+        return owners
+    valid = ~images.isnan().any(dim=1)
+    colours = tokenizer.mean_colours(images.nan_to_num(), valid).cpu().numpy()
+    cells = -(-min_region // tokenizer.stride**2)
+    pairs = zip(owners, colours, strict=True)
+    return np.stack([merge_specks(mine, bands, cells) for mine, bands in pairs])
+
+
 def pixel_token_map(
     preprocessor: nn.Module,
     backbone: nn.Module,
     image: Tensor,
     sample: BaseDataElement | None = None,
     num_tokens: int | None = None,
+    min_region: int = 0,
 ) -> np.ndarray:
     """Compute which token owns each pixel of an image.
 
@@ -242,14 +291,16 @@ def pixel_token_map(
         image: (C, H, W) in model units.
         sample: What else the dataset gives; where its ``valid_mask`` is zero, no token is.
         num_tokens: See :func:`tokenize_image`.
+        min_region: Smallest connected part of a token that stays, in pixels; 0 keeps all.
 
     Returns:
         (H, W) int64, -1 where no token is.
     """
-    tokenized = tokenize_image(preprocessor, backbone, image, sample, num_tokens)
-    cells = token_map(tokenized.assignment)
+    inputs = _model_inputs(preprocessor, image, sample)
+    tokenized = _tokenize(backbone, inputs, num_tokens)
+    cells = owners_of_cells(tokenized.assignment, backbone.tokenizer, inputs, min_region)
     size = tuple(image.shape[-2:])
-    regions = spread_cells(cells[0].cpu().numpy(), backbone.tokenizer, size)
+    regions = spread_cells(cells[0], backbone.tokenizer, size)
     if sample is not None and "valid_mask" in sample:
         valid = sample.valid_mask.data[0].cpu().numpy() > 0
         regions = np.where(resize_nearest(valid, size), regions, NO_REGION)

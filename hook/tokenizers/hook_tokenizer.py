@@ -285,7 +285,7 @@ class HookTokenizer(nn.Module):
             valid = known if valid is None else valid & known
         if self.training and self.band_dropout:
             images = self._drop_bands(images)
-        colours = self._colours(images, valid) if self.diffusion_steps else None
+        colours = self.mean_colours(images, valid) if self.diffusion_steps else None
         if self.masks:
             seeds = self._perceive_any_size(images, valid, self._scale(resolution))
             return seeds._replace(colours=colours)
@@ -301,8 +301,16 @@ class HookTokenizer(nn.Module):
         seeds = seeds + positions.reshape(1, *size, -1)
         return SeedMap(self.perception(seeds), None, colours)
 
-    def _colours(self, images: Tensor, valid: Tensor | None) -> Tensor:
-        """Mean of each band over the valid pixels of a seed, (B, C, h, w)."""
+    def mean_colours(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Take the mean of each band over the valid pixels of each seed.
+
+        Args:
+            images: (B, C, H, W) normalised images.
+            valid: (B, H, W) bool; None: all pixels are valid.
+
+        Returns:
+            (B, C, h, w); zero where no pixel is valid.
+        """
         if not self.masks:
             return F.avg_pool2d(images, self.stride)
         missing = (0, -images.shape[-1] % self.stride, 0, -images.shape[-2] % self.stride)

@@ -91,6 +91,24 @@ def test_a_classification_judges_each_token_alone(cls_run, rgb_scene, tmp_path):
     assert answer.token_scores is None and answer.pixel_scores is None
 
 
+def test_regions_without_specks(seg_run, scenes, tmp_path):
+    scene = scenes / "images" / "second.tif"
+    sizes = {}
+    for least in (0, 64):
+        report = RegionExtractor(*seg_run, min_region=least).extract(
+            scene, tmp_path / f"{least}.parquet", explode=True, progress=False
+        )
+        table = geopandas.read_parquet(tmp_path / f"{least}.parquet")
+        assert shapely.coverage_is_valid(table.geometry.to_numpy())
+        assert table.area.sum() == report.pixels * 4
+        sizes[least] = table.area.to_numpy() / 4
+    # Nodata and the cores of windows still cut regions, so some stay below.
+    assert len(sizes[64]) < len(sizes[0])
+    assert (sizes[64] < 64).mean() < (sizes[0] < 64).mean()
+    with pytest.raises(ConfigError, match="min_region is below zero"):
+        RegionExtractor(*seg_run, min_region=-1)
+
+
 def test_any_number_of_tokens(seg_run, scenes, tmp_path):
     model = load_model(*seg_run)
     scene = scenes / "images" / "third.tif"

@@ -11,7 +11,8 @@ Goes over the config's test images, which need masks. Two comparisons for every 
 
 Both put the tokens of ``--beside`` models in rows of their own, such as tokenizers that have never
 seen the data. ``--diffusion-steps`` lets neighbouring seeds of like colour share their tokens
-before any map is made (see HookTokenizer), which joins specks to what surrounds them.
+before any map is made (see HookTokenizer), and ``--min-region`` gives connected parts of tokens
+below an area to the neighbour they look most like; SLIC has a step of that kind itself.
 
 Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
 (Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
@@ -107,6 +108,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--diffusion-steps", type=int, metavar="N", help="of all tokenizers (default: their own)"
     )
+    parser.add_argument(
+        "--min-region",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="smallest connected part of a token; smaller ones go to what surrounds them",
+    )
     parser.add_argument("--patch-config", metavar="CONFIG", help="config of a patch embedding")
     parser.add_argument("--patch-checkpoint", metavar="FILE", help="its checkpoint")
     parser.add_argument(
@@ -184,6 +192,7 @@ class Tokenizing:
 
     name: str
     model: nn.Module
+    min_region: int = 0  # pixels
 
     def can_give(self, num_tokens: int | None) -> bool:
         """Whether the model has queries for so many tokens."""
@@ -194,7 +203,12 @@ class Tokenizing:
         """(H, W) index of the token of each pixel; -1 where there is none."""
         model = self.model
         return pixel_token_map(
-            model.data_preprocessor, model.backbone, chip.inputs, chip.sample, num_tokens
+            model.data_preprocessor,
+            model.backbone,
+            chip.inputs,
+            chip.sample,
+            num_tokens,
+            self.min_region,
         )
 
 
@@ -585,7 +599,7 @@ def load_beside(args: argparse.Namespace) -> list[Tokenizing]:
                 expected="a model with hook.HookTokenizer",
                 found=type(model.backbone).__name__,
             )
-        models.append(Tokenizing(f"HOOK tokens ({name})", model))
+        models.append(Tokenizing(f"HOOK tokens ({name})", model, args.min_region))
     return models
 
 
@@ -612,6 +626,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.max_images is not None and args.max_images < 1:
         raise ConfigError("--max-images", expected="1 or more", found=args.max_images)
+    if args.min_region < 0:
+        raise ConfigError("--min-region", expected="0 pixels or more", found=args.min_region)
     if args.diffusion_steps is not None and args.diffusion_steps < 0:
         raise ConfigError("--diffusion-steps", expected="0 or more", found=args.diffusion_steps)
     check_tolerance(args.tolerance, "--tolerance")
@@ -626,7 +642,7 @@ def main() -> None:
     check(args)
     setup_environment()
     models = [
-        Tokenizing(_tokens_name(model, state), model)
+        Tokenizing(_tokens_name(model, state), model, args.min_region)
         for state, model in load_models(args.config, args.checkpoint, args, args.cfg_options)
     ]
     counts = args.num_tokens or [None]
@@ -676,6 +692,7 @@ def main() -> None:
             for name, config, checkpoint in args.beside
         ],
         "diffusion_steps": args.diffusion_steps,
+        "min_region": args.min_region,
         "patch_config": args.patch_config and shown_path(args.patch_config),
         "patch_checkpoint": args.patch_checkpoint and shown_path(args.patch_checkpoint),
         "images": len(names),
