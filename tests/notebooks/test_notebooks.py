@@ -1,48 +1,226 @@
-"""Every notebook runs from top to bottom, as a reader would run it."""
+"""Every notebook runs from top to bottom, as a reader would run it, and has its outputs."""
 
+import re
 import shutil
 from pathlib import Path
 
+import geopandas
+import numpy as np
+import pandas as pd
 import pytest
+import rasterio
+from rio_cogeo.cogeo import cog_validate
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("folium")
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [
+    "1_look_and_tokenise",
+    "2_train_on_your_data",
+    "3_map_a_scene",
+    "4_find_similar_regions",
+    "5_compare_with_patches",
+    "6_multispectral",
+]
+LARGEST = 600_000  # bytes of a notebook with its outputs
+MACHINE = re.compile(r"(?<![\w.>/])/(home|root|work|Users|tmp|usr|opt|mnt|var|private)/|[A-Z]:\\\\")
+EMBEDDED = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]+")
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A copy of the parts that notebooks read, so that a run leaves nothing in the repository.
 
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tmp_path, monkeypatch):
-    # The kernel inherits the environment: pictures go inline, as a reader sees them.
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    # In a copy of the parts a notebook reads, so that a run leaves nothing in the repository.
+    All notebooks share it: the first one trains their model.
+    """
+    folder = tmp_path_factory.mktemp("notebooks")
     for part in ("hook", "configs"):
-        (tmp_path / part).symlink_to(ROOT / part)
-    (tmp_path / "data").mkdir()
-    shutil.copy(ROOT / "data/make_demo_scene.py", tmp_path / "data")
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    pictures = [
-        output
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) >= 2
+        (folder / part).symlink_to(ROOT / part)
+    for part, file in (("data", "make_demo_scene.py"), ("notebooks", "small_model.py")):
+        (folder / part).mkdir()
+        shutil.copy(ROOT / part / file, folder / part)
+    return folder
+
+
+@pytest.fixture
+def run(workplace, monkeypatch):
+    """Run a notebook in the workplace; it fails where a cell does."""
+
+    def execute(name: str) -> str:
+        # The kernel inherits the environment: pictures go inline, as a reader sees them.
+        monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        # Nothing is to be fetched: whoever tries finds no proxy.
+        for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+        notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+        resources = {"metadata": {"path": workplace}}
+        nbclient.NotebookClient(
+            notebook, timeout=500, kernel_name="python3", resources=resources
+        ).execute()
+        assert len(pictures_of(notebook)) >= 2
+        return printed_by(notebook)
+
+    return execute
+
+
+def outputs_of(notebook) -> list:
+    return [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+
+
+def pictures_of(notebook) -> list:
+    kinds = {"image/png", "image/jpeg"}
+    return [o for o in outputs_of(notebook) if kinds & set(o.get("data", {}))]
+
+
+def printed_by(notebook) -> str:
+    """What cells printed, and tables as text."""
+    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs_of(notebook)]
+    return "\n".join(texts)
+
+
+def number_after(words: str, printed: str) -> float:
+    return float(re.search(re.escape(words) + r"\s*([\d.e+-]+)", printed)[1])
+
+
+def valid_pixels(workplace: Path) -> int:
+    with rasterio.open(workplace / "data/demo/images/scene.tif") as source:
+        return int((source.dataset_mask() > 0).sum())
+
+
+def test_there_is_one_test_for_each():
+    assert [path.stem for path in NOTEBOOKS] == NAMES
+
+
+def test_look_and_tokenise(run):
+    printed = run(NAMES[0])
+    assert "1536 x 1024 pixels of 1 m" in printed
+    owners = number_after("assignment", printed.replace("(1, ", ""))
+    assert 2 <= number_after("\n", printed[printed.index("assignment") :]) <= owners
+
+
+def test_train_on_your_data(run, workplace):
+    from hook.apis import load_model
+
+    printed = run(NAMES[1])
+    folder = workplace / "work_dirs/notebooks/model"
+    model = load_model(folder / "config.py", folder / "checkpoint.pth")
+    assert set(model.dataset_meta["classes"]) == {"field", "forest", "water", "road", "building"}
+    # Of each true class, most pixels are right, but not of roofs, which look like roads.
+    for name, place in (("field", 1), ("forest", 2), ("water", 4)):
+        shares = re.search(rf"true {name} +([\d. ]+)", printed)[1].split()
+        assert float(shares[place]) > 60
+
+
+def test_map_a_scene(run, workplace):
+    run(NAMES[2])
+    folder, pixels = workplace / "work_dirs/notebooks", valid_pixels(workplace)
+    assert cog_validate(folder / "map.tif", quiet=True)[0]
+    with (
+        rasterio.open(folder / "map.tif") as land,
+        rasterio.open(workplace / "data/demo/images/scene.tif") as scene,
+    ):
+        assert (land.crs, land.transform, land.shape) == (scene.crs, scene.transform, scene.shape)
+        assert np.array_equal(land.read(1) == 255, scene.dataset_mask() == 0)
+    polygons = geopandas.read_file(folder / "map.gpkg")
+    assert polygons.is_valid.all()
+    assert polygons.area.sum() == pytest.approx(pixels, rel=1e-3)  # 1 m2 each
+    with rasterio.open(workplace / "data/demo/masks/scene.tif") as source:
+        truth = source.read(1)
+    with rasterio.open(folder / "map.tif") as source:
+        assert (source.read(1) == truth)[truth != 255].mean() > 0.8
+    names = pd.read_csv(folder / "classes.csv")
+    assert list(names.columns) == ["value", "name", "color"]
+    assert len(geopandas.read_file(folder / "zones.gpkg")) == 6
+
+
+def test_find_similar_regions(run, workplace):
+    printed = run(NAMES[3])
+    folder = workplace / "work_dirs/notebooks"
+    regions = geopandas.read_parquet(folder / "regions.parquet")
+    assert regions.pixels.sum() == valid_pixels(workplace)
+    assert regions.area.sum() == pytest.approx(valid_pixels(workplace))
+    similar = geopandas.read_file(folder / "similar.gpkg")
+    assert len(similar) == 20
+    assert similar.similarity.is_monotonic_decreasing
+    land = geopandas.read_file(folder / "land.gpkg")
+    assert len(land) == len(regions)
+    assert set(land.class_name) <= {"field", "forest", "water", "road", "building"}
+    assert number_after("by vectors", printed) > 70
+
+
+def test_compare_with_patches(run):
+    printed = run(NAMES[4])
+    for name in ("patch embedding", "HOOK with skip", "skip without tokens", "same time"):
+        assert name in printed
+
+
+def test_multispectral(run, workplace):
+    printed = run(NAMES[5])
+    assert "\n0 pixels differ" in printed
+    assert number_after("noise marked as no data: tokens move by up to", printed) < 1e-5
+    assert number_after("noise taken for data: tokens move by up to", printed) > 1e-2
+    assert "no band named 'nir'" in printed
+    assert "its pixels blank: 0 pixels of the map differ" in printed
+    assert "cloud masked: 100% of it has no class" in printed
+    with rasterio.open(workplace / "work_dirs/notebooks/with_ndvi.tif") as source:
+        assert source.descriptions[-1] == "ndvi"
+        ndvi = source.read(source.count)
+    assert np.isfinite(ndvi).sum() == valid_pixels(workplace)
+    assert np.nanmax(np.abs(ndvi)) <= 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_committed_without_outputs(path):
+def test_notebook_is_committed_with_its_outputs(path):
+    assert path.stat().st_size < LARGEST
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))  # run once, from top to bottom
+    assert len(pictures_of(notebook)) >= 2
+    for output in outputs_of(notebook):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+    title = notebook.cells[0]
+    assert title.cell_type == "markdown" and title.source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_holds_no_path_of_a_machine(path):
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell.source for cell in notebook.cells]
+    for output in outputs_of(notebook):
+        texts.append(output.get("text", ""))
+        texts += [v for k, v in output.get("data", {}).items() if not k.startswith("image/")]
+    for text in texts:
+        found = MACHINE.search(EMBEDDED.sub("", text))
+        assert found is None, text[max(0, found.start() - 60) : found.end() + 60]
+
+
+def test_tool_that_keeps_outputs_makes_them_small(load_tool, tmp_path):
+    tool = load_tool("misc/execute_notebooks.py")
+    figure = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()"
+    noise = "import sys; print('words'); print('noise', file=sys.stderr); print('more')"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(figure), nbformat.v4.new_code_cell(noise)]
+    )
+    path = tmp_path / "small.ipynb"
+    nbformat.write(notebook, path)
+    executed = tool.execute(path, timeout=100)
+    before = len(pictures_of(executed)[0].data["image/png"])
+    tool.shrink(executed)
+    [picture] = pictures_of(executed)
+    [kept] = [kind for kind in picture.data if kind.startswith("image/")]
+    assert len(picture.data[kept]) < before
+    assert [o.text for o in executed.cells[1].outputs] == ["words\nmore\n"]
+
+
+def test_tool_refuses_what_should_not_be_committed(load_tool):
+    from hook.errors import ConfigError
+
+    tool = load_tool("misc/execute_notebooks.py")
+    with pytest.raises(ConfigError, match="too large"):
+        tool.check("x" * 2000, Path("a.ipynb"), max_kb=1)
+    with pytest.raises(ConfigError, match="a path of this machine"):
+        tool.check(f"see {ROOT}/data", Path("a.ipynb"), max_kb=1)
