@@ -1,6 +1,7 @@
 """Shared fixtures: real imagery, tiny data with configs and checkpoints, few threads."""
 
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -92,6 +93,52 @@ def load_tool(repo):
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def publish(load_tool):
+    """Publish a checkpoint without testing it, as a file in a folder."""
+    tool = load_tool("misc/publish_model.py")
+
+    def run(run_of_config, folder: Path, name: str, *options: str) -> Path:
+        config, checkpoint = run_of_config
+        arguments = [str(checkpoint), str(folder / name), "--format", "safetensors", "--half"]
+        arguments += ["--config", str(config), "--no-test", "--licence", "CC0", *options]
+        return tool.publish_model(tool.parse_args(arguments))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def seg_model(publish, seg_run, tmp_path_factory) -> Path:
+    """A published segmentation of the tiny scenes."""
+    return publish(seg_run, tmp_path_factory.mktemp("published"), "tiny-seg")
+
+
+@pytest.fixture(scope="session")
+def cls_model(publish, cls_run, tmp_path_factory) -> Path:
+    """A published classifier."""
+    return publish(cls_run, tmp_path_factory.mktemp("published"), "tiny-cls")
+
+
+@pytest.fixture
+def listing(tmp_path, monkeypatch):
+    """A list of models in a folder of its own: a function that fills it."""
+    from hook.zoo import listing
+
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    monkeypatch.setattr(listing, "FOLDER", folder)
+    monkeypatch.setattr(listing, "LISTING", folder / "models.json")
+    monkeypatch.setenv("HOOK_HOME", str(tmp_path / "home"))
+
+    def fill(*entries: dict) -> Path:
+        (folder / "models.json").write_text(json.dumps({"models": list(entries)}))
+        listing._read_listing.cache_clear()
+        return folder
+
+    yield fill
+    listing._read_listing.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,9 @@ ALLOWED = {
     "datasets": COMMON | {"tokenizers"},
     "evaluation": COMMON | {"tokenizers"},
     "engine": COMMON | {"tokenizers"},
+    "zoo": {"errors", "progress"},
     "apis": COMMON
-    | {"tokenizers", "scenes", "regions", "models", "datasets", "evaluation", "engine"},
+    | {"tokenizers", "scenes", "regions", "models", "datasets", "evaluation", "engine", "zoo"},
     "cli": {"errors", "apis"},
 }
 WITHOUT_MMENGINE = ("tokenizers", "scenes", "regions")

@@ -6,6 +6,7 @@ The functions load when first used, so that ``import hook.apis`` stays light.
 import importlib
 
 _MODULES = {
+    "Classifier": "classifier",
     "export_onnx": "export",
     "Prediction": "inference",
     "load_model": "inference",
@@ -21,6 +22,8 @@ _MODULES = {
     "classify_regions": "search",
     "embed_chip": "search",
     "find_similar": "search",
+    "download_model": "models",
+    "list_models": "models",
     "Panel": "pictures",
     "draw_overview": "pictures",
     "outline_tokens": "pictures",

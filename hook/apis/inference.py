@@ -20,8 +20,10 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 
-from hook.checkpoint import load_weights
+from hook.apis.arrays import is_array, is_data_array, raster_file
+from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
+from hook.engine.configs import find_config
 from hook.engine.runner import config_errors, load_config, setup_environment
 from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
@@ -30,6 +32,7 @@ from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
 from hook.progress import progress_bar
 from hook.tokenizers import TokenizerOutput
 from hook.tokenizers.validity import check_marks, mark_invalid
+from hook.zoo import find_model, read_published
 
 # A dataset loads images and masks itself; these would load them again.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
@@ -50,33 +53,43 @@ class Prediction(NamedTuple):
     """(H, W) class indexes of a segmentation, 255 where the image has no data; None if written."""
     output: str | None
     """File the mask was written to."""
+    geo: Mapping[str, Any] | None = None
+    """Where the image lies: ``crs`` (WKT), ``transform``, ``height`` and ``width``."""
 
 
 # ---------------------------------------------------------------------------------- models
 def load_model(
-    config: str | os.PathLike | Config, checkpoint: str | os.PathLike, device: str = "cpu"
+    config_or_name: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None = None,
+    device: str = "cpu",
 ) -> nn.Module:
-    """Build a config's model and load a checkpoint into it, every weight.
+    """Load a model: by its name, from a published file, or a config's with a checkpoint.
 
     Args:
-        config: Config file, or a config that was read already.
-        checkpoint: Checkpoint file of that model.
+        config_or_name: Without ``checkpoint`` the name of a model that ``hook models list`` shows,
+            or a ``.safetensors`` file that was published; reading it runs no code. With one a
+            config: its file, the name of one that comes with HOOK, or one that was read already.
+        checkpoint: Checkpoint file of the config's model; every weight must fit.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
 
     Returns:
-        The model in evaluation mode, with ``cfg`` and ``dataset_meta`` (``classes``, ``palette``,
-        ``bands``, ...: the checkpoint's, else the config's).
+        The model in evaluation mode, with ``cfg``, ``dataset_meta`` (``classes``, ``palette``,
+        ``bands``, ...: the checkpoint's, else the config's) and ``weights_file``.
 
     Raises:
-        ConfigError: The config or the device cannot be used.
-        CheckpointError: The checkpoint cannot be read or belongs to another model.
+        ConfigError: The config or the device cannot be used, or there is no model of that name.
+        CheckpointError: The checkpoint cannot be read, is not safe, or belongs to another model.
     """
     setup_environment()
-    cfg = config if isinstance(config, Config) else load_config(config)
-    model = build_model(cfg)
-    meta = dict(load_weights(model, checkpoint).get("meta") or {})
-    model.cfg = cfg
-    model.dataset_meta = _dataset_meta(cfg, meta, model)
+    if checkpoint is None:
+        model = _load_published(config_or_name)
+    else:
+        cfg = config_or_name if isinstance(config_or_name, Config) else _read(config_or_name)
+        model = build_model(cfg)
+        meta = dict(load_weights(model, checkpoint).get("meta") or {})
+        model.cfg = cfg
+        model.dataset_meta = _dataset_meta(cfg, meta, model)
+        model.weights_file = Path(checkpoint)
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -87,6 +100,52 @@ def load_model(
             remedy="leave --device out to run on the CPU",
         ) from None
     return model.eval()
+
+
+def _read(config: str | os.PathLike) -> Config:
+    """Read a config by path, or by the name it has in HOOK."""
+    is_name = not Path(config).exists() and Path(config).name == Path(config).stem == str(config)
+    return load_config(find_config(config) if is_name else config)
+
+
+def _load_published(name: str | os.PathLike | Config) -> nn.Module:
+    """Load a model that is one file."""
+    if isinstance(name, Config) or Path(name).suffix in (".py", ".json", ".yml", ".yaml"):
+        raise ConfigError(
+            "a config was given without a checkpoint",
+            expected="a config and its checkpoint; or the name of a model, or its .safetensors "
+            "file, alone; or a model from load_model",
+            found=getattr(name, "filename", name),
+            remedy="give the checkpoint too",
+        )
+    if Path(name).suffix in (".pth", ".pt", ".ckpt"):
+        raise ConfigError(
+            f"checkpoint {name} was given without its config",
+            expected="a config and its checkpoint; or a published .safetensors file alone",
+            found="a checkpoint alone, which does not say of which model",
+            remedy="give the config first, then the checkpoint",
+        )
+    path = find_model(name)
+    card = read_published(path)
+    dataset = dict(metainfo=card.dataset_meta, pipeline=card.test_pipeline)
+    cfg = Config(
+        dict(
+            default_scope=card.default_scope,
+            model=card.model,
+            test_dataloader=dict(dataset=dataset),
+        ),
+        filename=f"{card.name}.json",  # what files made by it will name
+        cfg_text=card.to_json(),
+        format_python_code=False,
+    )
+    weights = get_state_dict(load_checkpoint(path))
+    with torch.device("meta"):  # before memory is taken for weights that the file has not
+        check_state_dict(build_model(cfg), weights, path)
+    model = build_model(cfg)
+    model.load_state_dict(weights, strict=False)  # only BatchNorm counters may be absent
+    model.cfg, model.card, model.weights_file = cfg, card, path
+    model.dataset_meta = _dataset_meta(cfg, dict(dataset_meta=card.dataset_meta), model)
+    return model
 
 
 @contextmanager
@@ -140,7 +199,7 @@ def as_model(
     checkpoint: str | os.PathLike | None,
     device: str = "cpu",
 ) -> nn.Module:
-    """Return a loaded model as it is; load a config's.
+    """Return a loaded model as it is; load any other, see :func:`load_model`.
 
     Raises:
         ConfigError: A config came without a checkpoint, or a model with one.
@@ -151,13 +210,10 @@ def as_model(
             raise ConfigError(
                 "a loaded model was given, and a checkpoint",
                 expected="a config and its checkpoint, or a model and None",
+                found="both",
+                remedy="leave the checkpoint out",
             )
         return config_or_model
-    if checkpoint is None:
-        raise ConfigError(
-            "a config was given without a checkpoint",
-            expected="a config and its checkpoint, or a model from load_model and None",
-        )
     return load_model(config_or_model, checkpoint, device)
 
 
@@ -224,6 +280,8 @@ def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> di
         meta = _find_key(cfg.get("test_dataloader"), "metainfo") or cfg.get("metainfo") or {}
     meta = dict(meta)
     count = num_classes_of(model)
+    if "classes" in meta:
+        meta["classes"] = tuple(meta["classes"])
     meta.setdefault("classes", tuple(f"class_{index}" for index in range(count)))
     if len(meta["classes"]) != count:
         raise ConfigError(
@@ -255,11 +313,12 @@ def band_count_of(model: nn.Module) -> int | None:
 
 
 # ---------------------------------------------------------------------------------- images
-def read_sample(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
+def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
     """Read an image as the model's datasets do.
 
     Args:
-        path: Any raster GDAL opens: GeoTIFF, PNG, JPEG.
+        path: Any raster GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
+            :func:`hook.apis.arrays.raster_file`.
         model: From :func:`load_model`; its ``dataset_meta`` names the bands.
 
     Returns:
@@ -269,6 +328,9 @@ def read_sample(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
     Raises:
         DataError: The file is missing or unreadable, or lacks a band.
     """
+    if is_array(path):
+        with raster_file(path) as file:
+            return read_sample(file, model)
     meta = model.dataset_meta
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -346,7 +408,8 @@ def predict_files(
     Args:
         config_or_model: Config, or a model from :func:`load_model`.
         checkpoint: Checkpoint of the config; None with a model.
-        files: Images.
+        files: Images: paths, or arrays (see :func:`hook.apis.arrays.raster_file`) where nothing is
+            written.
         out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
             image, or with one image a ``.tif`` file. Nothing is written where None.
         device: Where the config's model runs.
@@ -364,9 +427,11 @@ def predict_files(
         ConfigError: The config or ``out`` cannot be used.
         CheckpointError: See :func:`load_model`.
     """
-    if not files:
-        raise DataError("no image was given", expected="one or more files")
-    missing = [str(path) for path in files if not Path(path).is_file()]
+    if not len(files):
+        raise DataError(
+            "no image was given", expected="one or more files", remedy="name the images"
+        )
+    missing = [str(path) for path in files if not is_array(path) and not Path(path).is_file()]
     if missing:
         raise DataError(
             f"image {missing[0]} does not exist",
@@ -401,6 +466,13 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
     if out is None:
         return {}
     out = Path(out)
+    if any(map(is_array, files)):
+        raise ConfigError(
+            "arrays have no names for their results",
+            expected="files, where out is given",
+            found=f"{sum(map(is_array, files))} arrays",
+            remedy="leave out away, and write what is returned",
+        )
     if not segments:
         if out.suffix.lower() != ".csv":
             raise ConfigError(
@@ -440,8 +512,9 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
 def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
     """Give (path, packed sample) in batches of one image size."""
     batch: list[tuple[str, dict]] = []
-    for path in progress_bar(files, unit="image", show=progress):
+    for number, path in enumerate(progress_bar(files, unit="image", show=progress)):
         sample = pipeline(read_sample(path, model))
+        path = f"array {number}" if is_array(path) else path
         if batch and (
             len(batch) == batch_size or batch[0][1]["inputs"].shape != sample["inputs"].shape
         ):
@@ -474,13 +547,14 @@ def _to_prediction(model, path: str, sample: dict, result, target: Path | None) 
     classes = model.dataset_meta["classes"]
     if not is_segmentation(model):
         label = classes[int(result.pred_label)]
-        return Prediction(path, label, result.pred_score.float().cpu().numpy(), None, None)
+        scores = result.pred_score.float().cpu().numpy()
+        return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))
     mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes)))
     valid = _valid_of(result, mask.shape)
     if valid is not None:
         mask[~valid] = np.iinfo(mask.dtype).max
     if target is None:
-        return Prediction(path, None, None, mask, None)
+        return Prediction(path, None, None, mask, None, result.metainfo.get("geo"))
     geo = result.metainfo.get("geo") or {}
     transform = rasterio.Affine(*geo.get("transform", rasterio.Affine.identity()[:6])[:6])
     sink = ClassMapFile(
@@ -488,7 +562,7 @@ def _to_prediction(model, path: str, sample: dict, result, target: Path | None) 
     )
     with sink as raster:
         raster.write(mask, 1)
-    return Prediction(path, None, None, None, str(target))
+    return Prediction(path, None, None, None, str(target), geo or None)
 
 
 def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
@@ -507,7 +581,7 @@ def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
 @torch.inference_mode()
 def tokenize(
     model: nn.Module,
-    image: str | os.PathLike | np.ndarray,
+    image: Any,
     valid: np.ndarray | None = None,
     num_tokens: int | None = None,
 ) -> TokenizerOutput:
@@ -515,7 +589,8 @@ def tokenize(
 
     Args:
         model: From :func:`load_model`.
-        image: A file, or native values (C, H, W) in the model's band order.
+        image: A file, an xarray.DataArray (band, y, x), or native values (C, H, W) in the model's
+            band order.
         valid: (H, W), nonzero where an array's pixels count.
         num_tokens: Number of tokens; None takes the model's.
 
@@ -533,8 +608,8 @@ def tokenize(
             f"{type(model.backbone).__name__} has no tokenizer",
             expected="a model with hook.TokenViT as its backbone",
         )
-    if isinstance(image, (str, os.PathLike)):
-        name = f"image {image}"
+    if isinstance(image, (str, os.PathLike)) or is_data_array(image):
+        name = "the image" if is_data_array(image) else f"image {image}"
         packed = _test_pipeline(model)(read_sample(image, model))
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     else:

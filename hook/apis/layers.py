@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import geopandas
+
 from hook.errors import SceneError
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.staging import StagedFiles
@@ -72,7 +74,7 @@ def class_statistics(
     map_path: str | os.PathLike,
     output: str | os.PathLike | None = None,
     *,
-    zones: str | os.PathLike | None = None,
+    zones: str | os.PathLike | geopandas.GeoDataFrame | None = None,
     zone_field: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -82,7 +84,7 @@ def class_statistics(
     Args:
         map_path: The map.
         output: Also write the rows to this ``.csv``.
-        zones: Polygons, in any CRS, of which each is measured by itself.
+        zones: File or table of polygons, in any CRS, of which each is measured by itself.
         zone_field: Field that names the zones; their feature ids if None.
         overwrite: Replace the output if it exists.
         progress: Show a progress bar on a terminal.

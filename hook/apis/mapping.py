@@ -3,14 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import nn
-from torchgeo.datasets import GeoDataset
 
+from hook.apis.arrays import is_array, raster_files, read_class_map, require_xarray
 from hook.apis.inference import default_window, is_segmentation, num_classes_of
 from hook.apis.profiling import require_compiler
 from hook.apis.provenance import model_card
@@ -27,6 +29,9 @@ from hook.scenes.mapping import plan_scene
 from hook.scenes.stac import add_vectors, parse_time_span
 from hook.scenes.vectors import DRIVERS
 from hook.tokenizers.validity import mark_invalid
+
+if TYPE_CHECKING:
+    import xarray
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -141,6 +146,7 @@ class SceneMapper(SceneModel):
     Example:
         >>> mapper = SceneMapper("config.py", "checkpoint.pth")
         >>> report = mapper.map("scene.tif", "map.tif", vectors="map.gpkg")
+        >>> land = SceneMapper("model.safetensors").map(rioxarray.open_rasterio("scene.tif"))
     """
 
     def __init__(
@@ -164,8 +170,8 @@ class SceneMapper(SceneModel):
 
     def map(
         self,
-        input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
-        output: str | os.PathLike,
+        input: Any,
+        output: str | os.PathLike | None = None,
         *,
         window: int | None = None,
         overlap: float = 0.25,
@@ -187,13 +193,16 @@ class SceneMapper(SceneModel):
         overwrite: bool = False,
         progress: bool = True,
         dry_run: bool = False,
-    ) -> MapReport | Forecast:
+    ) -> "MapReport | Forecast | xarray.DataArray":
         """Map a scene.
 
         Args:
             input: The scene: any raster GDAL opens, several that make up one area (the first in
-                front where they overlap), or a TorchGeo dataset of rasters.
-            output: The map, ``.tif``, see :func:`hook.scenes.map_scene`.
+                front where they overlap), or a TorchGeo dataset of rasters; or an array (bands,
+                rows, cols), or an ``xarray.DataArray`` (band, y, x) with CRS, grid and nodata value
+                as rioxarray reads them.
+            output: The map, ``.tif``, see :func:`hook.scenes.map_scene`. None hands the map back
+                as an array.
             window: Side of the model's window in pixels; by default the size the model was made
                 for.
             overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
@@ -225,13 +234,17 @@ class SceneMapper(SceneModel):
             dry_run: Write nothing; foretell what it would take.
 
         Returns:
-            What was done, or with ``dry_run`` what it would take.
+            What was done; with ``dry_run`` what it would take; without ``output`` the map, see
+            :func:`hook.apis.arrays.read_class_map`.
 
         Raises:
             ConfigError: An option cannot be used.
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.scenes.map_scene`.
         """
+        if output is None or any(map(is_array, input if isinstance(input, list) else [input])):
+            options = {k: v for k, v in locals().items() if k not in ("self", "input", "output")}
+            return self._map_array(input, output, **options)
         model, segments = self.model, self.function.segments
         meta = model.dataset_meta
         if vectors is not None:
@@ -302,6 +315,33 @@ class SceneMapper(SceneModel):
             )
             add_vectors(Path(output).with_suffix(".json"), vectors)
         return report
+
+    def _map_array(self, input: Any, output: Any, **options: Any) -> Any:
+        """Map by way of files that vanish: what came as an array, or goes back as one."""
+        if options["resume"]:
+            raise ConfigError(
+                "resume goes on with files",
+                expected="a scene in files, and an output",
+                found="an array" if output is not None else "no output",
+                remedy="write the scene to a GeoTIFF and give output, or leave resume out",
+            )
+        if output is None and options["scores"] and options["scores_path"] is None:
+            raise ConfigError(
+                "scores need a file",
+                expected="output or scores_path",
+                found="neither",
+                remedy="name a file for them with scores_path",
+            )
+        if output is None and not options["dry_run"]:
+            require_xarray("the map")
+        with raster_files(input) as files, TemporaryDirectory(prefix="hook-") as folder:
+            target = Path(folder, "map.tif") if output is None else output
+            report = self.map(files, target, **options)
+            if output is not None or options["dry_run"]:
+                return report
+            classes = self.model.dataset_meta["classes"]
+            palette = self.model.dataset_meta.get("palette") or distinct_palette(len(classes))
+            return read_class_map(target, classes, palette)
 
 
 def _number_of_tokens(model: nn.Module) -> int | None:

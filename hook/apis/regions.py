@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import geopandas
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torchgeo.datasets import GeoDataset
 
+from hook.apis.arrays import is_array, raster_files
 from hook.apis.inference import default_window
 from hook.apis.mapping import WindowPredictor
 from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
@@ -211,8 +214,8 @@ class RegionExtractor(SceneModel):
 
     def extract(
         self,
-        input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
-        output: str | os.PathLike,
+        input: Any,
+        output: str | os.PathLike | None = None,
         *,
         window: int | None = None,
         overlap: float = 0,
@@ -229,13 +232,16 @@ class RegionExtractor(SceneModel):
         resume: bool = False,
         overwrite: bool = False,
         progress: bool = True,
-    ) -> RegionReport:
+    ) -> RegionReport | geopandas.GeoDataFrame:
         """Write the regions of a scene.
 
         Args:
             input: The scene: any raster GDAL opens, several that make up one area (the first in
-                front where they overlap), or a TorchGeo dataset of rasters.
-            output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage).
+                front where they overlap), or a TorchGeo dataset of rasters; or an array (bands,
+                rows, cols) or an ``xarray.DataArray`` (band, y, x), see
+                :meth:`hook.apis.SceneMapper.map`.
+            output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage); None hands the regions
+                back as a table.
             window: Side of the model's window in pixels; by default the size the model was made
                 for.
             overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels; of
@@ -261,13 +267,16 @@ class RegionExtractor(SceneModel):
             progress: Show a progress bar on a terminal.
 
         Returns:
-            What was done.
+            What was done; without ``output`` the table that the file would hold.
 
         Raises:
             ConfigError: An option cannot be used.
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.regions.extract_regions`.
         """
+        if output is None or any(map(is_array, input if isinstance(input, list) else [input])):
+            options = {k: v for k, v in locals().items() if k not in ("self", "input", "output")}
+            return self._extract_array(input, output, **options)
         model = self.model
         paths = scene_files(input)
         indexes = choose_bands(model, paths[0], bidx)
@@ -294,6 +303,22 @@ class RegionExtractor(SceneModel):
                 fingerprint=self.fingerprint(),
                 run_blocks=run_blocks,
             )
+
+    def _extract_array(self, input: Any, output: Any, **options: Any) -> Any:
+        """Extract by way of files that vanish: what came as an array, or goes back as a table."""
+        if options["resume"]:
+            raise ConfigError(
+                "resume goes on with files",
+                expected="a scene in files, and an output",
+                found="an array" if output is not None else "no output",
+                remedy="write the scene to a GeoTIFF and give output, or leave resume out",
+            )
+        with raster_files(input) as files, TemporaryDirectory(prefix="hook-") as folder:
+            if output is not None:
+                return self.extract(files, output, **options)
+            target = Path(folder, "regions.parquet")
+            self.extract(files, target, **options)
+            return geopandas.read_parquet(target)
 
 
 def _band_names(

@@ -94,6 +94,8 @@ class SceneModel:
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = as_model(config_or_model, checkpoint, self._devices[0])
+        if checkpoint is None and not isinstance(config_or_model, nn.Module):
+            checkpoint = self.model.weights_file  # of a model that is one file
         self.checkpoint, self.num_tokens = checkpoint, num_tokens
         with self.tokens():  # an impossible number shows now
             self.function = kind(self.model, **options)

@@ -133,8 +133,8 @@ def embed_chip(
 
     Args:
         model: From :func:`hook.apis.load_model`.
-        chip: A raster that GDAL opens, with the bands that the dataset meta names; or native
-            values (C, h, w) in the model's band order.
+        chip: A raster that GDAL opens, with the bands that the dataset meta names; a DataArray; or
+            native values (C, h, w) in the model's band order.
         valid: (h, w), nonzero where an array's pixels count; all do if None.
         token: This token's embedding, as :func:`hook.apis.tokenize` numbers them; None: the mean
             of all, weighted by the valid pixels that they own.
@@ -148,11 +148,12 @@ def embed_chip(
         DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
     """
     # With PyTorch and MMEngine, which searching by place does without.
+    from hook.apis.arrays import is_data_array
     from hook.apis.inference import band_count_of, read_sample, use_tokens
     from hook.apis.regions import RegionPredictor
 
-    if isinstance(chip, str | os.PathLike):
-        name = f"chip {chip}"
+    if isinstance(chip, str | os.PathLike) or is_data_array(chip):
+        name = "the chip" if is_data_array(chip) else f"chip {chip}"
         sample = read_sample(chip, model)
         values, valid = sample["img"].transpose(2, 0, 1), sample["valid"]
     else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hook.apis.arrays import is_data_array
 from hook.apis.pictures import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
 from hook.drawing import (
     SPECK,
@@ -112,8 +113,8 @@ def show_tokens(
 
     Args:
         model: From :func:`hook.apis.load_model`.
-        image: A file, or native values (C, H, W) in the model's band order. It goes through the
-            model as it is, as a window of ``hook regions``, without the test pipeline.
+        image: A file, a DataArray, or native values (C, H, W) in the model's band order. It goes
+            through the model as it is, as a window of ``hook regions``, without the test pipeline.
         valid: (H, W), non-zero where an array's pixels count.
         num_tokens: Number of tokens; None takes the model's.
         metres_per_pixel: Ground size of a pixel, for the scale bar; None takes the file's, else
@@ -346,13 +347,15 @@ def _read(
     from hook.apis.inference import band_count_of, read_sample
 
     name, size = "", model.dataset_meta.get("resolution")
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, str | os.PathLike) or is_data_array(image):
         if valid is not None:
             raise ConfigError(
-                "valid goes with an array", found=f"the file {image}", remedy="leave valid out"
+                "valid goes with an array of values",
+                found="a DataArray" if is_data_array(image) else f"the file {image}",
+                remedy="leave valid out: its nodata value tells",
             )
         sample = read_sample(image, model)
-        name = Path(image).name
+        name = str(image.name or "") if is_data_array(image) else Path(image).name
         values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
         if "geo" in sample:
             size = _metres_per_pixel(sample["geo"]) or size

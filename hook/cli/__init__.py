@@ -7,6 +7,7 @@ from hook import __version__
 from hook.cli import export as export_command
 from hook.cli import label as label_command
 from hook.cli import map as map_command
+from hook.cli import models as models_command
 from hook.cli import predict as predict_command
 from hook.cli import regions as regions_command
 from hook.cli import similar as similar_command
@@ -14,6 +15,7 @@ from hook.cli import stats as stats_command
 from hook.cli import style as style_command
 from hook.cli import tokens as tokens_command
 from hook.cli import vectorize as vectorize_command
+from hook.cli.options import CommandParser
 from hook.errors import reports_errors
 
 _COMMANDS = (
@@ -27,6 +29,7 @@ _COMMANDS = (
     vectorize_command,
     stats_command,
     style_command,
+    models_command,
 )
 
 
@@ -36,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="hook", description="Homogeneous visual tokenizer for remote-sensing images."
     )
     parser.add_argument("--version", action="version", version=f"hook {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import add_model_arguments, positive_int
+from hook.cli.options import add_model_arguments, model_of, positive_int
 
 
 def add_parser(commands) -> None:
@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.export import DEFAULT_OPSET, export_onnx
 
     report = export_onnx(
-        args.config,
-        args.checkpoint,
+        *model_of(args),
         args.output,
         window=args.window,
         num_tokens=args.num_tokens,

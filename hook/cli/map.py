@@ -11,6 +11,7 @@ from hook.cli.options import (
     add_worker_options,
     key_value,
     kinds_of_scores,
+    model_of,
     not_negative,
 )
 
@@ -96,8 +97,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.mapping import SceneMapper
 
     mapper = SceneMapper(
-        args.config,
-        args.checkpoint,
+        *model_of(args),
         device=args.device,
         num_tokens=args.num_tokens,
         tta=args.tta,

@@ -3,10 +3,37 @@
 import argparse
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose arguments CONFIG and CHECKPOINT give way to ``--model``."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse; where ``--model`` is given, nothing stands for CONFIG and CHECKPOINT."""
+        given = list(args or ())
+        own = given[: given.index("--")] if "--" in given else given
+        if any(word.partition("=")[0] == "--model" for word in own):
+            replaced = ("config", "checkpoint")
+            self.set_defaults(**dict.fromkeys(replaced))
+            for group in (self, *self._action_groups):
+                actions = group._actions if group is self else group._group_actions
+                actions[:] = [action for action in actions if action.dest not in replaced]
+        return super().parse_known_args(args, namespace)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and CHECKPOINT."""
+    """Add CONFIG and CHECKPOINT, and ``--model`` in their place."""
     parser.add_argument("config", metavar="CONFIG", help="config the model was trained with")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="in place of CONFIG and CHECKPOINT: a model that 'hook models list' shows, or a "
+        "published .safetensors file",
+    )
+
+
+def model_of(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Give what :func:`hook.apis.load_model` takes: config and checkpoint, or name and None."""
+    return (args.config, args.checkpoint) if args.model is None else (args.model, None)
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser) -> None:

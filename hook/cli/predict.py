@@ -4,7 +4,7 @@ import argparse
 import csv
 import sys
 
-from hook.cli.options import add_model_arguments, add_run_options
+from hook.cli.options import add_model_arguments, add_run_options, model_of
 from hook.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.inference import is_segmentation, load_model, predict_files
 
-    model = load_model(args.config, args.checkpoint, args.device)
+    model = load_model(*model_of(args), args.device)
     if is_segmentation(model) and args.out is None:
         raise ConfigError(
             "--out is missing: a segmentation gives masks",

@@ -10,6 +10,7 @@ from hook.cli.options import (
     add_scene_arguments,
     add_scene_options,
     add_worker_options,
+    model_of,
 )
 
 
@@ -78,8 +79,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.merge_threshold is not None and not args.merge:
         parser.error("--merge-threshold says when --merge joins regions; give --merge too")
     extractor = RegionExtractor(
-        args.config,
-        args.checkpoint,
+        *model_of(args),
         device=args.device,
         num_tokens=args.num_tokens,
         threads=args.threads,

@@ -35,10 +35,11 @@ def add_parser(commands) -> None:
     )
     queries.add_argument(
         "--chip",
-        nargs=3,
-        metavar=("FILE", "CONFIG", "CHECKPOINT"),
-        help="like this image, embedded by the model that the regions are from: the mean of its "
-        "tokens, weighted by pixels",
+        nargs="+",
+        action=_Chip,
+        metavar=("FILE", "CONFIG CHECKPOINT"),
+        help="like this image, embedded by the model that the regions are from (config and "
+        "checkpoint, or the name of a published model): the mean of its tokens, weighted by pixels",
     )
     parser.add_argument(
         "--crs", metavar="CRS", help="of --at, such as EPSG:4326 (default: that of REGIONS)"
@@ -61,6 +62,18 @@ def add_parser(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
     parser.set_defaults(run=functools.partial(run, parser))
+
+
+class _Chip(argparse.Action):
+    """FILE CONFIG CHECKPOINT, or FILE NAME."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if len(values) not in (2, 3):
+            parser.error(
+                f"argument {option_string}: expected FILE CONFIG CHECKPOINT, or FILE and the NAME "
+                f"of a model, got {len(values)} words"
+            )
+        setattr(namespace, self.dest, (*values, None)[:3])
 
 
 def _row(text: str) -> int:

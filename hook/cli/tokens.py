@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import add_model_arguments, positive_int
+from hook.cli.options import add_model_arguments, model_of, positive_int
 from hook.errors import ConfigError
 
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.inference import load_model
     from hook.apis.token_pictures import show_attention, show_token_counts, show_tokens
 
-    model = load_model(args.config, args.checkpoint, args.device)
+    model = load_model(*model_of(args), args.device)
     options = {"path": args.out, "overwrite": args.overwrite}
     at = None if args.at is None else tuple(args.at)
     if args.counts is not None:

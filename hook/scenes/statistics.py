@@ -320,7 +320,7 @@ class ClassArea(NamedTuple):
 def class_statistics(
     map_path: str | Path,
     *,
-    zones: str | Path | None = None,
+    zones: str | Path | geopandas.GeoDataFrame | None = None,
     zone_field: str | None = None,
     class_names: Sequence[str] | None = None,
     nodata: int | None = None,
@@ -335,7 +335,8 @@ def class_statistics(
 
     Args:
         map_path: A raster of class indexes.
-        zones: Polygons in any vector format GDAL reads, or GeoParquet, in any CRS.
+        zones: Polygons in any vector format GDAL reads, or GeoParquet, or a table of them, in any
+            CRS.
         zone_field: Field that names the zones; their feature ids if None.
         class_names: Names of the classes; the map's category names if None, else ``class_0``, ...
         nodata: Value that is no class; the map's own nodata value if None.
@@ -408,11 +409,13 @@ def _rows(
 
 
 def _read_zones(
-    path: str | Path, zone_field: str | None, source: ClassMap
+    path: str | Path | geopandas.GeoDataFrame, zone_field: str | None, source: ClassMap
 ) -> geopandas.GeoDataFrame:
     """Read zones in pixel coordinates of the map, indexed by their names."""
     try:
-        if Path(path).suffix.lower() == ".parquet":
+        if isinstance(path, geopandas.GeoDataFrame):
+            path, table = "zones", path
+        elif Path(path).suffix.lower() == ".parquet":
             table = geopandas.read_parquet(path)
         else:
             table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)

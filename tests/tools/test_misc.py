@@ -1,11 +1,13 @@
 """print_config and publish_model."""
 
 import hashlib
+import json
 import sys
 
 import pytest
 import torch
 
+from hook.apis import load_model
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError, ConfigError
 
@@ -43,3 +45,47 @@ def test_published_checkpoint_is_smaller_equal_and_named_by_its_digest(
         publish(str(source), str(tmp_path / "none" / "model.pth"))
     with pytest.raises(CheckpointError):
         publish(str(tmp_path / "none.pth"), str(tmp_path / "x.pth"))
+
+
+def arguments(config, checkpoint, out, *more):
+    return [str(checkpoint), str(out), "--format", "safetensors", "--config", str(config), *more]
+
+
+def test_published_models_are_measured_before_and_after(
+    load_tool, trained, tmp_path, listing, capsys
+):
+    config, work_dir = trained
+    folder = listing()
+    command = arguments(config, work_dir / "epoch_4.pth", "tiny-run", "--half", "--zoo")
+    words = ["--licence", "CC0", "--data", "noise", "--measured-on", "seven images"]
+    load_tool("misc/publish_model.py").main([*command, *words])
+    assert "accuracy/top1" in capsys.readouterr().out
+    entry = json.loads((folder / "models.json").read_text())["models"][0]
+    model = load_model("tiny-run")
+    scores = entry["metrics"]
+    assert model.card.metrics == scores and 0 <= scores["accuracy/top1"] <= 100
+    assert entry["file"] == "tiny-run.safetensors" and entry["licence"] == "CC0"
+    assert (folder / entry["file"]).stat().st_size == entry["size"]
+    # Nothing that a training alone needs, and no address of it.
+    assert str(work_dir) not in model.card.to_json()
+
+
+def test_a_model_that_half_precision_changes_is_not_published(
+    load_tool, trained, tmp_path, monkeypatch, capsys
+):
+    config, work_dir = trained
+    tool = load_tool("misc/publish_model.py")
+    scores = iter([{"top1": 90.0}, {"top1": 89.0}])
+    monkeypatch.setattr(tool, "_test", lambda *_: next(scores))
+    with pytest.raises(SystemExit):
+        tool.main(arguments(config, work_dir / "epoch_4.pth", tmp_path / "m", "--half"))
+    assert "moves top1 too far" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_model_without_its_config_is_not_published(load_tool, trained, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        load_tool("misc/publish_model.py").main(
+            [str(trained[1] / "epoch_4.pth"), str(tmp_path / "m"), "--format", "safetensors"]
+        )
+    assert "no config" in capsys.readouterr().err

@@ -1,0 +1,267 @@
+"""Images as arrays: NumPy's and xarray's, handed to the engine as GeoTIFFs and back.
+
+Objects are known by what they have, so that xarray is needed only where one is made.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, NotGeoreferencedWarning
+from rasterio.transform import Affine
+
+from hook.errors import ConfigError, DataError, HookError
+from hook.scenes.styles import read_category_names
+
+if TYPE_CHECKING:
+    import xarray
+
+_BANDS = ("band", "bands", "channel", "variable")
+_ROWS, _COLUMNS = ("y", "lat", "latitude", "row"), ("x", "lon", "longitude", "column")
+_KINDS = "bool, whole numbers up to 32 bits, or floating point"
+# Side by which a coordinate may be off its place, in pixels: centres are written in decimals.
+_TOLERANCE = 1e-3
+
+
+def is_data_array(image: Any) -> bool:
+    """Tell whether something is an ``xarray.DataArray``, or like one."""
+    return all(hasattr(image, name) for name in ("dims", "coords", "attrs", "values"))
+
+
+def is_array(image: Any) -> bool:
+    """Tell whether an image is an array, not a file."""
+    return isinstance(image, np.ndarray) or is_data_array(image)
+
+
+@contextmanager
+def raster_file(image: Any, name: str = "array") -> Iterator[Any]:
+    """Give an image as a file: an array as a GeoTIFF for the life of a ``with`` block.
+
+    Args:
+        image: A path, which stays as it is; values (bands, rows, cols) or (rows, cols); or a
+            DataArray of such dimensions with, as far as it knows them, CRS, grid, nodata value and
+            names of bands, as rioxarray reads and writes them.
+        name: Stem of the file.
+
+    Yields:
+        A path.
+
+    Raises:
+        DataError: The array is no image, or its pixels lie on no regular grid.
+    """
+    if not is_array(image):
+        yield image
+        return
+    with tempfile.TemporaryDirectory(prefix="hook-") as folder:
+        path = Path(folder, f"{name}.tif")
+        _write(path, *_parts(image))
+        with warnings.catch_warnings():
+            if isinstance(image, np.ndarray):  # which has no place, and needs no warning of it
+                warnings.filterwarnings("ignore", message=".*not georeferenced")
+            try:
+                yield path
+            except HookError as error:
+                raise _without(str(path), error) from None
+
+
+def _without(path: str, error: HookError) -> HookError:
+    """An error that speaks of the array, not of a file that nobody has seen."""
+    parts = [
+        part.replace(path, "the array") if isinstance(part, str) else part
+        for part in (error.what, error.expected, error.found, error.remedy)
+    ]
+    return type(error)(parts[0], expected=parts[1], found=parts[2], remedy=parts[3])
+
+
+@contextmanager
+def raster_files(images: Any) -> Iterator[Any]:
+    """The same for a scene, which may be several files or arrays of one area."""
+    with ExitStack() as stack:
+        if isinstance(images, list | tuple) and any(map(is_array, images)):
+            files = enumerate(images)
+            yield [stack.enter_context(raster_file(one, f"array_{k}")) for k, one in files]
+        else:
+            yield stack.enter_context(raster_file(images))
+
+
+def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
+    """Take an array apart: values (C, H, W), what rasterio writes beside them, band names."""
+    if isinstance(image, np.ndarray):
+        return _checked(image, "an array"), {}, None
+    dims = [str(dim) for dim in image.dims]
+    rows, columns = (next((d for d in dims if d in known), None) for known in (_ROWS, _COLUMNS))
+    rest = [dim for dim in dims if dim not in (rows, columns)]
+    if rows is None or columns is None or len(rest) > 1 or not set(rest) <= set(_BANDS):
+        raise DataError(
+            "the DataArray is no image",
+            expected="dimensions band, y and x, or y and x",
+            found=", ".join(dims),
+            remedy="choose one time or variable with sel(), and rename() the dimensions",
+        )
+    image = image.transpose(*rest, rows, columns)
+    values = _checked(np.asarray(image.values), "the DataArray")
+    options: dict[str, Any] = {"crs": _crs_of(image)}
+    if columns in image.coords and rows in image.coords:
+        options["transform"] = _grid_of(image.coords[columns].values, image.coords[rows].values)
+    nodata = _nodata_of(image)
+    if nodata is not None and not np.isnan(nodata) and np.can_cast(np.min_scalar_type(
+        int(nodata) if float(nodata).is_integer() else nodata), values.dtype):  # fmt: skip
+        options["nodata"] = nodata
+    return values, options, _band_names(image, rest, len(values))
+
+
+def _checked(values: np.ndarray, what: str) -> np.ndarray:
+    values = values[np.newaxis] if values.ndim == 2 else values
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    wide = values.dtype.kind in "iu" and values.dtype.itemsize == 8
+    if wide and values.size and np.array_equal(values, values.astype(np.int32)):
+        values = values.astype(np.int32)
+        wide = False
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "iuf" or wide:
+        raise DataError(
+            f"{what} is no image",
+            expected=f"(bands, rows, cols) of {_KINDS}",
+            found=f"shape {values.shape} of {values.dtype}",
+            remedy="move the bands to the front with np.moveaxis, or convert it with astype",
+        )
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def _crs_of(image: Any) -> CRS | None:
+    """Find the CRS that rioxarray or a CF grid mapping names."""
+    try:
+        found = getattr(getattr(image, "rio", None), "crs", None)
+        if found is None:
+            name = image.attrs.get("grid_mapping") or image.encoding.get("grid_mapping")
+            mapping = image.coords[name] if name in image.coords else None
+            if mapping is None and "spatial_ref" in image.coords:
+                mapping = image.coords["spatial_ref"]
+            attrs = {} if mapping is None else mapping.attrs
+            found = attrs.get("crs_wkt") or attrs.get("spatial_ref") or image.attrs.get("crs")
+        return None if found is None else CRS.from_user_input(found)
+    except (CRSError, ValueError, TypeError) as error:  # of GDAL's, rasterio's and rioxarray's
+        raise DataError(
+            "the DataArray's CRS is not understood",
+            expected="a CRS such as rio.write_crs('EPSG:32633') sets",
+            found=error,
+            remedy="set it again",
+        ) from None
+
+
+def _grid_of(x: np.ndarray, y: np.ndarray) -> Affine:
+    """Find the grid whose pixels have these centres."""
+    steps = []
+    for name, places in (("x", x), ("y", y)):
+        places = np.asarray(places, dtype=float)
+        step = (places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 0.0
+        wanted = places[0] + step * np.arange(len(places))
+        if len(places) > 1 and (
+            step == 0 or np.abs(places - wanted).max() > _TOLERANCE * abs(step)
+        ):
+            raise DataError(
+                f"the DataArray's pixels lie on no regular grid along {name}",
+                expected="coordinates in equal steps",
+                found=f"{places[:3]} ... {places[-1]}",
+                remedy="bring it to a grid with rio.reproject() or interp()",
+            )
+        steps.append(step)
+    across = steps[0] or abs(steps[1]) or 1.0
+    down = steps[1] or -abs(across)
+    return Affine(across, 0, float(x[0]) - across / 2, 0, down, float(y[0]) - down / 2)
+
+
+def _nodata_of(image: Any) -> float | None:
+    rio = getattr(image, "rio", None)
+    found = getattr(rio, "nodata", None)
+    if found is None:
+        found = image.attrs.get("_FillValue", image.encoding.get("_FillValue"))
+    return None if found is None else float(found)
+
+
+def _band_names(image: Any, rest: list[str], count: int) -> list[str] | None:
+    names = image.attrs.get("long_name")
+    if isinstance(names, list | tuple) and len(names) == count:
+        return [str(name) for name in names]
+    if rest and rest[0] in image.coords:
+        labels = image.coords[rest[0]].values
+        if labels.dtype.kind in "UO":
+            return [str(label) for label in labels]
+    return None
+
+
+def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] | None) -> None:
+    count, height, width = values.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=count, height=height, width=width,
+            dtype=values.dtype, tiled=True, BIGTIFF="IF_SAFER", photometric="MINISBLACK",
+            **options,
+        ) as sink:  # fmt: skip
+            sink.write(values)
+            # Bands beyond the first would be taken for alpha where their number suggests it.
+            sink.colorinterp = [
+                rasterio.enums.ColorInterp.gray,
+                *[rasterio.enums.ColorInterp.undefined] * (count - 1),
+            ]
+            if names:
+                sink.descriptions = tuple(names)
+
+
+# ---------------------------------------------------------------------------------- results
+def require_xarray(what: str) -> None:
+    """Refuse what cannot be handed back without xarray.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import rioxarray  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} is an xarray.DataArray, and xarray is not installed",
+            expected="xarray and rioxarray",
+            found=error,
+            remedy="pip install 'hook-rs[xarray]', or give a file to write",
+        ) from None
+
+
+def read_class_map(
+    path: str | os.PathLike, classes: Sequence[str], palette: Sequence[Sequence[int]]
+) -> "xarray.DataArray":
+    """Read a class map as an array.
+
+    Args:
+        path: The map.
+        classes: Names of its classes.
+        palette: Their colours.
+
+    Returns:
+        (y, x) class indexes, 255 where nothing is known, with coordinates, CRS (``rio.crs``) and
+        nodata value (``rio.nodata``). Its attributes ``classes`` and ``palette`` name and colour
+        the classes, ``flag_values`` and ``flag_meanings`` do so by CF conventions.
+    """
+    import rioxarray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rioxarray.open_rasterio(path) as source:
+            found = source.squeeze("band", drop=True).load()
+    kept = {key: found.attrs[key] for key in ("_FillValue",) if key in found.attrs}
+    names = [name for name in read_category_names(path) or classes][: len(classes)]
+    found.attrs = kept | dict(
+        long_name="class",
+        classes=list(names),
+        palette=[list(map(int, colour)) for colour in palette],
+        flag_values=list(range(len(names))),
+        flag_meanings=" ".join(name.replace(" ", "_") for name in names),
+    )
+    return found.rename("class")

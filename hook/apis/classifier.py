@@ -1,0 +1,139 @@
+"""Classes of single images as a table."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import shapely
+from mmengine.config import Config
+from rasterio.transform import Affine
+from torch import nn
+
+from hook.apis.arrays import is_array
+from hook.apis.inference import Prediction, as_model, is_segmentation, predict_files
+from hook.errors import ConfigError, DataError
+
+
+class Classifier:
+    """Gives single images a class each.
+
+    Args:
+        config_or_name: Name of a model, a published ``.safetensors`` file, a config, or a model
+            from :func:`hook.apis.load_model`.
+        checkpoint: Checkpoint of a config; None with anything else.
+        device: Where the model runs.
+        num_tokens: Tokens per image; None takes the model's.
+        batch_size: Images per pass of the model.
+        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
+
+    Raises:
+        ConfigError: The model cannot be loaded or used so, or segments images.
+        CheckpointError: See :func:`hook.apis.load_model`.
+
+    Example:
+        >>> table = Classifier("config.py", "checkpoint.pth").predict(["a.tif", "b.tif"])
+        >>> table[["file", "class", "score"]]
+    """
+
+    def __init__(
+        self,
+        config_or_name: str | os.PathLike | Config | nn.Module,
+        checkpoint: str | os.PathLike | None = None,
+        *,
+        device: str = "cpu",
+        num_tokens: int | None = None,
+        batch_size: int = 8,
+        tta: str | bool | None = None,
+    ) -> None:
+        self.model = as_model(config_or_name, checkpoint, device)
+        if is_segmentation(self.model):
+            raise ConfigError(
+                "the model gives a class to each pixel, not to an image",
+                expected="a classification",
+                found="a segmentation",
+                remedy="map images with SceneMapper, or 'hook map'",
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(
+                f"batch_size={batch_size!r}",
+                expected="a whole number from 1",
+                found=batch_size,
+                remedy="correct batch_size",
+            )
+        self.classes = tuple(self.model.dataset_meta["classes"])
+        self._options = dict(batch_size=batch_size, num_tokens=num_tokens, tta=tta)
+
+    def predict(self, images: Any, *, progress: bool = True) -> pd.DataFrame:
+        """Classify images, each as a whole.
+
+        Args:
+            images: A file, an array (bands, rows, cols) or (n, bands, rows, cols) of native values
+                in the model's band order, an ``xarray.DataArray`` (band, y, x), or a list of these.
+            progress: Show a progress bar on a terminal or in a notebook.
+
+        Returns:
+            A row per image, in order: ``file`` (of an array its place in the list), ``class``,
+            ``score`` (its probability), and ``score_<class>`` of each class. Where all images are
+            georeferenced it is a GeoDataFrame with their footprints, in their CRS, or in WGS 84
+            where they have several.
+
+        Raises:
+            DataError: There is no image, or one cannot be read or does not fit the model.
+        """
+        given = _as_list(images)
+        found = predict_files(self.model, None, given, progress=progress, **self._options)
+        scores = np.stack([one.scores for one in found])  # N K
+        table = pd.DataFrame(
+            {
+                "file": [
+                    number if is_array(image) else str(image) for number, image in enumerate(given)
+                ],
+                "class": [one.label for one in found],
+                "score": scores.max(axis=1),
+                **{f"score_{name}": scores[:, k] for k, name in enumerate(self.classes)},
+            }
+        )
+        footprints = _footprints(found)
+        return table if footprints is None else geopandas.GeoDataFrame(table, geometry=footprints)
+
+
+def _as_list(images: Any) -> list[Any]:
+    """List single images."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | os.PathLike) or is_array(images):
+        return [images]
+    if not isinstance(images, Sequence) or not all(
+        isinstance(image, str | Path | os.PathLike) or is_array(image) for image in images
+    ):
+        raise DataError(
+            "images: what was given is no image and no list of images",
+            expected="files, or arrays (bands, rows, cols)",
+            found=type(images).__name__,
+            remedy="give paths, NumPy arrays or xarray.DataArrays",
+        )
+    return list(images)
+
+
+def _footprints(found: Sequence[Prediction]) -> geopandas.GeoSeries | None:
+    """Outlines of the images in one CRS; None where one of them has no place."""
+    if any(one.geo is None for one in found):
+        return None
+    outlines = []
+    for one in found:
+        transform = Affine(*one.geo["transform"])
+        height, width = one.geo["height"], one.geo["width"]
+        corners = ((0, 0), (width, 0), (width, height), (0, height))
+        outlines.append(shapely.Polygon([transform * corner for corner in corners]))
+    systems = list(dict.fromkeys(one.geo["crs"] for one in found))
+    if len(systems) == 1:
+        return geopandas.GeoSeries(outlines, crs=systems[0])
+    parts = [
+        geopandas.GeoSeries([outline], crs=one.geo["crs"]).to_crs("EPSG:4326")[0]
+        for outline, one in zip(outlines, found, strict=True)
+    ]
+    return geopandas.GeoSeries(parts, crs="EPSG:4326")

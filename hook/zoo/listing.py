@@ -1,0 +1,236 @@
+"""The models that have a name: those in the package, and those to be downloaded."""
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hook.errors import CheckpointError, ConfigError
+from hook.progress import progress_bar
+from hook.zoo.published import SUFFIX
+
+FOLDER = Path(__file__).parent
+LISTING = FOLDER / "models.json"
+_CHUNK = 1 << 16
+_TIMEOUT = 30  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that has a name.
+
+    Attributes:
+        name: Its name.
+        task: ``'classification'`` or ``'segmentation'``.
+        sha256: Of its file.
+        size: Of its file, in bytes.
+        file: File beside the list, for a model that comes with the package.
+        url: Address, for one that does not.
+        config: Name of the config it was trained with.
+        classes: Their names.
+        bands: Their names or numbers, in the model's order.
+        resolution: Ground size of a pixel in metres, where it was trained on one.
+        metrics: Numbers, and on what they were measured.
+        measured_on: What they were measured on.
+        licence: Of the weights.
+        data: What it was trained on.
+        attribution: What users of the model have to name.
+    """
+
+    name: str
+    task: str
+    sha256: str
+    size: int
+    file: str | None = None
+    url: str | None = None
+    config: str = ""
+    classes: list[str] = field(default_factory=list)
+    bands: list[str | int] = field(default_factory=list)
+    resolution: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    measured_on: str = ""
+    licence: str = ""
+    data: str = ""
+    attribution: str = ""
+
+    @property
+    def place(self) -> Path:
+        """Where its file is, or will be once it was downloaded."""
+        return FOLDER / self.file if self.file else cache_folder() / f"{self.name}{SUFFIX}"
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded models: ``$HOOK_HOME/models``, else in the user's cache."""
+    home = os.environ.get("HOOK_HOME")
+    if home is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hook")
+    return Path(home).expanduser() / "models"
+
+
+@cache
+def _read_listing(path: Path) -> tuple[Entry, ...]:
+    return tuple(Entry(**entry) for entry in json.loads(path.read_text())["models"])
+
+
+def list_models() -> list[Entry]:
+    """List all models that have a name."""
+    return list(_read_listing(LISTING))
+
+
+def find_entry(name: str) -> Entry:
+    """Find a model by its name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    models = {entry.name: entry for entry in list_models()}
+    if name in models:
+        return models[name]
+    close = difflib.get_close_matches(name, models, n=3, cutoff=0.4)
+    raise ConfigError(
+        f"there is no model {name!r}",
+        expected="a name that `hook models list` shows, or a .safetensors file of a model",
+        found="nothing of this name" + (f"; there is {', '.join(close)}" if close else ""),
+        remedy="correct the name or the path",
+    )
+
+
+def find_model(name_or_file: str | os.PathLike, progress: bool = True) -> Path:
+    """Return the file of a model, downloaded if it must be.
+
+    Args:
+        name_or_file: Name of a model, or a ``.safetensors`` file.
+        progress: Show a progress bar on a terminal.
+
+    Raises:
+        ConfigError: There is no such model.
+        CheckpointError: It cannot be downloaded, or its file is not what it was.
+    """
+    if str(name_or_file).endswith(SUFFIX):
+        return Path(name_or_file).expanduser()
+    return download_model(str(name_or_file), progress=progress)
+
+
+def download_model(
+    name: str, to: str | os.PathLike | None = None, *, progress: bool = True
+) -> Path:
+    """Fetch a model's file and compare its checksum; what is there already is not fetched again.
+
+    Args:
+        name: Name of a model.
+        to: Folder for the file; None leaves a model of the package where it is, and puts others
+            into the cache.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        The file. It has its name only once it is complete and right.
+
+    Raises:
+        ConfigError: There is no such model, or the folder cannot be used.
+        CheckpointError: It cannot be downloaded, or its checksum differs.
+    """
+    entry = find_entry(name)
+    target = entry.place if to is None else Path(to).expanduser() / f"{name}{SUFFIX}"
+    if target.is_file() and (found := checksum(target)) == entry.sha256:
+        return target
+    if entry.file and to is None:
+        raise CheckpointError(
+            f"the file of model {name} is not the one that was published",
+            expected=f"{entry.place} with SHA-256 {entry.sha256}",
+            found=f"SHA-256 {found}" if target.is_file() else "no file",
+            remedy="install hook-rs again",
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _written_whole(target, entry) as part:
+            if entry.file:
+                shutil.copyfile(entry.place, part)
+            else:
+                _fetch(entry, part, progress)
+    except OSError as error:
+        raise ConfigError(
+            f"{target} cannot be written",
+            expected="a folder to write to",
+            found=error,
+            remedy="choose another folder (--to)",
+        ) from None
+    return target
+
+
+@contextmanager
+def _written_whole(target: Path, entry: Entry) -> Iterator[Path]:
+    """Give a file its name once its checksum is right."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        yield part
+        if (found := checksum(part)) != entry.sha256:
+            raise CheckpointError(
+                f"model {entry.name} arrived with another checksum",
+                expected=f"SHA-256 {entry.sha256}, {entry.size} bytes",
+                found=f"SHA-256 {found}, {part.stat().st_size} bytes",
+                remedy="try again; if it stays so, the file was changed: do not use it",
+            )
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(entry: Entry, part: Path, progress: bool) -> None:
+    import requests
+
+    try:
+        with requests.get(entry.url, stream=True, timeout=_TIMEOUT) as answer:
+            answer.raise_for_status()
+            bar = progress_bar(
+                total=entry.size, unit="B", unit_scale=True, desc=entry.name, show=progress
+            )
+            with bar, part.open("wb") as file:
+                for chunk in answer.iter_content(_CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                    if file.tell() > entry.size:  # not what was asked for, and without end perhaps
+                        break
+    except requests.RequestException as error:
+        raise CheckpointError(
+            f"model {entry.name} cannot be downloaded",
+            expected=f"an answer of {entry.url}",
+            found=_first_cause(error),
+            remedy="connect to the Internet, or fetch the file by other means and give its path "
+            f"in place of the name; put at {entry.place} it is found by its name",
+        ) from None
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_dict(entry: Entry) -> dict[str, Any]:
+    """An entry as the list holds it, without what is empty."""
+    return {key: value for key, value in vars(entry).items() if value not in (None, "", [], {})}
+
+
+def add_entry(entry: Entry, listing: Path | None = None) -> None:
+    """Put an entry into a list, the package's by default, in place of one of the same name."""
+    listing = listing or LISTING
+    models = json.loads(listing.read_text())["models"] if listing.is_file() else []
+    kept = [model for model in models if model["name"] != entry.name]
+    models = sorted([*kept, as_dict(entry)], key=lambda model: model["name"])
+    part = listing.with_name(f".{listing.name}.part")
+    part.write_text(json.dumps({"models": models}, indent=2, ensure_ascii=False) + "\n")
+    os.replace(part, listing)
+    _read_listing.cache_clear()

@@ -1,0 +1,245 @@
+"""Published models: weights and everything that makes a model of them, in one safetensors file.
+
+The file's metadata hold one JSON text. It describes the model with the types of a fixed list, and
+nothing in it names a file, an address or a module: reading and building it runs no code but HOOK's
+own layers.
+
+Format of the weights: https://github.com/huggingface/safetensors
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hook.errors import CheckpointError, ConfigError
+
+SUFFIX = ".safetensors"
+KEY = "hook_model"
+FORMAT = 1
+
+TASKS = ("classification", "segmentation")
+# What a published model may be made of. MMEngine's registries would import any dotted name.
+MODEL_TYPES = frozenset(
+    "EncoderDecoder FCNHead CrossEntropyLoss hook.CrossEntropyLoss hook.DiceLoss hook.FocalLoss "
+    "hook.TokenClassifier hook.LinearClsHead hook.ClsDataPreProcessor hook.SegDataPreProcessor "
+    "hook.TokenViT hook.SeedBackbone hook.TokenPyramid hook.SeedPyramid hook.SegFormerStyleHead "
+    "hook.HookTokenizer hook.PatchEmbedTokenizer BN SyncBN LN GN ReLU GELU".split()
+)
+PIPELINE_TYPES = frozenset(
+    "hook.PackClsSample hook.PackSegSample hook.ScaleBands hook.Albumentations "
+    "Resize CenterCrop PadIfNeeded".split()
+)
+# Settings that make a model read a file or an address when it is built.
+_REFUSED_KEYS = frozenset(
+    "init_cfg pretrained checkpoint encoder_weights custom_imports _base_ _scope_ file filename "
+    "path url".split()
+)
+_META_KEYS = frozenset(
+    "classes palette bands scale offset mean std nodata resolution ignore_index".split()
+)
+_DEEPEST, _LARGEST = 12, 65_536
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """What the file of a published model says of it.
+
+    Attributes:
+        name: Its name.
+        task: ``'classification'`` or ``'segmentation'``.
+        model: The section ``model`` of a config.
+        dataset_meta: Classes, palette, bands, units, nodata and ground resolution.
+        test_pipeline: Transforms of a test, without loading.
+        default_scope: Scope of type names without one.
+        config: Name of the config it was trained with.
+        metrics: Numbers, in percent where the config's evaluator gives percent.
+        measured_on: What they were measured on.
+        licence: Of the weights.
+        data: What it was trained on.
+        attribution: What users of the model have to name.
+    """
+
+    name: str
+    task: str
+    model: dict[str, Any]
+    dataset_meta: dict[str, Any]
+    test_pipeline: list[dict[str, Any]]
+    default_scope: str = "hook"
+    config: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    measured_on: str = ""
+    licence: str = ""
+    data: str = ""
+    attribution: str = ""
+
+    def to_json(self) -> str:
+        """Write it as the text that the file holds."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+
+
+def write_published(
+    path: str | os.PathLike, card: PublishedModel, weights: Mapping, half: bool = False
+) -> Path:
+    """Write a published model; the file appears complete or not at all.
+
+    Args:
+        path: ``.safetensors`` file.
+        card: What it is.
+        weights: The model's state dict.
+        half: Store weights in half precision; running statistics of normalisations stay as they
+            are, since half precision has no room for their range.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: The card names what a published model may not hold, or the file cannot be
+            written.
+        CheckpointError: A weight does not fit into half precision.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    card = _parse(card.to_json(), path, ConfigError)
+    stored = {}
+    for key, value in weights.items():
+        value = value.detach().cpu()
+        if half and value.is_floating_point() and ".running_" not in key:
+            narrow = value.to(torch.float16)
+            if not narrow.isfinite().all():
+                raise CheckpointError(
+                    f"weight {key} does not fit into half precision",
+                    expected="numbers up to 65504",
+                    found=f"{float(value.abs().max()):g}",
+                    remedy="publish without --half",
+                )
+            value = narrow
+        stored[key] = value.contiguous().clone()
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"{path} cannot be written",
+            expected=f"an existing folder {path.parent}",
+            found="no such folder",
+            remedy="make it first",
+        )
+    part = path.with_name(f".{path.name}.part")
+    save_file(stored, str(part), metadata={KEY: card.to_json()})
+    os.replace(part, path)
+    return path
+
+
+def read_published(path: str | os.PathLike) -> PublishedModel:
+    """Read what a published model is; its weights are read with ``load_checkpoint``.
+
+    Args:
+        path: ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, is no published model of HOOK, or asks for
+            something that a published model may not hold. Nothing of it has been run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"model {path} does not exist",
+            expected=f"a {SUFFIX} file",
+            found="a folder" if path.is_dir() else "nothing",
+            remedy="check the path; `hook models list` shows the models that have a name",
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"model {path} cannot be read",
+            expected=f"a complete {SUFFIX} file",
+            found=str(error),
+            remedy="copy or download it again",
+        ) from None
+    if text is None:
+        raise CheckpointError(
+            f"{path} holds weights, but does not say of which model",
+            expected="a model published by tools/misc/publish_model.py",
+            found=f"no metadata {KEY!r}",
+            remedy="give the config too: CONFIG and CHECKPOINT",
+        )
+    return _parse(text, path, CheckpointError)
+
+
+def _parse(text: str, path: Path, error: type) -> PublishedModel:
+    """Read the text of a file and refuse what a published model may not hold."""
+
+    def refuse(what: str, expected: object, found: object) -> Exception:
+        return error(
+            f"model {path} is refused: {what}",
+            expected=expected,
+            found=found,
+            remedy="take models only from a source you trust; nothing of this one has been run",
+        )
+
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise refuse("its description is no JSON", "JSON", problem) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise refuse("its format is unknown", f"format {FORMAT}", found)
+    fields = {key: value for key, value in content.items() if key != "format"}
+    types = {
+        "name": str, "task": str, "model": dict, "dataset_meta": dict, "test_pipeline": list,
+        "default_scope": str, "config": str, "metrics": dict, "measured_on": str, "licence": str,
+        "data": str, "attribution": str,
+    }  # fmt: skip
+    for key in sorted({*types, *fields}):
+        if key not in types:
+            raise refuse(f"unknown entry {key!r}", f"only {', '.join(types)}", key)
+        if not isinstance(fields.get(key), types[key]):
+            raise refuse(f"entry {key!r}", types[key].__name__, type(fields.get(key)).__name__)
+    if fields["task"] not in TASKS or fields["default_scope"] not in ("hook", "mmseg"):
+        found = f"{fields['task']}, {fields['default_scope']}"
+        raise refuse("task or default_scope", f"one of {TASKS}; 'hook' or 'mmseg'", found)
+    if "type" not in fields["model"]:
+        raise refuse("the model has no type", "model = dict(type=..., ...)", list(fields["model"]))
+    _check(fields["model"], MODEL_TYPES, "model", refuse)
+    _check(fields["test_pipeline"], PIPELINE_TYPES, "test_pipeline", refuse)
+    unknown = set(fields["dataset_meta"]) - _META_KEYS
+    if unknown:
+        raise refuse("dataset_meta", f"only {', '.join(sorted(_META_KEYS))}", sorted(unknown))
+    _check(fields["dataset_meta"], frozenset(), "dataset_meta", refuse)
+    _check(fields["metrics"], frozenset(), "metrics", refuse)
+    classes = fields["dataset_meta"].get("classes")
+    if not isinstance(classes, list) or not classes or any(type(c) is not str for c in classes):
+        raise refuse("dataset_meta names no classes", "a list of names", classes)
+    return PublishedModel(**fields)
+
+
+def _check(value: Any, types: frozenset[str], where: str, refuse, depth: int = 0) -> None:
+    """Walk through JSON and refuse unknown types, settings that read files, and huge numbers."""
+    if depth > _DEEPEST:
+        raise refuse(f"{where} is nested too deeply", f"at most {_DEEPEST} levels", "more")
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "type":
+                if not isinstance(part, str) or part not in types:
+                    raise refuse(f"{where}.type", f"one of {', '.join(sorted(types))}", part)
+                continue
+            if key in _REFUSED_KEYS or key.startswith("_"):
+                raise refuse(f"{where}.{key} is no setting of a published model", "none", part)
+            _check(part, types, f"{where}.{key}", refuse, depth + 1)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            _check(part, types, f"{where}[{index}]", refuse, depth + 1)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        is_size = where.startswith(("model", "test_pipeline")) and isinstance(value, int)
+        if not math.isfinite(value) or (is_size and abs(value) > _LARGEST):
+            raise refuse(f"{where} is out of range", f"at most {_LARGEST}", value)
+    elif isinstance(value, str):
+        if "://" in value or "\0" in value:
+            raise refuse(f"{where} is an address", "a plain setting", value)
