@@ -1,0 +1,248 @@
+r"""Measure what a few labelled regions are worth: maps from ten labels a class.
+
+Cuts the images of two lists into regions, draws ``--per-class`` regions of each class in the first
+list ``--draws`` times, classifies all regions of the second with `hook.apis.classify_regions`, and
+compares the pixels with the masks: median and range of each class's IoU over the draws. A region is
+labelled with the class of most of its pixels.
+
+    python tools/analysis_tools/few_labels.py configs/hook/hook-fast-skip_vit-192x6_banepa-256.py \
+        --model "EuroSAT" configs/hook/hook-fast_vit-192x6_eurosat-2k-64.py eurosat.pth 64 \
+        --model "task" configs/hook/hook-fast-skip_vit-192x6_banepa-256.py banepa.pth 256
+
+Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has three rows: its regions by their tokens'
+embeddings, the same regions by their bands, and SLIC's regions, as many in every window, by their
+bands. CONFIG of the data says where images and masks are (its test data set, whose ``split`` is
+replaced).
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import geopandas
+import numpy as np
+import shapely
+from mmengine.registry import init_default_scope
+from prettytable import PrettyTable
+from tqdm import tqdm
+
+from hook.apis import RegionPredictor, classify_regions, load_model
+from hook.apis.inference import use_tokens
+from hook.apis.profiling import prepare_output, shown_command, write_json
+from hook.engine.runner import add_config_options, load_config, setup_environment
+from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.homogeneity import connected_components
+from hook.evaluation.superpixels import slic_regions
+from hook.registry import DATASETS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config whose test data set has images and masks")
+    parser.add_argument(
+        "--model",
+        nargs=4,
+        action="append",
+        required=True,
+        metavar=("NAME", "CONFIG", "CHECKPOINT", "WINDOW"),
+        help="regions of this model in windows of so many pixels; may be repeated",
+    )
+    parser.add_argument("--labels-from", default="splits/train.txt", metavar="LIST")
+    parser.add_argument("--measured-on", default="splits/test.txt", metavar="LIST")
+    parser.add_argument("--num-tokens", type=int, metavar="K", help="default: the models' own")
+    parser.add_argument(
+        "--min-region", type=int, default=0, metavar="PIXELS", help="smallest part of a token"
+    )
+    parser.add_argument("--per-class", type=int, default=10, help="labels (default 10)")
+    parser.add_argument("--draws", type=int, default=20, help="random draws (default 20)")
+    parser.add_argument("--method", choices=("linear", "mean"), default="linear")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the labels, with linear")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--json", metavar="FILE", help="write the report here")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+@dataclass
+class Pool:
+    """Regions of many windows, one row each."""
+
+    embeddings: list[np.ndarray] = field(default_factory=list)
+    bands: list[np.ndarray] = field(default_factory=list)  # mean and standard deviation of each
+    pixels: list[np.ndarray] = field(default_factory=list)  # of each class in the mask
+    train: list[bool] = field(default_factory=list)
+
+    def add(
+        self,
+        regions: np.ndarray,
+        image: np.ndarray,
+        truth: np.ndarray,
+        number: int,
+        train: bool,
+        embeddings: np.ndarray | None = None,
+    ) -> None:
+        """Add the regions (H, W) of a window with its image (C, H, W) and mask (H, W)."""
+        known = regions >= 0
+        flat, values = regions[known], image[:, known].astype(np.float64)
+        truth = truth[known]
+        count = flat.max() + 1
+        size = np.bincount(flat, minlength=count)
+        mean = np.stack([np.bincount(flat, v, minlength=count) / size for v in values], 1)
+        square = np.stack([np.bincount(flat, v * v, minlength=count) / size for v in values], 1)
+        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        counts = np.stack(
+            [np.bincount(flat, truth == k, minlength=count) for k in range(number)], 1
+        )
+        self.bands += list(np.concatenate([mean, spread], axis=1))
+        self.pixels += list(counts)
+        self.train += [train] * int(count)
+        if embeddings is not None:
+            self.embeddings += list(embeddings)
+
+    def table(self) -> geopandas.GeoDataFrame:
+        """Give the regions as `hook regions` does, in places of no meaning."""
+        bands, rows = np.array(self.bands), np.arange(len(self.bands))
+        half = bands.shape[1] // 2
+        columns: dict[str, Any] = {f"mean_{i}": bands[:, i] for i in range(half)}
+        columns |= {f"std_{i}": bands[:, half + i] for i in range(half)}
+        if self.embeddings:
+            columns["embedding"] = list(np.array(self.embeddings, np.float32))
+        return geopandas.GeoDataFrame(
+            columns, geometry=shapely.box(rows, 0, rows + 1, 1), crs="EPSG:3857"
+        )
+
+
+def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Cut the images of a list into squares.
+
+    Yields:
+        Values (C, side, side), their validity, and the mask with classes.
+    """
+    data = config.test_dataloader.dataset | dict(split=split, chip_size=side)
+    init_default_scope(config.get("default_scope", "hook"))
+    dataset = DATASETS.build(data)
+    if not hasattr(dataset, "load_sample"):
+        raise ConfigError(
+            "the config's test data are not a folder of rasters",
+            expected="test_dataloader.dataset of type hook.GeoTIFFFolder",
+            found=data.get("type"),
+        )
+    for index in tqdm(range(len(dataset)), unit="window", desc=split, disable=None, leave=False):
+        sample = dataset.load_sample(index)
+        if "gt_seg_map" not in sample:
+            raise DataError(f"{sample['img_path']}: no mask", remedy="list images with masks")
+        yield sample["img"].transpose(2, 0, 1), sample["valid"] > 0, sample["gt_seg_map"]
+
+
+def cut(
+    config: Any, name: str, model: Any, side: int, args: argparse.Namespace
+) -> tuple[Pool, Pool]:
+    """Cut all images into the regions of a model, and into as many of SLIC's."""
+    number = len(config.metainfo["classes"])
+    predict = RegionPredictor(model, args.num_tokens is not None, args.min_region)
+    tokens, slic = Pool(), Pool()
+    with use_tokens(model, args.num_tokens):
+        for split in (args.labels_from, args.measured_on):
+            train = split == args.labels_from
+            for image, valid, truth in read_windows(config, split, side):
+                answer = predict(np.ascontiguousarray(image)[None].astype(np.float32), valid[None])
+                owners = np.where(valid, answer.owners[0], -1)
+                parts = connected_components(owners)
+                if not valid.any():
+                    continue
+                first = np.unique(parts[valid], return_index=True)[1]
+                embeddings = answer.embeddings[0][owners[valid][first]]
+                tokens.add(parts, image, truth, number, train, embeddings)
+                rgb = image.transpose(1, 2, 0)
+                scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
+                others = slic_regions(rgb / scale, int(parts.max()) + 1)
+                slic.add(np.where(valid, others, -1), image, truth, number, train)
+    return tokens, slic
+
+
+def measure(
+    pool: Pool, features: str, classes: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Draw labels, classify and compare, ``--draws`` times.
+
+    Returns:
+        ``iou``: (draws, K) IoU of each class in percent, and ``labels``: regions of each class to
+        draw from.
+    """
+    table, pixels, train = pool.table(), np.array(pool.pixels), np.array(pool.train)
+    majority = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
+    drawn_from = [np.flatnonzero(train & (majority == k)) for k in range(len(classes))]
+    for name, rows in zip(classes, drawn_from, strict=True):
+        if len(rows) < args.per_class:
+            raise DataError(
+                f"too few regions of class {name} to label",
+                expected=f"{args.per_class} in {args.labels_from}",
+                found=len(rows),
+                remedy="ask for fewer with --per-class, or list more images",
+            )
+    rng, found = np.random.default_rng(args.seed), []
+    for _ in range(args.draws):
+        rows = [rng.choice(rows, args.per_class, replace=False) for rows in drawn_from]
+        labels = {int(row): classes[k] for k, drawn in enumerate(rows) for row in drawn}
+        answer = classify_regions(
+            table, labels, method=args.method, features=features, strength=args.strength
+        )
+        named = answer["class_name"].to_numpy()[~train]
+        matrix = np.stack([pixels[~train][named == name].sum(axis=0) for name in classes])
+        union = matrix.sum(axis=0) + matrix.sum(axis=1) - matrix.diagonal()
+        found.append(100 * matrix.diagonal() / np.maximum(union, 1))
+    return {"iou": np.array(found), "labels": [len(rows) for rows in drawn_from]}
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    if min(args.per_class, args.draws) < 1:
+        raise ConfigError("--per-class and --draws", expected="1 or more")
+    prepare_output(args.json, "--json")
+    setup_environment()
+    config = load_config(args.config, args.cfg_options)
+    classes = list(config.metainfo["classes"])
+    table = PrettyTable(["regions", "by", "in test", *(f"IoU {name}" for name in classes)])
+    table.align = "r"
+    table.align["regions"] = table.align["by"] = "l"
+    report = []
+    for name, path, checkpoint, side in args.model:
+        if not side.isdigit() or int(side) < 1:
+            raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
+        model = load_model(path, checkpoint, args.device)
+        tokens, slic = cut(config, name, model, int(side), args)
+        for regions, pool, features in (
+            (f"HOOK tokens ({name})", tokens, "embedding"),
+            (f"HOOK tokens ({name})", tokens, "bands"),
+            (f"SLIC, as many as {name}", slic, "bands"),
+        ):
+            found = measure(pool, features, classes, args)
+            median, low, high = np.percentile(found["iou"], (50, 0, 100), axis=0)
+            number = len(pool.train) - sum(pool.train)
+            cells = [
+                f"{m:.1f} [{a:.1f}, {b:.1f}]" for m, a, b in zip(median, low, high, strict=True)
+            ]
+            table.add_row([regions, features, number, *cells])
+            row = {"regions": regions, "features": features, "number": number, "window": int(side)}
+            row |= {"median": median.tolist(), "draws": found["iou"].tolist()}
+            report.append(row)
+    print(
+        f"{args.per_class} labels a class from {args.labels_from}, measured on "
+        f"{args.measured_on}; median [range] over {args.draws} draws; {args.method}"
+    )
+    print(table)
+    if args.json:
+        options = {name: value for name, value in vars(args).items() if name != "json"}
+        write_json(
+            args.json,
+            {"command": shown_command(), "options": options, "classes": classes, "rows": report},
+        )
+
+
+if __name__ == "__main__":
+    main()
