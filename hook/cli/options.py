@@ -12,6 +12,9 @@ class CommandParser(argparse.ArgumentParser):
         own = given[: given.index("--")] if "--" in given else given
         if any(word.partition("=")[0] == "--model" for word in own):
             replaced = ("config", "checkpoint")
+            for action in self._actions:
+                if action.dest == "chip":  # an option that is followed by the two
+                    action.nargs, action.metavar = 1, "FILE"
             self.set_defaults(**dict.fromkeys(replaced))
             for group in (self, *self._action_groups):
                 actions = group._actions if group is self else group._group_actions
@@ -23,11 +26,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add CONFIG and CHECKPOINT, and ``--model`` in their place."""
     parser.add_argument("config", metavar="CONFIG", help="config the model was trained with")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
+    add_model_option(parser)
+
+
+def add_model_option(parser: argparse.ArgumentParser, whose: str = "") -> None:
+    """Add ``--model``."""
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="in place of CONFIG and CHECKPOINT: a model that 'hook models list' shows, or a "
-        "published .safetensors file",
+        help=f"{whose} in place of CONFIG and CHECKPOINT: a model that 'hook models list' shows, "
+        "or a published .safetensors file".strip(),
     )
 
 

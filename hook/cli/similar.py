@@ -4,7 +4,7 @@ import argparse
 import functools
 import sys
 
-from hook.cli.options import positive_int
+from hook.cli.options import add_model_option, positive_int
 
 
 def add_parser(commands) -> None:
@@ -35,12 +35,12 @@ def add_parser(commands) -> None:
     )
     queries.add_argument(
         "--chip",
-        nargs="+",
-        action=_Chip,
-        metavar=("FILE", "CONFIG CHECKPOINT"),
-        help="like this image, embedded by the model that the regions are from (config and "
-        "checkpoint, or the name of a published model): the mean of its tokens, weighted by pixels",
+        nargs=3,
+        metavar=("FILE", "CONFIG", "CHECKPOINT"),
+        help="like this image, embedded by the model that the regions are from: the mean of its "
+        "tokens, weighted by pixels; with --model, --chip FILE",
     )
+    add_model_option(parser, "of --chip")
     parser.add_argument(
         "--crs", metavar="CRS", help="of --at, such as EPSG:4326 (default: that of REGIONS)"
     )
@@ -64,18 +64,6 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=functools.partial(run, parser))
 
 
-class _Chip(argparse.Action):
-    """FILE CONFIG CHECKPOINT, or FILE NAME."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        if len(values) not in (2, 3):
-            parser.error(
-                f"argument {option_string}: expected FILE CONFIG CHECKPOINT, or FILE and the NAME "
-                f"of a model, got {len(values)} words"
-            )
-        setattr(namespace, self.dest, (*values, None)[:3])
-
-
 def _row(text: str) -> int:
     """Read a whole number from 0."""
     if not text.isascii() or not text.isdigit():
@@ -91,7 +79,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--crs is that of --at; files have their own")
     if args.token is not None and args.chip is None:
         parser.error("--token is one of --chip's")
-    chip, config, checkpoint = args.chip or (None, None, None)
+    if args.model is not None and args.chip is None:
+        parser.error("--model is that of --chip")
+    chip, config, checkpoint = (*(args.chip or ()), args.model, None, None)[:3]
     found = find_similar(
         args.regions,
         args.output,

@@ -67,10 +67,10 @@ def test_every_command_takes_a_name(named, scenes, seg_run, tmp_path, capsys):
         main(["map", *model, scene, str(folder / "map.tif"), "--window", "32", "-q"])
         main(["regions", *model, scene, str(folder / "r.parquet"), "--window", "32", "-q"])
         main(["predict", *model, scene, "--out", str(folder / "mask.tif"), "-q"])
-        chip = [scene, NAME] if model is by_name else [scene, *usual]
+        chip = [*by_name, "--chip", scene] if model is by_name else ["--chip", scene, *usual]
         if model is by_name:
             main(["tokens", *model, scene, str(folder / "tokens.png"), "-q"])
-        main(["similar", str(folder / "r.parquet"), str(folder / "s.gpkg"), "--chip", *chip, "-q"])
+        main(["similar", str(folder / "r.parquet"), str(folder / "s.gpkg"), *chip, "-q"])
     for name in ("map.tif", "mask.tif"):
         with rasterio.open(tmp_path / "usual" / name) as one, rasterio.open(
             tmp_path / "named" / name
@@ -92,7 +92,8 @@ def test_a_file_takes_the_place_of_a_name(seg_model, scenes, tmp_path):
         (["map", "--model", "nobody", "a.tif", "b.tif"], 1, "there is no model 'nobody'"),
         (["map", "a.tif", "b.tif"], 2, "required: INPUT, OUTPUT"),
         (["map", "--model", NAME, "b.tif"], 2, "OUTPUT"),
-        (["similar", "r", "o", "--chip", "a.tif"], 2, "FILE and the NAME"),
+        (["similar", "r", "o", "--chip", "a.tif"], 2, "expected 3 arguments"),
+        (["similar", "r", "o", "--id", "1", "--model", NAME], 2, "--model is that of --chip"),
         (["models"], 2, "ACTION"),
         (["models", "download", "nobody"], 1, "there is no model 'nobody'"),
     ],
