@@ -16,6 +16,7 @@ replaced).
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,11 +86,11 @@ class Pool:
         train: bool,
         embeddings: np.ndarray | None = None,
     ) -> None:
-        """Add the regions (H, W) of a window with its image (C, H, W) and mask (H, W)."""
+        """Add the regions (H, W) of a window, -1 where none is, its image (C, H, W) and mask."""
         known = regions >= 0
-        flat, values = regions[known], image[:, known].astype(np.float64)
-        truth = truth[known]
-        count = flat.max() + 1
+        values, truth = image[:, known].astype(np.float64), truth[known]
+        used, flat = np.unique(regions[known], return_inverse=True)  # nodata may hide a region
+        count = len(used)
         size = np.bincount(flat, minlength=count)
         mean = np.stack([np.bincount(flat, v, minlength=count) / size for v in values], 1)
         square = np.stack([np.bincount(flat, v * v, minlength=count) / size for v in values], 1)
@@ -237,11 +238,8 @@ def main() -> None:
     )
     print(table)
     if args.json:
-        options = {name: value for name, value in vars(args).items() if name != "json"}
-        write_json(
-            args.json,
-            {"command": shown_command(), "options": options, "classes": classes, "rows": report},
-        )
+        command = shown_command(sys.argv)
+        write_json(args.json, {"command": command, "classes": classes, "rows": report})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""few_labels: maps from a few labelled regions, counted against the masks."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from hook.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("analysis_tools/few_labels.py")
+
+
+def run(tool, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["few_labels.py", *map(str, arguments)])
+    monkeypatch.setattr(tool, "reports_errors", lambda main: main)
+    tool.main.__wrapped__()
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """One scene to label, the other to measure on."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}.tif\n")
+    return "--labels-from", tmp_path / "first.txt", "--measured-on", tmp_path / "second.txt"
+
+
+def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
+    report = tmp_path / "few.json"
+    options = ("--per-class", 1, "--draws", 3, "--num-tokens", 4, "--json", report)
+    run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
+    found = json.loads(report.read_text())
+    tokens, bands, slic = found["rows"]
+    assert (tokens["features"], bands["features"], slic["features"]) == (
+        "embedding",
+        "bands",
+        "bands",
+    )
+    assert tokens["number"] == bands["number"]
+    assert abs(slic["number"] - tokens["number"]) <= 0.2 * tokens["number"]
+    for row in found["rows"]:
+        draws = np.array(row["draws"])
+        assert draws.shape == (3, len(found["classes"]))
+        assert (draws >= 0).all() and (draws <= 100).all()
+        assert row["median"] == pytest.approx(np.median(draws, axis=0))
+    assert "SLIC, as many as tiny" in capsys.readouterr().out
+    again = tmp_path / "again.json"
+    options = (*options[:-1], again)
+    run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
+    assert json.loads(again.read_text())["rows"] == found["rows"]
+
+
+def test_iou_is_that_of_the_pixels(tool):
+    """Regions that tell the classes apart without fail give 100 %, whatever is drawn."""
+    pool = tool.Pool()
+    truth = np.kron([[0, 1], [1, 0]], np.ones((8, 8), int))
+    regions = np.kron([[0, 1], [2, 3]], np.ones((8, 8), int))
+    image = np.stack([truth * 50.0, 10 + truth * 3.0])
+    for train in (True, True, False):
+        pool.add(regions, image, truth, 2, train)
+    options = {"per_class": 2, "draws": 4, "seed": 0, "method": "linear", "strength": 1.0}
+    args = tool.argparse.Namespace(labels_from="train", **options)
+    found = tool.measure(pool, "bands", ["a", "b"], args)
+    assert found["labels"] == [4, 4] and (found["iou"] == 100).all()
+    # A quarter of what is measured is now of the other class: 3 of 4 parts right.
+    pool.pixels[8] = pool.pixels[8][::-1]
+    found = tool.measure(pool, "bands", ["a", "b"], args)
+    assert np.allclose(found["iou"], [[50, 100 * 2 / 3]] * 4)
+
+
+def test_what_cannot_be_measured(tool, seg_run, lists, monkeypatch):
+    model = ("--model", "tiny", *seg_run)
+    with pytest.raises(ConfigError, match="window"):
+        run(tool, monkeypatch, seg_run[0], *model, "wide", *lists)
+    with pytest.raises(ConfigError, match="1 or more"):
+        run(tool, monkeypatch, seg_run[0], *model, 16, *lists, "--draws", 0)
+    with pytest.raises(DataError, match="too few regions of class"):
+        run(tool, monkeypatch, seg_run[0], *model, 16, *lists, "--per-class", 1000)
