@@ -38,6 +38,7 @@ from hook.engine.runner import (
 from hook.errors import ConfigError, DataError
 from hook.progress import progress_bar
 from hook.registry import DATASETS
+from hook.zoo import find_model
 
 DEFAULT_BASE = "hook-fast-skip_vit-192x6_banepa-256"
 # An epoch of a few chips would end a training before it has begun.
@@ -128,7 +129,8 @@ def train(
             file, a table of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
         seed: Of weights and chips.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
-        pretrained: Checkpoint to start from; weights that do not fit are left out.
+        pretrained: Checkpoint, or name of a model, to start from; weights that do not fit are left
+            out.
         cfg_options: Dotted keys of the config to overwrite, at last, such as
             ``{"optim_wrapper.optimizer.lr": 1e-4}``.
         progress: Show a progress bar; elsewhere than on a terminal or in a notebook, ten lines.
@@ -192,7 +194,12 @@ def train(
     cfg = Config(load_config(config).to_dict(), filename=str(config), format_python_code=False)
     if resume:
         set_resume(cfg, "auto")
-    run_training(cfg, progress, device)
+    try:
+        run_training(cfg, progress, device)
+    except BaseException:
+        if not resume and find_resumable(out) is None:
+            config.unlink()  # nothing to go on with: the next attempt is a first one again
+        raise
     checkpoint = out / "checkpoint.pth"
     _keep_weights(find_resumable(out), checkpoint)
     curves = read_curves(out)
@@ -430,6 +437,8 @@ def _fit_run(cfg: Config, out: Path, seed: int, pretrained: Any) -> None:
     cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     cfg.load_from, cfg.resume = None, False
     if pretrained is not None:
+        if not Path(pretrained).suffix:
+            pretrained = find_model(pretrained)
         load_checkpoint(pretrained)  # a bad one shows before the data are read
         cfg.load_from = str(pretrained)
     # Nothing is chosen by the part held out; the last two epochs stay, to go on from.

@@ -11,10 +11,12 @@ import shapely
 from mmengine.config import Config
 from rasterio.transform import from_origin
 
-from hook.apis import SceneMapper, load_model, train
+from hook.apis import SceneMapper, load_model, train, training
 from hook.apis.folders import hold_out, inspect_files
+from hook.apis.inference import use_scope_of
 from hook.apis.training import TrainingResult, class_weights, read_curves
-from hook.engine.configs import config_root, find_config
+from hook.engine.configs import find_config
+from hook.engine.runner import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 
 # A model and a run that fit into seconds.
@@ -249,6 +251,7 @@ def test_rare_classes_weigh_more():
         (dict(palette=["#fff", "#000"]), ConfigError, "is no colour"),
         (dict(device="cuda:77"), ConfigError, "device cuda:77"),
         (dict(pretrained="none.pth"), CheckpointError, "none.pth does not exist"),
+        (dict(pretrained="nobody"), ConfigError, "there is no model 'nobody'"),
         (dict(cfg_options={"model.backbone.tokenizer.size_of_it": 3}), ConfigError, "size_of_it"),
         (dict(resume=True, overwrite=True), ConfigError, "exclude each other"),
         (dict(val=["scene"]), ConfigError, "holds out every image"),
@@ -260,7 +263,22 @@ def test_bad_arguments(scene, tmp_path, change, error, message):
         train(work_dir=tmp_path / "run", **(arguments | change))
     assert "remedy" in str(caught.value)
     # Nothing that a second attempt would stumble over.
-    assert not (tmp_path / "run" / "checkpoint.pth").exists()
+    assert not {"checkpoint.pth", "config.py"} & {p.name for p in (tmp_path / "run").glob("*")}
+
+
+def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monkeypatch):
+    cfg = load_config(find_config(training.DEFAULT_BASE))
+    use_scope_of(cfg)
+    found = inspect_files(scene / "scene.tif", scene / "mask.tif")
+    hold_out(found, 0.2, None, tmp_path)
+    found.splits["test"] = found.splits["val"]
+    training._fit_config_to_sizes(cfg, 4, 16, 2)
+    training.fit_config_to_data(cfg, found)
+    whole, counts = training._measure(cfg, found, False)
+    monkeypatch.setattr(training, "_MOST_CHIPS", 8)
+    part, fewer = training._measure(cfg, found, False)
+    assert counts.sum() == SIZE * round(0.8 * SIZE) and fewer.sum() < counts.sum() / 2
+    np.testing.assert_allclose(part["mean"], whole["mean"], rtol=0.25)
 
 
 def test_labels_of_one_class_only(scene, tmp_path):
@@ -274,31 +292,6 @@ def test_a_table_without_crs(scene, tmp_path):
     table = geopandas.read_file(scene / "squares.gpkg").set_crs(None, allow_override=True)
     with pytest.raises(DataError, match="cannot be placed"):
         train(scene / "scene.tif", table, tmp_path / "run", **SMALL)
-
-
-# ---------------------------------------------------------------------------------- configs
-def test_configs_are_found_by_name():
-    path = find_config("hook-fast-skip_vit-192x6_banepa-256")
-    assert path == config_root() / "hook" / "hook-fast-skip_vit-192x6_banepa-256.py"
-    assert find_config("hook/demo_hook.py").is_file()
-    with pytest.raises(ConfigError, match="there is .*demo_hook"):
-        find_config("demo_hok")
-
-
-def test_a_wheel_holds_the_configs(repo, tmp_path):
-    setuptools = pytest.importorskip("setuptools")
-    distribution = setuptools.Distribution({"packages": []})
-    code = (repo / "setup.py").read_text().replace("setup(cmdclass", "dict(cmdclass")
-    names = {"__file__": str(repo / "setup.py"), "__name__": "setup"}
-    exec(compile(code, "setup.py", "exec"), names)
-    command = names["BuildWithConfigs"](distribution)
-    command.build_lib, command.editable_mode = str(tmp_path), False
-    command.ensure_finalized()
-    command.run()
-    shipped = tmp_path / "hook" / ".mim" / "configs"
-    name = "hook/hook-fast-skip_vit-192x6_banepa-256.py"
-    assert Config.fromfile(shipped / name).model == Config.fromfile(config_root() / name).model
-    assert not list(shipped.rglob("*.json")) and list(shipped.rglob("*.txt"))
 
 
 def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):

@@ -8,8 +8,6 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from hook.datasets.statistics import BandStatistics
-
 SCRIPT = "tools/dataset_tools/statistics.py"
 
 
@@ -111,18 +109,6 @@ def load_tool(repo):
     spec.loader.exec_module(tool)
     sys.path[:] = path
     return tool
-
-
-def test_merging_is_exact_for_a_large_mean():
-    rng = np.random.default_rng(1)
-    images = [rng.normal(1e7, 1, (rng.integers(1, 9), 7, 2)) for _ in range(50)]
-    statistics = BandStatistics()
-    for image in images:
-        statistics.update(image, np.ones(image.shape[:2]))
-    everything = np.concatenate([image.reshape(-1, 2) for image in images])
-    result = statistics.result()
-    np.testing.assert_allclose(result["mean"], everything.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(result["std"], everything.std(axis=0), rtol=1e-9)
 
 
 def test_the_standard_library_is_not_hidden_from_sibling_scripts(repo):
