@@ -1,6 +1,6 @@
 # The building segmenter that ships with the package: under half a million weights.
 _base_ = ["hook-fast-skip_vit-192x6_banepa-256.py"]
-channels = (24, 32, 40, 48)
+channels = (24, 32, 40, 40)
 model = dict(
     backbone=dict(
         tokenizer=dict(seed_dims=64),
