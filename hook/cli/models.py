@@ -60,6 +60,7 @@ def _list(args: argparse.Namespace) -> None:
             "scores": f"{scores} ({entry.measured_on})" if scores else "not measured",
             "data": entry.data,
             "licence": entry.licence,
+            "credit": entry.attribution,
             "file": f"{entry.size / 1e6:.2f} MB, {where}",
         }
         print(entry.name)
