@@ -97,6 +97,7 @@ class Layer(ABC):
             "COMPRESS": "DEFLATE",
             "BIGTIFF": "IF_SAFER",
             "OVERVIEW_RESAMPLING": self.resampling,
+            "NUM_THREADS": "ALL_CPUS",  # blocks are written in order: the bytes are the same
             **self.creation_options,
         }
 
