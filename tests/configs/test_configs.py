@@ -44,7 +44,9 @@ def test_config(path):
     assert head.num_classes == len(metainfo.classes)
     assert len(set(metainfo.classes)) == len(metainfo.classes)
     assert model_facts(model.backbone)["in_channels"] == len(metainfo.bands)
-    for split in ("val", "test"):
+    if cfg.val_dataloader is None:  # nothing is chosen while it is trained
+        assert cfg.val_evaluator is None and cfg.val_cfg is None
+    for split in ("val", "test") if cfg.val_dataloader else ("test",):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
         assert f"{split}_evaluator" in cfg
     assert list(cfg.model.data_preprocessor["mean"]) == list(metainfo.mean)
