@@ -91,6 +91,25 @@ def raster_files(images: Any) -> Iterator[Any]:
             yield stack.enter_context(raster_file(images))
 
 
+def refuse_resume(resume: bool, output: Any) -> None:
+    """Refuse to resume a run whose files vanish with it.
+
+    Args:
+        resume: Whether the caller asked for it.
+        output: The caller's output; None where the result goes back as an array or a table.
+
+    Raises:
+        ConfigError: ``resume`` is set.
+    """
+    if resume:
+        raise ConfigError(
+            "resume goes on with files",
+            expected="a scene in files, and an output",
+            found="an array" if output is not None else "no output",
+            remedy="write the scene to a GeoTIFF and give output, or leave resume out",
+        )
+
+
 def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
     """Take an array apart: values (C, H, W), what rasterio writes beside them, band names."""
     if isinstance(image, np.ndarray):

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from hook.apis.arrays import is_array, raster_files, read_class_map, require_xarray
+from hook.apis.arrays import is_array, raster_files, read_class_map, refuse_resume, require_xarray
 from hook.apis.inference import default_window, is_segmentation, num_classes_of
 from hook.apis.profiling import require_compiler
 from hook.apis.provenance import model_card
@@ -318,13 +318,7 @@ class SceneMapper(SceneModel):
 
     def _map_array(self, input: Any, output: Any, **options: Any) -> Any:
         """Map by way of files that vanish: what came as an array, or goes back as one."""
-        if options["resume"]:
-            raise ConfigError(
-                "resume goes on with files",
-                expected="a scene in files, and an output",
-                found="an array" if output is not None else "no output",
-                remedy="write the scene to a GeoTIFF and give output, or leave resume out",
-            )
+        refuse_resume(options["resume"], output)
         if output is None and options["scores"] and options["scores_path"] is None:
             raise ConfigError(
                 "scores need a file",

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from hook.apis.arrays import is_array, raster_files
+from hook.apis.arrays import is_array, raster_files, refuse_resume
 from hook.apis.inference import default_window
 from hook.apis.mapping import WindowPredictor
 from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
@@ -306,13 +306,7 @@ class RegionExtractor(SceneModel):
 
     def _extract_array(self, input: Any, output: Any, **options: Any) -> Any:
         """Extract by way of files that vanish: what came as an array, or goes back as a table."""
-        if options["resume"]:
-            raise ConfigError(
-                "resume goes on with files",
-                expected="a scene in files, and an output",
-                found="an array" if output is not None else "no output",
-                remedy="write the scene to a GeoTIFF and give output, or leave resume out",
-            )
+        refuse_resume(options["resume"], output)
         with raster_files(input) as files, TemporaryDirectory(prefix="hook-") as folder:
             if output is not None:
                 return self.extract(files, output, **options)
