@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from hook.errors import ConfigError, DataError
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
+from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions, driver_of, read_vectors, refuse_inputs
 from hook.scenes.staging import StagedFiles
 
@@ -37,6 +38,7 @@ def find_similar(
     model: "str | os.PathLike | Config | nn.Module | None" = None,
     checkpoint: str | os.PathLike | None = None,
     token: int | None = None,
+    embedding: str = "tokens",
     device: str = "cpu",
     crs: object = None,
     k: int = 50,
@@ -60,6 +62,7 @@ def find_similar(
             :func:`hook.apis.load_model`.
         checkpoint: Checkpoint of the config; None with a model.
         token: For ``chip``: only this token of it.
+        embedding: For ``chip``: what the regions are embedded by, ``"tokens"`` or ``"seeds"``.
         device: Where the config's model runs.
         crs: CRS of ``at`` or of a shape; None: that of the regions. Tables and files have their
             own.
@@ -90,7 +93,8 @@ def find_similar(
             expected=f"one of {', '.join(queries)}",
             found=", ".join(given) or "nothing",
         )
-    _check_options(given[0], polygon, model, checkpoint, token, crs)
+    kind = None if embedding == "tokens" else embedding
+    _check_options(given[0], polygon, model, checkpoint, token, kind, crs)
     with StagedFiles(overwrite) as files:
         if output is not None:
             driver_of(output)
@@ -114,7 +118,7 @@ def find_similar(
             from hook.apis.inference import as_model  # with MMEngine, for this query only
 
             loaded = as_model(model, checkpoint, device)
-            found = index.by_vector(embed_chip(loaded, chip, token=token), k)
+            found = index.by_vector(embed_chip(loaded, chip, token=token, embedding=embedding), k)
         if output is not None:
             Regions.from_table(found).write(staged, Path(output), layer)
         files.commit()
@@ -128,8 +132,9 @@ def embed_chip(
     *,
     token: int | None = None,
     num_tokens: int | None = None,
+    embedding: str = "tokens",
 ) -> np.ndarray:
-    """Embed an image as the regions of a scene are: by the last block's tokens.
+    """Embed an image as the regions of a scene are.
 
     Args:
         model: From :func:`hook.apis.load_model`.
@@ -139,6 +144,9 @@ def embed_chip(
         token: This token's embedding, as :func:`hook.apis.tokenize` numbers them; None: the mean
             of all, weighted by the valid pixels that they own.
         num_tokens: Number of tokens; None takes the model's.
+        embedding: By the last block's ``"tokens"`` or by the ``"seeds"``, see
+            :class:`hook.apis.RegionExtractor`; of the seeds of all valid pixels, or of those that
+            the token owns.
 
     Returns:
         (D,) float32.
@@ -174,7 +182,7 @@ def embed_chip(
             found=f"shape {valid.shape} with {int(valid.sum())}",
         )
     with use_tokens(model, num_tokens):
-        predict = RegionPredictor(model, fixed=num_tokens is not None)
+        predict = RegionPredictor(model, fixed=num_tokens is not None, embedding=embedding)
         try:
             answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])
         except ConfigError as error:
@@ -183,18 +191,22 @@ def embed_chip(
                 found=error.found or error.what,
                 remedy="cut or resize it to the window that the regions were made with",
             ) from None
+    owners = answer.owners[0]
+    number = int(owners.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
+    if token is not None and not 0 <= token < number:
+        raise ConfigError(f"{name}: no such token", expected=f"0 to {number - 1}", found=token)
+    if answer.seeds is not None:
+        chosen = valid if token is None else valid & (owners == token)
+        seeds = answer.seed_of_pixel[0][chosen]
+        return pool_seeds(answer.seeds[0], seeds, np.zeros(len(seeds), int), 1)[0]
     embeddings = answer.embeddings[0]
     if token is not None:
-        if not 0 <= token < len(embeddings):
-            raise ConfigError(
-                f"{name}: no such token", expected=f"0 to {len(embeddings) - 1}", found=token
-            )
         return embeddings[token]
     pixels = np.bincount(answer.owners[0][valid], minlength=len(embeddings))
     return (pixels @ embeddings.astype(np.float64) / pixels.sum()).astype(np.float32)
 
 
-def _check_options(query: str, polygon, model, checkpoint, token, crs) -> None:
+def _check_options(query: str, polygon, model, checkpoint, token, embedding, crs) -> None:
     """Refuse options that the query would not heed."""
     if query == "chip" and model is None:
         raise ConfigError(
@@ -202,7 +214,8 @@ def _check_options(query: str, polygon, model, checkpoint, token, crs) -> None:
             expected="the config and checkpoint that the regions are from",
             found="no model",
         )
-    for name, value in (("model", model), ("checkpoint", checkpoint), ("token", token)):
+    given = dict(model=model, checkpoint=checkpoint, token=token, embedding=embedding)
+    for name, value in given.items():
         if value is not None and query != "chip":
             raise ConfigError(f"{name} goes with a chip", found=f"a search by {query}")
     with_own = polygon is not None and not isinstance(polygon, BaseGeometry)

@@ -308,7 +308,7 @@ def _look(
             found=f"{len(passes)} passes",
             remedy="cut it to the crop_size of the model's test_cfg",
         )
-    images, tokenized, tokens = passes[0]
+    images, tokenized, tokens, _ = passes[0]
     padded = tuple(images.shape[-2:])
     attention = tokenized.assignment.float()
     height, width = valid.shape

@@ -42,6 +42,13 @@ def add_parser(commands) -> None:
         "most like (default: keep all)",
     )
     parser.add_argument(
+        "--embedding",
+        choices=("tokens", "seeds"),
+        default="tokens",
+        help="what tells regions apart: their tokens (default), or means and standard deviations "
+        "of their seeds of 4 x 4 pixels, better for what the model was not trained on",
+    )
+    parser.add_argument(
         "--merge",
         action="store_true",
         help="join regions of neighbouring windows that touch and whose embeddings agree; best "
@@ -84,6 +91,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         num_tokens=args.num_tokens,
         threads=args.threads,
         min_region=args.min_region,
+        embedding=args.embedding,
     )
     report = extractor.extract(
         args.input,

@@ -48,6 +48,12 @@ def add_parser(commands) -> None:
         "--token", type=_row, metavar="N", help="of --chip: this token alone, from 0"
     )
     parser.add_argument(
+        "--embedding",
+        choices=("tokens", "seeds"),
+        default="tokens",
+        help="of --chip: what REGIONS are embedded by (default: tokens)",
+    )
+    parser.add_argument(
         "-k", type=positive_int, default=50, metavar="N", help="regions to find (default 50)"
     )
     parser.add_argument(
@@ -92,6 +98,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         model=config,
         checkpoint=checkpoint,
         token=args.token,
+        embedding=args.embedding,
         device=args.device,
         crs=args.crs,
         k=args.k,

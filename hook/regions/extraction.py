@@ -85,7 +85,8 @@ def extract_regions(
     where all bands are valid; null where none is), ``embedding``, and the geometry: multipolygons,
     or with ``explode`` polygons. With scores of tokens the class is that of the largest score;
     with scores of pixels the most frequent one among the region's pixels, the lower index of
-    equals, and ``score`` is its mean probability over the region.
+    equals, and ``score`` is its mean probability over the region. The embedding is the token's;
+    where ``tokenize`` gives seeds, it is their means and standard deviations over the region.
 
     Merging joins regions of neighbouring windows that share an edge along the seam where the
     cosine of their embeddings is above the threshold, and what is joined through others: regions

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from hook.errors import SceneError
 from hook.scenes.blocks import BlockPlan
@@ -11,16 +12,23 @@ from hook.scenes.grid import WindowGrid
 
 
 class TokenBatch(NamedTuple):
-    """What is known of the tokens of a batch of windows. Scores of one kind at most."""
+    """What is known of the tokens of a batch of windows. Scores of one kind at most.
+
+    A region's embedding is its token's, or, of ``seeds``, their means and standard deviations.
+    """
 
     owners: np.ndarray
     """(B, h, w) integers: the token, from 0 to N - 1, that each pixel belongs to."""
-    embeddings: np.ndarray
-    """(B, N, D) real numbers."""
+    embeddings: np.ndarray | None
+    """(B, N, D) real numbers; None with ``seeds``."""
     token_scores: np.ndarray | None = None
     """(B, N, K) class probabilities of each token."""
     pixel_scores: np.ndarray | None = None
     """(B, K, h, w) class probabilities of each pixel."""
+    seeds: np.ndarray | None = None
+    """(B, M, D / 2) real numbers; zero for a seed of which nothing is known."""
+    seed_of_pixel: np.ndarray | None = None
+    """(B, h, w) integers: the seed, from 0 to M - 1, that each pixel lies in; with ``seeds``."""
 
 
 @dataclass(frozen=True)
@@ -57,47 +65,106 @@ class RegionPlan:
 
 def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch:
     """Refuse a model's answer of another shape or with impossible values; copy it."""
-    owners, embeddings, *scores = (None if a is None else np.asarray(a) for a in answer)
+    answer = TokenBatch(*(None if a is None else np.asarray(a) for a in answer))
+    if (answer.embeddings is None) == (answer.seeds is None):
+        raise SceneError(
+            "the model's answer to a batch of windows",
+            expected="embeddings or seeds",
+            found="neither" if answer.seeds is None else "both",
+        )
     side, k = plan.window, plan.num_classes
-    number = embeddings.shape[1] if embeddings.ndim == 3 else 0
-    wanted = [
-        ("owners", owners, (batch, side, side)),
-        ("embeddings", embeddings, (batch, max(number, 1), plan.embed_dims)),
-        ("token_scores", scores[0], (batch, number, k)),
-        ("pixel_scores", scores[1], (batch, k, side, side)),
-    ]
-    for name, array, shape in wanted:
-        if array is not None and array.shape != shape:
+    tokens, seeds = _count(answer.embeddings), _count(answer.seeds)
+    if answer.embeddings is None:  # a token beyond the last that owns a pixel does not matter
+        scores = answer.token_scores
+        tokens = int(answer.owners.max(initial=0)) + 1 if scores is None else _count(scores)
+    shapes = {
+        "owners": (batch, side, side),
+        "embeddings": (batch, max(tokens, 1), plan.embed_dims),
+        "token_scores": (batch, tokens, k),
+        "pixel_scores": (batch, k, side, side),
+        "seeds": (batch, max(seeds, 1), plan.embed_dims // 2),
+        "seed_of_pixel": (batch, side, side),
+    }
+    bounds = {"owners": tokens, "seed_of_pixel": seeds}
+    for name, array in answer._asdict().items():
+        what = f"the model's answer to a batch of windows: {name}"
+        if array is None:
+            continue
+        if array.shape != shapes[name]:
             raise SceneError(
-                f"the model's answer to a batch of windows: {name}",
-                expected=f"shape {shape}",
+                what,
+                expected=f"shape {shapes[name]}",
                 found=f"shape {array.shape}",
                 remedy="check embed_dims and class_names, and that the model answers at the "
                 "input's resolution",
             )
-        if array is not None and name != "owners" and not np.isfinite(array).all():
+        if name in bounds and (array.min() < 0 or array.max() >= bounds[name]):
             raise SceneError(
-                f"the model's answer to a batch of windows: {name}",
+                what,
+                expected=f"0 to {bounds[name] - 1}",
+                found=f"{array.min()} to {array.max()}",
+            )
+        if name not in bounds and not np.isfinite(array).all():
+            raise SceneError(
+                what,
                 expected="finite numbers",
                 found="NaN or infinity",
                 remedy="check the model's weights and the scene's values",
             )
-    given = sum(array is not None for array in scores)
+    if (answer.seeds is None) != (answer.seed_of_pixel is None):
+        raise SceneError(
+            "the model's answer to a batch of windows",
+            expected="seed_of_pixel with seeds",
+            found="one of them",
+        )
+    given = sum(array is not None for array in (answer.token_scores, answer.pixel_scores))
     if given != (plan.class_names is not None):
         raise SceneError(
             "the model's answer to a batch of windows",
             expected="scores of tokens or of pixels with class_names, none without",
             found=f"{given} kinds of scores, {k} class names",
         )
-    if owners.min() < 0 or owners.max() >= number:
-        raise SceneError(
-            "the model's answer to a batch of windows: owners",
-            expected=f"0 to {number - 1}",
-            found=f"{owners.min()} to {owners.max()}",
-        )
     # Copies, because the model may use its buffers again before these are looked at.
     return TokenBatch(
-        np.array(owners, np.int32),
-        np.array(embeddings, np.float32),
-        *(None if array is None else np.array(array, np.float32) for array in scores),
+        **{
+            name: None if a is None else np.array(a, np.int32 if name in bounds else np.float32)
+            for name, a in answer._asdict().items()
+        }
     )
+
+
+def _count(vectors: np.ndarray | None) -> int:
+    """Number of vectors of a window (B, n, ...)."""
+    return vectors.shape[1] if vectors is not None and vectors.ndim == 3 else 0
+
+
+def pool_seeds(
+    seeds: np.ndarray, seed_of_pixel: np.ndarray, labels: np.ndarray, count: int
+) -> np.ndarray:
+    """Embed regions by the seeds that their pixels lie in.
+
+    What a region's bands are to its colour these are to its texture and surroundings: means alone
+    say what is typical of it, the spread how mixed it is.
+
+    Args:
+        seeds: (M, F) features; a seed that is all zero does not count.
+        seed_of_pixel: (P,) the seed of each pixel.
+        labels: (P,) the region of each pixel.
+        count: Number of regions n.
+
+    Returns:
+        (n, 2 F) float32: means over a region's pixels, then standard deviations; zero where none
+        of its seeds counts.
+    """
+    known = seeds.any(axis=1)
+    pairs = np.ones(len(labels)), (labels, seed_of_pixel)
+    shares = sparse.coo_array(pairs, shape=(count, len(seeds))).tocsr()[:, known]
+    pixels = np.maximum(shares.sum(axis=1), 1)[:, np.newaxis]
+    features = seeds[known].astype(np.float64)
+    means = shares @ features / pixels
+    # Of differences from the window's mean: squares of the features would lose digits.
+    centre = features.mean(axis=0) if len(features) else 0
+    shift = np.where(shares.sum(axis=1)[:, np.newaxis] > 0, means - centre, 0)
+    squares = shares @ (features - centre) ** 2 / pixels
+    spread = np.sqrt(np.maximum(squares - shift**2, 0))
+    return np.concatenate([means, spread], axis=1).astype(np.float32)

@@ -11,7 +11,7 @@ import shapely
 from rasterio import features
 
 from hook.errors import SceneError
-from hook.regions.plan import RegionPlan, TokenBatch
+from hook.regions.plan import RegionPlan, TokenBatch, pool_seeds
 from hook.scenes.blocks import Block
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
@@ -127,13 +127,18 @@ class StripWriter:
         labels, tokens = _number_regions(labels, self._plan.explode)
         count, own = len(tokens), labels[inside]
         pixels = np.bincount(own, minlength=count)
+        if answer.seeds is None:
+            embeddings = answer.embeddings[tokens]
+        else:
+            seeds = answer.seed_of_pixel[part][inside]
+            embeddings = pool_seeds(answer.seeds, seeds, own, count)
         regions = RegionTable(
             np.full(count, self._number(window), np.int64),
             tokens.astype(np.int32),
             pixels,
             *_measure(image[part], inside & valid[part], labels, count),
             *self._count_classes(answer, part, inside, own, tokens, pixels),
-            answer.embeddings[tokens],
+            embeddings,
             np.empty(count, object),
         )
         base = sum(len(earlier.tokens) for earlier in self._parts)

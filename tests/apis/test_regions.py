@@ -153,6 +153,47 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
     assert "forward_tokens" not in vars(model.backbone)
 
 
+def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
+    model = load_model(*seg_run)
+    scene, out = scenes / "images" / "second.tif", tmp_path / "r.parquet"
+    options = dict(batch_size=2, overlap=0, explode=True, progress=False)
+    RegionExtractor(model, embedding="seeds").extract(scene, out, **options)
+    table = geopandas.read_parquet(out)
+    with rasterio.open(scene) as source:
+        image, valid = source.read([2, 1]).astype(np.float32), source.dataset_mask() > 0
+        transform = source.transform
+    units = np.where(valid, image * np.float32(0.01), np.float32(1.3))
+    inputs = (torch.from_numpy(units[None, :, :32, 32:64]) - 1.3) / 0.7
+    with torch.no_grad():
+        seeds = model.backbone.tokenizer.perceive(inputs).features[0].numpy()
+    pixels = seeds.repeat(4, axis=0).repeat(4, axis=1)
+    own = table[table.window_id == 1]
+    assert len(own) > len(own.token_id.unique()) > 1
+    for row in own.itertuples():
+        mask = rasterio.features.geometry_mask([row.geometry], valid.shape, transform, invert=True)
+        mine = pixels[mask[:32, 32:64]]
+        wanted = np.concatenate([mine.mean(0), mine.std(0)])
+        np.testing.assert_allclose(row.embedding, wanted, atol=1e-5)
+    tokens = RegionExtractor(model).extract(scene, **options)
+    assert tokens.drop(columns="embedding").equals(table.drop(columns="embedding"))
+    with pytest.raises(ConfigError, match="tokens or seeds"):
+        RegionExtractor(model, embedding="pixels")
+
+
+def test_seeds_of_a_model_that_chooses_the_number_of_tokens(cls_run):
+    model = load_model(*cls_run)
+    windows = np.random.default_rng(0).integers(0, 255, (4, 3, 16, 16)).astype(np.uint8)
+    valid = np.ones((4, 16, 16), bool)
+    expected = RegionPredictor(model, embedding="seeds")(windows, valid)
+    assert expected.seeds.shape == (4, 16, model.backbone.tokenizer.seed_dims)
+    assert expected.seed_of_pixel[0, 4, 3] == 4 and expected.embeddings is None
+    for explained in (0.02, 0.05, 0.1, 0.2):
+        model.backbone.explained = explained
+        answer = RegionPredictor(model, embedding="seeds")(windows, valid)
+        np.testing.assert_allclose(answer.seeds, expected.seeds, atol=1e-5)
+    assert "vectorize" not in vars(model.backbone.tokenizer)
+
+
 def test_fields_of_bands_chosen_by_number(seg_run, scenes, tmp_path):
     model = load_model(*seg_run)
     scene = scenes / "images" / "third.tif"
@@ -194,6 +235,9 @@ def test_bad_input(seg_run, scenes, tmp_path):
     model.train()
     with pytest.raises(ConfigError, match="training mode"):
         RegionPredictor(model)
-    model.eval().backbone = torch.nn.Identity()
+    model.eval().backbone.tokenizer = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="Identity has no seeds"):
+        RegionPredictor(model, embedding="seeds")
+    model.backbone = torch.nn.Identity()
     with pytest.raises(ConfigError, match="Identity has no tokens"):
         RegionPredictor(model)

@@ -80,6 +80,32 @@ def test_the_number_of_tokens_of_a_chip(seg_run, chip):
     assert not np.allclose(one, embed_chip(model, path), atol=1e-4)
 
 
+def test_a_chip_embedded_by_seeds(seg_run, scenes, chip, tmp_path):
+    model = load_model(*seg_run)
+    values, valid, path = chip
+    extractor = RegionExtractor(model, embedding="seeds")
+    table = extractor.extract(path, overlap=0, progress=False)  # one window
+    own = table.set_index("token_id")
+    assert len(own) > 1
+    for token, row in own.iterrows():
+        found = embed_chip(model, path, token=token, embedding="seeds")
+        np.testing.assert_allclose(found, row.embedding, atol=1e-5)
+    # Means of all seeds are those of the regions, weighted by their pixels.
+    half = own.embedding.iloc[0].size // 2
+    mean = np.average(vectors(own)[:, :half], axis=0, weights=own.pixels)
+    found = embed_chip(model, values, valid, embedding="seeds")
+    np.testing.assert_allclose(found[:half], mean, atol=1e-5)
+    options = dict(chip=path, model=model, token=int(own.index[0]), k=3)
+    alike = find_similar(table, embedding="seeds", **options)
+    assert alike.region_id[0] == 0
+    with pytest.raises(ConfigError, match="as the embeddings of"):
+        find_similar(table, **options)
+    with pytest.raises(ConfigError, match="no such token"):
+        embed_chip(model, path, token=99, embedding="seeds")
+    with pytest.raises(ConfigError, match="embedding goes with a chip"):
+        find_similar(table, id=0, embedding="seeds")
+
+
 def test_search_by_chip(seg_run, regions, chip, tmp_path):
     table, (values, _, path) = geopandas.read_parquet(regions), chip
     own = table[table.window_id == 0]

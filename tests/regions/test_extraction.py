@@ -22,6 +22,7 @@ from scipy import ndimage
 from hook.errors import SceneError
 from hook.regions import TokenBatch, extract_regions, layer
 from hook.regions.extraction import REGIONS
+from hook.regions.plan import pool_seeds
 from hook.scenes import WindowGrid
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
@@ -223,6 +224,47 @@ def fields():
     parts = [ndimage.label(fields == number)[1] for number in range(1, 10)]
     assert max(parts) == 1, "the fields are connected"
     return fields
+
+
+@pytest.mark.parametrize("options", [{}, {"overlap": 0.25, "explode": True}])
+def test_regions_embedded_by_their_seeds(models, scene, tmp_path, options):
+    """With pixels as seeds and bands as features the embedding is the statistics of the bands."""
+
+    def tokenize(windows, valid):
+        seeds = windows.reshape(*windows.shape[:2], -1).transpose(0, 2, 1)
+        seeds = np.where(valid.reshape(len(valid), -1, 1), seeds, 0)
+        places = np.broadcast_to(np.arange(32 * 32).reshape(32, 32), valid.shape)
+        answer = models.by_value(windows, valid)
+        return answer._replace(embeddings=None, seeds=seeds, seed_of_pixel=places)
+
+    run(tokenize, scene, tmp_path / "r.parquet", embed_dims=8, **options)
+    run(models.by_value, scene, tmp_path / "same.parquet", **options)
+    found, same = (
+        geopandas.read_parquet(tmp_path / name) for name in ("r.parquet", "same.parquet")
+    )
+    assert found.drop(columns="embedding").equals(same.drop(columns="embedding"))
+    known = found.mean_red.notna()  # a region without a pixel that is valid in all bands
+    assert known.sum() > 20
+    bands = [f"{kind}_{band}" for kind in ("mean", "std") for band in OPTIONS["band_names"]]
+    embeddings = np.stack(found.embedding)
+    np.testing.assert_allclose(embeddings[known], found[bands][known], rtol=1e-5, atol=1e-3)
+    assert not embeddings[~known].any()
+
+
+def test_pooled_seeds():
+    """Against numpy, region by region; a seed that is zero does not count."""
+    rng = np.random.default_rng(0)
+    seeds, labels = rng.normal(50, 0.01, (30, 5)), rng.integers(0, 6, 400)
+    places = rng.integers(0, 30, 400)
+    seeds[:4] = 0
+    places[labels == 3] = 2  # a region of which nothing is known
+    found = pool_seeds(seeds, places, labels, 7)
+    assert found.shape == (7, 10) and found.dtype == np.float32
+    for region in (0, 1, 2, 4, 5):
+        own = seeds[places[(labels == region) & (places > 3)]]
+        np.testing.assert_allclose(found[region, :5], own.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found[region, 5:], own.std(0), rtol=1e-4)
+    assert not found[[3, 6]].any()
 
 
 @pytest.fixture

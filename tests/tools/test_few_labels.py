@@ -32,13 +32,11 @@ def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
     options = ("--per-class", 1, "--draws", 3, "--num-tokens", 4, "--json", report)
     run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
     found = json.loads(report.read_text())
-    tokens, bands, slic = found["rows"]
-    assert (tokens["features"], bands["features"], slic["features"]) == (
-        "embedding",
-        "bands",
-        "bands",
-    )
-    assert tokens["number"] == bands["number"]
+    tokens, seeds, bands, slic = found["rows"]
+    kinds = [row["features"] for row in found["rows"]]
+    assert kinds == ["tokens", "seeds", "bands", "bands"]
+    assert tokens["number"] == seeds["number"] == bands["number"]
+    assert seeds["draws"] != tokens["draws"]
     assert abs(slic["number"] - tokens["number"]) <= 0.2 * tokens["number"]
     for row in found["rows"]:
         draws = np.array(row["draws"])

@@ -9,10 +9,10 @@ labelled with the class of most of its pixels.
         --model "EuroSAT" configs/hook/hook-fast_vit-192x6_eurosat-2k-64.py eurosat.pth 64 \
         --model "task" configs/hook/hook-fast-skip_vit-192x6_banepa-256.py banepa.pth 256
 
-Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has three rows: its regions by their tokens'
-embeddings, the same regions by their bands, and SLIC's regions, as many in every window, by their
-bands. CONFIG of the data says where images and masks are (its test data set, whose ``split`` is
-replaced).
+Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by their tokens, by their
+seeds and by their bands, and SLIC's regions, as many in every window, by their bands (of seeds and
+bands: means and standard deviations). CONFIG of the data says where images and masks are (its test
+data set, whose ``split`` is replaced).
 """
 
 import argparse
@@ -31,10 +31,12 @@ from tqdm import tqdm
 from hook.apis import RegionPredictor, classify_regions, load_model
 from hook.apis.inference import use_tokens
 from hook.apis.profiling import prepare_output, shown_command, write_json
+from hook.apis.regions import EMBEDDINGS
 from hook.engine.runner import add_config_options, load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
+from hook.regions.plan import pool_seeds
 from hook.registry import DATASETS
 
 
@@ -72,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 class Pool:
     """Regions of many windows, one row each."""
 
-    embeddings: list[np.ndarray] = field(default_factory=list)
+    embeddings: dict[str, list[np.ndarray]] = field(default_factory=dict)
     bands: list[np.ndarray] = field(default_factory=list)  # mean and standard deviation of each
     pixels: list[np.ndarray] = field(default_factory=list)  # of each class in the mask
     train: list[bool] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Pool:
         truth: np.ndarray,
         number: int,
         train: bool,
-        embeddings: np.ndarray | None = None,
+        embeddings: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Add the regions (H, W) of a window, -1 where none is, its image (C, H, W) and mask."""
         known = regions >= 0
@@ -101,17 +103,17 @@ class Pool:
         self.bands += list(np.concatenate([mean, spread], axis=1))
         self.pixels += list(counts)
         self.train += [train] * int(count)
-        if embeddings is not None:
-            self.embeddings += list(embeddings)
+        for kind, vectors in (embeddings or {}).items():
+            self.embeddings.setdefault(kind, []).extend(vectors)
 
-    def table(self) -> geopandas.GeoDataFrame:
+    def table(self, embedding: str | None = None) -> geopandas.GeoDataFrame:
         """Give the regions as `hook regions` does, in places of no meaning."""
         bands, rows = np.array(self.bands), np.arange(len(self.bands))
         half = bands.shape[1] // 2
         columns: dict[str, Any] = {f"mean_{i}": bands[:, i] for i in range(half)}
         columns |= {f"std_{i}": bands[:, half + i] for i in range(half)}
-        if self.embeddings:
-            columns["embedding"] = list(np.array(self.embeddings, np.float32))
+        if embedding is not None:
+            columns["embedding"] = list(np.array(self.embeddings[embedding], np.float32))
         return geopandas.GeoDataFrame(
             columns, geometry=shapely.box(rows, 0, rows + 1, 1), crs="EPSG:3857"
         )
@@ -144,25 +146,33 @@ def cut(
 ) -> tuple[Pool, Pool]:
     """Cut all images into the regions of a model, and into as many of SLIC's."""
     number = len(config.metainfo["classes"])
-    predict = RegionPredictor(model, args.num_tokens is not None, args.min_region)
-    tokens, slic = Pool(), Pool()
+    predict, perceive = (
+        RegionPredictor(model, args.num_tokens is not None, args.min_region, kind)
+        for kind in EMBEDDINGS
+    )
+    own, slic = Pool(), Pool()
     with use_tokens(model, args.num_tokens):
         for split in (args.labels_from, args.measured_on):
             train = split == args.labels_from
             for image, valid, truth in read_windows(config, split, side):
-                answer = predict(np.ascontiguousarray(image)[None].astype(np.float32), valid[None])
-                owners = np.where(valid, answer.owners[0], -1)
-                parts = connected_components(owners)
                 if not valid.any():
                     continue
-                first = np.unique(parts[valid], return_index=True)[1]
-                embeddings = answer.embeddings[0][owners[valid][first]]
-                tokens.add(parts, image, truth, number, train, embeddings)
+                window = np.ascontiguousarray(image)[None].astype(np.float32), valid[None]
+                answer, seeds = predict(*window), perceive(*window)
+                owners = np.where(valid, answer.owners[0], -1)
+                parts = connected_components(owners)
+                _, first, labels = np.unique(parts[valid], return_index=True, return_inverse=True)
+                places = seeds.seed_of_pixel[0][valid]
+                embeddings = {
+                    "tokens": answer.embeddings[0][owners[valid][first]],
+                    "seeds": pool_seeds(seeds.seeds[0], places, labels, len(first)),
+                }
+                own.add(parts, image, truth, number, train, embeddings)
                 rgb = image.transpose(1, 2, 0)
                 scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
                 others = slic_regions(rgb / scale, int(parts.max()) + 1)
                 slic.add(np.where(valid, others, -1), image, truth, number, train)
-    return tokens, slic
+    return own, slic
 
 
 def measure(
@@ -174,7 +184,8 @@ def measure(
         ``iou``: (draws, K) IoU of each class in percent, and ``labels``: regions of each class to
         draw from.
     """
-    table, pixels, train = pool.table(), np.array(pool.pixels), np.array(pool.train)
+    by = None if features == "bands" else features
+    table, pixels, train = pool.table(by), np.array(pool.pixels), np.array(pool.train)
     majority = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
     drawn_from = [np.flatnonzero(train & (majority == k)) for k in range(len(classes))]
     for name, rows in zip(classes, drawn_from, strict=True):
@@ -190,7 +201,11 @@ def measure(
         rows = [rng.choice(rows, args.per_class, replace=False) for rows in drawn_from]
         labels = {int(row): classes[k] for k, drawn in enumerate(rows) for row in drawn}
         answer = classify_regions(
-            table, labels, method=args.method, features=features, strength=args.strength
+            table,
+            labels,
+            method=args.method,
+            features="bands" if by is None else "embedding",
+            strength=args.strength,
         )
         named = answer["class_name"].to_numpy()[~train]
         matrix = np.stack([pixels[~train][named == name].sum(axis=0) for name in classes])
@@ -216,10 +231,9 @@ def main() -> None:
         if not side.isdigit() or int(side) < 1:
             raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
         model = load_model(path, checkpoint, args.device)
-        tokens, slic = cut(config, name, model, int(side), args)
+        own, slic = cut(config, name, model, int(side), args)
         for regions, pool, features in (
-            (f"HOOK tokens ({name})", tokens, "embedding"),
-            (f"HOOK tokens ({name})", tokens, "bands"),
+            *((f"HOOK ({name})", own, kind) for kind in (*EMBEDDINGS, "bands")),
             (f"SLIC, as many as {name}", slic, "bands"),
         ):
             found = measure(pool, features, classes, args)
