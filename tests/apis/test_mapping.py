@@ -265,6 +265,23 @@ def test_two_workers_give_the_same_bytes(seg_run, scenes, tmp_path):
         SceneMapper(load_model(*seg_run)).map(scene, tmp_path / "x.tif", cluster="local")
 
 
+def test_maps_of_other_batch_sizes_differ_by_rounding_only(seg_run, scenes, tmp_path):
+    """Scores by one step of uint8 at most; classes where two are as likely."""
+    model, found = load_model(*seg_run), []
+    for batch in (1, 2, 5):
+        out = tmp_path / f"{batch}.tif"
+        options = dict(overlap=0.5, scores=("probs",), batch_size=batch, progress=False)
+        SceneMapper(model).map(scenes / "images" / "second.tif", out, **options)
+        with rasterio.open(out) as classes, rasterio.open(tmp_path / f"{batch}.scores.tif") as sure:
+            found.append((classes.read(1), sure.read().astype(int)))
+    assert len(np.unique(found[0][0])) > 2 and found[0][1].std() > 1
+    for classes, scores in found[1:]:
+        assert np.abs(scores - found[0][1]).max() <= 1
+        for row, column in np.argwhere(classes != found[0][0]):
+            first, second = np.sort(scores[:, row, column])[-2:]
+            assert second - first <= 1
+
+
 def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkeypatch):
     model = load_model(*seg_run)
     scene = scenes / "images" / "second.tif"

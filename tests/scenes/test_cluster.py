@@ -44,14 +44,14 @@ def run_on(client, make, scene, output, devices=None, **options):
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
     (notes := tmp_path / "notes").mkdir()
-    make = models.MakeModel(notes)
+    make, devices = models.MakeModel(notes), ["a", "b", "c", "d"]
     map_scene(make("here"), scene, tmp_path / "one.tif", scores=("probs",), **OPTIONS)
     (notes / f"{os.getpid()}.here").unlink()
     with connect("local", workers) as client:
-        report = run_on(client, make, scene, tmp_path / "many.tif", ["a", "b"], scores=("probs",))
+        report = run_on(client, make, scene, tmp_path / "many.tif", devices, scores=("probs",))
     assert (
         report.pixels
         == (report.class_pixels[0] + report.class_pixels[1]) + (report.class_pixels[2])
@@ -60,7 +60,7 @@ def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
         one, many = (tmp_path / f"{name}.{ending}" for name in ("one", "many"))
         assert many.read_bytes() == one.read_bytes()
     loaded = [path.name.split(".")[1] for path in notes.iterdir()]
-    assert sorted(loaded) == ["a", "b"][:workers]  # once per worker, each on its device
+    assert sorted(loaded) == devices[:workers]  # once per worker, each on its device
 
 
 def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path):

@@ -159,6 +159,28 @@ def test_unknown_scores_are_refused(tmp_path, kinds):
         ScoreLayer(tmp_path / "p.tif", class_names=["a"], kinds=kinds)
 
 
+def test_files_that_may_pass_four_gigabytes_are_big_tiff(tmp_path):
+    """GDAL cannot know a compressed file's size beforehand: above 2 GB of values it is BigTIFF."""
+    geometry = SceneGeometry(46_500, 46_500, rasterio.CRS.from_epsg(32645), ROTATED)
+    palette = default_palette(2)
+    layer = ClassLayer(tmp_path / "map.tif", class_names=["a", "b"], palette=palette)
+    options = layer.options(geometry)
+    # Its own driver for GeoTIFF heeds the option as that for COG does, and can leave blocks out.
+    profile = dict(
+        driver="GTiff", width=46_500, height=46_500, count=1, dtype="uint8", transform=ROTATED
+    )
+    kept = {name: options[name] for name in ("BIGTIFF", "COMPRESS")}
+    magic = {}
+    for size in (400, 46_500):
+        path = tmp_path / f"{size}.tif"
+        with rasterio.open(
+            path, "w", **profile | dict(width=size, height=size), **kept, SPARSE_OK=True
+        ):
+            pass
+        magic[size] = int.from_bytes(path.read_bytes()[2:4], "little")
+    assert magic == {400: 42, 46_500: 43}
+
+
 @pytest.mark.parametrize(
     "options", [{"compress": "FOO"}, {"COMPRESS": "JPEG"}, {"BLOCKSIZE": 7}, {"COMPRES": "ZSTD"}]
 )
