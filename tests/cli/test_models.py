@@ -2,6 +2,7 @@ import json
 
 import geopandas
 import numpy as np
+import onnxruntime
 import pytest
 import rasterio
 
@@ -71,6 +72,15 @@ def test_every_command_takes_a_name(named, scenes, seg_run, tmp_path, capsys):
         if model is by_name:
             main(["tokens", *model, scene, str(folder / "tokens.png"), "-q"])
         main(["similar", str(folder / "r.parquet"), str(folder / "s.gpkg"), *chip, "-q"])
+        main(["export", *model, str(folder / "m.onnx"), "--window", "32", "-q"])
+    sessions = [
+        onnxruntime.InferenceSession(tmp_path / f / "m.onnx", providers=["CPUExecutionProvider"])
+        for f in ("usual", "named")
+    ]
+    batch = np.random.default_rng(0).random((1, 2, 32, 32), np.float32)
+    scores = [session.run(None, {session.get_inputs()[0].name: batch})[0] for session in sessions]
+    assert scores[0].shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.02)  # half precision
     for name in ("map.tif", "mask.tif"):
         with rasterio.open(tmp_path / "usual" / name) as one, rasterio.open(
             tmp_path / "named" / name
