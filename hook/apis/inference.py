@@ -227,7 +227,9 @@ def build_model(cfg: Config) -> nn.Module:
     options = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         options.setdefault("data_preprocessor", cfg.data_preprocessor)
-    with config_errors("model"):
+    with config_errors("model"), warnings.catch_warnings():
+        # mmseg's advice to people who write heads, at every start of a model with two classes.
+        warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")
         model = MODELS.build(options)
         check_marks(model)
     return model

@@ -16,7 +16,13 @@ from hook.apis.arrays import is_array, raster_files, read_class_map, refuse_resu
 from hook.apis.inference import default_window, is_segmentation, num_classes_of
 from hook.apis.profiling import require_compiler
 from hook.apis.provenance import model_card
-from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
+from hook.apis.scenes import (
+    SceneModel,
+    area_of_interest,
+    check_georeferenced,
+    choose_bands,
+    scene_files,
+)
 from hook.datasets.bands import to_model_units
 from hook.drawing import distinct_palette
 from hook.engine import tta as tta_views
@@ -59,14 +65,22 @@ class WindowPredictor:
     ) -> None:
         if model.training:
             raise ConfigError(
-                "the model is in training mode", remedy="call model.eval(), as load_model does"
+                "the model is in training mode",
+                expected="evaluation mode",
+                found="training mode",
+                remedy="call model.eval(), as load_model does",
             )
         for name, value, known in (
             ("tta", tta, (None, *tta_views.KINDS)),
             ("precision", precision, PRECISIONS),
         ):
             if value not in known:
-                raise ConfigError(f"unknown {name}", expected=f"one of {known}", found=value)
+                raise ConfigError(
+                    f"unknown {name}",
+                    expected=f"one of {known}",
+                    found=value,
+                    remedy=f"choose {name} among these",
+                )
         self.model, self.tta, self.precision = model, tta, precision
         self.device = next(model.parameters()).device
         self.segments = is_segmentation(model)
@@ -247,13 +261,17 @@ class SceneMapper(SceneModel):
             return self._map_array(input, output, **options)
         model, segments = self.model, self.function.segments
         meta = model.dataset_meta
-        if vectors is not None:
-            _check_vectors(Path(vectors), overwrite or resume)
         times = None if taken is None else parse_time_span(taken)
         classes = tuple(meta["classes"])
         kinds = (scores,) if isinstance(scores, str) else tuple(scores)
         paths = scene_files(input)
-        window = window or default_window(model)
+        if vectors is not None:
+            others = [*paths, output, *(Path(output).with_suffix(end) for end in (".json", ".qml"))]
+            others += [name for name in (scores_path, aoi) if isinstance(name, str | os.PathLike)]
+            _check_vectors(Path(vectors), overwrite or resume, others)
+            if Path(vectors).suffix.lower() in (".geojson", ".json"):
+                check_georeferenced(paths[0], vectors)
+        window = default_window(model) if window is None else window
         choices = dict(
             num_classes=num_classes_of(model),
             indexes=choose_bands(model, paths[0], bidx),
@@ -273,6 +291,21 @@ class SceneMapper(SceneModel):
         if dry_run:
             with self.tokens():
                 return forecast(self.function, *plan_scene(paths, output, **choices))
+
+        def write_polygons() -> None:
+            polygonize(
+                output,
+                vectors,
+                class_names=classes,
+                min_area=min_area,
+                simplify=simplify,
+                # What a polygon's mean score is taken from; entropy says the opposite of one.
+                scores=_confidence(kinds, output, scores_path),
+                overwrite=overwrite or resume,
+                progress=progress,
+            )
+            add_vectors(Path(output).with_suffix(".json"), vectors)
+
         fingerprint = self.fingerprint()
         with self.tokens(), self.sharing(cluster, workers) as run_blocks:
             report = map_with_function(
@@ -299,21 +332,9 @@ class SceneMapper(SceneModel):
                     },
                 ),
                 times=times,
+                finish=write_polygons if vectors is not None else None,
                 **choices,
             )
-        if vectors is not None:
-            polygonize(
-                output,
-                vectors,
-                class_names=classes,
-                min_area=min_area,
-                simplify=simplify,
-                # What a polygon's mean score is taken from; entropy says the opposite of one.
-                scores=_confidence(kinds, output, scores_path),
-                overwrite=overwrite or resume,
-                progress=progress,
-            )
-            add_vectors(Path(output).with_suffix(".json"), vectors)
         return report
 
     def _map_array(self, input: Any, output: Any, **options: Any) -> Any:
@@ -345,13 +366,20 @@ def _number_of_tokens(model: nn.Module) -> int | None:
 
 def _confidence(kinds: Sequence[str], output, scores_path) -> Path | None:
     """Find the raster of a map's scores, where larger ones mean surer pixels."""
-    if tuple(kinds) not in (("probs",), ("margin",)):
+    if not {"probs", "margin"} & set(kinds):
         return None
     return Path(scores_path or Path(output).with_suffix(".scores.tif"))
 
 
-def _check_vectors(path: Path, overwrite: bool) -> None:
+def _check_vectors(path: Path, overwrite: bool, others: Sequence[str | os.PathLike]) -> None:
     """Refuse a file that could not be written, before the scene is mapped for hours."""
+    if path.absolute() in {Path(other).absolute() for other in others}:
+        raise ConfigError(
+            f"{path}: is another file of this map",
+            expected="a name for the polygons alone; beside the map lie its .qml and .json",
+            found=path.name,
+            remedy="give the vectors another name",
+        )
     if path.suffix.lower() not in DRIVERS:
         raise ConfigError(
             f"{path}: unknown vector format",
@@ -363,9 +391,13 @@ def _check_vectors(path: Path, overwrite: bool) -> None:
         raise ConfigError(
             f"{path} cannot be written",
             expected=f"an existing folder {path.parent}",
+            found="none",
             remedy="create the folder or choose another one",
         )
     if path.exists() and not overwrite:
         raise ConfigError(
-            f"{path} exists already", remedy="choose another name or overwrite (--overwrite)"
+            f"{path} exists already",
+            expected="a new file",
+            found=f"{path.stat().st_size} bytes",
+            remedy="choose another name or overwrite (--overwrite)",
         )

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ import rasterio
 import shapely
 import torch
 from mmengine.config import Config
-from pyogrio.errors import DataSourceError
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 from torchgeo.datasets import GeoDataset
 
 from hook import __version__
+from hook.apis.folders import read_features
 from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
 from hook.datasets.bands import resolve_bands
 from hook.errors import ConfigError, DataError
@@ -92,6 +92,13 @@ class SceneModel:
     ) -> None:
         self._devices = _devices(device)
         if threads is not None:
+            if not isinstance(threads, int) or threads < 1:
+                raise ConfigError(
+                    "threads",
+                    expected="a whole number from 1, or None",
+                    found=repr(threads),
+                    remedy="leave threads out for PyTorch's choice",
+                )
             torch.set_num_threads(threads)
         self.model = as_model(config_or_model, checkpoint, self._devices[0])
         if checkpoint is None and not isinstance(config_or_model, nn.Module):
@@ -160,10 +167,22 @@ class SceneModel:
 
 
 def _devices(device: str) -> list[str]:
-    """Read ``"cuda:0,1"`` as two devices."""
+    """Read ``"cuda:0,1"`` as two devices.
+
+    Raises:
+        ConfigError: Several of what there is one of.
+    """
     kind, colon, numbers = device.partition(":")
     if "," not in numbers:
         return [device]
+    if kind != "cuda":
+        raise ConfigError(
+            f"device {device!r}",
+            expected="one device, or several GPUs such as cuda:0,1",
+            found=device,
+            remedy="share a scene among processes of the CPU with cluster='local' "
+            "(--cluster local --workers 2)",
+        )
     return [f"{kind}{colon}{number.strip()}" for number in numbers.split(",")]
 
 
@@ -186,7 +205,18 @@ def scene_files(
         return tuple(files)
     if isinstance(input, str | os.PathLike):
         return (os.fspath(input),)
-    return tuple(os.fspath(path) for path in input)
+    try:
+        files = tuple(os.fspath(path) for path in input)
+    except TypeError:
+        files = ()
+    if not files:
+        raise ConfigError(
+            "no scene to read",
+            expected="a file's name, a list of them, a TorchGeo data set, or an array",
+            found=repr(input)[:80],
+            remedy="name the scene's file",
+        )
+    return files
 
 
 def area_of_interest(
@@ -201,17 +231,17 @@ def area_of_interest(
     if aoi is None:
         return None
     if isinstance(aoi, str | os.PathLike):
-        try:
-            aoi = geopandas.read_file(aoi)
-        except (DataSourceError, OSError) as error:
+        path, aoi = aoi, read_features(aoi)
+        if not isinstance(aoi, geopandas.GeoDataFrame):
             raise DataError(
-                f"{aoi} cannot be read",
+                f"{path} has no geometries",
                 expected="a vector file of polygons, such as a GeoPackage or GeoJSON",
-                found=error,
-                remedy="check the path",
-            ) from None
+                found=f"a table of {', '.join(map(str, aoi.columns))}",
+                remedy="give a layer of polygons",
+            )
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        shapes = [shape for shape in aoi.geometry if shape is not None]
+        # Drawn by hand, outlines cross themselves; the area of a bow tie is then 0.
+        shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
         wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
         if wrong or not shapes:
             raise DataError(
@@ -222,12 +252,37 @@ def area_of_interest(
             )
         crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
         return AreaOfInterest(tuple(shapes), crs)
-    box = tuple(float(value) for value in aoi)
+    try:
+        box = tuple(float(value) for value in aoi)
+    except (TypeError, ValueError):
+        box = ()
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
         raise ConfigError(
-            "the area of interest is no box", expected="left, bottom, right, top", found=box
+            "the area of interest is no box",
+            expected="left, bottom, right, top",
+            found=box or repr(aoi)[:80],
+            remedy="give a box in the scene's CRS, a table of polygons, or the name of their file",
         )
     return AreaOfInterest((shapely.box(*box),))
+
+
+def check_georeferenced(scene: str, output: str | os.PathLike) -> None:
+    """Refuse GeoJSON, which is always in WGS 84, of a scene that lies nowhere.
+
+    Raises:
+        ConfigError: The scene has no CRS.
+    """
+    with warnings.catch_warnings(), suppress(RasterioError, OSError):  # others tell what is wrong
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(scene) as source:
+            if source.crs is None:
+                raise ConfigError(
+                    f"{output}: GeoJSON needs coordinates in WGS 84",
+                    expected=f"a scene with a CRS; {scene} has none",
+                    found="pixels",
+                    remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py "
+                    "-a_srs)",
+                )
 
 
 def _digest(data: bytes) -> str:
@@ -273,7 +328,7 @@ def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> li
                         if kind != ColorInterp.alpha
                     ]
                 else:
-                    indexes = resolve_bands(source, list(bands))
+                    indexes = resolve_bands(source, list(bands), "--bidx")
         except (RasterioError, OSError) as error:
             raise DataError(
                 f"scene {scene} cannot be opened",

@@ -1,7 +1,10 @@
 """The ``hook`` command: thin shells over :mod:`hook.apis`."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hook import __version__
 from hook.cli import export as export_command
@@ -18,6 +21,7 @@ from hook.cli import vectorize as vectorize_command
 from hook.cli.options import CommandParser
 from hook.errors import reports_errors
 
+_PACKAGE = Path(__file__).parents[1]
 _COMMANDS = (
     predict_command,
     tokens_command,
@@ -57,4 +61,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit status: 0 when everything asked for was written, 1 for bad input, 2 for a bad option.
     """
     args = build_parser().parse_args(argv)
-    args.run(args)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_once()
+        args.run(args)
+
+
+def _show_once() -> Callable[..., None]:
+    """Make what prints a warning of HOOK's once and in a line, and leaves others as they are."""
+    usual, told = warnings.showwarning, set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if category is not UserWarning or not Path(filename).is_relative_to(_PACKAGE):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    return show

@@ -155,7 +155,7 @@ def overlap(text: str) -> float | int:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value < 0 or (value >= 1 and value != int(value)):
+    if not 0 <= value < float("inf") or (value >= 1 and value != int(value)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a fraction from 0 to below 1 nor whole pixels"
         )
@@ -186,7 +186,7 @@ def nodata(text: str) -> float | str:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor nan") from None
-    return int(value) if value == int(value) else value
+    return int(value) if value.is_integer() else value
 
 
 def key_value(text: str) -> tuple[str, str]:

@@ -10,7 +10,9 @@ from rasterio.windows import Window
 from hook.errors import ConfigError, DataError
 
 
-def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list[int]:
+def resolve_bands(
+    src: DatasetReader, bands: Sequence[str | int] | None, option: str = "metainfo['bands']"
+) -> list[int]:
     """Find the bands of a file that a model wants.
 
     Names are compared with the band descriptions of the file (case aside). A file without any
@@ -20,6 +22,7 @@ def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list
     Args:
         src: Open raster.
         bands: Band names or 1-based indexes, in the model's order; None for all bands.
+        option: Where the user says them, for the errors.
 
     Returns:
         1-based indexes in the model's order.
@@ -42,7 +45,7 @@ def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list
             f"{src.name}: its bands have no names",
             expected=expected,
             found=found,
-            remedy="give 1-based indexes in metainfo['bands'], or name the bands of the file",
+            remedy=f"give 1-based indexes in {option}, or name the bands of the file",
         )
     folded = [name.casefold() for name in described]
     indexes = []
@@ -54,7 +57,7 @@ def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list
                     f"{src.name}: {'no' if not matches else 'more than one'} band named {band!r}",
                     expected=expected,
                     found=found,
-                    remedy="correct metainfo['bands'] or the band descriptions of the file",
+                    remedy=f"correct {option} or the band descriptions of the file",
                 )
             indexes.append(matches[0])
         else:
@@ -63,7 +66,7 @@ def resolve_bands(src: DatasetReader, bands: Sequence[str | int] | None) -> list
                     f"{src.name}: no band {band}",
                     expected=expected,
                     found=found,
-                    remedy="correct metainfo['bands'] (indexes are 1-based)",
+                    remedy=f"name bands that the file has in {option} (indexes are 1-based)",
                 )
             indexes.append(int(band))
     return indexes

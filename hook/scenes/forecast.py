@@ -1,5 +1,6 @@
 """What a map will take, before it is made: windows, memory, disk and time."""
 
+import math
 import resource
 import sys
 import time
@@ -25,8 +26,8 @@ from hook.scenes.mapping import (
 _SAMPLES = 24
 # Timed batches; the first of all only warms up.
 _BATCHES = 3
-# What overviews add: a quarter of a quarter of ... of a file.
-_OVERVIEWS = 1 / 3
+# Overviews that are made of the sample; the further ones shrink as these do.
+_OVERVIEWS = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Forecast:
     memory_bytes: int
     """Largest resident memory of the process."""
     disk_bytes: int
-    """Size of the files of the map, estimated from a sample."""
+    """Size of the map and its scores, estimated from a sample; polygons come on top."""
     work_bytes: int
     """Disk that finished blocks take beside the map until it is complete, estimated."""
     seconds: float
@@ -123,14 +124,30 @@ def _stored_bytes(
     sizes = np.zeros((2, len(plan.layers)))
     for number, layer in enumerate(plan.layers):
         encoded = layer.encode(block)
+        sizes[0, number] = _layer_bytes(np.moveaxis(encoded, 0, -1), _levels(plan))
         for band in encoded:
-            for row in range(0, window.height, BLOCK_SIZE):
-                tile = np.ascontiguousarray(band[row : row + BLOCK_SIZE])
-                sizes[0, number] += len(zlib.compress(tile, 6)) * (1 + _OVERVIEWS)
             for row in range(0, window.height, PartFile.STRIP_ROWS):
                 strip = np.ascontiguousarray(band[row : row + PartFile.STRIP_ROWS])
                 sizes[1, number] += len(zlib.compress(strip, 1))
     return sizes
+
+
+def _layer_bytes(pixels: np.ndarray, levels: int) -> float:
+    """Compress pixels (rows, columns, bands) and their overviews as a COG has them."""
+    sizes = []
+    for level in range(1 + min(levels, _OVERVIEWS)):
+        smaller = pixels[:: 2**level, :: 2**level]
+        starts = range(0, len(smaller), BLOCK_SIZE)
+        tiles = (np.ascontiguousarray(smaller[row : row + BLOCK_SIZE]) for row in starts)
+        sizes.append(sum(len(zlib.compress(tile, 6)) for tile in tiles))
+    further = max(levels - _OVERVIEWS, 0)
+    ratio = sizes[-1] / sizes[-2] if further else 0
+    return sum(sizes) + sum(sizes[-1] * ratio**n for n in range(1, further + 1))
+
+
+def _levels(plan: Plan) -> int:
+    """Count the overviews: halves, until one fits a block."""
+    return max(0, math.ceil(math.log2(max(plan.height, plan.width) / BLOCK_SIZE)))
 
 
 def _added_bytes(plan: Plan, dtype: np.dtype, bands: int) -> int:

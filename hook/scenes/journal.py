@@ -1,5 +1,6 @@
 """What an unfinished map has so far, in a folder beside it, so that a later run can go on."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,9 +20,9 @@ def fingerprint_of_file(path: str | Path) -> dict[str, Any]:
 
     A name that is no file of this machine (``/vsicurl/...``) is told by its name alone.
     """
-    path = Path(path)
+    name, path = str(path), Path(path)
     if not path.is_file():
-        return {"name": str(path)}
+        return {"name": name}
     status = path.stat()
     with path.open("rb") as file:
         head = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
@@ -55,8 +56,9 @@ class Journal:
         self.output = Path(output)
         self.folder = self.output.parent / f".{self.output.name}.unfinished"
         text = json.dumps(fingerprint, indent=1, sort_keys=True, default=str)
-        # A run killed between its last two steps left both the map and the folder.
-        self._check_target(overwrite or (resume and self.folder.exists()))
+        # A run killed between its last steps left both the map and the folder.
+        left = self.folder.exists() or self._removed.exists()
+        self._check_target(overwrite or (resume and left))
         if self.folder.exists() and not resume:
             if not overwrite and any(self.folder.glob("*.done")):
                 raise SceneError(
@@ -69,6 +71,7 @@ class Journal:
         if found is not None:
             self._compare(json.loads(text), found)
         else:
+            self.remove()  # pieces of which nobody knows what they are of
             try:
                 self.folder.mkdir(exist_ok=True)
             except OSError as error:
@@ -154,5 +157,15 @@ class Journal:
             self.path(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, and what a process that was killed on the way left of one.
+
+        It loses its name first: a folder from which files are missing must not be gone on with.
+        """
+        shutil.rmtree(self._removed, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.replace(self.folder, self._removed)
+        shutil.rmtree(self._removed, ignore_errors=True)
+
+    @property
+    def _removed(self) -> Path:
+        return self.folder.with_suffix(".removed")

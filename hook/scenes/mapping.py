@@ -27,7 +27,7 @@ from hook.scenes.blending import (
 )
 from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
-from hook.scenes.journal import Journal, fingerprint_of_file
+from hook.scenes.journal import Journal
 from hook.scenes.layers import (
     BLOCK_SIZE,
     ClassLayer,
@@ -40,7 +40,12 @@ from hook.scenes.layers import (
     write_cog,
     writing,
 )
-from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader
+from hook.scenes.reader import (
+    AreaOfInterest,
+    CellReader,
+    SceneReader,
+    fingerprint_of_raster,
+)
 from hook.scenes.stac import ModelCard, TimeSpan, WrittenLayer, write_stac_item
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import check_classes
@@ -89,7 +94,7 @@ class Scene:
     def fingerprint(self) -> dict[str, Any]:
         """Give what tells the scene from another, or from its own later state."""
         return {
-            "input": [fingerprint_of_file(path) for path in self.paths],
+            "input": [fingerprint_of_raster(path) for path in self.paths],
             "bands": self.indexes,
             "nodata": self.nodata,
             "cells": self.cells,
@@ -257,6 +262,7 @@ def map_scene(
     run_blocks: "RunBlocks | None" = None,
     model: ModelCard | None = None,
     times: TimeSpan | None = None,
+    finish: Callable[[], None] | None = None,
     **options: Any,
 ) -> MapReport:
     """Map a whole scene.
@@ -288,6 +294,8 @@ def map_scene(
         model: What the map's STAC Item is to say of the model, see
             :func:`hook.scenes.stac.write_stac_item`.
         times: First and last moment of the scene; None: as the tags of its files tell.
+        finish: Called when the files have their names, to make what follows from them; a run that
+            is interrupted in it can be resumed.
         **options: Of :func:`plan_scene`; ``num_classes`` is needed.
 
     Returns:
@@ -296,7 +304,7 @@ def map_scene(
     Raises:
         SceneError: See :func:`plan_scene`; or an output exists, the model's answer has another
             shape or is not finite, the run to resume was another one, or writing fails.
-        Exception: Whatever ``predict`` raises, unchanged.
+        Exception: Whatever ``predict`` or ``finish`` raises, unchanged.
     """
     begun = time.monotonic()
     scene, plan = plan_scene(input, output, **options)
@@ -338,11 +346,14 @@ def map_scene(
                     for block in blocks[1:]:
                         join_seams(journal, plan, block.index)
                     done = []
-                    for layer, path in zip(layers, staged, strict=True):
-                        parts = _parts(journal, plan, layer)
-                        counts = write_cog(path, layer, geometry, parts, journal.folder)
-                        layer.finish()
-                        done.append(WrittenLayer(layer, path, counts))
+                    with progress_bar(total=len(layers), unit="file", show=progress) as bar:
+                        for layer, path in zip(layers, staged, strict=True):
+                            bar.set_description(f"writing {path.name}")
+                            parts = _parts(journal, plan, layer)
+                            counts = write_cog(path, layer, geometry, parts, journal.folder)
+                            layer.finish()
+                            done.append(WrittenLayer(layer, path, counts))
+                            bar.update()
                 write_stac_item(
                     staged_item,
                     geometry,
@@ -353,6 +364,8 @@ def map_scene(
                     model=model,
                 )
                 files.commit()
+            if finish is not None:
+                finish()
         except BaseException:
             if not any(journal.folder.glob("*.done")):
                 journal.remove()  # there is nothing to go on with

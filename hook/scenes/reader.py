@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,12 @@ from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
 from hook.scenes.grid import Window
+from hook.scenes.journal import fingerprint_of_file
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 """What rasterio raises when GDAL fails; it lets some of GDAL's own errors through."""
+
+_BESIDE = (".aux.xml", ".ovr", ".msk")
 
 
 class WindowData(NamedTuple):
@@ -183,12 +187,14 @@ class SceneReader:
         self._shapes, self._origin = None, (0, 0)
         if aoi is None:
             return
-        shapes = [shape for shape in aoi.shapes if not shape.is_empty]
+        shapes = [shapely.make_valid(shape) for shape in aoi.shapes if not shape.is_empty]
         if aoi.crs is not None and self.crs is not None and aoi.crs != self.crs:
             shapes = [_reproject(shape, aoi.crs, self.crs) for shape in shapes]
         to_pixels = ~self.transform
         pixels = [shapely.transform(shape, lambda xy: _apply(to_pixels, xy)) for shape in shapes]
-        area = shapely.union_all(pixels) & shapely.box(0, 0, self.width, self.height)
+        area = shapely.union_all(shapely.make_valid(pixels)) & shapely.box(
+            0, 0, self.width, self.height
+        )
         if area.is_empty or not area.area > 0:
             raise SceneError(
                 "area of interest: outside the scene",
@@ -214,7 +220,11 @@ class SceneReader:
             return None
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
-            if nodata != int(nodata) or not limits.min <= nodata <= limits.max:
+            if (
+                math.isinf(nodata)
+                or nodata != int(nodata)
+                or not limits.min <= nodata <= limits.max
+            ):
                 if self._nodata_override is not None:
                     warnings.warn(
                         f"{self.path}: nodata {nodata:g} does not fit {dtype}; no pixel equals it",
@@ -470,6 +480,50 @@ def _open(path: str) -> rasterio.DatasetReader:
         ) from error
 
 
+def fingerprint_of_raster(path: str) -> dict[str, Any]:
+    """Tell a raster from a changed one without reading all of it.
+
+    A file of this machine is told by size, time and checksum of its head; what lies elsewhere
+    (``/vsicurl/...``) by its grid and the checksums of three of its blocks. A VRT is that of its
+    sources too.
+
+    Args:
+        path: File name, or any other dataset name GDAL understands.
+
+    Raises:
+        SceneError: It cannot be read.
+    """
+    found = fingerprint_of_file(path)
+    with _open(path) as source:
+        if source.driver == "VRT":
+            # GDAL may write statistics and overviews beside the files at any time.
+            others = [name for name in source.files if not name.endswith(_BESIDE)]
+            found["sources"] = [
+                fingerprint_of_file(name)
+                if Path(name).is_file() and Path(name).suffix.lower() != ".vrt"
+                else fingerprint_of_raster(name)
+                for name in others
+                if name != source.name
+            ]
+        if not Path(path).is_file():
+            blocks = [block for _, block in source.block_windows(1)]
+            try:
+                sums = [
+                    zlib.crc32(source.read(1, window=block).tobytes())
+                    for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1])
+                ]
+            except GDAL_ERRORS as error:
+                raise SceneError(
+                    f"{path}: cannot be read",
+                    expected="readable blocks",
+                    found=_reason(error),
+                    remedy="the file is damaged or incomplete: fetch or write it again",
+                ) from error
+            grid = [source.shape, source.dtypes, tuple(source.transform), str(source.crs)]
+            found["grid"], found["sums"] = repr(grid), sums
+    return found
+
+
 def _alpha_of(source: rasterio.DatasetReader | WarpedVRT) -> int | None:
     """Find the alpha band; None where there is none."""
     kinds = source.colorinterp
@@ -499,7 +553,15 @@ def _apply(transform: rasterio.Affine, points: np.ndarray) -> np.ndarray:
 
 def _reproject(shape, source: CRS, target: CRS):
     """Bring a polygon into another CRS."""
-    return shapely.geometry.shape(warp.transform_geom(source, target, shape))
+    try:
+        return shapely.geometry.shape(warp.transform_geom(source, target, shape))
+    except GDAL_ERRORS as error:
+        raise SceneError(
+            "area of interest: cannot be brought to the scene's CRS",
+            expected=f"a CRS that can be transformed to {target}",
+            found=_reason(error),
+            remedy="give the area in the scene's CRS",
+        ) from error
 
 
 def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[float, ...]:

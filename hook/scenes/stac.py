@@ -32,6 +32,7 @@ _VECTORS = {
     ".parquet": "application/vnd.apache.parquet",
     ".fgb": "application/vnd.flatgeobuf",
     ".geojson": "application/geo+json",
+    ".json": "application/geo+json",
 }
 # STAC has no word for a time that nobody knows, and an Item must have one. This span holds that
 # of any scene there is, and fits the nanoseconds that tables of Items count in.

@@ -205,6 +205,9 @@ def _write_style(path: Path, source: ClassMap) -> None:
 class ScoreMap:
     """Scores of a class map: one band, or one per class.
 
+    Of a file with bands of several kinds, as ``hook map --scores probs,entropy`` writes it, those
+    count that are named like the classes, else the one named ``margin``.
+
     Args:
         path: A raster on the map's grid.
         class_map: The map.
@@ -233,9 +236,16 @@ class ScoreMap:
                     f"{path}: not scores", expected="real numbers", found=source.dtypes[0]
                 )
             names = class_map.class_names
-            if source.count > 1 and names and source.count != len(names):
+            described = list(source.descriptions)
+            self._bands = list(source.indexes)
+            if names and set(names) <= set(described):
+                self._bands = [described.index(name) + 1 for name in names]
+            elif "margin" in described:
+                self._bands = [described.index("margin") + 1]
+            elif source.count > 1 and names and source.count != len(names):
                 raise self._band_error(f"{len(names)}, one per class")
-            self.scales, self.offsets = source.scales, source.offsets
+            self.scales = [source.scales[band - 1] for band in self._bands]
+            self.offsets = [source.offsets[band - 1] for band in self._bands]
         except BaseException:
             self.close()
             raise
@@ -260,16 +270,17 @@ class ScoreMap:
         """
         window = Window(0, row_off, classes.shape[1], classes.shape[0])
         with reading(self.path):
-            if self._source.count == 1:
-                scores = self._source.read(1, window=window)
-                known = self._source.read_masks(1, window=window) > 0
+            if len(self._bands) == 1:
+                scores = self._source.read(self._bands[0], window=window)
+                known = self._source.read_masks(self._bands[0], window=window) > 0
             else:
                 scores, known = None, np.zeros(classes.shape, bool)
                 for class_id in np.unique(classes[classes >= 0]).tolist():
-                    if class_id >= self._source.count:
+                    if class_id >= len(self._bands):
                         raise self._band_error(f"at least {class_id + 1}")
-                    band = self._source.read(class_id + 1, window=window)
-                    mask = self._source.read_masks(class_id + 1, window=window) > 0
+                    number = self._bands[class_id]
+                    band = self._source.read(number, window=window)
+                    mask = self._source.read_masks(number, window=window) > 0
                     scores = np.zeros_like(band) if scores is None else scores
                     own = classes == class_id
                     scores[own], known[own] = band[own], mask[own]
@@ -290,7 +301,7 @@ class ScoreMap:
         Returns:
             (N,) float64, NaN where no pixel has a score.
         """
-        bands = classes if self._source.count > 1 else np.zeros_like(classes)
+        bands = classes if len(self._bands) > 1 else np.zeros_like(classes)
         means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
         return means * np.asarray(self.scales)[bands] + np.asarray(self.offsets)[bands]
 

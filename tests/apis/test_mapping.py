@@ -7,6 +7,7 @@ import shutil
 
 import geopandas
 import numpy as np
+import pandas
 import pytest
 import rasterio
 import shapely
@@ -238,6 +239,72 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
     ):
         with pytest.raises(HookError, match=message):
             SceneMapper(model).map(scene, tmp_path / "x.tif", aoi=aoi, progress=False)
+
+
+def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
+    mapper = SceneMapper(load_model(*seg_run))
+    scene, out = scenes / "images" / "second.tif", tmp_path / "map.tif"
+    with rasterio.open(scene) as source:
+        left, bottom, right, top = source.bounds
+        crs = source.crs
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n1,2\n")
+    local = 'LOCAL_CS["fields",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    fields = geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=local)
+    for aoi, message in (
+        (table, "has no geometries"),
+        (fields, "cannot be brought to the scene's CRS"),
+        (pandas.DataFrame({"a": [1]}), "is no box"),
+        (["a", 0, 1, 2], "is no box"),
+    ):
+        with pytest.raises(HookError, match=message):
+            mapper.map(scene, out, aoi=aoi, progress=False)
+    # A bow tie: two triangles, half of the box, that meet in its middle.
+    bow = shapely.Polygon([(left, bottom), (right, top), (right, bottom), (left, top)])
+    report = mapper.map(
+        scene, out, aoi=geopandas.GeoDataFrame(geometry=[bow], crs=crs), progress=False
+    )
+    whole = mapper.map(scene, tmp_path / "whole.tif", progress=False)
+    assert report.pixels == pytest.approx(whole.pixels / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((None,), {}, "no scene to read"),
+        (([],), {}, "no scene to read"),
+        (("second",), dict(vectors="map.json"), "is another file of this map"),
+        (("nowhere",), dict(vectors="map.geojson"), "GeoJSON needs coordinates"),
+        (("second",), dict(bidx=[1, 9]), "no band 9"),
+    ],
+)
+def test_what_cannot_be_mapped_is_refused_before_the_model_runs(
+    seg_run, scenes, write_scene, tmp_path, monkeypatch, arguments, options, message
+):
+    write_scene(np.ones((2, 40, 40), np.uint16), name="nowhere.tif", crs=None, transform=None)
+    files = {"second": scenes / "images" / "second.tif", "nowhere": tmp_path / "nowhere.tif"}
+    scene = files.get(arguments[0]) if isinstance(arguments[0], str) else arguments[0]
+    if "vectors" in options:
+        options = dict(vectors=tmp_path / options["vectors"])
+    mapper = SceneMapper(load_model(*seg_run))
+    monkeypatch.setattr(WindowPredictor, "__call__", lambda *_: pytest.fail("the model ran"))
+    with pytest.raises(HookError, match=message):
+        mapper.map(scene, tmp_path / "map.tif", progress=False, **options)
+    assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5])
+def test_impossible_threads(seg_run, threads):
+    with pytest.raises(ConfigError, match="threads"):
+        SceneMapper(*seg_run, threads=threads)
+
+
+def test_polygons_as_json_are_named_beside_the_map(seg_run, scenes, tmp_path):
+    mapper = SceneMapper(load_model(*seg_run))
+    scene = scenes / "images" / "second.tif"
+    mapper.map(scene, tmp_path / "map.tif", vectors=tmp_path / "v.json", progress=False)
+    item = json.loads((tmp_path / "map.json").read_text())
+    assert item["assets"]["vectors"]["type"] == "application/geo+json"
 
 
 def test_a_torchgeo_dataset_is_a_scene(seg_run, scenes, tmp_path):

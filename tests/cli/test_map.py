@@ -1,5 +1,6 @@
 """``hook map`` in this process: files, options, exit status."""
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -24,7 +25,8 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
         assert np.array_equal(result.read(1) == result.nodata, source.dataset_mask() == 0)
     with rasterio.open(tmp_path / "map.scores.tif") as scores:
         assert scores.descriptions == ("margin", "water", "field", "town")
-    assert (tmp_path / "v.gpkg").exists()
+    polygons = geopandas.read_file(tmp_path / "v.gpkg")
+    assert polygons.score.between(0.3, 1).all()  # of its class, the best of three
 
     with pytest.raises(SystemExit) as caught:
         _run(*seg_run, scene, out)
@@ -32,6 +34,14 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
     assert "map.tif" in capsys.readouterr().err
     _run(*seg_run, scene, out, "--overwrite", "--quiet")
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_is_a_line_and_said_once(seg_run, write_scene, tmp_path, capsys):
+    scene = write_scene(np.ones((2, 40, 40), np.uint16), crs=None, transform=None)
+    _run(*seg_run, scene, tmp_path / "map.tif", "--window", "32", "--nodata", "inf", "-q")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("warning: ") for line in lines)
+    assert "not georeferenced" in lines[0] + lines[1] and "nodata inf" in lines[0] + lines[1]
 
 
 def test_dry_run_writes_nothing(seg_run, scenes, tmp_path, capsys):

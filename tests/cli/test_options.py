@@ -11,6 +11,7 @@ def test_values():
     assert nodata("nan") == "nan"
     assert nodata("-9999") == -9999
     assert nodata("0.5") == 0.5
+    assert nodata("-inf") == float("-inf")
     assert overlap("0.25") == 0.25
     assert overlap("64") == 64
     assert isinstance(overlap("64"), int)
@@ -28,6 +29,8 @@ def test_values():
         (band_indexes, "1.5"),
         (nodata, "x"),
         (overlap, "a"),
+        (overlap, "inf"),
+        (overlap, "nan"),
         (positive_int, "-2"),
         (key_value, "=x"),
     ],

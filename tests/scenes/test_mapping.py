@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from rasterio.features import geometry_mask
 from rasterio.transform import from_bounds, from_origin
@@ -343,6 +344,49 @@ def test_a_killed_run_goes_on_with_the_same_bytes(write_scene, tmp_path):
     scores = [tmp_path / f"{name}.scores.tif" for name in ("whole", "killed")]
     assert scores[0].read_bytes() == scores[1].read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_run_that_ended_in_what_follows_from_the_map_goes_on(
+    write_scene, softmax_of_bands, tmp_path
+):
+    path = write_scene(rng.integers(0, 255, (3, 300, 100)).astype(np.uint8))
+    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8, progress=False)
+    followed = []
+
+    def interrupted():
+        assert (tmp_path / "map.tif").exists()
+        raise KeyboardInterrupt
+
+    map_scene(softmax_of_bands, path, tmp_path / "whole.tif", **options)
+    with pytest.raises(KeyboardInterrupt):
+        map_scene(softmax_of_bands, path, tmp_path / "map.tif", finish=interrupted, **options)
+    options |= dict(resume=True, finish=lambda: followed.append(1))
+    report = map_scene(softmax_of_bands, path, tmp_path / "map.tif", **options)
+    assert report.resumed_windows == report.windows and followed == [1]
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_changed_source_of_a_vrt_is_noticed(write_scene, softmax_of_bands, tmp_path):
+    source = write_scene(rng.integers(0, 255, (3, 300, 100)).astype(np.uint8), name="source.tif")
+    for inner, outer in ((source, "inner.vrt"), (tmp_path / "inner.vrt", "outer.vrt")):
+        rasterio.shutil.copy(str(inner), str(tmp_path / outer), driver="VRT")
+    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8, progress=False)
+    count = iter(range(8))
+
+    def interrupted(windows, valid):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return softmax_of_bands(windows, valid)
+
+    with pytest.raises(KeyboardInterrupt):
+        map_scene(interrupted, tmp_path / "outer.vrt", tmp_path / "map.tif", **options)
+    with rasterio.open(source, "r+") as file:
+        file.write(255 - file.read())
+    with pytest.raises(SceneError, match="what differs: input"):
+        map_scene(
+            softmax_of_bands, tmp_path / "outer.vrt", tmp_path / "map.tif", resume=True, **options
+        )
 
 
 def test_a_run_of_another_map_is_not_gone_on_with(write_scene, softmax_of_bands, tmp_path):

@@ -6,9 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+import rasterio
 
 from hook.errors import SceneError
 from hook.scenes import map_scene
+from hook.scenes.mapping import Scene
 
 rng = np.random.default_rng(0)
 SIZE = 640
@@ -130,6 +132,15 @@ def test_a_map_of_a_served_file_is_that_of_the_file(scene, server, softmax_of_ba
     for name in files:
         here, there = (tmp_path / folder / name for folder in names)
         assert here.read_bytes() == there.read_bytes(), name
+
+
+def test_a_changed_file_on_the_server_is_another_scene(scene, server):
+    path = server.url(scene.name)
+    first = Scene((path,)).fingerprint()
+    assert Scene((path,)).fingerprint() == first
+    with rasterio.open(scene, "r+") as file:
+        file.write(255 - file.read())
+    assert Scene((path,)).fingerprint() != first
 
 
 def test_a_server_that_fails_midway_stops_the_run(scene, server, softmax_of_bands, tmp_path):
