@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import geopandas
 import networkx
 import numpy as np
@@ -180,13 +181,20 @@ def test_geoparquet_and_geopackage_say_the_same(models, scene, tmp_path, monkeyp
 
 
 def test_duckdb_reads_geoparquet(models, scene, tmp_path):
-    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
     run(models.by_value, scene, tmp_path / "r.parquet")
-    rows = duckdb.sql(
-        f"select sum(pixels), min(len(embedding)) from '{tmp_path / 'r.parquet'}'"
-    ).fetchone()
     table = geopandas.read_parquet(tmp_path / "r.parquet")
-    assert rows == (table.pixels.sum(), 3)
+    with duckdb.connect() as database:
+
+        def ask(columns):
+            return database.execute(f"select {columns} from '{tmp_path / 'r.parquet'}'").fetchone()
+
+        assert ask("sum(pixels), min(len(embedding))") == (table.pixels.sum(), 3)
+        geometry, embedding = ask("geometry, embedding")
+        loaded = database.execute("select extension_name from duckdb_extensions() where loaded")
+        names = {name for (name,) in loaded.fetchall()}
+    assert shapely.equals_exact(shapely.from_wkb(geometry), table.geometry[0])
+    assert np.allclose(embedding, table.embedding[0])
+    assert "parquet" in names and "spatial" not in names  # what comes with DuckDB is enough
 
 
 def test_scores_of_tokens_and_none(models, scene, tmp_path):

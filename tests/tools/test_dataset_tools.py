@@ -476,6 +476,15 @@ class TestBanepa:
             chip_size=256,
         )
         assert len(dataset) == 48 * 4
+        with rasterio.open(tmp_path / "scene.tif") as ours:
+            assert ours.shape == (4096, 3072) and ours.crs.to_epsg() == 3857
+            values = ours.read().astype(int)
+            grid = ours.transform
+        scene = shared_data / "scenes/banepa_rgb_3857.tif"
+        if scene.is_file():  # another encoder's JPEG of the same mosaic
+            with rasterio.open(scene) as theirs:
+                assert grid.almost_equals(theirs.transform, 1e-6)
+                assert abs(values - theirs.read()).mean() < 1
 
     def clone(self, folder, repo):
         """A clone's parts that are needed: 64 grey chips and one building per labelled tile."""
@@ -510,6 +519,8 @@ class TestBanepa:
         module = tool("prepare_banepa")
         clone = self.clone(tmp_path / "clone", repo)
         module.main([str(clone), str(tmp_path / "out")])
+        with rasterio.open(tmp_path / "out/scene.tif") as scene:
+            assert scene.shape == (8 * 16, 6 * 16) and (abs(scene.read() - 90.0) < 3).all()
         expected = np.zeros((16, 16), np.uint8)
         expected[2:6, 3:7] = 1
         for path in (tmp_path / "out/masks").glob("*.tif"):

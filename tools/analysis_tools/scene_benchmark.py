@@ -401,7 +401,8 @@ def main() -> None:
         print(
             f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
             f"map {np.median(rates['map_seconds']):.1f} s: "
-            f"{100 * rates['map_rate_over_bare']:.1f} % of the bare rate (median of the rounds' ratios); half without data: "
+            f"{100 * rates['map_rate_over_bare']:.1f} % of the bare rate (median of the rounds' "
+            "ratios); half without data: "
             f"{rates['half_empty_speed_up']:.2f} times as fast"
         )
     if report["sizes"]:

@@ -6,7 +6,8 @@
 
 writes ``images/*.tif``, ``masks/*.tif`` (0 background, 1 building), ``predict_unlabelled/*.tif``,
 ``buildings_osm.geojson``, ``classes.txt`` and ``splits/{train,val,test}.txt`` (32, 8 and 8 chips in
-columns of their own; the lists are in ``configs/_base_/splits/banepa``).
+columns of their own; the lists are in ``configs/_base_/splits/banepa``), and ``scene.tif``, all 48
+side by side as one scene of 3,072 x 4,096 pixels in web mercator.
 
 The chips of the repository are plain JPEG files named .tif; their place on the ground stands only
 in their names (``OAM-<x>-<y>-<z>``, web mercator tiles) and in sidecar files. Here they become
@@ -27,11 +28,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from preparing import SPLITS_DIR, place, progress, write_list
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
-from rasterio.transform import from_bounds
+from rasterio.transform import from_bounds, from_origin
 
 from hook.errors import DataError, reports_errors
 
@@ -39,7 +41,26 @@ SPLITS = ("train", "val", "test")
 # Where the parts lie in the public repository, and in a folder prepared before.
 CHIPS = ("data/sample/train/oam", "images")
 UNLABELLED = ("data/sample/predict/oam", "predict_unlabelled")
+MERCATOR_EDGE = math.pi * 6378137  # metres from the middle of the web mercator map to its edge
 FOOTPRINTS = ("data/sample/train/osm/osm_features_*.geojson", "buildings_osm.geojson")
+
+
+def tile_of(name: str) -> tuple[int, int, int]:
+    """Read column, row and zoom level of a web mercator tile from a chip's name.
+
+    Raises:
+        DataError: If the name is of another form.
+    """
+    match = re.fullmatch(r"OAM-(\d+)-(\d+)-(\d+)", name)
+    if match is None:
+        raise DataError(
+            f"{name}: not the name of a map tile",
+            expected="OAM-<x>-<y>-<z>",
+            found=name,
+            remedy="keep the file names of the repository",
+        )
+    x, y, zoom = map(int, match.groups())
+    return x, y, zoom
 
 
 def tile_transform(name: str, width: int, height: int) -> Affine:
@@ -56,15 +77,7 @@ def tile_transform(name: str, width: int, height: int) -> Affine:
     Raises:
         DataError: If the name is of another form.
     """
-    match = re.fullmatch(r"OAM-(\d+)-(\d+)-(\d+)", name)
-    if match is None:
-        raise DataError(
-            f"{name}: not the name of a map tile",
-            expected="OAM-<x>-<y>-<z>",
-            found=name,
-            remedy="keep the file names of the repository",
-        )
-    x, y, zoom = map(int, match.groups())
+    x, y, zoom = tile_of(name)
     tiles = 2**zoom
 
     def longitude(column: int) -> float:
@@ -136,12 +149,14 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
             found=error,
             remedy="restore the file",
         ) from error
+    images = {}
     for name in progress(names, "writing chips"):
-        image = _read(chips / f"{name}.tif")
+        images[name] = image = _read(chips / f"{name}.tif")
         transform = tile_transform(name, image.shape[2], image.shape[1])
         _write(out / "images" / f"{name}.tif", image, transform, photometric="rgb")
         mask = building_mask(geometries, transform, image.shape[1:])
         _write(out / "masks" / f"{name}.tif", mask[None], transform)
+    write_scene(out / "scene.tif", images)
     others = sorted(unlabelled.glob("OAM-*.tif")) if unlabelled else []
     for path in others:
         image = _read(path)
@@ -152,6 +167,38 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
     for split in SPLITS:
         write_list(out / "splits" / f"{split}.txt", lists[split])
     return {split: len(lists[split]) for split in SPLITS} | {"unlabelled": len(others)}
+
+
+def write_scene(path: Path, chips: dict[str, np.ndarray]) -> None:
+    """Write chips side by side, as a Cloud-Optimised GeoTIFF with JPEG blocks in EPSG:3857.
+
+    Args:
+        path: The scene.
+        chips: (3, H, W) uint8 each, by name; of one size and zoom level.
+    """
+    tiles = {tile_of(name): image for name, image in chips.items()}
+    height, width = next(iter(tiles.values())).shape[1:]
+    columns, rows = (sorted({tile[axis] for tile in tiles}) for axis in (0, 1))
+    zoom = next(iter(tiles))[2]
+    side = 2 * MERCATOR_EDGE / 2**zoom  # of a tile in metres
+    scene = np.zeros(
+        (3, (rows[-1] - rows[0] + 1) * height, (columns[-1] - columns[0] + 1) * width), np.uint8
+    )
+    for (x, y, _), image in tiles.items():
+        top, left = (y - rows[0]) * height, (x - columns[0]) * width
+        scene[:, top : top + height, left : left + width] = image
+    transform = from_origin(
+        columns[0] * side - MERCATOR_EDGE,
+        MERCATOR_EDGE - rows[0] * side,
+        side / width,
+        side / height,
+    )
+    whole = path.with_name(f".{path.name}.whole")
+    scratch = path.with_name(f".{path.name}.part")
+    _write(whole, scene, transform, crs="EPSG:3857", photometric="rgb")
+    rasterio.shutil.copy(whole, scratch, driver="COG", compress="jpeg", quality=92)
+    whole.unlink()
+    os.replace(scratch, path)
 
 
 def _folder(source: Path, places: tuple[str, ...]) -> Path | None:
@@ -173,7 +220,9 @@ def _read(path: Path) -> np.ndarray:
         ) from error
 
 
-def _write(path: Path, array: np.ndarray, transform: Affine, **options: str) -> None:
+def _write(
+    path: Path, array: np.ndarray, transform: Affine, crs: str = "EPSG:4326", **options: str
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
     with rasterio.open(
@@ -184,7 +233,7 @@ def _write(path: Path, array: np.ndarray, transform: Affine, **options: str) -> 
         height=array.shape[1],
         width=array.shape[2],
         dtype=array.dtype,
-        crs="EPSG:4326",
+        crs=crs,
         transform=transform,
         compress="deflate",
         predictor=2,
