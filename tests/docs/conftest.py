@@ -11,7 +11,9 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from rasterio import features
 from rasterio.transform import from_origin
+from shapely.geometry import shape
 
 from hook import registry
 
@@ -48,7 +50,28 @@ def demo(repo, tiny, tmp_path_factory) -> Path:
     config = folder / "configs/hook/demo_hook.py"
     checkpoint = tiny.write_checkpoint(config, folder / "work_dirs/demo/checkpoint.pth")
     _write_truth(config, checkpoint, scene, folder / "data/demo/truth.gpkg")
+    _write_own(folder, scene, truth.astype(np.uint8), grid)
     return folder
+
+
+def _write_own(folder: Path, scene: Path, truth: np.ndarray, grid: dict) -> None:
+    """Write what the pages call the reader's own images and polygons."""
+    (folder / "scene.tif").symlink_to(scene)
+    (folder / "images").mkdir()
+    (folder / "images/scene.tif").symlink_to(scene)
+    names = ("field", "forest", "water", "road", "building")
+    polygons = [
+        {"class": names[int(value)], "geometry": shape(outline)}
+        for outline, value in features.shapes(truth, transform=grid["transform"])
+    ]
+    geopandas.GeoDataFrame(polygons, crs=grid["crs"]).to_file(folder / "land_use.gpkg")
+    rng = np.random.default_rng(1)
+    for name, size, metres in (("sentinel2", 64, 10), ("aerial", 256, 0.15)):
+        place = {"height": size, "width": size, "transform": from_origin(LEFT, TOP, metres, metres)}
+        with rasterio.open(
+            folder / f"{name}.tif", "w", **grid | place, count=3, dtype="uint8", photometric="rgb"
+        ) as sink:
+            sink.write(rng.integers(40, 200, (3, size, size)).astype(np.uint8))
 
 
 def _write_truth(config: Path, checkpoint: Path, scene: Path, path: Path) -> None:
