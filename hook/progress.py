@@ -1,4 +1,7 @@
-"""Progress bars: one line on a terminal, a widget in a notebook, nothing in a log."""
+"""Progress bars: one line on a terminal and in a notebook, nothing in a log.
+
+In a notebook with ipywidgets the line is a widget.
+"""
 
 import sys
 import warnings

@@ -52,9 +52,11 @@ def test_report_table_and_pictures(tool, seg_run, patch_run, tmp_path, monkeypat
         for state in ("trained on the task", "untrained")
         for which in ("embedding", "after a ViT")
     ]
+    like = f"SLIC, as many as {tokens[1]}"
+    both = ["regular grid", *patches, like]
     expected = {
-        "labels": [*tokens, "k-means on colour and position", "SLIC", "regular grid", *patches],
-        "components": [*tokens, "SLIC", "Felzenszwalb", "regular grid", *patches],
+        "labels": [*tokens, "k-means on colour and position", "SLIC", *both],
+        "components": [*tokens, "SLIC", "Felzenszwalb", *both],
     }
     assert [(c["num_tokens"], c["kind"]) for c in report["comparisons"]] == [
         (2, "labels"), (2, "components"), (4, "labels"), (4, "components"),
@@ -72,6 +74,7 @@ def test_report_table_and_pictures(tool, seg_run, patch_run, tmp_path, monkeypat
             # A cell may lie in the corner without data.
             assert first["labels"] - 1 <= grid["labels"] <= first["labels"]
         assert rows[tokens[1]]["measures"] != first["measures"]
+        assert rows[tokens[1]]["labels"] - 1 <= rows[like]["labels"] <= rows[tokens[1]]["labels"]
         for row in rows.values():
             assert list(row["measures"]) == list(MEASURES)
             of_images = [image["ASA"] for image in row["images"]]

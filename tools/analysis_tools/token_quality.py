@@ -10,9 +10,10 @@ Goes over the config's test images, which need masks. Two comparisons for every 
   Felzenszwalb and Huttenlocher, a regular grid and merged patches.
 
 Both put the tokens of ``--beside`` models in rows of their own, such as tokenizers that have never
-seen the data. ``--diffusion-steps`` lets neighbouring seeds of like colour share their tokens
-before any map is made (see HookTokenizer), and ``--min-region`` gives connected parts of tokens
-below an area to the neighbour they look most like; SLIC has a step of that kind itself.
+seen the data, each with SLIC in as many regions. ``--diffusion-steps`` lets neighbouring seeds of
+like colour share their tokens before any map is made (see HookTokenizer), and ``--min-region``
+gives connected parts of tokens below an area to the neighbour they look most like; SLIC has a step
+of that kind itself.
 
 Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
 (Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
@@ -264,7 +265,8 @@ def compare(
 
     Args:
         chips: Reads each image.
-        models: The first one's tokens say how many regions the others get.
+        models: The first one's tokens say how many regions the others get; SLIC has a row with as
+            many as each other model too.
         patches: Models whose patches are merged.
         counts: Numbers of tokens; None takes the models'.
         measure: Takes the measures of one map of regions.
@@ -295,6 +297,11 @@ def compare(
             parts = {name: merge_fragments(regions, FRAGMENT) for name, regions in maps.items()}
             labels = others(chip, _count(maps[models[0].name]), features, "labels", seed)
             components = others(chip, _count(parts[models[0].name]), features, "components", seed)
+            for model in models[1:]:
+                if model.name in maps:
+                    like = f"SLIC, as many as {model.name}"
+                    labels[like] = slic(chip, _count(maps[model.name]))
+                    components[like] = slic(chip, _count(parts[model.name]))
             for comparison, found in (
                 (by_labels, maps | labels),
                 (by_components, parts | components),
@@ -337,10 +344,19 @@ def others(
     for name, (of_cells, cells) in features.items():
         used, packed = np.unique(cells[box], return_inverse=True)
         found[name] = merge_by_similarity(of_cells[used], packed.reshape(size), [count])[0]
-    whole = {}
-    for name, regions in found.items():
-        whole[name] = np.full(chip.valid.shape, NO_REGION, np.int64)
-        whole[name][box] = np.where(chip.valid[box], regions, NO_REGION)
+    return {name: _whole(chip, box, regions) for name, regions in found.items()}
+
+
+def slic(chip: Chip, count: int) -> np.ndarray:
+    """Cut an image into (H, W) regions by SLIC alone; see :func:`others`."""
+    box = _bounding_box(chip.valid)
+    return _whole(chip, box, slic_regions(chip.colours[box], count))
+
+
+def _whole(chip: Chip, box: tuple[slice, slice], regions: np.ndarray) -> np.ndarray:
+    """Lay the regions of a box into the whole image."""
+    whole = np.full(chip.valid.shape, NO_REGION, np.int64)
+    whole[box] = np.where(chip.valid[box], regions, NO_REGION)
     return whole
 
 
