@@ -170,20 +170,21 @@ def _devices(device: str) -> list[str]:
     """Read ``"cuda:0,1"`` as two devices.
 
     Raises:
-        ConfigError: Several of what there is one of.
+        ConfigError: Several of what there is one of, or no numbers.
     """
-    kind, colon, numbers = device.partition(":")
+    kind, _, numbers = device.partition(":")
     if "," not in numbers:
         return [device]
-    if kind != "cuda":
+    parts = [number.strip() for number in numbers.split(",")]
+    if kind != "cuda" or not all(map(str.isdigit, parts)) or len(set(parts)) < len(parts):
         raise ConfigError(
             f"device {device!r}",
             expected="one device, or several GPUs such as cuda:0,1",
             found=device,
-            remedy="share a scene among processes of the CPU with cluster='local' "
-            "(--cluster local --workers 2)",
+            remedy="give each GPU's number once; processes of the CPU share a scene with "
+            "cluster='local' (--cluster local --workers 2)",
         )
-    return [f"{kind}{colon}{number.strip()}" for number in numbers.split(",")]
+    return [f"{kind}:{part}" for part in parts]
 
 
 def scene_files(

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -122,7 +124,7 @@ def on_cluster(
         client: Of the cluster.
         make_predict: Makes a worker's model.
         key: Name of the model, so that a worker that has it does not load it again.
-        devices: The first worker takes the first one, and so on; None leaves it to
+        devices: The first worker of a machine takes the first one, and so on; None leaves it to
             ``make_predict``.
         job: What is done with a block.
     """
@@ -186,7 +188,8 @@ def _run_block(
         )
     if key not in _PREDICTORS:
         _PREDICTORS.clear()
-        _PREDICTORS[key] = make_predict(devices and devices[_number_of_worker() % len(devices)])
+        device = devices and devices[_number_of_worker(folder) % len(devices)]
+        _PREDICTORS[key] = make_predict(device)
     with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)):
         blocks = [plan.blocks[index]]
         job.run(_PREDICTORS[key], reader, plan, blocks, Journal.join(folder), _ignore)
@@ -197,9 +200,21 @@ def _ignore(windows: int) -> None:
     """Report to nobody: the caller counts whole blocks."""
 
 
-def _number_of_worker() -> int:
-    """Number of this worker among those of a local cluster."""
+def _number_of_worker(folder: Path) -> int:
+    """Number of this worker among those of its machine.
+
+    Those of a local cluster are named by numbers. Others, which are named by their addresses, take
+    the next number that no process of this machine has taken in the folder of the unfinished map.
+    """
     from distributed import get_worker
 
-    name = get_worker().name
-    return name if isinstance(name, int) else int(name) if str(name).isdigit() else 0
+    name = str(get_worker().name)
+    if name.isdigit():
+        return int(name)
+    machine = socket.gethostname()
+    for number in itertools.count():
+        try:
+            (folder / f"{machine}.{number}.worker").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return number

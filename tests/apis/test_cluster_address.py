@@ -135,7 +135,10 @@ def test_each_of_two_gpus_gets_a_worker(
     assert_same_files(folder, alone)
 
 
-@pytest.mark.parametrize("device", ["cpu:0,1", "mps:0,1"])
+@pytest.mark.parametrize(
+    "device",
+    ["cpu:0,1", "mps:0,1", "cuda:0,", "cuda:0,cuda:1", "cuda:a,b", "cuda:0,-1", "cuda:0,0"],
+)
 def test_several_devices_of_which_there_is_one_are_refused(seg_run, device):
     with pytest.raises(ConfigError, match=f"device '{device}'") as caught:
         SceneMapper(*seg_run, device=device)

@@ -3,15 +3,16 @@
 import importlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hook.errors import SceneError
-from hook.scenes import map_scene
+from hook.scenes import cluster, map_scene
 from hook.scenes.cluster import connect, on_cluster
 
-pytest.importorskip("distributed", reason="the cluster extra is not installed")
+distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,12 @@ def test_cells_of_a_scene_are_the_same(models, scene, tmp_path):
 def test_nobody_at_the_address():
     with pytest.raises(SceneError, match="no Dask scheduler answers"), connect("nowhere"):
         pass
+
+
+def test_workers_without_numbers_take_those_of_their_machine(tmp_path, monkeypatch):
+    names = iter(["3", 4, "tcp://10.0.0.1:1", "tcp://10.0.0.1:2", "tcp://10.0.0.2:1"])
+    hosts = iter(["one", "one", "two"])
+    monkeypatch.setattr(distributed, "get_worker", lambda: SimpleNamespace(name=next(names)))
+    monkeypatch.setattr(cluster.socket, "gethostname", lambda: next(hosts))
+    found = [cluster._number_of_worker(tmp_path) for _ in range(5)]
+    assert found == [3, 4, 0, 1, 0]
