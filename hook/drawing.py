@@ -70,7 +70,12 @@ def stretch_to_rgb(
         DataError: If ``image`` is not (C, H, W).
     """
     if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError("a picture needs bands", expected="(C, H, W)", found=image.shape)
+        raise DataError(
+            "a picture needs bands",
+            expected="(C, H, W)",
+            found=image.shape,
+            remedy="give an array with bands first, image[np.newaxis] for a single band",
+        )
     chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
     seen = np.isfinite(chosen).all(0)
     if valid is not None:
@@ -343,11 +348,18 @@ def render_attention(
 
     if attention.ndim != 2 or not attention.size:
         raise DataError(
-            "heat needs one token's attention", expected="(h, w)", found=attention.shape
+            "heat needs one token's attention",
+            expected="(h, w)",
+            found=attention.shape,
+            remedy="choose one token's attention, assignment[0, token]",
         )
     low, high = limits if limits is not None else (0.0, float(attention.max()))
     if not (low < high or limits is None):
-        raise DataError("the limits of the attention do not ascend", found=limits)
+        raise DataError(
+            "the limits of the attention do not ascend",
+            found=limits,
+            remedy="give the lower limit first",
+        )
     height, width = image.shape[:2]
     scaled = ((attention - low) / ((high - low) or 1.0)).clip(0, 1).astype(np.float32)
     fine = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
@@ -401,6 +413,7 @@ def _check_size(token_map: np.ndarray, image: np.ndarray) -> None:
             "picture and token map differ in size",
             expected=token_map.shape,
             found=image.shape[:2],
+            remedy="resize one of the two: hook.tokenizers.token_map takes a size",
         )
 
 

@@ -1,7 +1,10 @@
+import ast
 import pickle
+from pathlib import Path
 
 import pytest
 
+import hook
 from hook.errors import (
     CheckpointError,
     ConfigError,
@@ -49,3 +52,27 @@ def test_defects_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+KINDS = {kind.__name__ for kind in (CheckpointError, ConfigError, DataError, SceneError)}
+
+
+def _errors_of(path):
+    """Give the calls of a module that make one of HOOK's errors."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", None))
+            if name in KINDS:
+                yield node
+
+
+def test_every_error_says_what_to_do():
+    package = Path(hook.__file__).parent
+    count, without = 0, []
+    for path in sorted(package.rglob("*.py")):
+        for call in _errors_of(path):
+            count += 1
+            if not {"remedy", None} & {keyword.arg for keyword in call.keywords}:
+                without.append(f"{path.relative_to(package)}:{call.lineno}")
+    assert count > 400
+    assert not without, "errors without a remedy: " + ", ".join(without)

@@ -231,7 +231,11 @@ def _check_packages() -> None:
 def _check_output(path: Path, overwrite: bool) -> None:
     """Refuse a file that could not be written, before a model is loaded."""
     if path.suffix.lower() != ".onnx":
-        raise ConfigError(f"{path}: models are exported as ONNX", expected="a name ending in .onnx")
+        raise ConfigError(
+            f"{path}: models are exported as ONNX",
+            expected="a name ending in .onnx",
+            remedy="give the output a name ending in .onnx",
+        )
     if path.is_dir() or (path.exists() and not overwrite):
         raise ConfigError(
             f"{path} {'is a folder' if path.is_dir() else 'exists already'}",
@@ -264,6 +268,7 @@ def _check_model(model: nn.Module, num_tokens: int | None) -> None:
             f"{type(model).__name__} is too large for one ONNX file",
             expected="weights of less than 2 GB",
             found=f"{size / 1e9:.1f} GB",
+            remedy="export a smaller model, such as the preset 'fast' with a narrower backbone",
         )
     if getattr(model.backbone, "explained", None) is not None and num_tokens is None:
         raise ConfigError(
@@ -315,6 +320,7 @@ def _num_bands(model: nn.Module) -> int:
         raise ConfigError(
             f"{type(model.backbone).__name__} does not say how many bands it takes",
             expected="metainfo['bands'] in the config",
+            remedy="name the bands in metainfo['bands'], in the model's order",
         )
     return count
 
@@ -547,6 +553,7 @@ def _compare(path: Path, name: Path, images: np.ndarray, expected: np.ndarray) -
             f"{name} would give something else than PyTorch",
             expected=f"probabilities of shape {expected[:1].shape}",
             found=found[0].shape,
+            remedy="export with another --opset, or take another model: a layer is lost",
         )
     difference = float(abs(np.concatenate(found) - expected).max())
     if not difference <= TOLERANCE:  # NaN must not pass

@@ -478,7 +478,9 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
     if not segments:
         if out.suffix.lower() != ".csv":
             raise ConfigError(
-                f"{out}: classifications are written as CSV", expected="a name ending in .csv"
+                f"{out}: classifications are written as CSV",
+                expected="a name ending in .csv",
+                remedy="give --out a name ending in .csv",
             )
         targets = {}
         finals = [out]
@@ -609,6 +611,7 @@ def tokenize(
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokenizer",
             expected="a model with hook.TokenViT as its backbone",
+            remedy="take a config whose backbone is hook.TokenViT",
         )
     if isinstance(image, (str, os.PathLike)) or is_data_array(image):
         name = "the image" if is_data_array(image) else f"image {image}"

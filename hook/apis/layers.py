@@ -104,7 +104,11 @@ def class_statistics(
             try:
                 staged.write_text(format_statistics(rows), encoding="utf-8")
             except OSError as error:
-                raise SceneError(f"{output}: cannot be written", found=error.strerror) from error
+                raise SceneError(
+                    f"{output}: cannot be written",
+                    found=error.strerror,
+                    remedy="check the free space of the disk and the folder's permissions",
+                ) from error
         files.commit()
     return rows
 

@@ -40,7 +40,11 @@ INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
 def scale_bar_length(extent: float) -> float:
     """Round length (1, 2 or 5 times a power of ten) near a fifth of ``extent``."""
     if not extent > 0:
-        raise ConfigError("a scale bar needs a positive extent", found=extent)
+        raise ConfigError(
+            "a scale bar needs a positive extent",
+            found=extent,
+            remedy="give the width of the picture in metres, or leave the scale bar out",
+        )
     base = 10 ** math.floor(math.log10(extent / 5))
     return max(m * base for m in (1, 2, 5) if m * base <= extent / 5 * 1.0001)
 
@@ -102,10 +106,16 @@ def draw_overview(
     from matplotlib.patches import Patch, Rectangle
 
     if not panels:
-        raise DataError("an overview needs at least one panel")
+        raise DataError(
+            "an overview needs at least one panel",
+            remedy="give one panel or more",
+        )
     if len(classes) != len(palette):
         raise ConfigError(
-            "class names and palette differ in length", expected=len(classes), found=len(palette)
+            "class names and palette differ in length",
+            expected=len(classes),
+            found=len(palette),
+            remedy="give one colour for each class",
         )
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)

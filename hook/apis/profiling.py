@@ -237,7 +237,11 @@ def prepare_output(path: str | os.PathLike | None, option: str) -> None:
         return
     make_folder(Path(path).absolute().parent, option)
     if Path(path).is_dir():
-        raise ConfigError(f"{option} {path} is a folder", expected="the name of a file")
+        raise ConfigError(
+            f"{option} {path} is a folder",
+            expected="the name of a file",
+            remedy="name a file in that folder",
+        )
 
 
 def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:

@@ -76,7 +76,12 @@ class RegionPredictor:
                 remedy="polygons of classes come from 'hook map --vectors'",
             )
         if embedding not in EMBEDDINGS:
-            raise ConfigError("embedding", expected=" or ".join(EMBEDDINGS), found=embedding)
+            raise ConfigError(
+                "embedding",
+                expected=" or ".join(EMBEDDINGS),
+                found=embedding,
+                remedy="choose what embeds a region: its token, or its own seeds",
+            )
         if embedding == "seeds" and not hasattr(backbone.tokenizer, "perceive"):
             raise ConfigError(
                 f"{type(backbone.tokenizer).__name__} has no seeds to embed regions by",

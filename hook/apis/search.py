@@ -92,6 +92,7 @@ def find_similar(
             "what to search with",
             expected=f"one of {', '.join(queries)}",
             found=", ".join(given) or "nothing",
+            remedy="give exactly one of them",
         )
     kind = None if embedding == "tokens" else embedding
     _check_options(given[0], polygon, model, checkpoint, token, kind, crs)
@@ -180,6 +181,7 @@ def embed_chip(
             f"{name}: validity of its pixels",
             expected=f"shape {values.shape[1:]} with a valid pixel",
             found=f"shape {valid.shape} with {int(valid.sum())}",
+            remedy="give a validity of the image's height and width, True where its pixels count",
         )
     with use_tokens(model, num_tokens):
         predict = RegionPredictor(model, fixed=num_tokens is not None, embedding=embedding)
@@ -194,7 +196,12 @@ def embed_chip(
     owners = answer.owners[0]
     number = int(owners.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
     if token is not None and not 0 <= token < number:
-        raise ConfigError(f"{name}: no such token", expected=f"0 to {number - 1}", found=token)
+        raise ConfigError(
+            f"{name}: no such token",
+            expected=f"0 to {number - 1}",
+            found=token,
+            remedy="choose a token among these, or leave it out for the mean of all",
+        )
     if answer.seeds is not None:
         chosen = valid if token is None else valid & (owners == token)
         seeds = answer.seed_of_pixel[0][chosen]
@@ -213,11 +220,16 @@ def _check_options(query: str, polygon, model, checkpoint, token, embedding, crs
             "a chip is embedded by a model",
             expected="the config and checkpoint that the regions are from",
             found="no model",
+            remedy="name the model that made the regions (--model NAME, or config and checkpoint)",
         )
     given = dict(model=model, checkpoint=checkpoint, token=token, embedding=embedding)
     for name, value in given.items():
         if value is not None and query != "chip":
-            raise ConfigError(f"{name} goes with a chip", found=f"a search by {query}")
+            raise ConfigError(
+                f"{name} goes with a chip",
+                found=f"a search by {query}",
+                remedy="leave it out, or search with a chip",
+            )
     with_own = polygon is not None and not isinstance(polygon, BaseGeometry)
     if crs is not None and (query not in ("at", "polygon") or with_own):
         raise ConfigError(

@@ -183,6 +183,7 @@ def show_attention(
             "one token is to be shown",
             expected="its number, or at=(row, column) of a pixel that it owns",
             found="neither" if token is None else "both",
+            remedy="give one of the two (--attention T, or --attention --at ROW COL)",
         )
     look = _look(model, image, valid, num_tokens, metres_per_pixel)
     if at is not None:
@@ -238,7 +239,11 @@ def show_token_counts(
         most = tokenizer.max_tokens
         counts = [count for count in _COUNTS if count <= most] or [most]
     if not len(counts):
-        raise ConfigError("no number of tokens is given", expected="one or more, such as (2, 4, 8)")
+        raise ConfigError(
+            "no number of tokens is given",
+            expected="one or more, such as (2, 4, 8)",
+            remedy="give numbers of tokens (--counts 2,4,8)",
+        )
     looks = [_look(model, image, valid, count, metres_per_pixel) for count in counts]
     if at is not None:
         for look in looks:
@@ -261,11 +266,13 @@ def _tokenizer_of(model: "nn.Module") -> "nn.Module":
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokens to show",
             expected="a model with hook.TokenViT as its backbone",
+            remedy="take a model with tokens; hook predict shows the answers of any",
         )
     if tokenizer.assign == "grid":
         raise ConfigError(
             f"{type(tokenizer).__name__} cuts the image into squares: its tokens have no regions",
             expected="a model with hook.HookTokenizer",
+            remedy="show a model with a HOOK tokenizer; squares are the patches of a regular grid",
         )
     return tokenizer
 
@@ -375,6 +382,7 @@ def _read(
             f"{name or 'the image'}: validity of its pixels",
             expected=f"shape {values.shape[1:]} with a valid pixel",
             found=f"shape {valid.shape} with {int(valid.sum())}",
+            remedy="give a validity of the image's height and width, True where its pixels count",
         )
     return name, values, valid, size
 
@@ -419,6 +427,7 @@ def _owner(look: _Look, at: tuple[int, int]) -> int:
             "the pixel lies outside the image",
             expected=f"a row from 0 to {height - 1} and a column from 0 to {width - 1}",
             found=f"row {row}, column {col}",
+            remedy="choose a pixel inside the image (--at ROW COL)",
         )
     token = int(look.owners[row, col])
     if token < 0:

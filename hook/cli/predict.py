@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--out is missing: a segmentation gives masks",
             expected="--out FOLDER, or --out FILE.tif for one image",
+            remedy="say where the masks go with --out",
         )
     predictions = predict_files(
         model,

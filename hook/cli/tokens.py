@@ -101,7 +101,11 @@ def run(args: argparse.Namespace) -> None:
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, before a model is loaded."""
     if not args.out.lower().endswith(".png"):
-        raise ConfigError(f"{args.out}: pictures are written as PNG", expected="a name in .png")
+        raise ConfigError(
+            f"{args.out}: pictures are written as PNG",
+            expected="a name in .png",
+            remedy="give the picture a name ending in .png",
+        )
     if args.counts is not None and args.attention is not None:
         raise ConfigError(
             "--counts and --attention are two pictures", remedy="ask for one after the other"

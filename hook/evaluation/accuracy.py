@@ -46,7 +46,10 @@ class Accuracy(BaseMetric):
         self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
         if not self.topk or min(self.topk) < 1:
             raise ConfigError(
-                "hook.Accuracy: topk", expected="whole numbers from 1", found=self.topk
+                "hook.Accuracy: topk",
+                expected="whole numbers from 1",
+                found=self.topk,
+                remedy="give topk=1 or topk=(1, 5)",
             )
         self.output_dir = output_dir
 

@@ -32,7 +32,10 @@ def confusion_matrix(
     """
     if truth.shape != prediction.shape:
         raise DataError(
-            "truth and prediction differ in size", expected=truth.shape, found=prediction.shape
+            "truth and prediction differ in size",
+            expected=truth.shape,
+            found=prediction.shape,
+            remedy="give truth and prediction of the same image",
         )
     counted = truth != ignore_index
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -157,7 +160,10 @@ class NearestCentroid:
         self._check_bands(image)
         if image.shape[1:] != labels.shape:
             raise DataError(
-                "image and labels differ in size", expected=image.shape[1:], found=labels.shape
+                "image and labels differ in size",
+                expected=image.shape[1:],
+                found=labels.shape,
+                remedy="give image and labels of the same place",
             )
         if valid is not None:
             labels = np.where(valid.astype(bool), labels, self.ignore_index)
@@ -224,6 +230,7 @@ class NearestCentroid:
                 "the image has another number of bands",
                 expected=f"({self.num_bands}, H, W)",
                 found=image.shape,
+                remedy="give images with the bands that the baseline was fitted to",
             )
 
 
@@ -246,7 +253,11 @@ def check_margins(
     """
     for name, value in (("model", score), ("majority", majority), ("centroid", centroid)):
         if not np.isfinite(value):
-            raise ConfigError(f"the mIoU of {name} is not a number", found=value)
+            raise ConfigError(
+                f"the mIoU of {name} is not a number",
+                found=value,
+                remedy="check that the truth holds labelled pixels of its classes",
+            )
     missed = []
     if score < majority + lead:
         missed.append(

@@ -84,6 +84,7 @@ def paired_bootstrap(
             expected="the same images, two or more, and the same classes",
             found=f"{first.shape[1]} and {second.shape[1]} images, "
             f"{first.shape[-1]} and {second.shape[-1]} classes",
+            remedy="test both models on the same list of images",
         )
 
     def mean_score(matrices: np.ndarray, images: np.ndarray) -> float:

@@ -89,7 +89,10 @@ def boundary_counts(
     check_tolerance(tolerance, "tolerance")
     if truth.shape != prediction.shape:
         raise DataError(
-            "truth and prediction differ in size", expected=truth.shape, found=prediction.shape
+            "truth and prediction differ in size",
+            expected=truth.shape,
+            found=prediction.shape,
+            remedy="give truth and prediction of the same image",
         )
     if ignore_index is not None:
         prediction = np.where(truth == ignore_index, ignore_index, prediction)

@@ -267,7 +267,10 @@ def explained_variation(image: np.ndarray, regions: np.ndarray) -> float:
     """
     if image.shape[:2] != regions.shape:
         raise DataError(
-            "image and regions differ in size", expected=image.shape[:2], found=regions.shape
+            "image and regions differ in size",
+            expected=image.shape[:2],
+            found=regions.shape,
+            remedy="give image and regions of the same place",
         )
     counted = regions >= 0
     if not counted.any():

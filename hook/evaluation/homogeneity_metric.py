@@ -72,6 +72,7 @@ class HomogeneityMetric(BaseMetric):
                 "hook.HomogeneityMetric: min_region is below zero",
                 expected="a number of pixels",
                 found=min_region,
+                remedy="set min_region to 0 to keep all parts, or to a number of pixels",
             )
         self.tolerance, self.min_region = tolerance, min_region
         self.ignore_index = ignore_index

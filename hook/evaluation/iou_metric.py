@@ -55,6 +55,7 @@ class IoUMetric(MMSegIoUMetric):
                 "hook.IoUMetric: iou_metrics",
                 expected="one or more of mIoU, mDice, mFscore",
                 found=", ".join(sorted(unknown)) or "none",
+                remedy="choose iou_metrics among these",
             )
         super().__init__(
             ignore_index=ignore_index,

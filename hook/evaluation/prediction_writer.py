@@ -165,6 +165,7 @@ class PredictionWriter:
                 f"{target}: a PNG mask holds at most 255 classes",
                 expected="georeferenced data for more classes",
                 found=f"{len(self.classes)} classes",
+                remedy="give georeferenced images, whose masks are GeoTIFFs, or merge classes",
             )
         colours = np.zeros((256, 3), np.uint8)
         for index, colour in colour_table(self.classes, self.palette).items():

@@ -393,6 +393,7 @@ def merge_by_similarity(
             "cells and features do not fit",
             expected=f"cells from 0 to {number - 1}",
             found=f"{cells.min()} to {cells.max()}" if cells.size else "no cell",
+            remedy="give a row of features for every cell",
         )
     least = min(counts)
     _check_count(min(least, number), number)
@@ -417,6 +418,7 @@ def merge_by_similarity(
                 "the cells fall apart before they are few enough",
                 expected=f"{least} regions",
                 found=f"{left} that have no neighbour",
+                remedy="ask for more regions, or cut each connected part by itself",
             )
         _, a, b, of_a, of_b = heapq.heappop(heap)
         if born[a] != of_a or born[b] != of_b:
@@ -459,7 +461,12 @@ def _shared_borders(parts: np.ndarray, count: int) -> list[dict[int, int]]:
 def _comparable(image: np.ndarray) -> np.ndarray:
     """Bring colours to a space whose distances mean something: (H, W, C) float64."""
     if image.ndim != 3 or image.shape[-1] == 0:
-        raise DataError("an image needs bands", expected="(H, W, C)", found=image.shape)
+        raise DataError(
+            "an image needs bands",
+            expected="(H, W, C)",
+            found=image.shape,
+            remedy="give an array with bands last, image[..., np.newaxis] for a single band",
+        )
     if image.shape[-1] == 3:
         return color.rgb2lab(np.clip(image, 0, 1).astype(np.float64))
     spread = image.std((0, 1))

@@ -40,13 +40,17 @@ class LinearClsHead(BaseModule):
         super().__init__(init_cfg)
         if pooling not in ("mean", "cls_token"):
             raise ConfigError(
-                "model.head.pooling is unknown", expected="'mean' or 'cls_token'", found=pooling
+                "model.head.pooling is unknown",
+                expected="'mean' or 'cls_token'",
+                found=pooling,
+                remedy="set pooling to 'mean', or to 'cls_token' with a tokenizer that has one",
             )
         if class_weight is not None and len(class_weight) != num_classes:
             raise ConfigError(
                 "model.head.class_weight has the wrong length",
                 expected=f"{num_classes} weights, one per class",
                 found=f"{len(class_weight)} weights",
+                remedy="give a weight for every class in the order of metainfo['classes']",
             )
         self.num_classes = num_classes
         self.pooling = pooling

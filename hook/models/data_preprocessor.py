@@ -142,6 +142,7 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
             raise ConfigError(
                 "model.data_preprocessor.num_classes is missing",
                 expected="the number of classes, which mixup and cutmix need for soft labels",
+                remedy="set num_classes in data_preprocessor, or leave mixup and cutmix out",
             )
         mixers = []
         if mixup:

@@ -68,6 +68,7 @@ class _WeightedLoss(_DecodeLoss):
                 f"{type(self).__name__}.class_weight has the wrong length",
                 expected=f"{logits.shape[1]} weights, one per class",
                 found=f"{len(self.class_weight)} weights",
+                remedy="give a weight for every class in the order of metainfo['classes']",
             )
 
 

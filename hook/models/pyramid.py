@@ -56,6 +56,7 @@ class TokenPyramid(BaseModule):
                 "model.neck.out_channels has the wrong length",
                 expected="4 levels: x4, x2, x1, x1/2",
                 found=f"{len(out_channels)} levels",
+                remedy="give four widths",
             )
         c4, c2, c1, c_half = out_channels
         self.up4 = nn.Sequential(

@@ -29,6 +29,7 @@ class SeedBackbone(BaseModule):
                 "model.backbone.tokenizer has no stem",
                 expected="a hook.HookTokenizer",
                 found=type(whole).__name__,
+                remedy="set backbone.tokenizer to a hook.HookTokenizer",
             )
         self.stem = whole.stem
         self.embed_dims = whole.seed_dims

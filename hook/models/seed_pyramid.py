@@ -40,12 +40,14 @@ class SeedPyramid(BaseModule):
                 "model.neck.out_channels has the wrong length",
                 expected="4 levels: x1, x1/2, x1/4, x1/8",
                 found=f"{len(out_channels)} levels",
+                remedy="give four widths",
             )
         if in_channels is None and seed_channels is None:
             raise ConfigError(
                 "model.neck has no input",
                 expected="in_channels (of the token maps), seed_channels, or both",
                 found="None for both",
+                remedy="give the width of the tokens, of the seeds, or both",
             )
         self.num_maps = 0 if in_channels is None else 4
         self.project = nn.ModuleList()

@@ -147,9 +147,19 @@ def extract_regions(
     inputs = (input,) if isinstance(input, str | Path) else tuple(input)
     driver = _check_output(output, inputs)
     if batch_size != int(batch_size) or batch_size < 1:
-        raise SceneError("batch_size", expected="1 or more", found=batch_size)
+        raise SceneError(
+            "batch_size",
+            expected="1 or more",
+            found=batch_size,
+            remedy="give the number of windows of a pass of the model",
+        )
     if merge is not None and not -1 <= merge <= 1:
-        raise SceneError("merge threshold", expected="a cosine from -1 to 1", found=merge)
+        raise SceneError(
+            "merge threshold",
+            expected="a cosine from -1 to 1",
+            found=merge,
+            remedy="give a threshold such as 0.9, or leave merging out",
+        )
     scene = Scene(
         tuple(str(path) for path in inputs),
         None if indexes is None else tuple(indexes),
@@ -232,6 +242,7 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> str:
             f"{output}: unknown format of regions",
             expected=f"a name ending in {' or '.join(FORMATS)}",
             found=output.suffix or "no ending",
+            remedy="give the regions another name",
         )
     for path in inputs:
         if output.exists() and os.path.exists(path) and output.samefile(path):
@@ -246,7 +257,10 @@ def _check_bands(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     # Fields of a GeoPackage are told apart without regard to case.
     if len(names) != count or len({name.casefold() for name in names}) < count:
         raise SceneError(
-            "band_names", expected=f"{count} names, one per band, all different", found=names
+            "band_names",
+            expected=f"{count} names, one per band, all different",
+            found=names,
+            remedy="give a name of its own to every band",
         )
     return names
 

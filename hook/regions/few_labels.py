@@ -90,9 +90,19 @@ def classify_regions(
     """
     for name, value, known in (("method", method, METHODS), ("features", features, FEATURES)):
         if value not in known:
-            raise ConfigError(f"unknown {name}", expected=" or ".join(known), found=value)
+            raise ConfigError(
+                f"unknown {name}",
+                expected=" or ".join(known),
+                found=value,
+                remedy="choose one of these",
+            )
     if not 0 < strength < math.inf:
-        raise ConfigError("strength of the labels", expected="a number above 0", found=strength)
+        raise ConfigError(
+            "strength of the labels",
+            expected="a number above 0",
+            found=strength,
+            remedy="give a number such as 1.0; more trusts the labels more",
+        )
     with StagedFiles(overwrite) as files:
         if output is not None:
             driver_of(output)
@@ -241,6 +251,7 @@ class _Bands:
                     f"{table.source}: field {name}",
                     expected="numbers",
                     found=table.fields[name].type,
+                    remedy="take a field of numbers, or leave it out of the features",
                 ) from None
             columns.append(column.to_numpy())  # null becomes NaN
         self._values = np.column_stack(columns)
@@ -343,6 +354,7 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
             f"{source}: labels that are neither points nor polygons",
             expected="points or polygons",
             found=", ".join(sorted(kind or "no geometry" for kind in wrong)),
+            remedy="give a layer of points or polygons, lines as polygons around them",
         )
     shapes = table.to_own_crs(shapes, labels.crs, source, DataError)
     names = [_class_name(v, source, n) for n, v in enumerate(labels[field].tolist())]

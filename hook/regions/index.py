@@ -120,6 +120,7 @@ class RegionIndex:
                 f"{self.source}: no such region",
                 expected=f"a row number from 0 to {len(self) - 1}",
                 found=region,
+                remedy="take the number of a row of the file of regions",
             )
         rows = np.array([int(region)])
         return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
@@ -145,7 +146,11 @@ class RegionIndex:
         """
         place = f"point {x:.10g} {y:.10g}"
         if not np.isfinite([x, y]).all():
-            raise ConfigError(f"{place}: no place", expected="two finite numbers")
+            raise ConfigError(
+                f"{place}: no place",
+                expected="two finite numbers",
+                remedy="give X and Y in the regions' CRS, or theirs with crs (--crs)",
+            )
         point = self._regions.to_own_crs(np.array([shapely.Point(x, y)]), crs, place)
         rows = self._regions.containing(point)
         if rows[0] < 0:
@@ -186,6 +191,7 @@ class RegionIndex:
                 "the polygon to search with has no area",
                 expected="a polygon or multipolygon",
                 found=getattr(polygon, "geom_type", type(polygon).__name__),
+                remedy="draw a polygon; by_point (--at) takes a place",
             )
         own = self._regions.to_own_crs(np.array([polygon]), crs, "the polygon to search with")[0]
         if not own.is_valid:
@@ -227,6 +233,7 @@ class RegionIndex:
                 "the vector to search with has no direction",
                 expected="finite numbers, not all zero",
                 found=vector,
+                remedy="take the embedding of a region or of a chip",
             )
         return self._answer(vector, k, np.empty(0, np.int64), keep_query=False)
 
@@ -259,7 +266,12 @@ class RegionIndex:
     ) -> geopandas.GeoDataFrame:
         """The table of the regions nearest to a vector (D,)."""
         if isinstance(k, bool) or k != int(k) or k < 1:
-            raise ConfigError("k, the number of regions to find", expected="1 or more", found=k)
+            raise ConfigError(
+                "k, the number of regions to find",
+                expected="1 or more",
+                found=k,
+                remedy="give the number of regions that are wanted",
+            )
         unit = vector / np.sqrt((vector * vector).sum())
         allowed = self._usable.copy()
         if not keep_query:

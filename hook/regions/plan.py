@@ -71,6 +71,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
             "the model's answer to a batch of windows",
             expected="embeddings or seeds",
             found="neither" if answer.seeds is None else "both",
+            remedy="return one of the two from the function of windows",
         )
     side, k = plan.window, plan.num_classes
     tokens, seeds = _count(answer.embeddings), _count(answer.seeds)
@@ -103,6 +104,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
                 what,
                 expected=f"0 to {bounds[name] - 1}",
                 found=f"{array.min()} to {array.max()}",
+                remedy="return indexes within these bounds from the function of windows",
             )
         if name not in bounds and not np.isfinite(array).all():
             raise SceneError(
@@ -116,6 +118,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
             "the model's answer to a batch of windows",
             expected="seed_of_pixel with seeds",
             found="one of them",
+            remedy="return both or neither from the function of windows",
         )
     given = sum(array is not None for array in (answer.token_scores, answer.pixel_scores))
     if given != (plan.class_names is not None):
@@ -123,6 +126,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
             "the model's answer to a batch of windows",
             expected="scores of tokens or of pixels with class_names, none without",
             found=f"{given} kinds of scores, {k} class names",
+            remedy="return scores where class_names are given, and only there",
         )
     # Copies, because the model may use its buffers again before these are looked at.
     return TokenBatch(

@@ -94,7 +94,11 @@ class Regions:
             expected = "regions as 'hook regions' writes them, .parquet or .gpkg"
             raise unreadable(source, "regions", expected, error) from None
         if not len(found):
-            raise DataError(f"{source}: holds no regions", expected="one region or more")
+            raise DataError(
+                f"{source}: holds no regions",
+                expected="one region or more",
+                remedy="write the regions again (hook regions), of a scene with valid pixels",
+            )
         return found
 
     def __len__(self) -> int:
@@ -311,7 +315,9 @@ def driver_of(output: str | os.PathLike) -> str:
     driver = DRIVERS.get(Path(output).suffix.lower())
     if driver is None:
         raise SceneError(
-            f"{output}: unknown vector format", expected=f"a name ending in {', '.join(DRIVERS)}"
+            f"{output}: unknown vector format",
+            expected=f"a name ending in {', '.join(DRIVERS)}",
+            remedy="give the output another name",
         )
     return driver
 
@@ -499,6 +505,7 @@ def _vectors(column: pa.Array, source: str) -> np.ndarray:
                 f"{source}: field {EMBEDDING}",
                 expected="BLOBs of little-endian float32, 4 bytes each",
                 found=f"BLOBs of {', '.join(map(str, sorted(lengths)[:5]))} bytes",
+                remedy="write the regions again with hook regions",
             )
         flat, widths = np.frombuffer(b"".join(column.to_pylist()), "<f4"), {n // 4 for n in lengths}
     elif (
@@ -511,6 +518,7 @@ def _vectors(column: pa.Array, source: str) -> np.ndarray:
             f"{source}: field {EMBEDDING}",
             expected="a list of numbers, or a BLOB of little-endian float32",
             found=kind,
+            remedy="take a file that hook regions wrote",
         )
     if len(widths) != 1 or 0 in widths:
         raise _width_error(source, widths)
@@ -522,4 +530,5 @@ def _width_error(source: str, widths: Iterable[int]) -> DataError:
         f"{source}: field {EMBEDDING}",
         expected="vectors of one width",
         found=f"vectors of {', '.join(map(str, sorted(widths)[:5]))} numbers",
+        remedy="write the regions again with hook regions",
     )

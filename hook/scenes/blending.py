@@ -55,7 +55,12 @@ def blend_profile(window: int, overlap: int, blend: str = "hann") -> np.ndarray:
         (window,) float32, all greater than 0.
     """
     if blend not in BLENDS:
-        raise SceneError("blend", expected=" or ".join(BLENDS), found=blend)
+        raise SceneError(
+            "blend",
+            expected=" or ".join(BLENDS),
+            found=blend,
+            remedy="choose one of these (--blend)",
+        )
     ramp = min(overlap, window // 2)
     profile = np.ones(window)
     if blend == "hann" and ramp:
@@ -169,6 +174,7 @@ class RowBlender:
                 "windows out of order",
                 expected=f"row offsets from {self._row_off} to {self._row_off + len(self._weight)}",
                 found=row,
+                remedy="hand the windows over in the order of the grid",
             )
         block = rows_at_a_time(self._grid.width)
         for start in range(0, count, block):
@@ -220,6 +226,7 @@ def finish_rows(rows: SeamRows) -> RowBlock:
             f"rows {row_off} to {row_off + len(state) - 1}: not every pixel was mapped",
             expected=f"{missed.size} pixels covered by windows",
             found=f"{int(missed.sum())} without one",
+            remedy="choose another --window or --overlap: the grid must cover every pixel",
         )
     finite = np.isfinite(scores).all(axis=0)
     if not finite[valid].all():
@@ -247,6 +254,7 @@ def join_seam(above: SeamRows, below: SeamRows) -> SeamRows:
             "blocks that do not meet",
             expected=f"{above.mean.shape} from row {above.row_off}",
             found=f"{below.mean.shape} from row {below.row_off}",
+            remedy="throw away what was left (--overwrite) and map again",
         )
     weight = above.weight + below.weight
     share = np.divide(below.weight, weight, out=np.zeros_like(weight), where=weight > 0)

@@ -56,7 +56,12 @@ class BlockPlan(Sequence[Block]):
 
     def __init__(self, grid: WindowGrid, windows: int = WINDOWS_PER_BLOCK) -> None:
         if windows != int(windows) or windows < 1:
-            raise SceneError("windows of a block", expected="1 or more", found=windows)
+            raise SceneError(
+                "windows of a block",
+                expected="1 or more",
+                found=windows,
+                remedy="give block_windows as a whole number from 1",
+            )
         rows = math.ceil(windows / len(grid.col_offs))
         firsts = list(range(0, len(grid.row_offs), rows))
         # The last one, where it is a mere rest, and those so low that three would meet in a pixel.

@@ -40,7 +40,12 @@ class WindowGrid(Sequence[Window]):
     def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
         for name, value in (("height", height), ("width", width), ("window", window)):
             if value != int(value) or value < 1:
-                raise SceneError(f"{name} of the window grid", expected="1 or more", found=value)
+                raise SceneError(
+                    f"{name} of the window grid",
+                    expected="1 or more",
+                    found=value,
+                    remedy="give a whole number from 1",
+                )
         self.height, self.width, self.window = int(height), int(width), int(window)
         self.overlap = overlap_pixels(overlap, self.window)
         self.stride = self.window - self.overlap
@@ -96,6 +101,7 @@ def overlap_pixels(overlap: float, window: int) -> int:
             "overlap of the windows",
             expected="a fraction in [0, 1) or a whole number of pixels",
             found=overlap,
+            remedy="give --overlap as a fraction such as 0.25, or as pixels below the window",
         )
     if overlap < 1:
         return min(round(overlap * window), window - 1)

@@ -87,7 +87,11 @@ class Journal:
 
     def _check_target(self, overwrite: bool) -> None:
         if self.output.is_dir():
-            raise SceneError(f"{self.output}: is a folder", expected="a file name")
+            raise SceneError(
+                f"{self.output}: is a folder",
+                expected="a file name",
+                remedy="name a file in that folder",
+            )
         if self.output.exists() and not overwrite:
             raise SceneError(
                 f"{self.output}: exists already",

@@ -202,7 +202,10 @@ class ScoreLayer(Layer):
         unknown = [kind for kind in kinds if kind not in SCORE_KINDS]
         if unknown or not kinds or len(set(kinds)) < len(kinds):
             raise SceneError(
-                "scores", expected=f"one or more of {', '.join(SCORE_KINDS)}", found=list(kinds)
+                "scores",
+                expected=f"one or more of {', '.join(SCORE_KINDS)}",
+                found=list(kinds),
+                remedy="choose scores among these (--scores)",
             )
         self.kinds = tuple(kinds)
         bands: list[str] = []
@@ -338,7 +341,10 @@ class PartFile:
             self._file.close()
         if self._written != self._rows:
             raise SceneError(
-                f"{self.path.name}: incomplete", expected=f"{self._rows} rows", found=self._written
+                f"{self.path.name}: incomplete",
+                expected=f"{self._rows} rows",
+                found=self._written,
+                remedy="throw away what was left (--overwrite) and map again",
             )
 
     def close(self) -> None:
@@ -380,10 +386,20 @@ def write_cog(
     row = 0
     for part in parts:
         if part.row_off != row:
-            raise SceneError(f"{path.name}: incomplete", expected=f"row {row}", found=part.row_off)
+            raise SceneError(
+                f"{path.name}: incomplete",
+                expected=f"row {row}",
+                found=part.row_off,
+                remedy="throw away what was left (--overwrite) and map again",
+            )
         row += part.rows
     if row != geometry.height:
-        raise SceneError(f"{path.name}: incomplete", expected=f"{geometry.height} rows", found=row)
+        raise SceneError(
+            f"{path.name}: incomplete",
+            expected=f"{geometry.height} rows",
+            found=row,
+            remedy="throw away what was left (--overwrite) and map again",
+        )
     virtual = scratch / f"{path.stem}.vrt"
     write_vrt(virtual, layer, geometry, parts)
     counts = np.zeros(np.iinfo(layer.dtype).max + 1, np.int64)
@@ -482,6 +498,7 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
             "creation options",
             expected="a lossless compression, such as DEFLATE, LZW or ZSTD",
             found=options,
+            remedy="choose another COMPRESS: classes and scores must come back as they were",
         )
 
 
@@ -494,7 +511,12 @@ def map_dtype(num_classes: int, nodata: int | None) -> tuple[str, int]:
     dtype = "uint8" if num_classes <= 254 else "uint16"
     largest = np.iinfo(dtype).max
     if not 1 <= num_classes <= largest:
-        raise SceneError("num_classes", expected=f"1 to {largest}", found=num_classes)
+        raise SceneError(
+            "num_classes",
+            expected=f"1 to {largest}",
+            found=num_classes,
+            remedy="merge classes until they are as few",
+        )
     if nodata is None:
         return dtype, largest
     if nodata != int(nodata) or not num_classes <= nodata <= largest:
@@ -502,6 +524,7 @@ def map_dtype(num_classes: int, nodata: int | None) -> tuple[str, int]:
             "out_nodata",
             expected=f"a whole number from {num_classes} to {largest}, no class's value",
             found=nodata,
+            remedy="choose a value that no class has",
         )
     return dtype, int(nodata)
 

@@ -209,7 +209,12 @@ def plan_scene(
     """
     output = Path(output)
     if batch_size != int(batch_size) or batch_size < 1:
-        raise SceneError("batch_size", expected="1 or more", found=batch_size)
+        raise SceneError(
+            "batch_size",
+            expected="1 or more",
+            found=batch_size,
+            remedy="give the number of windows of a pass of the model (--batch)",
+        )
     names, colours = check_classes(num_classes, class_names, palette)
     inputs = (input,) if isinstance(input, str | Path) else tuple(input)
     layers: list[Layer] = [
@@ -684,7 +689,11 @@ def _check_names(inputs: Sequence[str | Path], layers: Sequence[Layer]) -> None:
     for layer in layers:
         path = layer.output
         if path.suffix.lower() not in (".tif", ".tiff"):
-            raise SceneError(f"{path}: not a name for a GeoTIFF", expected="a name ending in .tif")
+            raise SceneError(
+                f"{path}: not a name for a GeoTIFF",
+                expected="a name ending in .tif",
+                remedy="give the map a name ending in .tif",
+            )
         for input in inputs:
             if path.exists() and os.path.exists(input) and path.samefile(input):
                 raise SceneError(

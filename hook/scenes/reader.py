@@ -85,7 +85,12 @@ class SceneReader:
     ) -> None:
         paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
         if not paths:
-            raise SceneError("input", expected="one raster or more", found="none")
+            raise SceneError(
+                "input",
+                expected="one raster or more",
+                found="none",
+                remedy="name the scene's file",
+            )
         self.path = str(paths[0])
         self._nodata_override = _parse_nodata(nodata)
         self._sources: list[rasterio.DatasetReader] = []
@@ -376,7 +381,10 @@ class CellReader:
     def __init__(self, reader: SceneReader, window: int, cell: int) -> None:
         if not 1 <= cell <= window:
             raise SceneError(
-                "cells", expected=f"1 to {window} pixels, the window's side", found=cell
+                "cells",
+                expected=f"1 to {window} pixels, the window's side",
+                found=cell,
+                remedy="choose a smaller cell, or more overlap",
             )
         self._reader, self._window, self._cell = reader, window, cell
         self.height = math.ceil(reader.height / cell)
@@ -593,7 +601,12 @@ def _parse_nodata(nodata: float | str | None) -> float | None:
     try:
         return float(nodata)
     except (TypeError, ValueError):
-        raise SceneError("nodata value", expected='a number or "nan"', found=repr(nodata)) from None
+        raise SceneError(
+            "nodata value",
+            expected='a number or "nan"',
+            found=repr(nodata),
+            remedy="give a number, or nan (--nodata)",
+        ) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -37,7 +37,11 @@ class StagedFiles:
         if final in self._moves:
             raise SceneError(f"{final}: named twice", remedy="give each output its own name")
         if final.is_dir():
-            raise SceneError(f"{final}: is a folder", expected="a file name")
+            raise SceneError(
+                f"{final}: is a folder",
+                expected="a file name",
+                remedy="name a file in that folder",
+            )
         if final.exists() and not self.overwrite:
             raise SceneError(
                 f"{final}: exists already", remedy="choose another name, or allow overwriting"
@@ -81,7 +85,9 @@ class StagedFiles:
                 os.replace(staged, final)
         except OSError as error:
             raise SceneError(
-                f"{error.filename2 or error.filename}: cannot be written", found=error.strerror
+                f"{error.filename2 or error.filename}: cannot be written",
+                found=error.strerror,
+                remedy="check the free space of the disk and the folder's permissions",
             ) from error
 
     def __enter__(self) -> "StagedFiles":

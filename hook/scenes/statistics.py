@@ -59,6 +59,7 @@ class ClassMap:
                     f"{path}: not a class map",
                     expected="one band of integers",
                     found=f"{source.count} band(s) of {source.dtypes[0]}",
+                    remedy="give a map of classes, such as hook map writes",
                 )
             self.height, self.width = source.height, source.width
             self.transform = source.transform
@@ -424,20 +425,30 @@ def _read_zones(
             f"{path}: cannot be read",
             expected="polygons in a vector format, such as GeoPackage or GeoJSON",
             found=error,
+            remedy="check the path and that GDAL reads the format",
         ) from error
     if not isinstance(table, geopandas.GeoDataFrame):
-        raise SceneError(f"{path}: has no geometries", expected="polygons")
+        raise SceneError(
+            f"{path}: has no geometries",
+            expected="polygons",
+            remedy="give a layer of polygons",
+        )
     if zone_field is not None:
         fields = [name for name in table.columns if name != table.geometry.name]
         if zone_field not in fields:
             raise SceneError(
-                f"{path}: no field {zone_field!r}", expected=f"one of {', '.join(fields)}"
+                f"{path}: no field {zone_field!r}",
+                expected=f"one of {', '.join(fields)}",
+                remedy="choose one of the fields (--zone-field)",
             )
         table = table.set_index(zone_field)
     kinds = set(table.geom_type.fillna("none"))
     if not kinds <= {"Polygon", "MultiPolygon"}:
         raise SceneError(
-            f"{path}: zones that have no area", expected="polygons", found=", ".join(sorted(kinds))
+            f"{path}: zones that have no area",
+            expected="polygons",
+            found=", ".join(sorted(kinds)),
+            remedy="give a layer of polygons, points and lines as polygons around them",
         )
     if (table.crs is None) != (source.crs is None):
         raise SceneError(
@@ -456,7 +467,11 @@ def _read_zones(
         try:
             table = table.set_geometry(dense, crs=table.crs).to_crs(source.crs)
         except ProjError as error:
-            raise SceneError(f"{path}: cannot be brought to the map's CRS", found=error) from error
+            raise SceneError(
+                f"{path}: cannot be brought to the map's CRS",
+                found=error,
+                remedy="give the zones in the map's CRS",
+            ) from error
         if not np.isfinite(shapely.get_coordinates(table.geometry.to_numpy())).all():
             raise SceneError(
                 f"{path}: zones that the map's CRS cannot hold",

@@ -60,11 +60,19 @@ def check_classes(
     for name, values in (("class_names", class_names), ("palette", palette)):
         if values is not None and len(values) != num_classes:
             raise SceneError(
-                name, expected=f"{num_classes} entries, one per class", found=len(values)
+                name,
+                expected=f"{num_classes} entries, one per class",
+                found=len(values),
+                remedy="give one for each class",
             )
     for colour in palette or ():
         if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
-            raise SceneError("palette", expected="red, green, blue of 0 to 255", found=colour)
+            raise SceneError(
+                "palette",
+                expected="red, green, blue of 0 to 255",
+                found=colour,
+                remedy="give colours like (200, 65, 50)",
+            )
     return (
         [str(name) for name in class_names or default_class_names(num_classes)],
         [tuple(int(channel) for channel in c) for c in palette or default_palette(num_classes)],
@@ -121,19 +129,34 @@ def read_classes(path: str | Path) -> list[StyledClass]:
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in (".json", ".csv"):
-        raise SceneError(f"{path}: unknown list of classes", expected="a .json or .csv file")
+        raise SceneError(
+            f"{path}: unknown list of classes",
+            expected="a .json or .csv file",
+            remedy="give the list a name ending in .json or .csv",
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
         entries = json.loads(text) if kind == ".json" else list(csv.DictReader(text.splitlines()))
     except (OSError, ValueError, csv.Error) as error:
-        raise SceneError(f"{path}: cannot be read", found=error) from error
+        raise SceneError(
+            f"{path}: cannot be read",
+            found=error,
+            remedy="check the path and that the file is JSON or CSV in UTF-8",
+        ) from error
     if not isinstance(entries, list) or not entries:
-        raise SceneError(f"{path}: names no classes", expected="a list of value, name and colour")
+        raise SceneError(
+            f"{path}: names no classes",
+            expected="a list of value, name and colour",
+            remedy="add an entry for every value of the map",
+        )
     classes: dict[int, StyledClass] = {}
     for number, entry in enumerate(entries, 1):
         styled = _read_class(entry, f"{path}: class {number}")
         if styled.value in classes:
-            raise SceneError(f"{path}: value {styled.value} is named twice")
+            raise SceneError(
+                f"{path}: value {styled.value} is named twice",
+                remedy="leave one of the two entries",
+            )
         classes[styled.value] = styled
     return [classes[value] for value in sorted(classes)]
 
@@ -141,7 +164,12 @@ def read_classes(path: str | Path) -> list[StyledClass]:
 def _read_class(entry: object, where: str) -> StyledClass:
     expected = "value, name and colour, such as 3, water, #1f78b4"
     if not isinstance(entry, dict):
-        raise SceneError(where, expected=expected, found=entry)
+        raise SceneError(
+            where,
+            expected=expected,
+            found=entry,
+            remedy="correct that entry",
+        )
     fields = {str(key).strip().lower(): value for key, value in entry.items()}
     name = str(fields.get("name") or "").strip()
     colour = str(fields.get("colour") or fields.get("color") or "").strip()
@@ -152,7 +180,10 @@ def _read_class(entry: object, where: str) -> StyledClass:
         value = -1
     if not name or not digits or not 0 <= value <= _LARGEST_VALUE:
         raise SceneError(
-            where, expected=f"{expected}; values from 0 to {_LARGEST_VALUE}", found=entry
+            where,
+            expected=f"{expected}; values from 0 to {_LARGEST_VALUE}",
+            found=entry,
+            remedy="correct the value of that entry",
         )
     return StyledClass(value, name, tuple(bytes.fromhex(digits[1])))
 

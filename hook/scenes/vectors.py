@@ -136,11 +136,18 @@ def polygonize(
     driver = DRIVERS.get(output.suffix.lower())
     if driver is None:
         raise SceneError(
-            f"{output}: unknown vector format", expected=f"a name ending in {', '.join(DRIVERS)}"
+            f"{output}: unknown vector format",
+            expected=f"a name ending in {', '.join(DRIVERS)}",
+            remedy="give the output another name",
         )
     for name, value in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= value < math.inf:
-            raise SceneError(name, expected="a number from 0", found=value)
+            raise SceneError(
+                name,
+                expected="a number from 0",
+                found=value,
+                remedy="give a number from 0",
+            )
     if simplify and not hasattr(shapely, "coverage_simplify"):
         raise SceneError(
             "simplify: needs shapely 2.1 or newer",
@@ -233,7 +240,10 @@ class ScoreMap:
                 )
             if any(np.dtype(dtype).kind not in "iuf" for dtype in source.dtypes):
                 raise SceneError(
-                    f"{path}: not scores", expected="real numbers", found=source.dtypes[0]
+                    f"{path}: not scores",
+                    expected="real numbers",
+                    found=source.dtypes[0],
+                    remedy="take the scores that were written with the map",
                 )
             names = class_map.class_names
             described = list(source.descriptions)
@@ -252,7 +262,10 @@ class ScoreMap:
 
     def _band_error(self, expected: str) -> SceneError:
         return SceneError(
-            f"{self.path}: number of bands", expected=f"1 or {expected}", found=self._source.count
+            f"{self.path}: number of bands",
+            expected=f"1 or {expected}",
+            found=self._source.count,
+            remedy="take the scores that were written with the map",
         )
 
     def read(self, row_off: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
