@@ -4,29 +4,43 @@ import csv
 import io
 import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import geopandas
+import numpy as np
+import pandas as pd
 
+from hook.apis.arrays import is_array, is_data_array, raster_file
 from hook.errors import SceneError
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.staging import StagedFiles
-from hook.scenes.statistics import ClassArea, ClassMap
+from hook.scenes.statistics import ClassMap
 from hook.scenes.statistics import class_statistics as measure
 from hook.scenes.styles import (
     StyledClass,
     default_palette,
+    parse_classes,
     read_category_names,
     read_classes,
     write_style,
 )
 from hook.scenes.vectors import polygonize
 
+if TYPE_CHECKING:
+    import xarray
+
+Map = Union[str, os.PathLike, np.ndarray, "xarray.DataArray"]
+
+_UNKNOWN = 255  # of class indexes in arrays, as in maps
+
 
 def vectorize_map(
-    map_path: str | os.PathLike,
-    output: str | os.PathLike,
+    map_path: Map,
+    output: str | os.PathLike | None = None,
     *,
     min_area: float = 0,
     simplify: float = 0,
@@ -34,14 +48,16 @@ def vectorize_map(
     layer: str = "regions",
     overwrite: bool = False,
     progress: bool = True,
-) -> int:
-    """Write the regions of a class map as polygons, see :func:`hook.scenes.polygonize`.
+) -> int | geopandas.GeoDataFrame:
+    """Turn the regions of a class map into polygons, see :func:`hook.scenes.polygonize`.
 
     Where the map's STAC Item lies beside it, the polygons are named in it.
 
     Args:
-        map_path: The map.
-        output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``.
+        map_path: The map: a file, the DataArray that :meth:`hook.apis.SceneMapper.map` gives, or
+            class indexes (rows, cols), in which 255 is no class.
+        output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. None hands the
+            polygons back.
         min_area: Square metres below which regions are dissolved into their largest neighbour.
         simplify: Tolerance in units of the map's CRS; 0 keeps the edges of pixels.
         scores: Raster of confidences or class probabilities, for the mean score of each polygon.
@@ -50,14 +66,14 @@ def vectorize_map(
         progress: Show a progress bar on a terminal.
 
     Returns:
-        The number of polygons.
+        The number of polygons; without ``output`` the polygons, with the fields that the file
+        would have and the map's CRS.
 
     Raises:
         SceneError: See :func:`hook.scenes.polygonize`.
+        DataError: The array is no map.
     """
-    count = polygonize(
-        map_path,
-        output,
+    options = dict(
         min_area=min_area,
         simplify=simplify,
         scores=scores,
@@ -65,24 +81,58 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
-    if item := item_of_map(map_path):
+    with _map_file(map_path) as (file, nodata):
+        if output is None:
+            with tempfile.TemporaryDirectory(prefix="hook-") as folder:
+                table = Path(folder, "map.parquet")
+                polygonize(file, table, nodata=nodata, **options)
+                return geopandas.read_parquet(table)
+        count = polygonize(file, output, nodata=nodata, **options)
+    if not is_array(map_path) and (item := item_of_map(map_path)):
         add_vectors(item, output)
     return count
 
 
+@contextmanager
+def _map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
+    """Give a map as a file with the names and colours it has, and the value that is no class."""
+    if not is_array(given):
+        if not isinstance(given, str | os.PathLike):
+            raise SceneError(
+                "what was given is no map",
+                expected="a file's name, an xarray.DataArray, or an array (rows, cols)",
+                found=type(given).__name__,
+                remedy="give a map of classes, such as SceneMapper.map makes",
+            )
+        yield given, None
+        return
+    names, colours = [], []
+    if is_data_array(given):
+        names = list(given.attrs.get("classes", ()))
+        colours = list(given.attrs.get("palette", ())) or default_palette(len(names))
+    with raster_file(given, "map") as path:
+        if names and len(names) == len(colours):
+            styled = [
+                StyledClass(value, str(name), tuple(map(int, colour)))
+                for value, (name, colour) in enumerate(zip(names, colours, strict=True))
+            ]
+            write_style(path, styled)
+        yield path, None if is_data_array(given) else _UNKNOWN
+
+
 def class_statistics(
-    map_path: str | os.PathLike,
+    map_path: Map,
     output: str | os.PathLike | None = None,
     *,
     zones: str | os.PathLike | geopandas.GeoDataFrame | None = None,
     zone_field: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[ClassArea]:
+) -> pd.DataFrame:
     """Measure the area of each class of a map, see :mod:`hook.scenes.statistics`.
 
     Args:
-        map_path: The map.
+        map_path: The map, see :func:`vectorize_map`.
         output: Also write the rows to this ``.csv``.
         zones: File or table of polygons, in any CRS, of which each is measured by itself.
         zone_field: Field that names the zones; their feature ids if None.
@@ -90,19 +140,30 @@ def class_statistics(
         progress: Show a progress bar on a terminal.
 
     Returns:
-        A row per class, or per zone and class.
+        A row per class, or per zone and class: ``zone`` (with zones), ``class_id``,
+        ``class_name``, ``pixels``, ``area_m2``, ``area_ha`` and ``share`` of the valid area, from
+        0 to 1; NaN where the map has no CRS, or no valid pixel.
 
     Raises:
         SceneError: See :func:`hook.scenes.class_statistics`, or the output cannot be written.
+        DataError: The array is no map.
     """
     if zone_field is not None and zones is None:
         raise SceneError("zone_field: there are no zones", remedy="name a file of zones too")
     with StagedFiles(overwrite) as files:
         staged = files.add(output) if output is not None else None
-        rows = measure(map_path, zones=zones, zone_field=zone_field, progress=progress)
+        with _map_file(map_path) as (file, nodata):
+            rows = measure(
+                file, zones=zones, zone_field=zone_field, nodata=nodata, progress=progress
+            )
+        columns = ["class_id", "class_name", "pixels", "area_m2", "area_ha", "share"]
+        columns = columns if zones is None else ["zone", *columns]
+        table = pd.DataFrame(
+            [[getattr(row, column) for column in columns] for row in rows], columns=columns
+        )
         if staged:
             try:
-                staged.write_text(format_statistics(rows), encoding="utf-8")
+                staged.write_text(format_statistics(table), encoding="utf-8")
             except OSError as error:
                 raise SceneError(
                     f"{output}: cannot be written",
@@ -110,27 +171,32 @@ def class_statistics(
                     remedy="check the free space of the disk and the folder's permissions",
                 ) from error
         files.commit()
-    return rows
+    return table
 
 
-def format_statistics(rows: Sequence[ClassArea]) -> str:
-    """Rows of :func:`class_statistics` as CSV; what is unknown is left empty."""
-    with_zones = any(row.zone is not None for row in rows)
-    columns = ["class_id", "class_name", "pixels", "area_m2", "area_ha", "share"]
+def format_statistics(table: pd.DataFrame) -> str:
+    """The table of :func:`class_statistics` as CSV; what is unknown is left empty."""
+    digits = {"area_m2": 3, "area_ha": 7, "share": 6}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["zone", *columns] if with_zones else columns)
-    for row in rows:
-        cells = [row.class_id, row.class_name, row.pixels]
-        for value, digits in ((row.area_m2, 3), (row.area_ha, 7), (row.share, 6)):
-            cells.append("" if math.isnan(value) else f"{value:.{digits}f}")
-        writer.writerow([row.zone, *cells] if with_zones else cells)
+    writer.writerow(table.columns)
+    for row in table.itertuples(index=False):
+        writer.writerow(
+            [
+                value
+                if column not in digits
+                else ""
+                if math.isnan(value)
+                else f"{value:.{digits[column]}f}"
+                for column, value in zip(table.columns, row, strict=True)
+            ]
+        )
     return text.getvalue()
 
 
 def style_map(
     map_path: str | os.PathLike,
-    classes: str | os.PathLike | None = None,
+    classes: str | os.PathLike | pd.DataFrame | Sequence[Mapping[str, object]] | None = None,
     *,
     overwrite: bool = False,
     progress: bool = True,
@@ -139,8 +205,8 @@ def style_map(
 
     Args:
         map_path: The map; it is read, but not changed.
-        classes: ``.json`` or ``.csv`` of value, name and colour. Without it the map's own names
-            and colours, completed by defaults.
+        classes: ``.json`` or ``.csv`` of value, name and colour, a table with these columns, or a
+            list of dicts. Without it the map's own names and colours, completed by defaults.
         overwrite: Replace names, colours or a style that are there.
         progress: Show a progress bar on a terminal.
 
@@ -151,7 +217,14 @@ def style_map(
         SceneError: The map is no class map, a value in it has no entry, or see
             :func:`hook.scenes.styles.write_style`.
     """
-    styled = read_classes(classes) if classes is not None else None
+    if not isinstance(map_path, str | os.PathLike):
+        raise SceneError(
+            "style_map writes beside a file",
+            expected="the name of a map's file",
+            found=type(map_path).__name__,
+            remedy="write the map to a file: SceneMapper.map(scene, 'map.tif')",
+        )
+    styled = _styled(classes)
     # Whatever names it has: they may be those to be changed.
     counted = measure(map_path, class_names=(), progress=progress)
     present = [row.class_id for row in counted]
@@ -161,11 +234,28 @@ def style_map(
     if missing:
         raise SceneError(
             f"{map_path}: values without name and colour",
-            expected=f"an entry of {classes or 'the category names'} for each value of the map",
+            expected=f"an entry of {_name_of(classes)} for each value of the map",
             found=", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else ""),
             remedy="add them to the list of classes",
         )
     return write_style(map_path, styled, overwrite=overwrite)
+
+
+def _styled(classes: object) -> list[StyledClass] | None:
+    """Read names and colours from wherever they are."""
+    if classes is None:
+        return None
+    if isinstance(classes, str | os.PathLike):
+        return read_classes(classes)
+    if isinstance(classes, pd.DataFrame):
+        classes = classes.to_dict("records")
+    return parse_classes(classes, "classes")
+
+
+def _name_of(classes: object) -> object:
+    if classes is None:
+        return "the category names"
+    return classes if isinstance(classes, str | os.PathLike) else "classes"
 
 
 def _own_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[StyledClass]:

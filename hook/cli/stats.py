@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.layers import class_statistics, format_statistics
 
-    rows = class_statistics(
+    table = class_statistics(
         args.map,
         args.out,
         zones=args.zones,
@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> None:
         progress=not args.quiet,
     )
     if args.out is None:
-        sys.stdout.write(format_statistics(rows))
+        sys.stdout.write(format_statistics(table))
     elif not args.quiet:
-        print(f"{args.out}: {len(rows)} rows", file=sys.stderr)
+        print(f"{args.out}: {len(table)} rows", file=sys.stderr)

@@ -143,18 +143,35 @@ def read_classes(path: str | Path) -> list[StyledClass]:
             found=error,
             remedy="check the path and that the file is JSON or CSV in UTF-8",
         ) from error
-    if not isinstance(entries, list) or not entries:
+    return parse_classes(entries, path)
+
+
+def parse_classes(entries: object, where: object) -> list[StyledClass]:
+    """Read the names and colours of classes from a list of dicts.
+
+    Args:
+        entries: What :func:`read_classes` reads from a file.
+        where: What the entries are called where one is wrong.
+
+    Returns:
+        The classes by value.
+
+    Raises:
+        SceneError: It is no such list, an entry is incomplete, or names a value twice.
+    """
+    if not isinstance(entries, list | tuple) or not entries:
         raise SceneError(
-            f"{path}: names no classes",
+            f"{where}: names no classes",
             expected="a list of value, name and colour",
+            found="nothing" if isinstance(entries, list | tuple) else type(entries).__name__,
             remedy="add an entry for every value of the map",
         )
     classes: dict[int, StyledClass] = {}
     for number, entry in enumerate(entries, 1):
-        styled = _read_class(entry, f"{path}: class {number}")
+        styled = _read_class(entry, f"{where}: class {number}")
         if styled.value in classes:
             raise SceneError(
-                f"{path}: value {styled.value} is named twice",
+                f"{where}: value {styled.value} is named twice",
                 remedy="leave one of the two entries",
             )
         classes[styled.value] = styled

@@ -203,5 +203,5 @@ def test_zones_as_a_table(mapped):
     )
     rows = class_statistics(mapped, zones=zones, zone_field="name", progress=False)
     whole = class_statistics(mapped, progress=False)
-    assert {row.zone for row in rows} == {"all"}
-    assert [row.pixels for row in rows] == [row.pixels for row in whole]
+    assert set(rows.zone) == {"all"}
+    assert rows.pixels.tolist() == whole.pixels.tolist()

@@ -4,12 +4,14 @@ import json
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 
 from hook.apis import class_statistics, style_map, vectorize_map
+from hook.apis.arrays import read_class_map
 from hook.apis.layers import format_statistics
-from hook.errors import SceneError
+from hook.errors import HookError, SceneError
 
 
 @pytest.fixture
@@ -33,8 +35,11 @@ def test_layers_of_one_map_agree(class_map, tmp_path):
     assert vectorize_map(class_map, tmp_path / "map.gpkg", progress=False) == 2
     table = geopandas.read_file(tmp_path / "map.gpkg").set_index("class_name")
     rows = class_statistics(class_map, tmp_path / "map.csv", progress=False)
-    assert {row.class_name: row.area_m2 for row in rows} == table.area_m2.to_dict()
-    assert rows[0].area_m2 == 16 * 25
+    assert rows.set_index("class_name").area_m2.to_dict() == table.area_m2.to_dict()
+    assert rows.area_m2[0] == 16 * 25
+    assert list(rows.columns) == [
+        "class_id", "class_name", "pixels", "area_m2", "area_ha", "share",
+    ]  # fmt: skip
     assert (tmp_path / "map.csv").read_text() == format_statistics(rows)
 
 
@@ -59,7 +64,7 @@ def test_the_files_of_one_map_name_its_zones_once(class_map, tmp_path):
         class_map, zones=tmp_path / "zones.fgb", zone_field="class_id", progress=False
     )
     # Each polygon of the map holds the pixels of its own class, and no others.
-    assert [row.pixels for row in sorted(rows)] == [16, 0, 0, 48]
+    assert rows.sort_values(["zone", "class_id"]).pixels.tolist() == [16, 0, 0, 48]
 
 
 def test_nothing_is_written_where_zones_are_missing(class_map, tmp_path):
@@ -75,3 +80,63 @@ def test_unknown_areas_are_left_empty(tmp_path):
         target.write(np.zeros((1, 1, 2), np.uint8))
     rows = class_statistics(tmp_path / "map.tif", progress=False)
     assert format_statistics(rows).splitlines()[1] == "0,class_0,2,,,1.000000"
+
+
+def test_polygons_come_back_as_a_table(class_map, tmp_path):
+    vectorize_map(class_map, tmp_path / "map.parquet", progress=False)
+    wanted = geopandas.read_parquet(tmp_path / "map.parquet")
+    found = vectorize_map(class_map, progress=False)
+    assert found.crs == wanted.crs
+    assert found.equals(wanted)
+
+
+def test_map_as_a_data_array(class_map, tmp_path):
+    pytest.importorskip("rioxarray")
+    names, palette = ["field", "road"], [[17, 34, 51], [68, 85, 102]]
+    array = read_class_map(class_map, names, palette)
+    array[0, 0] = 255
+    array.rio.write_nodata(255, inplace=True)
+    areas = class_statistics(array, progress=False)
+    assert dict(zip(areas.class_name, areas.pixels, strict=True)) == {"field": 15, "road": 48}
+    assert areas.area_ha.tolist() == [15 * 25 / 1e4, 48 * 25 / 1e4]
+    polygons = vectorize_map(array, progress=False)
+    assert polygons.set_index("class_name").area_m2.to_dict() == {"field": 375, "road": 1200}
+    assert polygons.crs == "EPSG:32645"
+    vectorize_map(array, tmp_path / "map.gpkg", progress=False)
+    style = (tmp_path / "map.qml").read_text()
+    assert "road" in style and "68,85,102" in style
+    with pytest.raises(SceneError, match="writes beside a file"):
+        style_map(array)
+
+
+@pytest.mark.filterwarnings("ignore:.*no CRS")
+def test_map_as_indexes():
+    values = np.array([[0, 0, 1], [0, 255, 1]], np.uint8)
+    areas = class_statistics(values, progress=False)
+    assert areas.pixels.tolist() == [3, 2]
+    assert areas.area_m2.isna().all()
+    assert vectorize_map(values, progress=False).area.tolist() == [3, 2]
+
+
+def test_what_is_no_map_is_refused(tmp_path):
+    for function in (class_statistics, vectorize_map):
+        with pytest.raises(SceneError, match="is no map"):
+            function(3, progress=False)
+        with pytest.raises(HookError, match="is no image"):
+            function(np.zeros(3), progress=False)
+        with pytest.raises(SceneError, match="one band of integers"):
+            function(np.zeros((3, 4, 4), np.uint8), progress=False)
+
+
+def test_classes_from_a_table(class_map):
+    table = pd.DataFrame(
+        {"value": [0, 1], "name": ["field", "road"], "color": ["#112233", "#445566"]}
+    )
+    style_map(class_map, table, progress=False)
+    assert class_statistics(class_map, progress=False).class_name.tolist() == ["field", "road"]
+    style_map(class_map, table.to_dict("records"), overwrite=True, progress=False)
+    with pytest.raises(SceneError, match="values without name and colour"):
+        style_map(class_map, table[:1], overwrite=True, progress=False)
+    for wrong in ({}, 3, [], ["field"], [{"value": 0, "name": "field", "color": "red"}]):
+        with pytest.raises(SceneError, match="classes"):
+            style_map(class_map, wrong, overwrite=True, progress=False)
