@@ -31,6 +31,8 @@ _MODULES = {
     "render_labels": "pictures",
     "render_tokens": "pictures",
     "show_attention": "token_pictures",
+    "show_map": "scene_pictures",
+    "show_scene": "scene_pictures",
     "show_token_counts": "token_pictures",
     "show_tokens": "token_pictures",
     "stretch_to_rgb": "pictures",

@@ -81,7 +81,7 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
-    with _map_file(map_path) as (file, nodata):
+    with map_file(map_path) as (file, nodata):
         if output is None:
             with tempfile.TemporaryDirectory(prefix="hook-") as folder:
                 table = Path(folder, "map.parquet")
@@ -94,7 +94,7 @@ def vectorize_map(
 
 
 @contextmanager
-def _map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
+def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
     """Give a map as a file with the names and colours it has, and the value that is no class."""
     if not is_array(given):
         if not isinstance(given, str | os.PathLike):
@@ -152,7 +152,7 @@ def class_statistics(
         raise SceneError("zone_field: there are no zones", remedy="name a file of zones too")
     with StagedFiles(overwrite) as files:
         staged = files.add(output) if output is not None else None
-        with _map_file(map_path) as (file, nodata):
+        with map_file(map_path) as (file, nodata):
             rows = measure(
                 file, zones=zones, zone_field=zone_field, nodata=nodata, progress=progress
             )

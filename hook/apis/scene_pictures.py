@@ -1,0 +1,404 @@
+"""Pictures of scenes and maps in their own coordinates, for figures that hold more than they.
+
+A picture is read at the size it is shown in, from a file's overviews where it has them, so that a
+scene of many gigabytes costs no more than a small one. Polygons of the same CRS can be drawn over
+it: ``regions.plot(ax=show_scene("scene.tif"))``.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import rasterio
+from pyproj import CRS, Transformer
+from rasterio.coords import disjoint_bounds
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.merge import merge
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window, from_bounds
+from rasterio.windows import transform as transform_of
+
+from hook.apis.arrays import raster_files
+from hook.apis.layers import Map, map_file
+from hook.apis.pictures import INK, PAPER, scale_bar_length
+from hook.apis.scenes import scene_files
+from hook.datasets.bands import resolve_bands
+from hook.drawing import choose_rgb, render_labels, stretch_to_rgb
+from hook.errors import ConfigError, DataError, SceneError
+from hook.scenes.statistics import ClassMap, open_raster
+from hook.scenes.styles import default_palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["show_map", "show_scene"]
+
+_FIGURE = 8.0  # inches, the longer side
+
+
+class _Overview(NamedTuple):
+    """A raster at the size it is shown in."""
+
+    values: np.ndarray
+    """(C, h, w)."""
+    valid: np.ndarray
+    """(h, w) bool."""
+    extent: tuple[float, float, float, float]
+    """Left, right, bottom and top, in the CRS; in pixels without one."""
+    crs: CRS | None
+
+
+def show_scene(
+    scene: Any,
+    axes: "Axes | None" = None,
+    *,
+    bands: Sequence[str | int] | None = None,
+    bounds: Sequence[float] | None = None,
+    title: str | None = None,
+    scale_bar: bool = True,
+    pixels: int = 1200,
+) -> "Axes":
+    """Draw a scene in its coordinates, for whatever is to be drawn over it.
+
+    Args:
+        scene: Any raster that GDAL opens, several that make up one area (the first in front), a
+            DataArray, or an array (bands, rows, cols).
+        axes: ``matplotlib.axes.Axes`` to draw into; None makes a figure, which a notebook shows at
+            the end of the cell.
+        bands: Names or 1-based numbers of the bands to show as red, green and blue, or of one.
+            None takes those of these names, else the first three, else the first.
+        bounds: Left, bottom, right, top of the part to show, in the scene's CRS; None for all.
+        title: Words over the picture.
+        scale_bar: Draw a bar of a round length, true in the middle of the picture. There is none
+            without a CRS.
+        pixels: The picture's longer side, at most.
+
+    Returns:
+        The axes. Their coordinates are those of the scene's CRS; without one, pixels.
+
+    Raises:
+        ConfigError: A band or the bounds cannot be used.
+        DataError: The scene cannot be read, or lies outside the bounds.
+
+    Example:
+        >>> axes = show_scene("scene.tif", bands=("nir", "red", "green"))
+        >>> geopandas.read_file("parcels.gpkg").boundary.plot(ax=axes, color="white")
+    """
+    with raster_files(scene) as given:
+        files = scene_files(given)
+        with ExitStack() as stack:
+            sources = [stack.enter_context(_opened(file)) for file in files]
+            indexes = _bands_to_show(sources[0], bands)
+            resampling = Resampling.average
+            found = _read(stack, sources, indexes, bounds, pixels, resampling, files[0])
+    picture = stretch_to_rgb(found.values, valid=found.valid)
+    return _draw(picture, found, axes, title, scale_bar)
+
+
+def show_map(
+    map_path: Map,
+    axes: "Axes | None" = None,
+    *,
+    bounds: Sequence[float] | None = None,
+    title: str | None = None,
+    legend: bool = True,
+    scale_bar: bool = True,
+    pixels: int = 1200,
+) -> "Axes":
+    """Draw a class map in its colours and coordinates.
+
+    Args:
+        map_path: The map: a file, the DataArray that :meth:`hook.apis.SceneMapper.map` gives, or
+            class indexes (rows, cols), in which 255 is no class.
+        axes: See :func:`show_scene`.
+        bounds: See :func:`show_scene`.
+        title: Words over the picture.
+        legend: Name the classes that are in the picture, below it.
+        scale_bar: See :func:`show_scene`.
+        pixels: The picture's longer side, at most; of a larger map each pixel shown is one of the
+            map's own.
+
+    Returns:
+        The axes, see :func:`show_scene`.
+
+    Raises:
+        ConfigError: The bounds are no box.
+        DataError: The map lies outside the bounds.
+        SceneError: The map cannot be read, or is no class map.
+
+    Example:
+        >>> show_map(SceneMapper("model.safetensors").map("scene.tif"))
+    """
+    from matplotlib.patches import Patch
+
+    with map_file(map_path) as (file, nodata), ExitStack() as stack:
+        with ClassMap(file, nodata) as classes:
+            names, colours = classes.class_names, classes.read_colours() or {}
+        source = stack.enter_context(_opened(file))
+        found = _read(stack, [source], [1], bounds, pixels, Resampling.nearest, file)
+    values = found.values[0]
+    drawn = found.valid if nodata is None else found.valid & (values != nodata)
+    present = np.unique(values[drawn]).tolist()
+    count = max([len(names or ()), *(value + 1 for value in present)], default=0)
+    spare = default_palette(max(count, 1))
+    palette = [colours.get(value, spare[value]) for value in range(count)]
+    labels = np.where(drawn, values.astype(np.int64), count)
+    picture = render_labels(labels, palette, background=(255, 255, 255))
+    axes = _draw(picture, found, axes, title, scale_bar, smooth=False)
+    if legend and present:
+        handles = [
+            Patch(
+                facecolor=np.array(palette[value]) / 255,
+                edgecolor="#8a949e",
+                linewidth=0.6,
+                label=names[value] if names and value < len(names) else f"class_{value}",
+            )
+            for value in present
+        ]
+        axes.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=min(6, len(handles)),
+            frameon=False,
+            labelcolor=INK,
+        )
+    return axes
+
+
+# ------------------------------------------------------------------------------ what is shown
+def _opened(file: str) -> rasterio.DatasetReader:
+    try:
+        return open_raster(file)
+    except SceneError as error:  # of a file like any other
+        raise DataError(
+            error.what, expected=error.expected, found=error.found, remedy=error.remedy
+        ) from None
+
+
+def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
+    """Give the 1-based indexes of one band or three."""
+    if bands is None:
+        kinds = zip(source.indexes, source.colorinterp, strict=True)
+        indexes = [index for index, kind in kinds if kind != ColorInterp.alpha]
+        names = [source.descriptions[index - 1] for index in indexes]
+        chosen = choose_rgb(names, len(indexes))
+        return [indexes[k] for k in dict.fromkeys(chosen)]
+    if isinstance(bands, str | int):
+        bands = [bands]
+    indexes = resolve_bands(source, list(bands), "bands")
+    if len(indexes) not in (1, 3):
+        raise ConfigError(
+            "bands to show",
+            expected="three, as red, green and blue, or one",
+            found=len(indexes),
+            remedy="name three bands, or one",
+        )
+    return indexes
+
+
+def _read(
+    stack: ExitStack,
+    sources: list,
+    indexes: Sequence[int],
+    bounds: Sequence[float] | None,
+    pixels: int,
+    resampling: Resampling,
+    name: object,
+) -> _Overview:
+    """Read a part of one or several rasters at the size of the picture."""
+    crs = sources[0].crs
+    if not isinstance(pixels, int) or pixels < 1:
+        raise ConfigError(
+            f"pixels={pixels!r}",
+            expected="a whole number from 1",
+            found=pixels,
+            remedy="give the picture's longer side in pixels",
+        )
+    if len(sources) > 1 and any(source.crs is None for source in sources):
+        raise DataError(
+            "files without a CRS have no places beside each other",
+            expected="a CRS in each of several files",
+            found=f"none in {next(source.name for source in sources if source.crs is None)}",
+            remedy="show them one by one, or give them their CRS (rio edit-info --crs)",
+        )
+    # Only grids that are upright and of one CRS fit the axes.
+    sources = [
+        source
+        if source.crs == crs and _is_upright(source)
+        else stack.enter_context(WarpedVRT(source, crs=crs, resampling=resampling))
+        for source in sources
+    ]
+    box = _box(sources, bounds, name)
+    try:
+        if len(sources) == 1:
+            values, valid, extent = _read_one(sources[0], indexes, box, pixels, resampling)
+        else:
+            longer = max(box[2] - box[0], box[3] - box[1])
+            own = max(abs(sources[0].transform.a), abs(sources[0].transform.e))
+            cell = max(own, longer / pixels)
+            merged, grid = merge(
+                sources, box, cell, indexes=list(indexes), resampling=resampling, masked=True
+            )
+            values, valid = merged.data, ~np.ma.getmaskarray(merged).any(axis=0)
+            height, width = values.shape[1:]
+            extent = (grid.c, grid.c + grid.a * width, grid.f + grid.e * height, grid.f)
+    except (rasterio.errors.RasterioError, OSError) as error:
+        raise DataError(
+            f"{name} cannot be read",
+            found=str(error.__cause__ or error).splitlines()[0],
+            remedy="check that the file is complete",
+        ) from None
+    if values.dtype.kind == "f":
+        valid = valid & np.isfinite(values).all(axis=0)
+    return _Overview(values, valid, extent, None if crs is None else CRS.from_user_input(crs))
+
+
+def _is_upright(source: Any) -> bool:
+    grid = source.transform
+    # Without a CRS the axes count pixels, whatever the grid says.
+    return source.crs is None or (grid.b == grid.d == 0 and grid.a > 0 > grid.e)
+
+
+def _box(
+    sources: list, bounds: Sequence[float] | None, name: object
+) -> tuple[float, float, float, float]:
+    """Give left, bottom, right and top of what is to be shown."""
+    first = sources[0]
+    if first.crs is None:
+        everything = (0.0, 0.0, float(first.width), float(first.height))
+    else:
+        sides = list(zip(*(source.bounds for source in sources), strict=True))
+        everything = (min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3]))
+    if bounds is None:
+        return everything
+    try:
+        box = tuple(float(side) for side in bounds)
+    except (TypeError, ValueError):
+        box = ()
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise ConfigError(
+            "the bounds are no box",
+            expected="left, bottom, right, top",
+            found=box or repr(bounds)[:80],
+            remedy="give four numbers in the scene's CRS, such as total_bounds of a table",
+        )
+    if disjoint_bounds(box, everything):
+        raise DataError(
+            f"{name} has nothing inside the bounds",
+            expected=f"a part of {', '.join(f'{side:.10g}' for side in everything)}",
+            found=", ".join(f"{side:.10g}" for side in box),
+            remedy="give left, bottom, right, top in the scene's CRS",
+        )
+    inside = zip(box, everything, (max, max, min, min), strict=True)
+    return tuple(pick(side, limit) for side, limit, pick in inside)
+
+
+def _read_one(
+    source: Any,
+    indexes: Sequence[int],
+    box: tuple[float, float, float, float],
+    pixels: int,
+    resampling: Resampling,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
+    """Read whole pixels of one raster: values, validity and extent."""
+    if source.crs is None:
+        left, bottom, right, top = box  # rows grow with what the axes call y
+        rows, columns = (bottom, top), (left, right)
+    else:
+        part = from_bounds(*box, source.transform)
+        rows = (part.row_off, part.row_off + part.height)
+        columns = (part.col_off, part.col_off + part.width)
+    (top, bottom), (left, right) = (
+        (
+            min(max(math.floor(first + 1e-6), 0), size - 1),
+            max(min(math.ceil(last - 1e-6), size), 1),
+        )
+        for (first, last), size in ((rows, source.height), (columns, source.width))
+    )
+    bottom, right = max(bottom, top + 1), max(right, left + 1)
+    window = Window(left, top, right - left, bottom - top)
+    step = max(1.0, max(window.height, window.width) / pixels)
+    shape = tuple(max(1, round(side / step)) for side in (window.height, window.width))
+    indexes = list(indexes)
+    options = dict(window=window, out_shape=(len(indexes), *shape))
+    values = source.read(indexes, resampling=resampling, **options)
+    valid = (source.read_masks(indexes, **options) > 0).all(axis=0)
+    if source.crs is None:
+        return values, valid, (left, right, bottom, top)
+    grid = transform_of(window, source.transform)
+    extent = (grid.c, grid.c + grid.a * window.width, grid.f + grid.e * window.height, grid.f)
+    return values, valid, extent
+
+
+# ------------------------------------------------------------------------------ how it is shown
+def _draw(
+    picture: np.ndarray,
+    found: _Overview,
+    axes: "Axes | None",
+    title: str | None,
+    scale_bar: bool,
+    smooth: bool = True,
+) -> "Axes":
+    left, right, bottom, top = found.extent
+    middle = (bottom + top) / 2
+    degrees = found.crs is not None and found.crs.is_geographic
+    aspect = 1 / max(math.cos(math.radians(middle)), 0.01) if degrees else 1.0
+    if axes is None:
+        from matplotlib import pyplot
+
+        wide, tall = abs(right - left), abs(top - bottom) * aspect
+        inches = _FIGURE / max(wide, tall)
+        size = (max(wide * inches, 2.5), max(tall * inches, 2) + 0.4)
+        _, axes = pyplot.subplots(figsize=size, layout="constrained")
+    axes.imshow(
+        picture,
+        extent=found.extent,
+        aspect=aspect,
+        interpolation="antialiased" if smooth else "nearest",
+    )
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title)
+    if scale_bar and (metres := _metres_per_unit(found)):
+        _add_scale_bar(axes, (right - left) * metres, metres)
+    return axes
+
+
+def _metres_per_unit(found: _Overview) -> float | None:
+    """Give the length on the ground of one unit of x, in the middle of the picture."""
+    if found.crs is None or not (found.crs.is_geographic or found.crs.is_projected):
+        return None
+    left, right, bottom, top = found.extent
+    reach, middle = (right - left) / 4, (left + right) / 2
+    to_degrees = Transformer.from_crs(found.crs, found.crs.geodetic_crs, always_xy=True)
+    y = (bottom + top) / 2
+    (one, other), heights = to_degrees.transform([middle - reach, middle + reach], [y, y])
+    if not np.isfinite([one, other, *heights]).all():
+        return None
+    metres = found.crs.get_geod().inv(one, heights[0], other, heights[1])[2]
+    return metres / (2 * reach) if metres > 0 else None
+
+
+def _add_scale_bar(axes: "Axes", width: float, metres_per_unit: float) -> None:
+    """Put a bar of a round length into the lower left corner."""
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+    metres = scale_bar_length(width)
+    bar = AnchoredSizeBar(
+        axes.transData,
+        metres / metres_per_unit,
+        f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m",
+        "lower left",
+        label_top=True,
+        color=PAPER,
+        size_vertical=0,
+        frameon=True,
+        borderpad=0.5,
+        pad=0.35,
+        sep=3,
+    )
+    bar.patch.set(facecolor=INK, alpha=0.6, edgecolor="none")
+    axes.add_artist(bar)
