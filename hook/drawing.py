@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hook.arguments import number, pair, refused, shown
 from hook.errors import DataError
 
 _RGB_NAMES = (
@@ -51,6 +52,7 @@ def stretch_to_rgb(
     percentiles: tuple[float, float] = (1.0, 99.0),
     gamma: float = 0.85,
     background: tuple[int, int, int] = _WHITE,
+    limits: np.ndarray | None = None,
 ) -> np.ndarray:
     """Turn an image of any band count and dtype into 8-bit RGB by a percentile stretch per band.
 
@@ -62,32 +64,89 @@ def stretch_to_rgb(
         percentiles: Lower and upper percentile that become 0 and 255.
         gamma: Exponent after the stretch; below 1 brightens the shadows.
         background: Colour of pixels without data.
+        limits: (2, 3) values of red, green and blue that become 0 and 255, instead of those at the
+            percentiles, see :func:`stretch_limits`: pictures of one scene then have one stretch.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If ``image`` is not (C, H, W).
+        DataError: If ``image`` is not (C, H, W), or ``valid`` not (H, W).
+        ConfigError: If ``percentiles`` are not two that ascend from 0 to 100, or ``gamma`` is not
+            above 0.
     """
-    if image.ndim != 3 or image.shape[0] == 0:
-        raise DataError(
-            "a picture needs bands",
-            expected="(C, H, W)",
-            found=image.shape,
-            remedy="give an array with bands first, image[np.newaxis] for a single band",
-        )
-    chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
-    seen = np.isfinite(chosen).all(0)
-    if valid is not None:
-        seen &= valid.astype(bool)
+    chosen, seen = _to_show(image, bands, valid)
+    percentiles, gamma = _ascending(percentiles), number("gamma", gamma, above=0)
     rgb = np.empty((*image.shape[1:], 3), np.uint8)
     rgb[:] = background
     if seen.any():
         pixels = chosen[:, seen]
-        low, high = np.percentile(pixels, percentiles, axis=1)[..., None]
+        if limits is None:
+            limits = np.percentile(pixels, percentiles, axis=1)
+        low, high = np.asarray(limits, np.float64)[..., None]
         span = np.where(high > low, high - low, 1.0)
         rgb[seen] = np.rint(255 * np.clip((pixels - low) / span, 0, 1) ** gamma).T
     return rgb
+
+
+def stretch_limits(
+    image: np.ndarray,
+    bands: Sequence[str | int] | None = None,
+    valid: np.ndarray | None = None,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+) -> np.ndarray | None:
+    """Give the values between which :func:`stretch_to_rgb` would stretch an image.
+
+    Args:
+        image: See :func:`stretch_to_rgb`, as for all that follow.
+        bands: Band names.
+        valid: (H, W), non-zero where pixels count.
+        percentiles: Lower and upper percentile.
+
+    Returns:
+        (2, 3) lower and upper values of red, green and blue; None where no pixel counts.
+
+    Raises:
+        DataError: If ``image`` is not (C, H, W), or ``valid`` not (H, W).
+        ConfigError: If ``percentiles`` are not two that ascend from 0 to 100.
+    """
+    chosen, seen = _to_show(image, bands, valid)
+    percentiles = _ascending(percentiles)
+    return np.percentile(chosen[:, seen], percentiles, axis=1) if seen.any() else None
+
+
+def _to_show(
+    image: np.ndarray, bands: Sequence[str | int] | None, valid: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The three bands to show (3, H, W) float32, and where they hold data (H, W) bool."""
+    if getattr(image, "ndim", None) != 3 or image.shape[0] == 0:
+        raise DataError(
+            "a picture needs bands",
+            expected="(C, H, W)",
+            found=getattr(image, "shape", shown(image)),
+            remedy="give an array with bands first, image[np.newaxis] for a single band",
+        )
+    if valid is not None and np.shape(valid) != image.shape[1:]:
+        raise DataError(
+            "valid has another size than the image",
+            expected=image.shape[1:],
+            found=np.shape(valid),
+            remedy="give (H, W), non-zero where pixels count",
+        )
+    chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
+    seen = np.isfinite(chosen).all(0)
+    if valid is not None:
+        seen &= np.asarray(valid).astype(bool)
+    return chosen, seen
+
+
+def _ascending(percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Take a lower and an upper percentile."""
+    both = pair("percentiles", percentiles, "two numbers, such as (1, 99)")
+    low, high = (number("percentiles", value, 0, 100) for value in both)
+    if not low < high:
+        raise refused("percentiles", percentiles, "the lower one first, such as (1, 99)")
+    return low, high
 
 
 def distinct_palette(count: int) -> list[list[int]]:
@@ -123,10 +182,38 @@ def render_labels(
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If ``labels`` is no array of numbers.
+        ConfigError: If ``palette`` is no list of colours.
     """
-    table = np.array([*palette, background], np.uint8)
+    if getattr(getattr(labels, "dtype", None), "kind", None) not in ("b", "i", "u", "f"):
+        raise DataError(
+            "labels are no class indexes",
+            expected="an array (H, W) of integers",
+            found=shown(labels),
+            remedy="give an array of NumPy, np.asarray(labels)",
+        )
+    table = _colour_table(palette, background)
     index = np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))
     return table[index.astype(np.int64)]
+
+
+def _colour_table(palette: Sequence[Sequence[int]], background: tuple[int, int, int]) -> np.ndarray:
+    """Take colours: (K + 1, 3) uint8, the background last."""
+    try:
+        table = np.array([*palette, background])
+    except (TypeError, ValueError):  # nothing to go through, or colours of several lengths
+        table = np.empty(0, object)
+    whole = table.dtype.kind in "iu" and table.ndim == 2 and table.shape[1] == 3
+    if not whole or table.min() < 0 or table.max() > 255:
+        raise refused(
+            "palette",
+            palette,
+            "a colour (red, green, blue) from 0 to 255 for each class",
+            "give one for each, as distinct_palette(count) does",
+        )
+    return table.astype(np.uint8)
 
 
 def region_borders(regions: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from hook.apis.layers import Map, map_file
 from hook.apis.pictures import INK, PAPER, scale_bar_length
 from hook.apis.scenes import scene_files
 from hook.datasets.bands import resolve_bands
-from hook.drawing import choose_rgb, render_labels, stretch_to_rgb
+from hook.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.errors import ConfigError, DataError, SceneError
 from hook.scenes.statistics import ClassMap, open_raster
 from hook.scenes.styles import default_palette
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["show_map", "show_scene"]
 
 _FIGURE = 8.0  # inches, the longer side
+_STRETCHES = ("view", "scene")
+_SAMPLE = 600
 
 
 class _Overview(NamedTuple):
@@ -56,6 +58,7 @@ def show_scene(
     *,
     bands: Sequence[str | int] | None = None,
     bounds: Sequence[float] | None = None,
+    stretch: str = "view",
     title: str | None = None,
     scale_bar: bool = True,
     pixels: int = 1200,
@@ -70,6 +73,8 @@ def show_scene(
         bands: Names or 1-based numbers of the bands to show as red, green and blue, or of one.
             None takes those of these names, else the first three, else the first.
         bounds: Left, bottom, right, top of the part to show, in the scene's CRS; None for all.
+        stretch: What the contrast is stretched to: ``"view"``, the part shown; or ``"scene"``, all
+            of it, so that parts look alike. Without overviews that reads the whole scene.
         title: Words over the picture.
         scale_bar: Draw a bar of a round length, true in the middle of the picture. There is none
             without a CRS.
@@ -79,21 +84,33 @@ def show_scene(
         The axes. Their coordinates are those of the scene's CRS; without one, pixels.
 
     Raises:
-        ConfigError: A band or the bounds cannot be used.
+        ConfigError: A band, the bounds or another option cannot be used.
         DataError: The scene cannot be read, or lies outside the bounds.
 
     Example:
         >>> axes = show_scene("scene.tif", bands=("nir", "red", "green"))
         >>> geopandas.read_file("parcels.gpkg").boundary.plot(ax=axes, color="white")
     """
+    if stretch not in _STRETCHES:
+        raise ConfigError(
+            f"stretch={stretch!r}",
+            expected=" or ".join(map(repr, _STRETCHES)),
+            found=stretch,
+            remedy="correct stretch",
+        )
+    limits = None
     with raster_files(scene) as given:
         files = scene_files(given)
         with ExitStack() as stack:
             sources = [stack.enter_context(_opened(file)) for file in files]
             indexes = _bands_to_show(sources[0], bands)
-            resampling = Resampling.average
-            found = _read(stack, sources, indexes, bounds, pixels, resampling, files[0])
-    picture = stretch_to_rgb(found.values, valid=found.valid)
+            options = (indexes, Resampling.average, files[0])
+            found = _read(stack, sources, bounds, pixels, *options)
+            if stretch == "scene" and bounds is not None:
+                # The pixels of a picture of usual size tell the percentiles well enough.
+                whole = _read(stack, sources, None, _SAMPLE, *options)
+                limits = stretch_limits(whole.values, valid=whole.valid)
+    picture = stretch_to_rgb(found.values, valid=found.valid, limits=limits)
     return _draw(picture, found, axes, title, scale_bar)
 
 
@@ -137,7 +154,7 @@ def show_map(
         with ClassMap(file, nodata) as classes:
             names, colours = classes.class_names, classes.read_colours() or {}
         source = stack.enter_context(_opened(file))
-        found = _read(stack, [source], [1], bounds, pixels, Resampling.nearest, file)
+        found = _read(stack, [source], bounds, pixels, [1], Resampling.nearest, file)
     values = found.values[0]
     drawn = found.valid if nodata is None else found.valid & (values != nodata)
     present = np.unique(values[drawn]).tolist()
@@ -202,9 +219,9 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
 def _read(
     stack: ExitStack,
     sources: list,
-    indexes: Sequence[int],
     bounds: Sequence[float] | None,
     pixels: int,
+    indexes: Sequence[int],
     resampling: Resampling,
     name: object,
 ) -> _Overview:

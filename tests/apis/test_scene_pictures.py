@@ -101,6 +101,15 @@ def test_part_of_a_scene(tmp_path, values):
     np.testing.assert_array_equal(picture(axes), stretch_to_rgb(values[:3, 20:, 10:21]))
 
 
+def test_parts_of_a_scene_look_like_the_whole(tmp_path, values):
+    path = write(tmp_path / "a.tif", values)
+    box = (LEFT + 20, BOTTOM, LEFT + 40, BOTTOM + 40)
+    whole = picture(show_scene(path))
+    part = picture(show_scene(path, bounds=box, stretch="scene"))
+    np.testing.assert_array_equal(part, whole[20:, 10:20])
+    assert (picture(show_scene(path, bounds=box)) != part).any()
+
+
 def test_no_data_is_white(tmp_path, values):
     values[:, :, :10] = 0
     for options in (dict(nodata=0), dict(photometric="RGB", alpha="YES")):
@@ -198,6 +207,7 @@ def test_wrong_options_are_refused(tmp_path, values):
         (dict(bands=("a", "b", "nir")), "nir"),
         (dict(bands=9), "bands"),
         (dict(pixels=0), "pixels"),
+        (dict(stretch="all"), "stretch"),
         (dict(pixels="a"), "pixels"),
     ):
         with pytest.raises((ConfigError, DataError), match=words):

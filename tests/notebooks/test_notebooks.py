@@ -11,6 +11,8 @@ import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
 
+from hook.scenes.styles import read_category_names
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("folium")
@@ -25,6 +27,7 @@ NAMES = [
     "5_compare_with_patches",
     "6_multispectral",
 ]
+SETTINGS = 3  # the cell that a reader changes for other data
 CLASSES = ["field", "forest", "water", "road", "building"]  # in the order of the demo's mask
 LARGEST = 500_000  # bytes of a notebook with its outputs
 MACHINE = re.compile(r"(?<![\w.>/])/(home|root|work|Users|tmp|usr|opt|mnt|var|private)/|[A-Z]:\\\\")
@@ -50,13 +53,14 @@ def workplace(tmp_path_factory) -> Path:
 def run(workplace, monkeypatch):
     """Run a notebook in the workplace; it fails where a cell does."""
 
-    def execute(name: str) -> str:
+    def execute(name: str, settings: str = "") -> str:
         # The kernel inherits the environment: pictures go inline, as a reader sees them.
         monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
         # Nothing is to be fetched: whoever tries finds no proxy.
         for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(proxy, "http://127.0.0.1:9")
         notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+        notebook.cells[SETTINGS].source += f"\n{settings}"
         resources = {"metadata": {"path": workplace}}
         nbclient.NotebookClient(
             notebook, timeout=500, kernel_name="python3", resources=resources
@@ -97,7 +101,7 @@ def test_there_is_one_test_for_each():
 
 def test_look_and_tokenise(run):
     printed = run(NAMES[0])
-    assert "1536 x 1024 pixels of 1 m" in printed
+    assert "1536 x 1024 pixels of 1 metre" in printed
     owners = number_after("assignment", printed.replace("(1, ", ""))
     assert 2 <= number_after("\n", printed[printed.index("assignment") :]) <= owners
 
@@ -128,16 +132,17 @@ def test_map_a_scene(run, workplace):
     polygons = geopandas.read_file(folder / "map.gpkg")
     assert polygons.is_valid.all()
     assert polygons.area.sum() == pytest.approx(pixels, rel=1e-3)  # 1 m2 each
-    classes = pd.read_csv(folder / "classes.csv")
-    assert list(classes.columns) == ["value", "name", "color"]
+    classes = read_category_names(folder / "map.tif")
     with rasterio.open(workplace / "data/demo/masks/scene.tif") as source:
         truth = source.read(1)
     with rasterio.open(folder / "map.tif") as source:
         drawn = source.read(1)
-    names = np.array([*classes.name, "no data"])[np.minimum(drawn, len(classes))]
+    names = np.array([*classes, "no data"])[np.minimum(drawn, len(classes))]
     true_names = np.array([*CLASSES, "no data"])[np.minimum(truth, len(CLASSES))]
     assert (names == true_names)[truth != 255].mean() > 0.8
-    assert len(geopandas.read_file(folder / "zones.gpkg")) == 6
+    areas = pd.read_csv(folder / "areas.csv")
+    assert areas.zone.nunique() == 6
+    assert areas.pixels.sum() == pixels
 
 
 def test_find_similar_regions(run, workplace):
@@ -174,6 +179,63 @@ def test_multispectral(run, workplace):
         ndvi = source.read(source.count)
     assert np.isfinite(ndvi).sum() == valid_pixels(workplace)
     assert np.nanmax(np.abs(ndvi)) <= 1
+
+
+@pytest.fixture(scope="module")
+def other_scene(workplace) -> Path:
+    """A scene unlike the demo's: aerial red, green and blue as JPEG, no names, no nodata value."""
+    blocks = np.random.default_rng(0).integers(40, 220, (3, 25, 30)).astype(np.uint8)
+    values = np.kron(blocks, np.ones((12, 12), np.uint8))
+    profile = dict(driver="GTiff", count=3, height=300, width=360, dtype="uint8", tiled=True)
+    profile |= dict(crs="EPSG:3857", compress="jpeg", photometric="ycbcr", interleave="pixel")
+    grid = rasterio.Affine(0.15, 0, 9_520_000, 0, -0.15, 3_202_700)
+    (workplace / "other").mkdir()
+    path = workplace / "other/scene.tif"
+    with rasterio.open(path, "w", transform=grid, **profile) as sink:
+        sink.write(values)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "settings"),
+    [
+        (1, "row, column, one, other = 200, 300, 2, 1"),
+        (3, "min_area, basemap = 2, 'OpenStreetMap'"),
+        (4, "at, window, truth = (9520010, 3202680), 128, None"),
+        (6, "blue, green, red, nir, chip_at = 3, 2, 1, 1, (10, 10)"),
+    ],
+)
+def test_one_cell_is_changed_for_other_data(run, workplace, other_scene, number, settings):
+    name = NAMES[number - 1]
+    folder = f"work_dirs/other_{number}"
+    settings += f"\nscene, folder = 'other/scene.tif', Path('{folder}')"
+    settings += "\npublished = 'hook-fast-tiny_banepa-buildings'"
+    if number == 4:
+        places = [(9520003, 3202697), (9520050, 3202697), (9520003, 3202658), (9520050, 3202658)]
+        clicked = [(*place, "ab"[k % 2]) for k, place in enumerate(places)]
+        settings += f"\nten_labels = {clicked}"
+    printed = run(name, settings)
+    made = workplace / folder
+    if number == 1:
+        assert "3 bands: band 1, band 2, band 3, uint8" in printed
+    elif number == 3:
+        with rasterio.open(made / "map.tif") as land:
+            assert land.shape == (300, 360) and land.crs == "EPSG:3857"
+        assert set(geopandas.read_file(made / "map.gpkg").class_name) <= {"background", "building"}
+    elif number == 4:
+        regions = geopandas.read_parquet(made / "regions.parquet")
+        assert regions.pixels.sum() == 300 * 360
+        assert set(geopandas.read_file(made / "land.gpkg").class_name) <= {"a", "b"}
+    else:
+        assert "\n0 pixels differ" in printed
+        assert "no band 3" in printed
+        assert number_after("noise marked as no data: tokens move by up to", printed) < 1e-5
+
+
+def test_masks_do_in_place_of_polygons(run, workplace):
+    settings = "labels, label, palette = 'data/demo/masks', None, None\n"
+    run(NAMES[1], settings + "epochs, folder = 1, Path('work_dirs/masks')")
+    assert (workplace / "work_dirs/masks/model/checkpoint.pth").is_file()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPO))
 from hook.errors import ConfigError, reports_errors
 
 QUALITY = 70
-COLOURS = 64
+COLOURS = 128
 WIDEST = 1100
 PICTURES = ("image/png", "image/jpeg")
 REMARKS = ("Could not import OneDL\n",)  # of libraries, on parts that nobody asked for
