@@ -23,6 +23,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
+from hook.arguments import file_name
 from hook.errors import CheckpointError, ConfigError
 
 _LISTED_KEYS = 8
@@ -78,8 +79,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: The file is missing, truncated, no checkpoint at all, or asks for code to
             be run when read. Nothing in it has been run.
+        ConfigError: ``path`` is no path.
     """
-    path = Path(path).expanduser()
+    path = file_name("checkpoint", path).expanduser()
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {path} does not exist" if not path.exists() else f"{path} is no file",

@@ -8,22 +8,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hook"
-COMMON = {"errors", "registry", "structures", "checkpoint", "drawing", "progress"}
+COMMON = {"arguments", "errors", "registry", "structures", "checkpoint", "drawing", "progress"}
 ALLOWED = {
     "errors": set(),
+    "arguments": {"errors"},
     "registry": set(),
     "structures": set(),
-    "checkpoint": {"errors"},
-    "drawing": {"errors"},
+    "checkpoint": {"arguments", "errors"},
+    "drawing": {"arguments", "errors"},
     "progress": set(),
     "tokenizers": set(),
-    "scenes": {"errors", "progress"},
-    "regions": {"errors", "progress", "scenes", "tokenizers"},
+    "scenes": {"arguments", "errors", "progress"},
+    "regions": {"arguments", "errors", "progress", "scenes", "tokenizers"},
     "models": COMMON | {"tokenizers"},
     "datasets": COMMON | {"tokenizers"},
     "evaluation": COMMON | {"tokenizers"},
     "engine": COMMON | {"tokenizers"},
-    "zoo": {"errors", "progress"},
+    "zoo": {"arguments", "errors", "progress"},
     "apis": COMMON
     | {"tokenizers", "scenes", "regions", "models", "datasets", "evaluation", "engine", "zoo"},
     "cli": {"errors", "apis"},

@@ -253,3 +253,8 @@ def test_weights_that_are_not_numbers_are_refused(saved):
     with pytest.raises(CheckpointError, match="not finite") as caught:
         check_state_dict(model, weights, saved)
     assert "bias" in str(caught.value)
+
+
+def test_a_path_of_the_wrong_type():
+    with pytest.raises(ConfigError, match="checkpoint=None"):
+        load_checkpoint(None)

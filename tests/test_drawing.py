@@ -22,11 +22,12 @@ from hook.drawing import (
     resize_nearest,
     roomiest_spots,
     save_png,
+    stretch_limits,
     stretch_to_rgb,
     token_shares,
     without_specks,
 )
-from hook.errors import DataError
+from hook.errors import ConfigError, DataError
 
 PALETTE = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
 
@@ -311,3 +312,36 @@ def test_importing_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "percentiles", [(90, 10), (50, 50), (-1, 101), (1,), (1, 50, 99), 3, None, "ab", ("a", "b")]
+)
+def test_percentiles_that_cannot_be(percentiles):
+    image = np.zeros((3, 4, 4), np.uint8)
+    for stretch in (stretch_to_rgb, stretch_limits):
+        with pytest.raises(ConfigError, match="percentiles="):
+            stretch(image, percentiles=percentiles)
+
+
+def test_other_wrong_arguments_of_a_stretch():
+    image = np.zeros((3, 4, 4), np.uint8)
+    for gamma in ("x", 0, -1):
+        with pytest.raises(ConfigError, match="gamma="):
+            stretch_to_rgb(image, gamma=gamma)
+    with pytest.raises(DataError, match="valid has another size"):
+        stretch_to_rgb(image, valid=np.ones((2, 2)))
+    with pytest.raises(DataError, match="needs bands"):
+        stretch_to_rgb(None)
+
+
+@pytest.mark.parametrize("palette", [None, 3, "x", [1, 2], [(0, 0)], [(300, 0, 0)], [(-1, 0, 0)]])
+def test_palettes_that_are_none(palette):
+    with pytest.raises(ConfigError, match="palette="):
+        render_labels(np.zeros((2, 2), np.uint8), palette)
+
+
+@pytest.mark.parametrize("labels", [None, [[0, 1]], np.array([["a"]])])
+def test_labels_that_are_none(labels):
+    with pytest.raises(DataError, match="labels are no class indexes"):
+        render_labels(labels, [(0, 0, 0)])

@@ -14,7 +14,14 @@ from rasterio.transform import Affine
 from torch import nn
 
 from hook.apis.arrays import is_array
-from hook.apis.inference import Prediction, as_model, is_segmentation, predict_files
+from hook.apis.inference import (
+    Prediction,
+    as_model,
+    checked_tokens,
+    is_segmentation,
+    predict_files,
+)
+from hook.arguments import whole_number
 from hook.errors import ConfigError, DataError
 
 
@@ -57,13 +64,9 @@ class Classifier:
                 found="a segmentation",
                 remedy="map images with SceneMapper, or 'hook map'",
             )
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(
-                f"batch_size={batch_size!r}",
-                expected="a whole number from 1",
-                found=batch_size,
-                remedy="correct batch_size",
-            )
+        batch_size = whole_number("batch_size", batch_size)
+        if num_tokens is not None:
+            num_tokens = checked_tokens(self.model, num_tokens)
         self.classes = tuple(self.model.dataset_meta["classes"])
         self._options = dict(batch_size=batch_size, num_tokens=num_tokens, tta=tta)
 

@@ -13,6 +13,7 @@ import shapely
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform_bounds
 
+from hook.arguments import number, refused
 from hook.datasets.files import (
     RASTER_SUFFIXES,
     VECTOR_SUFFIXES,
@@ -636,6 +637,8 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
             from hook.datasets.splits import choose_files
 
             held = choose_files(names, str(val), "")
+        elif not isinstance(val, Sequence):
+            raise refused("val", val, "names of images, a file with a list of them, or an area")
         else:
             held = match_names([str(name) for name in val], names, "val")
         rest = [name for name in names if name not in held]
@@ -654,13 +657,7 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
         found.splits = _areas(found, polygons, work_dir)
         found.how = "by the area asked for"
         return
-    if not 0 < fraction < 1:
-        raise ConfigError(
-            f"val_fraction={fraction}",
-            expected="a number above 0 and below 1",
-            found=fraction,
-            remedy="correct val_fraction: a model needs a part it never saw to be judged on",
-        )
+    check_share("val_fraction", fraction)
     if len(names) > 1:
         order = [str(path) for path in by_place(found.images, found.masks)]
         count = min(max(1, round(fraction * len(order))), len(order) - 1)
@@ -669,6 +666,16 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
         return
     found.splits = _cut(found, fraction)
     found.how = f"by area: {100 * fraction:g} % of {found.images[0].name}"
+
+
+def check_share(name: str, value: Any) -> float:
+    """Take the share of the images that is held out.
+
+    Raises:
+        ConfigError: It is no number above 0 and below 1.
+    """
+    remedy = f"correct {name}: a model needs a part it never saw to be judged on"
+    return number(name, value, above=0, below=1, remedy=remedy)
 
 
 def _is_area(val: Any) -> bool:

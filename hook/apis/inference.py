@@ -21,10 +21,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 
 from hook.apis.arrays import is_array, is_data_array, raster_file
+from hook.arguments import file_name, is_whole_number, refused, shown, whole_number
 from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
 from hook.engine.configs import find_config
 from hook.engine.runner import config_errors, load_config, setup_environment
+from hook.engine.tta import KINDS as TTA_KINDS
 from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
@@ -80,6 +82,15 @@ def load_model(
         ConfigError: The config or the device cannot be used, or there is no model of that name.
         CheckpointError: The checkpoint cannot be read, is not safe, or belongs to another model.
     """
+    if not isinstance(config_or_name, Config):
+        file_name(
+            "config_or_name",
+            config_or_name,
+            "the name of a model, its .safetensors file, or a config with its checkpoint",
+            "`hook models list` shows the models that have a name",
+        )
+    if checkpoint is not None:
+        file_name("checkpoint", checkpoint)
     setup_environment()
     if checkpoint is None:
         model = _load_published(config_or_name)
@@ -92,7 +103,7 @@ def load_model(
         model.weights_file = Path(checkpoint)
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"device {device} cannot be used",
             expected="cpu, or cuda where PyTorch finds a GPU",
@@ -157,12 +168,41 @@ def use_tokens(model: nn.Module, num_tokens: int | None) -> Iterator[None]:
         num_tokens: From 1 to the tokenizer's ``max_tokens``; None changes nothing.
 
     Raises:
-        ConfigError: The model has no queries to choose from, or too few.
+        ConfigError: See :func:`checked_tokens`.
     """
     if num_tokens is None:
         yield
         return
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    num_tokens = checked_tokens(model, num_tokens)
+    tokenizer = model.backbone.tokenizer
+    usual = tokenizer.num_tokens
+    if num_tokens != usual and not tokenizer.nested:
+        print_log(
+            f"The model was trained with all of its {usual} tokens and has to do without some. "
+            "Train with max_tokens for any number.",
+            "current",
+            logging.WARNING,
+        )
+    tokenizer.num_tokens = num_tokens
+    try:
+        yield
+    finally:
+        tokenizer.num_tokens = usual
+
+
+def checked_tokens(model: nn.Module, num_tokens: int) -> int:
+    """Take a number of tokens that a model can have.
+
+    Args:
+        model: A model.
+        num_tokens: What was given.
+
+    Raises:
+        ConfigError: It is no whole number, or the model has no queries to choose from, or too few.
+    """
+    if not is_whole_number(num_tokens):
+        raise refused("num_tokens", num_tokens, "a whole number from 1")
+    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
     most = getattr(tokenizer, "max_tokens", None)
     if most is None:
         kind = type(model.backbone if tokenizer is None else tokenizer).__name__
@@ -179,19 +219,18 @@ def use_tokens(model: nn.Module, num_tokens: int | None) -> Iterator[None]:
             found=num_tokens,
             remedy="train with a larger max_tokens for more",
         )
-    usual = tokenizer.num_tokens
-    if num_tokens != usual and not tokenizer.nested:
-        print_log(
-            f"The model was trained with all of its {usual} tokens and has to do without some. "
-            "Train with max_tokens for any number.",
-            "current",
-            logging.WARNING,
-        )
-    tokenizer.num_tokens = num_tokens
-    try:
-        yield
-    finally:
-        tokenizer.num_tokens = usual
+    return int(num_tokens)
+
+
+def require_model(model: Any) -> nn.Module:
+    """Refuse what is no model that was loaded.
+
+    Raises:
+        ConfigError: It is something else, such as a model's name.
+    """
+    if not hasattr(model, "backbone"):
+        raise refused("model", model, "a model from load_model", "load it: load_model(name)")
+    return model
 
 
 def as_model(
@@ -380,6 +419,79 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
     return sample
 
 
+def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
+    """Take an array as an image.
+
+    Args:
+        model: From :func:`load_model`.
+        image: Native values (C, H, W) in the model's band order.
+        name: What the image is called in messages.
+
+    Raises:
+        DataError: It is no array of numbers of this shape, or has other bands than the model takes.
+    """
+    try:
+        values = np.asarray(image)
+    except ValueError:  # lists of several lengths
+        values = np.empty(0, object)
+    bands = band_count_of(model)
+    shaped = values.ndim == 3 and 0 not in values.shape and bands in (None, len(values))
+    if not shaped or values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name} does not fit the model",
+            expected=f"a file, or an array ({bands or 'C'}, h, w) of numbers",
+            found=f"shape {values.shape} of {values.dtype}" if values.size else shown(image),
+            remedy="give the model's bands in its order",
+        )
+    return values
+
+
+def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = False) -> np.ndarray:
+    """Take an array that tells which pixels of an image count.
+
+    Args:
+        values: (C, H, W), the image.
+        valid: (H, W), nonzero where pixels count; all do if None.
+        name: What the image is called in messages.
+        blank: Let there be no pixel that counts.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: It has another shape, holds no numbers, or no pixel counts.
+    """
+    found = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid)
+    numbers = found.dtype.kind in "biuf"
+    if found.shape != values.shape[1:] or not numbers or not (blank or found.any()):
+        what = int(found.astype(bool).sum()) if numbers else found.dtype
+        raise DataError(
+            f"{name}: validity of its pixels (valid)",
+            expected=f"shape {values.shape[1:]} with a valid pixel",
+            found=f"shape {found.shape} with {what}",
+            remedy="give a validity of the image's height and width, True where its pixels count",
+        )
+    return found != 0
+
+
+def refuse_validity(image: Any, valid: Any) -> None:
+    """Refuse a validity beside an image that has its own.
+
+    Args:
+        image: A file or a DataArray.
+        valid: What the caller gave; None is right.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if valid is not None:
+        raise ConfigError(
+            "valid goes with an array of values",
+            found="a DataArray" if is_data_array(image) else f"the file {image}",
+            remedy="leave valid out: its nodata value tells",
+        )
+
+
 def _test_pipeline(model: nn.Module) -> Compose:
     steps = _find_key(model.cfg.get("test_dataloader"), "pipeline")
     if not steps:
@@ -426,14 +538,22 @@ def predict_files(
 
     Raises:
         DataError: A file is missing, unreadable, or does not fit the model.
-        ConfigError: The config or ``out`` cannot be used.
+        ConfigError: The config or an option cannot be used.
         CheckpointError: See :func:`load_model`.
     """
+    if isinstance(files, str | os.PathLike) or not hasattr(files, "__len__"):
+        raise refused("files", files, "a list of images", "put the image into a list: [image]")
     if not len(files):
         raise DataError(
             "no image was given", expected="one or more files", remedy="name the images"
         )
-    missing = [str(path) for path in files if not is_array(path) and not Path(path).is_file()]
+    batch_size = whole_number("batch_size", batch_size)
+    if tta not in (None, False, True, *TTA_KINDS):
+        raise refused("tta", tta, f"one of {', '.join(TTA_KINDS)}, or None")
+    if out is not None:
+        out = file_name("out", out)
+    named = [file_name("files", path, "paths or arrays") for path in files if not is_array(path)]
+    missing = [str(path) for path in named if not path.is_file()]
     if missing:
         raise DataError(
             f"image {missing[0]} does not exist",
@@ -459,7 +579,7 @@ def predict_files(
             del model.test_step  # the class's own is back
     if out is not None and not segments:
         rows = [(p.file, None, p.scores) for p in predictions]
-        write_predictions(Path(out), model.dataset_meta["classes"], rows)
+        write_predictions(out, model.dataset_meta["classes"], rows)
     return predictions
 
 
@@ -467,7 +587,6 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
     """Choose each file's output and refuse what would be overwritten, before anything is done."""
     if out is None:
         return {}
-    out = Path(out)
     if any(map(is_array, files)):
         raise ConfigError(
             "arrays have no names for their results",
@@ -603,25 +722,31 @@ def tokenize(
         :func:`hook.tokenizers.token_map` draws the regions from the latter.
 
     Raises:
-        ConfigError: The model has no tokenizer.
-        DataError: The image cannot be read or does not fit the model.
+        ConfigError: The model has no tokenizer, ``num_tokens`` is impossible (see
+            :func:`checked_tokens`), or ``valid`` came with a file.
+        DataError: The image cannot be read or does not fit the model, or ``valid`` the image.
     """
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
     if tokenizer is None:
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokenizer",
             expected="a model with hook.TokenViT as its backbone",
             remedy="take a config whose backbone is hook.TokenViT",
         )
+    if num_tokens is not None:
+        checked_tokens(model, num_tokens)
     if isinstance(image, (str, os.PathLike)) or is_data_array(image):
+        refuse_validity(image, valid)
         name = "the image" if is_data_array(image) else f"image {image}"
         packed = _test_pipeline(model)(read_sample(image, model))
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     else:
         name = "the image"
-        inputs = torch.from_numpy(to_model_units(np.asarray(image), valid, model.dataset_meta))
+        values = check_values(model, image, name)
+        valid = None if valid is None else check_validity(values, valid, name, blank=True)
+        inputs = torch.from_numpy(to_model_units(values, valid, model.dataset_meta))
         if valid is not None and getattr(model.data_preprocessor, "mark_invalid", False):
-            inputs = mark_invalid(inputs, torch.from_numpy(np.asarray(valid)))
+            inputs = mark_invalid(inputs, torch.from_numpy(valid))
         data = {"inputs": [inputs]}
     data = model.data_preprocessor(data, False)
     try:

@@ -20,9 +20,11 @@ from hook.apis.scenes import (
     SceneModel,
     area_of_interest,
     check_georeferenced,
+    check_scene_options,
     choose_bands,
     scene_files,
 )
+from hook.arguments import file_name, number, refused
 from hook.datasets.bands import to_model_units
 from hook.drawing import distinct_palette
 from hook.engine import tta as tta_views
@@ -256,6 +258,9 @@ class SceneMapper(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.scenes.map_scene`.
         """
+        check_scene_options(window, overlap, batch_size, bidx, cluster, workers)
+        _check_map_options(min_area, simplify, scores, taken, creation_options)
+        _check_names(output=output, scores_path=scores_path, vectors=vectors)
         if output is None or any(map(is_array, input if isinstance(input, list) else [input])):
             options = {k: v for k, v in locals().items() if k not in ("self", "input", "output")}
             return self._map_array(input, output, **options)
@@ -357,6 +362,24 @@ class SceneMapper(SceneModel):
             classes = self.model.dataset_meta["classes"]
             palette = self.model.dataset_meta.get("palette") or distinct_palette(len(classes))
             return read_class_map(target, classes, palette)
+
+
+def _check_map_options(min_area, simplify, scores, taken, creation_options) -> None:
+    """Refuse options of the wrong kind, also those that count only once the map is there."""
+    number("min_area", min_area, least=0)
+    number("simplify", simplify, least=0)
+    if not isinstance(scores, str | Sequence):
+        raise refused("scores", scores, "'probs', 'entropy' or 'margin', or several of them")
+    if not isinstance(taken, str | None):
+        raise refused("taken", taken, "a date or two, such as '2024-05-31'")
+    if not isinstance(creation_options, Mapping | None):
+        raise refused("creation_options", creation_options, "a dict such as {'COMPRESS': 'ZSTD'}")
+
+
+def _check_names(**files: Any) -> None:
+    for name, value in files.items():
+        if value is not None:
+            file_name(name, value)
 
 
 def _number_of_tokens(model: nn.Module) -> int | None:

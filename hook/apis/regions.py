@@ -14,9 +14,16 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from hook.apis.arrays import is_array, raster_files, refuse_resume
-from hook.apis.inference import default_window
+from hook.apis.inference import default_window, require_model
 from hook.apis.mapping import WindowPredictor
-from hook.apis.scenes import SceneModel, area_of_interest, choose_bands, scene_files
+from hook.apis.scenes import (
+    SceneModel,
+    area_of_interest,
+    check_scene_options,
+    choose_bands,
+    scene_files,
+)
+from hook.arguments import file_name, is_whole_number, number, refused, whole_number
 from hook.drawing import resize_nearest
 from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
@@ -58,7 +65,8 @@ class RegionPredictor:
             head that takes the class token.
 
     Raises:
-        ConfigError: The model is in training mode, has no tokens, or not the seeds to embed by.
+        ConfigError: The model is in training mode, has no tokens, or not the seeds to embed by; or
+            ``min_region`` is no whole number from 0.
     """
 
     def __init__(
@@ -68,7 +76,7 @@ class RegionPredictor:
         min_region: int = 0,
         embedding: str = "tokens",
     ) -> None:
-        backbone = model.backbone
+        backbone = require_model(model).backbone
         if not hasattr(backbone, "forward_tokens"):
             raise ConfigError(
                 f"{type(backbone).__name__} has no tokens, and so no regions",
@@ -88,6 +96,7 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
+        min_region = whole_number("min_region", min_region, least=0)
         self.model = model
         self._predict, self._by_seeds = WindowPredictor(model), embedding == "seeds"
         self._fixed = fixed
@@ -269,13 +278,14 @@ class RegionExtractor(SceneModel):
         min_region: int = 0,
         embedding: str = "tokens",
     ) -> None:
-        if min_region < 0:
+        if is_whole_number(min_region) and min_region < 0:
             raise ConfigError(
                 "min_region is below zero",
                 expected="a number of pixels",
                 found=min_region,
                 remedy="0 keeps parts of any size",
             )
+        min_region = whole_number("min_region", min_region, least=0)
         options = dict(fixed=num_tokens is not None, min_region=min_region, embedding=embedding)
         super().__init__(
             RegionPredictor, options, config_or_model, checkpoint, device, num_tokens, threads
@@ -343,9 +353,14 @@ class RegionExtractor(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.regions.extract_regions`.
         """
+        check_scene_options(window, overlap, batch_size, bidx, cluster, workers)
+        number("merge_threshold", merge_threshold, -1, 1, remedy="give a cosine such as 0.9")
+        if not isinstance(layer, str):
+            raise refused("layer", layer, "a name")
         if output is None or any(map(is_array, input if isinstance(input, list) else [input])):
             options = {k: v for k, v in locals().items() if k not in ("self", "input", "output")}
             return self._extract_array(input, output, **options)
+        file_name("output", output)
         model = self.model
         paths = scene_files(input)
         indexes = choose_bands(model, paths[0], bidx)
@@ -358,7 +373,7 @@ class RegionExtractor(SceneModel):
                 class_names=self.function.class_names,
                 indexes=indexes,
                 band_names=_band_names(model, indexes, bidx),
-                window=window or default_window(model),
+                window=default_window(model) if window is None else window,
                 overlap=overlap,
                 batch_size=batch_size,
                 nodata=model.dataset_meta.get("nodata") if nodata is None else nodata,

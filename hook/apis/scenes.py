@@ -23,6 +23,7 @@ from torchgeo.datasets import GeoDataset
 from hook import __version__
 from hook.apis.folders import read_features
 from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
+from hook.arguments import number, refused, whole_number
 from hook.datasets.bands import resolve_bands
 from hook.errors import ConfigError, DataError
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
@@ -92,14 +93,8 @@ class SceneModel:
     ) -> None:
         self._devices = _devices(device)
         if threads is not None:
-            if not isinstance(threads, int) or threads < 1:
-                raise ConfigError(
-                    "threads",
-                    expected="a whole number from 1, or None",
-                    found=repr(threads),
-                    remedy="leave threads out for PyTorch's choice",
-                )
-            torch.set_num_threads(threads)
+            remedy = "leave threads out for PyTorch's choice"
+            torch.set_num_threads(whole_number("threads", threads, remedy=remedy))
         self.model = as_model(config_or_model, checkpoint, self._devices[0])
         if checkpoint is None and not isinstance(config_or_model, nn.Module):
             checkpoint = self.model.weights_file  # of a model that is one file
@@ -172,6 +167,8 @@ def _devices(device: str) -> list[str]:
     Raises:
         ConfigError: Several of what there is one of, or no numbers.
     """
+    if not isinstance(device, str):
+        raise refused("device", device, "'cpu', 'cuda', 'cuda:1', or several GPUs: 'cuda:0,1'")
     kind, _, numbers = device.partition(":")
     if "," not in numbers:
         return [device]
@@ -185,6 +182,43 @@ def _devices(device: str) -> list[str]:
             "cluster='local' (--cluster local --workers 2)",
         )
     return [f"{kind}:{part}" for part in parts]
+
+
+def check_scene_options(
+    window: int | None,
+    overlap: float,
+    batch_size: int,
+    bidx: Sequence[int] | None,
+    cluster: str | None,
+    workers: int,
+) -> None:
+    """Refuse options of the wrong kind before anything is read or written.
+
+    Args:
+        window: As all that follow, see :meth:`hook.apis.SceneMapper.map`.
+        overlap: Of neighbouring windows.
+        batch_size: Windows per pass of the model.
+        bidx: 1-based bands.
+        cluster: What shares the scene.
+        workers: Number of processes.
+
+    Raises:
+        ConfigError: One of them is.
+    """
+    if window is not None:
+        whole_number("window", window)
+    whole_number("batch_size", batch_size)
+    whole_number("workers", workers)
+    number("overlap", overlap)
+    if cluster is not None and not isinstance(cluster, str):
+        raise refused("cluster", cluster, "'local', or the address of a Dask scheduler")
+    if bidx is None:
+        return
+    if isinstance(bidx, str) or not isinstance(bidx, Sequence):
+        raise refused("bidx", bidx, "a list of bands, from 1, such as [3, 2, 1]")
+    for band in bidx:
+        if not isinstance(band, str):  # a name, as the dataset meta may have
+            whole_number("bidx", band)
 
 
 def scene_files(

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from hook.arguments import file_name, number, pair, refused, whole_number
 from hook.errors import ConfigError, DataError
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
@@ -96,6 +97,10 @@ def find_similar(
         )
     kind = None if embedding == "tokens" else embedding
     _check_options(given[0], polygon, model, checkpoint, token, kind, crs)
+    if at is not None:
+        at = [number("at", one) for one in pair("at", at, "two numbers, x and y")]
+    if output is not None:
+        file_name("output", output)
     with StagedFiles(overwrite) as files:
         if output is not None:
             driver_of(output)
@@ -109,8 +114,7 @@ def find_similar(
         if id is not None:
             found = index.by_id(id, **options)
         elif at is not None:
-            x, y = at
-            found = index.by_point(x, y, crs, **options)
+            found = index.by_point(*at, crs, **options)
         elif polygon is not None:
             found = index.by_polygon(*_as_one(polygon, crs), **options)
         elif vector is not None:
@@ -153,36 +157,33 @@ def embed_chip(
         (D,) float32.
 
     Raises:
-        ConfigError: The model has no tokens, or not that one.
+        ConfigError: The model has no tokens, or not that one, or ``valid`` came with a file.
         DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
     """
     # With PyTorch and MMEngine, which searching by place does without.
     from hook.apis.arrays import is_data_array
-    from hook.apis.inference import band_count_of, read_sample, use_tokens
+    from hook.apis.inference import (
+        check_validity,
+        check_values,
+        read_sample,
+        refuse_validity,
+        require_model,
+        use_tokens,
+    )
     from hook.apis.regions import RegionPredictor
 
+    require_model(model)
+    if token is not None:
+        token = whole_number("token", token, least=None)
     if isinstance(chip, str | os.PathLike) or is_data_array(chip):
+        refuse_validity(chip, valid)
         name = "the chip" if is_data_array(chip) else f"chip {chip}"
         sample = read_sample(chip, model)
         values, valid = sample["img"].transpose(2, 0, 1), sample["valid"]
     else:
-        name, values = "the chip", np.asarray(chip)
-    bands = band_count_of(model)
-    if values.ndim != 3 or 0 in values.shape or bands not in (None, len(values)):
-        raise DataError(
-            f"{name} does not fit the model",
-            expected=f"an array ({bands or 'C'}, h, w)",
-            found=f"shape {values.shape}",
-            remedy="give the model's bands in its order",
-        )
-    valid = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid) > 0
-    if valid.shape != values.shape[1:] or not valid.any():
-        raise DataError(
-            f"{name}: validity of its pixels",
-            expected=f"shape {values.shape[1:]} with a valid pixel",
-            found=f"shape {valid.shape} with {int(valid.sum())}",
-            remedy="give a validity of the image's height and width, True where its pixels count",
-        )
+        name, values = "the chip", chip
+    values = check_values(model, values, name)
+    valid = check_validity(values, valid, name)
     with use_tokens(model, num_tokens):
         predict = RegionPredictor(model, fixed=num_tokens is not None, embedding=embedding)
         try:
@@ -248,5 +249,7 @@ def _as_one(
         return polygon, crs
     if isinstance(polygon, str | os.PathLike):
         polygon = read_vectors(polygon, "polygons", "a vector file of polygons")
+    if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
+        raise refused("polygon", polygon, "a shape of shapely, a vector file or a GeoDataFrame")
     shapes = polygon.geometry
     return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs

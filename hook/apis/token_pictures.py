@@ -15,6 +15,7 @@ import numpy as np
 
 from hook.apis.arrays import is_data_array
 from hook.apis.pictures import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
+from hook.arguments import file_name, number, pair, refused, whole_number
 from hook.drawing import (
     SPECK,
     TINT,
@@ -128,10 +129,11 @@ def show_tokens(
         ``numpy.asarray`` makes it (height, width, 3) uint8.
 
     Raises:
-        ConfigError: The model has no tokens or none with regions of their own, or ``path`` exists.
+        ConfigError: The model has no tokens or none with regions of their own, an option cannot be
+            used, or ``path`` exists or is no PNG in a folder that exists.
         DataError: The image cannot be read or does not fit the model.
     """
-    _refuse_existing(path, overwrite)
+    _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
     look = _look(model, image, valid, num_tokens, metres_per_pixel)
     return _deliver(_tokens_figure(look, title), path)
 
@@ -173,11 +175,12 @@ def show_attention(
 
     Raises:
         ConfigError: The model has no tokens or none with regions of their own, there is no such
-            token, not one of ``token`` and ``at`` is given, or ``path`` exists.
+            token, not one of ``token`` and ``at`` is given, another option cannot be used, or
+            ``path`` exists or is no PNG in a folder that exists.
         DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
             or where it has no data.
     """
-    _refuse_existing(path, overwrite)
+    _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
     if (token is None) == (at is None):
         raise ConfigError(
             "one token is to be shown",
@@ -185,6 +188,10 @@ def show_attention(
             found="neither" if token is None else "both",
             remedy="give one of the two (--attention T, or --attention --at ROW COL)",
         )
+    if at is None:
+        token = whole_number("token", token, least=None)
+    else:
+        at = _pixel(at)
     look = _look(model, image, valid, num_tokens, metres_per_pixel)
     if at is not None:
         token = _owner(look, at)
@@ -229,21 +236,28 @@ def show_token_counts(
 
     Raises:
         ConfigError: The model has no tokens or none with regions of their own, or fewer than asked
-            for, ``counts`` is empty, or ``path`` exists.
+            for, ``counts`` is empty, another option cannot be used, or ``path`` exists or is no
+            PNG in a folder that exists.
         DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
             or where it has no data.
     """
-    _refuse_existing(path, overwrite)
-    tokenizer = _tokenizer_of(model)
+    from hook.apis.inference import checked_tokens
+
+    tokenizer = _check_options(model, path, overwrite, None, metres_per_pixel)
+    if at is not None:
+        at = _pixel(at)
     if counts is None:
         most = tokenizer.max_tokens
         counts = [count for count in _COUNTS if count <= most] or [most]
+    if isinstance(counts, str) or not hasattr(counts, "__len__"):
+        raise refused("counts", counts, "whole numbers, such as (2, 4, 8)")
     if not len(counts):
         raise ConfigError(
             "no number of tokens is given",
             expected="one or more, such as (2, 4, 8)",
             remedy="give numbers of tokens (--counts 2,4,8)",
         )
+    counts = [checked_tokens(model, whole_number("counts", count)) for count in counts]
     looks = [_look(model, image, valid, count, metres_per_pixel) for count in counts]
     if at is not None:
         for look in looks:
@@ -261,7 +275,9 @@ def _tokenizer_of(model: "nn.Module") -> "nn.Module":
     Raises:
         ConfigError: It has none, or one whose tokens are squares.
     """
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    from hook.apis.inference import require_model
+
+    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
     if tokenizer is None or not hasattr(model.backbone, "forward_tokens"):
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokens to show",
@@ -351,40 +367,21 @@ def _read(
     model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
 ) -> tuple[str, np.ndarray, np.ndarray, float | None]:
     """Read an image, or check an array: its name, values, validity and metres per pixel."""
-    from hook.apis.inference import band_count_of, read_sample
+    from hook.apis.inference import check_validity, check_values, read_sample, refuse_validity
 
     name, size = "", model.dataset_meta.get("resolution")
     if isinstance(image, str | os.PathLike) or is_data_array(image):
-        if valid is not None:
-            raise ConfigError(
-                "valid goes with an array of values",
-                found="a DataArray" if is_data_array(image) else f"the file {image}",
-                remedy="leave valid out: its nodata value tells",
-            )
+        refuse_validity(image, valid)
         sample = read_sample(image, model)
         name = str(image.name or "") if is_data_array(image) else Path(image).name
         values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
         if "geo" in sample:
             size = _metres_per_pixel(sample["geo"]) or size
     else:
-        values = np.ascontiguousarray(image)
-    bands = band_count_of(model)
-    if values.ndim != 3 or 0 in values.shape or bands not in (None, len(values)):
-        raise DataError(
-            f"{name or 'the image'} does not fit the model",
-            expected=f"an array ({bands or 'C'}, H, W)",
-            found=f"shape {values.shape}",
-            remedy="give the model's bands in its order",
-        )
-    valid = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid) > 0
-    if valid.shape != values.shape[1:] or not valid.any():
-        raise DataError(
-            f"{name or 'the image'}: validity of its pixels",
-            expected=f"shape {values.shape[1:]} with a valid pixel",
-            found=f"shape {valid.shape} with {int(valid.sum())}",
-            remedy="give a validity of the image's height and width, True where its pixels count",
-        )
-    return name, values, valid, size
+        values = image
+    called = name or "the image"
+    values = np.ascontiguousarray(check_values(model, values, called))
+    return name, values, check_validity(values, valid, called), size
 
 
 def _metres_per_pixel(geo: dict) -> float | None:
@@ -412,6 +409,16 @@ def _classes_of_regions(
         f"{names[row.argmax()]} ({_percent(row.max() / row.sum(), 0)})" if row.any() else ""
         for row in pixels
     ]
+
+
+def _pixel(at: object) -> tuple[int, int]:
+    """Take a pixel's place.
+
+    Raises:
+        ConfigError: It is no two whole numbers.
+    """
+    places = pair("at", at, "two whole numbers, row and column", "give at=(row, column)")
+    return tuple(whole_number("at", place, least=None) for place in places)
 
 
 def _owner(look: _Look, at: tuple[int, int]) -> int:
@@ -747,8 +754,49 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _refuse_existing(path: str | os.PathLike | None, overwrite: bool) -> None:
-    if path is not None and Path(path).exists() and not overwrite:
+def _check_options(
+    model: "nn.Module",
+    path: str | os.PathLike | None,
+    overwrite: bool,
+    num_tokens: int | None,
+    metres_per_pixel: float | None,
+) -> "nn.Module":
+    """Refuse what cannot be drawn or written, before the model runs; give its tokenizer."""
+    from hook.apis.inference import checked_tokens
+
+    if path is not None:
+        _check_path(file_name("path", path), overwrite)
+    if metres_per_pixel is not None:
+        number("metres_per_pixel", metres_per_pixel, above=0)
+    tokenizer = _tokenizer_of(model)
+    if num_tokens is not None:
+        checked_tokens(model, num_tokens)
+    return tokenizer
+
+
+def _check_path(path: Path, overwrite: bool) -> None:
+    """Refuse a picture that could not be written."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(
+            f"path={path}: pictures are written as PNG",
+            expected="a name in .png",
+            found=path.suffix or "no ending",
+            remedy=f"name it {path.stem or 'picture'}.png",
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"path={path} cannot be written",
+            expected=f"an existing folder {path.parent}",
+            found="a file" if path.parent.exists() else "none",
+            remedy="create the folder or choose another one",
+        )
+    if path.is_dir():
+        raise ConfigError(
+            f"path={path} is a folder",
+            expected="the name of a picture",
+            remedy="name a file in .png in it",
+        )
+    if path.exists() and not overwrite:
         raise ConfigError(
             f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
         )

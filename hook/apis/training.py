@@ -18,9 +18,19 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 
-from hook.apis.folders import Colour, LabelledImages, hold_out, inspect_files, open_image
+from hook.apis.arrays import is_array
+from hook.apis.folders import (
+    Colour,
+    LabelledImages,
+    check_share,
+    hold_out,
+    inspect_files,
+    open_image,
+)
 from hook.apis.inference import use_scope_of
+from hook.arguments import file_name, refused, whole_number
 from hook.checkpoint import find_resumable, load_checkpoint
+from hook.datasets.files import RASTER_SUFFIXES, list_files
 from hook.datasets.statistics import BandStatistics, inside_scene, samples
 from hook.engine.configs import find_config
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
@@ -88,7 +98,7 @@ def train(
     batch_size: int = 8,
     val_fraction: float = 0.2,
     val: Any = None,
-    seed: int = 0,
+    seed: int | None = 0,
     device: str | None = None,
     pretrained: str | os.PathLike | None = None,
     cfg_options: Mapping[str, Any] | None = None,
@@ -127,7 +137,7 @@ def train(
             the region, of a single one a strip of it.
         val: What to hold out: names of images or a file with a list of them, or an area: a vector
             file, a table of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
-        seed: Of weights and chips.
+        seed: Of weights and chips; None draws one.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
         pretrained: Checkpoint, or name of a model, to start from; weights that do not fit are left
             out.
@@ -155,16 +165,27 @@ def train(
         ("epochs", epochs),
         ("batch_size", batch_size),
     ):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"{name}={value!r}",
-                expected="a whole number from 1",
-                found=value,
-                remedy=f"correct {name}",
-            )
+        whole_number(name, value)
+    if seed is not None:  # None draws one
+        whole_number("seed", seed, 0, 2**32 - 1)
+    if val is None:
+        check_share("val_fraction", val_fraction)
+    if not isinstance(cfg_options, Mapping | None):
+        raise refused("cfg_options", cfg_options, "a dict of dotted keys of the config")
+    for name, value in (("classes", classes), ("palette", palette)):
+        if isinstance(value, str) or (value is not None and not hasattr(value, "__len__")):
+            raise refused(name, value, "a list, one for each class, or a dict")
+    for name, value in (("work_dir", work_dir), ("base", base)):
+        file_name(name, value)
+    if pretrained is not None:
+        file_name("pretrained", pretrained, "a checkpoint, or the name of a model")
+    images = _check_files("images", images)
+    if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
+        labels = _check_files("labels", labels)
     setup_environment()
     cfg = load_config(find_config(base))
     _check_base(cfg, base)
+    _check_chip_size(chip_size, images)
     out = _prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume)
     found = inspect_files(
         images,
@@ -206,6 +227,46 @@ def train(
     logs = sorted(out.glob("*/*.log"))
     return TrainingResult(
         config, checkpoint, _last_metrics(curves), out, logs[-1] if logs else None, curves
+    )
+
+
+# ---------------------------------------------------------------------------------- the arguments
+def _check_files(name: str, given: Any) -> list[str | os.PathLike]:
+    """Take names of files and folders; refuse arrays, which a training does not read."""
+    try:
+        paths = [given] if isinstance(given, str | os.PathLike) or is_array(given) else list(given)
+    except TypeError:
+        paths = [given]
+    for path in paths:
+        if is_array(path):
+            raise DataError(
+                f"{name}: an array was given",
+                expected="GeoTIFFs: files or folders of them",
+                found=f"{type(path).__name__} of shape {path.shape}",
+                remedy="write it to a GeoTIFF first, such as with rio.to_raster of rioxarray or "
+                "with rasterio, and give the file's name",
+            )
+        file_name(name, path, "files or folders")
+    return paths
+
+
+def _check_chip_size(chip_size: int, images: Sequence[str | os.PathLike]) -> None:
+    """Refuse chips of which more than half would be padding in both directions, in all images.
+
+    Raises:
+        ConfigError: No image has half of a chip's side in any direction.
+    """
+    longest = 0
+    for path in list_files(images, "", None, RASTER_SUFFIXES, "images"):
+        with open_image(Path(path)) as source:
+            longest = max(longest, source.height, source.width)
+        if chip_size <= 2 * longest:
+            return
+    raise ConfigError(
+        f"chip_size={chip_size} is too large for the images: chips would be mostly padding",
+        expected="an image of half a chip's side or more",
+        found=f"images of {longest} pixels at most along a side",
+        remedy=f"give a chip_size of {longest} or less",
     )
 
 
@@ -563,7 +624,7 @@ def run_training(cfg: Config, progress: bool = True, device: str | None = None) 
     try:
         if device is not None:
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"device {device} cannot be used",
             expected="cpu, or cuda where PyTorch finds a GPU",

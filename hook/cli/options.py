@@ -21,6 +21,18 @@ class CommandParser(argparse.ArgumentParser):
                 actions[:] = [action for action in actions if action.dest not in replaced]
         return super().parse_known_args(args, namespace)
 
+    def error(self, message):
+        """End with the message; of ``--chip`` say that a model's name is enough."""
+        chip = next((action for action in self._actions if action.dest == "chip"), None)
+        # Too few words after it, or so few that it took REGIONS and OUTPUT for its own.
+        of_chip = message.startswith("argument --chip") or "are required" in message
+        if chip is not None and chip.nargs == 3 and of_chip:
+            message += (
+                "\n  remedy: name the model that made the regions: --chip FILE --model NAME, or "
+                "--chip FILE CONFIG CHECKPOINT"
+            )
+        super().error(message)
+
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add CONFIG and CHECKPOINT, and ``--model`` in their place."""

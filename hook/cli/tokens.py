@@ -74,7 +74,10 @@ def _token(text: str) -> int:
     except ValueError:
         token = -1
     if token < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a token, from 0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the number of a token, from 0; without a number add --at ROW COL, "
+            "the pixel whose token is meant, and let --attention be the last word"
+        )
     return token
 
 
@@ -105,6 +108,13 @@ def _check_options(args: argparse.Namespace) -> None:
             f"{args.out}: pictures are written as PNG",
             expected="a name in .png",
             remedy="give the picture a name ending in .png",
+        )
+    if args.attention == -1 and args.at is None:
+        raise ConfigError(
+            "one token is to be shown",
+            expected="its number, or a pixel that it owns",
+            found="--attention alone",
+            remedy="give one of the two: --attention T, or --attention --at ROW COL",
         )
     if args.counts is not None and args.attention is not None:
         raise ConfigError(

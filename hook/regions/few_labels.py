@@ -1,7 +1,6 @@
 """Classes for all regions of a file from labels of a few of them."""
 
 import csv
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
+from hook.arguments import is_number, shown
 from hook.errors import ConfigError, DataError
 from hook.regions.table import (
     Regions,
@@ -83,9 +83,9 @@ def classify_regions(
 
     Raises:
         ConfigError: An option is unknown, or a label names a region that does not exist.
-        DataError: A file cannot be read or lacks the field or the features; there are fewer than
-            two classes; a label has no class or hits no region, regions without features, or one
-            that another label calls otherwise.
+        DataError: The labels are of no kind that is known; a file cannot be read or lacks the field
+            or the features; there are fewer than two classes; a label has no class or hits no
+            region, regions without features, or one that another label calls otherwise.
         SceneError: The output exists, is an input or cannot be written.
     """
     for name, value, known in (("method", method, METHODS), ("features", features, FEATURES)):
@@ -96,12 +96,20 @@ def classify_regions(
                 found=value,
                 remedy="choose one of these",
             )
-    if not 0 < strength < math.inf:
+    if not is_number(strength) or strength <= 0:
         raise ConfigError(
             "strength of the labels",
             expected="a number above 0",
-            found=strength,
+            found=shown(strength),
             remedy="give a number such as 1.0; more trusts the labels more",
+        )
+    if not isinstance(labels, str | os.PathLike | Mapping | geopandas.GeoDataFrame):
+        raise DataError(
+            "labels: what was given labels no regions",
+            expected="{region_id: class}, the name of a file, or a GeoDataFrame of points or "
+            "polygons with a class",
+            found=shown(labels),
+            remedy="give one of these",
         )
     with StagedFiles(overwrite) as files:
         if output is not None:

@@ -12,6 +12,7 @@ import shapely
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
+from hook.arguments import is_number, is_whole_number, shown, whole_number
 from hook.errors import ConfigError, DataError
 from hook.progress import progress_bar
 from hook.regions.table import Regions, chunks, some
@@ -56,7 +57,8 @@ class RegionIndex:
 
     Raises:
         DataError: The file cannot be read, is empty or has no embeddings.
-        ConfigError: An approximate search is due, and usearch is not installed.
+        ConfigError: An approximate search is due, and usearch is not installed; or
+            ``approximate_above`` is no whole number.
 
     Example:
         >>> index = RegionIndex("regions.parquet")
@@ -69,6 +71,8 @@ class RegionIndex:
         *,
         approximate_above: int | None = APPROXIMATE_ABOVE,
     ) -> None:
+        if approximate_above is not None:
+            whole_number("approximate_above", approximate_above, least=0)
         self._regions = table = Regions.read(regions)
         self._embeddings = table.require_embeddings()
         self.embed_dims: int = self._embeddings.shape[1]
@@ -115,11 +119,11 @@ class RegionIndex:
             ConfigError: There is no such region, or ``k`` is not positive.
             DataError: The region's embedding is null, zero or not finite.
         """
-        if isinstance(region, bool) or region != int(region) or not 0 <= region < len(self):
+        if not is_whole_number(region) or not 0 <= region < len(self):
             raise ConfigError(
                 f"{self.source}: no such region",
                 expected=f"a row number from 0 to {len(self) - 1}",
-                found=region,
+                found=shown(region),
                 remedy="take the number of a row of the file of regions",
             )
         rows = np.array([int(region)])
@@ -144,13 +148,14 @@ class RegionIndex:
             ConfigError: No region is there, the CRS cannot be used, or ``k`` is not positive.
             DataError: The region's embedding is null, zero or not finite.
         """
-        place = f"point {x:.10g} {y:.10g}"
-        if not np.isfinite([x, y]).all():
+        if not (is_number(x) and is_number(y)):
             raise ConfigError(
-                f"{place}: no place",
+                f"point {shown(x)} {shown(y)}: no place",
                 expected="two finite numbers",
+                found=f"x={shown(x)}, y={shown(y)}",
                 remedy="give X and Y in the regions' CRS, or theirs with crs (--crs)",
             )
+        place = f"point {x:.10g} {y:.10g}"
         point = self._regions.to_own_crs(np.array([shapely.Point(x, y)]), crs, place)
         rows = self._regions.containing(point)
         if rows[0] < 0:
@@ -220,14 +225,18 @@ class RegionIndex:
             ConfigError: The vector has another width, is zero or not finite, or ``k`` is not
                 positive.
         """
-        vector = np.asarray(vector, np.float64)
-        if vector.shape != (self.embed_dims,):
+        try:
+            numbers = np.asarray(vector, np.float64)
+        except (TypeError, ValueError):
+            numbers = None
+        if numbers is None or numbers.shape != (self.embed_dims,):
             raise ConfigError(
                 "the vector to search with",
                 expected=f"shape ({self.embed_dims},), as the embeddings of {self.source}",
-                found=f"shape {vector.shape}",
+                found=f"shape {np.shape(vector)}" if numbers is not None else shown(vector),
                 remedy="take an embedding of the model that the regions are from",
             )
+        vector = numbers
         if not _SHORTEST < np.sqrt((vector * vector).sum()) < _LONGEST:
             raise ConfigError(
                 "the vector to search with has no direction",
@@ -265,11 +274,11 @@ class RegionIndex:
         self, vector: np.ndarray, k: int, own: np.ndarray, keep_query: bool
     ) -> geopandas.GeoDataFrame:
         """The table of the regions nearest to a vector (D,)."""
-        if isinstance(k, bool) or k != int(k) or k < 1:
+        if not is_whole_number(k) or k < 1:
             raise ConfigError(
                 "k, the number of regions to find",
                 expected="1 or more",
-                found=k,
+                found=shown(k),
                 remedy="give the number of regions that are wanted",
             )
         unit = vector / np.sqrt((vector * vector).sum())

@@ -21,6 +21,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
+from hook.arguments import shown
 from hook.errors import ConfigError, DataError, SceneError
 from hook.regions.layer import (
     EMBEDDING,
@@ -78,12 +79,26 @@ class Regions:
                 as a list of numbers or a BLOB of little-endian float32; or a table of this kind.
 
         Raises:
-            DataError: It cannot be read, holds no regions, or its embeddings are no vectors of one
-                width.
+            DataError: It is neither or cannot be read, holds no regions, or its embeddings are no
+                vectors of one width.
         """
         if isinstance(regions, geopandas.GeoDataFrame):
             source = "the table of regions"
             read = _from_table
+            if regions.active_geometry_name is None:
+                raise DataError(
+                    f"{source} has no geometries",
+                    expected="polygons",
+                    found=", ".join(map(str, regions.columns)) or "no fields",
+                    remedy="name the column that holds them with set_geometry",
+                )
+        elif not isinstance(regions, str | os.PathLike):
+            raise DataError(
+                "regions: what was given is no file and no table of polygons",
+                expected="a file that 'hook regions' wrote, or a GeoDataFrame",
+                found=shown(regions),
+                remedy="give the file's name, or read it with geopandas",
+            )
         else:
             source = os.fspath(regions)
             parquet = Path(source).suffix.lower() == ".parquet"
@@ -205,6 +220,7 @@ class Regions:
                 f"{what}: unknown CRS",
                 expected="a code such as EPSG:4326, or WKT",
                 found=crs,
+                remedy="correct the CRS",
             ) from None
         if self.crs is None:
             raise error(

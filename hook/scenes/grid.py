@@ -1,10 +1,10 @@
 """The windows that cover a scene."""
 
 import bisect
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hook.arguments import is_number, shown
 from hook.errors import SceneError
 
 
@@ -39,11 +39,11 @@ class WindowGrid(Sequence[Window]):
 
     def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
         for name, value in (("height", height), ("width", width), ("window", window)):
-            if value != int(value) or value < 1:
+            if not is_number(value) or value != int(value) or value < 1:
                 raise SceneError(
                     f"{name} of the window grid",
                     expected="1 or more",
-                    found=value,
+                    found=shown(value),
                     remedy="give a whole number from 1",
                 )
         self.height, self.width, self.window = int(height), int(width), int(window)
@@ -96,11 +96,11 @@ def overlap_pixels(overlap: float, window: int) -> int:
     Raises:
         SceneError: It is neither, or leaves no step.
     """
-    if not math.isfinite(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
+    if not is_number(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
         raise SceneError(
             "overlap of the windows",
             expected="a fraction in [0, 1) or a whole number of pixels",
-            found=overlap,
+            found=shown(overlap),
             remedy="give --overlap as a fraction such as 0.25, or as pixels below the window",
         )
     if overlap < 1:

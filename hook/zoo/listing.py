@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hook.arguments import file_name, refused
 from hook.errors import CheckpointError, ConfigError
 from hook.progress import progress_bar
 from hook.zoo.published import SUFFIX
@@ -90,6 +91,8 @@ def find_entry(name: str) -> Entry:
     Raises:
         ConfigError: There is none.
     """
+    if not isinstance(name, str):
+        raise refused("name", name, "the name of a model", "`hook models list` shows the names")
     models = {entry.name: entry for entry in list_models()}
     if name in models:
         return models[name]
@@ -113,6 +116,7 @@ def find_model(name_or_file: str | os.PathLike, progress: bool = True) -> Path:
         ConfigError: There is no such model.
         CheckpointError: It cannot be downloaded, or its file is not what it was.
     """
+    file_name("model", name_or_file, "the name of a model, or a .safetensors file")
     if str(name_or_file).endswith(SUFFIX):
         return Path(name_or_file).expanduser()
     return download_model(str(name_or_file), progress=progress)
@@ -137,7 +141,9 @@ def download_model(
         CheckpointError: It cannot be downloaded, or its checksum differs.
     """
     entry = find_entry(name)
-    target = entry.place if to is None else Path(to).expanduser() / f"{name}{SUFFIX}"
+    if to is not None:
+        to = file_name("to", to, "the name of a folder")
+    target = entry.place if to is None else to.expanduser() / f"{name}{SUFFIX}"
     if target.is_file() and (found := checksum(target)) == entry.sha256:
         return target
     if entry.file and to is None:

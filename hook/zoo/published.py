@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hook.arguments import file_name
 from hook.errors import CheckpointError, ConfigError
 
 SUFFIX = ".safetensors"
@@ -142,10 +143,11 @@ def read_published(path: str | os.PathLike) -> PublishedModel:
     Raises:
         CheckpointError: The file is missing or damaged, is no published model of HOOK, or asks for
             something that a published model may not hold. Nothing of it has been run.
+        ConfigError: ``path`` is no path.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path).expanduser()
+    path = file_name("path", path).expanduser()
     if not path.is_file():
         raise CheckpointError(
             f"model {path} does not exist",

@@ -87,3 +87,11 @@ def test_a_segmentation_is_refused(seg_run):
     with pytest.raises(ConfigError, match="a class to each pixel") as caught:
         Classifier(*seg_run)
     assert "SceneMapper" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["a", 2.5, True])
+def test_options_of_the_wrong_type_show_at_once(classifier, number):
+    with pytest.raises(ConfigError, match="num_tokens="):
+        Classifier(classifier.model, num_tokens=number)
+    with pytest.raises(ConfigError, match="batch_size="):
+        Classifier(classifier.model, batch_size=number)

@@ -229,3 +229,78 @@ def test_pixels_that_are_not_valid_reach_the_tokenizer_as_such(seg_run, chip):
     assert np.array_equal(
         scores, WindowPredictor(model)(np.where(valid, image, 7)[None], valid[None])
     )
+
+
+# ------------------------------------------------------------------------- arguments of wrong types
+@pytest.mark.parametrize("name", [None, 3, ["a"]])
+def test_what_is_no_model(name, chip):
+    with pytest.raises(ConfigError, match="config_or_name="):
+        load_model(name)
+    with pytest.raises(ConfigError, match="config_or_name="):
+        load_model(name, "a.pth")
+    with pytest.raises(ConfigError, match="model="):
+        tokenize(name, chip)
+
+
+def test_a_device_that_is_none(seg_run):
+    with pytest.raises(ConfigError, match="device"):
+        load_model(*seg_run, device=["cpu"])
+    with pytest.raises(ConfigError, match="checkpoint=3"):
+        load_model(seg_run[0], 3)
+
+
+@pytest.fixture(scope="module")
+def seg(seg_run):
+    return load_model(*seg_run)
+
+
+@pytest.mark.parametrize("number", ["a", 2.5, True, [2]])
+def test_numbers_of_tokens_of_the_wrong_type(seg, chip, number):
+    for use in (
+        lambda: tokenize(seg, chip, num_tokens=number),
+        lambda: predict_files(seg, None, [chip], num_tokens=number),
+    ):
+        with pytest.raises(ConfigError, match="num_tokens="):
+            use()
+    assert seg.backbone.tokenizer.num_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("image", "valid", "says"),
+    [
+        (np.zeros((32, 32)), None, "does not fit the model"),
+        (np.zeros((3, 32, 32)), None, "does not fit the model"),
+        (np.full((2, 32, 32), "a"), None, "does not fit the model"),
+        ([[1, 2], [3]], None, "does not fit the model"),
+        (None, None, "does not fit the model"),
+        (np.zeros((2, 32, 32)), np.ones((5, 5)), "valid"),
+        (np.zeros((2, 32, 32)), np.ones((1, 32)), "valid"),
+        (np.zeros((2, 32, 32)), "x", "valid"),
+    ],
+)
+def test_arrays_that_are_no_image_of_the_model(seg, image, valid, says):
+    with pytest.raises(DataError, match=says):
+        tokenize(seg, image, valid)
+
+
+def test_tokens_of_a_file_with_a_validity_beside_it(seg, chip):
+    with pytest.raises(ConfigError, match="valid goes with an array"):
+        tokenize(seg, chip, np.ones((32, 32)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(files=None),
+        dict(files="a.tif"),
+        dict(files=[3]),
+        dict(batch_size="x"),
+        dict(batch_size=0),
+        dict(tta="x"),
+        dict(out=3),
+    ],
+)
+def test_wrong_options_of_predictions(seg, chip, options):
+    arguments = dict(files=[chip]) | options
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        predict_files(seg, None, **arguments)

@@ -395,3 +395,62 @@ def test_precision_and_compilation(seg_run, scenes, tmp_path):
         pytest.skip("no C++ compiler to compile models with")
     compiled = WindowPredictor(model, compile=True)(windows, valid)
     assert np.allclose(compiled, exact, atol=1e-5)
+
+
+# ------------------------------------------------------------------------- arguments of wrong types
+@pytest.fixture(scope="module")
+def mapper(seg_run):
+    return SceneMapper(*seg_run)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(num_tokens="a"),
+        dict(num_tokens=2.5),
+        dict(threads="x"),
+        dict(threads=True),
+        dict(device=3),
+    ],
+)
+def test_wrong_options_of_a_mapper(mapper, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        SceneMapper(mapper.model, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(window="a"),
+        dict(window=0),
+        dict(window=-3),
+        dict(window=2.5),
+        dict(overlap="x"),
+        dict(overlap=None),
+        dict(bidx=1),
+        dict(bidx="abc"),
+        dict(bidx=[1.5, 2]),
+        dict(batch_size="a"),
+        dict(batch_size=0),
+        dict(creation_options="x"),
+        dict(min_area="x"),
+        dict(min_area=-1),
+        dict(simplify="x"),
+        dict(workers="x"),
+        dict(workers=0),
+        dict(cluster=3),
+        dict(scores=3),
+        dict(scores_path=3),
+        dict(vectors=3),
+        dict(taken=3),
+        dict(output=3),
+    ],
+)
+@pytest.mark.parametrize("as_array", [False, True])
+def test_wrong_options_of_a_map(mapper, scenes, tmp_path, options, as_array):
+    scene = np.zeros((2, 40, 40), np.uint16) if as_array else scenes / "images" / "third.tif"
+    arguments = dict(output=tmp_path / "map.tif", progress=False) | options
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}=") as caught:
+        mapper.map(scene, **arguments)
+    assert caught.value.remedy
+    assert not list(tmp_path.iterdir())

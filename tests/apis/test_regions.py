@@ -241,3 +241,46 @@ def test_bad_input(seg_run, scenes, tmp_path):
     model.backbone = torch.nn.Identity()
     with pytest.raises(ConfigError, match="Identity has no tokens"):
         RegionPredictor(model)
+
+
+# ------------------------------------------------------------------------- arguments of wrong types
+@pytest.fixture(scope="module")
+def extractor(seg_run):
+    return RegionExtractor(*seg_run)
+
+
+@pytest.mark.parametrize("value", ["x", 2.5, True, None])
+def test_min_region_of_the_wrong_type(extractor, value):
+    for make in (RegionExtractor, RegionPredictor):
+        with pytest.raises(ConfigError, match="min_region="):
+            make(extractor.model, min_region=value)
+
+
+@pytest.mark.parametrize("value", ["a", 2.5])
+def test_num_tokens_of_the_wrong_type(extractor, value):
+    with pytest.raises(ConfigError, match="num_tokens="):
+        RegionExtractor(extractor.model, num_tokens=value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(merge_threshold="x"),
+        dict(merge_threshold=2),
+        dict(merge_threshold=None),
+        dict(window="a"),
+        dict(window=0),
+        dict(overlap="x"),
+        dict(batch_size="a"),
+        dict(bidx=1),
+        dict(workers="x"),
+        dict(cluster=3),
+        dict(layer=3),
+        dict(output=3),
+    ],
+)
+def test_wrong_options_of_an_extraction(extractor, scenes, tmp_path, options):
+    arguments = dict(output=tmp_path / "r.gpkg", merge=True, progress=False) | options
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        extractor.extract(scenes / "images" / "third.tif", **arguments)
+    assert not list(tmp_path.iterdir())

@@ -270,3 +270,36 @@ def test_searching_by_place_needs_no_model():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "says"),
+    [
+        (dict(at=(1,)), ConfigError, "at="),
+        (dict(at="ab"), ConfigError, "at="),
+        (dict(at=3), ConfigError, "at="),
+        (dict(polygon=3), ConfigError, "polygon=3"),
+        (dict(vector="abc"), ConfigError, "vector"),
+        (dict(id="a"), ConfigError, "no such region"),
+        (dict(id=0, k="x"), ConfigError, "k, the number"),
+        (dict(id=0, output=3), ConfigError, "output=3"),
+        (dict(id=0, regions=None), DataError, "regions"),
+    ],
+)
+def test_queries_of_the_wrong_type(regions, query, error, says):
+    with pytest.raises(error, match=says):
+        find_similar(**(dict(regions=regions) | query))
+
+
+def test_chips_of_the_wrong_type(seg_run, chip):
+    model = load_model(*seg_run)
+    values, valid, path = chip
+    for token in ("a", 1.5, True):
+        with pytest.raises(ConfigError, match="token="):
+            embed_chip(model, values, token=token)
+    with pytest.raises(DataError, match="does not fit the model"):
+        embed_chip(model, None)
+    with pytest.raises(ConfigError, match="valid goes with an array"):
+        embed_chip(model, path, valid)
+    with pytest.raises(ConfigError, match="model="):
+        embed_chip("a model", values)

@@ -217,7 +217,7 @@ def test_all_numbers_of_tokens_by_default(seg, chip, drawn, monkeypatch):
 
 
 def test_files_are_written_once(seg, chip, tmp_path):
-    path = tmp_path / "deep" / "tokens.png"
+    path = tmp_path / "tokens.png"
     picture = show_tokens(seg, chip, path=path)
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(picture))
     before = path.read_bytes()
@@ -324,3 +324,83 @@ def test_models_without_tokens_or_without_regions(seg, chip):
             show_attention(seg, chip, 0)
     finally:
         seg.backbone.tokenizer = usual
+
+
+# ------------------------------------------------------------------------- arguments of wrong types
+SHOW = {
+    show_tokens: {},
+    show_attention: dict(token=0),
+    show_token_counts: dict(counts=(2,)),
+}
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """The model may not run."""
+    monkeypatch.setattr(token_pictures, "_look", lambda *_: pytest.fail("the model ran"))
+
+
+@pytest.mark.parametrize("show", SHOW)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.xyz", "name it a.png"),
+        ("none", "name it none.png"),
+        ("nowhere/a.png", "create the folder"),
+        ("file/a.png", "create the folder"),
+        ("folder.png", "is a folder"),
+    ],
+)
+def test_pictures_that_cannot_be_written(seg, chip, tmp_path, untouched, show, name, says):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ConfigError, match="path=") as caught:
+        show(seg, chip, path=tmp_path / name, **SHOW[show])
+    assert says in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("show", SHOW)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(metres_per_pixel="x"),
+        dict(metres_per_pixel=-1),
+        dict(metres_per_pixel=float("nan")),
+        dict(path=3),
+    ],
+)
+def test_wrong_options_of_all_pictures(seg, chip, untouched, show, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        show(seg, chip, **SHOW[show], **options)
+
+
+@pytest.mark.parametrize(
+    ("show", "options"),
+    [
+        (show_tokens, dict(num_tokens="a")),
+        (show_tokens, dict(num_tokens=2.5)),
+        (show_attention, dict(num_tokens="a", token=0)),
+        (show_attention, dict(token="a")),
+        (show_attention, dict(token=1.5)),
+        (show_attention, dict(token=True)),
+        (show_token_counts, dict(counts=["a"])),
+        (show_token_counts, dict(counts=3)),
+        (show_token_counts, dict(counts="24")),
+        *(
+            (show, dict(at=at))
+            for show in (show_attention, show_token_counts)
+            for at in [(1,), "x", 3, (1, 2, 3), ("a", "b"), (1.5, 2)]
+        ),
+    ],
+)
+def test_wrong_options_of_one_picture(seg, chip, untouched, show, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        show(seg, chip, **options)
+
+
+def test_what_is_no_model_and_no_image(seg, chip):
+    with pytest.raises(ConfigError, match="model="):
+        show_tokens("a model", chip)
+    with pytest.raises(DataError, match="does not fit the model"):
+        show_tokens(seg, None)

@@ -304,3 +304,54 @@ def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):
         **(SMALL | dict(cfg_options=TINY | {"optim_wrapper.optimizer.lr": 0.0})),
     )
     assert again.metrics["mIoU"] == pytest.approx(trained.metrics["mIoU"], abs=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (dict(labels=None), ConfigError, "labels=None"),
+        (dict(labels=3), ConfigError, "labels=3"),
+        (dict(labels=np.zeros((8, 8))), DataError, "labels: an array"),
+        (dict(images=None), ConfigError, "images=None"),
+        (dict(images=np.zeros((3, 8, 8))), DataError, "images: an array"),
+        (dict(images=["scene.tif", 3]), ConfigError, "images=3"),
+        (dict(work_dir=None), ConfigError, "work_dir=None"),
+        (dict(base=3), ConfigError, "base=3"),
+        (dict(pretrained=3), ConfigError, "pretrained=3"),
+        (dict(cfg_options="x"), ConfigError, "cfg_options='x'"),
+        (dict(classes=3), ConfigError, "classes=3"),
+        (dict(epochs=True), ConfigError, "epochs=True"),
+        (dict(seed="x"), ConfigError, "seed='x'"),
+        (dict(seed=-1), ConfigError, "seed=-1"),
+        (dict(seed=1.5), ConfigError, "seed=1.5"),
+        (dict(val_fraction="x"), ConfigError, "val_fraction='x'"),
+        (dict(val_fraction=None), ConfigError, "val_fraction=None"),
+        (dict(chip_size="x"), ConfigError, "chip_size='x'"),
+    ],
+)
+def test_arguments_of_the_wrong_type(scene, tmp_path, change, error, says):
+    usual = dict(
+        images=scene / "scene.tif", labels=scene / "squares.gpkg", work_dir=tmp_path / "run"
+    )
+    with pytest.raises(error, match=says) as caught:
+        train(**(usual | dict(epochs=1) | SMALL | change))
+    if error is DataError:
+        assert "GeoTIFF first" in caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_arrays_are_no_files(scene, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    image = xarray.DataArray(np.zeros((2, 8, 8)), dims=("band", "y", "x"))
+    for images in (image, [image]):
+        with pytest.raises(DataError, match="images: an array"):
+            train(images, scene / "mask.tif", tmp_path / "run", **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_chips_larger_than_all_images(scene, tmp_path):
+    options = SMALL | dict(chip_size=2 * SIZE + 1)
+    with pytest.raises(ConfigError, match=rf"chip_size={2 * SIZE + 1}.*\n.*\n.*{SIZE} pixels"):
+        train(scene / "scene.tif", scene / "mask.tif", tmp_path / "run", **options)
+    assert not list(tmp_path.iterdir())
+    training._check_chip_size(2 * SIZE, [scene / "scene.tif"])

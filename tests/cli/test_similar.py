@@ -122,3 +122,11 @@ def test_bad_options_exit_with_two(options, message, capsys):
         _run("regions.parquet", "out.gpkg", *options)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_chip_without_a_model_is_told_of_the_option(capsys):
+    for words in (["r.parquet", "o.gpkg", "--chip", "x.tif"], ["--chip", "x.tif", "r.gpkg", "o"]):
+        with pytest.raises(SystemExit) as caught:
+            _run(*words)
+        assert caught.value.code == 2
+        assert "--chip FILE --model NAME" in capsys.readouterr().err

@@ -92,3 +92,14 @@ def test_bad_options_exit_with_two(options):
     with pytest.raises(SystemExit) as caught:
         _run("c", "k", "f", "o.png", *options)
     assert caught.value.code == 2
+
+
+def test_attention_without_a_number_is_told_of_the_pixel(capsys):
+    with pytest.raises(SystemExit) as caught:  # before it looks for any file
+        _run("c", "k", "f", "o.png", "--attention")
+    assert caught.value.code == 1
+    assert "--attention --at ROW COL" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        _run("--attention", "c", "k", "f", "o.png")
+    assert caught.value.code == 2
+    assert "--at ROW COL" in capsys.readouterr().err

@@ -350,3 +350,16 @@ def test_outputs_are_not_overwritten(regions, labels, tmp_path):
     classify_regions(source, labels, out, overwrite=True)
     assert out.read_bytes() == before  # the same labels give the same bytes
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("labels", [None, 3, [1, 2], np.zeros(3)])
+def test_what_is_no_label(regions, labels):
+    with pytest.raises(DataError, match="labels: what was given"):
+        classify_regions(regions, labels)
+
+
+def test_options_of_the_wrong_type(regions):
+    with pytest.raises(DataError, match="regions: what was given"):
+        classify_regions(None, {0: "a", 1: "b"})
+    with pytest.raises(ConfigError, match="strength"):
+        classify_regions(regions, {0: "a", 1: "b"}, strength="x")

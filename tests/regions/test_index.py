@@ -430,3 +430,45 @@ def test_a_missing_library_is_told(many, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(RegionIndex(grid(many), approximate_above=None).by_id(0, 3)) == 3
+
+
+# --------------------------------------------------------------------------------- wrong types
+@pytest.mark.parametrize("regions", [None, 3, pandas.DataFrame({"a": [1]}), ["r.parquet"]])
+def test_what_is_no_table_of_regions(regions):
+    with pytest.raises(DataError, match="regions: what was given is no file"):
+        RegionIndex(regions)
+
+
+def test_a_table_without_geometries():
+    with pytest.raises(DataError, match="has no geometries"):
+        RegionIndex(geopandas.GeoDataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        (lambda index: index.by_id("a"), "no such region"),
+        (lambda index: index.by_id(1.5), "no such region"),
+        (lambda index: index.by_id(None), "no such region"),
+        (lambda index: index.by_id(0, k="x"), "k, the number"),
+        (lambda index: index.by_id(0, k=None), "k, the number"),
+        (lambda index: index.by_point("a", "b"), "point 'a' 'b'"),
+        (lambda index: index.by_point(None, 4e6), "point None"),
+        (lambda index: index.by_vector("abc"), "vector"),
+        (lambda index: index.by_vector(None), "vector"),
+        (lambda index: index.by_vector([1, 2]), "vector"),
+        (lambda index: index.by_vector(["a"] * 6), "vector"),
+        (lambda index: index.by_vector([[1, 2], [3]]), "vector"),
+        (lambda index: index.by_polygon(None), "polygon"),
+        (lambda index: RegionIndex(None, approximate_above="x"), "approximate_above='x'"),
+    ],
+)
+def test_queries_of_the_wrong_type(index, query, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        query(index)
+    assert caught.value.remedy
+
+
+def test_ids_and_numbers_of_numpy_are_taken(index):
+    found = index.by_id(np.int64(3), k=np.uint8(2))
+    assert found.region_id.tolist() == index.by_id(3, k=2).region_id.tolist()

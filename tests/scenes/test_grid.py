@@ -47,3 +47,12 @@ def test_overlap_as_fraction_or_pixels():
 def test_impossible_grids_are_refused(arguments):
     with pytest.raises(SceneError, match="expected"):
         WindowGrid(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("window", "overlap", "says"),
+    [("a", 0, "window"), (None, 0, "window"), (8, "x", "overlap"), (8, None, "overlap")],
+)
+def test_sizes_of_the_wrong_type(window, overlap, says):
+    with pytest.raises(SceneError, match=says):
+        WindowGrid(9, 9, window, overlap)

@@ -115,3 +115,12 @@ def test_an_entry_replaces_one_of_its_name(seg_model, tmp_path):
     add_entry(Entry(**entry(seg_model, name="other", file="g")), path)
     models = listing._read_listing(path)
     assert [(m.name, m.size > 2) for m in models] == [("other", True), ("tiny-seg", False)]
+
+
+@pytest.mark.parametrize("name", [None, 3, ["a"]])
+def test_names_of_the_wrong_type(name):
+    for find in (find_entry, download_model):
+        with pytest.raises(ConfigError, match="name="):
+            find(name)
+    with pytest.raises(ConfigError, match="to=3"):
+        download_model("hook-fast-tiny_eurosat", to=3)

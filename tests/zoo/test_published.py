@@ -128,3 +128,8 @@ def test_the_weights_serve_a_config_too(seg_model, seg_run):
     np.testing.assert_allclose(
         next(model.parameters()).detach(), next(load_model(seg_model).parameters()).detach()
     )
+
+
+def test_a_path_of_the_wrong_type():
+    with pytest.raises(ConfigError, match="path=None"):
+        read_published(None)
