@@ -71,6 +71,34 @@ def raster_file(image: Any, name: str = "array") -> Iterator[Any]:
                 raise _without(str(path), error) from None
 
 
+def write_array(path: str | os.PathLike, image: Any) -> None:
+    """Write an array as a GeoTIFF.
+
+    Args:
+        path: The file.
+        image: See :func:`raster_file`.
+
+    Raises:
+        DataError: The array is no image, or its pixels lie on no regular grid.
+    """
+    _write(Path(path), *_parts(image))
+
+
+def check_array(image: Any) -> tuple[int, int]:
+    """Refuse an array that is no image.
+
+    Args:
+        image: See :func:`raster_file`.
+
+    Returns:
+        Its height and width.
+
+    Raises:
+        DataError: It is none, or its pixels lie on no regular grid.
+    """
+    return _parts(image)[0].shape[1:]
+
+
 def _without(path: str, error: HookError) -> HookError:
     """An error that speaks of the array, not of a file that nobody has seen."""
     parts = [

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from mmengine.config import Config
+from pyproj import CRS
 from rasterio.transform import Affine
 from torch import nn
 
@@ -21,6 +22,7 @@ from hook.apis.inference import (
     is_segmentation,
     predict_files,
 )
+from hook.apis.scenes import metres_per_pixel, warn_of_resolution
 from hook.arguments import whole_number
 from hook.errors import ConfigError, DataError
 
@@ -89,6 +91,11 @@ class Classifier:
         """
         given = _as_list(images)
         found = predict_files(self.model, None, given, progress=progress, **self._options)
+        for one in found[:1]:
+            if one.geo is not None:
+                size, grid = (one.geo["height"], one.geo["width"]), Affine(*one.geo["transform"])
+                metres = metres_per_pixel(*size, grid, CRS.from_wkt(one.geo["crs"]))
+                warn_of_resolution(self.model, one.file, metres)
         scores = np.stack([one.scores for one in found])  # N K
         table = pd.DataFrame(
             {

@@ -23,6 +23,8 @@ from hook.apis.scenes import (
     check_scene_options,
     choose_bands,
     scene_files,
+    scene_resolution,
+    warn_of_resolution,
 )
 from hook.arguments import file_name, number, refused
 from hook.datasets.bands import to_model_units
@@ -293,6 +295,7 @@ class SceneMapper(SceneModel):
             scores_path=scores_path,
             creation_options=creation_options,
         )
+        warn_of_resolution(model, "the scene", scene_resolution(paths[0]))
         if dry_run:
             with self.tokens():
                 return forecast(self.function, *plan_scene(paths, output, **choices))

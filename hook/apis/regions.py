@@ -22,6 +22,8 @@ from hook.apis.scenes import (
     check_scene_options,
     choose_bands,
     scene_files,
+    scene_resolution,
+    warn_of_resolution,
 )
 from hook.arguments import file_name, is_whole_number, number, refused, whole_number
 from hook.drawing import resize_nearest
@@ -364,6 +366,7 @@ class RegionExtractor(SceneModel):
         model = self.model
         paths = scene_files(input)
         indexes = choose_bands(model, paths[0], bidx)
+        warn_of_resolution(model, "the scene", scene_resolution(paths[0]))
         with self.tokens(), self.sharing(cluster, workers, REGIONS) as run_blocks:
             return extract_with_function(
                 self.function,

@@ -24,6 +24,7 @@ from hook.apis.arrays import raster_files
 from hook.apis.layers import Map, map_file
 from hook.apis.pictures import INK, PAPER, scale_bar_length
 from hook.apis.scenes import scene_files
+from hook.arguments import refused, whole_number
 from hook.datasets.bands import resolve_bands
 from hook.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.errors import ConfigError, DataError, SceneError
@@ -92,12 +93,7 @@ def show_scene(
         >>> geopandas.read_file("parcels.gpkg").boundary.plot(ax=axes, color="white")
     """
     if stretch not in _STRETCHES:
-        raise ConfigError(
-            f"stretch={stretch!r}",
-            expected=" or ".join(map(repr, _STRETCHES)),
-            found=stretch,
-            remedy="correct stretch",
-        )
+        raise refused("stretch", stretch, " or ".join(map(repr, _STRETCHES)))
     limits = None
     with raster_files(scene) as given:
         files = scene_files(given)
@@ -227,13 +223,7 @@ def _read(
 ) -> _Overview:
     """Read a part of one or several rasters at the size of the picture."""
     crs = sources[0].crs
-    if not isinstance(pixels, int) or pixels < 1:
-        raise ConfigError(
-            f"pixels={pixels!r}",
-            expected="a whole number from 1",
-            found=pixels,
-            remedy="give the picture's longer side in pixels",
-        )
+    whole_number("pixels", pixels)
     if len(sources) > 1 and any(source.crs is None for source in sources):
         raise DataError(
             "files without a CRS have no places beside each other",

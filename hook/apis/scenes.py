@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import numpy as np
 import rasterio
 import shapely
 import torch
 from mmengine.config import Config
+from pyproj import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
@@ -26,8 +29,13 @@ from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
 from hook.arguments import number, refused, whole_number
 from hook.datasets.bands import resolve_bands
 from hook.errors import ConfigError, DataError
+from hook.regions.table import warn_of_missing_crs
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
+from hook.scenes.statistics import areas_m2
+
+# Objects twice as large or small look like others.
+_OTHER_RESOLUTION = 2.0
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,8 @@ def area_of_interest(
                 found=", ".join(wrong) or "nothing",
                 remedy="give a layer of polygons",
             )
+        if aoi.crs is None:
+            warn_of_missing_crs("the area of interest", "the scene's")
         crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
         return AreaOfInterest(tuple(shapes), crs)
     try:
@@ -299,6 +309,60 @@ def area_of_interest(
             remedy="give a box in the scene's CRS, a table of polygons, or the name of their file",
         )
     return AreaOfInterest((shapely.box(*box),))
+
+
+def metres_per_pixel(
+    height: int, width: int, transform: rasterio.Affine, crs: CRS | None
+) -> float | None:
+    """Give the side of a square as large as a pixel in the mean, on the ground, not in the CRS.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        transform: The grid.
+        crs: Its CRS.
+
+    Returns:
+        Metres; None where the CRS is none or not of the earth.
+    """
+    if crs is None:
+        return None
+    corners = [transform * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
+    area = areas_m2(np.array([shapely.Polygon(corners)]), crs)[0]
+    return math.sqrt(area / (height * width)) if np.isfinite(area) and area > 0 else None
+
+
+def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
+    """Say where a model meets pixels of quite another size than those it was trained on.
+
+    Args:
+        model: From :func:`hook.apis.load_model`; its dataset meta may have a ``resolution``.
+        name: What the image is called.
+        metres: Size of its pixels on the ground; None says nothing.
+    """
+    own = model.dataset_meta.get("resolution")
+    if not own or not metres or 1 / _OTHER_RESOLUTION <= metres / own <= _OTHER_RESOLUTION:
+        return
+    warnings.warn(
+        f"{name}: pixels of {metres:.2g} m, and the model knows pixels of {own:g} m: what it says "
+        f"of them means little; resample the image (gdalwarp -tr, rio warp --res) or take a model "
+        "for its resolution",
+        stacklevel=3,
+    )
+
+
+def scene_resolution(scene: str) -> float | None:
+    """Give the size of a scene's pixels on the ground in metres, where it has a place.
+
+    Args:
+        scene: The scene's (first) file; one that cannot be opened has none, and others complain.
+    """
+    with warnings.catch_warnings(), suppress(RasterioError, OSError):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(scene) as source:
+            crs = None if source.crs is None else CRS.from_user_input(source.crs)
+            return metres_per_pixel(source.height, source.width, source.transform, crs)
+    return None
 
 
 def check_georeferenced(scene: str, output: str | os.PathLike) -> None:

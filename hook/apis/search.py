@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import geopandas
 import numpy as np
-import shapely
 from shapely.geometry.base import BaseGeometry
 
-from hook.arguments import file_name, number, pair, refused, whole_number
+from hook.arguments import file_name, number, pair, whole_number
 from hook.errors import ConfigError, DataError
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
 from hook.regions.plan import pool_seeds
-from hook.regions.table import Regions, driver_of, read_vectors, refuse_inputs
+from hook.regions.table import Regions, driver_of, refuse_inputs
 from hook.scenes.staging import StagedFiles
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def find_similar(
         elif at is not None:
             found = index.by_point(*at, crs, **options)
         elif polygon is not None:
-            found = index.by_polygon(*_as_one(polygon, crs), **options)
+            found = index.by_polygon(polygon, crs, **options)
         elif vector is not None:
             found = index.by_vector(vector, k)
         else:
@@ -239,17 +238,3 @@ def _check_options(query: str, polygon, model, checkpoint, token, embedding, crs
             found=f"a search by {query}",
             remedy="leave crs out",
         )
-
-
-def _as_one(
-    polygon: BaseGeometry | geopandas.GeoDataFrame | str | os.PathLike, crs: object
-) -> tuple[BaseGeometry, object]:
-    """The union of polygons, and their CRS."""
-    if isinstance(polygon, BaseGeometry):
-        return polygon, crs
-    if isinstance(polygon, str | os.PathLike):
-        polygon = read_vectors(polygon, "polygons", "a vector file of polygons")
-    if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        raise refused("polygon", polygon, "a shape of shapely, a vector file or a GeoDataFrame")
-    shapes = polygon.geometry
-    return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs

@@ -367,7 +367,11 @@ def _read(
     model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
 ) -> tuple[str, np.ndarray, np.ndarray, float | None]:
     """Read an image, or check an array: its name, values, validity and metres per pixel."""
+    from pyproj import CRS
+    from rasterio import Affine
+
     from hook.apis.inference import check_validity, check_values, read_sample, refuse_validity
+    from hook.apis.scenes import metres_per_pixel
 
     name, size = "", model.dataset_meta.get("resolution")
     if isinstance(image, str | os.PathLike) or is_data_array(image):
@@ -376,26 +380,14 @@ def _read(
         name = str(image.name or "") if is_data_array(image) else Path(image).name
         values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
         if "geo" in sample:
-            size = _metres_per_pixel(sample["geo"]) or size
+            geo = sample["geo"]
+            grid, crs = Affine(*geo["transform"]), CRS.from_wkt(geo["crs"])
+            size = metres_per_pixel(geo["height"], geo["width"], grid, crs) or size
     else:
         values = image
     called = name or "the image"
     values = np.ascontiguousarray(check_values(model, values, called))
     return name, values, check_validity(values, valid, called), size
-
-
-def _metres_per_pixel(geo: dict) -> float | None:
-    """Give the side of a square as large as a pixel in the mean, on the ground, not in the CRS."""
-    import shapely
-    from pyproj import CRS
-    from rasterio import Affine
-
-    from hook.scenes.statistics import areas_m2
-
-    height, width, transform = geo["height"], geo["width"], Affine(*geo["transform"])
-    corners = [transform * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
-    area = areas_m2(np.array([shapely.Polygon(corners)]), CRS.from_wkt(geo["crs"]))[0]
-    return math.sqrt(area / (height * width)) if np.isfinite(area) and area > 0 else None
 
 
 def _classes_of_regions(

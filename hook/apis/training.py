@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 
-from hook.apis.arrays import is_array
+from hook.apis.arrays import check_array, is_array, write_array
 from hook.apis.folders import (
     Colour,
     LabelledImages,
@@ -83,8 +83,8 @@ class TrainingResult:
 
 
 def train(
-    images: str | os.PathLike | Sequence[str | os.PathLike],
-    labels: str | os.PathLike | Sequence[str | os.PathLike] | geopandas.GeoDataFrame,
+    images: Any,
+    labels: Any,
     work_dir: str | os.PathLike,
     *,
     label: str | None = None,
@@ -115,10 +115,11 @@ def train(
 
     Args:
         images: Folder(s) or file(s) of georeferenced images with the same bands, of any number and
-            data type.
+            data type; or ``xarray.DataArray``(s) (band, y, x) with CRS and grid.
         labels: Folder(s) or file(s) of masks (class per pixel, one per image by name, or wherever
-            the image lies) or of polygons in any CRS and vector format, or a table of polygons.
-        work_dir: Folder for config, checkpoint and log; it is made.
+            the image lies) or of polygons in any CRS and vector format; a GeoDataFrame of polygons,
+            or masks as DataArrays (y, x) in the order of the images.
+        work_dir: Folder for config, checkpoint and log; it is made. Arrays are written there too.
         label: Attribute of the polygons that holds the class. Without it all are of one class.
         classes: Names in the order of the labels, or a name for each value of the masks or of
             ``label``; values left out are then ignored. None takes the names found.
@@ -188,7 +189,7 @@ def train(
     _check_chip_size(chip_size, images)
     out = _prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume)
     found = inspect_files(
-        images,
+        _files_of_arrays(images, out / "images"),
         _file_of_labels(labels, out),
         label=label,
         classes=classes,
@@ -231,33 +232,31 @@ def train(
 
 
 # ---------------------------------------------------------------------------------- the arguments
-def _check_files(name: str, given: Any) -> list[str | os.PathLike]:
-    """Take names of files and folders; refuse arrays, which a training does not read."""
+def _check_files(name: str, given: Any) -> list[Any]:
+    """Take names of files and folders, or arrays."""
     try:
         paths = [given] if isinstance(given, str | os.PathLike) or is_array(given) else list(given)
     except TypeError:
         paths = [given]
     for path in paths:
         if is_array(path):
-            raise DataError(
-                f"{name}: an array was given",
-                expected="GeoTIFFs: files or folders of them",
-                found=f"{type(path).__name__} of shape {path.shape}",
-                remedy="write it to a GeoTIFF first, such as with rio.to_raster of rioxarray or "
-                "with rasterio, and give the file's name",
-            )
-        file_name(name, path, "files or folders")
+            check_array(path)
+        else:
+            file_name(name, path, "files, folders or arrays")
     return paths
 
 
-def _check_chip_size(chip_size: int, images: Sequence[str | os.PathLike]) -> None:
+def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
     """Refuse chips of which more than half would be padding in both directions, in all images.
 
     Raises:
         ConfigError: No image has half of a chip's side in any direction.
     """
-    longest = 0
-    for path in list_files(images, "", None, RASTER_SUFFIXES, "images"):
+    files = [image for image in images if not is_array(image)]
+    longest = max((max(check_array(image)) for image in images if is_array(image)), default=0)
+    if chip_size <= 2 * longest:
+        return
+    for path in list_files(files, "", None, RASTER_SUFFIXES, "images") if files else ():
         with open_image(Path(path)) as source:
             longest = max(longest, source.height, source.width)
         if chip_size <= 2 * longest:
@@ -294,6 +293,8 @@ def _prepare_work_dir(out: Path, overwrite: bool, resume: bool) -> Path:
             shutil.rmtree(scalars.parents[1])  # a run's folder: log and curves
         for name in ("config.py", "checkpoint.pth", "labels.gpkg", "split.gpkg"):
             (out / name).unlink(missing_ok=True)
+        for array in (*out.glob("images/array_*.tif"), *out.glob("masks/array_*.tif")):
+            array.unlink()
     return out
 
 
@@ -303,10 +304,21 @@ def remove_checkpoints(folder: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
+def _files_of_arrays(given: Sequence[Any], folder: Path) -> list[Any]:
+    """Put arrays into files, for data-loader workers and later runs to read."""
+    files = list(given)
+    for number, image in enumerate(files):
+        if is_array(image):
+            folder.mkdir(exist_ok=True)
+            files[number] = folder / f"array_{number}.tif"
+            write_array(files[number], image)
+    return files
+
+
 def _file_of_labels(labels: Any, out: Path) -> Any:
-    """Put a table of polygons into a file, for data-loader workers and later runs to read."""
+    """Put a table of polygons, or masks as arrays, into files."""
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        return labels
+        return _files_of_arrays(labels, out / "masks")
     if not len(labels) or labels.crs is None:
         raise DataError(
             "labels: the table cannot be placed",

@@ -22,6 +22,7 @@ from hook.regions.table import (
     refuse_inputs,
     some,
     unreadable,
+    warn_of_missing_crs,
 )
 from hook.scenes.staging import StagedFiles
 
@@ -364,6 +365,8 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
             found=", ".join(sorted(kind or "no geometry" for kind in wrong)),
             remedy="give a layer of points or polygons, lines as polygons around them",
         )
+    if labels.crs is None and table.crs is not None:
+        warn_of_missing_crs(source, "the regions'")
     shapes = table.to_own_crs(shapes, labels.crs, source, DataError)
     names = [_class_name(v, source, n) for n, v in enumerate(labels[field].tolist())]
     pairs, missed = [], []

@@ -12,10 +12,10 @@ import shapely
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from hook.arguments import is_number, is_whole_number, shown, whole_number
+from hook.arguments import is_number, is_whole_number, refused, shown, whole_number
 from hook.errors import ConfigError, DataError
 from hook.progress import progress_bar
-from hook.regions.table import Regions, chunks, some
+from hook.regions.table import Regions, chunks, read_vectors, some, warn_of_missing_crs
 
 APPROXIMATE_ABOVE = 1_000_000
 """Number of regions above which :class:`RegionIndex` searches approximately by default."""
@@ -168,7 +168,12 @@ class RegionIndex:
         return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
 
     def by_polygon(
-        self, polygon: BaseGeometry, crs: object = None, k: int = 50, *, keep_query: bool = False
+        self,
+        polygon: BaseGeometry | geopandas.GeoDataFrame | geopandas.GeoSeries | str | os.PathLike,
+        crs: object = None,
+        k: int = 50,
+        *,
+        keep_query: bool = False,
     ) -> geopandas.GeoDataFrame:
         """Find the regions most similar to an area.
 
@@ -177,8 +182,10 @@ class RegionIndex:
         zero or not finite do not count.
 
         Args:
-            polygon: Polygon or multipolygon of shapely.
-            crs: Its CRS, as pyproj understands it; None: that of the regions.
+            polygon: Polygon or multipolygon of shapely, or a table or vector file of polygons,
+                which count as one.
+            crs: CRS of a shape, as pyproj understands it; None: that of the regions. Tables and
+                files have their own.
             k: Number of regions to find.
             keep_query: Let the regions that it overlaps be found too.
 
@@ -188,14 +195,18 @@ class RegionIndex:
         Raises:
             ConfigError: It has no area, overlaps no region, the CRS cannot be used, or ``k`` is
                 not positive.
-            DataError: No region that it overlaps has an embedding that can be used, or their mean
-                is zero.
+            DataError: The file cannot be read, no region that it overlaps has an embedding that can
+                be used, or their mean is zero.
         """
-        if not isinstance(polygon, BaseGeometry) or not polygon.area > 0:
+        polygon, crs = self._as_one(polygon, crs)
+        if not isinstance(polygon, BaseGeometry):
+            kinds = "a shape of shapely, a GeoDataFrame, or a vector file of polygons"
+            raise refused("polygon", polygon, kinds)
+        if not polygon.area > 0:
             raise ConfigError(
                 "the polygon to search with has no area",
                 expected="a polygon or multipolygon",
-                found=getattr(polygon, "geom_type", type(polygon).__name__),
+                found=polygon.geom_type,
                 remedy="draw a polygon; by_point (--at) takes a place",
             )
         own = self._regions.to_own_crs(np.array([polygon]), crs, "the polygon to search with")[0]
@@ -210,6 +221,24 @@ class RegionIndex:
                 remedy="check its CRS",
             )
         return self._answer(self._mean(rows, areas), k, rows, keep_query)
+
+    def _as_one(self, polygon: object, crs: object) -> tuple[object, object]:
+        """The union of polygons, and their CRS; anything else as it is."""
+        if isinstance(polygon, str | os.PathLike):
+            polygon = read_vectors(polygon, "polygons", "a vector file of polygons")
+        if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
+            return polygon, crs
+        if crs is not None:
+            raise ConfigError(
+                "crs goes with a shape",
+                expected="a shape of shapely, or polygons alone",
+                found=f"crs={crs!r} beside a table or a file",
+                remedy="leave crs out; set a table's own with set_crs()",
+            )
+        shapes = polygon.geometry
+        if shapes.crs is None and self.crs is not None:
+            warn_of_missing_crs("the polygons to search with", "the regions'")
+        return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs
 
     def by_vector(self, vector: np.ndarray, k: int = 50) -> geopandas.GeoDataFrame:
         """Find the regions whose embeddings are most similar to a vector.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -392,6 +393,20 @@ def read_vectors(source: str | os.PathLike, what: str, expected: str) -> geopand
     except _READ_ERRORS as error:
         raise unreadable(source, what, expected, error) from None
     return table
+
+
+def warn_of_missing_crs(what: str, whose: str) -> None:
+    """Say that coordinates without a CRS are taken to be in another layer's.
+
+    Args:
+        what: What has no CRS.
+        whose: Whose CRS it is taken to be in.
+    """
+    warnings.warn(
+        f"{what}: no CRS, so the coordinates are taken to be in {whose}; if they are not, set "
+        "theirs with set_crs() or in a GIS",
+        stacklevel=3,
+    )
 
 
 def unreadable(source: str | os.PathLike, what: str, expected: str, error: object) -> DataError:

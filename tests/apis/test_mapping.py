@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import shutil
+import warnings
 
 import geopandas
 import numpy as np
@@ -239,6 +240,33 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
     ):
         with pytest.raises(HookError, match=message):
             SceneMapper(model).map(scene, tmp_path / "x.tif", aoi=aoi, progress=False)
+
+
+def test_an_area_without_a_crs_is_told_of(seg_run, scenes, tmp_path):
+    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    with rasterio.open(scene) as source:
+        left, bottom, right, top = source.bounds
+    box = (left, bottom, (left + right) / 2, top)
+    wanted = mapper.map(scene, aoi=box, progress=False)
+    table = geopandas.GeoDataFrame(geometry=[shapely.box(*box)])
+    with pytest.warns(UserWarning, match="area of interest: no CRS"):
+        found = mapper.map(scene, aoi=table, progress=False)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("times", "told"), [(0.4, True), (0.6, False), (1.9, False), (3, True)])
+def test_pixels_of_another_size_than_the_models_are_told_of(seg_run, scenes, times, told):
+    from hook.apis.scenes import scene_resolution
+
+    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    metres = scene_resolution(scene)
+    with rasterio.open(scene) as source:  # in UTM, where a metre is one
+        assert metres == pytest.approx(source.res[0], rel=1e-3)
+    mapper.model.dataset_meta["resolution"] = metres / times
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        mapper.map(scene, dry_run=True, progress=False)
+    assert any("means little" in str(one.message) for one in said) == told
 
 
 def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):

@@ -127,18 +127,6 @@ def test_a_file_gives_its_scale_and_its_pixels_without_data(seg, scenes, drawn):
         assert "10 m" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_true_ground_size_of_degrees_and_of_mercator():
-    crs = {"height": 10, "width": 10, "transform": (1e-5, 0, 85.0, 0, -1e-5, 60.0)}
-    degrees = token_pictures._metres_per_pixel(crs | {"crs": rasterio.CRS.from_epsg(4326).to_wkt()})
-    # On the ellipsoid 111.41 km a degree of latitude there, and 55.80 of longitude.
-    assert degrees == pytest.approx(np.sqrt(1.1141 * 0.5580), rel=1e-3)
-    mercator = {"height": 9, "width": 9, "transform": (10, 0, 0, 0, -10, 8399738)}  # 60 degrees
-    size = token_pictures._metres_per_pixel(
-        mercator | {"crs": rasterio.CRS.from_epsg(3857).to_wkt()}
-    )
-    assert size == pytest.approx(5, rel=5e-3)
-
-
 def test_a_token_keeps_its_colour(seg, chip):
     colours = distinct_palette(4)
     for number in (2, 4):
