@@ -18,6 +18,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from hook.errors import ConfigError, DataError, HookError
+from hook.scenes.statistics import NO_CLASS
 from hook.scenes.styles import read_category_names
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def is_array(image: Any) -> bool:
 
 
 @contextmanager
-def raster_file(image: Any, name: str = "array") -> Iterator[Any]:
+def raster_file(image: Any, name: str = "array", classes: bool = False) -> Iterator[Any]:
     """Give an image as a file: an array as a GeoTIFF for the life of a ``with`` block.
 
     Args:
@@ -49,6 +50,8 @@ def raster_file(image: Any, name: str = "array") -> Iterator[Any]:
             DataArray of such dimensions with, as far as it knows them, CRS, grid, nodata value and
             names of bands, as rioxarray reads and writes them.
         name: Stem of the file.
+        classes: The values are class indexes, in floating point too, where NaN is none: so does
+            rioxarray read a map with ``masked=True``.
 
     Yields:
         A path.
@@ -61,7 +64,10 @@ def raster_file(image: Any, name: str = "array") -> Iterator[Any]:
         return
     with tempfile.TemporaryDirectory(prefix="hook-") as folder:
         path = Path(folder, f"{name}.tif")
-        _write(path, *_parts(image))
+        values, options, names = _parts(image)
+        if classes:
+            values, options = _as_classes(values, options)
+        _write(path, values, options, names)
         with warnings.catch_warnings():
             if isinstance(image, np.ndarray):  # which has no place, and needs no warning of it
                 warnings.filterwarnings("ignore", message=".*not georeferenced")
@@ -162,6 +168,14 @@ def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
         int(nodata) if float(nodata).is_integer() else nodata), values.dtype):  # fmt: skip
         options["nodata"] = nodata
     return values, options, _band_names(image, rest, len(values))
+
+
+def _as_classes(values: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
+    """Turn whole numbers in floating point into integers, and NaN into a nodata value."""
+    known = np.isfinite(values)
+    if values.dtype.kind != "f" or not (values[known] == np.rint(values[known])).all():
+        return values, options
+    return np.where(known, values, NO_CLASS).astype(np.int32), options | {"nodata": NO_CLASS}
 
 
 def _checked(values: np.ndarray, what: str) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hook.apis.arrays import is_array, is_data_array, raster_file
+from hook.arguments import file_name, number, refused
 from hook.errors import SceneError
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.staging import StagedFiles
@@ -55,7 +56,7 @@ def vectorize_map(
 
     Args:
         map_path: The map: a file, the DataArray that :meth:`hook.apis.SceneMapper.map` gives, or
-            class indexes (rows, cols), in which 255 is no class.
+            class indexes (rows, cols). 255 is no class there, NaN in floating point.
         output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. None hands the
             polygons back.
         min_area: Square metres below which regions are dissolved into their largest neighbour.
@@ -70,9 +71,14 @@ def vectorize_map(
         would have and the map's CRS.
 
     Raises:
+        ConfigError: An option is of the wrong kind.
         SceneError: See :func:`hook.scenes.polygonize`.
         DataError: The array is no map.
     """
+    number("min_area", min_area, least=0)
+    number("simplify", simplify, least=0)
+    if output is not None:
+        file_name("output", output)
     options = dict(
         min_area=min_area,
         simplify=simplify,
@@ -110,14 +116,16 @@ def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
     if is_data_array(given):
         names = list(given.attrs.get("classes", ()))
         colours = list(given.attrs.get("palette", ())) or default_palette(len(names))
-    with raster_file(given, "map") as path:
+    # A bare array of bytes has no nodata value of its own.
+    nodata = _UNKNOWN if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
+    with raster_file(given, "map", classes=True) as path:
         if names and len(names) == len(colours):
             styled = [
                 StyledClass(value, str(name), tuple(map(int, colour)))
                 for value, (name, colour) in enumerate(zip(names, colours, strict=True))
             ]
             write_style(path, styled)
-        yield path, None if is_data_array(given) else _UNKNOWN
+        yield path, nodata
 
 
 def class_statistics(
@@ -145,9 +153,14 @@ def class_statistics(
         0 to 1; NaN where the map has no CRS, or no valid pixel.
 
     Raises:
+        ConfigError: An option is of the wrong kind.
         SceneError: See :func:`hook.scenes.class_statistics`, or the output cannot be written.
         DataError: The array is no map.
     """
+    if output is not None:
+        file_name("output", output)
+    if not isinstance(zones, str | os.PathLike | geopandas.GeoDataFrame | None):
+        raise refused("zones", zones, "a vector file or a GeoDataFrame of polygons")
     if zone_field is not None and zones is None:
         raise SceneError("zone_field: there are no zones", remedy="name a file of zones too")
     with StagedFiles(overwrite) as files:

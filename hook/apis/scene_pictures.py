@@ -153,22 +153,25 @@ def show_map(
         found = _read(stack, [source], bounds, pixels, [1], Resampling.nearest, file)
     values = found.values[0]
     drawn = found.valid if nodata is None else found.valid & (values != nodata)
-    present = np.unique(values[drawn]).tolist()
-    count = max([len(names or ()), *(value + 1 for value in present)], default=0)
-    spare = default_palette(max(count, 1))
-    palette = [colours.get(value, spare[value]) for value in range(count)]
-    labels = np.where(drawn, values.astype(np.int64), count)
-    picture = render_labels(labels, palette, background=(255, 255, 255))
+    drawn = drawn & (values >= 0)
+    present, labels = np.unique(values[drawn], return_inverse=True)
+    present = present.tolist()
+    # A class has the colour it has in other maps of the same classes; their number has a limit.
+    spare = default_palette(min(max([len(names or ()), *(v + 1 for v in present)]), 256))
+    palette = [colours.get(value, spare[value % len(spare)]) for value in present]
+    places = np.full(values.shape, -1)
+    places[drawn] = labels
+    picture = render_labels(places, palette, background=(255, 255, 255))
     axes = _draw(picture, found, axes, title, scale_bar, smooth=False)
     if legend and present:
         handles = [
             Patch(
-                facecolor=np.array(palette[value]) / 255,
+                facecolor=np.array(colour) / 255,
                 edgecolor="#8a949e",
                 linewidth=0.6,
                 label=names[value] if names and value < len(names) else f"class_{value}",
             )
-            for value in present
+            for value, colour in zip(present, palette, strict=True)
         ]
         axes.legend(
             handles=handles,
@@ -224,6 +227,14 @@ def _read(
     """Read a part of one or several rasters at the size of the picture."""
     crs = sources[0].crs
     whole_number("pixels", pixels)
+    for source in sources:
+        if source.count < max(indexes):
+            raise DataError(
+                f"{source.name}: no band {max(indexes)}",
+                expected=f"the bands of {name}",
+                found=f"{source.count} bands",
+                remedy="show files with the same bands, or name bands that all have",
+            )
     if len(sources) > 1 and any(source.crs is None for source in sources):
         raise DataError(
             "files without a CRS have no places beside each other",
@@ -349,6 +360,8 @@ def _draw(
     scale_bar: bool,
     smooth: bool = True,
 ) -> "Axes":
+    if axes is not None and not hasattr(axes, "imshow"):
+        raise refused("axes", axes, "matplotlib's axes, such as plt.gca(), or None")
     left, right, bottom, top = found.extent
     middle = (bottom + top) / 2
     degrees = found.crs is not None and found.crs.is_geographic

@@ -1,6 +1,7 @@
 """Class names and colours in the forms GIS programs read: PAM side file and QGIS style."""
 
 import colorsys
+import contextlib
 import csv
 import json
 import re
@@ -118,7 +119,8 @@ def read_classes(path: str | Path) -> list[StyledClass]:
 
     Args:
         path: ``.json``: a list of objects with ``value``, ``name`` and ``colour`` (or ``color``),
-            or ``.csv`` with these columns. A colour is ``#rrggbb``.
+            or ``.csv`` with these columns. A colour is ``#rrggbb``, in JSON also a list of red,
+            green and blue from 0 to 255.
 
     Returns:
         The classes by value.
@@ -189,11 +191,15 @@ def _read_class(entry: object, where: str) -> StyledClass:
         )
     fields = {str(key).strip().lower(): value for key, value in entry.items()}
     name = str(fields.get("name") or "").strip()
-    colour = str(fields.get("colour") or fields.get("color") or "").strip()
-    digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", colour)
+    colour = fields.get("colour") or fields.get("color") or ""
+    if isinstance(colour, list | tuple) and len(colour) == 3:  # red, green, blue
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            colour = bytes(map(int, colour)).hex()
+    digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", str(colour).strip())
     try:
-        value = int(str(fields.get("value")))
-    except ValueError:
+        number = float(str(fields.get("value")))  # a table with a gap has floats for whole numbers
+        value = int(number) if number.is_integer() else -1
+    except (ValueError, OverflowError):
         value = -1
     if not name or not digits or not 0 <= value <= _LARGEST_VALUE:
         raise SceneError(

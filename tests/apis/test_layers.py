@@ -11,7 +11,7 @@ import rasterio
 from hook.apis import class_statistics, style_map, vectorize_map
 from hook.apis.arrays import read_class_map
 from hook.apis.layers import format_statistics
-from hook.errors import HookError, SceneError
+from hook.errors import ConfigError, HookError, SceneError
 
 
 @pytest.fixture
@@ -118,6 +118,35 @@ def test_map_as_indexes():
     assert vectorize_map(values, progress=False).area.tolist() == [3, 2]
 
 
+def test_map_read_with_masked_values(class_map, tmp_path):
+    rioxarray = pytest.importorskip("rioxarray")
+    with rasterio.open(class_map, "r+") as source:
+        source.nodata = 0
+    wanted = class_statistics(class_map, progress=False)
+    with rioxarray.open_rasterio(class_map, masked=True) as array:
+        assert array.dtype.kind == "f"
+        assert class_statistics(array, progress=False).equals(wanted)
+        values = array.values[0]
+    assert class_statistics(values, progress=False).pixels.tolist() == wanted.pixels.tolist()
+    with pytest.raises(SceneError, match="not a class map"):
+        class_statistics(values + 0.5, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (vectorize_map, dict(min_area="x")),
+        (vectorize_map, dict(simplify=-1)),
+        (vectorize_map, dict(output=3)),
+        (class_statistics, dict(output=3)),
+        (class_statistics, dict(zones=3)),
+    ],
+)
+def test_options_of_the_wrong_kind(class_map, function, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
+        function(class_map, progress=False, **options)
+
+
 def test_what_is_no_map_is_refused(tmp_path):
     for function in (class_statistics, vectorize_map):
         with pytest.raises(SceneError, match="is no map"):
@@ -135,8 +164,21 @@ def test_classes_from_a_table(class_map):
     style_map(class_map, table, progress=False)
     assert class_statistics(class_map, progress=False).class_name.tolist() == ["field", "road"]
     style_map(class_map, table.to_dict("records"), overwrite=True, progress=False)
+    floats = table.astype({"value": float})
+    style_map(class_map, floats, overwrite=True, progress=False)
+    tuples = table.assign(color=[(17, 34, 51), (68, 85, 102)])
+    style_map(class_map, tuples, overwrite=True, progress=False)
+    assert "68,85,102" in class_map.with_suffix(".qml").read_text()
     with pytest.raises(SceneError, match="values without name and colour"):
         style_map(class_map, table[:1], overwrite=True, progress=False)
-    for wrong in ({}, 3, [], ["field"], [{"value": 0, "name": "field", "color": "red"}]):
+    for wrong in (
+        {},
+        3,
+        [],
+        ["field"],
+        [{"value": 0, "name": "field", "color": "red"}],
+        [{"value": 0.5, "name": "a", "color": "#112233"}],
+        [{"value": 0, "name": "a", "color": (1, 2, 300)}],
+    ):
         with pytest.raises(SceneError, match="classes"):
             style_map(class_map, wrong, overwrite=True, progress=False)

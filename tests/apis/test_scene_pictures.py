@@ -208,10 +208,14 @@ def test_wrong_options_are_refused(tmp_path, values):
         (dict(bands=9), "bands"),
         (dict(pixels=0), "pixels"),
         (dict(stretch="all"), "stretch"),
+        (dict(axes=3), "axes=3"),
         (dict(pixels="a"), "pixels"),
     ):
         with pytest.raises((ConfigError, DataError), match=words):
             show_scene(path, **options)
+    two = write(tmp_path / "two.tif", values[:2], transform=UTM * UTM.translation(60, 0))
+    with pytest.raises(DataError, match="no band 3"):
+        show_scene([path, two])
     (tmp_path / "b.tif").write_bytes(path.read_bytes()[:3000])
     for wrong in (tmp_path / "none.tif", tmp_path / "b.tif", None, [], np.zeros(3)):
         with pytest.raises(HookError):
@@ -252,6 +256,22 @@ def test_map_without_names(class_map):
         shown = picture(axes)
         assert (shown[labels == 255] == 255).all()
         assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 3
+
+
+def test_values_of_a_map_may_be_large_or_below_zero(tmp_path):
+    values = np.array([[[-3, 7], [1_000_000, 7]]], np.int32)
+    axes = show_map(write(tmp_path / "a.tif", values))
+    assert list(legend_of(axes)) == ["class_7", "class_1000000"]
+    shown = picture(axes)
+    assert (shown[0, 0] == 255).all()
+    assert (shown[0, 1] == shown[1, 1]).all() and (shown[1, 0] != shown[1, 1]).any()
+
+
+def test_grid_that_grows_to_the_north_is_turned(tmp_path, values):
+    north = rasterio.Affine(2, 0, LEFT, 0, 2, BOTTOM)
+    axes = show_scene(write(tmp_path / "a.tif", values[:, ::-1], transform=north))
+    assert axes.get_images()[0].get_extent() == [LEFT, RIGHT, BOTTOM, TOP]
+    np.testing.assert_array_equal(picture(axes), stretch_to_rgb(values))
 
 
 def test_reduced_map_shows_classes_that_are_there(class_map):
