@@ -148,6 +148,13 @@ def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
     """Take an array apart: values (C, H, W), what rasterio writes beside them, band names."""
     if isinstance(image, np.ndarray):
         return _checked(image, "an array"), {}, None
+    if hasattr(image, "data_vars"):
+        raise DataError(
+            "an xarray.Dataset was given",
+            expected="an xarray.DataArray",
+            found=f"the variables {', '.join(map(str, image.data_vars))}",
+            remedy="choose one, dataset[name], or join them: dataset.to_dataarray('band')",
+        )
     dims = [str(dim) for dim in image.dims]
     rows, columns = (next((d for d in dims if d in known), None) for known in (_ROWS, _COLUMNS))
     rest = [dim for dim in dims if dim not in (rows, columns)]

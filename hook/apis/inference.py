@@ -554,6 +554,13 @@ def predict_files(
         out = file_name("out", out)
     named = [file_name("files", path, "paths or arrays") for path in files if not is_array(path)]
     missing = [str(path) for path in named if not path.is_file()]
+    if missing and Path(missing[0]).is_dir():
+        raise DataError(
+            f"image {missing[0]} is a folder",
+            expected="image files",
+            found="a folder",
+            remedy="name its files: FOLDER/*.tif, in Python sorted(Path(folder).glob('*.tif'))",
+        )
     if missing:
         raise DataError(
             f"image {missing[0]} does not exist",

@@ -26,7 +26,7 @@ from torchgeo.datasets import GeoDataset
 from hook import __version__
 from hook.apis.folders import read_features
 from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
-from hook.arguments import number, refused, whole_number
+from hook.arguments import number, refused, shown, whole_number
 from hook.datasets.bands import resolve_bands
 from hook.errors import ConfigError, DataError
 from hook.regions.table import warn_of_missing_crs
@@ -249,14 +249,15 @@ def scene_files(
     if isinstance(input, str | os.PathLike):
         return (os.fspath(input),)
     try:
-        files = tuple(os.fspath(path) for path in input)
+        # A table would be gone through by the names of its columns.
+        files = () if hasattr(input, "columns") else tuple(os.fspath(path) for path in input)
     except TypeError:
         files = ()
     if not files:
         raise ConfigError(
             "no scene to read",
             expected="a file's name, a list of them, a TorchGeo data set, or an array",
-            found=repr(input)[:80],
+            found=shown(input),
             remedy="name the scene's file",
         )
     return files

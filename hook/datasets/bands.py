@@ -15,9 +15,10 @@ def resolve_bands(
 ) -> list[int]:
     """Find the bands of a file that a model wants.
 
-    Names are compared with the band descriptions of the file (case aside). A file without any
-    description whose band count is that of ``bands`` is taken in its own order: the names then
-    only give names to its bands.
+    Names are compared with the band descriptions of the file (case aside), and where it describes
+    none of them with the colours it says its bands are for. A file without any description whose
+    band count is that of ``bands`` is taken in its own order: the names then only give names to
+    its bands.
 
     Args:
         src: Open raster.
@@ -38,6 +39,8 @@ def resolve_bands(
         names = [name or f"(band {i + 1})" for i, name in enumerate(described)]
         found = f"{src.count} bands: {', '.join(names)}"
     expected = f"{len(bands)} bands: {', '.join(map(str, bands))}"
+    if (by_colour := _by_colour(src, bands, described)) is not None:
+        return by_colour
     if any(isinstance(band, str) for band in bands) and not any(described):
         if all(isinstance(band, str) for band in bands) and len(bands) == src.count:
             return list(range(1, src.count + 1))
@@ -70,6 +73,19 @@ def resolve_bands(
                 )
             indexes.append(int(band))
     return indexes
+
+
+def _by_colour(
+    src: DatasetReader, bands: Sequence[str | int], described: Sequence[str]
+) -> list[int] | None:
+    """Find red, green, blue and the like by what the file says its bands are for."""
+    wanted = [band.casefold() if isinstance(band, str) else "" for band in bands]
+    if not wanted or {name.casefold() for name in described} & set(wanted):
+        return None
+    colours = [colour.name.casefold() for colour in src.colorinterp]
+    if any(not name or colours.count(name) != 1 for name in wanted):
+        return None
+    return [colours.index(name) + 1 for name in wanted]
 
 
 def parse_nodata(nodata: float | str | None) -> float | None:

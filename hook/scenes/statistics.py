@@ -364,6 +364,11 @@ def class_statistics(
                     parts = _parts_inside(source, polygon, strip_rows)
                     sums[index] = _sum_classes(source, parts)
                     bar.update()
+            if not any(sums.values()):
+                warnings.warn(
+                    "the zones: none has a pixel of the map with a class; check their CRS",
+                    stacklevel=2,
+                )
         found = {class_id for by_class in sums.values() for class_id in by_class}
         found.update(i for i, name in enumerate(source.class_names or []) if name)
         names = {class_id: source.name_of(class_id) for class_id in sorted(found)}

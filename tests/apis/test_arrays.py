@@ -205,3 +205,10 @@ def test_zones_as_a_table(mapped):
     whole = class_statistics(mapped, progress=False)
     assert set(rows.zone) == {"all"}
     assert rows.pixels.tolist() == whole.pixels.tolist()
+
+
+def test_a_dataset_is_told_from_its_arrays(seg_run, array):
+    mapper = SceneMapper(*seg_run)
+    with pytest.raises(DataError, match=r"xarray\.Dataset was given") as caught:
+        mapper.map(array.to_dataset(name="reflectance"), progress=False)
+    assert "reflectance" in str(caught.value)

@@ -121,6 +121,8 @@ def test_bad_input(cls_run, seg_run, chip, tmp_path):
     model = load_model(*seg_run)
     with pytest.raises(DataError, match="none.tif does not exist"):
         predict_files(model, None, [tmp_path / "none.tif"])
+    with pytest.raises(DataError, match="is a folder"):
+        predict_files(model, None, [tmp_path])
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(DataError, match="text.tif cannot be read"):
         predict_files(model, None, [tmp_path / "text.tif"])

@@ -1,11 +1,13 @@
 """What maps and token regions share: the size of pixels."""
 
+import geopandas
 import numpy as np
 import pytest
 from pyproj import CRS
 from rasterio import Affine
 
-from hook.apis.scenes import metres_per_pixel, scene_resolution
+from hook.apis.scenes import metres_per_pixel, scene_files, scene_resolution
+from hook.errors import ConfigError
 
 
 def test_true_ground_size_of_degrees_and_of_mercator():
@@ -21,3 +23,9 @@ def test_what_has_no_place_has_no_size(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*")
     assert scene_resolution(str(tmp_path / "a.tif")) is None
     assert scene_resolution(str(tmp_path / "none.tif")) is None
+
+
+def test_a_table_is_no_scene():
+    for given in (geopandas.GeoDataFrame({"a": [1]}), 3, []):
+        with pytest.raises(ConfigError, match="no scene to read"):
+            scene_files(given)

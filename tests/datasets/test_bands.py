@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
@@ -37,6 +38,22 @@ def test_resolve_bands(named, bands, indexes):
 def test_names_may_only_name_the_bands_of_a_file_without_names(unnamed):
     with rasterio.open(unnamed) as src:
         assert resolve_bands(src, ("R", "G", "B", "N")) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("names", [(), ("Band 1", "Band 2", "Band 3", "Band 4")])
+def test_bands_are_found_by_their_colours(tmp_path, rng, write_raster, random_image, names):
+    path = write_raster(tmp_path / "rgba.tif", random_image(rng, (4, 9, 7), "uint8"), names=names)
+    with rasterio.open(path, "r+") as dst:
+        dst.colorinterp = [ColorInterp[n] for n in ("blue", "green", "red", "alpha")]
+    with rasterio.open(path) as src:
+        assert resolve_bands(src, ("red", "green", "blue")) == [3, 2, 1]
+        assert resolve_bands(src, ("Blue",)) == [1]
+        with pytest.raises(DataError):
+            resolve_bands(src, ("red", "nir"))
+    with rasterio.open(path, "r+") as dst:  # a description is worth more than a colour
+        dst.set_band_description(1, "red")
+    with rasterio.open(path) as src:
+        assert resolve_bands(src, ("red",)) == [1]
 
 
 @pytest.mark.parametrize("bands", [("B02", "B99"), (1, 5), (0,)])

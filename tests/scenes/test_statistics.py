@@ -154,6 +154,14 @@ def test_zones_that_part_the_map_part_its_pixels(write_scene, tmp_path):
     assert sorted({row.zone for row in found}) == [1, 2, 3]  # feature ids of the GeoPackage
 
 
+def test_zones_that_lie_elsewhere_are_told_of(write_scene, tmp_path):
+    path = write_scene(blocks()[None], "map.tif", nodata=255)
+    zones = write_zones(tmp_path / "z.gpkg", [shapely.box(0, 0, 9, 9)])
+    with pytest.warns(UserWarning, match="none has a pixel of the map"):
+        rows = class_statistics(path, zones=zones, progress=False)
+    assert [row.pixels for row in rows] == [0] * len(rows)
+
+
 @pytest.mark.parametrize("ending", ["geojson", "parquet"])
 def test_zones_in_another_crs(write_scene, tmp_path, ending):
     path = write_scene(blocks()[None], "map.tif", nodata=255)
