@@ -199,7 +199,8 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
     if bands is None:
         kinds = zip(source.indexes, source.colorinterp, strict=True)
         indexes = [index for index, kind in kinds if kind != ColorInterp.alpha]
-        names = [source.descriptions[index - 1] for index in indexes]
+        colours = source.colorinterp
+        names = [source.descriptions[k - 1] or colours[k - 1].name for k in indexes]
         chosen = choose_rgb(names, len(indexes))
         return [indexes[k] for k in dict.fromkeys(chosen)]
     if isinstance(bands, str | int):
@@ -246,7 +247,7 @@ def _read(
     sources = [
         source
         if source.crs == crs and _is_upright(source)
-        else stack.enter_context(WarpedVRT(source, crs=crs, resampling=resampling))
+        else stack.enter_context(_upright(source, crs, resampling))
         for source in sources
     ]
     box = _box(sources, bounds, name)
@@ -272,6 +273,13 @@ def _read(
     if values.dtype.kind == "f":
         valid = valid & np.isfinite(values).all(axis=0)
     return _Overview(values, valid, extent, None if crs is None else CRS.from_user_input(crs))
+
+
+def _upright(source: Any, crs: Any, resampling: Resampling) -> WarpedVRT:
+    """Bring a raster onto an upright grid in a CRS."""
+    marked = source.nodata is not None or ColorInterp.alpha in source.colorinterp
+    # The corners that come to a turned raster hold no data.
+    return WarpedVRT(source, crs=crs, resampling=resampling, add_alpha=not marked)
 
 
 def _is_upright(source: Any) -> bool:
@@ -344,6 +352,9 @@ def _read_one(
     options = dict(window=window, out_shape=(len(indexes), *shape))
     values = source.read(indexes, resampling=resampling, **options)
     valid = (source.read_masks(indexes, **options) > 0).all(axis=0)
+    if ColorInterp.alpha in source.colorinterp:  # GDAL heeds it as the second or fourth band only
+        alpha = source.colorinterp.index(ColorInterp.alpha) + 1
+        valid &= source.read(alpha, window=window, out_shape=shape) > 0
     if source.crs is None:
         return values, valid, (left, right, bottom, top)
     grid = transform_of(window, source.transform)

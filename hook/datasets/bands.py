@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -153,6 +154,10 @@ def read_valid(
     valid = valid_values(image, nodata)
     if nodata is None:
         valid &= (src.read_masks(list(indexes), window=window) > 0).all(axis=0)
+        if ColorInterp.alpha in src.colorinterp and src.count not in (2, 4):
+            # GDAL takes an alpha band for the mask only where it is the second or the fourth.
+            alpha = src.colorinterp.index(ColorInterp.alpha) + 1
+            valid &= src.read(alpha, window=window) > 0
     return valid
 
 

@@ -12,6 +12,7 @@ import shapely
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
 from hook.apis import show_map, show_scene, stretch_to_rgb
@@ -166,12 +167,22 @@ def test_arrays(tmp_path, values):
 
 def test_rotated_grid_is_set_upright(tmp_path, values):
     turned = UTM * rasterio.Affine.rotation(30)
-    axes = show_scene(write(tmp_path / "a.tif", values, transform=turned, nodata=0))
+    axes = show_scene(write(tmp_path / "a.tif", values, transform=turned))
     left, right, bottom, top = axes.get_images()[0].get_extent()
     corners = [turned * corner for corner in ((0, 0), (60, 0), (60, 40), (0, 40))]
     for side, corner in ((left, min(corners)), (right, max(corners))):
         assert abs(side - corner[0]) < 4
     assert top - bottom > 80
+    shown = picture(axes)
+    assert (shown[0, 0] == 255).all() and (shown[-1, -1] == 255).all()  # beside the raster
+    assert (shown[len(shown) // 2, shown.shape[1] // 2] != 255).any()
+
+
+def test_colours_of_bands_without_names(tmp_path, values):
+    path = write(tmp_path / "a.tif", values)
+    with rasterio.open(path, "r+") as sink:
+        sink.colorinterp = [ColorInterp[n] for n in ("blue", "green", "red", "undefined")]
+    np.testing.assert_array_equal(picture(show_scene(path)), stretch_to_rgb(values[[2, 1, 0]]))
 
 
 def test_scale_bar_is_true_on_the_ground(tmp_path, values):

@@ -92,6 +92,21 @@ def test_read_valid_follows_the_tag(tmp_path, rng, write_raster, random_image, d
     np.testing.assert_array_equal(valid, present.all(axis=0)[3:14, 4:24])
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_read_valid_follows_an_alpha_band(tmp_path, rng, write_raster, random_image, count):
+    image = random_image(rng, (count, 20, 30), "uint8")
+    image[-1] = 255 * (rng.random((20, 30)) < 0.5)
+    path = write_raster(tmp_path / "alpha.tif", image)
+    with rasterio.open(path, "r+") as dst:
+        kinds = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 2), ColorInterp.alpha]
+        dst.colorinterp = kinds
+    window = Window(4, 3, 20, 11)
+    with rasterio.open(path) as src:
+        assert src.colorinterp[-1] == ColorInterp.alpha
+        valid = read_valid(src, [1], src.read([1], window=window), window)
+    np.testing.assert_array_equal(valid, image[-1, 3:14, 4:24] > 0)
+
+
 def test_read_valid_follows_an_internal_mask(tmp_path, rng, write_raster, random_image):
     path = write_raster(tmp_path / "mask.tif", random_image(rng, (3, 20, 30), "uint8"))
     mask = rng.random((20, 30)) < 0.5
