@@ -64,34 +64,35 @@ def raster_file(image: Any, name: str = "array", classes: bool = False) -> Itera
         return
     with tempfile.TemporaryDirectory(prefix="hook-") as folder:
         path = Path(folder, f"{name}.tif")
-        values, options, names = _parts(image)
-        if classes:
-            values, options = _as_classes(values, options)
-        _write(path, values, options, names)
+        write_array(path, image, classes)
         with warnings.catch_warnings():
             if isinstance(image, np.ndarray):  # which has no place, and needs no warning of it
-                warnings.filterwarnings("ignore", message=".*not georeferenced")
+                warnings.filterwarnings("ignore", message=".*(not georeferenced|no CRS)")
             try:
                 yield path
             except HookError as error:
                 raise _without(str(path), error) from None
 
 
-def write_array(path: str | os.PathLike, image: Any) -> None:
+def write_array(path: str | os.PathLike, image: Any, classes: bool = False) -> None:
     """Write an array as a GeoTIFF.
 
     Args:
         path: The file.
         image: See :func:`raster_file`.
+        classes: See :func:`raster_file`.
 
     Raises:
         DataError: The array is no image, or its pixels lie on no regular grid.
     """
-    _write(Path(path), *_parts(image))
+    values, options, names = _parts(image)
+    if classes:
+        values, options = _as_classes(values, options)
+    _write(Path(path), values, options, names)
 
 
 def check_array(image: Any) -> tuple[int, int]:
-    """Refuse an array that is no image.
+    """Refuse an array that is no image, without a look at its values, which may be far away.
 
     Args:
         image: See :func:`raster_file`.
@@ -100,9 +101,12 @@ def check_array(image: Any) -> tuple[int, int]:
         Its height and width.
 
     Raises:
-        DataError: It is none, or its pixels lie on no regular grid.
+        DataError: It has not the dimensions of an image.
     """
-    return _parts(image)[0].shape[1:]
+    if isinstance(image, np.ndarray):
+        return _checked(image, "an array").shape[1:]
+    rest, rows, columns = _dims(image)
+    return image.sizes[rows], image.sizes[columns]
 
 
 def _without(path: str, error: HookError) -> HookError:
@@ -148,6 +152,21 @@ def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
     """Take an array apart: values (C, H, W), what rasterio writes beside them, band names."""
     if isinstance(image, np.ndarray):
         return _checked(image, "an array"), {}, None
+    rest, rows, columns = _dims(image)
+    image = image.transpose(*rest, rows, columns)
+    values = _checked(np.asarray(image.values), "the DataArray")
+    options: dict[str, Any] = {"crs": _crs_of(image)}
+    if columns in image.coords and rows in image.coords:
+        options["transform"] = _grid_of(image.coords[columns].values, image.coords[rows].values)
+    nodata = _nodata_of(image)
+    if nodata is not None and not np.isnan(nodata) and np.can_cast(np.min_scalar_type(
+        int(nodata) if float(nodata).is_integer() else nodata), values.dtype):  # fmt: skip
+        options["nodata"] = nodata
+    return values, options, _band_names(image, rest, len(values))
+
+
+def _dims(image: Any) -> tuple[list[str], str, str]:
+    """Find the dimensions of a DataArray: that of its bands, if any, rows and columns."""
     if hasattr(image, "data_vars"):
         raise DataError(
             "an xarray.Dataset was given",
@@ -165,21 +184,12 @@ def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
             found=", ".join(dims),
             remedy="choose one time or variable with sel(), and rename() the dimensions",
         )
-    image = image.transpose(*rest, rows, columns)
-    values = _checked(np.asarray(image.values), "the DataArray")
-    options: dict[str, Any] = {"crs": _crs_of(image)}
-    if columns in image.coords and rows in image.coords:
-        options["transform"] = _grid_of(image.coords[columns].values, image.coords[rows].values)
-    nodata = _nodata_of(image)
-    if nodata is not None and not np.isnan(nodata) and np.can_cast(np.min_scalar_type(
-        int(nodata) if float(nodata).is_integer() else nodata), values.dtype):  # fmt: skip
-        options["nodata"] = nodata
-    return values, options, _band_names(image, rest, len(values))
+    return rest, rows, columns
 
 
 def _as_classes(values: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
     """Turn whole numbers in floating point into integers, and NaN into a nodata value."""
-    known = np.isfinite(values)
+    known = np.isfinite(values) & (values != options.get("nodata", np.nan))
     if values.dtype.kind != "f" or not (values[known] == np.rint(values[known])).all():
         return values, options
     return np.where(known, values, NO_CLASS).astype(np.int32), options | {"nodata": NO_CLASS}

@@ -1,7 +1,7 @@
 """What a user's images and labels hold: bands, classes, colours, and which part is held out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -637,7 +637,7 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
             from hook.datasets.splits import choose_files
 
             held = choose_files(names, str(val), "")
-        elif not isinstance(val, Sequence):
+        elif not isinstance(val, Iterable):
             raise refused("val", val, "names of images, a file with a list of them, or an area")
         else:
             held = match_names([str(name) for name in val], names, "val")
@@ -785,7 +785,9 @@ def _bounds(path: Path, masks: Sequence[Path]) -> tuple[tuple[float, float, floa
     for source in (path, *partners):
         with open_image(source) as src:
             if src.crs is not None:
-                return tuple(src.bounds), src.crs.to_wkt()
+                left, bottom, right, top = src.bounds
+                # Rows may run to the north.
+                return (left, min(bottom, top), right, max(bottom, top)), src.crs.to_wkt()
     raise DataError(
         f"{path} is not georeferenced",
         expected="a CRS and a transform, there or in the mask of its name",

@@ -541,7 +541,7 @@ def predict_files(
         ConfigError: The config or an option cannot be used.
         CheckpointError: See :func:`load_model`.
     """
-    if isinstance(files, str | os.PathLike) or not hasattr(files, "__len__"):
+    if isinstance(files, str | os.PathLike) or is_array(files) or not hasattr(files, "__len__"):
         raise refused("files", files, "a list of images", "put the image into a list: [image]")
     if not len(files):
         raise DataError(

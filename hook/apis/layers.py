@@ -1,20 +1,20 @@
 """Map layers from a finished class map: polygons, areas per class, names and colours."""
 
+import ast
 import csv
 import io
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import geopandas
 import numpy as np
 import pandas as pd
 
-from hook.apis.arrays import is_array, is_data_array, raster_file
+from hook.apis.arrays import is_array, raster_file
 from hook.arguments import file_name, number, refused
 from hook.errors import SceneError
 from hook.scenes.stac import add_vectors, item_of_map
@@ -22,6 +22,7 @@ from hook.scenes.staging import StagedFiles
 from hook.scenes.statistics import ClassMap
 from hook.scenes.statistics import class_statistics as measure
 from hook.scenes.styles import (
+    Colour,
     StyledClass,
     default_palette,
     parse_classes,
@@ -77,6 +78,8 @@ def vectorize_map(
     """
     number("min_area", min_area, least=0)
     number("simplify", simplify, least=0)
+    if scores is not None:
+        file_name("scores", scores, "the name of a raster's file")
     if output is not None:
         file_name("output", output)
     options = dict(
@@ -112,20 +115,35 @@ def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
             )
         yield given, None
         return
-    names, colours = [], []
-    if is_data_array(given):
-        names = list(given.attrs.get("classes", ()))
-        colours = list(given.attrs.get("palette", ())) or default_palette(len(names))
+    names, colours = _names_and_colours(given)
     # A bare array of bytes has no nodata value of its own.
     nodata = _UNKNOWN if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
     with raster_file(given, "map", classes=True) as path:
-        if names and len(names) == len(colours):
-            styled = [
-                StyledClass(value, str(name), tuple(map(int, colour)))
-                for value, (name, colour) in enumerate(zip(names, colours, strict=True))
-            ]
-            write_style(path, styled)
+        if names:
+            styled = map(StyledClass, range(len(names)), names, colours)
+            write_style(path, list(styled))
         yield path, nodata
+
+
+def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
+    """Read what a DataArray says of its classes; files keep lists as text."""
+    found = []
+    for key in ("classes", "palette"):
+        value = getattr(given, "attrs", {}).get(key)
+        if isinstance(value, str):
+            with suppress(ValueError, SyntaxError):
+                value = ast.literal_eval(value)
+        found.append(list(value) if isinstance(value, list | tuple | np.ndarray) else [])
+    names, colours = found
+    if not all(isinstance(name, str) for name in names):
+        return [], []
+    try:
+        colours = [tuple(bytes(map(int, colour))) for colour in colours]
+    except (TypeError, ValueError):
+        colours = []
+    if len(colours) != len(names) or any(len(colour) != 3 for colour in colours):
+        colours = default_palette(len(names))
+    return [str(name) for name in names], colours
 
 
 def class_statistics(
@@ -174,6 +192,8 @@ def class_statistics(
         table = pd.DataFrame(
             [[getattr(row, column) for column in columns] for row in rows], columns=columns
         )
+        if zones is not None:  # names of zones stay as they are: 1, not 1.0 beside one without
+            table["zone"] = pd.Series([row.zone for row in rows], dtype=object)
         if staged:
             try:
                 staged.write_text(format_statistics(table), encoding="utf-8")
@@ -196,15 +216,17 @@ def format_statistics(table: pd.DataFrame) -> str:
     for row in table.itertuples(index=False):
         writer.writerow(
             [
-                value
-                if column not in digits
-                else ""
-                if math.isnan(value)
-                else f"{value:.{digits[column]}f}"
+                _cell(value, digits.get(column))
                 for column, value in zip(table.columns, row, strict=True)
             ]
         )
     return text.getvalue()
+
+
+def _cell(value: object, digits: int | None) -> object:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    return value if digits is None else f"{value:.{digits}f}"
 
 
 def style_map(

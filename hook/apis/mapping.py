@@ -260,7 +260,9 @@ class SceneMapper(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.scenes.map_scene`.
         """
-        check_scene_options(window, overlap, batch_size, bidx, cluster, workers)
+        window, overlap, batch_size, bidx, workers = check_scene_options(
+            window, overlap, batch_size, bidx, cluster, workers
+        )
         _check_map_options(min_area, simplify, scores, taken, creation_options)
         _check_names(output=output, scores_path=scores_path, vectors=vectors)
         if output is None or any(map(is_array, input if isinstance(input, list) else [input])):

@@ -355,7 +355,9 @@ class RegionExtractor(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.regions.extract_regions`.
         """
-        check_scene_options(window, overlap, batch_size, bidx, cluster, workers)
+        window, overlap, batch_size, bidx, workers = check_scene_options(
+            window, overlap, batch_size, bidx, cluster, workers
+        )
         number("merge_threshold", merge_threshold, -1, 1, remedy="give a cosine such as 0.9")
         if not isinstance(layer, str):
             raise refused("layer", layer, "a name")

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import rasterio
 from pyproj import CRS, Transformer
-from rasterio.coords import disjoint_bounds
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.merge import merge
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
@@ -24,11 +22,11 @@ from hook.apis.arrays import raster_files
 from hook.apis.layers import Map, map_file
 from hook.apis.pictures import INK, PAPER, scale_bar_length
 from hook.apis.scenes import scene_files
-from hook.arguments import refused, whole_number
+from hook.arguments import is_whole_number, refused, whole_number
 from hook.datasets.bands import resolve_bands
 from hook.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.errors import ConfigError, DataError, SceneError
-from hook.scenes.statistics import ClassMap, open_raster
+from hook.scenes.statistics import GDAL_ERRORS, ClassMap, open_raster
 from hook.scenes.styles import default_palette
 
 if TYPE_CHECKING:
@@ -82,11 +80,12 @@ def show_scene(
         pixels: The picture's longer side, at most.
 
     Returns:
-        The axes. Their coordinates are those of the scene's CRS; without one, pixels.
+        The axes. Their coordinates are those of the scene's grid; where it has none, or a turned
+        one without a CRS, pixels. Scenes on both sides of the antimeridian lie far apart.
 
     Raises:
-        ConfigError: A band, the bounds or another option cannot be used.
-        DataError: The scene cannot be read, or lies outside the bounds.
+        ConfigError: The bounds or another option cannot be used.
+        DataError: The scene cannot be read, lacks a band, or lies outside the bounds.
 
     Example:
         >>> axes = show_scene("scene.tif", bands=("nir", "red", "green"))
@@ -138,8 +137,8 @@ def show_map(
 
     Raises:
         ConfigError: The bounds are no box.
-        DataError: The map lies outside the bounds.
-        SceneError: The map cannot be read, or is no class map.
+        DataError: The map lies outside the bounds, or is damaged.
+        SceneError: The map cannot be opened, or is no class map.
 
     Example:
         >>> show_map(SceneMapper("model.safetensors").map("scene.tif"))
@@ -148,7 +147,7 @@ def show_map(
 
     with map_file(map_path) as (file, nodata), ExitStack() as stack:
         with ClassMap(file, nodata) as classes:
-            names, colours = classes.class_names, classes.read_colours() or {}
+            names, colours = classes.class_names or [], classes.read_colours() or {}
         source = stack.enter_context(_opened(file))
         found = _read(stack, [source], bounds, pixels, [1], Resampling.nearest, file)
     values = found.values[0]
@@ -157,7 +156,7 @@ def show_map(
     present, labels = np.unique(values[drawn], return_inverse=True)
     present = present.tolist()
     # A class has the colour it has in other maps of the same classes; their number has a limit.
-    spare = default_palette(min(max([len(names or ()), *(v + 1 for v in present)]), 256))
+    spare = default_palette(min(max([len(names), *(v + 1 for v in present)]), 256))
     palette = [colours.get(value, spare[value % len(spare)]) for value in present]
     places = np.full(values.shape, -1)
     places[drawn] = labels
@@ -169,7 +168,7 @@ def show_map(
                 facecolor=np.array(colour) / 255,
                 edgecolor="#8a949e",
                 linewidth=0.6,
-                label=names[value] if names and value < len(names) else f"class_{value}",
+                label=(names[value] if value < len(names) else "") or f"class_{value}",
             )
             for value, colour in zip(present, palette, strict=True)
         ]
@@ -196,15 +195,25 @@ def _opened(file: str) -> rasterio.DatasetReader:
 
 def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
     """Give the 1-based indexes of one band or three."""
+    colours = source.colorinterp
     if bands is None:
-        kinds = zip(source.indexes, source.colorinterp, strict=True)
-        indexes = [index for index, kind in kinds if kind != ColorInterp.alpha]
-        colours = source.colorinterp
+        indexes = [k for k in source.indexes if colours[k - 1] != ColorInterp.alpha]
+        if not indexes:
+            raise DataError(
+                f"{source.name}: no band to show",
+                expected="a band that is not transparency",
+                found=f"{source.count} bands",
+                remedy="name a raster of the file, such as NETCDF:FILE:VARIABLE, where it has many",
+            )
         names = [source.descriptions[k - 1] or colours[k - 1].name for k in indexes]
         chosen = choose_rgb(names, len(indexes))
         return [indexes[k] for k in dict.fromkeys(chosen)]
-    if isinstance(bands, str | int):
+    if isinstance(bands, str) or is_whole_number(bands):
         bands = [bands]
+    if not isinstance(bands, Sequence | np.ndarray) or not all(
+        isinstance(band, str) or is_whole_number(band) for band in bands
+    ):
+        raise refused("bands", bands, "names, or numbers from 1, of three bands or one")
     indexes = resolve_bands(source, list(bands), "bands")
     if len(indexes) not in (1, 3):
         raise ConfigError(
@@ -213,6 +222,17 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
             found=len(indexes),
             remedy="name three bands, or one",
         )
+    named = {str(name).casefold() for name in source.descriptions}
+    named |= {colour.name for colour in colours}
+    for band in bands:
+        # A model may give its names to a file without any; here they would say what is not so.
+        if isinstance(band, str) and band.casefold() not in named:
+            raise DataError(
+                f"{source.name}: no band named {band!r}",
+                expected=", ".join(map(str, bands)),
+                found=f"{source.count} bands without names",
+                remedy="give their numbers, from 1",
+            )
     return indexes
 
 
@@ -243,49 +263,97 @@ def _read(
             found=f"none in {next(source.name for source in sources if source.crs is None)}",
             remedy="show them one by one, or give them their CRS (rio edit-info --crs)",
         )
-    # Only grids that are upright and of one CRS fit the axes.
-    sources = [
-        source
-        if source.crs == crs and _is_upright(source)
-        else stack.enter_context(_upright(source, crs, resampling))
-        for source in sources
-    ]
-    box = _box(sources, bounds, name)
     try:
         if len(sources) == 1:
-            values, valid, extent = _read_one(sources[0], indexes, box, pixels, resampling)
+            (source,) = sources
+            if not _fits_axes(source):
+                source = stack.enter_context(_warped(source, crs, resampling))
+            box = _box([source], bounds, name)
+            values, valid, extent = _read_one(source, indexes, box, pixels, resampling)
         else:
-            longer = max(box[2] - box[0], box[3] - box[1])
-            own = max(abs(sources[0].transform.a), abs(sources[0].transform.e))
-            cell = max(own, longer / pixels)
-            merged, grid = merge(
-                sources, box, cell, indexes=list(indexes), resampling=resampling, masked=True
-            )
-            values, valid = merged.data, ~np.ma.getmaskarray(merged).any(axis=0)
-            height, width = values.shape[1:]
-            extent = (grid.c, grid.c + grid.a * width, grid.f + grid.e * height, grid.f)
-    except (rasterio.errors.RasterioError, OSError) as error:
+            values, valid, extent = _read_several(sources, indexes, bounds, pixels, resampling)
+    except GDAL_ERRORS as error:
         raise DataError(
             f"{name} cannot be read",
             found=str(error.__cause__ or error).splitlines()[0],
-            remedy="check that the file is complete",
+            remedy="check that the file is complete, and that it has a place (gdalinfo)",
         ) from None
     if values.dtype.kind == "f":
         valid = valid & np.isfinite(values).all(axis=0)
-    return _Overview(values, valid, extent, None if crs is None else CRS.from_user_input(crs))
+    placed = crs is not None and (len(sources) > 1 or _is_placed(sources[0]))
+    return _Overview(values, valid, extent, CRS.from_user_input(crs) if placed else None)
 
 
-def _upright(source: Any, crs: Any, resampling: Resampling) -> WarpedVRT:
-    """Bring a raster onto an upright grid in a CRS."""
+def _read_several(
+    sources: list,
+    indexes: Sequence[int],
+    bounds: Sequence[float] | None,
+    pixels: int,
+    resampling: Resampling,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
+    """Bring rasters to one grid, the first in front: values, validity and extent."""
+    crs = sources[0].crs
+    with ExitStack() as stack:
+        upright = [
+            source
+            if source.crs == crs and _fits_axes(source)
+            else stack.enter_context(_warped(source, crs, resampling))
+            for source in sources
+        ]
+        left, bottom, right, top = _box(upright, bounds, "the scene")
+        grid = upright[0].transform
+        longer = max((right - left) / grid.a, (top - bottom) / -grid.e)
+        step = max(1.0, longer / pixels)
+        across, down = step * grid.a, -step * grid.e
+        width = max(1, math.ceil((right - left) / across - 1e-6))
+        height = max(1, math.ceil((top - bottom) / down - 1e-6))
+    grid = rasterio.Affine(across, 0, left, 0, -down, top)
+    values = valid = None
+    for source in sources:
+        options = dict(transform=grid, width=width, height=height)
+        with _warped(source, crs, resampling, **options) as warped:
+            here = (warped.read_masks(list(indexes)) > 0).all(axis=0) & _opaque(warped)
+            own = warped.read(list(indexes))
+        if values is None:
+            values, valid = own, here
+            continue
+        new = here & ~valid
+        values = values.astype(np.result_type(values, own), copy=False)
+        values[:, new] = own[:, new]
+        valid |= here
+    return values, valid, (left, left + width * across, top - height * down, top)
+
+
+def _opaque(source: Any, **options: Any) -> np.ndarray:
+    """Read the alpha band, which GDAL heeds as the second or fourth band only: (h, w) bool."""
+    if ColorInterp.alpha not in source.colorinterp:
+        return np.True_
+    alpha = source.colorinterp.index(ColorInterp.alpha) + 1
+    return source.read(alpha, **options) > 0
+
+
+def _warped(source: Any, crs: Any, resampling: Resampling, **options: Any) -> WarpedVRT:
+    """Bring a raster onto an upright grid in a CRS; what is not covered holds no data."""
     marked = source.nodata is not None or ColorInterp.alpha in source.colorinterp
-    # The corners that come to a turned raster hold no data.
-    return WarpedVRT(source, crs=crs, resampling=resampling, add_alpha=not marked)
+    options |= dict(crs=crs, resampling=resampling, add_alpha=not marked)
+    return WarpedVRT(source, **options)
 
 
-def _is_upright(source: Any) -> bool:
+def _is_placed(source: Any) -> bool:
+    return not source.transform.is_identity
+
+
+def _fits_axes(source: Any) -> bool:
+    """Tell whether a raster's own grid can be drawn along x and y."""
     grid = source.transform
-    # Without a CRS the axes count pixels, whatever the grid says.
-    return source.crs is None or (grid.b == grid.d == 0 and grid.a > 0 > grid.e)
+    upright = grid.b == grid.d == 0 and grid.a > 0 > grid.e
+    return upright or source.crs is None or not _is_placed(source)
+
+
+def _counts_pixels(source: Any) -> bool:
+    """Tell whether the axes count pixels, rows downwards."""
+    grid = source.transform
+    return not (_is_placed(source) and grid.b == grid.d == 0 and grid.a > 0 > grid.e)
 
 
 def _box(
@@ -293,7 +361,7 @@ def _box(
 ) -> tuple[float, float, float, float]:
     """Give left, bottom, right and top of what is to be shown."""
     first = sources[0]
-    if first.crs is None:
+    if _counts_pixels(first):
         everything = (0.0, 0.0, float(first.width), float(first.height))
     else:
         sides = list(zip(*(source.bounds for source in sources), strict=True))
@@ -311,15 +379,16 @@ def _box(
             found=box or repr(bounds)[:80],
             remedy="give four numbers in the scene's CRS, such as total_bounds of a table",
         )
-    if disjoint_bounds(box, everything):
+    inside = zip(box, everything, (max, max, min, min), strict=True)
+    clipped = tuple(pick(side, limit) for side, limit, pick in inside)
+    if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
         raise DataError(
             f"{name} has nothing inside the bounds",
             expected=f"a part of {', '.join(f'{side:.10g}' for side in everything)}",
             found=", ".join(f"{side:.10g}" for side in box),
             remedy="give left, bottom, right, top in the scene's CRS",
         )
-    inside = zip(box, everything, (max, max, min, min), strict=True)
-    return tuple(pick(side, limit) for side, limit, pick in inside)
+    return clipped
 
 
 def _read_one(
@@ -330,7 +399,7 @@ def _read_one(
     resampling: Resampling,
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
     """Read whole pixels of one raster: values, validity and extent."""
-    if source.crs is None:
+    if _counts_pixels(source):
         left, bottom, right, top = box  # rows grow with what the axes call y
         rows, columns = (bottom, top), (left, right)
     else:
@@ -352,10 +421,8 @@ def _read_one(
     options = dict(window=window, out_shape=(len(indexes), *shape))
     values = source.read(indexes, resampling=resampling, **options)
     valid = (source.read_masks(indexes, **options) > 0).all(axis=0)
-    if ColorInterp.alpha in source.colorinterp:  # GDAL heeds it as the second or fourth band only
-        alpha = source.colorinterp.index(ColorInterp.alpha) + 1
-        valid &= source.read(alpha, window=window, out_shape=shape) > 0
-    if source.crs is None:
+    valid &= _opaque(source, window=window, out_shape=shape)
+    if _counts_pixels(source):
         return values, valid, (left, right, bottom, top)
     grid = transform_of(window, source.transform)
     extent = (grid.c, grid.c + grid.a * window.width, grid.f + grid.e * window.height, grid.f)
@@ -403,7 +470,8 @@ def _metres_per_unit(found: _Overview) -> float | None:
     if found.crs is None or not (found.crs.is_geographic or found.crs.is_projected):
         return None
     left, right, bottom, top = found.extent
-    reach, middle = (right - left) / 4, (left + right) / 2
+    # Short: over a long way along a parallel the geodesic leaves it.
+    reach, middle = (right - left) / 2000, (left + right) / 2
     to_degrees = Transformer.from_crs(found.crs, found.crs.geodetic_crs, always_xy=True)
     y = (bottom + top) / 2
     (one, other), heights = to_degrees.transform([middle - reach, middle + reach], [y, y])

@@ -199,7 +199,7 @@ def check_scene_options(
     bidx: Sequence[int] | None,
     cluster: str | None,
     workers: int,
-) -> None:
+) -> tuple[int | None, float, int, list[int | str] | None, int]:
     """Refuse options of the wrong kind before anything is read or written.
 
     Args:
@@ -210,23 +210,27 @@ def check_scene_options(
         cluster: What shares the scene.
         workers: Number of processes.
 
+    Returns:
+        Window, overlap, batch size, bands and workers as numbers of Python, which JSON can hold.
+
     Raises:
         ConfigError: One of them is.
     """
     if window is not None:
-        whole_number("window", window)
-    whole_number("batch_size", batch_size)
-    whole_number("workers", workers)
+        window = whole_number("window", window)
+    batch_size = whole_number("batch_size", batch_size)
+    workers = whole_number("workers", workers)
     number("overlap", overlap)
+    # As it is: pixels are whole numbers, a share of the window is none.
+    overlap = overlap.item() if isinstance(overlap, np.generic) else overlap
     if cluster is not None and not isinstance(cluster, str):
         raise refused("cluster", cluster, "'local', or the address of a Dask scheduler")
-    if bidx is None:
-        return
-    if isinstance(bidx, str) or not isinstance(bidx, Sequence):
-        raise refused("bidx", bidx, "a list of bands, from 1, such as [3, 2, 1]")
-    for band in bidx:
-        if not isinstance(band, str):  # a name, as the dataset meta may have
-            whole_number("bidx", band)
+    if bidx is not None:
+        if isinstance(bidx, str) or not isinstance(bidx, Sequence | np.ndarray):
+            raise refused("bidx", bidx, "a list of bands, from 1, such as [3, 2, 1]")
+        # Names too, as the dataset meta may have.
+        bidx = [b if isinstance(b, str) else whole_number("bidx", b) for b in bidx]
+    return window, overlap, batch_size, bidx, workers
 
 
 def scene_files(
@@ -361,7 +365,9 @@ def scene_resolution(scene: str) -> float | None:
     with warnings.catch_warnings(), suppress(RasterioError, OSError):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(scene) as source:
-            crs = None if source.crs is None else CRS.from_user_input(source.crs)
+            if source.crs is None or source.transform.is_identity:
+                return None
+            crs = CRS.from_user_input(source.crs)
             return metres_per_pixel(source.height, source.width, source.transform, crs)
     return None
 

@@ -189,7 +189,7 @@ def train(
     _check_chip_size(chip_size, images)
     out = _prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume)
     found = inspect_files(
-        _files_of_arrays(images, out / "images"),
+        _files_of_arrays(images, out / "arrays" / "images"),
         _file_of_labels(labels, out),
         label=label,
         classes=classes,
@@ -293,8 +293,6 @@ def _prepare_work_dir(out: Path, overwrite: bool, resume: bool) -> Path:
             shutil.rmtree(scalars.parents[1])  # a run's folder: log and curves
         for name in ("config.py", "checkpoint.pth", "labels.gpkg", "split.gpkg"):
             (out / name).unlink(missing_ok=True)
-        for array in (*out.glob("images/array_*.tif"), *out.glob("masks/array_*.tif")):
-            array.unlink()
     return out
 
 
@@ -304,21 +302,21 @@ def remove_checkpoints(folder: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _files_of_arrays(given: Sequence[Any], folder: Path) -> list[Any]:
+def _files_of_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
     """Put arrays into files, for data-loader workers and later runs to read."""
     files = list(given)
     for number, image in enumerate(files):
         if is_array(image):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             files[number] = folder / f"array_{number}.tif"
-            write_array(files[number], image)
+            write_array(files[number], image, classes)
     return files
 
 
 def _file_of_labels(labels: Any, out: Path) -> Any:
     """Put a table of polygons, or masks as arrays, into files."""
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        return _files_of_arrays(labels, out / "masks")
+        return _files_of_arrays(labels, out / "arrays" / "masks", classes=True)
     if not len(labels) or labels.crs is None:
         raise DataError(
             "labels: the table cannot be placed",

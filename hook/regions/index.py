@@ -235,6 +235,8 @@ class RegionIndex:
                 found=f"crs={crs!r} beside a table or a file",
                 remedy="leave crs out; set a table's own with set_crs()",
             )
+        if getattr(polygon, "active_geometry_name", "geometry") is None:
+            raise refused("polygon", polygon, "polygons", "name their column with set_geometry()")
         shapes = polygon.geometry
         if shapes.crs is None and self.crs is not None:
             warn_of_missing_crs("the polygons to search with", "the regions'")

@@ -432,7 +432,7 @@ def _read_zones(
             found=error,
             remedy="check the path and that GDAL reads the format",
         ) from error
-    if not isinstance(table, geopandas.GeoDataFrame):
+    if not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None:
         raise SceneError(
             f"{path}: has no geometries",
             expected="polygons",

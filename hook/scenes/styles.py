@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
+
 from hook.errors import SceneError
 from hook.scenes.staging import StagedFiles
 
@@ -191,8 +193,8 @@ def _read_class(entry: object, where: str) -> StyledClass:
         )
     fields = {str(key).strip().lower(): value for key, value in entry.items()}
     name = str(fields.get("name") or "").strip()
-    colour = fields.get("colour") or fields.get("color") or ""
-    if isinstance(colour, list | tuple) and len(colour) == 3:  # red, green, blue
+    colour = fields.get("colour", fields.get("color"))
+    if isinstance(colour, Sequence | np.ndarray) and len(colour) == 3:  # red, green, blue
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             colour = bytes(map(int, colour)).hex()
     digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", str(colour).strip())

@@ -118,6 +118,41 @@ def test_map_as_indexes():
     assert vectorize_map(values, progress=False).area.tolist() == [3, 2]
 
 
+def test_names_and_colours_that_were_written_as_text(class_map, tmp_path):
+    rioxarray = pytest.importorskip("rioxarray")
+    names, palette = ["field", "road"], [[17, 34, 51], [68, 85, 102]]
+    read_class_map(class_map, names, palette).rio.to_raster(tmp_path / "again.tif")
+    with rioxarray.open_rasterio(tmp_path / "again.tif") as array:
+        assert isinstance(array.attrs["classes"], str)
+        assert class_statistics(array, progress=False).class_name.tolist() == names
+        for wrong in (5, {0: "a", 1: "b"}, "field", [1, 2], None):
+            array.attrs["classes"] = wrong
+            found = class_statistics(array, progress=False).class_name.tolist()
+            assert found == ["class_0", "class_1"]
+        array.attrs |= dict(classes=names, palette=["red", "#ffffff"])
+        assert class_statistics(array, progress=False).class_name.tolist() == names
+
+
+def test_floats_keep_their_nodata_value(class_map):
+    pytest.importorskip("rioxarray")
+    array = read_class_map(class_map, [], [])
+    array[0, 0] = 255
+    for nodata in (255, -9999):
+        values = array.astype("float32").where(array != 255, nodata)
+        values = values.rio.write_nodata(nodata)
+        assert class_statistics(values, progress=False).pixels.tolist() == [15, 48]
+
+
+def test_zones_without_a_name(class_map, tmp_path):
+    zones = vectorize_map(class_map, progress=False)
+    zones["number"] = pd.array([1, None], dtype="Int64").astype(object)
+    table = class_statistics(
+        class_map, tmp_path / "a.csv", zones=zones, zone_field="number", progress=False
+    )
+    assert table.zone[0] == 1 and isinstance(table.zone[0], int)
+    assert (tmp_path / "a.csv").read_text().splitlines()[-1].startswith(",")
+
+
 def test_map_read_with_masked_values(class_map, tmp_path):
     rioxarray = pytest.importorskip("rioxarray")
     with rasterio.open(class_map, "r+") as source:
@@ -138,6 +173,7 @@ def test_map_read_with_masked_values(class_map, tmp_path):
         (vectorize_map, dict(min_area="x")),
         (vectorize_map, dict(simplify=-1)),
         (vectorize_map, dict(output=3)),
+        (vectorize_map, dict(scores=np.zeros((8, 8)))),
         (class_statistics, dict(output=3)),
         (class_statistics, dict(zones=3)),
     ],

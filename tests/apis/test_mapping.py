@@ -242,6 +242,15 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
             SceneMapper(model).map(scene, tmp_path / "x.tif", aoi=aoi, progress=False)
 
 
+def test_numbers_of_numpy(seg_run, scenes, tmp_path):
+    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    wanted = mapper.map(scene, window=32, overlap=0.25, batch_size=2, progress=False)
+    numbers = dict(window=np.int64(32), overlap=np.float32(0.25), batch_size=np.int64(2))
+    mapper.map(scene, tmp_path / "map.tif", progress=False, **numbers)
+    with rasterio.open(tmp_path / "map.tif") as source:
+        np.testing.assert_array_equal(source.read(1), wanted)
+
+
 def test_an_area_without_a_crs_is_told_of(seg_run, scenes, tmp_path):
     mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
     with rasterio.open(scene) as source:

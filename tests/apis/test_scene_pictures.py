@@ -149,6 +149,54 @@ def test_file_in_another_crs_is_brought_to_the_first(tmp_path, values):
     assert np.abs(middle).max() < 25  # two pixels of the ramp
 
 
+def test_zeros_of_several_files_are_data(tmp_path, values):
+    values[0] = 0
+    files = [
+        write(tmp_path / f"{k}.tif", values[:3], transform=UTM * UTM.translation(60 * k, 0))
+        for k in range(2)
+    ]
+    shown = picture(show_scene(files))
+    wanted = stretch_to_rgb(np.concatenate([values[:3]] * 2, axis=2))
+    np.testing.assert_array_equal(shown, wanted)
+    tiny = show_scene(files, bounds=(LEFT + 1, TOP - 1.5, LEFT + 1.5, TOP - 1))
+    assert picture(tiny).shape == (1, 1, 3)
+    apart = write(tmp_path / "far.tif", values[:3], transform=UTM * UTM.translation(600, 0))
+    between = show_scene([files[0], apart], bounds=(RIGHT + 50, BOTTOM, RIGHT + 60, TOP))
+    assert (picture(between) == 255).all()
+
+
+def test_pixels_that_are_not_square(tmp_path, values):
+    flat = rasterio.Affine(2, 0, LEFT, 0, -4, TOP)
+    one = write(tmp_path / "a.tif", values, transform=flat)
+    two = write(tmp_path / "b.tif", values, transform=flat * flat.translation(60, 0))
+    assert picture(show_scene([one, two])).shape == (40, 120, 3)
+
+
+def test_wedges_of_a_turned_map_are_no_class(tmp_path):
+    ones = np.ones((1, 40, 60), np.uint8)
+    axes = show_map(write(tmp_path / "a.tif", ones, transform=UTM * rasterio.Affine.rotation(30)))
+    assert list(legend_of(axes)) == ["class_1"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_grid_without_a_crs_and_a_crs_without_a_grid(tmp_path, values):
+    axes = show_scene(write(tmp_path / "a.tif", values, crs=None))
+    assert axes.get_images()[0].get_extent() == [LEFT, RIGHT, BOTTOM, TOP]
+    assert scale_bar(axes) is None
+    axes = show_scene(write(tmp_path / "b.tif", values, transform=rasterio.Affine.identity()))
+    assert axes.get_images()[0].get_extent() == [0, 60, 40, 0]
+    assert scale_bar(axes) is None
+
+
+def test_names_that_a_file_has_not_are_refused(tmp_path, values):
+    path = write(tmp_path / "a.tif", values[:3], photometric="RGB")
+    np.testing.assert_array_equal(
+        picture(show_scene(path, bands=("red", "green", "blue"))), stretch_to_rgb(values[:3])
+    )
+    with pytest.raises(DataError, match="no band named 'nir'"):
+        show_scene(path, bands=("nir", "red", "green"))
+
+
 def test_arrays(tmp_path, values):
     rioxarray = pytest.importorskip("rioxarray")
     axes = show_scene(values)
@@ -201,6 +249,11 @@ def test_scale_bar_is_true_on_the_ground(tmp_path, values):
     north = 6_378_137 * math.log(math.tan(math.pi / 4 + latitude / 2))
     mercator = rasterio.Affine(2, 0, 0, 0, -2, north)
     path = write(tmp_path / "mercator.tif", values, crs="EPSG:3857", transform=mercator)
+    wide = rasterio.Affine(5, 0, -150, 0, -2, 60)
+    path_wide = write(tmp_path / "wide.tif", values, crs="EPSG:4326", transform=wide)
+    label, length = scale_bar(show_scene(path_wide))
+    shown = float(label.split()[0]) * 1000
+    assert length == pytest.approx(shown / (111_320 * math.cos(math.radians(20))), rel=5e-3)
     label, length = scale_bar(show_scene(path))
     assert label == "10 m"
     assert length == pytest.approx(20, rel=5e-3)  # Mercator stretches by 1 / cos 60
@@ -217,6 +270,10 @@ def test_wrong_options_are_refused(tmp_path, values):
         (dict(bands=("a", "b")), "bands to show"),
         (dict(bands=("a", "b", "nir")), "nir"),
         (dict(bands=9), "bands"),
+        (dict(bands=3.5), "bands=3.5"),
+        (dict(bands=[1.5]), "bands="),
+        (dict(bands=[None]), "bands="),
+        (dict(bounds=(RIGHT, BOTTOM, RIGHT + 9, TOP)), "nothing inside"),
         (dict(pixels=0), "pixels"),
         (dict(stretch="all"), "stretch"),
         (dict(axes=3), "axes=3"),
@@ -245,6 +302,12 @@ def legend_of(axes):
     handles, names = axes.get_legend().legend_handles, axes.get_legend().get_texts()
     colours = [tuple(round(255 * c) for c in handle.get_facecolor()[:3]) for handle in handles]
     return dict(zip([text.get_text() for text in names], colours, strict=True))
+
+
+def test_class_without_a_name_has_its_number(class_map):
+    pytest.importorskip("rioxarray")
+    array = read_class_map(class_map[0], ["a", "", "c"], [(1, 2, 3), (4, 5, 6), (7, 8, 9)])
+    assert list(legend_of(show_map(array))) == ["a", "class_1"]
 
 
 def test_map_has_its_colours_and_names(class_map):

@@ -348,14 +348,28 @@ def test_arrays_train_as_their_files_do(scene, tmp_path):
     ):
         arrays = train(image, mask, tmp_path / "arrays", **options)
         assert arrays.metrics == files.metrics
-        with rasterio.open(tmp_path / "arrays/images/array_0.tif") as source:
+        with rasterio.open(tmp_path / "arrays/arrays/images/array_0.tif") as source:
             np.testing.assert_array_equal(source.read(), image)
             assert source.crs == image.rio.crs
-        # An earlier training's arrays go with it.
-        (tmp_path / "arrays/images/array_1.tif").write_bytes(b"old")
+        # Nobody's files of the folder are removed, nor the arrays that a training is given back.
+        (tmp_path / "arrays/images").mkdir()
+        (tmp_path / "arrays/images/array_0.tif").write_bytes(b"somebody's")
         squares = geopandas.read_file(scene / "squares.gpkg")
-        train([image], squares, tmp_path / "arrays", overwrite=True, **options)
-        assert [p.name for p in (tmp_path / "arrays/images").iterdir()] == ["array_0.tif"]
+        parts = tmp_path / "arrays/arrays/images"
+        train(parts, squares, tmp_path / "arrays", overwrite=True, **options)
+        assert (tmp_path / "arrays/images/array_0.tif").is_file()
+    with rioxarray.open_rasterio(scene / "mask.tif", masked=True) as mask:
+        masked = train(scene / "scene.tif", mask, tmp_path / "masked", **options)
+    assert masked.metrics == files.metrics
+
+
+def test_rows_that_run_to_the_north(scene, tmp_path):
+    with rasterio.open(scene / "scene.tif") as source:
+        values, bounds = source.read(), source.bounds
+    grid = rasterio.Affine(RES, 0, bounds.left, 0, RES, bounds.bottom)
+    north = write(tmp_path / "north.tif", values[:, ::-1], transform=grid)
+    found = train(north, scene / "squares.gpkg", tmp_path / "run", epochs=1, **SMALL)
+    assert found.metrics["mIoU"] > 0
 
 
 def test_chips_larger_than_an_array_are_refused(tmp_path):

@@ -130,6 +130,8 @@ def test_polygons_as_tables_and_files(index, tmp_path):
         index.by_polygon(table, "EPSG:4326")
     with pytest.raises(DataError, match="cannot be read"):
         index.by_polygon(tmp_path / "none.gpkg")
+    with pytest.raises(ConfigError, match="polygon="):
+        index.by_polygon(geopandas.GeoDataFrame({"a": [1]}))
     with pytest.raises(ConfigError, match="no area"):
         index.by_polygon(table[:0])
 
