@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,9 @@ def train(
         whole_number("seed", seed, 0, 2**32 - 1)
     if val is None:
         check_share("val_fraction", val_fraction)
+    elif not isinstance(val, str | os.PathLike | Iterable):
+        raise refused("val", val, "names of images, a file with a list of them, or an area")
+    _check_device(device)
     if not isinstance(cfg_options, Mapping | None):
         raise refused("cfg_options", cfg_options, "a dict of dotted keys of the config")
     for name, value in (("classes", classes), ("palette", palette)):
@@ -618,6 +621,24 @@ def _measure(
 
 
 # ---------------------------------------------------------------------------------- the run
+def _check_device(device: str | None) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        if device is not None:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"device {device} cannot be used",
+            expected="cpu, or cuda where PyTorch finds a GPU",
+            found=str(error).splitlines()[0],
+            remedy="leave device out",
+        ) from None
+
+
 def run_training(cfg: Config, progress: bool = True, device: str | None = None) -> None:
     """Run a config's training behind one progress bar; the log goes to its file.
 
@@ -631,16 +652,7 @@ def run_training(cfg: Config, progress: bool = True, device: str | None = None) 
             not there.
         DataError: The data do not fit the config.
     """
-    try:
-        if device is not None:
-            torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"device {device} cannot be used",
-            expected="cpu, or cuda where PyTorch finds a GPU",
-            found=str(error).splitlines()[0],
-            remedy="leave device out",
-        ) from None
+    _check_device(device)
     with use_device(device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv|mmseg|mmengine|timm")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.optim")

@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 from hook import __version__
 from hook.errors import SceneError
 from hook.scenes.layers import ClassLayer, Layer, SceneGeometry
+from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.staging import StagedFiles
 from hook.scenes.styles import Colour
 
@@ -262,7 +263,8 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
         geometry: Size and place of the scene.
 
     Returns:
-        Polygons; None where the scene has no place, or reaches beyond what its CRS can show.
+        Polygons; None where the scene has no place on the earth, or reaches beyond what its CRS can
+        show.
     """
     if geometry.crs is None or geometry.transform.is_identity:
         return None
@@ -275,7 +277,10 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
         ]
     )
     places = np.column_stack(geometry.transform @ tuple(ring.T))
-    lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *places.T)[:2])
+    try:
+        lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *places.T)[:2])
+    except GDAL_ERRORS:  # an engineer's own plane, which lies nowhere on the earth
+        return None
     if not np.isfinite([lon, lat]).all():
         return None
     lon = np.unwrap(np.append(lon, lon[0]), period=360)

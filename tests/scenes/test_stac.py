@@ -272,3 +272,12 @@ def test_vectors_join_the_item(write_scene, softmax_of_bands, tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(SceneError, match=r"bad\.json: cannot be read"):
             add_vectors(tmp_path / "bad.json", polygons)
+
+
+def test_a_plane_of_its_own_lies_nowhere_on_the_earth(write_scene, softmax_of_bands, tmp_path):
+    plane = rasterio.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    grid = Affine(0.1, 0, 0, 0, -0.1, 0)
+    assert outline_wgs84(SceneGeometry(20, 20, plane, grid)) is None
+    scene = write_scene(rng.random((2, 20, 20), np.float32), crs=plane, transform=grid)
+    item, _ = make(softmax_of_bands, scene, tmp_path / "out", window=16)
+    assert item["geometry"] is None
