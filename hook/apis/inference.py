@@ -765,4 +765,4 @@ def tokenize(
             found=error,
             remedy="cut or resize it to the size the model was trained with",
         ) from None
-    return TokenizerOutput(output.tokens.cpu(), output.assignment.cpu())
+    return output.cpu()

@@ -11,6 +11,7 @@ from hook.errors import ConfigError
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
 from hook.tokenizers import SeedMap, TokenizerOutput, dense_features
+from hook.tokenizers.assignment import grid_features
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
@@ -225,11 +226,13 @@ class TokenViT(BaseModule):
             tokens = tokens[:, 1:]
         if self.dense_size is not None:
             size = self.dense_size
-        elif self.tokenizer.assign in ("grid", "token"):
-            size = tuple(tokenized.assignment.shape[-2:])
+        elif tokenized.assign in ("grid", "token"):
+            size = tokenized.grid_size
         else:
             size = max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1)
-        return dense_features(tokens, tokenized.assignment, size, self.tokenizer.assign)
+        if tokenized.assign == "grid":  # without its N x N identity
+            return grid_features(tokens, tokenized.grid_size, size)
+        return dense_features(tokens, tokenized.assignment, size, tokenized.assign)
 
     def forward(
         self,

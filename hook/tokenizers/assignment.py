@@ -135,18 +135,14 @@ def dense_features(
     Raises:
         ValueError: The number of tokens and of assignment rows differ, or ``assign`` is unknown.
     """
-    b, n, d = tokens.shape
+    n = tokens.shape[1]
     if assignment.shape[1] != n:
         raise ValueError(
             f"dense_features got {n} tokens but an assignment of {assignment.shape[1]}; "
             "leave out the class token"
         )
     if assign == "grid":
-        h, w = assignment.shape[-2:]
-        features = tokens.transpose(1, 2).reshape(b, d, h, w)
-        if (h, w) != tuple(size):
-            features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-        return features
+        return grid_features(tokens, tuple(assignment.shape[-2:]), size)
     if assign == "seed":
         weights = seed_ownership(F.interpolate(assignment, size=size, mode="nearest")).detach()
         return torch.einsum("bnd,bnhw->bdhw", tokens, weights)
@@ -157,3 +153,20 @@ def dense_features(
             )
         return torch.einsum("bnd,bnhw->bdhw", tokens, assignment)
     raise ValueError(f"assign must be 'seed', 'token' or 'grid', got {assign!r}")
+
+
+def grid_features(tokens: Tensor, grid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Put token i into cell i of a grid, and resize it.
+
+    Args:
+        tokens: (B, N, D) tokens without the class token, N = h * w.
+        grid_size: Height and width (h, w) of the grid.
+        size: Height and width to resize it to, bilinear.
+
+    Returns:
+        (B, D, H, W) features.
+    """
+    features = tokens.transpose(1, 2).unflatten(2, grid_size)
+    if grid_size != tuple(size):
+        features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    return features

@@ -415,7 +415,7 @@ class HookTokenizer(nn.Module):
                 self.diffusion_contrast,
                 seeds.valid,
             ).to(assignment.dtype)
-        return TokenizerOutput(tokens, assignment)
+        return TokenizerOutput(tokens, assignment, self.assign)
 
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:

@@ -64,8 +64,8 @@ class PatchEmbedTokenizer(nn.Module):
             images: (B, C, H, W) normalised images.
 
         Returns:
-            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and the assignment
-            (B, N, h, w) with a one where token i is cell i.
+            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front; token i is cell i of
+            a grid (h, w), and the assignment (B, N, h, w) is made only when asked for.
 
         Raises:
             ValueError: The images have another band count, are smaller than a patch, or have
@@ -87,8 +87,6 @@ class PatchEmbedTokenizer(nn.Module):
         tokens = self.proj(images).flatten(2).transpose(1, 2)  # B D h w -> B N D
         if self.pos_embed is not None:
             tokens = tokens + self.pos_embed
-        n = grid[0] * grid[1]
-        assignment = torch.eye(n, dtype=tokens.dtype, device=tokens.device).reshape(1, n, *grid)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
-        return TokenizerOutput(tokens, assignment.expand(b, -1, -1, -1))
+        return TokenizerOutput(tokens, None, self.assign, grid)
