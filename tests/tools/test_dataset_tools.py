@@ -151,9 +151,9 @@ class TestClassFolders:
         write_classes(download, cls.class_names, 2, suffix=suffix)
         module = tool(script)
         # The paper's sizes need the whole download: half of the replica instead.
-        prepare = module.prepare_class_folders
+        prepare = tool("preparing").prepare_class_folders
         monkeypatch.setattr(
-            module,
+            tool("preparing"),
             "prepare_class_folders",
             lambda *args, **options: prepare(*args, **{**options, "train": 0.5}),
         )
@@ -360,7 +360,9 @@ class TestGID5:
         for name, label in labels.items():
             path = tmp_path / "GID/label_5classes" / f"{name}_label.tif"
             write_image(path, label[None].astype(np.uint8))
-        counts = tool("prepare_gid5").prepare_gid5(tmp_path / "GID", tmp_path / "o", 2, 2, 32)
+        counts = (
+            tool("prepare_gid5").GID5Tiles().prepare(tmp_path / "GID", tmp_path / "o", 2, 2, 32)
+        )
         assert counts == {"train": 2, "test": 2}
 
     def test_strange_colour(self, tool, tmp_path):
@@ -369,11 +371,11 @@ class TestGID5:
         strange = np.full((3, 70, 100), 77, dtype=np.uint8)
         write_image(tmp_path / "GID/label_5classes" / f"{name}_label.tif", strange)
         with pytest.raises(DataError, match=r"means no class[\s\S]*77, 77, 77"):
-            tool("prepare_gid5").prepare_gid5(tmp_path / "GID", tmp_path / "o", 9, 9, 32)
+            tool("prepare_gid5").GID5Tiles().prepare(tmp_path / "GID", tmp_path / "o", 9, 9, 32)
 
     def test_pairs(self, tool, tmp_path):
         labels = gid_download(tmp_path / "GID", scenes=2)
-        prepare = tool("prepare_gid5").prepare_gid5
+        prepare = tool("prepare_gid5").GID5Tiles().prepare
         name = next(iter(labels))
         mask = tmp_path / "GID/label_5classes" / f"{name}_label.tif"
         write_image(mask, np.zeros((3, 70, 99), dtype=np.uint8))
@@ -426,7 +428,7 @@ def test_deepglobe(tool, tmp_path):
             # One more round of JPEG at quality 100 moves no value by more than rounding does.
             assert np.abs(original.astype(int) - sample["img"].astype(int)).max() <= 4
     with pytest.raises(DataError, match="not the DeepGlobe"):
-        module.prepare_deepglobe(tmp_path / "archive/valid", tmp_path / "o")
+        module.DeepGlobeTiles().prepare(tmp_path / "archive/valid", tmp_path / "o")
 
 
 class TestBanepa:

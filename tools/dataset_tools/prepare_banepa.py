@@ -18,22 +18,19 @@ Imagery: OpenAerialMap contributors, CC BY 4.0 (item 62d85d11d8499800053796c1), 
 Building footprints (c) OpenStreetMap contributors, ODbL.
 """
 
-import argparse
 import json
 import math
-import os
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from preparing import SPLITS_DIR, place, progress, write_list
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from preparing import SPLITS_DIR, download_parser, place, progress, write_list, written_aside
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds, from_origin
+from tiling import read_window
 
 from hook.errors import DataError, reports_errors
 
@@ -151,7 +148,7 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
         ) from error
     images = {}
     for name in progress(names, "writing chips"):
-        images[name] = image = _read(chips / f"{name}.tif")
+        images[name] = image = read_window(chips / f"{name}.tif")
         transform = tile_transform(name, image.shape[2], image.shape[1])
         _write(out / "images" / f"{name}.tif", image, transform, photometric="rgb")
         mask = building_mask(geometries, transform, image.shape[1:])
@@ -159,7 +156,7 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
     write_scene(out / "scene.tif", images)
     others = sorted(unlabelled.glob("OAM-*.tif")) if unlabelled else []
     for path in others:
-        image = _read(path)
+        image = read_window(path)
         transform = tile_transform(path.stem, image.shape[2], image.shape[1])
         _write(out / "predict_unlabelled" / path.name, image, transform, photometric="rgb")
     place(found[0], out / "buildings_osm.geojson")
@@ -194,63 +191,33 @@ def write_scene(path: Path, chips: dict[str, np.ndarray]) -> None:
         side / height,
     )
     whole = path.with_name(f".{path.name}.whole")
-    scratch = path.with_name(f".{path.name}.part")
     _write(whole, scene, transform, crs="EPSG:3857", photometric="rgb")
-    rasterio.shutil.copy(whole, scratch, driver="COG", compress="jpeg", quality=92)
+    with written_aside(path) as scratch:
+        rasterio.shutil.copy(whole, scratch, driver="COG", compress="jpeg", quality=92)
     whole.unlink()
-    os.replace(scratch, path)
 
 
 def _folder(source: Path, places: tuple[str, ...]) -> Path | None:
     return next((source / name for name in places if (source / name).is_dir()), None)
 
 
-def _read(path: Path) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                return file.read()
-    except RasterioError as error:
-        raise DataError(
-            f"{path} cannot be read",
-            expected="an undamaged image",
-            found=error,
-            remedy="restore the file from the repository",
-        ) from error
-
-
 def _write(
     path: Path, array: np.ndarray, transform: Affine, crs: str = "EPSG:4326", **options: str
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    with rasterio.open(
-        scratch,
-        "w",
-        driver="GTiff",
-        count=array.shape[0],
-        height=array.shape[1],
-        width=array.shape[2],
-        dtype=array.dtype,
-        crs=crs,
-        transform=transform,
-        compress="deflate",
-        predictor=2,
-        **options,
-    ) as file:
+    profile = dict(driver="GTiff", compress="deflate", predictor=2, dtype=array.dtype)
+    profile |= dict(zip(("count", "height", "width"), array.shape, strict=True))
+    with (
+        written_aside(path) as scratch,
+        rasterio.open(scratch, "w", crs=crs, transform=transform, **profile, **options) as file,
+    ):
         file.write(array)
-    os.replace(scratch, path)
 
 
 @reports_errors
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", help="clone of hotosm/fAIr-models")
-    parser.add_argument("out", nargs="?", default="data/banepa_buildings", help="folder to write")
-    args = parser.parse_args(arguments)
+    args = download_parser(
+        __doc__, "data/banepa_buildings", "clone of hotosm/fAIr-models"
+    ).parse_args(arguments)
     counts = prepare_banepa(args.source, args.out)
     print(f"{args.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 

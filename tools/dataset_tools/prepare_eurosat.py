@@ -13,10 +13,9 @@ The second form takes the 13-band GeoTIFFs and, beside them, the lists ``eurosat
 ``torchgeo.datasets.EuroSAT`` reads it.
 """
 
-import argparse
 from pathlib import Path
 
-from preparing import SPLITS_DIR, opened_source, place, progress, write_list
+from preparing import SPLITS_DIR, download_parser, opened_source, place, progress, write_list
 
 from hook.errors import DataError, reports_errors
 
@@ -139,11 +138,7 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
 
 @reports_errors
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", help="the download: a folder or a zip archive")
-    parser.add_argument("out", nargs="?", default="data", help="folder to write in (data)")
+    parser = download_parser(__doc__, "data")
     parser.add_argument(
         "--all-bands", action="store_true", help="the source holds the 13-band GeoTIFFs"
     )

@@ -1,20 +1,40 @@
 """What the scripts of this folder share: unpacking, placing files, drawing and writing lists."""
 
+import argparse
 import hashlib
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from hook.errors import ConfigError, DataError
+from hook.errors import ConfigError, DataError, reports_errors
 
 SPLITS_DIR = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "splits"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+
+def download_parser(
+    description: str, out: str, source: str = "the download: a folder or a zip archive"
+) -> argparse.ArgumentParser:
+    """Make a parser of the arguments every script here takes: ``source`` and ``out``.
+
+    Args:
+        description: Docstring of the script.
+        out: Default of ``out``.
+        source: What ``source`` is.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help=source)
+    parser.add_argument("out", nargs="?", default=out, help=f"folder to write ({out})")
+    return parser
 
 
 @contextmanager
@@ -70,20 +90,25 @@ def progress(items: Iterable, description: str) -> tqdm:
     return tqdm(items, desc=description, disable=None, leave=False)
 
 
-def place(source: Path, target: Path) -> None:
-    """Copy a file so that the target is never there half."""
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Give a name to write a file under; it takes its place when the context is left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, scratch)
+    yield scratch
     os.replace(scratch, target)
+
+
+def place(source: Path, target: Path) -> None:
+    """Copy a file so that the target is never there half."""
+    with written_aside(target) as scratch:
+        shutil.copyfile(source, scratch)
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
     """Write one name per line; the file is never there half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    os.replace(scratch, path)
+    with written_aside(path) as scratch:
+        scratch.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def rank(names: Iterable[str], seed: int) -> list[str]:
@@ -288,3 +313,23 @@ def prepare_class_folders(
     for split, names in zip(("train", "test"), drawn, strict=True):
         write_list(out / "splits" / f"{name}_{split}_hook_seed{seed}.txt", names)
     return len(drawn[0]), len(drawn[1])
+
+
+def class_folders_command(description: str, name: str, **options: Any) -> Callable[..., None]:
+    """Make the command that prepares a data set in class folders.
+
+    Args:
+        description: Docstring of the script.
+        name: Name of the data set in the list files, and its folder in ``data``.
+        **options: Of :func:`prepare_class_folders`.
+    """
+
+    @reports_errors
+    def main(arguments: list[str] | None = None) -> None:
+        parser = download_parser(description, f"data/{name}")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
+        args = parser.parse_args(arguments)
+        sizes = prepare_class_folders(args.source, args.out, name=name, seed=args.seed, **options)
+        print(f"{args.out}: {sizes[0]} images to train, {sizes[1]} to test")
+
+    return main

@@ -1,6 +1,7 @@
 """Cut large labelled images into tiles: what the two segmentation data sets share."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from preparing import progress, rank
+from PIL import Image
+from preparing import download_parser, opened_source, progress, rank, write_list, written_aside
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from hook.errors import DataError
+from hook.errors import DataError, reports_errors
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,146 @@ def colours_to_indexes(
     return indexes
 
 
+class TiledDataset(ABC):
+    """A data set of large labelled images, to be cut into tiles and divided.
+
+    Training and test tiles come from different scenes.
+
+    Attributes:
+        title: Name of the data set, for progress bars.
+        name: Name of the data set in the list files.
+        folder: Where the data set lies by default.
+        unlabelled: Index that means no label.
+        places: Folder of the images of each split, for messages.
+    """
+
+    title: str
+    name: str
+    folder: str
+    unlabelled: int
+    places: Mapping[str, str]
+
+    @abstractmethod
+    def find_scenes(self, source: Path) -> list[Scene]:
+        """Pair the images of a download with their masks.
+
+        Raises:
+            DataError: If there is none, or an image has no mask.
+        """
+
+    @abstractmethod
+    def read_image(self, scene: Scene, window: Window) -> np.ndarray:
+        """Read a window of a scene, (3, H, W)."""
+
+    @abstractmethod
+    def read_labels(self, scene: Scene, window: Window) -> np.ndarray:
+        """Read a window of a mask as indexes (H, W) uint8."""
+
+    @abstractmethod
+    def write(self, out: Path, split: str, name: str, image: np.ndarray, labels: np.ndarray) -> str:
+        """Write a tile; return its line in the list of its split.
+
+        Args:
+            out: Data root.
+            split: ``'train'`` or ``'test'``.
+            name: Of the tile.
+            image: (3, H, W) uint8.
+            labels: (H, W) uint8 indexes.
+        """
+
+    def prepare(
+        self,
+        source: str | Path,
+        out: str | Path,
+        train: int = 2000,
+        test: int = 2500,
+        size: int = 512,
+        seed: int = 0,
+    ) -> dict[str, int]:
+        """Cut and draw the tiles.
+
+        Args:
+            source: Download, a folder or a zip archive.
+            out: Data root to write.
+            train: Number of training tiles.
+            test: Number of test tiles.
+            size: Side of a tile in pixels.
+            seed: Seed of the draw.
+
+        Returns:
+            Number of tiles per split.
+
+        Raises:
+            DataError: If the download is incomplete or damaged.
+        """
+        out, counts = Path(out), {}
+        with opened_source(source) as folder:
+            scenes = divide_scenes(self.find_scenes(folder), train, test, seed)
+            for split, wanted in (("train", train), ("test", test)):
+                names = self._cut(scenes[split], out, split, wanted, size, seed)
+                write_list(out / "splits" / f"{self.name}_{split}_hook_seed{seed}.txt", names)
+                counts[split] = len(names)
+        return counts
+
+    def _cut(
+        self, scenes: Sequence[Scene], out: Path, split: str, count: int, size: int, seed: int
+    ) -> list[str]:
+        """Draw tiles from scenes and write them; return their lines in the list, sorted.
+
+        The tiles lie on a grid from each scene's upper left corner and do not overlap; what is left
+        at the right and lower edge is not used, and tiles without any label are passed over. There
+        are fewer than ``count`` where the scenes have no more.
+        """
+        places = {}
+        for scene in scenes:
+            with opened(scene.image) as image, opened(scene.mask) as mask:
+                (height, width), mask_shape = image.shape, mask.shape
+            if mask_shape != (height, width):
+                raise DataError(
+                    f"{scene.mask} does not fit {scene.image}",
+                    expected=f"{height} x {width} pixels",
+                    found=f"{mask_shape[0]} x {mask_shape[1]}",
+                    remedy="download the pair again",
+                )
+            for row in range(0, height - size + 1, size):
+                for column in range(0, width - size + 1, size):
+                    window = Window(column, row, size, size)
+                    places[f"{scene.name}_{row}_{column}"] = (scene, window)
+        title = f"{self.title} {split}"
+        labelled = {
+            name
+            for name, place in progress(list(places.items()), f"{title}: reading masks")
+            if (self.read_labels(*place) != self.unlabelled).any()
+        }
+        chosen = set([name for name in rank(places, seed) if name in labelled][:count])
+        lines = []
+        # Scene by scene, so that what reads whole files reads each once.
+        for name in progress([name for name in places if name in chosen], f"{title}: writing"):
+            image, labels = self.read_image(*places[name]), self.read_labels(*places[name])
+            lines.append(self.write(out, split, name, image, labels))
+        return sorted(lines)
+
+    def command(self, description: str) -> Callable[..., None]:
+        """Make the command of a script, ``description`` its docstring."""
+
+        @reports_errors
+        def main(arguments: list[str] | None = None) -> None:
+            parser = download_parser(description, self.folder)
+            parser.add_argument("--train", type=int, default=2000, help="training tiles (2000)")
+            parser.add_argument("--test", type=int, default=2500, help="test tiles (2500)")
+            parser.add_argument("--size", type=int, default=512, help="side of a tile (512 pixels)")
+            parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
+            args = parser.parse_args(arguments)
+            sizes = args.train, args.test, args.size
+            counts = self.prepare(args.source, args.out, *sizes, args.seed)
+            for split, count in counts.items():
+                wanted = getattr(args, split)
+                text = "" if count == wanted else f" ({wanted} asked for, the scenes hold no more)"
+                print(f"{args.out}/{self.places[split]}: {count} tiles{text}")
+
+        return main
+
+
 def divide_scenes(
     scenes: Sequence[Scene], train: int, test: int, seed: int
 ) -> dict[str, list[Scene]]:
@@ -123,58 +265,7 @@ def divide_scenes(
     return {"train": ranked[:cut], "test": ranked[cut:]}
 
 
-def cut_tiles(
-    scenes: Sequence[Scene],
-    count: int,
-    size: int,
-    seed: int,
-    read_image: Callable[[Scene, Window], np.ndarray],
-    read_labels: Callable[[Scene, Window], np.ndarray],
-    unlabelled: int,
-    write: Callable[[str, np.ndarray, np.ndarray], None],
-    description: str,
-) -> int:
-    """Draw tiles from scenes and write them.
-
-    The tiles lie on a grid from each scene's upper left corner and do not overlap; what is left at
-    the right and lower edge is not used, and tiles without any label are passed over.
-
-    Args:
-        scenes: Where to cut.
-        count: How many tiles.
-        size: Side of a tile in pixels.
-        seed: Seed of the draw.
-        read_image: Gives the (3, H, W) image of a window of a scene.
-        read_labels: Gives the (H, W) index mask of a window of a scene.
-        unlabelled: The index that means no label.
-        write: Writes the tile of a name: image (3, H, W) and mask (H, W).
-        description: Of the progress bar.
-
-    Returns:
-        Number of tiles written: ``count``, or fewer where the scenes have no more.
-    """
-    places = {}
-    for scene in scenes:
-        with opened(scene.image) as image, opened(scene.mask) as mask:
-            (height, width), mask_shape = image.shape, mask.shape
-        if mask_shape != (height, width):
-            raise DataError(
-                f"{scene.mask} does not fit {scene.image}",
-                expected=f"{height} x {width} pixels",
-                found=f"{mask_shape[0]} x {mask_shape[1]}",
-                remedy="download the pair again",
-            )
-        for row in range(0, height - size + 1, size):
-            for column in range(0, width - size + 1, size):
-                places[f"{scene.name}_{row}_{column}"] = (scene, Window(column, row, size, size))
-    labelled = {
-        name
-        for name, (scene, window) in progress(list(places.items()), f"{description}: reading masks")
-        if (read_labels(scene, window) != unlabelled).any()
-    }
-    chosen = set([name for name in rank(places, seed) if name in labelled][:count])
-    # Scene by scene, so that what reads whole files reads each once.
-    for name in progress([name for name in places if name in chosen], f"{description}: writing"):
-        scene, window = places[name]
-        write(name, read_image(scene, window), read_labels(scene, window))
-    return len(chosen)
+def write_image(path: Path, array: np.ndarray, kind: str = "PNG", **options: int) -> None:
+    """Write an image (H, W) or (H, W, 3) uint8 by Pillow."""
+    with written_aside(path) as scratch:
+        Image.fromarray(np.ascontiguousarray(array)).save(scratch, format=kind, **options)
