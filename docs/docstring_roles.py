@@ -37,8 +37,8 @@ def _link(name: str, obj: griffe.Object) -> str:
 def _full_name(name: str, obj: griffe.Object) -> str:
     """Find the path under which a name is documented."""
     package, _, last = name.rpartition(".")
-    if package == "hook.apis":
-        return f"hook.apis.{LAZY.get(last, last)}.{last}"
+    if package == "hook.apis" and last in LAZY:
+        return f"{LAZY[last]}.{last}"
     if name.startswith("hook."):
         return name
     scope = obj

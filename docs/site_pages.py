@@ -120,10 +120,12 @@ def apis() -> str:
 
     lines = []
     for module in dict.fromkeys(_MODULES.values()):
-        summary, _, _ = docstring(ROOT / "hook" / "apis" / f"{module}.py").partition("\n")
-        lines += [f"## {module}", "", _plain(summary), ""]
+        path = ROOT.joinpath(*module.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        summary, _, _ = docstring(source).partition("\n")
+        lines += [f"## {module.removeprefix('hook.')}", "", _plain(summary), ""]
         names = [name for name, place in _MODULES.items() if place == module]
-        lines += [f"::: hook.apis.{module}.{name}\n" for name in names]
+        lines += [f"::: {module}.{name}\n" for name in names]
     return "\n".join(lines)
 
 

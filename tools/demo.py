@@ -248,13 +248,8 @@ def _metres_per_pixel(info) -> float | None:
 
 def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts: dict) -> None:
     """Draw the overview."""
-    from hook.apis.pictures import (
-        Panel,
-        draw_overview,
-        render_labels,
-        render_tokens,
-        stretch_to_rgb,
-    )
+    from hook.visualization.drawing import render_labels, render_tokens, stretch_to_rgb
+    from hook.visualization.overview import Panel, draw_overview
 
     top, left, h, w = view.window
     with rasterio.open(map_path) as src:

@@ -6,38 +6,38 @@ The functions load when first used, so that ``import hook.apis`` stays light.
 import importlib
 
 _MODULES = {
-    "Classifier": "classifier",
-    "export_onnx": "export",
-    "Prediction": "inference",
-    "load_model": "inference",
-    "predict_files": "inference",
-    "tokenize": "inference",
-    "class_statistics": "layers",
-    "style_map": "layers",
-    "vectorize_map": "layers",
-    "SceneMapper": "mapping",
-    "RegionPredictor": "regions",
-    "RegionExtractor": "regions",
-    "RegionIndex": "search",
-    "classify_regions": "search",
-    "embed_chip": "search",
-    "find_similar": "search",
-    "download_model": "models",
-    "list_models": "models",
-    "Panel": "pictures",
-    "draw_overview": "pictures",
-    "outline_tokens": "pictures",
-    "render_attention": "pictures",
-    "render_labels": "pictures",
-    "render_tokens": "pictures",
-    "show_attention": "token_pictures",
-    "show_map": "scene_pictures",
-    "show_scene": "scene_pictures",
-    "show_token_counts": "token_pictures",
-    "show_tokens": "token_pictures",
-    "stretch_to_rgb": "pictures",
-    "TrainingResult": "training",
-    "train": "training",
+    "Classifier": "hook.apis.classifier",
+    "export_onnx": "hook.inference.export",
+    "Prediction": "hook.inference.files",
+    "load_model": "hook.inference.models",
+    "predict_files": "hook.inference.files",
+    "tokenize": "hook.inference.tokens",
+    "class_statistics": "hook.apis.layers",
+    "style_map": "hook.apis.layers",
+    "vectorize_map": "hook.apis.layers",
+    "SceneMapper": "hook.apis.mapping",
+    "RegionPredictor": "hook.apis.regions",
+    "RegionExtractor": "hook.apis.regions",
+    "RegionIndex": "hook.apis.search",
+    "classify_regions": "hook.apis.search",
+    "embed_chip": "hook.apis.search",
+    "find_similar": "hook.apis.search",
+    "download_model": "hook.zoo",
+    "list_models": "hook.zoo",
+    "Panel": "hook.visualization.overview",
+    "draw_overview": "hook.visualization.overview",
+    "outline_tokens": "hook.visualization.drawing",
+    "render_attention": "hook.visualization.drawing",
+    "render_labels": "hook.visualization.drawing",
+    "render_tokens": "hook.visualization.drawing",
+    "show_attention": "hook.apis.token_pictures",
+    "show_map": "hook.visualization.scenes",
+    "show_scene": "hook.visualization.scenes",
+    "show_token_counts": "hook.apis.token_pictures",
+    "show_tokens": "hook.apis.token_pictures",
+    "stretch_to_rgb": "hook.visualization.drawing",
+    "TrainingResult": "hook.apis.training",
+    "train": "hook.apis.training",
 }
 
 __all__ = sorted(_MODULES)
@@ -46,7 +46,7 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -24,10 +24,9 @@ from hook.datasets.files import (
     some,
     unreadable,
 )
-from hook.drawing import distinct_palette
 from hook.errors import ConfigError, DataError
 from hook.progress import progress_bar
-from hook.scenes.styles import read_category_names
+from hook.scenes.styles import distinct_palette, read_category_names
 
 IGNORE = 255
 _MOST_CLASSES = 64

@@ -14,8 +14,6 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from hook.apis.arrays import is_array, raster_files, refuse_resume
-from hook.apis.inference import default_window, require_model
-from hook.apis.mapping import WindowPredictor
 from hook.apis.scenes import (
     SceneModel,
     area_of_interest,
@@ -26,13 +24,16 @@ from hook.apis.scenes import (
     warn_of_resolution,
 )
 from hook.arguments import file_name, is_whole_number, number, refused, whole_number
-from hook.drawing import resize_nearest
+from hook.engine.models import default_window
 from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
+from hook.inference.models import require_model
+from hook.inference.windows import WindowPredictor
 from hook.regions import RegionReport, TokenBatch
 from hook.regions import extract_regions as extract_with_function
 from hook.regions.extraction import REGIONS
 from hook.tokenizers import SeedMap, TokenizerOutput
+from hook.tokenizers.assignment import resize_nearest
 
 EMBEDDINGS = ("tokens", "seeds")
 """What regions can be embedded by."""

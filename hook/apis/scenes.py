@@ -25,10 +25,11 @@ from torchgeo.datasets import GeoDataset
 
 from hook import __version__
 from hook.apis.folders import read_features
-from hook.apis.inference import as_model, band_count_of, load_model, use_tokens
 from hook.arguments import number, refused, shown, whole_number
 from hook.datasets.bands import resolve_bands
+from hook.engine.models import band_count_of
 from hook.errors import ConfigError, DataError
+from hook.inference.models import as_model, load_model, use_tokens
 from hook.regions.table import warn_of_missing_crs
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
 from hook.scenes.reader import AreaOfInterest

@@ -119,7 +119,7 @@ def find_similar(
         elif vector is not None:
             found = index.by_vector(vector, k)
         else:
-            from hook.apis.inference import as_model  # with MMEngine, for this query only
+            from hook.inference.models import as_model
 
             loaded = as_model(model, checkpoint, device)
             found = index.by_vector(embed_chip(loaded, chip, token=token, embedding=embedding), k)
@@ -161,15 +161,9 @@ def embed_chip(
     """
     # With PyTorch and MMEngine, which searching by place does without.
     from hook.apis.arrays import is_data_array
-    from hook.apis.inference import (
-        check_validity,
-        check_values,
-        read_sample,
-        refuse_validity,
-        require_model,
-        use_tokens,
-    )
     from hook.apis.regions import RegionPredictor
+    from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
+    from hook.inference.models import require_model, use_tokens
 
     require_model(model)
     if token is not None:

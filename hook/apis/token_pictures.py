@@ -1,7 +1,7 @@
 """Pictures of what a model's tokens are made of: regions, attention, and several numbers of tokens.
 
 Each is one function, which gives a picture that a notebook shows and writes it where a path is
-given. What is drawn into them comes from :mod:`hook.drawing`.
+given. What is drawn into them comes from :mod:`hook.visualization.drawing`.
 """
 
 import math
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hook.apis.arrays import is_data_array
-from hook.apis.pictures import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
 from hook.arguments import file_name, number, pair, refused, whole_number
-from hook.drawing import (
+from hook.errors import ConfigError, DataError
+from hook.scenes.staging import save_png
+from hook.scenes.styles import distinct_palette
+from hook.tokenizers.assignment import resize_nearest
+from hook.visualization.drawing import (
     SPECK,
     TINT,
-    distinct_palette,
     enlarge,
     figure_to_rgb,
     highlight_token,
     luminance,
     outline_tokens,
     render_attention,
-    resize_nearest,
     roomiest_spots,
-    save_png,
     stretch_to_rgb,
     token_shares,
     without_specks,
 )
-from hook.errors import ConfigError, DataError
+from hook.visualization.overview import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,7 +241,7 @@ def show_token_counts(
         DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
             or where it has no data.
     """
-    from hook.apis.inference import checked_tokens
+    from hook.inference.models import checked_tokens
 
     tokenizer = _check_options(model, path, overwrite, None, metres_per_pixel)
     if at is not None:
@@ -275,7 +275,7 @@ def _tokenizer_of(model: "nn.Module") -> "nn.Module":
     Raises:
         ConfigError: It has none, or one whose tokens are squares.
     """
-    from hook.apis.inference import require_model
+    from hook.inference.models import require_model
 
     tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
     if tokenizer is None or not hasattr(model.backbone, "forward_tokens"):
@@ -304,9 +304,9 @@ def _look(
     import torch
     from torch.nn.functional import interpolate
 
-    from hook.apis.inference import use_tokens
-    from hook.apis.mapping import WindowPredictor
     from hook.apis.regions import recorded_passes
+    from hook.inference.models import use_tokens
+    from hook.inference.windows import WindowPredictor
     from hook.tokenizers import token_map
 
     tokenizer, names = _tokenizer_of(model), tuple(model.dataset_meta["classes"])
@@ -370,8 +370,8 @@ def _read(
     from pyproj import CRS
     from rasterio import Affine
 
-    from hook.apis.inference import check_validity, check_values, read_sample, refuse_validity
     from hook.apis.scenes import metres_per_pixel
+    from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
 
     name, size = "", model.dataset_meta.get("resolution")
     if isinstance(image, str | os.PathLike) or is_data_array(image):
@@ -754,7 +754,7 @@ def _check_options(
     metres_per_pixel: float | None,
 ) -> "nn.Module":
     """Refuse what cannot be drawn or written, before the model runs; give its tokenizer."""
-    from hook.apis.inference import checked_tokens
+    from hook.inference.models import checked_tokens
 
     if path is not None:
         _check_path(file_name("path", path), overwrite)

@@ -27,12 +27,12 @@ from hook.apis.folders import (
     inspect_files,
     open_image,
 )
-from hook.apis.inference import use_scope_of
 from hook.arguments import file_name, refused, whole_number
 from hook.checkpoint import find_resumable, load_checkpoint
 from hook.datasets.files import RASTER_SUFFIXES, list_files
 from hook.datasets.statistics import BandStatistics, inside_scene, samples
 from hook.engine.configs import find_config
+from hook.engine.models import use_scope_of
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import (
     RUNNER_KEYS,

@@ -43,7 +43,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
-    from hook.apis.export import DEFAULT_OPSET, export_onnx
+    from hook.inference.export import DEFAULT_OPSET, export_onnx
 
     report = export_onnx(
         *model_of(args),

@@ -31,7 +31,9 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
-    from hook.apis.inference import is_segmentation, load_model, predict_files
+    from hook.engine.models import is_segmentation
+    from hook.inference.files import predict_files
+    from hook.inference.models import load_model
 
     model = load_model(*model_of(args), args.device)
     if is_segmentation(model) and args.out is None:

@@ -22,9 +22,9 @@ from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
 from hook.datasets.bands import parse_nodata, valid_values
-from hook.drawing import distinct_palette
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
+from hook.scenes.styles import distinct_palette
 
 IGNORE_INDEX = 255
 

@@ -12,19 +12,19 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 
-from hook.drawing import (
+from hook.registry import HOOKS
+from hook.scenes.staging import save_png
+from hook.scenes.styles import distinct_palette
+from hook.tokenizers.assignment import resize_nearest
+from hook.visualization.drawing import (
     SPECK,
     TINT,
-    distinct_palette,
     enlarge,
     figure_to_rgb,
     outline_tokens,
     render_labels,
-    resize_nearest,
-    save_png,
     stretch_to_rgb,
 )
-from hook.registry import HOOKS
 
 _LEGEND_CLASSES = 20
 _PANEL, _DPI = 4.0, 100  # inches, dots per inch

@@ -13,7 +13,6 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from hook.drawing import resize_nearest
 from hook.errors import ConfigError, DataError
 from hook.evaluation.boundary import check_tolerance
 from hook.evaluation.homogeneity import (
@@ -27,6 +26,7 @@ from hook.evaluation.samples import class_names, truth_and_prediction
 from hook.evaluation.superpixels import merge_specks
 from hook.registry import METRICS
 from hook.tokenizers import TokenizerOutput, token_map
+from hook.tokenizers.assignment import resize_nearest
 
 
 @METRICS.register_module()

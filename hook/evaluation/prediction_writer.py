@@ -16,8 +16,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from hook.drawing import distinct_palette, save_png
 from hook.errors import DataError
+from hook.scenes.staging import save_png
+from hook.scenes.styles import distinct_palette
 
 
 @dataclass(frozen=True)  # MMEngine would make a plain tuple of a named one

@@ -3,7 +3,10 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from hook.errors import SceneError
 
@@ -96,3 +99,30 @@ class StagedFiles:
     def __exit__(self, *exception) -> None:
         for folder in self._folders.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_png(
+    path: str | os.PathLike,
+    picture: np.ndarray,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Write a picture; the file appears complete or not at all.
+
+    Args:
+        path: File to write; its folder is made where it is missing.
+        picture: (H, W, 3) uint8, or (H, W) uint8.
+        palette: For (H, W): the colour (r, g, b) of each value, 256 at most.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    image = Image.fromarray(picture)
+    if palette is not None:
+        image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    try:
+        image.save(partial, format="PNG")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

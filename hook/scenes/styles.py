@@ -45,6 +45,25 @@ def default_palette(num_classes: int) -> list[Colour]:
     ]
 
 
+def distinct_palette(count: int) -> list[list[int]]:
+    """Colours that are easy to tell apart, for classes or tokens that have none of their own.
+
+    Returns:
+        list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
+    """
+    golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
+    # Neighbouring hues differ in saturation and value too.
+    return [
+        [
+            round(255 * channel)
+            for channel in colorsys.hsv_to_rgb(
+                (0.06 + index * golden) % 1.0, (0.75, 0.5)[index % 2], (0.95, 0.55, 0.75)[index % 3]
+            )
+        ]
+        for index in range(count)
+    ]
+
+
 def check_classes(
     num_classes: int,
     class_names: Sequence[str] | None,

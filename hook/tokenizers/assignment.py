@@ -1,5 +1,6 @@
 """What follows from an assignment: token maps and dense features."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -170,3 +171,10 @@ def grid_features(tokens: Tensor, grid_size: tuple[int, int], size: tuple[int, i
     if grid_size != tuple(size):
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
     return features
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
+    rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
+    cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
+    return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]

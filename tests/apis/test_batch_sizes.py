@@ -6,7 +6,7 @@ import rasterio
 import torch
 
 from hook.apis import SceneMapper
-from hook.apis.mapping import WindowPredictor
+from hook.inference.windows import WindowPredictor
 from hook.scenes.layers import ClassLayer
 
 SIDE = 32

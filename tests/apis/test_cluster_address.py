@@ -7,8 +7,8 @@ import torch
 from mmengine.model import BaseModel
 
 from hook.apis import SceneMapper, load_model
-from hook.apis.mapping import WindowPredictor
 from hook.errors import ConfigError
+from hook.inference.windows import WindowPredictor
 
 distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
 

@@ -16,10 +16,11 @@ import torch
 from torchgeo.datasets import RasterDataset
 
 from hook.apis import SceneMapper, load_model
-from hook.apis.mapping import WindowPredictor, default_window
-from hook.drawing import distinct_palette
+from hook.engine.models import default_window
 from hook.errors import ConfigError, DataError, HookError, SceneError
 from hook.evaluation.prediction_writer import colour_table
+from hook.inference.windows import WindowPredictor
+from hook.scenes.styles import distinct_palette
 
 
 def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes, tmp_path):

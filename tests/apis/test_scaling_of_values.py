@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hook.apis import SceneMapper, load_model
-from hook.apis.mapping import WindowPredictor
+from hook.inference.windows import WindowPredictor
 
 # Window of the tiny models; the dark one of a scene lies in its second row and second column.
 SIDES = {"seg": 32, "cls": 16}

@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from hook.apis import load_model, show_attention, show_token_counts, show_tokens, token_pictures
-from hook.apis.inference import tokenize
 from hook.apis.regions import RegionPredictor
-from hook.drawing import distinct_palette, outline_tokens
 from hook.errors import ConfigError, DataError
+from hook.inference.tokens import tokenize
+from hook.scenes.styles import distinct_palette
 from hook.tokenizers import token_map
+from hook.visualization.drawing import outline_tokens
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from rasterio.transform import from_origin
 
 from hook.apis import SceneMapper, load_model, train, training
 from hook.apis.folders import hold_out, inspect_files
-from hook.apis.inference import use_scope_of
 from hook.apis.training import TrainingResult, class_weights, read_curves
 from hook.engine.configs import find_config
+from hook.engine.models import use_scope_of
 from hook.engine.runner import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 

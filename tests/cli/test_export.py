@@ -3,8 +3,8 @@
 import onnxruntime
 import pytest
 
-from hook.apis import export
 from hook.cli import main
+from hook.inference import export
 
 
 def _run(*argv):

@@ -86,4 +86,4 @@ def test_nothing_is_fetched(site):
 def test_docstring_roles_become_links(site):
     page = (site / "reference" / "apis.html").read_text()
     assert not re.search(r":(?:class|func|meth|data|mod):", page)
-    assert 'href="#hook.apis.inference.load_model"' in page
+    assert 'href="#hook.inference.models.load_model"' in page

@@ -4,16 +4,17 @@ import numpy as np
 import torch
 from mmengine.structures import PixelData
 
-from hook.apis.inference import load_model
-from hook.drawing import TINT, distinct_palette
 from hook.engine.token_visualization_hook import (
     draw_panels,
     draw_sample,
     draw_tokens,
     token_map_of,
 )
+from hook.inference.models import load_model
+from hook.scenes.styles import distinct_palette
 from hook.structures import ClsDataSample
 from hook.tokenizers import token_map
+from hook.visualization.drawing import TINT
 
 
 def test_token_map_is_that_of_the_preprocessed_image(cls_run):

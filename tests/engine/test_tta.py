@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hook.apis.inference import load_model
 from hook.engine.tta import apply_view, enable_tta, mean_over_views, undo_view, views
+from hook.inference.models import load_model
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 4, 6)])

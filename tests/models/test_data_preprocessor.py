@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 
-from hook.apis.inference import build_model
+from hook.engine.models import build_model
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError
 from hook.models import ClsDataPreProcessor, SegDataPreProcessor

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hook.apis.profiling import Measurement
+from hook.engine.profiling import Measurement
 from hook.errors import DataError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hook.drawing import distinct_palette
 from hook.errors import ConfigError
+from hook.scenes.styles import distinct_palette
 
 CONFIG = """
 _base_ = ["{repo}/configs/_base_/datasets/{base}.py"]

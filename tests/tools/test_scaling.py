@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hook.apis.profiling import Measurement, OutOfMemory, StepStopped
+from hook.engine.profiling import Measurement, OutOfMemory, StepStopped
 from hook.errors import ConfigError
 
 GIB = 2**30

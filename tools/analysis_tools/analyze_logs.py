@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from hook.drawing import figure_to_rgb, save_png
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import figure_to_rgb
 
 Curve = tuple[list[float], list[float]]
 

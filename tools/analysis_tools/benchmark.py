@@ -18,7 +18,7 @@ import numpy as np
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from hook.apis.profiling import (
+from hook.engine.profiling import (
     Step,
     StepSettings,
     add_step_options,

@@ -22,17 +22,12 @@ from matplotlib.patches import Patch
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from hook.drawing import (
-    choose_rgb,
-    distinct_palette,
-    figure_to_rgb,
-    render_labels,
-    save_png,
-    stretch_to_rgb,
-)
 from hook.engine.runner import add_config_options, config_errors, load_config, make_folder
 from hook.errors import ConfigError, reports_errors
 from hook.registry import DATASETS
+from hook.scenes.staging import save_png
+from hook.scenes.styles import distinct_palette
+from hook.visualization.drawing import choose_rgb, figure_to_rgb, render_labels, stretch_to_rgb
 
 SPLITS = ("train", "val", "test")
 COLUMNS, ROWS = 6, 4

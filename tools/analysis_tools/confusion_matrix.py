@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from hook.drawing import figure_to_rgb, save_png
 from hook.errors import reports_errors
 from hook.evaluation.confusion import load_confusion_matrix
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import figure_to_rgb
 
 _NUMBERED_CLASSES = 25  # beyond, numbers in the cells cannot be read
 

@@ -22,13 +22,13 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window, from_bounds
 
-from hook.apis.pictures import Panel, draw_overview
-from hook.drawing import region_borders, render_labels, stretch_to_rgb
 from hook.engine.runner import make_folder
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.statistics import ClassMap, areas_m2
 from hook.scenes.styles import default_palette
+from hook.visualization.drawing import region_borders, render_labels, stretch_to_rgb
+from hook.visualization.overview import Panel, draw_overview
 
 OUTLINE = (255, 230, 60)
 

@@ -29,13 +29,13 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from hook.apis import RegionPredictor, classify_regions, load_model
-from hook.apis.inference import use_tokens
-from hook.apis.profiling import prepare_output, shown_command, write_json
 from hook.apis.regions import EMBEDDINGS
+from hook.engine.profiling import prepare_output, shown_command, write_json
 from hook.engine.runner import add_config_options, load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
+from hook.inference.models import use_tokens
 from hook.regions.plan import pool_seeds
 from hook.registry import DATASETS
 

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodF
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from hook.apis.profiling import (
+from hook.engine.profiling import (
     Measurement,
     StepSettings,
     StepStopped,
@@ -37,9 +37,10 @@ from hook.apis.profiling import (
     shown_path,
     write_json,
 )
-from hook.drawing import figure_to_rgb, save_png
 from hook.engine.runner import load_config
 from hook.errors import ConfigError, HookError, reports_errors
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import figure_to_rgb
 
 SHARE_OF_MEMORY = 0.8  # of what is free at the start; the rest is for others
 

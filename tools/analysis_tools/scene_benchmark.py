@@ -32,16 +32,23 @@ from rasterio.transform import from_origin
 from torch import nn
 from tqdm import tqdm
 
-from hook.apis.inference import build_model, default_window
-from hook.apis.mapping import WindowPredictor
-from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
-from hook.drawing import figure_to_rgb, save_png
+from hook.engine.models import build_model, default_window
+from hook.engine.profiling import (
+    device_name,
+    prepare_output,
+    shown_command,
+    shown_path,
+    write_json,
+)
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.inference.windows import WindowPredictor
 from hook.scenes import WindowGrid, map_scene
 from hook.scenes.forecast import forecast
 from hook.scenes.mapping import plan_scene
 from hook.scenes.reader import SceneReader
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import figure_to_rgb
 
 PIXELWISE_CLASSES = 2
 

@@ -28,11 +28,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hook.apis.inference import load_model, use_tokens
-from hook.apis.profiling import device_name, prepare_output, shown_command, shown_path, write_json
-from hook.drawing import figure_to_rgb, save_png
+from hook.engine.profiling import (
+    device_name,
+    prepare_output,
+    shown_command,
+    shown_path,
+    write_json,
+)
 from hook.engine.runner import HookRunner, add_config_options, load_config
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.inference.models import load_model, use_tokens
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import figure_to_rgb
 
 AXES = {
     "num_tokens": "tokens",

@@ -44,16 +44,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from hook.apis.inference import build_model, is_segmentation, load_model, use_tokens
-from hook.apis.pictures import Panel, draw_overview
-from hook.apis.profiling import prepare_output, shown_command, shown_path, write_json
-from hook.drawing import (
-    distinct_palette,
-    render_labels,
-    render_tokens,
-    resize_nearest,
-    stretch_to_rgb,
-)
+from hook.engine.models import build_model, is_segmentation
+from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
 from hook.engine.runner import (
     add_config_options,
     config_errors,
@@ -79,8 +71,13 @@ from hook.evaluation.superpixels import (
     regular_grid,
     slic_regions,
 )
+from hook.inference.models import load_model, use_tokens
 from hook.registry import DATASETS
+from hook.scenes.styles import distinct_palette
 from hook.tokenizers import HookTokenizer
+from hook.tokenizers.assignment import resize_nearest
+from hook.visualization.drawing import render_labels, render_tokens, stretch_to_rgb
+from hook.visualization.overview import Panel, draw_overview
 
 IGNORE_INDEX = 255
 FRAGMENT = 16  # pixels; the area of a seed

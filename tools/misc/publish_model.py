@@ -108,8 +108,9 @@ def publish_model(args: argparse.Namespace) -> Path:
         CheckpointError: The checkpoint cannot be read or belongs to another model.
         DataError: The test part is missing.
     """
-    from hook.apis.inference import is_segmentation, load_model
+    from hook.engine.models import is_segmentation
     from hook.engine.runner import load_config
+    from hook.inference.models import load_model
     from hook.zoo import PublishedModel, write_published
     from hook.zoo.listing import FOLDER, Entry, add_entry, checksum
     from hook.zoo.published import SUFFIX

@@ -20,14 +20,14 @@ from rasterio.windows import transform as transform_of
 
 from hook.apis.arrays import raster_files
 from hook.apis.layers import Map, map_file
-from hook.apis.pictures import INK, PAPER, scale_bar_length
 from hook.apis.scenes import scene_files
 from hook.arguments import is_whole_number, refused, whole_number
 from hook.datasets.bands import resolve_bands
-from hook.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.errors import ConfigError, DataError, SceneError
 from hook.scenes.statistics import GDAL_ERRORS, ClassMap, open_raster
 from hook.scenes.styles import default_palette
+from hook.visualization.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
+from hook.visualization.overview import INK, PAPER, scale_bar_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

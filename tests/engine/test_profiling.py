@@ -9,8 +9,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from hook.apis import profiling
-from hook.apis.profiling import OutOfMemory, Step, StepSettings, StepStopped, fit_to_side, measure
+from hook.engine import profiling
+from hook.engine.profiling import (
+    OutOfMemory,
+    Step,
+    StepSettings,
+    StepStopped,
+    fit_to_side,
+    measure,
+)
 from hook.errors import ConfigError
 
 

@@ -1,18 +1,16 @@
-"""Pictures from arrays: bands to RGB, class and token maps to colours, figures to pixels, PNGs.
+"""Pictures from arrays: bands to RGB, class and token maps to colours, figures to pixels.
 
 matplotlib and Pillow load where they are needed, so that importing this module costs nothing, and
 matplotlib's global state stays untouched beside a notebook's own figures.
 """
 
-import colorsys
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from hook.arguments import number, pair, refused, shown
 from hook.errors import DataError
+from hook.scenes.styles import distinct_palette
 
 _RGB_NAMES = (
     ("red", "r", "b04", "b4", "b04_red"),
@@ -147,25 +145,6 @@ def _ascending(percentiles: tuple[float, float]) -> tuple[float, float]:
     if not low < high:
         raise refused("percentiles", percentiles, "the lower one first, such as (1, 99)")
     return low, high
-
-
-def distinct_palette(count: int) -> list[list[int]]:
-    """Colours that are easy to tell apart, for classes or tokens that have none of their own.
-
-    Returns:
-        list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
-    """
-    golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
-    # Neighbouring hues differ in saturation and value too.
-    return [
-        [
-            round(255 * channel)
-            for channel in colorsys.hsv_to_rgb(
-                (0.06 + index * golden) % 1.0, (0.75, 0.5)[index % 2], (0.95, 0.55, 0.75)[index % 3]
-            )
-        ]
-        for index in range(count)
-    ]
 
 
 def render_labels(
@@ -504,13 +483,6 @@ def _check_size(token_map: np.ndarray, image: np.ndarray) -> None:
         )
 
 
-def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
-    rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
-    cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
-    return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]
-
-
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     """Enlarge a picture (H, W, 3) by a whole factor, smoothly, for eyes that are not pixels."""
     from PIL import Image
@@ -527,30 +499,3 @@ def figure_to_rgb(figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def save_png(
-    path: str | os.PathLike,
-    picture: np.ndarray,
-    palette: Sequence[Sequence[int]] | None = None,
-) -> None:
-    """Write a picture; the file appears complete or not at all.
-
-    Args:
-        path: File to write; its folder is made where it is missing.
-        picture: (H, W, 3) uint8, or (H, W) uint8.
-        palette: For (H, W): the colour (r, g, b) of each value, 256 at most.
-    """
-    from PIL import Image
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    image = Image.fromarray(picture)
-    if palette is not None:
-        image.putpalette(np.asarray(palette, np.uint8).tobytes())
-    try:
-        image.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

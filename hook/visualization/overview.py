@@ -1,7 +1,7 @@
 """The overview that shows pictures of a scene, its labels and its tokens side by side.
 
-The pictures themselves come from :mod:`hook.drawing`; what a model's tokens are made of is shown by
-:mod:`hook.apis.token_pictures`.
+The pictures themselves come from :mod:`hook.visualization.drawing`; what a model's tokens are made
+of is shown by :mod:`hook.apis.token_pictures`.
 """
 
 import math
@@ -11,28 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hook.drawing import (
-    figure_to_rgb,
-    outline_tokens,
-    render_attention,
-    render_labels,
-    render_tokens,
-    save_png,
-    stretch_to_rgb,
-)
 from hook.errors import ConfigError, DataError
-
-__all__ = [
-    "Panel",
-    "draw_overview",
-    "draw_scale_bar",
-    "outline_tokens",
-    "render_attention",
-    "render_labels",
-    "render_tokens",
-    "scale_bar_length",
-    "stretch_to_rgb",
-]
+from hook.scenes.staging import save_png
+from hook.visualization.drawing import (
+    figure_to_rgb,
+)
 
 INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
 

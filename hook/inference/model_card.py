@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hook.apis.inference import band_count_of, is_segmentation, num_classes_of
-from hook.drawing import distinct_palette
+from hook.engine.models import band_count_of, is_segmentation, num_classes_of
 from hook.scenes.stac import ModelCard, class_objects
+from hook.scenes.styles import distinct_palette
 
 
 def model_card(

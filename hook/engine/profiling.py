@@ -31,7 +31,7 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from hook.apis.inference import (
+from hook.engine.models import (
     band_count_of,
     build_model,
     default_window,

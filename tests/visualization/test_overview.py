@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hook.apis.pictures import Panel, draw_overview, scale_bar_length
 from hook.errors import ConfigError, DataError
+from hook.visualization.overview import Panel, draw_overview, scale_bar_length
 
 PALETTE = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
 

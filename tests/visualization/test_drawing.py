@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hook.drawing import (
+from hook.errors import ConfigError, DataError
+from hook.scenes.staging import save_png
+from hook.scenes.styles import distinct_palette
+from hook.tokenizers.assignment import resize_nearest
+from hook.visualization.drawing import (
     choose_rgb,
-    distinct_palette,
     enlarge,
     figure_to_rgb,
     highlight_token,
@@ -19,15 +22,12 @@ from hook.drawing import (
     render_attention,
     render_labels,
     render_tokens,
-    resize_nearest,
     roomiest_spots,
-    save_png,
     stretch_limits,
     stretch_to_rgb,
     token_shares,
     without_specks,
 )
-from hook.errors import ConfigError, DataError
 
 PALETTE = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
 
@@ -307,7 +307,8 @@ def test_files_are_complete_or_absent(tmp_path):
 
 
 def test_importing_is_light():
-    code = "import sys, hook.drawing; print({'matplotlib', 'PIL', 'torch'} & set(sys.modules))"
+    heavy = {"matplotlib", "PIL", "torch"}
+    code = f"import sys, hook.visualization.drawing; print({heavy} & set(sys.modules))"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 import torch
 
-from hook.apis import export, export_onnx, load_model, predict_files
-from hook.apis.inference import is_segmentation
-from hook.apis.mapping import WindowPredictor
+from hook.apis import export_onnx, load_model, predict_files
+from hook.engine.models import is_segmentation
 from hook.errors import ConfigError
+from hook.inference import export
+from hook.inference.windows import WindowPredictor
 
 # Sizes that neither 4 nor the windows divide, marks, a skip, a number of tokens for each image.
 FAST = """

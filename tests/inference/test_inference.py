@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from hook.apis import load_model, predict_files, tokenize
-from hook.apis.mapping import WindowPredictor
 from hook.errors import CheckpointError, ConfigError, DataError
+from hook.inference.windows import WindowPredictor
 from hook.tokenizers import HookTokenizer
 
 

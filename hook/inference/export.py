@@ -21,15 +21,11 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from hook.apis.inference import (
-    as_model,
-    band_count_of,
-    is_segmentation,
-    use_tokens,
-)
-from hook.apis.mapping import WindowPredictor, default_window
 from hook.datasets.bands import parse_nodata, to_model_units
+from hook.engine.models import band_count_of, default_window, is_segmentation
 from hook.errors import ConfigError
+from hook.inference.models import as_model, use_tokens
+from hook.inference.windows import WindowPredictor
 from hook.scenes.staging import StagedFiles
 from hook.tokenizers.validity import mark_invalid
 

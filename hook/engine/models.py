@@ -1,0 +1,80 @@
+"""A model from its config, and what it says of itself."""
+
+import contextlib
+import io
+import warnings
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from torch import nn
+
+from hook.engine.runner import config_errors
+from hook.errors import ConfigError
+from hook.tokenizers.validity import check_marks
+
+_DEFAULT_WINDOW = 512
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model a config describes, with fresh weights.
+
+    Raises:
+        ConfigError: The model section cannot be built.
+    """
+    use_scope_of(cfg)
+    options = cfg.model.copy()
+    if cfg.get("data_preprocessor") is not None:
+        options.setdefault("data_preprocessor", cfg.data_preprocessor)
+    with config_errors("model"), warnings.catch_warnings():
+        # mmseg's advice to people who write heads, at every start of a model with two classes.
+        warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")
+        model = MODELS.build(options)
+        check_marks(model)
+    return model
+
+
+def use_scope_of(cfg: Config) -> None:
+    """Let names without a scope mean what they mean in a config."""
+    scope = cfg.get("default_scope", "hook")
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != scope:
+        with warnings.catch_warnings():  # it warns where another model's scope came before
+            warnings.simplefilter("ignore")
+            init_default_scope(scope)
+    if scope == "mmseg":
+        with contextlib.redirect_stdout(io.StringIO()):  # it names each package that it misses
+            import mmseg.datasets  # noqa: F401
+
+
+def num_classes_of(model: nn.Module) -> int:
+    """Return the number of classes a model tells apart."""
+    head = getattr(model, "decode_head", None) or model.head
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    return int(head.num_classes)
+
+
+def default_window(model: nn.Module) -> int:
+    """Return the window a model was made for, or 512 where it takes any."""
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    size = getattr(tokenizer, "img_size", None)
+    if size is None:
+        return _DEFAULT_WINDOW
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ConfigError(
+            f"the model takes images of {height} x {width} pixels",
+            expected="a square size, to map a scene",
+            remedy="train with a square img_size",
+        )
+    return int(height)
+
+
+def is_segmentation(model: nn.Module) -> bool:
+    """Tell whether a model gives a class to each pixel, not to the image."""
+    return hasattr(model, "decode_head")
+
+
+def band_count_of(model: nn.Module) -> int | None:
+    """Return the number of bands a model takes, where it says so."""
+    tokenizer = getattr(model.backbone, "tokenizer", None)
+    return getattr(tokenizer, "in_channels", None)

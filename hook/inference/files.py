@@ -1,0 +1,244 @@
+"""Predictions of single images: classes and masks of files and arrays."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from hook.apis.arrays import is_array
+from hook.arguments import file_name, refused, whole_number
+from hook.engine.models import is_segmentation
+from hook.engine.tta import KINDS as TTA_KINDS
+from hook.engine.tta import enable_tta
+from hook.errors import ConfigError, DataError
+from hook.evaluation.accuracy import write_predictions
+from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
+from hook.inference.images import inference_pipeline, read_sample
+from hook.inference.models import as_model, use_tokens
+from hook.progress import progress_bar
+
+
+class Prediction(NamedTuple):
+    """What a model says of one file."""
+
+    file: str
+    """The image."""
+    label: str | None
+    """Predicted class of a scene classification."""
+    scores: np.ndarray | None
+    """(K,) probabilities of a scene classification."""
+    mask: np.ndarray | None
+    """(H, W) class indexes of a segmentation, 255 where the image has no data; None if written."""
+    output: str | None
+    """File the mask was written to."""
+    geo: Mapping[str, Any] | None = None
+    """Where the image lies: ``crs`` (WKT), ``transform``, ``height`` and ``width``."""
+
+
+def predict_files(
+    config_or_model: str | os.PathLike | Config | nn.Module,
+    checkpoint: str | os.PathLike | None,
+    files: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    *,
+    device: str = "cpu",
+    batch_size: int = 8,
+    tta: str | bool | None = None,
+    num_tokens: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> list[Prediction]:
+    """Classify or segment single images, each as a whole, through the config's test pipeline.
+
+    Args:
+        config_or_model: Config, or a model from :func:`load_model`.
+        checkpoint: Checkpoint of the config; None with a model.
+        files: Images: paths, or arrays (see :func:`hook.apis.arrays.raster_file`) where nothing is
+            written.
+        out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
+            image, or with one image a ``.tif`` file. Nothing is written where None.
+        device: Where the config's model runs.
+        batch_size: Images per pass, as far as they have one size.
+        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
+        num_tokens: Number of tokens; None takes the model's.
+        overwrite: Replace files that exist.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        One prediction per file, in order. Masks that were written are not kept in memory.
+
+    Raises:
+        DataError: A file is missing, unreadable, or does not fit the model.
+        ConfigError: The config or an option cannot be used.
+        CheckpointError: See :func:`load_model`.
+    """
+    if isinstance(files, str | os.PathLike) or is_array(files) or not hasattr(files, "__len__"):
+        raise refused("files", files, "a list of images", "put the image into a list: [image]")
+    if not len(files):
+        raise DataError(
+            "no image was given", expected="one or more files", remedy="name the images"
+        )
+    batch_size = whole_number("batch_size", batch_size)
+    if tta not in (None, False, True, *TTA_KINDS):
+        raise refused("tta", tta, f"one of {', '.join(TTA_KINDS)}, or None")
+    if out is not None:
+        out = file_name("out", out)
+    named = [file_name("files", path, "paths or arrays") for path in files if not is_array(path)]
+    missing = [str(path) for path in named if not path.is_file()]
+    if missing and Path(missing[0]).is_dir():
+        raise DataError(
+            f"image {missing[0]} is a folder",
+            expected="image files",
+            found="a folder",
+            remedy="name its files: FOLDER/*.tif, in Python sorted(Path(folder).glob('*.tif'))",
+        )
+    if missing:
+        raise DataError(
+            f"image {missing[0]} does not exist",
+            expected="image files",
+            found=f"{len(missing)} of {len(files)} missing",
+            remedy="check the paths",
+        )
+    model = as_model(config_or_model, checkpoint, device)
+    segments = is_segmentation(model)
+    targets = _plan_output(files, out, segments, overwrite)
+    pipeline = inference_pipeline(model)
+    if tta:
+        enable_tta(model, "d4" if tta is True else tta)
+    predictions: list[Prediction] = []
+    try:
+        with use_tokens(model, num_tokens):
+            for batch in _batches(files, model, pipeline, batch_size, progress):
+                for (path, sample), result in zip(batch, _run(model, batch), strict=True):
+                    target = targets.get(str(path))
+                    predictions.append(_to_prediction(model, str(path), sample, result, target))
+    finally:
+        if tta:
+            del model.test_step  # the class's own is back
+    if out is not None and not segments:
+        rows = [(p.file, None, p.scores) for p in predictions]
+        write_predictions(out, model.dataset_meta["classes"], rows)
+    return predictions
+
+
+def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]:
+    """Choose each file's output and refuse what would be overwritten, before anything is done."""
+    if out is None:
+        return {}
+    if any(map(is_array, files)):
+        raise ConfigError(
+            "arrays have no names for their results",
+            expected="files, where out is given",
+            found=f"{sum(map(is_array, files))} arrays",
+            remedy="leave out away, and write what is returned",
+        )
+    if not segments:
+        if out.suffix.lower() != ".csv":
+            raise ConfigError(
+                f"{out}: classifications are written as CSV",
+                expected="a name ending in .csv",
+                remedy="give --out a name ending in .csv",
+            )
+        targets = {}
+        finals = [out]
+    elif out.suffix.lower() in (".tif", ".tiff"):
+        if len(files) > 1:
+            raise ConfigError(
+                f"{out} is one file, but {len(files)} images were given",
+                expected="a folder",
+                remedy="give a folder, or one image",
+            )
+        targets = {str(files[0]): out}
+        finals = [out]
+    else:
+        targets = {str(path): out / f"{Path(path).stem}.tif" for path in files}
+        finals = list(targets.values())
+        if len(set(finals)) < len(finals):
+            twice = next(path for path in finals if finals.count(path) > 1)
+            raise ConfigError(
+                f"two images would be written to {twice}",
+                remedy="predict images of the same name in separate runs",
+            )
+    inputs = {Path(path).resolve() for path in files}
+    for path in finals:
+        if path.resolve() in inputs:
+            raise ConfigError(f"{path} is an input", remedy="choose another output")
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
+            )
+    return targets
+
+
+def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
+    """Give (path, packed sample) in batches of one image size."""
+    batch: list[tuple[str, dict]] = []
+    for number, path in enumerate(progress_bar(files, unit="image", show=progress)):
+        sample = pipeline(read_sample(path, model))
+        path = f"array {number}" if is_array(path) else path
+        if batch and (
+            len(batch) == batch_size or batch[0][1]["inputs"].shape != sample["inputs"].shape
+        ):
+            yield batch
+            batch = []
+        batch.append((str(path), sample))
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, batch: list[tuple[str, dict]]) -> list:
+    if model.training:
+        raise RuntimeError("the model is in training mode; load_model gives it in evaluation mode")
+    data = {
+        "inputs": [sample["inputs"] for _, sample in batch],
+        "data_samples": [sample["data_samples"] for _, sample in batch],
+    }
+    try:
+        return model.test_step(data)
+    except ValueError as error:  # a tokenizer tied to a size says so this way
+        raise DataError(
+            f"image {batch[0][0]} does not fit the model",
+            found=error,
+            remedy="resize in the config's test pipeline, or map the image with 'hook map'",
+        ) from None
+
+
+def _to_prediction(model, path: str, sample: dict, result, target: Path | None) -> Prediction:
+    classes = model.dataset_meta["classes"]
+    if not is_segmentation(model):
+        label = classes[int(result.pred_label)]
+        scores = result.pred_score.float().cpu().numpy()
+        return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))
+    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes)))
+    valid = _valid_of(result, mask.shape)
+    if valid is not None:
+        mask[~valid] = np.iinfo(mask.dtype).max
+    if target is None:
+        return Prediction(path, None, None, mask, None, result.metainfo.get("geo"))
+    geo = result.metainfo.get("geo") or {}
+    transform = rasterio.Affine(*geo.get("transform", rasterio.Affine.identity()[:6])[:6])
+    sink = ClassMapFile(
+        target, geo.get("crs"), transform, *mask.shape, classes, model.dataset_meta.get("palette")
+    )
+    with sink as raster:
+        raster.write(mask, 1)
+    return Prediction(path, None, None, None, str(target), geo or None)
+
+
+def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return where the image has data, on the prediction's grid."""
+    if "valid_mask" not in result:
+        return None
+    valid = result.valid_mask.data[0].cpu().numpy() > 0
+    if valid.shape != shape:  # the pipeline resized the image, and the model its answer back
+        rows = np.arange(shape[0]) * valid.shape[0] // shape[0]
+        cols = np.arange(shape[1]) * valid.shape[1] // shape[1]
+        valid = valid[rows[:, None], cols]
+    return valid

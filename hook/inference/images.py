@@ -1,0 +1,172 @@
+"""Images as a model's datasets read them."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from mmengine.dataset import Compose
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import nn
+
+from hook.apis.arrays import is_array, is_data_array, raster_file
+from hook.arguments import shown
+from hook.datasets.bands import parse_nodata, read_valid, resolve_bands
+from hook.engine.models import band_count_of, is_segmentation
+from hook.engine.runner import config_errors
+from hook.errors import ConfigError, DataError
+from hook.inference.models import find_key
+
+# A dataset loads images and masks itself; these would load them again.
+_LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
+
+
+def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
+    """Read an image as the model's datasets do.
+
+    Args:
+        path: Any raster GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
+            :func:`hook.apis.arrays.raster_file`.
+        model: From :func:`load_model`; its ``dataset_meta`` names the bands.
+
+    Returns:
+        The sample dictionary that pipelines take: ``img`` (H, W, C) native values, ``valid``
+        (H, W) uint8, sizes, and ``geo`` where the file is georeferenced.
+
+    Raises:
+        DataError: The file is missing or unreadable, or lacks a band.
+    """
+    if is_array(path):
+        with raster_file(path) as file:
+            return read_sample(file, model)
+    meta = model.dataset_meta
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as source:
+                indexes = resolve_bands(source, meta.get("bands"))
+                image = source.read(indexes)
+                valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
+                crs, transform = source.crs, source.transform
+        except (RasterioError, OSError) as error:
+            raise DataError(
+                f"image {path} cannot be read",
+                expected="a raster such as GeoTIFF, PNG or JPEG",
+                found="no such file" if not Path(path).exists() else str(error).splitlines()[0],
+                remedy="check the path and that the file is complete",
+            ) from None
+    wanted = band_count_of(model)
+    if wanted is not None and len(image) != wanted:
+        raise DataError(
+            f"image {path} has another number of bands than the model takes",
+            expected=f"{wanted} bands",
+            found=f"{len(image)} bands",
+            remedy="name the bands to take in metainfo['bands'] of the config",
+        )
+    sample = {
+        "img": np.ascontiguousarray(image.transpose(1, 2, 0)),
+        "valid": valid.astype(np.uint8),
+        "seg_fields": ["valid"],
+        "img_path": str(path),
+        "img_shape": image.shape[1:],
+        "ori_shape": image.shape[1:],
+        "reduce_zero_label": False,
+        "sample_idx": 0,
+        "dataset_meta": meta,
+    }
+    if crs is not None:
+        sample["geo"] = {
+            "crs": crs.to_wkt(),
+            "transform": tuple(transform)[:6],
+            "height": image.shape[1],
+            "width": image.shape[2],
+            "source": None,
+            "window": None,
+        }
+    return sample
+
+
+def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
+    """Take an array as an image.
+
+    Args:
+        model: From :func:`load_model`.
+        image: Native values (C, H, W) in the model's band order.
+        name: What the image is called in messages.
+
+    Raises:
+        DataError: It is no array of numbers of this shape, or has other bands than the model takes.
+    """
+    try:
+        values = np.asarray(image)
+    except ValueError:  # lists of several lengths
+        values = np.empty(0, object)
+    bands = band_count_of(model)
+    shaped = values.ndim == 3 and 0 not in values.shape and bands in (None, len(values))
+    if not shaped or values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name} does not fit the model",
+            expected=f"a file, or an array ({bands or 'C'}, h, w) of numbers",
+            found=f"shape {values.shape} of {values.dtype}" if values.size else shown(image),
+            remedy="give the model's bands in its order",
+        )
+    return values
+
+
+def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = False) -> np.ndarray:
+    """Take an array that tells which pixels of an image count.
+
+    Args:
+        values: (C, H, W), the image.
+        valid: (H, W), nonzero where pixels count; all do if None.
+        name: What the image is called in messages.
+        blank: Let there be no pixel that counts.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: It has another shape, holds no numbers, or no pixel counts.
+    """
+    found = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid)
+    numbers = found.dtype.kind in "biuf"
+    if found.shape != values.shape[1:] or not numbers or not (blank or found.any()):
+        what = int(found.astype(bool).sum()) if numbers else found.dtype
+        raise DataError(
+            f"{name}: validity of its pixels (valid)",
+            expected=f"shape {values.shape[1:]} with a valid pixel",
+            found=f"shape {found.shape} with {what}",
+            remedy="give a validity of the image's height and width, True where its pixels count",
+        )
+    return found != 0
+
+
+def refuse_validity(image: Any, valid: Any) -> None:
+    """Refuse a validity beside an image that has its own.
+
+    Args:
+        image: A file or a DataArray.
+        valid: What the caller gave; None is right.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if valid is not None:
+        raise ConfigError(
+            "valid goes with an array of values",
+            found="a DataArray" if is_data_array(image) else f"the file {image}",
+            remedy="leave valid out: its nodata value tells",
+        )
+
+
+def inference_pipeline(model: nn.Module) -> Compose:
+    """Build the test pipeline of a model's config for samples of :func:`read_sample`."""
+    steps = find_key(model.cfg.get("test_dataloader"), "pipeline")
+    if not steps:
+        steps = [
+            dict(type="hook.PackSegSample" if is_segmentation(model) else "hook.PackClsSample")
+        ]
+    kept = [s for s in steps if str(s.get("type")).rpartition(".")[2] not in _LOADING]
+    with config_errors("the test pipeline"):
+        return Compose(kept)

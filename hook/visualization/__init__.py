@@ -1,0 +1,1 @@
+"""Pictures of images, scenes, maps and tokens."""
