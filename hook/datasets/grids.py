@@ -71,6 +71,10 @@ class Grid:
             for mine, theirs in zip(self.res, other.res, strict=True)
         )
 
+    def is_like(self, other: "Grid") -> bool:
+        """Tell whether both grids have the same CRS and pixel size."""
+        return self.same_crs(other) and self.same_res(other)
+
     def offset_of(self, other: "Grid") -> tuple[int, int] | None:
         """Tell at which (row, col) of this grid another one starts, if it has the same pixels."""
         if not self.same_crs(other):

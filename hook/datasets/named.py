@@ -5,17 +5,22 @@ They are written in TorchGeo's style, so that :class:`hook.datasets.TorchGeoClas
 anything: the scripts in ``tools/dataset_tools`` prepare what the user has downloaded.
 """
 
+import difflib
+import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
+import torchgeo.datasets
 from PIL import Image
 from torch import Tensor
 from torchgeo.datasets import RESISC45, NonGeoClassificationDataset, NonGeoDataset
 
-from hook.datasets.torchgeo_wrappers import normalise_name
+from hook.datasets.torchgeo_sources import normalise_name
+from hook.errors import ConfigError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -420,3 +425,41 @@ class GID5(NonGeoDataset):
             "mask": torch.from_numpy(mask),
         }
         return sample if self.transforms is None else self.transforms(sample)
+
+
+def find_dataset_class(name: str) -> type[NonGeoDataset]:
+    """Find a data set by class name, in TorchGeo first, then here.
+
+    Args:
+        name: Class name, such as ``'EuroSAT'`` or ``'GID5'``.
+
+    Returns:
+        A subclass of :class:`torchgeo.datasets.NonGeoDataset`.
+
+    Raises:
+        ConfigError: If no such class exists, or if it is one of TorchGeo's geo datasets.
+    """
+    modules = (torchgeo.datasets, sys.modules[__name__])
+    found = next((getattr(each, name) for each in modules if hasattr(each, name)), None)
+    if inspect.isclass(found) and issubclass(found, NonGeoDataset):
+        return found
+    if inspect.isclass(found) and issubclass(found, torchgeo.datasets.GeoDataset):
+        raise ConfigError(
+            f"dataset={name!r} is one of TorchGeo's geo datasets",
+            expected="a dataset of fixed image chips (NonGeoDataset)",
+            found="scenes that are sampled by place (GeoDataset)",
+            remedy="use type='hook.GeoTIFFFolder' on the folder of its files",
+        )
+    known = [
+        key
+        for module in modules
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, NonGeoDataset)
+    ]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise ConfigError(
+        f"dataset={name!r} is unknown",
+        expected="a non-geo class of torchgeo.datasets or hook.datasets.named",
+        found=name,
+        remedy=f"did you mean {' or '.join(close)}?" if close else "check the class name",
+    )

@@ -8,7 +8,6 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch import Generator
 from torch.utils.data import Sampler
-from torchgeo.samplers.utils import get_random_bounding_box, tile_to_chips
 
 from hook.errors import ConfigError
 from hook.registry import DATA_SAMPLERS
@@ -68,6 +67,8 @@ class ChipPlacer:
         return self.row + row, self.col + col
 
     def _random_position(self) -> tuple[int, int]:
+        from torchgeo.samplers.utils import get_random_bounding_box
+
         # In pixels, where TorchGeo's draw is exact. One pixel is added to each side because it
         # rounds down and would otherwise never reach the last row and column.
         x, y = get_random_bounding_box(
@@ -91,6 +92,8 @@ def chips_per_epoch(
     Returns:
         The number of chips.
     """
+    from torchgeo.samplers.utils import tile_to_chips
+
     total = 0
     for _, _, height, width in windows:
         rows, cols = tile_to_chips((0, 0, width, height), chip_size)

@@ -91,18 +91,10 @@ def choose_files(
 def _files_of_list(
     files: list[str], split: str | Path | Sequence[str], data_root: str
 ) -> list[str]:
-    if isinstance(split, str | os.PathLike):
-        path = find_file(data_root, split, "split")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise unreadable(str(path), error, "a text file with one name per line") from error
-        names = [line.strip() for line in lines]
-        names = [name for name in names if name and not name.startswith("#")]
-        origin = f"split list {path}"
-    else:
-        names, origin = [str(name) for name in split], "split"
-    return match_names(names, files, origin)
+    if not isinstance(split, str | os.PathLike):
+        return match_names([str(name) for name in split], files, "split")
+    path = find_file(data_root, split, "split")
+    return match_names(read_split_list(path), files, f"split list {path}")
 
 
 def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) -> list[str]:
@@ -211,3 +203,119 @@ def split_area(
         table = table[values.isin(wanted)]
     table = table[~(table.geometry.isna() | table.geometry.is_empty)]
     return Area(table.crs.to_wkt(), tuple(table.total_bounds), tuple(table.geometry))
+
+
+def read_split_list(path: str | Path) -> list[str]:
+    """Read the names of a split.
+
+    Two forms are read: a text file with one relative name per line (``Class/file.jpg``), and a
+    CSV file as the paper's authors give it, ``index,path,label`` below a header line.
+
+    Args:
+        path: The list file.
+
+    Returns:
+        The names, in the order of the file, with ``/`` between folders.
+
+    Raises:
+        DataError: If the file is missing, holds no name or holds a name twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"split list {path} cannot be read",
+            expected="a text file with one relative name per line, or the authors' CSV",
+            found=error,
+            remedy="correct the name of the list, or draw one with "
+            "tools/dataset_tools/make_splits.py",
+        ) from error
+    if path.suffix.lower() == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row][1:]
+        short = next((row for row in rows if len(row) < 2), None)
+        if short is not None:
+            raise DataError(
+                f"split list {path} is no list of files",
+                expected="rows of index,path,label below a header",
+                found=",".join(short),
+                remedy="give the file names in the second column, or use a .txt list",
+            )
+        names = [row[1].strip() for row in rows]
+    else:
+        names = [line.strip() for line in text.splitlines()]
+    names = [name.replace("\\", "/") for name in names if name and not name.startswith("#")]
+    if not names:
+        raise DataError(
+            f"split list {path} is empty",
+            expected="at least one name",
+            found="none",
+            remedy="name files in it, or draw one with tools/dataset_tools/make_splits.py",
+        )
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"split list {path} names a file twice",
+            expected="each name once",
+            found=twice,
+            remedy="remove the repetition: it would count twice in every metric",
+        )
+    return names
+
+
+def choose_samples(path: str | Path, images: Sequence[str], dataset: str) -> list[int]:
+    """Choose the samples that a split list names, by any tail of their path that is unique.
+
+    Args:
+        path: The list, see :func:`read_split_list`.
+        images: Image file of each sample.
+        dataset: Name of the data set, for messages.
+
+    Returns:
+        Indexes of samples in the order of the list.
+
+    Raises:
+        DataError: If the list cannot be read, or names a file that is missing, or one twice.
+    """
+    names = read_split_list(path)
+    by_name = _index_names(images)
+    found, missing = [], []
+    for name in names:
+        index = by_name.get(name)
+        if index is None:
+            index = by_name.get(str(Path(name).with_suffix("").as_posix()))
+        if index is None:
+            index = by_name.get(Path(name).name, by_name.get(Path(name).stem))
+        (missing if index is None else found).append(name if index is None else index)
+    if missing:
+        raise DataError(
+            f"split list {path} names files that {dataset} does not hold",
+            expected=f"{len(names)} files",
+            found=f"{len(missing)} missing, the first: {', '.join(missing[:3])}",
+            remedy="use the list that belongs to this download, or complete the download",
+        )
+    if len(set(found)) != len(found):
+        raise DataError(
+            f"split list {path} names a file twice",
+            expected=f"{len(names)} different files",
+            found=f"{len(set(found))} different files",
+            remedy="give the names with their folders (Class/file.jpg)",
+        )
+    return found
+
+
+def _index_names(paths: Iterable[str]) -> dict[str, int]:
+    """Map every tail of a path (with and without suffix) that only one path has to its index."""
+    index: dict[str, int] = {}
+    ambiguous: set[str] = set()
+    for position, path in enumerate(paths):
+        parts = Path(path).parts[-3:]
+        tails = {"/".join(parts[start:]) for start in range(len(parts))}
+        tails |= {str(Path(tail).with_suffix("").as_posix()) for tail in tails}
+        for tail in tails:
+            if tail in index:
+                ambiguous.add(tail)
+            index[tail] = position
+    for tail in ambiguous:
+        del index[tail]
+    return index

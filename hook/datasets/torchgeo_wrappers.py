@@ -8,159 +8,46 @@ sample dictionaries that every pipeline of this project takes.
 
 import abc
 import copy
-import csv
-import difflib
-import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
-from torch.utils.data import Dataset
 
 from hook.datasets.bands import parse_nodata, valid_values
+from hook.datasets.splits import choose_samples
+from hook.datasets.torchgeo_sources import (
+    band_names,
+    build_source,
+    class_colours,
+    class_names,
+    layout_of,
+    normalise_name,
+    sample_files,
+    select_bands,
+)
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
 from hook.scenes.styles import distinct_palette
 
 IGNORE_INDEX = 255
 
-# Where the files of TorchGeo's own classes belong, and which script puts them there. The classes
-# of hook.datasets.named carry the same two texts as attributes.
-TORCHGEO_LAYOUTS = {
-    "EuroSAT": (
-        "<root>/eurosat-{train,val,test}.txt and "
-        "<root>/ds/images/remote_sensing/otherDatasets/sentinel_2/tif/<Class>/<Class>_<n>.tif",
-        "tools/dataset_tools/prepare_eurosat.py",
-    ),
-    "RESISC45": (
-        "<root>/resisc45-{train,val,test}.txt and <root>/NWPU-RESISC45/<class>/<class>_<nnn>.jpg",
-        "tools/dataset_tools/prepare_nwpu_resisc45.py",
-    ),
-    "DeepGlobeLandCover": (
-        "<root>/data/{training_data,test_data}/images/<id>_sat.jpg and .../masks/<id>_mask.png",
-        "tools/dataset_tools/prepare_deepglobe_land_cover.py",
-    ),
-}
-
-
-def find_dataset_class(name: str) -> type[Dataset]:
-    """Find a data set by class name, in TorchGeo first, then in :mod:`hook.datasets.named`.
-
-    Args:
-        name: Class name, such as ``'EuroSAT'`` or ``'GID5'``.
-
-    Returns:
-        A subclass of :class:`torchgeo.datasets.NonGeoDataset`.
-
-    Raises:
-        ConfigError: If no such class exists, or if it is one of TorchGeo's geo datasets.
-    """
-    import torchgeo.datasets as torchgeo_datasets
-
-    from hook.datasets import named
-
-    found = getattr(torchgeo_datasets, name, None) or getattr(named, name, None)
-    if inspect.isclass(found) and issubclass(found, torchgeo_datasets.NonGeoDataset):
-        return found
-    if inspect.isclass(found) and issubclass(found, torchgeo_datasets.GeoDataset):
-        raise ConfigError(
-            f"dataset={name!r} is one of TorchGeo's geo datasets",
-            expected="a dataset of fixed image chips (NonGeoDataset)",
-            found="scenes that are sampled by place (GeoDataset)",
-            remedy="use type='hook.GeoTIFFFolder' on the folder of its files",
-        )
-    known = [
-        key
-        for module in (torchgeo_datasets, named)
-        for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, torchgeo_datasets.NonGeoDataset)
-    ]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise ConfigError(
-        f"dataset={name!r} is unknown",
-        expected="a non-geo class of torchgeo.datasets or hook.datasets.named",
-        found=name,
-        remedy=f"did you mean {' or '.join(close)}?" if close else "check the class name",
-    )
-
-
-def read_split_list(path: str | Path) -> list[str]:
-    """Read the names of a split.
-
-    Two forms are read: a text file with one relative name per line (``Class/file.jpg``), and a
-    CSV file as the paper's authors give it, ``index,path,label`` below a header line.
-
-    Args:
-        path: The list file.
-
-    Returns:
-        The names, in the order of the file, with ``/`` between folders.
-
-    Raises:
-        DataError: If the file is missing, holds no name or holds a name twice.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"split list {path} cannot be read",
-            expected="a text file with one relative name per line, or the authors' CSV",
-            found=error,
-            remedy="draw a split with tools/dataset_tools/make_splits.py, or correct split_list",
-        ) from error
-    if path.suffix.lower() == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if row][1:]
-        short = next((row for row in rows if len(row) < 2), None)
-        if short is not None:
-            raise DataError(
-                f"split list {path} is no list of files",
-                expected="rows of index,path,label below a header",
-                found=",".join(short),
-                remedy="give the file names in the second column, or use a .txt list",
-            )
-        names = [row[1].strip() for row in rows]
-    else:
-        names = [line.strip() for line in text.splitlines()]
-    names = [name.replace("\\", "/") for name in names if name and not name.startswith("#")]
-    if not names:
-        raise DataError(
-            f"split list {path} is empty",
-            expected="at least one name",
-            found="none",
-            remedy="draw it again with tools/dataset_tools/make_splits.py",
-        )
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(
-            f"split list {path} names a file twice",
-            expected="each name once",
-            found=twice,
-            remedy="remove the repetition: it would count twice in every metric",
-        )
-    return names
-
-
-def normalise_name(name: str) -> str:
-    """Reduce a class name to what two spellings of it share: letters and digits, lower case."""
-    return re.sub(r"[^0-9a-z]", "", name.casefold())
-
 
 class TorchGeoDataset(BaseDataset, abc.ABC):
     """What the classification and the segmentation wrapper share.
 
     Args:
-        dataset: Class name, see :func:`find_dataset_class`.
+        dataset: Class name, see
+            :func:`hook.datasets.named.find_dataset_class`.
         dataset_args: Arguments of that class. ``root`` defaults to ``data_root``, ``download`` to
             False: nothing is fetched unless the config says so.
-        split_list: Optional list file (:func:`read_split_list`) that chooses among the data set's
-            samples; a relative path is looked for as given, then below ``data_root``. Of several
-            files the first that exists is taken (the authors' list, else ours). Its name is kept
-            as ``metainfo['split']``, so that results say which split they are of.
+        split_list: Optional list file (:func:`hook.datasets.splits.read_split_list`) that chooses
+            among the data set's samples; a relative path is looked for as given, then below
+            ``data_root``. Of several files the first that exists is taken (the authors' list, else
+            ours). Its name is kept as ``metainfo['split']``, so that results say which split they
+            are of.
         data_root: Folder of the data.
         metainfo: Dataset meta. ``classes``, ``palette`` and ``bands`` default to what the TorchGeo
             class knows. ``bands`` that the class knows by name, or 1-based indexes, are selected in
@@ -196,13 +83,15 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         serialize_data: bool = True,
         max_refetch: int = 1000,
     ) -> None:
+        from hook.datasets.named import find_dataset_class  # loads TorchGeo: a second
+
         self.dataset_name = dataset
         meta = dict(metainfo or {})
         if ignore_index is None:
             ignore_index = meta.get("ignore_index", IGNORE_INDEX)
         self.ignore_index = int(ignore_index)
         self.dtype = self._checked_dtype(dtype)
-        self.source = self._build_source(dataset, dict(dataset_args or {}), data_root or "")
+        self.source = build_source(find_dataset_class(dataset), dataset_args or {}, data_root or "")
         self.files = sample_files(self.source)
         self.split_list = self._find_split_list(split_list, data_root or "")
         meta = self._complete_metainfo(meta)
@@ -239,58 +128,6 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                 remedy="name the type of the stored pixels",
             ) from error
 
-    def _build_source(self, name: str, arguments: dict[str, Any], data_root: str) -> Dataset:
-        cls = find_dataset_class(name)
-        accepted = inspect.signature(cls).parameters
-        if "root" in accepted and data_root:
-            arguments.setdefault("root", data_root)
-        if "download" in accepted:
-            arguments.setdefault("download", False)
-        try:
-            inspect.signature(cls).bind(**arguments)
-        except TypeError as error:
-            raise ConfigError(
-                f"dataset_args of {name}: {error}",
-                expected=f"arguments of {name}: {', '.join(accepted)}",
-                found=", ".join(arguments),
-                remedy="correct dataset_args",
-            ) from error
-        root = arguments.get("root", data_root)
-        try:
-            source = cls(**arguments)
-        except FileNotFoundError as error:
-            layout, script = layout_of(cls)
-            raise DataError(
-                f"{name}: no data in {root}",
-                expected=layout,
-                found=str(error).splitlines()[0],
-                remedy=f"set data_root to the folder that holds it{script}",
-            ) from error
-        except (AssertionError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"dataset_args of {name} are refused",
-                expected=_accepted_values(cls),
-                found=f"{arguments} ({error})" if str(error) else str(arguments),
-                remedy="correct dataset_args",
-            ) from error
-        except (RuntimeError, OSError) as error:
-            layout, script = layout_of(cls)
-            raise DataError(
-                f"{name}: the data in {root} cannot be read",
-                expected=layout,
-                found=error,
-                remedy=f"download the files again{script}",
-            ) from error
-        if len(source) == 0:
-            layout, script = layout_of(cls)
-            raise DataError(
-                f"{name}: no samples in {root}",
-                expected=layout,
-                found="no image",
-                remedy=f"set data_root to the folder that holds them{script}",
-            )
-        return source
-
     def _find_split_list(
         self, split_list: str | Path | Sequence[str | Path] | None, data_root: str
     ) -> Path | None:
@@ -301,7 +138,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             for path in (Path(name), Path(data_root) / name):
                 if path.is_file():
                     return path
-        _, script = layout_of(find_dataset_class(self.dataset_name))
+        _, script = layout_of(type(self.source))
         raise DataError(
             f"split list {' or '.join(map(str, wanted))} does not exist",
             expected=f"a list file at this path, here or below {data_root or '.'}",
@@ -346,26 +183,10 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         return meta
 
     def _known_classes(self) -> tuple[str, ...] | None:
-        classes = getattr(self.source, "classes", None)
-        if isinstance(classes, Mapping):
-            classes = list(classes)
-        if not isinstance(classes, Sequence) or isinstance(classes, str):
-            return None
-        names = tuple(classes)
-        return names if names and all(isinstance(name, str) for name in names) else None
+        return class_names(self.source)
 
     def _known_palette(self, num_classes: int) -> list[list[int]] | None:
-        for attribute in ("palette", "colormap", "cmap"):
-            colours = getattr(self.source, attribute, None)
-            if isinstance(colours, Mapping):
-                colours = list(colours.values())
-            try:
-                colours = [[int(channel) for channel in tuple(colour)[:3]] for colour in colours]
-            except (TypeError, ValueError):
-                continue
-            if len(colours) == num_classes and all(len(colour) == 3 for colour in colours):
-                return colours
-        return None
+        return class_colours(self.source, num_classes)
 
     @abc.abstractmethod
     def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
@@ -377,7 +198,15 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         """List the samples: ``source_index``, and paths and labels known without opening files."""
         chosen = range(len(self.source))
         if self.split_list is not None:
-            chosen = self._choose(self.split_list)
+            if self.files is None:
+                raise ConfigError(
+                    f"{self.dataset_name} does not tell the names of its files",
+                    expected="a data set whose samples can be chosen by name",
+                    found=f"split_list={self.split_list}",
+                    remedy="use the split argument of the class in dataset_args",
+                )
+            images = [image for image, _ in self.files]
+            chosen = choose_samples(self.split_list, images, self.dataset_name)
         data_list = []
         for index in chosen:
             info: dict[str, Any] = {"source_index": index}
@@ -394,40 +223,6 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
 
     def _add_label(self, info: dict[str, Any]) -> None:
         """Add what is known of a sample's label without opening its files (here: nothing)."""
-
-    def _choose(self, path: Path) -> list[int]:
-        names = read_split_list(path)
-        if self.files is None:
-            raise ConfigError(
-                f"{self.dataset_name} does not tell the names of its files",
-                expected="a data set whose samples can be chosen by name",
-                found=f"split_list={path}",
-                remedy="use the split argument of the class in dataset_args",
-            )
-        by_name = _index_names([image for image, _ in self.files])
-        found, missing = [], []
-        for name in names:
-            index = by_name.get(name)
-            if index is None:
-                index = by_name.get(str(Path(name).with_suffix("").as_posix()))
-            if index is None:
-                index = by_name.get(Path(name).name, by_name.get(Path(name).stem))
-            (missing if index is None else found).append(name if index is None else index)
-        if missing:
-            raise DataError(
-                f"split list {path} names files that {self.dataset_name} does not hold",
-                expected=f"{len(names)} files",
-                found=f"{len(missing)} missing, the first: {', '.join(missing[:3])}",
-                remedy="use the list that belongs to this download, or complete the download",
-            )
-        if len(set(found)) != len(found):
-            raise DataError(
-                f"split list {path} names a file twice",
-                expected=f"{len(names)} different files",
-                found=f"{len(set(found))} different files",
-                remedy="give the names with their folders (Class/file.jpg)",
-            )
-        return found
 
     def prepare_data(self, idx: int) -> Any:
         """Load sample ``idx`` and send it through the pipeline."""
@@ -551,7 +346,11 @@ class TorchGeoClassification(TorchGeoDataset):
             raise ConfigError(
                 f"{self.dataset_name}: metainfo['classes'] are not the classes of the data",
                 expected=f"{len(known)} classes: {', '.join(known)}",
-                found=_difference(unknown, extra),
+                found="; ".join(
+                    f"{what} metainfo: {', '.join(names)}"
+                    for what, names in (("unknown in", unknown), ("missing from", extra))
+                    if names
+                ),
                 remedy="correct metainfo['classes'] or the class folders",
             )
         self.label_of = [ours[name] for name in theirs]
@@ -657,7 +456,7 @@ class TorchGeoSegmentation(TorchGeoDataset):
         return mapped
 
     def _known_classes(self) -> tuple[str, ...] | None:
-        known = super()._known_classes()
+        known = class_names(self.source)
         # Whether TorchGeo's names begin with the unlabelled 0 differs from class to class (LoveDA
         # leaves it out), so with reduce_zero_label the config has to name them.
         if known is None or self.reduce_zero_label:
@@ -671,8 +470,8 @@ class TorchGeoSegmentation(TorchGeoDataset):
         return tuple(named[label] for label in range(len(named)))
 
     def _known_palette(self, num_classes: int) -> list[list[int]] | None:
-        stored = super()._known_classes()
-        colours = super()._known_palette(len(stored or ())) if stored else None
+        stored = class_names(self.source)
+        colours = class_colours(self.source, len(stored)) if stored else None
         if colours is None or self.reduce_zero_label:
             return super()._known_palette(num_classes)
         chosen: dict[int, list[int]] = {}
@@ -746,147 +545,3 @@ class TorchGeoSegmentation(TorchGeoDataset):
         small = num_classes <= 255 and 0 <= self.ignore_index <= 255
         results["gt_seg_map"] = labels.astype(np.uint8 if small else np.int32)
         results["seg_fields"] = ["gt_seg_map", "valid"]
-
-
-def sample_files(source: Dataset) -> list[tuple[str, str | None]] | None:
-    """Tell the image and mask file of each sample, where a TorchGeo data set lets one know.
-
-    Args:
-        source: The data set.
-
-    Returns:
-        One (image, mask or None) per sample, in the order of the samples; None where unknown.
-    """
-    samples = getattr(source, "samples", None)  # torchvision's ImageFolder
-    if isinstance(samples, list) and samples and isinstance(samples[0], tuple):
-        return [(str(path), None) for path, _ in samples] if len(samples) == len(source) else None
-    images = getattr(source, "image_fns", None) or getattr(source, "image_paths", None)
-    masks = getattr(source, "mask_fns", None) or getattr(source, "mask_paths", None)
-    entries = getattr(source, "files", None)
-    if images is None and isinstance(entries, Sequence) and not isinstance(entries, str):
-        if entries and all(isinstance(entry, Mapping) for entry in entries):
-            images = [entry.get("image", entry.get("img")) for entry in entries]
-            masks = [entry.get("mask") for entry in entries]
-        else:
-            images = list(entries)
-    if images is None or len(images) != len(source):
-        return None
-    if not all(isinstance(path, str | Path) for path in images):
-        return None
-    if masks is None or len(masks) != len(images):
-        masks = [None] * len(images)
-    return [
-        (str(image), str(mask) if isinstance(mask, str | Path) else None)
-        for image, mask in zip(images, masks, strict=True)
-    ]
-
-
-def band_names(source: Dataset) -> tuple[str, ...] | None:
-    """Tell the names of the bands that a TorchGeo data set loads, where it knows them."""
-    for attribute in ("bands", "band_names", "all_band_names", "all_bands"):
-        names = getattr(source, attribute, None)
-        if isinstance(names, Sequence) and not isinstance(names, str) and names:
-            if all(isinstance(name, str) for name in names):
-                return tuple(names)
-    return None
-
-
-def select_bands(
-    dataset: str, wanted: Sequence[str | int] | None, known: tuple[str, ...] | None
-) -> list[int] | None:
-    """Resolve ``metainfo['bands']`` to positions in the data set's band order.
-
-    Args:
-        dataset: Name for messages.
-        wanted: Names or 1-based indexes, in the model's order.
-        known: Names of the bands that the data set loads.
-
-    Returns:
-        0-based positions, or None where all bands are taken as they come (also where the data set
-        knows no names and ``wanted`` only gives names to them).
-
-    Raises:
-        ConfigError: If a name is unknown or an index is not positive.
-    """
-    if wanted is None or (known is not None and tuple(wanted) == known):
-        return None
-    numbers = [not isinstance(band, str) for band in wanted]
-    if any(numbers) and not all(numbers):
-        raise ConfigError(
-            f"{dataset}: metainfo['bands'] mixes names and indexes",
-            expected="band names, or 1-based indexes",
-            found=list(wanted),
-            remedy="use one of the two",
-        )
-    if all(numbers):
-        if min(wanted) < 1:
-            raise ConfigError(
-                f"{dataset}: metainfo['bands'] has an index below 1",
-                expected="1-based indexes",
-                found=list(wanted),
-                remedy="count bands from 1, as GDAL does",
-            )
-        return [int(band) - 1 for band in wanted]
-    if known is None:
-        return None
-    lower = [name.casefold() for name in known]
-    unknown = [band for band in wanted if band.casefold() not in lower]
-    if unknown:
-        raise ConfigError(
-            f"{dataset}: unknown band {', '.join(unknown)}",
-            expected=", ".join(known),
-            found=", ".join(wanted),
-            remedy="correct metainfo['bands']",
-        )
-    return [lower.index(band.casefold()) for band in wanted]
-
-
-def layout_of(cls: type[Dataset]) -> tuple[str, str]:
-    """Tell the expected layout of a data set, and the sentence that names its prepare script."""
-    layout = getattr(cls, "layout", None)
-    script = getattr(cls, "prepare_script", None)
-    if layout is None:
-        for base in cls.__mro__:
-            if base.__name__ in TORCHGEO_LAYOUTS:
-                layout, script = TORCHGEO_LAYOUTS[base.__name__]
-                break
-    if layout is None:
-        layout = f"the files that the documentation of {cls.__module__}.{cls.__name__} lists"
-    if script is None:
-        return layout, ", or say download=True in dataset_args where the class can download"
-    return layout, f", or prepare your download with {script}"
-
-
-def _accepted_values(cls: type[Dataset]) -> str:
-    texts = [f"arguments of {cls.__name__}: {', '.join(inspect.signature(cls).parameters)}"]
-    for attribute in ("splits", "all_band_names"):
-        values = getattr(cls, attribute, None)
-        if values:
-            texts.append(f"{attribute}: {', '.join(map(str, values))}")
-    return "; ".join(texts)
-
-
-def _difference(unknown: list[str], extra: list[str]) -> str:
-    parts = []
-    if unknown:
-        parts.append(f"unknown in metainfo: {', '.join(unknown)}")
-    if extra:
-        parts.append(f"missing from metainfo: {', '.join(extra)}")
-    return "; ".join(parts)
-
-
-def _index_names(paths: Iterable[str]) -> dict[str, int]:
-    """Map every tail of a path (with and without suffix) that only one path has to its index."""
-    index: dict[str, int] = {}
-    ambiguous: set[str] = set()
-    for position, path in enumerate(paths):
-        parts = Path(path).parts[-3:]
-        tails = {"/".join(parts[start:]) for start in range(len(parts))}
-        tails |= {str(Path(tail).with_suffix("").as_posix()) for tail in tails}
-        for tail in tails:
-            if tail in index:
-                ambiguous.add(tail)
-            index[tail] = position
-    for tail in ambiguous:
-        del index[tail]
-    return index

@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 
-import hook.datasets.geotiff_folder as module
+import hook.datasets.scene_files as module
 from hook.datasets import ChipQuery, GeoTIFFFolder
 from hook.errors import ConfigError, DataError
 
@@ -880,13 +880,13 @@ def test_samples_hold_what_pipelines_want(folder):
 def test_copies_open_files_of_their_own(folder):
     dataset = GeoTIFFFolder("images", "masks", folder, META, chip_size=32, mode="cover")
     first = dataset[0]
-    assert dataset._open_files
+    assert dataset.reader.open_files
     for clone in (
         pickle.loads(pickle.dumps(dataset)),
         copy.deepcopy(dataset),
         dataset.get_subset([0, 3]),
     ):
-        assert not clone._open_files
+        assert not clone.reader.open_files
         np.testing.assert_array_equal(clone[0]["img"], first["img"])
     assert len(dataset.get_subset([0, 3])) == 2
 

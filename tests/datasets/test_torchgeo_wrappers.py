@@ -7,12 +7,9 @@ import torch
 from PIL import Image
 from torchgeo.datasets import EuroSAT
 
-from hook.datasets.torchgeo_wrappers import (
-    TorchGeoClassification,
-    TorchGeoSegmentation,
-    find_dataset_class,
-    read_split_list,
-)
+from hook.datasets import TorchGeoClassification, TorchGeoSegmentation
+from hook.datasets.named import find_dataset_class
+from hook.datasets.splits import read_split_list
 from hook.errors import ConfigError, DataError
 from hook.registry import DATASETS
 

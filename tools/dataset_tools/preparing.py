@@ -220,7 +220,7 @@ def images_by_class(folder: Path) -> dict[str, list[str]]:
 
 def spellings(class_names: Sequence[str], aliases: Mapping[str, str] | None = None) -> dict:
     """Map every way to write a class folder, normalised, to the name of the class."""
-    from hook.datasets.torchgeo_wrappers import normalise_name
+    from hook.datasets.torchgeo_sources import normalise_name
 
     known = {normalise_name(key): value for key, value in (aliases or {}).items()}
     return known | {normalise_name(name): name for name in class_names}
@@ -243,7 +243,7 @@ def find_class_folders(
     Raises:
         DataError: If there is none.
     """
-    from hook.datasets.torchgeo_wrappers import normalise_name
+    from hook.datasets.torchgeo_sources import normalise_name
 
     known = spellings(class_names, aliases)
     level, best = [source], set()
@@ -294,7 +294,7 @@ def prepare_class_folders(
     Raises:
         DataError: If the download is not complete.
     """
-    from hook.datasets.torchgeo_wrappers import normalise_name
+    from hook.datasets.torchgeo_sources import normalise_name
 
     out = Path(out)
     target = out / directory

@@ -1,0 +1,239 @@
+"""Labels of chips, from raster masks and from vector files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio.features
+import shapely
+
+from hook.datasets.files import some, unreadable
+from hook.datasets.grids import Grid
+from hook.datasets.scene_files import MaskFile
+from hook.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What the masks mean; see :class:`hook.datasets.GeoTIFFFolder`."""
+
+    label_map: Mapping[Any, int | str | None] | None = None
+    label_field: str | None = None
+    label: int | str = 1
+    background: int | str = 0
+    mask_layer: str | int | None = None
+    all_touched: bool = False
+    mask_nodata: float | str | None = "tag"
+
+
+class Labels:
+    """Turns values of masks and attributes of features into labels.
+
+    Args:
+        options: What the masks mean.
+        classes: Class names in the order of the labels.
+        ignore_index: Label of pixels that count nowhere.
+
+    Raises:
+        ConfigError: If there are no classes, or an option names an unknown one.
+    """
+
+    def __init__(self, options: LabelOptions, classes: Sequence[str], ignore_index: int) -> None:
+        if not classes:
+            raise ConfigError(
+                "GeoTIFFFolder: metainfo names no classes",
+                expected="metainfo=dict(classes=(...))",
+                found="none",
+                remedy="name the classes in the order of their labels",
+            )
+        self.options, self.classes, self.ignore_index = options, tuple(classes), ignore_index
+        self.background = self.class_index(options.background, "background")
+        self.label_map: dict[Any, int] | None = None
+        if options.label_map is not None:
+            pairs = options.label_map.items()
+            self.label_map = {key: self.class_index(value, "label_map") for key, value in pairs}
+            self._label_of_text = {str(key): label for key, label in self.label_map.items()}
+        self._features: dict[tuple[str, str], tuple] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Loaded features stay behind: a worker loads its own.
+        return {**self.__dict__, "_features": {}}
+
+    def class_index(self, value: Any, option: str) -> int:
+        """Turn a class index, a class name or ``'ignore'`` into a label.
+
+        Args:
+            value: What an option or a file says.
+            option: Where it says so, for messages.
+
+        Raises:
+            ConfigError: If there is no such class.
+        """
+        if value is None or value == "ignore" or value == self.ignore_index:
+            return self.ignore_index
+        try:
+            if isinstance(value, str) and not value.lstrip("-").isdigit():
+                index = [name.casefold() for name in self.classes].index(value.casefold())
+            else:
+                index = range(len(self.classes)).index(int(value))
+            if isinstance(value, str) or index == value:
+                return index
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise ConfigError(
+            f"{option}: "
+            + (f"unknown class name {value!r}" if isinstance(value, str) else f"no class {value}"),
+            expected=f"0 to {len(self.classes) - 1}, one of {', '.join(self.classes)}, or 'ignore'",
+            found=value,
+            remedy=f"correct {option}, or name all classes in metainfo['classes']",
+        )
+
+    def label_of(self, value: Any) -> int | None:
+        """Return the label of a value of a mask or an attribute, None where it has none."""
+        if self.label_map is not None:
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            return self.label_map.get(value, self._label_of_text.get(str(value)))
+        if value is None or value == "ignore":
+            return None
+        try:
+            return self.class_index(value, "label")
+        except ConfigError:
+            return None
+
+    def decode(self, values: np.ndarray, valid: np.ndarray, path: str) -> np.ndarray:
+        """Turn the values of a raster mask into labels.
+
+        Args:
+            values: (H, W) of the file.
+            valid: (H, W) bool; the rest is ignored.
+            path: The file, for messages.
+
+        Returns:
+            (H, W) int64.
+
+        Raises:
+            DataError: If a value is no class.
+        """
+        found = np.unique(values[valid])
+        if found.dtype.kind == "f" and not np.array_equal(found, np.round(found)):
+            raise DataError(
+                f"{path}: the mask holds no class labels",
+                expected="whole numbers",
+                found=some(f"{value:g}" for value in found),
+                remedy="use a mask with one class per pixel",
+            )
+        labels = np.full(values.shape, self.ignore_index, dtype=np.int64)
+        for value in found.tolist():
+            label = self.label_of(value)
+            if label is None:
+                last = len(self.classes) - 1
+                raise DataError(
+                    f"{path}: labels outside the range",
+                    expected=f"the values of label_map: {some(self.label_map)}"
+                    if self.label_map is not None
+                    else f"0 to {last} ({last + 1} classes), or {self.ignore_index} to ignore",
+                    found=some(int(value) for value in found.tolist()),
+                    remedy="map the values with label_map, such as {1: 0, 2: 1, 0: 'ignore'}, "
+                    "or name all classes in metainfo['classes']",
+                )
+            labels[valid & (values == value)] = label
+        return labels
+
+    def features(self, path: str, crs: str) -> tuple[np.ndarray, np.ndarray, shapely.STRtree]:
+        """Load a vector file once.
+
+        Args:
+            path: The file.
+            crs: WKT.
+
+        Returns:
+            Geometries in ``crs``, the label of each, and a spatial index.
+
+        Raises:
+            ConfigError: If the file lacks ``label_field``.
+            DataError: If it cannot be read or placed, or names an unknown class.
+        """
+        key = (path, crs)
+        if key in self._features:
+            return self._features[key]
+        try:
+            if path.lower().endswith(".parquet"):
+                table = gpd.read_parquet(path)
+            else:
+                layer = self.options.mask_layer
+                table = gpd.read_file(path, **({} if layer is None else {"layer": layer}))
+        except Exception as error:
+            # pyogrio, fiona, pyarrow and GDAL each have exceptions of their own.
+            raise unreadable(path, error, "a vector file") from error
+        attribute = self.options.label_field
+        if attribute is not None and attribute not in table.columns:
+            raise ConfigError(
+                f"{path} has no attribute {attribute!r}",
+                expected="label_field to be one of: "
+                + ", ".join(str(name) for name in table.columns if name != "geometry"),
+                found=attribute,
+                remedy="correct label_field",
+            )
+        table = table[~(table.geometry.isna() | table.geometry.is_empty)]
+        if len(table) and table.crs is None:
+            raise DataError(
+                f"{path} has no CRS",
+                expected="a coordinate reference system",
+                found="none",
+                remedy="add it (a .prj file for a shapefile)",
+            )
+        if attribute is None:
+            label = self.class_index(self.options.label, "label")
+            labels = np.full(len(table), label, dtype=np.int64)
+        else:
+            labels = self._attribute_labels(path, table[attribute].tolist())
+        if len(table):
+            table = table.to_crs(crs)
+        shapes = np.asarray(table.geometry.values, dtype=object)
+        self._features[key] = (shapes, labels, shapely.STRtree(shapes))
+        return self._features[key]
+
+    def _attribute_labels(self, path: str, values: list[Any]) -> np.ndarray:
+        labels = [self.label_of(value) for value in values]
+        if None in labels:
+            raise DataError(
+                f"{path}: {self.options.label_field}={values[labels.index(None)]!r} is no known "
+                "class",
+                expected=", ".join(map(str, self.label_map or self.classes)),
+                found=some(sorted({str(value) for value in values})),
+                remedy="correct metainfo['classes'], or map the values with label_map",
+            )
+        return np.asarray(labels, dtype=np.int64)
+
+    def rasterise(
+        self, masks: Sequence[MaskFile], grid: Grid, row: int, col: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Burn the features of vector files into a chip; later ones lie on top.
+
+        Args:
+            masks: The files; none leave the background.
+            grid: Grid of the scene.
+            row: First row of the chip in the grid.
+            col: First column.
+            size: (height, width) of the chip.
+
+        Returns:
+            (height, width) int64.
+        """
+        height, width = size
+        affine = grid.window_affine(row, col)
+        corners = [affine * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
+        outline = shapely.Polygon(corners)
+        burned: list[tuple[Any, int]] = []
+        for mask in masks:
+            shapes, labels, tree = self.features(mask.path, grid.crs)
+            burned += [(shapes[hit], int(labels[hit])) for hit in np.sort(tree.query(outline))]
+        labels = np.full(size, self.background, dtype=np.int32)
+        if burned:
+            rasterio.features.rasterize(
+                burned, out=labels, transform=affine, all_touched=self.options.all_touched
+            )
+        return labels.astype(np.int64)

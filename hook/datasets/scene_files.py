@@ -1,0 +1,310 @@
+"""Image and mask files of a folder, and what their headers say: bands, grids, partners."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import CRSError
+
+from hook.datasets.bands import resolve_bands
+from hook.datasets.files import (
+    RASTER_SUFFIXES,
+    VECTOR_SUFFIXES,
+    check_complete,
+    is_vector_file,
+    list_files,
+    names_of,
+    open_raster,
+    pair_name,
+    some,
+)
+from hook.datasets.grids import Area, Grid, grid_of
+from hook.errors import ConfigError, DataError
+from hook.progress import progress_bar
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Where images and masks lie and how they pair; see :class:`hook.datasets.GeoTIFFFolder`."""
+
+    images: PathLike | Sequence[PathLike]
+    masks: PathLike | Sequence[PathLike] | None = None
+    data_root: str = ""
+    split: PathLike | Sequence[str] | Mapping[str, Any] | None = None
+    grid: str | Mapping[str, Any] | None = None
+    image_glob: str | Sequence[str] | None = None
+    mask_glob: str | Sequence[str] | None = None
+    pair_by: str = "auto"
+    missing_masks: str = "error"
+
+    def __post_init__(self) -> None:
+        check_choice("pair_by", self.pair_by, ("auto", "name", "location"))
+        check_choice("missing_masks", self.missing_masks, ("error", "skip", "background"))
+        object.__setattr__(self, "grid", _checked_grid(self.grid))
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask file.
+
+    Attributes:
+        path: The file.
+        own: Its grid; None for vector files.
+        placed_by: The file with its georeference: itself, or its image.
+        nodata: Its own nodata value.
+        offset: (row, col) of its first pixel in the scene, None where it must be resampled.
+        indexes: 1-based bands.
+    """
+
+    path: str
+    own: Grid | None = None
+    placed_by: str = ""
+    nodata: float | None = None
+    offset: tuple[int, int] | None = None
+    indexes: tuple[int, ...] = (1,)
+    resampling = Resampling.nearest
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it holds features rather than pixels."""
+        return self.own is None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image, the grid its chips lie on, and its masks.
+
+    Attributes:
+        path: The file.
+        own: Its grid.
+        placed_by: The file with its georeference: itself, or its mask.
+        nodata: Its own nodata value.
+        indexes: 1-based bands in the model's order.
+        grid: Grid of the chips.
+        window: (row, col, height, width) of the split's part of ``grid``.
+        area: The split's area where it is not exactly ``window``.
+        masks: Its masks; features of later ones lie on top, pixels of earlier ones.
+    """
+
+    path: str
+    own: Grid
+    placed_by: str
+    nodata: float | None
+    indexes: tuple[int, ...]
+    grid: Grid
+    window: tuple[int, int, int, int]
+    area: Area | None = None
+    masks: tuple[MaskFile, ...] = ()
+    resampling = Resampling.bilinear
+
+    @property
+    def offset(self) -> tuple[int, int] | None:
+        """(0, 0) where chips are windows of the file, None where it must be resampled."""
+        return (0, 0) if self.grid == self.own else None
+
+    def on_grid(self, grid: Grid) -> "Scene":
+        """Return the scene on another grid."""
+        return replace(self, grid=grid, window=(0, 0, grid.height, grid.width))
+
+
+def warn(text: str) -> None:
+    """Log what users should know about their folder."""
+    print_log(f"GeoTIFFFolder: {text}", logger="current", level=logging.WARNING)
+
+
+def check_choice(option: str, value: Any, allowed: Sequence[str]) -> None:
+    """Check an option of :class:`hook.datasets.GeoTIFFFolder` with a few possible values.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    if value not in allowed:
+        raise ConfigError(
+            f"GeoTIFFFolder: {option}={value!r}",
+            expected=" or ".join(map(repr, allowed)),
+            found=value,
+            remedy=f"correct {option}",
+        )
+
+
+def _checked_grid(grid: Any) -> str | dict[str, Any] | None:
+    if grid is None or grid == "image":
+        return grid
+    try:
+        checked = {key: value for key, value in grid.items() if value is not None}
+        if "crs" in checked:
+            checked["crs"] = CRS.from_user_input(checked["crs"])
+        if "res" in checked:
+            res = checked["res"]
+            xres, yres = (res, res) if isinstance(res, int | float) else res
+            checked["res"] = float(xres), float(yres)
+            if min(checked["res"]) <= 0:
+                raise ValueError("res must be positive")
+        if not checked or set(checked) - {"crs", "res"}:
+            raise ValueError(f"keys: {', '.join(grid) or 'none'}")
+    except (AttributeError, CRSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            "GeoTIFFFolder: grid",
+            expected="dict(crs='EPSG:...', res=<pixel size> or (x, y)), or 'image'",
+            found=f"{grid} ({error})",
+            remedy="correct grid",
+        ) from error
+    return checked
+
+
+def list_scene_files(options: SceneOptions) -> tuple[list[str], list[str]]:
+    """List the files of images and masks.
+
+    Args:
+        options: Of the dataset.
+
+    Returns:
+        Sorted paths of the images and of the masks, which are all rasters or all vector files.
+
+    Raises:
+        ConfigError: If files are images and masks at once, or rasters and vectors are mixed.
+        DataError: If there are no files.
+    """
+    root, image_glob, mask_glob = options.data_root, options.image_glob, options.mask_glob
+    files = list_files(options.images, root, image_glob, RASTER_SUFFIXES, "images")
+    if options.masks is None:
+        return files, []
+    suffixes = RASTER_SUFFIXES + VECTOR_SUFFIXES
+    masks = list_files(options.masks, root, mask_glob, suffixes, "masks")
+    both = set(files) & set(masks)
+    if both and (image_glob or not mask_glob):
+        raise ConfigError(
+            "GeoTIFFFolder: files are images and masks at once",
+            expected="each file one of the two",
+            found=some(sorted(both)),
+            remedy="separate them with image_glob and mask_glob",
+        )
+    files = [path for path in files if path not in both]
+    if not files:
+        raise DataError(
+            "images: every file matches mask_glob",
+            expected="at least one image",
+            found=f"{len(masks)} masks",
+            remedy="correct mask_glob or image_glob",
+        )
+    check_one_kind(masks, "masks", "choose with mask_glob, such as '*.gpkg'")
+    return files, masks
+
+
+def check_one_kind(masks: Sequence[PathLike], option: str, remedy: str) -> None:
+    """Check that masks are all rasters or all vector files.
+
+    Raises:
+        ConfigError: If they are mixed.
+    """
+    if len({is_vector_file(path) for path in masks}) > 1:
+        raise ConfigError(
+            f"{option}: raster and vector files side by side",
+            expected="one kind",
+            found=some(masks),
+            remedy=remedy,
+        )
+
+
+def read_scenes(
+    files: Sequence[str], mask_files: Sequence[str], bands: Sequence[str | int] | None
+) -> list[Scene]:
+    """Read the headers of images; one that is not georeferenced takes the grid of its mask.
+
+    Args:
+        files: The images.
+        mask_files: Masks, among which the one of the same name and size is looked for.
+        bands: See :func:`hook.datasets.bands.resolve_bands`.
+
+    Returns:
+        The scenes, each on its own grid and without masks.
+
+    Raises:
+        DataError: If a file cannot be read or placed, or band counts differ.
+    """
+    scenes, counts, borrowed = [], {}, []
+    by_name = {pair_name(path): path for path in mask_files if not is_vector_file(path)}
+    for path in progress_bar(files, desc="images", unit="file", leave=False, delay=2):
+        with open_raster(path) as src:
+            check_complete(src)
+            indexes = tuple(resolve_bands(src, bands))
+            grid, shape, nodata = grid_of(src), src.shape, src.nodata
+        counts.setdefault(len(indexes), path)
+        placed_by = path
+        if grid is None:
+            borrowed.append(path)
+            placed_by = by_name.get(pair_name(path))
+            if placed_by is not None:
+                with open_raster(placed_by) as src:
+                    grid = grid_of(src) if src.shape == shape else None
+            if grid is None:
+                raise _not_georeferenced(path, "mask")
+        scenes.append(Scene(path, grid, placed_by, nodata, indexes, grid, ()).on_grid(grid))
+    if borrowed:
+        warn(
+            f"{len(borrowed)} of {len(files)} images are not georeferenced and take the grid of "
+            f"the mask of their name and size: {names_of(borrowed)}"
+        )
+    if len(counts) > 1:
+        raise DataError(
+            "images differ in their band count",
+            expected="one band count, or metainfo['bands'] to choose",
+            found=some(f"{path}: {count}" for count, path in sorted(counts.items())),
+            remedy="name the bands in metainfo['bands'], or separate the files with image_glob",
+        )
+    return scenes
+
+
+def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
+    """Read the headers of masks; one that is not georeferenced takes the grid of its image.
+
+    Args:
+        files: Raster or vector files.
+        scenes: The scenes.
+
+    Returns:
+        The masks, not placed on a scene yet.
+
+    Raises:
+        DataError: If a file cannot be read or placed, or has several bands.
+    """
+    masks = []
+    by_name = {pair_name(scene.path): scene for scene in scenes}
+    for path in progress_bar(files, desc="masks", unit="file", leave=False, delay=2):
+        if is_vector_file(path):
+            masks.append(MaskFile(path))
+            continue
+        with open_raster(path) as src:
+            check_complete(src)
+            if src.count != 1:
+                raise DataError(
+                    f"{path}: a mask of {src.count} bands",
+                    expected="one band of class labels",
+                    found=f"{src.count} bands of {src.dtypes[0]}",
+                    remedy="convert colours to class indexes, or correct mask_glob",
+                )
+            grid, shape, nodata = grid_of(src), src.shape, src.nodata
+        placed_by = path
+        if grid is None:
+            scene = by_name.get(pair_name(path))
+            if scene is None or (scene.own.height, scene.own.width) != shape:
+                raise _not_georeferenced(path, "image")
+            grid, placed_by = scene.own, scene.placed_by
+        masks.append(MaskFile(path, grid, placed_by, nodata))
+    return masks
+
+
+def _not_georeferenced(path: str, partner: str) -> DataError:
+    return DataError(
+        f"{path} is not georeferenced",
+        expected=f"a CRS and a transform, here or in a {partner} of the same name and size",
+        found="neither",
+        remedy="write them with `rio edit-info --crs ... --transform ...`",
+    )

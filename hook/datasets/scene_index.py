@@ -1,0 +1,306 @@
+"""Scenes with their masks, paired by TorchGeo.
+
+TorchGeo's ``RasterDataset``, ``VectorDataset`` and ``IntersectionDataset`` index the files by place
+and find which masks overlap which images.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyproj
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform_bounds
+from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
+
+from hook.datasets.files import is_vector_file, names_of, pair_name, some
+from hook.datasets.grids import Grid, window_of_area
+from hook.datasets.labels import Labels
+from hook.datasets.scene_files import (
+    MaskFile,
+    Scene,
+    SceneOptions,
+    list_scene_files,
+    read_masks,
+    read_scenes,
+    warn,
+)
+from hook.datasets.splits import choose_files, split_area
+from hook.errors import DataError
+
+
+class PlacedFiles(RasterDataset):
+    """Images or raster masks as TorchGeo indexes them.
+
+    Args:
+        files: Scenes or masks.
+        first: Grid whose CRS and pixel size the index takes.
+    """
+
+    def __init__(self, files: Sequence[Scene | MaskFile], first: Grid) -> None:
+        self.is_image = isinstance(files[0], Scene)
+        placed = [file.placed_by for file in files]
+        super().__init__(placed, crs=CRS.from_wkt(first.crs), res=first.res)
+        paths = dict(zip(placed, (file.path for file in files), strict=True))
+        self.index["filepath"] = [paths[source] for source in self.index["filepath"]]
+
+
+class SceneIndex:
+    """The scenes of a folder and the masks of each.
+
+    Args:
+        options: Where the files lie, and how they pair.
+        bands: See :func:`hook.datasets.bands.resolve_bands`.
+        labels: Reader of the labels; None without masks.
+
+    Attributes:
+        scenes: The scenes of the split.
+        torchgeo_dataset: TorchGeo's dataset of the images, intersected with the masks where there
+            are any.
+
+    Raises:
+        ConfigError: If options contradict each other or the files.
+        DataError: If files are missing, unreadable or do not fit together.
+    """
+
+    def __init__(
+        self, options: SceneOptions, bands: Sequence[str | int] | None, labels: Labels | None
+    ) -> None:
+        self.options, self.labels = options, labels
+        files, mask_files = list_scene_files(options)
+        chosen = choose_files(files, options.split, options.data_root)
+        scenes = self._place_on_grid(read_scenes(chosen, mask_files, bands))
+        self.torchgeo_dataset: Any = PlacedFiles(scenes, scenes[0].grid)
+        if mask_files:
+            scenes = self._add_masks(scenes, mask_files, self._pairs_by_name(files, mask_files))
+        self.scenes = self._apply_area(scenes)
+
+    # Grids --------------------------------------------------------------------------------------
+
+    def _place_on_grid(self, scenes: list[Scene]) -> list[Scene]:
+        first, grid = scenes[0], self.options.grid
+        if grid == "image":
+            return scenes
+        for scene in scenes[1:]:
+            if grid is None and not scene.grid.is_like(first.grid):
+                raise DataError(
+                    "images have more than one CRS or resolution",
+                    expected="one, or the option grid",
+                    found=f"{first.path} ({first.grid.describe()}), "
+                    f"{scene.path} ({scene.grid.describe()})",
+                    remedy="name the grid to resample to, such as "
+                    "grid=dict(crs='EPSG:32633', res=10), or grid='image' to keep every image as "
+                    "it is",
+                )
+            if grid is not None and "crs" not in grid and not scene.grid.same_crs(first.grid):
+                raise DataError(
+                    f"{scene.path}: another CRS than the images before it",
+                    expected=first.grid.describe(),
+                    found=scene.grid.describe(),
+                    remedy="name the CRS too: grid=dict(crs=..., res=...)",
+                )
+        if grid is None:
+            return scenes
+        scenes = [scene.on_grid(_target_grid(scene, **grid)) for scene in scenes]
+        warped = [scene for scene in scenes if scene.offset is None]
+        if warped:
+            warn(
+                f"{len(warped)} of {len(scenes)} images are resampled bilinearly to "
+                f"{warped[0].grid.describe()}: {names_of(scene.path for scene in warped)}"
+            )
+        return scenes
+
+    # Masks --------------------------------------------------------------------------------------
+
+    def _pairs_by_name(self, files: list[str], mask_files: list[str]) -> bool:
+        if self.options.pair_by != "auto":
+            return self.options.pair_by == "name"
+        names, mask_names = ({pair_name(path) for path in paths} for paths in (files, mask_files))
+        unique = len(mask_names) == len(mask_files) and len(names) == len(files)
+        same = names & mask_names
+        return unique and bool(same) and same in (names, mask_names)
+
+    def _add_masks(self, scenes: list[Scene], files: list[str], by_name: bool) -> list[Scene]:
+        """Give each scene its masks, by TorchGeo's intersection of the two."""
+        names = {pair_name(scene.path) for scene in scenes}
+        wanted = [path for path in files if not by_name or pair_name(path) in names]
+        masks = read_masks(wanted, scenes)
+        # A vector file without features has no place; by name it still says that nothing is there.
+        empty = {
+            mask.path
+            for mask in masks
+            if mask.is_vector and not len(self.labels.features(mask.path, scenes[0].grid.crs)[0])
+        }
+        pairs = self._intersect(scenes, [mask for mask in masks if mask.path not in empty])
+        paired, missing = [], []
+        for scene in scenes:
+            mine = [
+                self._place_mask(scene, mask)
+                for mask in masks
+                if (not by_name or pair_name(mask.path) == pair_name(scene.path))
+                and ((scene.path, mask.path) in pairs or (by_name and mask.path in empty))
+            ]
+            scene = replace(scene, masks=tuple(mask for mask in mine if mask is not None))
+            complete = scene.masks or self.options.missing_masks == "background"
+            (paired if complete else missing).append(scene)
+        if missing:
+            self._report_missing(missing, scenes, files, by_name)
+        if not paired:
+            raise DataError(
+                "no image has a mask",
+                expected="at least one pair",
+                found=f"{len(scenes)} images, {len(masks)} masks",
+                remedy="correct images, masks or pair_by",
+            )
+        self._warn_of_masks(paired)
+        return paired
+
+    def _intersect(self, scenes: list[Scene], masks: list[MaskFile]) -> set[tuple[str, str]]:
+        """Return the (image, mask) paths that overlap."""
+        if not masks:
+            return set()
+        images, first = self.torchgeo_dataset, scenes[0].grid
+        if masks[0].is_vector:
+            options = self.labels.options
+            labels = VectorDataset(
+                [mask.path for mask in masks],
+                crs=pyproj.CRS.from_wkt(first.crs),
+                res=first.res,
+                label_name=options.label_field,
+                layer=options.mask_layer,
+            )
+        else:
+            labels = PlacedFiles(masks, first)
+        try:
+            self.torchgeo_dataset = IntersectionDataset(images, labels)
+        except RuntimeError as error:
+            if self.options.missing_masks == "background":
+                return set()
+            raise DataError(
+                "images and masks do not overlap",
+                expected=f"masks inside {_extent(images)} of the images",
+                found=f"masks inside {_extent(labels)}",
+                remedy="correct the CRS of the files, or images and masks",
+            ) from error
+        index = self.torchgeo_dataset.index
+        return set(zip(index["filepath_1"], index["filepath_2"], strict=True))
+
+    def _place_mask(self, scene: Scene, mask: MaskFile) -> MaskFile | None:
+        """Find where a mask lies on a scene's grid; None where they only touch."""
+        if mask.is_vector:
+            return mask
+        offset = scene.grid.offset_of(mask.own)
+        if offset is not None:
+            row, col = offset
+            touches = (
+                -mask.own.height < row < scene.grid.height
+                and -mask.own.width < col < scene.grid.width
+            )
+            return replace(mask, offset=offset) if touches else None
+        if self.options.grid is None and not scene.grid.is_like(mask.own):
+            raise DataError(
+                "image and mask have another CRS or resolution",
+                expected="one, or the option grid",
+                found=f"{scene.path} ({scene.grid.describe()}), "
+                f"{mask.path} ({mask.own.describe()})",
+                remedy="set grid='image' to resample masks to their image, or name a grid such as "
+                "grid=dict(crs='EPSG:32633', res=10)",
+            )
+        return mask
+
+    def _report_missing(
+        self, missing: list[Scene], scenes: list[Scene], masks: list[str], by_name: bool
+    ) -> None:
+        if self.options.missing_masks == "skip":
+            names = names_of(scene.path for scene in missing)
+            warn(f"{len(missing)} images without mask are left out: {names}")
+            return
+        names = {pair_name(path) for path in masks}
+        apart = [scene for scene in missing if by_name and pair_name(scene.path) in names]
+        elsewhere = f" that overlaps them ({len(apart)} have one of their name elsewhere)"
+        raise DataError(
+            f"{len(missing)} of {len(scenes)} images have no mask" + elsewhere * bool(apart),
+            expected="a mask of the same name" if by_name else "a mask where the image lies",
+            found=some(scene.path for scene in missing),
+            remedy="add the masks, correct the CRS, leave the images out of the split, or set "
+            "missing_masks='skip'" + " or 'background'" * is_vector_file(masks[0]),
+        )
+
+    def _warn_of_masks(self, scenes: list[Scene]) -> None:
+        """Log which masks are resampled, and whether a class is taken for nodata."""
+        rasters = {
+            mask.path: mask for scene in scenes for mask in scene.masks if not mask.is_vector
+        }
+        resampled = sorted(path for path, mask in rasters.items() if mask.offset is None)
+        if resampled:
+            warn(
+                f"{len(resampled)} masks are resampled to the grid of their images "
+                f"(nearest neighbour): {names_of(resampled)}"
+            )
+        tags = {mask.nodata: path for path, mask in rasters.items() if mask.nodata is not None}
+        for nodata, path in tags.items() if self.labels.options.mask_nodata == "tag" else ():
+            if 0 <= nodata < len(self.labels.classes):
+                warn(
+                    f"label {nodata:g} is the nodata value of the masks ({Path(path).name}) and "
+                    "is ignored; set mask_nodata=None if it is a class"
+                )
+
+    # Area ---------------------------------------------------------------------------------------
+
+    def _apply_area(self, scenes: list[Scene]) -> list[Scene]:
+        """Cut the scenes to the area of the split."""
+        area = split_area(self.options.split, self.options.data_root, scenes[0].grid.crs)
+        if area is None:
+            return scenes
+        cut = []
+        for scene in scenes:
+            window, exact = window_of_area(scene.grid, area)
+            if window[2] > 0 and window[3] > 0:
+                cut.append(replace(scene, window=window, area=None if exact else area))
+        if not cut:
+            raise DataError(
+                "no image lies in the area of the split",
+                expected=f"images that reach into {tuple(round(v, 6) for v in area.bounds)} "
+                f"({CRS.from_wkt(area.crs).to_string()})",
+                found=f"{len(scenes)} images inside {_extent(PlacedFiles(scenes, scenes[0].grid))}",
+                remedy="correct the bounds or the crs of split",
+            )
+        return cut
+
+
+def _target_grid(
+    scene: Scene, crs: CRS | None = None, res: tuple[float, float] | None = None
+) -> Grid:
+    """Return the grid that a scene is resampled to: its own where that fits."""
+    own = scene.own
+    crs = crs or CRS.from_wkt(own.crs)
+    xres, yres = res or own.res
+    target = Grid(crs.to_wkt(), (xres, 0, 0, 0, -yres, 0), 1, 1)
+    if own.same_crs(target) and own.same_res(target, 1e-6):
+        return own
+    try:
+        left, bottom, right, top = transform_bounds(
+            CRS.from_wkt(own.crs), crs, *own.bounds, densify_pts=21
+        )
+    except (CRSError, RasterioError) as error:
+        raise DataError(
+            f"{scene.path} cannot be projected to {crs.to_string()}",
+            expected="an image inside the area of use of grid's CRS",
+            found=" ".join(str(error).split()),
+            remedy="choose another CRS in grid",
+        ) from error
+    # Snapped to multiples of the resolution, so that neighbours share one grid.
+    col0, row0 = math.floor(left / xres + 1e-6), math.ceil(top / yres - 1e-6)
+    width = max(math.ceil(right / xres - 1e-6) - col0, 1)
+    height = max(row0 - math.floor(bottom / yres + 1e-6), 1)
+    return Grid(target.crs, (xres, 0.0, col0 * xres, 0.0, -yres, row0 * yres), width, height)
+
+
+def _extent(dataset: RasterDataset | VectorDataset) -> str:
+    left, bottom, right, top = dataset.index.total_bounds
+    crs = dataset.crs
+    name = f"EPSG:{crs.to_epsg()}" if crs.to_epsg() else crs.name
+    return f"({left:.6g}, {bottom:.6g}, {right:.6g}, {top:.6g}) in {name}"
