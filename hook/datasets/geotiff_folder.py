@@ -52,6 +52,13 @@ class GeoTIFFFolder(BaseDataset):
         pipeline: Transforms.
         chip_size: Side of a chip in pixels, or (height, width).
         mode: ``'random'`` or ``'cover'``; default ``'cover'`` in test mode, else ``'random'``.
+        ignore_index: Label of pixels that count nowhere; default ``metainfo['ignore_index']``, else
+            255.
+        length: Chips per epoch in random mode; default as many as cover the data.
+        test_mode: As in :class:`mmengine.dataset.BaseDataset`.
+        **options: See below.
+
+    Keyword Args:
         split: Which part of the data: a list file or a list of file names (with or without folder
             and suffix); ``dict(attribute=..., value=...)`` for the images whose GeoTIFF tag has
             that value (or one of several); the same with ``file=``, a CSV whose first column names
@@ -76,11 +83,7 @@ class GeoTIFFFolder(BaseDataset):
         all_touched: Burn every pixel that a feature touches, not only those whose centre it covers.
         mask_nodata: ``'tag'`` to ignore pixels with the masks' own nodata value, a number to ignore
             in place of it, or None where the masks have no nodata whatever their tag says.
-        ignore_index: Label of pixels that count nowhere; default ``metainfo['ignore_index']``, else
-            255.
-        length: Chips per epoch in random mode; default as many as cover the data.
         indices: Use only these chips of the cover, or the first so many.
-        test_mode: As in :class:`mmengine.dataset.BaseDataset`.
         lazy_init: As in :class:`mmengine.dataset.BaseDataset`.
         serialize_data: As in :class:`mmengine.dataset.BaseDataset`.
         max_refetch: As in :class:`mmengine.dataset.BaseDataset`.
