@@ -105,7 +105,8 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
     """Score model and baselines on the test part, chip by chip, with one confusion matrix each."""
     import torch
 
-    from hook.evaluation.baselines import confusion_matrix, segmentation_scores
+    from hook.evaluation.baselines import segmentation_scores
+    from hook.evaluation.confusion import confusion_matrix
 
     dataset = cover_of(cfg, "test")
     count = cfg.model.decode_head.num_classes

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation.confusion import save_confusion_matrix
+from hook.evaluation.confusion import class_scores, confusion_matrix, save_confusion_matrix
 from hook.evaluation.samples import class_names
 from hook.registry import METRICS
 
@@ -107,20 +107,16 @@ class Accuracy(BaseMetric):
         for k in self.topk:
             hits = (ranking[:, : min(k, len(classes))] == truth[:, None]).any(axis=1)
             metrics[f"top{k}"] = round(float(hits.mean()) * 100, 4)
-        matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        np.add.at(matrix, (truth, ranking[:, 0]), 1)
+        matrix = confusion_matrix(truth, ranking[:, 0], len(classes), None)
         if self.output_dir is not None:
             save_confusion_matrix(self.output_dir, classes, matrix)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            recall = np.diag(matrix) / matrix.sum(axis=1)
-            precision = np.diag(matrix) / matrix.sum(axis=0)
-            f1 = 2 * np.diag(matrix) / (matrix.sum(axis=1) + matrix.sum(axis=0))
-        metrics["mean_class"] = round(float(np.nanmean(recall)) * 100, 4)
+        scores = class_scores(matrix)
+        metrics["mean_class"] = round(float(np.nanmean(scores["recall"])) * 100, 4)
         table = PrettyTable()
         table.add_column("Class", list(classes))
         table.add_column("Images", matrix.sum(axis=1).tolist())
-        for name, values in (("Accuracy", recall), ("Precision", precision), ("F1", f1)):
-            table.add_column(name, [f"{value * 100:.2f}" for value in values])
+        for name, key in (("Accuracy", "recall"), ("Precision", "precision"), ("F1", "f1")):
+            table.add_column(name, [f"{value * 100:.2f}" for value in scores[key]])
         logger = MMLogger.get_current_instance()
         print_log(f"per class results:\n{table.get_string()}", logger=logger)
         return metrics

@@ -7,48 +7,9 @@ no more memory than one image.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation import confusion
-
-
-def confusion_matrix(
-    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int = 255
-) -> np.ndarray:
-    """Count pixels by true and predicted class.
-
-    Args:
-        truth: (H, W) integer class indexes; ``ignore_index`` is left out.
-        prediction: (H, W) integer class indexes.
-        num_classes: Number of classes K.
-        ignore_index: Label of pixels that do not count.
-
-    Returns:
-        np.ndarray: (K, K) int64, row = true class, column = predicted class.
-
-    Raises:
-        DataError: If the shapes differ or a counted pixel has a class outside ``0..K-1``.
-    """
-    if truth.shape != prediction.shape:
-        raise DataError(
-            "truth and prediction differ in size",
-            expected=truth.shape,
-            found=prediction.shape,
-            remedy="give truth and prediction of the same image",
-        )
-    counted = truth != ignore_index
-    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, values in (("truth", rows), ("prediction", columns)):
-        if values.size and not 0 <= values.min() <= values.max() < num_classes:
-            raise DataError(
-                f"class outside the range in the {name}",
-                expected=f"0 to {num_classes - 1}, or {ignore_index} where nothing counts",
-                found=f"{values.min()} to {values.max()}",
-                remedy="compare the labels with the class names of the config",
-            )
-    pair = torch.from_numpy(rows), torch.from_numpy(columns)
-    return confusion.confusion_matrix(*pair, num_classes)
+from hook.evaluation.confusion import check_labels, class_scores
 
 
 def segmentation_scores(matrix: np.ndarray) -> dict[str, float | list[float]]:
@@ -64,24 +25,19 @@ def segmentation_scores(matrix: np.ndarray) -> dict[str, float | list[float]]:
         dict: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``, ``mF1`` and the list ``IoU`` per
         class, all in percent.
     """
-    counts = matrix.astype(np.float64)
-    hit, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = hit / (true + predicted - hit)
-        recall = hit / true
-        f1 = 2 * hit / (true + predicted)
-        overall = hit.sum() / counts.sum()
+    scores = class_scores(matrix)
 
     def mean(values: np.ndarray) -> float:
         present = values[~np.isnan(values)]
         return float(100 * present.mean()) if present.size else float("nan")
 
+    total = matrix.sum()
     return {
-        "mIoU": mean(iou),
-        "aAcc": float(100 * overall),
-        "mAcc": mean(recall),
-        "mF1": mean(f1),
-        "IoU": [float(v) for v in 100 * iou],
+        "mIoU": mean(scores["iou"]),
+        "aAcc": float(100 * np.trace(matrix) / total) if total else float("nan"),
+        "mAcc": mean(scores["recall"]),
+        "mF1": mean(scores["f1"]),
+        "IoU": [float(v) for v in 100 * scores["iou"]],
     }
 
 
@@ -99,7 +55,7 @@ class MajorityClass:
 
     def partial_fit(self, labels: np.ndarray) -> "MajorityClass":
         """Count the labels of one training image, (H, W) integers."""
-        counted = _checked_labels(labels, len(self.counts), self.ignore_index)
+        counted = check_labels(labels, len(self.counts), self.ignore_index)
         self.counts += np.bincount(counted, minlength=len(self.counts))
         return self
 
@@ -167,7 +123,7 @@ class NearestCentroid:
             )
         if valid is not None:
             labels = np.where(valid.astype(bool), labels, self.ignore_index)
-        classes = _checked_labels(labels, self.num_classes, self.ignore_index)
+        classes = check_labels(labels, self.num_classes, self.ignore_index)
         pixels = image[:, labels != self.ignore_index].astype(np.float64)
         if classes.size == 0:
             return self
@@ -267,18 +223,6 @@ def check_margins(
     if score < centroid:
         missed.append(f"mIoU {score:.1f} is below the nearest-centroid classifier ({centroid:.1f})")
     return missed
-
-
-def _checked_labels(labels: np.ndarray, num_classes: int, ignore_index: int) -> np.ndarray:
-    counted = labels[labels != ignore_index].astype(np.int64)
-    if counted.size and not 0 <= counted.min() <= counted.max() < num_classes:
-        raise DataError(
-            "label outside the range",
-            expected=f"0 to {num_classes - 1}, or {ignore_index} where nothing counts",
-            found=f"{counted.min()} to {counted.max()}",
-            remedy="compare the labels with the class names of the config",
-        )
-    return counted
 
 
 def _nothing_learned() -> DataError:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from hook.errors import DataError
+from hook.evaluation.confusion import class_scores
 
 
 class Comparison(NamedTuple):
@@ -31,19 +32,12 @@ class Comparison(NamedTuple):
 
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean intersection over union of a (K, K) confusion matrix in percent, absent classes out."""
-    hit = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return 100 * float(np.mean(hit[union > 0] / union[union > 0]))
+    return 100 * float(np.nanmean(class_scores(confusion)["iou"]))
 
 
 def class_iou(index: int) -> Callable[[np.ndarray], float]:
     """Give the function that computes one class's intersection over union in percent."""
-
-    def iou(confusion: np.ndarray) -> float:
-        hit = confusion[index, index]
-        return 100 * float(hit / (confusion[index].sum() + confusion[:, index].sum() - hit))
-
-    return iou
+    return lambda confusion: 100 * float(class_scores(confusion)["iou"][index])
 
 
 def accuracy(confusion: np.ndarray) -> float:

@@ -12,7 +12,8 @@ import math
 import cv2
 import numpy as np
 
-from hook.errors import ConfigError, DataError
+from hook.errors import ConfigError
+from hook.evaluation.confusion import check_labels, check_same_size
 
 
 def label_boundary(labels: np.ndarray, ignore_index: int | None = 255) -> np.ndarray:
@@ -87,25 +88,13 @@ def boundary_counts(
         ConfigError: The tolerance is negative or no number.
     """
     check_tolerance(tolerance, "tolerance")
-    if truth.shape != prediction.shape:
-        raise DataError(
-            "truth and prediction differ in size",
-            expected=truth.shape,
-            found=prediction.shape,
-            remedy="give truth and prediction of the same image",
-        )
+    check_same_size(truth, prediction)
     if ignore_index is not None:
         prediction = np.where(truth == ignore_index, ignore_index, prediction)
     true, predicted = label_boundary(truth, ignore_index), label_boundary(prediction, ignore_index)
     counts = np.zeros((num_classes, 4), np.int64)
-    for label in np.union1d(truth[true], prediction[predicted]):
-        if not 0 <= label < num_classes:
-            raise DataError(
-                "a class is outside the range",
-                expected=f"0 to {num_classes - 1}, or {ignore_index} for no label",
-                found=label,
-                remedy="compare the labels with the class names of the config",
-            )
+    labels = np.union1d(truth[true], prediction[predicted])
+    for label in check_labels(labels, num_classes, None, "a class is outside the range"):
         true_of, predicted_of = true & (truth == label), predicted & (prediction == label)
         counts[label] = (
             count_matched(predicted_of, true_of, tolerance),

@@ -1,4 +1,4 @@
-"""Confusion matrices, the one quantity both metrics are computed from."""
+"""Confusion matrices of class maps: counts, scores of each class, and the file they are kept in."""
 
 import json
 import os
@@ -6,28 +6,103 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hook.errors import DataError
 
 CONFUSION_FILE = "confusion_matrix.json"
 
 
-def confusion_matrix(truth: torch.Tensor, prediction: torch.Tensor, num_classes: int) -> np.ndarray:
+def check_same_size(truth: np.ndarray, prediction: np.ndarray) -> None:
+    """Refuse two class maps of different sizes.
+
+    Raises:
+        DataError: They differ.
+    """
+    if truth.shape != prediction.shape:
+        raise DataError(
+            "truth and prediction differ in size",
+            expected=truth.shape,
+            found=prediction.shape,
+            remedy="give truth and prediction of the same image",
+        )
+
+
+def check_labels(
+    labels: np.ndarray,
+    num_classes: int,
+    ignore_index: int | None,
+    problem: str = "label outside the range",
+) -> np.ndarray:
+    """Return the labels that count, as (n,) int64.
+
+    Args:
+        labels: Class indexes of any shape.
+        num_classes: K.
+        ignore_index: Label of pixels that do not count; None where all do.
+        problem: First words of the message.
+
+    Raises:
+        DataError: One that counts is outside ``[0, K)``.
+    """
+    counted = labels[labels != ignore_index].astype(np.int64)
+    if counted.size and not 0 <= counted.min() <= counted.max() < num_classes:
+        raise DataError(
+            problem,
+            expected=f"0 to {num_classes - 1}, or {ignore_index} for no label",
+            found=f"{counted.min()} to {counted.max()}",
+            remedy="check the classes of the dataset, num_classes of the head, and whether labels "
+            "start at 0",
+        )
+    return counted
+
+
+def confusion_matrix(
+    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int | None = 255
+) -> np.ndarray:
     """Count pairs of true and predicted class.
 
     Args:
-        truth: Class indexes of any shape, all in ``[0, num_classes)``.
-        prediction: Class indexes of the same shape, all in ``[0, num_classes)``.
+        truth: Class indexes of any shape.
+        prediction: Class indexes of the same shape.
         num_classes: K.
+        ignore_index: True class of pixels that do not count; None where all do.
 
     Returns:
         (K, K) int64, rows the true class, columns the predicted one. Exact for any count, unlike
         float32 histograms.
+
+    Raises:
+        DataError: The shapes differ, or a class that counts is outside ``[0, K)``.
     """
-    pairs = truth.reshape(-1).long() * num_classes + prediction.reshape(-1).long()
-    counts = torch.bincount(pairs, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).cpu().numpy()
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    check_same_size(truth, prediction)
+    counted = truth != ignore_index
+    rows, columns = (
+        check_labels(labels[counted], num_classes, None, f"class outside the range in the {name}")
+        for name, labels in (("truth", truth), ("prediction", prediction))
+    )
+    counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the scores of each class from a confusion matrix.
+
+    Args:
+        matrix: (K, K) counts, rows the true class, columns the predicted one.
+
+    Returns:
+        ``recall``, ``precision``, ``f1`` and ``iou``, (K,) each, from 0 to 1; NaN where undefined:
+        a class that neither occurs nor is predicted has none of them.
+    """
+    hit, true, predicted = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "recall": hit / true,
+            "precision": hit / predicted,
+            "f1": 2 * hit / (true + predicted),
+            "iou": hit / (true + predicted - hit),
+        }
 
 
 def save_confusion_matrix(folder: str | os.PathLike, classes: Sequence[str], matrix) -> Path:

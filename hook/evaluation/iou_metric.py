@@ -82,17 +82,13 @@ class IoUMetric(MMSegIoUMetric):
         for sample in data_samples:
             counts = None
             if not self.format_only:
-                counts = self._count(sample, len(classes))
+                pair = truth_and_prediction(sample, len(classes), self.ignore_index)
+                counts = confusion_matrix(*pair, len(classes), self.ignore_index)
             part = None
             if self.output_dir is not None:
                 prediction = sample["pred_sem_seg"]["data"].squeeze(0).cpu()
                 part = self._get_writer().keep(sample, prediction.numpy())
             self.results.append((counts, part))
-
-    def _count(self, sample: dict, num_classes: int) -> np.ndarray:
-        truth, prediction = truth_and_prediction(sample, num_classes, self.ignore_index)
-        counted = truth != self.ignore_index
-        return confusion_matrix(truth[counted], prediction[counted], num_classes)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of all images.

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from hook.errors import ConfigError, DataError
+from hook.evaluation.confusion import check_labels
 
 
 def class_names(dataset_meta: Mapping | None, metric: str) -> Sequence[str]:
@@ -66,13 +67,8 @@ def truth_and_prediction(
             remedy="give masks on the grid of their images",
         )
     counted = truth != ignore_index
-    for name, values in (("label", truth[counted]), ("prediction", prediction[counted])):
-        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
-            raise DataError(
-                f"{where}: {name} outside the range",
-                expected=f"0 to {num_classes - 1}, or {ignore_index} for no label",
-                found=f"{int(values.min())} to {int(values.max())}",
-                remedy="check the classes of the dataset, num_classes of the head, and "
-                "whether labels start at 0",
-            )
+    for name, labels in (("label", truth), ("prediction", prediction)):
+        check_labels(
+            labels[counted].numpy(), num_classes, None, f"{where}: {name} outside the range"
+        )
     return truth, prediction

@@ -9,9 +9,9 @@ from hook.evaluation.baselines import (
     MajorityClass,
     NearestCentroid,
     check_margins,
-    confusion_matrix,
     segmentation_scores,
 )
+from hook.evaluation.confusion import confusion_matrix
 
 
 @pytest.fixture

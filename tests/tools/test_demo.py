@@ -16,9 +16,9 @@ from hook.errors import DataError
 from hook.evaluation.baselines import (
     MajorityClass,
     NearestCentroid,
-    confusion_matrix,
     segmentation_scores,
 )
+from hook.evaluation.confusion import confusion_matrix
 
 TINY = [
     "train_cfg.max_iters=2",

@@ -8,18 +8,16 @@ are nodata in the map or ``--ignore-index`` in the mask do not count.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
 import rasterio
-import torch
 from prettytable import PrettyTable
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from hook.errors import DataError, reports_errors
-from hook.evaluation.confusion import confusion_matrix
+from hook.evaluation.confusion import class_scores, confusion_matrix
 from hook.scenes.reader import GDAL_ERRORS
 from hook.scenes.styles import read_category_names
 
@@ -81,8 +79,7 @@ def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
                     with WarpedVRT(source, **grid) as warped:
                         found, label = warped.read(1), truth.read(1)
                         valid = (warped.dataset_mask() > 0) & (label != ignore_index)
-                label, found = (torch.from_numpy(a[valid].astype(np.int64)) for a in (label, found))
-                counts += confusion_matrix(label, found, 256)
+                counts += confusion_matrix(label[valid], found[valid], 256, None)
     except GDAL_ERRORS as error:
         raise DataError("a raster cannot be read", found=error) from None
     if not counts.any():
@@ -102,9 +99,7 @@ def main() -> None:
     counts = compare(args.map, masks, args.ignore_index)
     names = read_category_names(args.map) or []
     names += [f"class_{i}" for i in range(len(names), len(counts))]
-    right = np.diag(counts)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - right
-    ious = [100 * r / u if u else math.nan for r, u in zip(right, union, strict=True)]
+    ious = 100 * class_scores(counts)["iou"]
     table = PrettyTable(["class", "true pixels", "mapped pixels", "IoU"])
     table.align = "r"
     for i, iou in enumerate(ious):

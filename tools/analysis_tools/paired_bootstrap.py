@@ -17,6 +17,7 @@ import rasterio
 
 from hook.errors import DataError, reports_errors
 from hook.evaluation.bootstrap import accuracy, class_iou, mean_iou, paired_bootstrap
+from hook.evaluation.confusion import check_same_size, confusion_matrix
 
 RASTERS = (".tif", ".tiff", ".png")
 
@@ -89,17 +90,14 @@ def segmentation_matrices(
         for i, name in enumerate(files):
             label, _ = read_mask(masks[name])
             answer, nodata = read_mask(predicted[name])
-            counts = (label != ignore_index) & (answer != (-1 if nodata is None else nodata))
-            if label.shape != answer.shape or max(label[counts].max(), answer[counts].max()) >= (
-                num_classes
-            ):
+            try:
+                check_same_size(label, answer)
+                label[answer == nodata] = ignore_index
+                seed[i] = confusion_matrix(label, answer, num_classes, ignore_index)
+            except DataError as error:
                 raise DataError(
-                    f"{predicted[name]} does not fit {masks[name]}",
-                    expected=f"{label.shape}, classes below {num_classes}",
-                    found=f"{answer.shape}, classes up to {answer[counts].max()}",
-                )
-            pairs = label[counts].astype(np.int64) * num_classes + answer[counts]
-            seed[i] = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+                    f"{predicted[name]} does not fit {masks[name]}", found=error
+                ) from None
         matrices.append(seed)
     return files, np.stack(matrices)
 
