@@ -15,7 +15,7 @@ from typing import Any
 from hook.arguments import file_name, refused
 from hook.errors import CheckpointError, ConfigError
 from hook.progress import progress_bar
-from hook.zoo.published import SUFFIX
+from hook.zoo.published import SUFFIX, Provenance
 
 FOLDER = Path(__file__).parent
 LISTING = FOLDER / "models.json"
@@ -23,43 +23,27 @@ _CHUNK = 1 << 16
 _TIMEOUT = 30  # seconds without an answer
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A model that has a name.
+@dataclass(frozen=True, kw_only=True)
+class Entry(Provenance):
+    """A model in the list.
 
     Attributes:
-        name: Its name.
-        task: ``'classification'`` or ``'segmentation'``.
         sha256: Of its file.
         size: Of its file, in bytes.
         file: File beside the list, for a model that comes with the package.
         url: Address, for one that does not.
-        config: Name of the config it was trained with.
         classes: Their names.
         bands: Their names or numbers, in the model's order.
         resolution: Ground size of a pixel in metres, where it was trained on one.
-        metrics: Numbers, and on what they were measured.
-        measured_on: What they were measured on.
-        licence: Of the weights.
-        data: What it was trained on.
-        attribution: What users of the model have to name.
     """
 
-    name: str
-    task: str
     sha256: str
     size: int
     file: str | None = None
     url: str | None = None
-    config: str = ""
     classes: list[str] = field(default_factory=list)
     bands: list[str | int] = field(default_factory=list)
     resolution: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    measured_on: str = ""
-    licence: str = ""
-    data: str = ""
-    attribution: str = ""
 
     @property
     def place(self) -> Path:

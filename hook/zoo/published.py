@@ -11,9 +11,9 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hook.arguments import file_name
 from hook.errors import CheckpointError, ConfigError
@@ -39,23 +39,19 @@ _REFUSED_KEYS = frozenset(
     "init_cfg pretrained checkpoint encoder_weights custom_imports _base_ _scope_ file filename "
     "path url".split()
 )
-_META_KEYS = frozenset(
+META_KEYS = frozenset(
     "classes palette bands scale offset mean std nodata resolution ignore_index".split()
 )
 _DEEPEST, _LARGEST = 12, 65_536
 
 
-@dataclass(frozen=True)
-class PublishedModel:
-    """What the file of a published model says of it.
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What is known of a model that has a name, beside the model itself.
 
     Attributes:
         name: Its name.
         task: ``'classification'`` or ``'segmentation'``.
-        model: The section ``model`` of a config.
-        dataset_meta: Classes, palette, bands, units, nodata and ground resolution.
-        test_pipeline: Transforms of a test, without loading.
-        default_scope: Scope of type names without one.
         config: Name of the config it was trained with.
         metrics: Numbers, in percent where the config's evaluator gives percent.
         measured_on: What they were measured on.
@@ -66,16 +62,29 @@ class PublishedModel:
 
     name: str
     task: str
-    model: dict[str, Any]
-    dataset_meta: dict[str, Any]
-    test_pipeline: list[dict[str, Any]]
-    default_scope: str = "hook"
     config: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     measured_on: str = ""
     licence: str = ""
     data: str = ""
     attribution: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel(Provenance):
+    """What the file of a published model says of it.
+
+    Attributes:
+        model: The section ``model`` of a config.
+        dataset_meta: Classes, palette, bands, units, nodata and ground resolution.
+        test_pipeline: Transforms of a test, without loading.
+        default_scope: Scope of type names without one.
+    """
+
+    model: dict[str, Any]
+    dataset_meta: dict[str, Any]
+    test_pipeline: list[dict[str, Any]]
+    default_scope: str = "hook"
 
     def to_json(self) -> str:
         """Write it as the text that the file holds."""
@@ -193,33 +202,29 @@ def _parse(text: str, path: Path, error: type) -> PublishedModel:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise refuse("its format is unknown", f"format {FORMAT}", found)
-    fields = {key: value for key, value in content.items() if key != "format"}
-    types = {
-        "name": str, "task": str, "model": dict, "dataset_meta": dict, "test_pipeline": list,
-        "default_scope": str, "config": str, "metrics": dict, "measured_on": str, "licence": str,
-        "data": str, "attribution": str,
-    }  # fmt: skip
-    for key in sorted({*types, *fields}):
+    entries = {key: value for key, value in content.items() if key != "format"}
+    types = {field.name: get_origin(field.type) or field.type for field in fields(PublishedModel)}
+    for key in sorted({*types, *entries}):
         if key not in types:
             raise refuse(f"unknown entry {key!r}", f"only {', '.join(types)}", key)
-        if not isinstance(fields.get(key), types[key]):
-            raise refuse(f"entry {key!r}", types[key].__name__, type(fields.get(key)).__name__)
-    if fields["task"] not in TASKS or fields["default_scope"] not in ("hook", "mmseg"):
-        found = f"{fields['task']}, {fields['default_scope']}"
+        if not isinstance(entries.get(key), types[key]):
+            raise refuse(f"entry {key!r}", types[key].__name__, type(entries.get(key)).__name__)
+    if entries["task"] not in TASKS or entries["default_scope"] not in ("hook", "mmseg"):
+        found = f"{entries['task']}, {entries['default_scope']}"
         raise refuse("task or default_scope", f"one of {TASKS}; 'hook' or 'mmseg'", found)
-    if "type" not in fields["model"]:
-        raise refuse("the model has no type", "model = dict(type=..., ...)", list(fields["model"]))
-    _check(fields["model"], MODEL_TYPES, "model", refuse)
-    _check(fields["test_pipeline"], PIPELINE_TYPES, "test_pipeline", refuse)
-    unknown = set(fields["dataset_meta"]) - _META_KEYS
+    if "type" not in entries["model"]:
+        raise refuse("the model has no type", "model = dict(type=..., ...)", list(entries["model"]))
+    _check(entries["model"], MODEL_TYPES, "model", refuse)
+    _check(entries["test_pipeline"], PIPELINE_TYPES, "test_pipeline", refuse)
+    unknown = set(entries["dataset_meta"]) - META_KEYS
     if unknown:
-        raise refuse("dataset_meta", f"only {', '.join(sorted(_META_KEYS))}", sorted(unknown))
-    _check(fields["dataset_meta"], frozenset(), "dataset_meta", refuse)
-    _check(fields["metrics"], frozenset(), "metrics", refuse)
-    classes = fields["dataset_meta"].get("classes")
+        raise refuse("dataset_meta", f"only {', '.join(sorted(META_KEYS))}", sorted(unknown))
+    _check(entries["dataset_meta"], frozenset(), "dataset_meta", refuse)
+    _check(entries["metrics"], frozenset(), "metrics", refuse)
+    classes = entries["dataset_meta"].get("classes")
     if not isinstance(classes, list) or not classes or any(type(c) is not str for c in classes):
         raise refuse("dataset_meta names no classes", "a list of names", classes)
-    return PublishedModel(**fields)
+    return PublishedModel(**entries)
 
 
 def _check(value: Any, types: frozenset[str], where: str, refuse, depth: int = 0) -> None:

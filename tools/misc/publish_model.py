@@ -113,7 +113,7 @@ def publish_model(args: argparse.Namespace) -> Path:
     from hook.inference.models import load_model
     from hook.zoo import PublishedModel, write_published
     from hook.zoo.listing import FOLDER, Entry, add_entry, checksum
-    from hook.zoo.published import SUFFIX
+    from hook.zoo.published import META_KEYS, SUFFIX
 
     if args.config is None:
         raise ConfigError(
@@ -128,14 +128,13 @@ def publish_model(args: argparse.Namespace) -> Path:
     target = FOLDER / f"{name}{SUFFIX}" if args.zoo and not args.url else None
     target = target or Path(args.out).with_name(f"{name}{SUFFIX}")
     meta = _plain(model.dataset_meta)
-    known = "classes palette bands scale offset mean std nodata resolution ignore_index".split()
     loader = cfg.get("test_dataloader") or {}
     steps = (loader.get("dataset") or {}).get("pipeline") or ()
     described: dict[str, Any] = dict(
         name=name,
         task="segmentation" if is_segmentation(model) else "classification",
         model=_built(cfg),
-        dataset_meta={key: meta[key] for key in known if meta.get(key) is not None},
+        dataset_meta={key: meta[key] for key in META_KEYS if meta.get(key) is not None},
         test_pipeline=_plain([step for step in steps if not _loads(step)]),
         default_scope=cfg.get("default_scope", "hook"),
         config=Path(args.config).stem,
