@@ -4,9 +4,8 @@ from hook.models.classifier import TokenClassifier
 from hook.models.cls_head import LinearClsHead
 from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
-from hook.models.pyramid import TokenPyramid
+from hook.models.pyramid import SeedPyramid, TokenPyramid
 from hook.models.seed_backbone import SeedBackbone
-from hook.models.seed_pyramid import SeedPyramid
 from hook.models.seg_head import SegFormerStyleHead
 from hook.models.smp_backbone import SMPBackbone
 from hook.models.token_vit import TokenViT

@@ -22,7 +22,7 @@ def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
         raise ConfigError(
             "model.data_preprocessor: mean and std must have one value per band each",
             found=f"mean={mean}, std={std}",
-            remedy="compute them with tools/dataset_tools/statistics.py",
+            remedy="compute them with tools/dataset_tools/compute_statistics.py",
         )
     if min(std) <= 0:
         raise ConfigError(

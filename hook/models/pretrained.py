@@ -1,33 +1,27 @@
 """Weights of timm's vision transformers for the blocks of a TokenViT."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import timm
 import torch
 from mmengine.logging import print_log
 from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
-from torch import Tensor
+from torch import Tensor, nn
 
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError
 from hook.tokenizers.positions import resize_positions
 
-if TYPE_CHECKING:
-    from hook.models.token_vit import TokenViT
 
-
-def load_pretrained(backbone: TokenViT, checkpoint: str) -> dict[str, list[str]]:
+def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]]:
     """Load a ViT's blocks and, for patch embedding, its projection, positions and class token.
 
     Weights of a TokenViT bring their tokenizer's along, fitted to the backbone's number of bands
     (:func:`adapt_bands`) and to the grid of its learned positions.
 
     Args:
-        backbone: The backbone to fill.
+        backbone: The :class:`hook.models.TokenViT` to fill.
         checkpoint: A file with a timm ViT's or a TokenViT's weights (``.pth``, ``.safetensors``),
             or timm's name of a model, with or without ``timm/`` in front.
 
@@ -113,7 +107,7 @@ def _state_of(checkpoint: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _rename(backbone: TokenViT, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give a ViT's tensors the names they have in the backbone."""
     for prefix in ("module.", "backbone."):
         if any(key.startswith(prefix + "blocks.") for key in state):

@@ -1,10 +1,22 @@
-"""The paper's feature pyramid over dense maps of one resolution."""
+"""Feature pyramids over dense maps of one resolution: the paper's, and one at the seeds' own."""
 
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
 from hook.registry import MODELS
+from hook.tokenizers.stem import ConvNormAct
+
+
+def _check_widths(out_channels: tuple[int, ...], levels: str) -> None:
+    if len(out_channels) != 4:
+        raise ConfigError(
+            "model.neck.out_channels has the wrong length",
+            expected=f"4 levels: {levels}",
+            found=f"{len(out_channels)} levels",
+            remedy="give four widths",
+        )
 
 
 class UpsampleConv(nn.Module):
@@ -51,13 +63,7 @@ class TokenPyramid(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if len(out_channels) != 4:
-            raise ConfigError(
-                "model.neck.out_channels has the wrong length",
-                expected="4 levels: x4, x2, x1, x1/2",
-                found=f"{len(out_channels)} levels",
-                remedy="give four widths",
-            )
+        _check_widths(out_channels, "x4, x2, x1, x1/2")
         c4, c2, c1, c_half = out_channels
         self.up4 = nn.Sequential(
             UpsampleConv(in_channels, in_channels), UpsampleConv(in_channels, c4)
@@ -86,3 +92,106 @@ class TokenPyramid(BaseModule):
                 remedy="set out_indices to four blocks",
             )
         return self.up4(maps[0]), self.up2(maps[1]), self.keep(maps[2]), self.down2(maps[3])
+
+
+@MODELS.register_module()
+class SeedPyramid(BaseModule):
+    """Token maps and seeds of one resolution -> levels at x1, x1/2, x1/4 and x1/8 of it.
+
+    What the tokens say of each seed is pooled to the level and projected; what the seeds say
+    themselves comes down through strided 3x3 convolutions and is added; a residual 3x3
+    convolution joins the two. Either may be left out.
+
+    Args:
+        in_channels: Channels of the four token maps; None for a pyramid of seeds only.
+        seed_channels: Channels of the seeds; None for a pyramid of token maps only.
+        out_channels: Channels of the levels, finest first.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        ConfigError: ``out_channels`` has another length than four, or neither input is there.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None = 768,
+        seed_channels: int | None = None,
+        out_channels: tuple[int, int, int, int] = (64, 96, 128, 128),
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        _check_widths(out_channels, "x1, x1/2, x1/4, x1/8")
+        if in_channels is None and seed_channels is None:
+            raise ConfigError(
+                "model.neck has no input",
+                expected="in_channels (of the token maps), seed_channels, or both",
+                found="None for both",
+                remedy="give the width of the tokens, of the seeds, or both",
+            )
+        self.num_maps = 0 if in_channels is None else 4
+        self.project = nn.ModuleList()
+        if in_channels is not None:
+            self.project.extend(nn.Conv2d(in_channels, c, kernel_size=1) for c in out_channels)
+        self.descend = nn.ModuleList()
+        if seed_channels is not None:
+            first = nn.Sequential(
+                nn.Conv2d(seed_channels, out_channels[0], kernel_size=3, padding=1),
+                nn.BatchNorm2d(out_channels[0]),
+                nn.GELU(),
+            )
+            self.descend.append(first)
+            for wide, deep in zip(out_channels[:-1], out_channels[1:], strict=True):
+                step = nn.Sequential(
+                    nn.Conv2d(wide, deep, kernel_size=3, stride=2, padding=1),
+                    nn.BatchNorm2d(deep),
+                    nn.GELU(),
+                    ConvNormAct(deep),
+                )
+                self.descend.append(step)
+        self.join = nn.ModuleList(ConvNormAct(c) for c in out_channels)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Build the pyramid.
+
+        Args:
+            maps: Four token maps (B, C, H, W), shallowest block first, then the seeds
+                (B, D, H, W), as far as the pyramid was made for them.
+
+        Returns:
+            (B, C1, H, W), (B, C2, H / 2, W / 2), (B, C3, H / 4, W / 4), (B, C4, H / 8, W / 8),
+            sides rounded up.
+
+        Raises:
+            ConfigError: Another number of maps comes in.
+        """
+        expected = self.num_maps + bool(self.descend)
+        if len(maps) != expected:
+            raise ConfigError(
+                "model.neck gets the wrong number of maps",
+                expected=f"{self.num_maps} token maps"
+                + (" and the seeds" if self.descend else ", no seeds"),
+                found=f"{len(maps)} maps",
+                remedy="set model.backbone.out_indices to four blocks, and model.backbone."
+                "seed_skip to whether model.neck.seed_channels is set",
+            )
+        levels, below = [], maps[-1]
+        for i, join in enumerate(self.join):
+            x = None
+            if self.descend:
+                x = below = self.descend[i](below)
+            if self.project:
+                pooled = maps[i]
+                if i:
+                    pooled = F.avg_pool2d(pooled, 2**i, ceil_mode=True, count_include_pad=False)
+                tokens = self.project[i](pooled)
+                if x is not None and x.shape[-2:] != tokens.shape[-2:]:
+                    raise ConfigError(
+                        "model.neck gets token maps and seeds of different sizes",
+                        expected=f"token maps of {maps[-1].shape[-2]} x {maps[-1].shape[-1]} cells",
+                        found=f"{tokens.shape[-2]} x {tokens.shape[-1]}",
+                        remedy="set model.backbone.dense_size to the seeds' grid (img_size / 4), "
+                        "or model.backbone.tokenizer.assign to 'token'",
+                    )
+                x = tokens if x is None else x + tokens
+            levels.append(join(x))
+        return tuple(levels)
