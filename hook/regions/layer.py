@@ -13,6 +13,7 @@ from hook.errors import SceneError
 from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
+from hook.scenes.columns import regroup
 from hook.scenes.statistics import areas_m2, perimeters_m
 from hook.scenes.vectors import (
     GEOMETRY,
@@ -142,7 +143,7 @@ def _tables(
         col, row = corners.T
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
-    for part in _batches(regions, plan):
+    for part in regroup(regions, batch_rows(plan.embed_dims)):
         polygons = shapely.transform(part.polygons, to_crs)
         columns = [pa.array(part.windows), pa.array(part.tokens)]
         if plan.class_names is not None:
@@ -175,21 +176,3 @@ def _perimeters(polygons: np.ndarray, crs: CRS | None) -> np.ndarray:
 def batch_rows(dims: int) -> int:
     """Rows of a row group or batch with embeddings of D numbers."""
     return int(np.clip(_BATCH_BYTES // (4 * max(dims, 1)), 1, _BATCH_ROWS))
-
-
-def _batches(regions: Iterator[RegionTable], plan: RegionPlan) -> Iterator[RegionTable]:
-    """Regroup tables into such of one number of rows, the last of fewer."""
-    size = batch_rows(plan.embed_dims)
-    waiting, count = [], 0
-    for part in regions:
-        waiting.append(part)
-        count += len(part.tokens)
-        if count < size:
-            continue
-        whole = RegionTable.joined(waiting)
-        end = count - count % size
-        for start in range(0, end, size):
-            yield whole.take(slice(start, start + size))
-        waiting, count = [whole.take(slice(end, None))], count - end
-    if count:
-        yield RegionTable.joined(waiting)

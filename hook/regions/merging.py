@@ -4,6 +4,7 @@ import numpy as np
 import shapely
 
 from hook.regions.strips import RegionTable, Strip
+from hook.scenes.columns import join, take
 from hook.scenes.vectors import components
 
 
@@ -42,7 +43,7 @@ class Merger:
             above = self._above.regions.embeddings.astype(np.float64)
             pairs = self._alike(above, new.embeddings, pairs)
             links.append(np.column_stack([self._places[pairs[:, 0]], pairs[:, 1] + held]))
-        table = new if self._open is None else RegionTable.joined([self._open, new])
+        table = new if self._open is None else join([self._open, new])
         links = np.concatenate(links)
         parts = components(len(table.tokens), links[:, 0], links[:, 1])
         pieces: list[list[shapely.Geometry]] = [[] for _ in range(parts.max(initial=-1) + 1)]
@@ -56,10 +57,10 @@ class Merger:
         goes_on = np.zeros(len(pieces), bool)
         if not last:
             goes_on[parts[held + np.unique(strip.bottom[strip.bottom >= 0])]] = True
-        ended = merged.take(~goes_on)
+        ended = take(merged, ~goes_on)
         for number, part in enumerate(np.flatnonzero(~goes_on).tolist()):
             ended.polygons[number] = _union(pieces[part], self._explode)
-        self._open = merged.take(goes_on)
+        self._open = take(merged, goes_on)
         self._pieces = [pieces[part] for part in np.flatnonzero(goes_on).tolist()]
         self._places = (np.cumsum(goes_on) - 1)[parts[held:]]
         self._above = strip
@@ -90,7 +91,7 @@ def _merge(table: RegionTable, parts: np.ndarray, count: int) -> RegionTable:
         count: Number of regions.
     """
     _, first, sizes = np.unique(parts, return_index=True, return_counts=True)
-    merged = table.take(first)  # what stands alone stays as it is, to the last digit
+    merged = take(table, first)  # what stands alone stays as it is, to the last digit
     joined = np.flatnonzero(sizes > 1)
     if not len(joined):
         return merged._replace(polygons=np.empty(count, object))
@@ -98,7 +99,7 @@ def _merge(table: RegionTable, parts: np.ndarray, count: int) -> RegionTable:
     numbers[joined] = np.arange(len(joined))
     rows = np.flatnonzero(numbers[parts] >= 0)
     group = numbers[parts[rows]]
-    some = table.take(rows)
+    some = take(table, rows)
 
     def total(values: np.ndarray) -> np.ndarray:
         sums = np.zeros((len(joined), *values.shape[1:]), values.dtype)

@@ -2,7 +2,7 @@
 
 import bisect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from rasterio import features
 from hook.errors import SceneError
 from hook.regions.plan import RegionPlan, TokenBatch, pool_seeds
 from hook.scenes.blocks import Block
+from hook.scenes.columns import join
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
 from hook.scenes.layers import writing
@@ -46,15 +47,6 @@ class RegionTable(NamedTuple):
     """(n, D)."""
     polygons: np.ndarray
     """(n,) shapely geometries in pixel coordinates (column, row)."""
-
-    def take(self, index: np.ndarray | slice) -> "RegionTable":
-        """Some of the regions."""
-        return RegionTable(*(column[index] for column in self))
-
-    @staticmethod
-    def joined(parts: Sequence["RegionTable"]) -> "RegionTable":
-        """Tables below each other."""
-        return RegionTable(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 class Strip(NamedTuple):
@@ -173,7 +165,7 @@ class StripWriter:
             return
         labels, plan = self._labels, self._plan
         if self._parts:
-            regions = RegionTable.joined(self._parts)
+            regions = join(self._parts)
         else:
             c, k, d = len(plan.bands), plan.num_classes, plan.embed_dims
             shapes = [(0,)] * 4 + [(0, c)] * 2 + [(0, k)] * 2 + [(0, d)]

@@ -25,6 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from hook.errors import SceneError
+from hook.scenes.columns import join, regroup, take
 from hook.scenes.staging import StagedFiles
 from hook.scenes.statistics import (
     NO_CLASS,
@@ -543,15 +544,6 @@ class _Regions(NamedTuple):
     score_counts: np.ndarray
     """(N,) int64: pixels with a score."""
 
-    def take(self, index: np.ndarray | slice) -> "_Regions":
-        """Some of the regions."""
-        return _Regions(*(column[index] for column in self))
-
-    @staticmethod
-    def joined(parts: Sequence["_Regions"]) -> "_Regions":
-        """Tables below each other."""
-        return _Regions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
 
 @dataclass
 class _OpenRegion:
@@ -597,7 +589,7 @@ def _regions(
     for (row_off, classes), below in _with_row_below(strips, source.width):
         scores = score_map.read(row_off, classes) if score_map else None
         finished = joiner.add(row_off, classes, below, scores)
-        yield finished.take(np.argsort(finished.last_pixels))
+        yield take(finished, np.argsort(finished.last_pixels))
 
 
 def _with_row_below(
@@ -663,7 +655,7 @@ class _Joiner:
         regions: dict[int, _OpenRegion] = {}
         whole = ~joined[parts[number_open:]]
         held = np.flatnonzero(~whole)
-        columns = (column.tolist() for column in pieces.take(held))
+        columns = (column.tolist() for column in take(pieces, held))
         starts = np.searchsorted(straight[:, 0], [held, held + 1]).T
         opened = (
             _OpenRegion(class_id, last, score_sum, number, [polygon], [straight[first:end, 1:]])
@@ -687,7 +679,7 @@ class _Joiner:
         place[[number for number in regions if goes_on[number]]] = np.arange(len(self._open))
         self._places[crossing] = place[parts_below]
         self._above = classes[-1]
-        return _Regions.joined([pieces.take(whole), _as_columns(ended)])
+        return join([take(pieces, whole), _as_columns(ended)])
 
     def _pieces(
         self,
@@ -795,7 +787,7 @@ def _simplified(
     if not tolerance:
         yield from regions
         return
-    whole = _Regions.joined(list(regions))
+    whole = join(list(regions))
     polygons = shapely.coverage_simplify(whole.polygons, tolerance, simplify_boundary=False)
     yield whole._replace(polygons=polygons)
 
@@ -804,7 +796,7 @@ def _tables(
     regions: Iterator[_Regions], source: ClassMap, score_map: ScoreMap | None
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Yield tables of 20,000 rows, the last of fewer, and the bounds (n, 4) of their polygons."""
-    for part in _batches(regions):
+    for part in regroup(regions, _BATCH):
         names = [source.name_of(class_id) for class_id in part.classes.tolist()]
         columns = {"class_id": pa.array(part.classes), "class_name": pa.array(names, pa.string())}
         if score_map:
@@ -815,23 +807,6 @@ def _tables(
         columns[GEOMETRY] = pa.array(shapely.to_wkb(part.polygons), pa.binary())
         schema = _schema(score_map is not None)
         yield pa.record_batch(list(columns.values()), schema), shapely.bounds(part.polygons)
-
-
-def _batches(regions: Iterator[_Regions]) -> Iterator[_Regions]:
-    """Regroup tables into such of 20,000 rows, the last of fewer, whatever their sizes were."""
-    waiting, count = [], 0
-    for part in regions:
-        waiting.append(part)
-        count += len(part.polygons)
-        if count < _BATCH:
-            continue
-        whole = _Regions.joined(waiting)
-        end = count - count % _BATCH
-        for start in range(0, end, _BATCH):
-            yield whole.take(slice(start, start + _BATCH))
-        waiting, count = [whole.take(slice(end, None))], count - end
-    if count:
-        yield _Regions.joined(waiting)
 
 
 def _schema(with_scores: bool) -> pa.Schema:
