@@ -309,7 +309,7 @@ def _check_meta(
                 f"{name} of the data preprocessor",
                 f"{count} numbers, one per band",
                 f"{len(values)}",
-                "compute them with tools/dataset_tools/statistics.py",
+                "compute them with tools/dataset_tools/compute_statistics.py",
             )
         stated = meta.get(name)
         if stated is not None and not _same_numbers(stated, values):
@@ -437,7 +437,7 @@ def _check_statistics(seen: _Seen, mean: np.ndarray, std: np.ndarray) -> Iterato
         )
     else:
         remedy = (
-            "compute mean and std with tools/dataset_tools/statistics.py, and check "
+            "compute mean and std with tools/dataset_tools/compute_statistics.py, and check "
             "metainfo['scale'] and the order of the bands"
         )
     yield Finding("value range", expected, found, remedy)

@@ -21,7 +21,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process, master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 
 from hook.checkpoint import (
@@ -34,6 +34,7 @@ from hook.checkpoint import (
     use_safe_loading,
 )
 from hook.errors import ConfigError, DataError, HookError
+from hook.registry import DATASETS
 from hook.tokenizers.validity import check_marks
 
 # The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
@@ -215,6 +216,33 @@ def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
                 found=key,
                 remedy=f"spell it '{close[0]}', or give your own variable another name",
             )
+
+
+def build_dataset(
+    cfg: Config, split: str, change: Callable[[dict], dict] = lambda section: section
+) -> Any:
+    """Build the data set of a split.
+
+    Args:
+        cfg: From :func:`load_config`.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        change: Takes the data set's section, and returns the one to build.
+
+    Raises:
+        ConfigError: The config has no such split, or its data set cannot be built.
+        DataError: The data are missing or broken.
+    """
+    init_default_scope(cfg.get("default_scope", "hook"))
+    loader = cfg.get(f"{split}_dataloader")
+    if not loader or "dataset" not in loader:
+        raise ConfigError(
+            f"{cfg.filename} has no {split} data: it has no {split}_dataloader",
+            expected=f"{split}_dataloader=dict(dataset=...)",
+            found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "none",
+            remedy="add it to the config, or choose another split",
+        )
+    with config_errors(f"{split}_dataloader.dataset"):
+        return DATASETS.build(change(loader.dataset))
 
 
 def set_work_dir(cfg: Config, config_path: str | os.PathLike, work_dir: str | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-SCRIPT = "tools/dataset_tools/statistics.py"
+SCRIPT = "tools/dataset_tools/compute_statistics.py"
 
 
 @pytest.fixture
@@ -99,18 +99,6 @@ def test_statistics_are_those_of_numpy(repo, tmp_path, scenes):
     assert not list(out.parent.glob(".*"))
 
 
-def load_tool(repo):
-    import importlib.util
-
-    path = list(sys.path)
-    spec = importlib.util.spec_from_file_location("band_statistics", repo / SCRIPT)
-    tool = importlib.util.module_from_spec(spec)
-    sys.modules["band_statistics"] = tool
-    spec.loader.exec_module(tool)
-    sys.path[:] = path
-    return tool
-
-
 def test_the_standard_library_is_not_hidden_from_sibling_scripts(repo):
     code = (
         f"import sys; sys.path.insert(0, {str(repo / 'tools/dataset_tools')!r})\n"
@@ -137,8 +125,9 @@ def test_bad_input_is_named(repo, tmp_path, scenes, arguments, part):
     assert part in done.stderr and "remedy" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_data_without_a_valid_pixel(repo, tmp_path, scenes):
+def test_data_without_a_valid_pixel(tmp_path, scenes):
     from hook.datasets import GeoTIFFFolder
+    from hook.datasets.statistics import compute_statistics
     from hook.errors import DataError
 
     dataset = GeoTIFFFolder("images", None, tmp_path, {"nodata": "nan", "bands": (1,)})
@@ -146,4 +135,4 @@ def test_data_without_a_valid_pixel(repo, tmp_path, scenes):
         with rasterio.open(path, "r+") as dst:
             dst.write(np.full(dst.shape, np.nan, np.float32), 1)
     with pytest.raises(DataError, match="no valid pixel"):
-        load_tool(repo).compute_statistics([dataset], quiet=True)
+        compute_statistics([dataset], quiet=True)

@@ -19,12 +19,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from hook.engine.runner import add_config_options, config_errors, load_config, make_folder
+from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
 from hook.errors import ConfigError, reports_errors
-from hook.registry import DATASETS
 from hook.scenes.staging import save_png
 from hook.scenes.styles import distinct_palette
 from hook.visualization.drawing import choose_rgb, figure_to_rgb, render_labels, stretch_to_rgb
@@ -267,17 +265,7 @@ def browse(
     if num < 1:
         raise ConfigError("--num", expected="1 or more", found=num, remedy="correct --num")
     cfg = load_config(config, options, needs_model=False)
-    init_default_scope(cfg.get("default_scope", "hook"))
-    loader = cfg.get(f"{split}_dataloader")
-    if not loader or "dataset" not in loader:
-        raise ConfigError(
-            f"{config} has no {split} data",
-            expected=f"{split}_dataloader",
-            found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "no data loader",
-            remedy="choose another --split",
-        )
-    with config_errors(f"{split}_dataloader.dataset"):
-        dataset = DATASETS.build(loader.dataset)
+    dataset = build_dataset(cfg, split)
     meta = dataset.metainfo
     samples = collect(dataset, num, seed)
     chosen = choose_bands(bands, meta.get("bands"), samples[0].image.shape[0])

@@ -24,20 +24,19 @@ from typing import Any
 import geopandas
 import numpy as np
 import shapely
-from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
 from tqdm import tqdm
 
 from hook.apis import RegionPredictor, classify_regions, load_model
 from hook.apis.regions import EMBEDDINGS
 from hook.engine.profiling import prepare_output, shown_command, write_json
-from hook.engine.runner import add_config_options, load_config, setup_environment
+from hook.engine.runner import add_config_options, build_dataset, load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
 from hook.inference.models import use_tokens
 from hook.regions.plan import pool_seeds
-from hook.registry import DATASETS
 
 
 def parse_args() -> argparse.Namespace:
@@ -125,14 +124,12 @@ def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarra
     Yields:
         Values (C, side, side), their validity, and the mask with classes.
     """
-    data = config.test_dataloader.dataset | dict(split=split, chip_size=side)
-    init_default_scope(config.get("default_scope", "hook"))
-    dataset = DATASETS.build(data)
+    dataset = build_dataset(config, "test", lambda data: data | dict(split=split, chip_size=side))
     if not hasattr(dataset, "load_sample"):
         raise ConfigError(
             "the config's test data are not a folder of rasters",
             expected="test_dataloader.dataset of type hook.GeoTIFFFolder",
-            found=data.get("type"),
+            found=type(dataset).__name__,
         )
     for index in tqdm(range(len(dataset)), unit="window", desc=split, disable=None, leave=False):
         sample = dataset.load_sample(index)
@@ -209,8 +206,7 @@ def measure(
         )
         named = answer["class_name"].to_numpy()[~train]
         matrix = np.stack([pixels[~train][named == name].sum(axis=0) for name in classes])
-        union = matrix.sum(axis=0) + matrix.sum(axis=1) - matrix.diagonal()
-        found.append(100 * matrix.diagonal() / np.maximum(union, 1))
+        found.append(100 * np.nan_to_num(class_scores(matrix)["iou"]))
     return {"iou": np.array(found), "labels": [len(rows) for rows in drawn_from]}
 
 

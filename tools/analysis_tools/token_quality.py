@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from prettytable import PrettyTable
 from scipy.ndimage import distance_transform_edt
@@ -48,7 +47,7 @@ from hook.engine.models import build_model, is_segmentation
 from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
 from hook.engine.runner import (
     add_config_options,
-    config_errors,
+    build_dataset,
     load_config,
     make_folder,
     setup_environment,
@@ -72,7 +71,6 @@ from hook.evaluation.superpixels import (
     slic_regions,
 )
 from hook.inference.models import load_model, use_tokens
-from hook.registry import DATASETS
 from hook.scenes.styles import distinct_palette
 from hook.tokenizers import HookTokenizer
 from hook.tokenizers.assignment import resize_nearest
@@ -738,17 +736,7 @@ def _tokens_name(model: nn.Module, state: str) -> str:
 
 
 def _test_dataset(args: argparse.Namespace) -> Dataset:
-    cfg = load_config(args.config, args.cfg_options)
-    section = cfg.get("test_dataloader")
-    if section is None:
-        raise ConfigError(
-            f"config {args.config} describes no test data",
-            expected="test_dataloader",
-            remedy="add it to the config",
-        )
-    init_default_scope(cfg.get("default_scope", "hook"))
-    with config_errors("test_dataloader"):
-        dataset = DATASETS.build(section.dataset)
+    dataset = build_dataset(load_config(args.config, args.cfg_options), "test")
     if not getattr(dataset, "metainfo", {}).get("classes"):
         raise ConfigError(
             "the dataset names no classes",

@@ -1,8 +1,8 @@
 # Banepa buildings, a folder of GeoTIFFs: 48 aerial chips of 512 px at about 0.13 m with building
 # masks; 32 chips to train, 8 to choose on, 8 to test, in columns of their own.
 #   python tools/dataset_tools/prepare_banepa.py <clone of fAIr-models> data/banepa_buildings
-# For a folder of your own set data_root, metainfo (tools/dataset_tools/statistics.py computes mean
-# and std) and the lists of file names in splits/. Masks may be a vector file as well:
+# For a folder of your own set data_root, metainfo (tools/dataset_tools/compute_statistics.py
+# computes mean and std) and the lists of file names in splits/. Masks may be a vector file as well:
 #   masks="buildings.gpkg", label="building", background="background"
 #
 # Imagery: OpenAerialMap contributors, CC BY 4.0 (item 62d85d11d8499800053796c1), via HOTOSM fAIr.

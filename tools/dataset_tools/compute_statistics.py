@@ -1,0 +1,62 @@
+"""Compute the statistics of every band over a dataset, once.
+
+    python tools/dataset_tools/compute_statistics.py CONFIG [--split train] [--out file.json]
+
+Mean and standard deviation are in model units (``value * scale + offset`` of the dataset meta),
+over valid pixels only; padding and nodata count nowhere. The printed lines go into the metainfo.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preparing import written_aside
+
+from hook.datasets.statistics import compute_statistics, plain_datasets, without_pipelines
+from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
+from hook.errors import reports_errors
+
+
+def snippet(result: Mapping[str, Any]) -> str:
+    """Write mean and std as lines for a config."""
+
+    def numbers(values: list[float]) -> str:
+        return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
+
+    return f"mean={numbers(result['mean'])},\nstd={numbers(result['std'])},"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--split", default="train", choices=("train", "val", "test"))
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers in full precision")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    add_config_options(parser)
+    return parser.parse_args(argv)
+
+
+@reports_errors
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options, needs_model=False)
+    if args.out is not None:
+        make_folder(args.out.parent, "--out in")
+    dataset = build_dataset(cfg, args.split, lambda section: without_pipelines(section.to_dict()))
+    result = compute_statistics(plain_datasets(dataset), quiet=args.quiet)
+    names = result.get("bands") or range(1, len(result["mean"]) + 1)
+    print(f"{'band':>12} {'mean':>12} {'std':>12} {'min':>12} {'max':>12}")
+    columns = (result[key] for key in ("mean", "std", "min", "max"))
+    for name, *values in zip(names, *columns, strict=True):
+        print(f"{name!s:>12} " + " ".join(f"{value:12.6g}" for value in values))
+    print(f"valid: {result['valid_share']:.4%} of {result['pixels']} pixels\n")
+    print(snippet(result))
+    if args.out is not None:
+        with written_aside(args.out) as scratch:
+            scratch.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
