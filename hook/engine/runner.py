@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
@@ -646,9 +646,3 @@ def as_list(value: Any) -> list:
     if value is None:
         return []
     return list(value) if isinstance(value, Sequence) else [value]
-
-
-def log_on_main(message: str) -> None:
-    """Print a line once in a distributed run."""
-    if is_main_process():
-        print(message, flush=True)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,19 +233,41 @@ def compare_rates(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _work(connection, args: argparse.Namespace, kind: str, scene: Path) -> None:
-    """Measure in a process of its own."""
+def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict | None:
+    """Call a function in a process of its own; None where it died, of memory most likely."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, function, *arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _send(connection, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+    connection.send(function(*arguments))
+
+
+def _peak_memory() -> int:
+    """Peak of this process's resident memory in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _time(args: argparse.Namespace, kind: str, scene: Path) -> dict[str, Any]:
+    """Time and weigh one way."""
     warnings.simplefilter("ignore")
     model = build(args)
     run = run_map if kind == "map" else run_slide
     seconds = run(model, scene, args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    connection.send({"seconds": seconds, "peak_memory_bytes": peak})
+    return {"seconds": seconds, "peak_memory_bytes": _peak_memory()}
 
 
 def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Time and weigh both ways over the heights."""
-    context = multiprocessing.get_context("spawn")
     points = []
     with tqdm(total=2 * len(args.heights), unit="run", disable=None) as progress:
         for height in args.heights:
@@ -252,15 +275,7 @@ def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
             write_scene(scene, height, args.slide_width)
             point: dict[str, Any] = {"height": height, "width": args.slide_width}
             for kind in ("map", "slide"):
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(sender, args, kind, scene))
-                process.start()
-                sender.close()
-                try:
-                    point[kind] = receiver.recv()
-                except EOFError:  # it died, of memory most likely
-                    point[kind] = None
-                process.join()
+                point[kind] = in_fresh_process(_time, args, kind, scene)
                 progress.update()
             points.append(point)
     return points
@@ -279,8 +294,8 @@ class PixelwiseModel:
         return self.conv(torch.from_numpy(windows) / 255.0).softmax(dim=1).numpy()
 
 
-def _weigh(connection, args: argparse.Namespace, size: tuple[int, int], folder: Path) -> None:
-    """Map a scene of a size in a process of its own."""
+def _weigh(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dict[str, Any]:
+    """Map a scene of a size."""
     if args.threads:
         torch.set_num_threads(args.threads)
     scene, output = folder / "scene.tif", folder / "map.tif"
@@ -290,21 +305,19 @@ def _weigh(connection, args: argparse.Namespace, size: tuple[int, int], folder: 
     )
     model = PixelwiseModel()
     told = forecast(model, *plan_scene(scene, output, **choices))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _peak_memory()
     begun = time.perf_counter()
     map_scene(model, scene, output, progress=False, **choices)
-    connection.send(
-        {
-            "seconds": time.perf_counter() - begun,
-            "memory_before_bytes": before,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "foretold_memory_bytes": told.memory_bytes,
-            "disk_bytes": sum(file.stat().st_size for file in folder.glob("map.*")),
-            "foretold_disk_bytes": told.disk_bytes,
-            # What a row of windows adds up in: scores of all classes and their weights, float32.
-            "accumulator_bytes": window * size[1] * (PIXELWISE_CLASSES + 1) * 4,
-        }
-    )
+    return {
+        "seconds": time.perf_counter() - begun,
+        "memory_before_bytes": before,
+        "peak_memory_bytes": _peak_memory(),
+        "foretold_memory_bytes": told.memory_bytes,
+        "disk_bytes": sum(file.stat().st_size for file in folder.glob("map.*")),
+        "foretold_disk_bytes": told.disk_bytes,
+        # What a row of windows adds up in: scores of all classes and their weights, float32.
+        "accumulator_bytes": window * size[1] * (PIXELWISE_CLASSES + 1) * 4,
+    }
 
 
 def weigh_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -313,22 +326,13 @@ def weigh_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, An
     Raises:
         DataError: A run died.
     """
-    context = multiprocessing.get_context("spawn")
     points = []
     for height, width in tqdm(args.pixelwise, unit="scene", disable=None):
         with tempfile.TemporaryDirectory(dir=folder) as name:
             write_scene(Path(name) / "scene.tif", height, width)
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_weigh, args=(sender, args, (height, width), Path(name))
-            )
-            process.start()
-            sender.close()
-            try:
-                answer = receiver.recv()
-            except EOFError:
-                raise DataError(f"the map of {height} x {width} pixels died") from None
-            process.join()
+            answer = in_fresh_process(_weigh, args, (height, width), Path(name))
+        if answer is None:
+            raise DataError(f"the map of {height} x {width} pixels died")
         points.append({"height": height, "width": width} | answer)
     return points
 

@@ -5,24 +5,30 @@ patch embedding, ViT blocks, and the linear head or the paper's pyramid and deco
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import Tensor
 
 from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import reports_errors
 from hook.models.converters import hook_to_reference, save_weights
 
+Weights = dict[str, Tensor]
+
 
 @reports_errors
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def convert(description: str | None, rename: Callable[[Weights], Weights]) -> None:
+    """Rename the weights of the file that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("input", type=Path, help="checkpoint (.pth or .safetensors)")
     parser.add_argument("output", type=Path, help="file to write (.pth or .safetensors)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     args = parser.parse_args()
-    weights = hook_to_reference(get_state_dict(load_checkpoint(args.input)))
+    weights = rename(get_state_dict(load_checkpoint(args.input)))
     save_weights(weights, args.output, overwrite=args.overwrite)
     print(f"{args.output}: {len(weights)} tensors renamed")
 
 
 if __name__ == "__main__":
-    main()
+    convert(__doc__, hook_to_reference)
