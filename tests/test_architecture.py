@@ -36,8 +36,6 @@ ALLOWED = {
 PENDING = {
     ("cli", "engine.models"),
     ("engine", "visualization.drawing"),  # the token visualization hook
-    ("inference", "apis.arrays"),
-    ("visualization", "apis.arrays"),
     ("visualization", "apis.layers"),
     ("visualization", "apis.scenes"),
 }

@@ -14,11 +14,12 @@ from pyproj import CRS
 from rasterio.transform import Affine
 from torch import nn
 
-from hook.apis.arrays import is_array
-from hook.apis.scenes import metres_per_pixel, warn_of_resolution
+from hook.apis.scenes import warn_of_resolution
 from hook.arguments import whole_number
 from hook.engine.models import is_segmentation
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import is_array
+from hook.geo.measure import metres_per_pixel
 from hook.inference.files import Prediction, predict_files
 from hook.inference.models import as_model, checked_tokens
 

@@ -14,19 +14,12 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform_bounds
 
 from hook.arguments import number, refused
-from hook.datasets.files import (
-    RASTER_SUFFIXES,
-    VECTOR_SUFFIXES,
-    is_vector_file,
-    list_files,
-    match_names,
-    pair_name,
-    some,
-    unreadable,
-)
+from hook.datasets.files import list_files, match_names, pair_name, some
 from hook.errors import ConfigError, DataError
+from hook.geo.raster import RASTER_SUFFIXES, unreadable
+from hook.geo.styles import distinct_palette, read_category_names
+from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
 from hook.progress import progress_bar
-from hook.scenes.styles import distinct_palette, read_category_names
 
 IGNORE = 255
 _MOST_CLASSES = 64

@@ -14,14 +14,11 @@ import geopandas
 import numpy as np
 import pandas as pd
 
-from hook.apis.arrays import is_array, raster_file
 from hook.arguments import file_name, number, refused
 from hook.errors import SceneError
-from hook.scenes.stac import add_vectors, item_of_map
-from hook.scenes.staging import StagedFiles
-from hook.scenes.statistics import ClassMap
-from hook.scenes.statistics import class_statistics as measure
-from hook.scenes.styles import (
+from hook.geo.arrays import is_array, raster_file
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import (
     Colour,
     StyledClass,
     default_palette,
@@ -30,6 +27,9 @@ from hook.scenes.styles import (
     read_classes,
     write_style,
 )
+from hook.scenes.stac import add_vectors, item_of_map
+from hook.scenes.statistics import ClassMap
+from hook.scenes.statistics import class_statistics as measure
 from hook.scenes.vectors import polygonize
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def style_map(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Path]:
-    """Write names and colours beside a class map, see :func:`hook.scenes.styles.write_style`.
+    """Write names and colours beside a class map, see :func:`hook.geo.styles.write_style`.
 
     Args:
         map_path: The map; it is read, but not changed.
@@ -250,7 +250,7 @@ def style_map(
 
     Raises:
         SceneError: The map is no class map, a value in it has no entry, or see
-            :func:`hook.scenes.styles.write_style`.
+            :func:`hook.geo.styles.write_style`.
     """
     if not isinstance(map_path, str | os.PathLike):
         raise SceneError(

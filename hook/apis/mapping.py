@@ -10,7 +10,6 @@ import geopandas
 from mmengine.config import Config
 from torch import nn
 
-from hook.apis.arrays import is_array, raster_files, read_class_map, refuse_resume, require_xarray
 from hook.apis.scenes import (
     SceneModel,
     area_of_interest,
@@ -24,6 +23,9 @@ from hook.apis.scenes import (
 from hook.arguments import file_name, number, refused
 from hook.engine.models import default_window, num_classes_of
 from hook.errors import ConfigError
+from hook.geo.arrays import is_array, raster_files, read_class_map, refuse_resume, require_xarray
+from hook.geo.styles import distinct_palette
+from hook.geo.vector import DRIVERS
 from hook.inference.model_card import model_card
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapReport, polygonize
@@ -32,8 +34,6 @@ from hook.scenes.forecast import Forecast, forecast
 from hook.scenes.grid import overlap_pixels
 from hook.scenes.mapping import plan_scene
 from hook.scenes.stac import add_vectors, parse_time_span
-from hook.scenes.styles import distinct_palette
-from hook.scenes.vectors import DRIVERS
 
 if TYPE_CHECKING:
     import xarray
@@ -153,7 +153,7 @@ class SceneMapper(SceneModel):
 
         Returns:
             What was done; with ``dry_run`` what it would take; without ``output`` the map, see
-            :func:`hook.apis.arrays.read_class_map`.
+            :func:`hook.geo.arrays.read_class_map`.
 
         Raises:
             ConfigError: An option cannot be used.

@@ -13,7 +13,6 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from hook.apis.arrays import is_array, raster_files, refuse_resume
 from hook.apis.scenes import (
     SceneModel,
     area_of_interest,
@@ -27,6 +26,7 @@ from hook.arguments import file_name, is_whole_number, number, refused, whole_nu
 from hook.engine.models import default_window
 from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
+from hook.geo.arrays import is_array, raster_files, refuse_resume
 from hook.inference.models import require_model
 from hook.inference.windows import WindowPredictor
 from hook.regions import RegionReport, TokenBatch

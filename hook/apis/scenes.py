@@ -26,14 +26,14 @@ from torchgeo.datasets import GeoDataset
 from hook import __version__
 from hook.apis.folders import read_features
 from hook.arguments import number, refused, shown, whole_number
-from hook.datasets.bands import resolve_bands
 from hook.engine.models import band_count_of
 from hook.errors import ConfigError, DataError
+from hook.geo.bands import resolve_bands
+from hook.geo.measure import areas_m2
+from hook.geo.vector import warn_of_missing_crs
 from hook.inference.models import as_model, load_model, use_tokens
-from hook.regions.table import warn_of_missing_crs
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
-from hook.scenes.statistics import areas_m2
 
 # Objects twice as large or small look like others.
 _OTHER_RESOLUTION = 2.0

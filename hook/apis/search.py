@@ -11,11 +11,12 @@ from shapely.geometry.base import BaseGeometry
 
 from hook.arguments import file_name, number, pair, whole_number
 from hook.errors import ConfigError, DataError
+from hook.geo.staging import StagedFiles
+from hook.geo.vector import driver_of
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
 from hook.regions.plan import pool_seeds
-from hook.regions.table import Regions, driver_of, refuse_inputs
-from hook.scenes.staging import StagedFiles
+from hook.regions.table import Regions, refuse_inputs
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -160,8 +161,8 @@ def embed_chip(
         DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
     """
     # With PyTorch and MMEngine, which searching by place does without.
-    from hook.apis.arrays import is_data_array
     from hook.apis.regions import RegionPredictor
+    from hook.geo.arrays import is_data_array
     from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
     from hook.inference.models import require_model, use_tokens
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hook.apis.arrays import is_data_array
 from hook.arguments import file_name, number, pair, refused, whole_number
 from hook.errors import ConfigError, DataError
-from hook.scenes.staging import save_png
-from hook.scenes.styles import distinct_palette
+from hook.geo.arrays import is_data_array
+from hook.geo.staging import save_png
+from hook.geo.styles import distinct_palette
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
     SPECK,
@@ -370,7 +370,7 @@ def _read(
     from pyproj import CRS
     from rasterio import Affine
 
-    from hook.apis.scenes import metres_per_pixel
+    from hook.geo.measure import metres_per_pixel
     from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
 
     name, size = "", model.dataset_meta.get("resolution")

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 
-from hook.apis.arrays import check_array, is_array, write_array
 from hook.apis.folders import (
     Colour,
     LabelledImages,
@@ -29,7 +28,7 @@ from hook.apis.folders import (
 )
 from hook.arguments import file_name, refused, whole_number
 from hook.checkpoint import find_resumable, load_checkpoint
-from hook.datasets.files import RASTER_SUFFIXES, list_files
+from hook.datasets.files import list_files
 from hook.datasets.statistics import BandStatistics, inside_scene, samples
 from hook.engine.configs import find_config
 from hook.engine.models import use_scope_of
@@ -46,6 +45,8 @@ from hook.engine.runner import (
     setup_environment,
 )
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import check_array, is_array, write_array
+from hook.geo.raster import RASTER_SUFFIXES
 from hook.progress import progress_bar
 from hook.registry import DATASETS
 from hook.zoo import find_model

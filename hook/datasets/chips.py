@@ -18,10 +18,9 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from hook.datasets.bands import read_valid, valid_values
-from hook.datasets.files import unreadable
 from hook.datasets.grids import Grid, clip
 from hook.datasets.scene_files import MaskFile, Scene
+from hook.geo.raster import read_valid, unreadable, valid_values
 
 OPEN_FILES = 32
 # Pixels by which GDAL may be off when it interpolates coordinates (its 0.125 moves labels; rasterio

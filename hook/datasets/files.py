@@ -1,21 +1,12 @@
-"""Finding and opening files, with errors that name them."""
+"""Finding files and pairing them, with errors that name them."""
 
-import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
-
 from hook.errors import DataError
 
-RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
 # Endings that say "image" or "mask"; without them the names of a pair are equal.
 ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 
@@ -30,16 +21,6 @@ def some(items: Iterable[Any], limit: int = 8) -> str:
 def names_of(paths: Iterable[str]) -> str:
     """Join the first file names for a message, and count the rest."""
     return some(Path(path).name for path in paths)
-
-
-def unreadable(path: str, error: Exception, what: str = "a raster file") -> DataError:
-    """Make the error for a file that a library refused."""
-    return DataError(
-        f"{path} cannot be read",
-        expected=f"{what} that GDAL can open",
-        found=" ".join(str(error.__cause__ or error).split()) or type(error).__name__,
-        remedy="restore the file, or leave it out of the folder or the split",
-    )
 
 
 def list_files(
@@ -103,11 +84,6 @@ def list_files(
     return sorted(files)
 
 
-def is_vector_file(path: str | Path) -> bool:
-    """Tell by its ending whether a file holds features rather than pixels."""
-    return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
-
-
 def pair_name(path: str) -> str:
     """Reduce a file name to what an image and its mask share."""
     stem = Path(path).stem.casefold()
@@ -154,60 +130,3 @@ def match_names(names: list[str], files: list[str], origin: str) -> list[str]:
             remedy="remove the repetition: it would count twice",
         )
     return sorted(chosen)
-
-
-@contextmanager
-def open_raster(path: str) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster and close it again.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The open dataset.
-
-    Raises:
-        DataError: In place of any error of GDAL's while it is open.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            src = rasterio.open(path)
-        with src:
-            yield src
-    except RasterioError as error:
-        raise unreadable(path, error) from error
-
-
-def check_complete(src: rasterio.DatasetReader) -> None:
-    """Check that a file is not cut off, for a TIFF without reading its pixels.
-
-    Args:
-        src: Open raster.
-
-    Raises:
-        DataError: If a block of the full resolution lies beyond the end of the file.
-        RasterioIOError: If the last pixel of another format cannot be read.
-    """
-    path = Path(src.name)
-    if src.driver != "GTiff" or not path.is_file():
-        src.read(src.count, window=Window(src.width - 1, src.height - 1, 1, 1))
-        return
-    size = path.stat().st_size
-    rows, cols = src.block_shapes[0]
-    pixelwise = src.interleaving is not None and src.interleaving.name == "pixel"
-    end = 0
-    for band in (1,) if pixelwise else src.indexes:
-        for y in range(math.ceil(src.height / rows)):
-            for x in range(math.ceil(src.width / cols)):
-                start = src.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
-                length = src.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
-                if start is not None and length is not None:
-                    end = max(end, int(start) + int(length))
-    if end > size:
-        raise DataError(
-            f"{path} is cut off",
-            expected=f"at least {end} bytes",
-            found=f"{size} bytes",
-            remedy="copy or download the file again",
-        )

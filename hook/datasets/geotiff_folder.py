@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 
-from hook.datasets.bands import parse_nodata
 from hook.datasets.chips import ChipReader
 from hook.datasets.grids import clip, cover, inside_area
 from hook.datasets.labels import LabelOptions, Labels
 from hook.datasets.samplers import ChipPlacer, ChipQuery, chips_per_epoch
 from hook.datasets.scene_files import Scene, SceneOptions, check_choice
 from hook.errors import ConfigError
+from hook.geo.raster import parse_nodata
 from hook.registry import DATASETS
 
 

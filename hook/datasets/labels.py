@@ -9,10 +9,11 @@ import numpy as np
 import rasterio.features
 import shapely
 
-from hook.datasets.files import some, unreadable
+from hook.datasets.files import some
 from hook.datasets.grids import Grid
 from hook.datasets.scene_files import MaskFile
 from hook.errors import ConfigError, DataError
+from hook.geo.raster import unreadable
 
 
 @dataclass(frozen=True)

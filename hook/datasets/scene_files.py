@@ -11,20 +11,12 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
-from hook.datasets.bands import resolve_bands
-from hook.datasets.files import (
-    RASTER_SUFFIXES,
-    VECTOR_SUFFIXES,
-    check_complete,
-    is_vector_file,
-    list_files,
-    names_of,
-    open_raster,
-    pair_name,
-    some,
-)
+from hook.datasets.files import list_files, names_of, pair_name, some
 from hook.datasets.grids import Area, Grid, grid_of
 from hook.errors import ConfigError, DataError
+from hook.geo.bands import resolve_bands
+from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster
+from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
 from hook.progress import progress_bar
 
 PathLike = str | Path
@@ -221,7 +213,7 @@ def read_scenes(
     Args:
         files: The images.
         mask_files: Masks, among which the one of the same name and size is looked for.
-        bands: See :func:`hook.datasets.bands.resolve_bands`.
+        bands: See :func:`hook.geo.bands.resolve_bands`.
 
     Returns:
         The scenes, each on its own grid and without masks.

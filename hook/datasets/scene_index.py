@@ -16,7 +16,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform_bounds
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 
-from hook.datasets.files import is_vector_file, names_of, pair_name, some
+from hook.datasets.files import names_of, pair_name, some
 from hook.datasets.grids import Grid, window_of_area
 from hook.datasets.labels import Labels
 from hook.datasets.scene_files import (
@@ -30,6 +30,7 @@ from hook.datasets.scene_files import (
 )
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import DataError
+from hook.geo.vector import is_vector_file
 
 
 class PlacedFiles(RasterDataset):
@@ -53,7 +54,7 @@ class SceneIndex:
 
     Args:
         options: Where the files lie, and how they pair.
-        bands: See :func:`hook.datasets.bands.resolve_bands`.
+        bands: See :func:`hook.geo.bands.resolve_bands`.
         labels: Reader of the labels; None without masks.
 
     Attributes:

@@ -10,9 +10,11 @@ import geopandas as gpd
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from hook.datasets.files import is_vector_file, match_names, open_raster, some, unreadable
+from hook.datasets.files import match_names, some
 from hook.datasets.grids import Area
 from hook.errors import ConfigError, DataError
+from hook.geo.raster import open_raster, unreadable
+from hook.geo.vector import is_vector_file
 
 
 def _values(value: Any) -> set[str]:

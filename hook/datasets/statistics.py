@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hook.datasets.bands import to_model_units
 from hook.errors import DataError
+from hook.geo.bands import to_model_units
 from hook.progress import progress_bar
 
 

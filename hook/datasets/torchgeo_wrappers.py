@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 
-from hook.datasets.bands import parse_nodata, valid_values
 from hook.datasets.splits import choose_samples
 from hook.datasets.torchgeo_sources import (
     band_names,
@@ -29,8 +28,9 @@ from hook.datasets.torchgeo_sources import (
     select_bands,
 )
 from hook.errors import ConfigError, DataError
+from hook.geo.raster import parse_nodata, valid_values
+from hook.geo.styles import distinct_palette
 from hook.registry import DATASETS
-from hook.scenes.styles import distinct_palette
 
 IGNORE_INDEX = 255
 

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
 
+from hook.geo.staging import save_png
+from hook.geo.styles import distinct_palette
 from hook.registry import HOOKS
-from hook.scenes.staging import save_png
-from hook.scenes.styles import distinct_palette
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
     SPECK,

@@ -2,23 +2,21 @@
 
 import os
 import shutil
-import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from affine import Affine
 from mmengine.dist import get_rank
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from hook.errors import DataError
-from hook.scenes.staging import save_png
-from hook.scenes.styles import distinct_palette
+from hook.geo.raster import quiet_open
+from hook.geo.staging import save_png
+from hook.geo.styles import distinct_palette, map_dtype
 
 
 @dataclass(frozen=True)  # MMEngine would make a plain tuple of a named one
@@ -50,8 +48,7 @@ class PredictionWriter:
         self.folder = Path(folder)
         self.classes = tuple(dataset_meta["classes"])
         self.palette = dataset_meta.get("palette")
-        self.dtype = map_dtype(len(self.classes))
-        self.nodata = int(np.iinfo(self.dtype).max)
+        self.dtype, self.nodata = map_dtype(len(self.classes))
         self._parts = self.folder / ".parts"
         self._count = 0
         if get_rank() == 0:
@@ -203,15 +200,16 @@ class ClassMapFile:
         self._target, self._classes = Path(target), classes
         self._partial = self._target.with_name(f".{self._target.name}.partial")
         self._colours = colour_table(classes, palette)
+        dtype, nodata = map_dtype(len(classes))
         self._profile = {
             "driver": "GTiff",
-            "dtype": np.dtype(map_dtype(len(classes))).name,
+            "dtype": dtype,
             "count": 1,
             "height": height,
             "width": width,
             "crs": crs,
             "transform": transform,
-            "nodata": int(np.iinfo(map_dtype(len(classes))).max),
+            "nodata": nodata,
             "compress": "deflate",
             "tiled": True,
             "blockxsize": 256,
@@ -221,14 +219,12 @@ class ClassMapFile:
 
     def __enter__(self) -> DatasetWriter:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            # Closed and opened again, so that what is not written yet reads as nodata.
-            with rasterio.open(self._partial, "w", **self._profile) as sink:
-                sink.write_colormap(1, self._colours)
-                sink.set_band_description(1, "class")
-                sink.update_tags(classes=",".join(self._classes))
-            self._sink = rasterio.open(self._partial, "r+")
+        # Closed and opened again, so that what is not written yet reads as nodata.
+        with quiet_open(self._partial, "w", **self._profile) as sink:
+            sink.write_colormap(1, self._colours)
+            sink.set_band_description(1, "class")
+            sink.update_tags(classes=",".join(self._classes))
+        self._sink = quiet_open(self._partial, "r+")
         return self._sink
 
     def __exit__(self, kind, *_) -> None:
@@ -239,18 +235,13 @@ class ClassMapFile:
             self._partial.unlink(missing_ok=True)
 
 
-def map_dtype(num_classes: int) -> type[np.unsignedinteger]:
-    """Return the smallest type for class indexes whose largest value is left for nodata."""
-    return np.uint8 if num_classes <= 255 else np.uint16
-
-
 def colour_table(
     classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None
 ) -> dict[int, tuple[int, int, int, int]]:
     """Return GDAL's colour table of a class map: one (r, g, b, 255) each, nodata transparent."""
     palette = palette or distinct_palette(len(classes))
     table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
-    table[int(np.iinfo(map_dtype(len(classes))).max)] = (0, 0, 0, 0)
+    table[map_dtype(len(classes))[1]] = (0, 0, 0, 0)
     return table
 
 

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from hook.datasets.bands import parse_nodata, to_model_units
 from hook.engine.models import band_count_of, default_window, is_segmentation
 from hook.errors import ConfigError
+from hook.geo.bands import to_model_units
+from hook.geo.raster import parse_nodata
+from hook.geo.staging import StagedFiles
 from hook.inference.models import as_model, use_tokens
 from hook.inference.windows import WindowPredictor
-from hook.scenes.staging import StagedFiles
 from hook.tokenizers.validity import mark_invalid
 
 TOLERANCE = 1e-4

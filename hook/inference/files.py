@@ -11,14 +11,15 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from hook.apis.arrays import is_array
 from hook.arguments import file_name, refused, whole_number
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
-from hook.evaluation.prediction_writer import ClassMapFile, map_dtype
+from hook.evaluation.prediction_writer import ClassMapFile
+from hook.geo.arrays import is_array
+from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
 from hook.inference.models import as_model, use_tokens
 from hook.progress import progress_bar
@@ -59,7 +60,7 @@ def predict_files(
     Args:
         config_or_model: Config, or a model from :func:`load_model`.
         checkpoint: Checkpoint of the config; None with a model.
-        files: Images: paths, or arrays (see :func:`hook.apis.arrays.raster_file`) where nothing is
+        files: Images: paths, or arrays (see :func:`hook.geo.arrays.raster_file`) where nothing is
             written.
         out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
             image, or with one image a ``.tif`` file. Nothing is written where None.

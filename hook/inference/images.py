@@ -10,12 +10,13 @@ from mmengine.dataset import Compose
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 
-from hook.apis.arrays import is_array, is_data_array, raster_file
 from hook.arguments import shown
-from hook.datasets.bands import parse_nodata, read_valid, resolve_bands
 from hook.engine.models import band_count_of, is_segmentation
 from hook.engine.runner import config_errors
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import is_array, is_data_array, raster_file
+from hook.geo.bands import resolve_bands
+from hook.geo.raster import parse_nodata, read_valid
 from hook.inference.models import find_key
 
 # A dataset loads images and masks itself; these would load them again.
@@ -27,7 +28,7 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
 
     Args:
         path: Any raster GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
-            :func:`hook.apis.arrays.raster_file`.
+            :func:`hook.geo.arrays.raster_file`.
         model: From :func:`load_model`; its ``dataset_meta`` names the bands.
 
     Returns:

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from hook.engine.models import band_count_of, is_segmentation, num_classes_of
+from hook.geo.styles import distinct_palette
 from hook.scenes.stac import ModelCard, class_objects
-from hook.scenes.styles import distinct_palette
 
 
 def model_card(

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hook.apis.arrays import is_data_array
-from hook.datasets.bands import to_model_units
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import is_data_array
+from hook.geo.bands import to_model_units
 from hook.inference.images import (
     check_validity,
     check_values,

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hook.datasets.bands import to_model_units
 from hook.engine import tta as tta_views
 from hook.engine.models import is_segmentation
 from hook.engine.profiling import require_compiler
 from hook.errors import ConfigError
+from hook.geo.bands import to_model_units
 from hook.tokenizers.validity import mark_invalid
 
 PRECISIONS = ("fp32", "bf16")

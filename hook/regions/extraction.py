@@ -14,6 +14,7 @@ import rasterio
 from pyproj import CRS
 
 from hook.errors import SceneError
+from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, TokenBatch, check_answer
@@ -23,7 +24,6 @@ from hook.scenes.cluster import Job
 from hook.scenes.journal import Journal
 from hook.scenes.mapping import RunBlocks, Scene, move_windows
 from hook.scenes.reader import AreaOfInterest, SceneReader
-from hook.scenes.staging import StagedFiles
 from hook.scenes.vectors import Place
 
 Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch]
@@ -80,7 +80,7 @@ def extract_regions(
 
     Fields: ``window_id`` (number of the window in row-major order), ``token_id``, ``class_id``,
     ``class_name`` and ``score`` (with ``class_names``), ``pixels``, ``area_m2`` and
-    ``perimeter_m`` (:func:`hook.scenes.statistics.areas_m2`, ``perimeters_m``; null without a
+    ``perimeter_m`` (:func:`hook.geo.measure.areas_m2`, ``perimeters_m``; null without a
     CRS), ``mean_<band>`` and ``std_<band>`` (of the population, native units, over the pixels
     where all bands are valid; null where none is), ``embedding``, and the geometry: multipolygons,
     or with ``explode`` polygons. With scores of tokens the class is that of the largest score;

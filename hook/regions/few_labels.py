@@ -14,17 +14,10 @@ import shapely
 
 from hook.arguments import is_number, shown
 from hook.errors import ConfigError, DataError
-from hook.regions.table import (
-    Regions,
-    chunks,
-    driver_of,
-    read_vectors,
-    refuse_inputs,
-    some,
-    unreadable,
-    warn_of_missing_crs,
-)
-from hook.scenes.staging import StagedFiles
+from hook.geo.raster import unreadable
+from hook.geo.staging import StagedFiles
+from hook.geo.vector import driver_of, read_vectors, warn_of_missing_crs
+from hook.regions.table import Regions, chunks, refuse_inputs, some
 
 METHODS = ("linear", "mean")
 """Kinds of classifier."""
@@ -285,7 +278,7 @@ def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
         source = os.fspath(labels)
         if Path(source).suffix.lower() == ".csv":
             return _without_conflicts(_checked_ids(_read_csv(source, field), table, source))
-        labels = read_vectors(source, "labels", _EXPECTED)
+        labels = read_vectors(source, what="labels", expected=_EXPECTED)
     else:
         source = "the table of labels"
     if field not in labels or field == labels.geometry.name:
@@ -302,7 +295,7 @@ def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
                 raise _field_error(source, missing[0], names)
             return [(f"row {n}", row[_ID], row[field]) for n, row in enumerate(reader, 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise unreadable(source, "labels", _EXPECTED, error) from None
+        raise unreadable(source, error, _EXPECTED, "labels") from None
 
 
 def _field_error(source: str, field: str, names: list[str]) -> DataError:

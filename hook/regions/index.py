@@ -14,8 +14,9 @@ from shapely.geometry.base import BaseGeometry
 
 from hook.arguments import is_number, is_whole_number, refused, shown, whole_number
 from hook.errors import ConfigError, DataError
+from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.progress import progress_bar
-from hook.regions.table import Regions, chunks, read_vectors, some, warn_of_missing_crs
+from hook.regions.table import Regions, chunks, some
 
 APPROXIMATE_ABOVE = 1_000_000
 """Number of regions above which :class:`RegionIndex` searches approximately by default."""
@@ -178,7 +179,7 @@ class RegionIndex:
         """Find the regions most similar to an area.
 
         Its embedding is the mean of those of the regions it overlaps, weighted by the areas they
-        share with it (:func:`hook.scenes.statistics.areas_m2`). Regions whose embedding is null,
+        share with it (:func:`hook.geo.measure.areas_m2`). Regions whose embedding is null,
         zero or not finite do not count.
 
         Args:
@@ -225,7 +226,7 @@ class RegionIndex:
     def _as_one(self, polygon: object, crs: object) -> tuple[object, object]:
         """The union of polygons, and their CRS; anything else as it is."""
         if isinstance(polygon, str | os.PathLike):
-            polygon = read_vectors(polygon, "polygons", "a vector file of polygons")
+            polygon = read_vectors(polygon, what="polygons", expected="a vector file of polygons")
         if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
             return polygon, crs
         if crs is not None:

@@ -10,13 +10,13 @@ import shapely
 from pyproj import CRS
 
 from hook.errors import SceneError
+from hook.geo.measure import areas_m2, perimeters_m
+from hook.geo.vector import GEOMETRY
 from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
 from hook.scenes.columns import regroup
-from hook.scenes.statistics import areas_m2, perimeters_m
 from hook.scenes.vectors import (
-    GEOMETRY,
     WRITE_ERRORS,
     Place,
     without_clock,

@@ -1,9 +1,7 @@
 """Region files read back: fields, geometries and embeddings as arrays, and written again."""
 
-import json
 import math
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,16 +12,15 @@ import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import pyogrio
 import rasterio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from hook.arguments import shown
 from hook.errors import ConfigError, DataError, SceneError
+from hook.geo.measure import areas_m2
+from hook.geo.vector import GEOMETRY, driver_of, reading_vectors, vector_batches
 from hook.regions.layer import (
     EMBEDDING,
     batch_rows,
@@ -31,17 +28,12 @@ from hook.regions.layer import (
     embedding_field,
     write_tables,
 )
-from hook.scenes.statistics import areas_m2
-from hook.scenes.vectors import DRIVERS, GEOMETRY
 
 CHUNK_BYTES = 64 << 20
 """Size of the embeddings that are worked on at a time."""
 
-_BOX = "bbox"
 # GDAL's formats that hold no numbers beside each other that other programs read.
 _WITHOUT_EMBEDDINGS = ("FlatGeobuf", "GeoJSON")
-_LISTS = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-_READ_ERRORS = (DataSourceError, DataLayerError, pa.ArrowException, OSError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +94,10 @@ class Regions:
             )
         else:
             source = os.fspath(regions)
-            parquet = Path(source).suffix.lower() == ".parquet"
-            read = _from_parquet if parquet else _from_gdal
-        try:
+            read = _from_file
+        expected = "regions as 'hook regions' writes them, .parquet or .gpkg"
+        with reading_vectors(source, "regions", expected):
             found = read(regions, source)
-        except _READ_ERRORS as error:
-            expected = "regions as 'hook regions' writes them, .parquet or .gpkg"
-            raise unreadable(source, "regions", expected, error) from None
         if not len(found):
             raise DataError(
                 f"{source}: holds no regions",
@@ -185,7 +174,7 @@ class Regions:
 
         Returns:
             (M,) region ids in ascending order, and the areas they share with it:
-            :func:`hook.scenes.statistics.areas_m2`, or those of the plane without a CRS.
+            :func:`hook.geo.measure.areas_m2`, or those of the plane without a CRS.
         """
         rows = np.sort(self.tree.query(polygon, predicate="intersects"))
         geometry = self.geometry[rows]
@@ -323,22 +312,6 @@ class _Grid(NamedTuple):
     width: int
 
 
-def driver_of(output: str | os.PathLike) -> str:
-    """Return GDAL's name of the format that a file's ending says.
-
-    Raises:
-        SceneError: It says none.
-    """
-    driver = DRIVERS.get(Path(output).suffix.lower())
-    if driver is None:
-        raise SceneError(
-            f"{output}: unknown vector format",
-            expected=f"a name ending in {', '.join(DRIVERS)}",
-            remedy="give the output another name",
-        )
-    return driver
-
-
 def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:
     """Refuse to write over a file that is read.
 
@@ -373,50 +346,6 @@ def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:
 
 
 # ------------------------------------------------------------------------------------ reading
-def read_vectors(source: str | os.PathLike, what: str, expected: str) -> geopandas.GeoDataFrame:
-    """Read a small vector file: GeoParquet, or any of GDAL's (its first layer).
-
-    Args:
-        source: The file.
-        what: What it holds, for messages.
-        expected: What it should hold.
-
-    Raises:
-        DataError: It cannot be read, or has no geometries.
-    """
-    parquet = Path(source).suffix.lower() == ".parquet"
-    read = geopandas.read_parquet if parquet else geopandas.read_file
-    try:
-        table = read(source)
-        if not isinstance(table, geopandas.GeoDataFrame):
-            raise ValueError("a table without geometries")
-    except _READ_ERRORS as error:
-        raise unreadable(source, what, expected, error) from None
-    return table
-
-
-def warn_of_missing_crs(what: str, whose: str) -> None:
-    """Say that coordinates without a CRS are taken to be in another layer's.
-
-    Args:
-        what: What has no CRS.
-        whose: Whose CRS it is taken to be in.
-    """
-    warnings.warn(
-        f"{what}: no CRS, so the coordinates are taken to be in {whose}; if they are not, set "
-        "theirs with set_crs() or in a GIS",
-        stacklevel=3,
-    )
-
-
-def unreadable(source: str | os.PathLike, what: str, expected: str, error: object) -> DataError:
-    """Say that a file cannot be read."""
-    return DataError(
-        f"{source}: {what} cannot be read",
-        expected=expected,
-        found=" ".join(str(error).split()) if Path(source).exists() else "no such file",
-        remedy="check the path and that the file is complete",
-    )
 
 
 def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
@@ -436,64 +365,28 @@ def _is_null(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _from_parquet(path: str | os.PathLike, source: str) -> Regions:
-    with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        kinds = file.schema_arrow
-        has_vectors = EMBEDDING in names
-        # One of several geometries is the table's; geopandas knows which, and its CRS.
-        places = geopandas.read_parquet(path, columns=_geometry_columns(file))
-        kept = [
-            name
-            for name in names
-            if name not in {EMBEDDING, *places.columns}
-            and not (name == _BOX and pa.types.is_struct(kinds.field(name).type))
-        ]
-        fields = file.read(columns=kept).select(kept).replace_schema_metadata(None)
-        vectors = None
-        if has_vectors:
-            batches = file.iter_batches(columns=[EMBEDDING])
-            vectors = _matrix((batch.column(0) for batch in batches), len(places), source)
-    return Regions(source, fields, places.geometry.to_numpy(), places.crs, vectors)
-
-
-def _geometry_columns(file: pq.ParquetFile) -> list[str]:
-    """Names of the primary geometry's column in GeoParquet."""
-    geo = json.loads((file.metadata.metadata or {}).get(b"geo", b"{}"))
-    if "primary_column" not in geo:
-        raise ValueError("it is Parquet, but not GeoParquet")
-    return [geo["primary_column"]]
-
-
-def _from_gdal(path: str | os.PathLike, source: str) -> Regions:
-    count = pyogrio.read_info(path, force_feature_count=True)["features"]
+def _from_file(path: str | os.PathLike, source: str) -> Regions:
     fields: list[pa.Table] = []
-    shapes: list[np.ndarray] = []
-    with pyogrio.open_arrow(path, use_pyarrow=True) as (meta, reader):
-        names = [name for name in reader.schema.names if name in set(meta["fields"])]
-        place = meta["geometry_name"] or "wkb_geometry"
-        if place not in reader.schema.names:
-            raise ValueError("it has no geometries")
+    shapes: list[np.ndarray] = [np.empty(0, object)]
+    with vector_batches(path) as file:
+        kept = [name for name in file.schema.names if name != EMBEDDING]
 
-        def columns() -> Iterator[pa.Array]:
+        def columns() -> Iterator[pa.Array | None]:
             # Batch by batch, so that embeddings are not held twice.
-            for batch in reader:
-                kept = [name for name in names if name != EMBEDDING]
+            for batch, geometry in file.batches:
                 fields.append(pa.Table.from_batches([batch]).select(kept))
-                shapes.append(shapely.from_wkb(batch.column(place).to_numpy(False)))
-                yield batch.column(EMBEDDING) if EMBEDDING in names else None
+                shapes.append(geometry)
+                yield batch.column(EMBEDDING) if EMBEDDING in file.schema.names else None
 
         vectors = None
-        if EMBEDDING in names:
-            vectors = _matrix(columns(), count, source)
+        if EMBEDDING in file.schema.names:
+            vectors = _matrix(columns(), file.count, source)
         else:
             for _ in columns():
                 pass
-        empty = reader.schema.empty_table().select([n for n in names if n != EMBEDDING])
+        empty = file.schema.empty_table().select(kept)
     table = pa.concat_tables([empty, *fields]).replace_schema_metadata(None)
-    geometry = np.concatenate([np.empty(0, object), *shapes])
-    crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
-    return Regions(source, table, geometry, crs, vectors)
+    return Regions(source, table, np.concatenate(shapes), file.crs, vectors)
 
 
 def _matrix(columns: Iterable[pa.Array], count: int, source: str) -> np.ndarray:

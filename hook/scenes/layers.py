@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
 
 from hook.errors import SceneError
+from hook.geo.raster import GDAL_ERRORS, quiet, quiet_open, reason
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import Colour, map_dtype, write_category_names, write_qml
 from hook.scenes.blending import RowBlock
-from hook.scenes.reader import GDAL_ERRORS
-from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import Colour, write_category_names, write_qml
 
 BLOCK_SIZE = 512
 SCORE_SCALE = 0.004
@@ -116,14 +114,14 @@ class Layer(ABC):
 class ClassLayer(Layer):
     """The class of each pixel: a COG with a colour table, class names beside it, and a style.
 
-    Values are class indexes: uint8, or uint16 above 254 classes. Pixels that are not valid hold
+    Values are class indexes: uint8, or uint16 above 255 classes. Pixels that are not valid hold
     ``nodata``. Ties go to the lower class.
 
     Args:
         output: Final name of the map.
         class_names: One per class.
         palette: (red, green, blue) per class.
-        nodata: Value of pixels without data; 255, or 65535 above 254 classes, if None.
+        nodata: Value of pixels without data; 255, or 65535 above 255 classes, if None.
         creation_options: Options of GDAL's COG driver, over the defaults.
 
     Raises:
@@ -288,8 +286,8 @@ class PartFile:
     def __init__(self, path: Path, layer: Layer, rows: int, width: int) -> None:
         self.path = path
         self._rows = rows
-        with writing(path), _place_known():
-            self._file = rasterio.open(
+        with writing(path):
+            self._file = quiet_open(
                 path,
                 "w",
                 driver="GTiff",
@@ -403,10 +401,10 @@ def write_cog(
     virtual = scratch / f"{path.stem}.vrt"
     write_vrt(virtual, layer, geometry, parts)
     counts = np.zeros(np.iinfo(layer.dtype).max + 1, np.int64)
-    with writing(path), _place_known():
+    with writing(path), quiet():
         rasterio.shutil.copy(virtual, path, driver="COG", **layer.options(geometry))
         virtual.unlink()
-        with rasterio.open(path) as source:
+        with quiet_open(path) as source:
             # A full disk may go unnoticed until a block is asked for.
             for _, window in source.block_windows(1):
                 values = source.read(window=window)
@@ -476,10 +474,10 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
         part = PartFile(plain, layer, size, size)
         part.write(values)
         part.finish()
-        with _place_known():
+        with quiet():
             with _gdal_messages() as messages:
                 rasterio.shutil.copy(plain, cog, driver="COG", **options)
-            with rasterio.open(cog) as source:
+            with quiet_open(cog) as source:
                 kept = np.array_equal(source.read(), values)
         if messages:
             raise ValueError(messages[0])
@@ -487,7 +485,7 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
         raise SceneError(
             "creation options",
             expected="options of GDAL's COG driver",
-            found=f"{options}: {error.__cause__ or error}",
+            found=f"{options}: {reason(error)}",
             remedy="see the COG driver in GDAL's documentation",
         ) from error
     finally:
@@ -500,33 +498,6 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
             found=options,
             remedy="choose another COMPRESS: classes and scores must come back as they were",
         )
-
-
-def map_dtype(num_classes: int, nodata: int | None) -> tuple[str, int]:
-    """Data type and nodata value of a map.
-
-    Raises:
-        SceneError: More classes than uint16 holds, or a nodata value that is a class or too large.
-    """
-    dtype = "uint8" if num_classes <= 254 else "uint16"
-    largest = np.iinfo(dtype).max
-    if not 1 <= num_classes <= largest:
-        raise SceneError(
-            "num_classes",
-            expected=f"1 to {largest}",
-            found=num_classes,
-            remedy="merge classes until they are as few",
-        )
-    if nodata is None:
-        return dtype, largest
-    if nodata != int(nodata) or not num_classes <= nodata <= largest:
-        raise SceneError(
-            "out_nodata",
-            expected=f"a whole number from {num_classes} to {largest}, no class's value",
-            found=nodata,
-            remedy="choose a value that no class has",
-        )
-    return dtype, int(nodata)
 
 
 def _block_size(geometry: SceneGeometry) -> int:
@@ -565,17 +536,6 @@ def writing(path: Path) -> Iterator[None]:
     except GDAL_ERRORS as error:
         raise SceneError(
             f"{path.name}: cannot be written",
-            found=str(error.__cause__ or error),
+            found=reason(error),
             remedy="check the free space of the disk and the folder's permissions",
         ) from error
-
-
-@contextlib.contextmanager
-def _place_known() -> Iterator[None]:
-    """Keep rasterio quiet about a missing georeference, of which the reader has told already.
-
-    For the calling thread's opening and closing only: filters of warnings are shared by threads.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

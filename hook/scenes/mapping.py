@@ -15,6 +15,8 @@ import numpy as np
 import rasterio
 
 from hook.errors import SceneError
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import check_classes
 from hook.progress import progress_bar
 from hook.scenes.blending import (
     RowBlender,
@@ -47,8 +49,6 @@ from hook.scenes.reader import (
     fingerprint_of_raster,
 )
 from hook.scenes.stac import ModelCard, TimeSpan, WrittenLayer, write_stac_item
-from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import check_classes
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Batches read ahead of the model, and batches of scores waiting to be blended.
@@ -188,7 +188,7 @@ def plan_scene(
         class_names: K names.
         palette: K colours (red, green, blue).
         nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
-        out_nodata: Nodata of the map, where no band of the scene is valid; 255 (65535 above 254
+        out_nodata: Nodata of the map, where no band of the scene is valid; 255 (65535 above 255
             classes) if None.
         aoi: Area of interest, see :class:`hook.scenes.reader.AreaOfInterest`: only its bounding
             box is mapped, and in it only what lies inside.

@@ -13,19 +13,25 @@ import rasterio
 import shapely
 import shapely.affinity
 from rasterio import features, warp
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
+from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
+from hook.geo.bands import image_bands
+from hook.geo.raster import (
+    GDAL_ERRORS,
+    Dataset,
+    band_validity,
+    nodata_of,
+    open_dataset,
+    open_raster,
+    parse_nodata,
+    reason,
+    warped,
+)
 from hook.scenes.grid import Window
 from hook.scenes.journal import fingerprint_of_file
-
-GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
-"""What rasterio raises when GDAL fails; it lets some of GDAL's own errors through."""
 
 _BESIDE = (".aux.xml", ".ovr", ".msk")
 
@@ -92,12 +98,12 @@ class SceneReader:
                 remedy="name the scene's file",
             )
         self.path = str(paths[0])
-        self._nodata_override = _parse_nodata(nodata)
+        self._nodata = parse_nodata(nodata, "nodata", SceneError)
         self._sources: list[rasterio.DatasetReader] = []
-        self._open: list[rasterio.DatasetReader | WarpedVRT] = []
+        self._open: list[Dataset] = []
         try:
             for path in paths:
-                self._sources.append(_open(str(path)))
+                self._sources.append(open_dataset(str(path), SceneError))
                 self._open.append(self._sources[-1])
             self._source = self._sources[0]
             self._describe(indexes)
@@ -110,11 +116,7 @@ class SceneReader:
     def _describe(self, indexes: Sequence[int] | None) -> None:
         source = self._source
         if indexes is None:
-            indexes = [
-                index
-                for index, interpretation in zip(source.indexes, source.colorinterp, strict=True)
-                if interpretation != ColorInterp.alpha
-            ]
+            indexes = image_bands(source)
         self.indexes = [int(index) for index in indexes]
         for other in self._sources:
             if not self.indexes or not all(1 <= index <= other.count for index in self.indexes):
@@ -124,6 +126,9 @@ class SceneReader:
                     found=self.indexes,
                     remedy="name the bands of this file",
                 )
+            for index in self.indexes:
+                if self._nodata is not None and not math.isnan(self._nodata):
+                    self._check_nodata(other, index)
         self.dtype = np.result_type(
             *(other.dtypes[index - 1] for other in self._sources for index in self.indexes)
         )
@@ -167,24 +172,17 @@ class SceneReader:
         for source, box in zip(self._sources, boxes, strict=True):
             offset = round(box[0]) - left, round(box[1]) - top
             if not _fits_grid(source, self.crs, transform, box):
-                vrt = WarpedVRT(
+                source = warped(
                     source,
-                    crs=self.crs,
+                    self.crs,
                     transform=self.transform,
                     height=self.height,
                     width=self.width,
                     resampling=Resampling.nearest,
-                    add_alpha=source.nodata is None,
                 )
-                self._open.append(vrt)
-                offset, source = (0, 0), vrt
-            nodata = [self._band_nodata(source, index) for index in self.indexes]
-            masks = any(
-                MaskFlags.per_dataset in source.mask_flag_enums[index - 1] for index in self.indexes
-            )
-            self._layers.append(
-                _SourceOnGrid(source, *offset, nodata, masks, None if masks else _alpha_of(source))
-            )
+                self._open.append(source)
+                offset = (0, 0)
+            self._layers.append(_SourceOnGrid(source, *offset))
         self.row_bytes = self.width * self._pixel_bytes
 
     def _crop(self, aoi: AreaOfInterest | None) -> None:
@@ -216,27 +214,13 @@ class SceneReader:
         shapely.prepare(self._shapes[0])
         self.row_bytes = self.width * self._pixel_bytes
 
-    def _band_nodata(self, source, index: int) -> float | None:
-        nodata = self._nodata_override
-        if nodata is None:
-            nodata = source.nodatavals[index - 1]
-        dtype = np.dtype(source.dtypes[index - 1])
-        if nodata is None or math.isnan(nodata):  # NaN is invalid in any case
-            return None
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            if (
-                math.isinf(nodata)
-                or nodata != int(nodata)
-                or not limits.min <= nodata <= limits.max
-            ):
-                if self._nodata_override is not None:
-                    warnings.warn(
-                        f"{self.path}: nodata {nodata:g} does not fit {dtype}; no pixel equals it",
-                        stacklevel=5,
-                    )
-                return None
-        return nodata
+    def _check_nodata(self, source: Dataset, index: int) -> None:
+        if nodata_of(source, index, self._nodata) is None:
+            warnings.warn(
+                f"{self.path}: nodata {self._nodata:g} does not fit {source.dtypes[index - 1]}; no "
+                "pixel equals it",
+                stacklevel=5,
+            )
 
     def read(self, window: Window, size: int) -> WindowData:
         """Read a window and extend it to ``size x size`` pixels.
@@ -332,24 +316,14 @@ class SceneReader:
             # A JPEG block that ends early is a mere warning to libjpeg, and grey to the model.
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
                 image = source.read(self.indexes, window=area, out_dtype=self.dtype)
-                masks = np.ones(image.shape, bool)
-                if layer.read_masks:
-                    masks = source.read_masks(self.indexes, window=area) > 0
-                elif layer.alpha:
-                    masks &= source.read(layer.alpha, window=area) > 0
+                return image, band_validity(source, self.indexes, image, self._nodata, window=area)
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
                 expected=f"{window.height} x {window.width} readable pixels",
-                found=_reason(error),
+                found=reason(error),
                 remedy="the file is damaged or incomplete: fetch or write it again",
             ) from error
-        for band, mask, nodata in zip(image, masks, layer.nodata, strict=True):
-            if nodata is not None:
-                mask &= band != np.asarray(nodata).astype(band.dtype)
-            if band.dtype.kind == "f":
-                mask &= ~np.isnan(band)
-        return image, masks
 
     def close(self) -> None:
         """Close the files."""
@@ -467,25 +441,6 @@ class _SourceOnGrid(NamedTuple):
     source: Any
     col_off: int
     row_off: int
-    nodata: list[float | None]
-    read_masks: bool
-    alpha: int | None
-    """Alpha band that GDAL's masks leave out, as they do beside a nodata tag."""
-
-
-def _open(path: str) -> rasterio.DatasetReader:
-    try:
-        with warnings.catch_warnings():
-            # Told in our words, with the file's name.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except GDAL_ERRORS as error:
-        raise SceneError(
-            f"{path}: cannot be opened",
-            expected="a raster that GDAL reads, such as a GeoTIFF",
-            found=_reason(error),
-            remedy="check the path and that the file is complete",
-        ) from error
 
 
 def fingerprint_of_raster(path: str) -> dict[str, Any]:
@@ -502,7 +457,7 @@ def fingerprint_of_raster(path: str) -> dict[str, Any]:
         SceneError: It cannot be read.
     """
     found = fingerprint_of_file(path)
-    with _open(path) as source:
+    with open_raster(path, SceneError) as source:
         if source.driver == "VRT":
             # GDAL may write statistics and overviews beside the files at any time.
             others = [name for name in source.files if not name.endswith(_BESIDE)]
@@ -515,27 +470,13 @@ def fingerprint_of_raster(path: str) -> dict[str, Any]:
             ]
         if not Path(path).is_file():
             blocks = [block for _, block in source.block_windows(1)]
-            try:
-                sums = [
-                    zlib.crc32(source.read(1, window=block).tobytes())
-                    for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1])
-                ]
-            except GDAL_ERRORS as error:
-                raise SceneError(
-                    f"{path}: cannot be read",
-                    expected="readable blocks",
-                    found=_reason(error),
-                    remedy="the file is damaged or incomplete: fetch or write it again",
-                ) from error
+            sums = [
+                zlib.crc32(source.read(1, window=block).tobytes())
+                for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1])
+            ]
             grid = [source.shape, source.dtypes, tuple(source.transform), str(source.crs)]
             found["grid"], found["sums"] = repr(grid), sums
     return found
-
-
-def _alpha_of(source: rasterio.DatasetReader | WarpedVRT) -> int | None:
-    """Find the alpha band; None where there is none."""
-    kinds = source.colorinterp
-    return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
 
 
 def _time_of(source: rasterio.DatasetReader) -> datetime | None:
@@ -567,7 +508,7 @@ def _reproject(shape, source: CRS, target: CRS):
         raise SceneError(
             "area of interest: cannot be brought to the scene's CRS",
             expected=f"a CRS that can be transformed to {target}",
-            found=_reason(error),
+            found=reason(error),
             remedy="give the area in the scene's CRS",
         ) from error
 
@@ -593,22 +534,3 @@ def _fits_grid(source, crs, transform: rasterio.Affine, box: tuple[float, ...]) 
     upright = np.allclose((turned.a, turned.b, turned.d, turned.e), (1, 0, 0, 1), atol=1e-6)
     whole = np.allclose(box[:2], np.round(box[:2]), atol=1e-2)
     return bool(source.crs == crs and same_size and upright and whole)
-
-
-def _parse_nodata(nodata: float | str | None) -> float | None:
-    if nodata is None:
-        return None
-    try:
-        return float(nodata)
-    except (TypeError, ValueError):
-        raise SceneError(
-            "nodata value",
-            expected='a number or "nan"',
-            found=repr(nodata),
-            remedy="give a number, or nan (--nodata)",
-        ) from None
-
-
-def _reason(error: BaseException) -> str:
-    """The message of GDAL, which rasterio keeps as the cause of its own."""
-    return str(error.__cause__ or error)

@@ -21,10 +21,10 @@ from rasterio.crs import CRS
 
 from hook import __version__
 from hook.errors import SceneError
+from hook.geo.raster import GDAL_ERRORS
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import Colour
 from hook.scenes.layers import ClassLayer, Layer, SceneGeometry
-from hook.scenes.reader import GDAL_ERRORS
-from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import Colour
 
 _EXTENSION = "https://stac-extensions.github.io/{}/v{}/schema.json"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"

@@ -1,6 +1,5 @@
 """What is where in a class map: reading it by rows, areas on the earth, areas per class."""
 
-import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,21 +10,17 @@ import geopandas
 import numpy as np
 import rasterio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio import features
-from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from hook.errors import SceneError
+from hook.geo.measure import pixel_areas
+from hook.geo.raster import open_dataset, read_valid, reading
+from hook.geo.styles import NO_CLASS, Colour, read_category_names
+from hook.geo.vector import read_vectors
 from hook.progress import progress_bar
-from hook.scenes.reader import GDAL_ERRORS
-from hook.scenes.styles import Colour, read_category_names
-
-NO_CLASS = -1
-"""Value of a pixel without a class."""
 
 _LARGEST_CLASS = np.iinfo(np.int32).max
 _STRIP_PIXELS = 1 << 21
@@ -51,7 +46,7 @@ class ClassMap:
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.path = str(path)
-        self._source = open_raster(path)
+        self._source = open_dataset(path, SceneError)
         try:
             source = self._source
             if np.dtype(source.dtypes[0]).kind not in "iu" or source.count != 1:
@@ -68,7 +63,6 @@ class ClassMap:
             self.nodata = source.nodata if nodata is None else nodata
             names = read_category_names(path) if class_names is None else class_names
             self.class_names = list(names or []) or None
-            self._masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
         except BaseException:
             self.close()
             raise
@@ -96,13 +90,10 @@ class ClassMap:
             SceneError: The file is damaged, or a value is no class.
         """
         window = Window(col_off, row_off, self.width - col_off if cols is None else cols, rows)
-        with reading(self.path):
-            values = self._source.read(1, window=window)
-            valid = np.ones(values.shape, bool)
-            if self._masked:
-                valid = self._source.read_masks(1, window=window) > 0
-        if self.nodata is not None:
-            valid &= values != self.nodata
+        with reading(self.path, SceneError):
+            values = self._source.read([1], window=window)
+            valid = read_valid(self._source, [1], values, window, self.nodata)
+        values = values[0]
         largest = len(self.class_names) - 1 if self.class_names else _LARGEST_CLASS
         wrong = valid & ((values < 0) | (values > largest))
         if wrong.any():
@@ -150,153 +141,8 @@ class ClassMap:
         self.close()
 
 
-def open_raster(path: str | Path) -> rasterio.DatasetReader:
-    """Open a raster.
-
-    Raises:
-        SceneError: GDAL cannot.
-    """
-    try:
-        with warnings.catch_warnings():
-            # A map without a CRS is told of once, in our words.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except GDAL_ERRORS as error:
-        raise SceneError(
-            f"{path}: cannot be opened",
-            expected="a raster that GDAL reads, such as a GeoTIFF",
-            found=error.__cause__ or error,
-            remedy="check the path and that the file is complete",
-        ) from error
-
-
-@contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Tell errors of GDAL as errors of the file being read."""
-    try:
-        yield
-    except GDAL_ERRORS as error:
-        raise SceneError(
-            f"{path}: cannot be read",
-            found=error.__cause__ or error,
-            remedy="the file is damaged or incomplete: fetch or write it again",
-        ) from error
-
-
 def _some(values: list[int]) -> str:
     return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
-
-
-def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Areas of polygons in square metres.
-
-    In a projected CRS they are planar. In a geographic one, and in a Mercator projection, whose
-    planar areas grow with latitude (twofold at 45 degrees), they are those on the ellipsoid,
-    taken in its cylindrical equal-area projection: there parallels and meridians, the edges of
-    pixels, stay straight, so the areas are exact however long an edge is. Without a CRS: NaN.
-
-    Args:
-        geometries: (N,) shapely polygons.
-        crs: Their CRS.
-
-    Returns:
-        (N,) float64.
-    """
-    if crs is None:
-        return np.full(len(geometries), np.nan)
-    if _is_planar(crs):
-        return shapely.area(geometries) * _square_metres(crs)
-    transformer = _to_equal_area(crs)
-
-    def project(points: np.ndarray) -> np.ndarray:
-        return np.column_stack(transformer.transform(*points.T))
-
-    return shapely.area(shapely.transform(geometries, project))
-
-
-def perimeters_m(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Lengths of the rings of polygons, holes included, in metres.
-
-    In a projected CRS they are planar. In a geographic one and in a Mercator projection they are
-    sums of geodesics on the ellipsoid between points of the edges at most 0.1 degrees apart (10 km
-    in Mercator), so that edges along parallels count as such. Without a CRS: NaN.
-
-    Args:
-        geometries: (N,) shapely polygons, none empty.
-        crs: Their CRS.
-
-    Returns:
-        (N,) float64.
-    """
-    if crs is None or not len(geometries):
-        return np.full(len(geometries), np.nan)
-    if _is_planar(crs):
-        return shapely.length(geometries) * crs.axis_info[0].unit_conversion_factor
-    to_degrees = math.degrees(crs.geodetic_crs.axis_info[0].unit_conversion_factor)
-    step = 0.1 / to_degrees if crs.is_geographic else 1e4
-    _, points, (ring_starts, polygon_starts) = shapely.to_ragged_array(
-        shapely.segmentize(geometries, step)
-    )
-    if not crs.is_geographic:
-        to_geographic = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-        points = np.column_stack(to_geographic.transform(*points.T))
-    lon, lat = points.T * to_degrees
-    lengths = np.zeros(len(points))
-    lengths[:-1] = crs.get_geod().inv(lon[:-1], lat[:-1], lon[1:], lat[1:])[2]
-    lengths[ring_starts[1:] - 1] = 0  # a ring ends; what follows is another
-    return np.add.reduceat(lengths, ring_starts[polygon_starts[:-1]])
-
-
-def pixel_areas(class_map: ClassMap, row_off: int, rows: int) -> np.ndarray:
-    """Areas of the pixels of some rows in square metres, by the rules of :func:`areas_m2`.
-
-    Args:
-        class_map: The map.
-        row_off: First row.
-        rows: Number of rows.
-
-    Returns:
-        (rows, 1) float64 where all pixels of a row are alike, else (rows, width); NaN without a
-        CRS.
-    """
-    crs, transform = class_map.crs, class_map.transform
-    if crs is None:
-        return np.full((rows, 1), np.nan)
-    if _is_planar(crs):
-        return np.full((rows, 1), abs(transform.determinant) * _square_metres(crs))
-    cols = 1 if transform.is_rectilinear else class_map.width
-    col, row = np.meshgrid(np.arange(cols + 1.0), np.arange(row_off, row_off + rows + 1.0))
-    x, y = _to_equal_area(crs).transform(
-        transform.a * col + transform.b * row + transform.c,
-        transform.d * col + transform.e * row + transform.f,
-    )
-    # Half the cross product of the diagonals: unlike sums of products of coordinates, it keeps
-    # all digits of small pixels far from the origin.
-    falling = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
-    rising = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
-    return np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2
-
-
-def _is_planar(crs: CRS) -> bool:
-    """Whether lengths and areas are to be taken in the plane of a CRS."""
-    method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
-    mercator = "Mercator" in method and not any(
-        kind in method for kind in ("Transverse", "Oblique")
-    )
-    return not crs.is_geographic and not mercator
-
-
-def _square_metres(crs: CRS) -> float:
-    return math.prod(axis.unit_conversion_factor for axis in crs.axis_info[:2])
-
-
-def _to_equal_area(crs: CRS) -> Transformer:
-    ellipsoid = crs.ellipsoid
-    # "+over" keeps longitudes beyond 180 degrees where they are.
-    equal_area = CRS.from_proj4(
-        f"+proj=cea +a={ellipsoid.semi_major_metre} +b={ellipsoid.semi_minor_metre} +units=m +over"
-    )
-    return Transformer.from_crs(crs, equal_area, always_xy=True)
 
 
 class ClassArea(NamedTuple):
@@ -418,26 +264,10 @@ def _read_zones(
     path: str | Path | geopandas.GeoDataFrame, zone_field: str | None, source: ClassMap
 ) -> geopandas.GeoDataFrame:
     """Read zones in pixel coordinates of the map, indexed by their names."""
-    try:
-        if isinstance(path, geopandas.GeoDataFrame):
-            path, table = "zones", path
-        elif Path(path).suffix.lower() == ".parquet":
-            table = geopandas.read_parquet(path)
-        else:
-            table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)
-    except (DataSourceError, DataLayerError, OSError, ValueError) as error:
-        raise SceneError(
-            f"{path}: cannot be read",
-            expected="polygons in a vector format, such as GeoPackage or GeoJSON",
-            found=error,
-            remedy="check the path and that GDAL reads the format",
-        ) from error
-    if not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None:
-        raise SceneError(
-            f"{path}: has no geometries",
-            expected="polygons",
-            remedy="give a layer of polygons",
-        )
+    if isinstance(path, geopandas.GeoDataFrame):
+        path, table = "zones", path
+    else:
+        table = read_vectors(path, index_by_id=True, error=SceneError)
     if zone_field is not None:
         fields = [name for name in table.columns if name != table.geometry.name]
         if zone_field not in fields:

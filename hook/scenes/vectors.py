@@ -25,34 +25,18 @@ from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from hook.errors import SceneError
+from hook.geo.measure import areas_m2, perimeters_m, pixel_areas
+from hook.geo.raster import open_dataset, read_valid, reading
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import NO_CLASS, default_palette, write_qml
+from hook.geo.vector import GEOMETRY, driver_of
 from hook.scenes.columns import join, regroup, take
-from hook.scenes.staging import StagedFiles
-from hook.scenes.statistics import (
-    NO_CLASS,
-    ClassMap,
-    areas_m2,
-    open_raster,
-    perimeters_m,
-    pixel_areas,
-    reading,
-)
-from hook.scenes.styles import default_palette, write_qml
-
-DRIVERS = {
-    ".gpkg": "GPKG",
-    ".parquet": "Parquet",
-    ".fgb": "FlatGeobuf",
-    ".geojson": "GeoJSON",
-    ".json": "GeoJSON",
-}
-"""Endings of vector files and GDAL's names of their formats."""
+from hook.scenes.statistics import ClassMap
 
 _BATCH = 20_000
 _OUTSIDE = -2
 # Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
 _SIZE_STEPS = 1 << 20
-GEOMETRY = "geometry"
-"""Name of the column of geometries."""
 _BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
 # pyogrio raises RuntimeError where GDAL fails amid a stream.
 WRITE_ERRORS = (
@@ -134,13 +118,7 @@ def polygonize(
             fit the map, the output exists or cannot be written, or its format is unknown.
     """
     output = Path(output)
-    driver = DRIVERS.get(output.suffix.lower())
-    if driver is None:
-        raise SceneError(
-            f"{output}: unknown vector format",
-            expected=f"a name ending in {', '.join(DRIVERS)}",
-            remedy="give the output another name",
-        )
+    driver = driver_of(output)
     for name, value in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= value < math.inf:
             raise SceneError(
@@ -226,7 +204,7 @@ class ScoreMap:
 
     def __init__(self, path: str | Path, class_map: ClassMap) -> None:
         self.path = str(path)
-        self._source = source = open_raster(path)
+        self._source = source = open_dataset(path, SceneError)
         try:
             ours = (class_map.height, class_map.width)
             same_crs = not source.crs or not class_map.crs or source.crs == class_map.rasterio_crs
@@ -283,18 +261,15 @@ class ScoreMap:
             SceneError: The file is damaged or has no band for a class.
         """
         window = Window(0, row_off, classes.shape[1], classes.shape[0])
-        with reading(self.path):
+        with reading(self.path, SceneError):
             if len(self._bands) == 1:
-                scores = self._source.read(self._bands[0], window=window)
-                known = self._source.read_masks(self._bands[0], window=window) > 0
+                scores, known = self._read_band(self._bands[0], window)
             else:
                 scores, known = None, np.zeros(classes.shape, bool)
                 for class_id in np.unique(classes[classes >= 0]).tolist():
                     if class_id >= len(self._bands):
                         raise self._band_error(f"at least {class_id + 1}")
-                    number = self._bands[class_id]
-                    band = self._source.read(number, window=window)
-                    mask = self._source.read_masks(number, window=window) > 0
+                    band, mask = self._read_band(self._bands[class_id], window)
                     scores = np.zeros_like(band) if scores is None else scores
                     own = classes == class_id
                     scores[own], known[own] = band[own], mask[own]
@@ -303,6 +278,10 @@ class ScoreMap:
         if scores.dtype.kind == "f":
             known &= np.isfinite(scores)
         return scores, known
+
+    def _read_band(self, number: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        values = self._source.read([number], window=window)
+        return values[0], read_valid(self._source, [number], values, window)
 
     def means(self, sums: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Mean scores of regions.

@@ -10,7 +10,7 @@ import numpy as np
 
 from hook.arguments import number, pair, refused, shown
 from hook.errors import DataError
-from hook.scenes.styles import distinct_palette
+from hook.geo.styles import distinct_palette
 
 _RGB_NAMES = (
     ("red", "r", "b04", "b4", "b04_red"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hook.errors import ConfigError, DataError
-from hook.scenes.staging import save_png
+from hook.geo.staging import save_png
 from hook.visualization.drawing import (
     figure_to_rgb,
 )

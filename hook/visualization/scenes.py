@@ -18,14 +18,15 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
 
-from hook.apis.arrays import raster_files
 from hook.apis.layers import Map, map_file
 from hook.apis.scenes import scene_files
 from hook.arguments import is_whole_number, refused, whole_number
-from hook.datasets.bands import resolve_bands
-from hook.errors import ConfigError, DataError, SceneError
-from hook.scenes.statistics import GDAL_ERRORS, ClassMap, open_raster
-from hook.scenes.styles import default_palette
+from hook.errors import ConfigError, DataError
+from hook.geo.arrays import raster_files
+from hook.geo.bands import resolve_bands
+from hook.geo.raster import GDAL_ERRORS, open_dataset
+from hook.geo.styles import default_palette
+from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.visualization.overview import INK, PAPER, scale_bar_length
 
@@ -97,7 +98,7 @@ def show_scene(
     with raster_files(scene) as given:
         files = scene_files(given)
         with ExitStack() as stack:
-            sources = [stack.enter_context(_opened(file)) for file in files]
+            sources = [stack.enter_context(open_dataset(file)) for file in files]
             indexes = _bands_to_show(sources[0], bands)
             options = (indexes, Resampling.average, files[0])
             found = _read(stack, sources, bounds, pixels, *options)
@@ -148,7 +149,7 @@ def show_map(
     with map_file(map_path) as (file, nodata), ExitStack() as stack:
         with ClassMap(file, nodata) as classes:
             names, colours = classes.class_names or [], classes.read_colours() or {}
-        source = stack.enter_context(_opened(file))
+        source = stack.enter_context(open_dataset(file))
         found = _read(stack, [source], bounds, pixels, [1], Resampling.nearest, file)
     values = found.values[0]
     drawn = found.valid if nodata is None else found.valid & (values != nodata)
@@ -184,15 +185,6 @@ def show_map(
 
 
 # ------------------------------------------------------------------------------ what is shown
-def _opened(file: str) -> rasterio.DatasetReader:
-    try:
-        return open_raster(file)
-    except SceneError as error:  # of a file like any other
-        raise DataError(
-            error.what, expected=error.expected, found=error.found, remedy=error.remedy
-        ) from None
-
-
 def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
     """Give the 1-based indexes of one band or three."""
     colours = source.colorinterp

@@ -13,8 +13,8 @@ from hook.apis import (
     show_tokens,
     tokenize,
 )
-from hook.apis.arrays import raster_file
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import raster_file
 
 rioxarray = pytest.importorskip("rioxarray", reason="pip install 'hook-rs[xarray]'")
 xarray = pytest.importorskip("xarray")

@@ -9,9 +9,9 @@ import pytest
 import rasterio
 
 from hook.apis import class_statistics, style_map, vectorize_map
-from hook.apis.arrays import read_class_map
 from hook.apis.layers import format_statistics
 from hook.errors import ConfigError, HookError, SceneError
+from hook.geo.arrays import read_class_map
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hook.apis import SceneMapper, load_model
 from hook.engine.models import default_window
 from hook.errors import ConfigError, DataError, HookError, SceneError
 from hook.evaluation.prediction_writer import colour_table
+from hook.geo.styles import distinct_palette
 from hook.inference.windows import WindowPredictor
-from hook.scenes.styles import distinct_palette
 
 
 def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes, tmp_path):

@@ -9,8 +9,8 @@ from PIL import Image
 from hook.apis import load_model, show_attention, show_token_counts, show_tokens, token_pictures
 from hook.apis.regions import RegionPredictor
 from hook.errors import ConfigError, DataError
+from hook.geo.styles import distinct_palette
 from hook.inference.tokens import tokenize
-from hook.scenes.styles import distinct_palette
 from hook.tokenizers import token_map
 from hook.visualization.drawing import outline_tokens
 

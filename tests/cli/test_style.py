@@ -6,7 +6,7 @@ import rasterio
 from rio_cogeo import cog_validate
 
 from hook.cli import main
-from hook.scenes.styles import read_category_names
+from hook.geo.styles import read_category_names
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hook.engine.token_visualization_hook import (
     draw_tokens,
     token_map_of,
 )
+from hook.geo.styles import distinct_palette
 from hook.inference.models import load_model
-from hook.scenes.styles import distinct_palette
 from hook.structures import ClsDataSample
 from hook.tokenizers import token_map
 from hook.visualization.drawing import TINT

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
 
-from hook.scenes.styles import read_category_names
+from hook.geo.styles import read_category_names
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

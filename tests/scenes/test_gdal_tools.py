@@ -18,8 +18,8 @@ from pyproj import CRS
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
+from hook.geo.styles import write_qml
 from hook.scenes import map_scene, polygonize
-from hook.scenes.styles import write_qml
 
 # The first and the last colour must not be mistaken for black, white or nothing.
 NAMES = ("field & meadow", "<water>", "Gebäude")

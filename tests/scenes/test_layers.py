@@ -6,17 +6,10 @@ from rio_cogeo import cog_validate
 from scipy.stats import entropy
 
 from hook.errors import SceneError
+from hook.geo.staging import StagedFiles
+from hook.geo.styles import default_class_names, default_palette
 from hook.scenes import ClassLayer, RowBlock, SceneGeometry, ScoreLayer
-from hook.scenes.layers import (
-    SCORE_NODATA,
-    Part,
-    PartFile,
-    map_dtype,
-    try_options,
-    write_cog,
-)
-from hook.scenes.staging import StagedFiles
-from hook.scenes.styles import default_class_names, default_palette
+from hook.scenes.layers import SCORE_NODATA, Part, PartFile, try_options, write_cog
 
 ROTATED = Affine(0.4, 0.1, 300000, 0.1, -0.5, 3000000)
 
@@ -50,7 +43,10 @@ def scores_and_valid(num_classes, height, width):
     return rng.random((num_classes, height, width), np.float32), rng.random((height, width)) > 0.2
 
 
-@pytest.mark.parametrize("num_classes, dtype, nodata", [(3, "uint8", 255), (300, "uint16", 65535)])
+@pytest.mark.parametrize(
+    "num_classes, dtype, nodata",
+    [(3, "uint8", 255), (255, "uint8", 255), (256, "uint16", 65535), (300, "uint16", 65535)],
+)
 def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
     scores, valid = scores_and_valid(num_classes, 70, 90)
     if num_classes == 3:
@@ -202,12 +198,3 @@ def test_creation_options_reach_gdal(tmp_path):
     write(ScoreLayer, tmp_path / "p.tif", scores, valid, creation_options=options)
     with rasterio.open(tmp_path / "p.tif") as source:
         assert source.compression.value == "LZW" and source.block_shapes[0] == (256, 256)
-
-
-def test_dtype_and_nodata_of_a_map():
-    assert map_dtype(254, None) == ("uint8", 255)
-    assert map_dtype(255, None) == ("uint16", 65535)
-    assert map_dtype(4, 100) == ("uint8", 100)
-    for num_classes, nodata in ((4, 3), (4, 256), (4, -1), (300, 255), (0, None), (70000, None)):
-        with pytest.raises(SceneError, match="expected"):
-            map_dtype(num_classes, nodata)

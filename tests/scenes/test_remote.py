@@ -169,6 +169,6 @@ def test_a_server_that_fails_midway_stops_the_run(scene, server, softmax_of_band
 
 
 def test_a_file_that_is_not_served_is_named(server, softmax_of_bands, tmp_path):
-    with pytest.raises(SceneError, match=r"absent\.tif: cannot be opened"):
+    with pytest.raises(SceneError, match=r"absent\.tif cannot be read"):
         map_scene(softmax_of_bands, server.url("absent.tif"), tmp_path / "map.tif", num_classes=3)
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hook.errors import ConfigError
-from hook.scenes.styles import distinct_palette
+from hook.geo.styles import distinct_palette
 
 CONFIG = """
 _base_ = ["{repo}/configs/_base_/datasets/{base}.py"]

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from hook.errors import ConfigError, DataError
-from hook.scenes.staging import save_png
-from hook.scenes.styles import distinct_palette
+from hook.geo.staging import save_png
+from hook.geo.styles import distinct_palette
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
     choose_rgb,

@@ -16,8 +16,8 @@ from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
 from hook.apis import show_map, show_scene, stretch_to_rgb
-from hook.apis.arrays import read_class_map
 from hook.errors import ConfigError, DataError, HookError, SceneError
+from hook.geo.arrays import read_class_map
 
 UTM = rasterio.Affine(2, 0, 500_000, 0, -2, 5_000_000)
 LEFT, RIGHT, BOTTOM, TOP = 500_000, 500_120, 4_999_920, 5_000_000

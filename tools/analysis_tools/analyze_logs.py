@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.scenes.staging import save_png
+from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
 Curve = tuple[list[float], list[float]]

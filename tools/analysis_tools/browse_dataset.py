@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
 from hook.errors import ConfigError, reports_errors
-from hook.scenes.staging import save_png
-from hook.scenes.styles import distinct_palette
+from hook.geo.staging import save_png
+from hook.geo.styles import distinct_palette
 from hook.visualization.drawing import choose_rgb, figure_to_rgb, render_labels, stretch_to_rgb
 
 SPLITS = ("train", "val", "test")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hook.errors import reports_errors
 from hook.evaluation.confusion import load_confusion_matrix
-from hook.scenes.staging import save_png
+from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
 _NUMBERED_CLASSES = 25  # beyond, numbers in the cells cannot be read

@@ -24,9 +24,10 @@ from rasterio.windows import Window, from_bounds
 
 from hook.engine.runner import make_folder
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.scenes.reader import GDAL_ERRORS
-from hook.scenes.statistics import ClassMap, areas_m2
-from hook.scenes.styles import default_palette
+from hook.geo.measure import areas_m2
+from hook.geo.raster import GDAL_ERRORS
+from hook.geo.styles import default_palette
+from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import region_borders, render_labels, stretch_to_rgb
 from hook.visualization.overview import Panel, draw_overview
 

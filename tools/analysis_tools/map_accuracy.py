@@ -18,8 +18,8 @@ from rasterio.vrt import WarpedVRT
 
 from hook.errors import DataError, reports_errors
 from hook.evaluation.confusion import class_scores, confusion_matrix
-from hook.scenes.reader import GDAL_ERRORS
-from hook.scenes.styles import read_category_names
+from hook.geo.raster import GDAL_ERRORS
+from hook.geo.styles import read_category_names
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt")
 

@@ -39,7 +39,7 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import load_config
 from hook.errors import ConfigError, HookError, reports_errors
-from hook.scenes.staging import save_png
+from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
 SHARE_OF_MEMORY = 0.8  # of what is free at the start; the rest is for others

@@ -43,12 +43,12 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
 from hook.scenes import WindowGrid, map_scene
 from hook.scenes.forecast import forecast
 from hook.scenes.mapping import plan_scene
 from hook.scenes.reader import SceneReader
-from hook.scenes.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
 PIXELWISE_CLASSES = 2

@@ -37,8 +37,8 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import HookRunner, add_config_options, load_config
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.geo.staging import save_png
 from hook.inference.models import load_model, use_tokens
-from hook.scenes.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
 AXES = {

@@ -70,8 +70,8 @@ from hook.evaluation.superpixels import (
     regular_grid,
     slic_regions,
 )
+from hook.geo.styles import distinct_palette
 from hook.inference.models import load_model, use_tokens
-from hook.scenes.styles import distinct_palette
 from hook.tokenizers import HookTokenizer
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import render_labels, render_tokens, stretch_to_rgb

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from mmcv.transforms.base import BaseTransform
 
-from hook.datasets.bands import to_model_units
+from hook.geo.bands import to_model_units
 from hook.registry import TRANSFORMS
 
 
@@ -27,7 +27,7 @@ def sample_units(
         mean: Argument of the transform, or None.
 
     Returns:
-        dict for :func:`hook.datasets.bands.to_model_units`.
+        dict for :func:`hook.geo.bands.to_model_units`.
     """
     meta = results.get("dataset_meta") or {}
     units = {"mean": meta.get("mean") if mean is None else mean}

@@ -1,7 +1,7 @@
 import pytest
 
 from hook.errors import SceneError
-from hook.scenes.staging import StagedFiles
+from hook.geo.staging import StagedFiles
 
 
 def test_files_appear_on_commit_only(tmp_path):

@@ -1,14 +1,13 @@
-"""Bands, nodata and units: the few functions that every reader of imagery shares."""
+"""Bands of imagery: found by name or colour, and brought to the units of a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
-from rasterio.windows import Window
 
 from hook.errors import ConfigError, DataError
+from hook.geo.raster import alpha_bands
 
 
 def resolve_bands(
@@ -89,76 +88,18 @@ def _by_colour(
     return [colours.index(name) + 1 for name in wanted]
 
 
-def parse_nodata(nodata: float | str | None) -> float | None:
-    """Read ``metainfo['nodata']``.
-
-    Args:
-        nodata: A number, ``'nan'``, or None for the file's own tag.
-
-    Returns:
-        The number (possibly NaN), or None.
-
-    Raises:
-        ConfigError: If it is anything else.
-    """
-    if nodata is None:
-        return None
-    try:
-        return float(nodata)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"metainfo['nodata']={nodata!r}",
-            expected="a number, 'nan', or None for the file's own nodata tag",
-            found=nodata,
-            remedy="correct metainfo['nodata']",
-        ) from error
+def image_bands(src: DatasetReader) -> list[int]:
+    """Give the 1-based indexes of all bands but alpha."""
+    alphas = alpha_bands(src)
+    return [index for index in src.indexes if index not in alphas]
 
 
-def valid_values(image: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Tell where all bands hold a value.
-
-    Args:
-        image: (C, H, W) native values.
-        nodata: Value that means no data (NaN always does); None for none.
-
-    Returns:
-        (H, W) bool.
-    """
-    valid = np.ones(image.shape[1:], dtype=bool)
-    if image.dtype.kind == "f":
-        valid &= ~np.isnan(image).any(axis=0)
-    if nodata is not None and not np.isnan(nodata):
-        valid &= (image != nodata).all(axis=0)
-    return valid
-
-
-def read_valid(
-    src: DatasetReader,
-    indexes: Sequence[int],
-    image: np.ndarray,
-    window: Window | None = None,
-    nodata: float | None = None,
-) -> np.ndarray:
-    """Tell where all bands of a window hold data.
-
-    Args:
-        src: Open raster.
-        indexes: 1-based bands that were read.
-        image: (C, H, W) values of these bands in the window.
-        window: The window; None for the whole raster.
-        nodata: Value that replaces the file's own tag, mask or alpha band; None to follow the file.
-
-    Returns:
-        (H, W) bool. NaN is never valid.
-    """
-    valid = valid_values(image, nodata)
-    if nodata is None:
-        valid &= (src.read_masks(list(indexes), window=window) > 0).all(axis=0)
-        if ColorInterp.alpha in src.colorinterp and src.count not in (2, 4):
-            # GDAL takes an alpha band for the mask only where it is the second or the fourth.
-            alpha = src.colorinterp.index(ColorInterp.alpha) + 1
-            valid &= src.read(alpha, window=window) > 0
-    return valid
+def band_names(src: DatasetReader) -> list[str | int]:
+    """Name all bands but alpha: by their descriptions where all have one, else by number."""
+    indexes = image_bands(src)
+    names = [src.descriptions[index - 1] for index in indexes]
+    unique = all(names) and len({name.casefold() for name in names}) == len(names)
+    return names if unique else indexes
 
 
 def _per_band(name: str, value: Any, num_bands: int, default: float) -> np.ndarray:

@@ -18,8 +18,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from hook.errors import ConfigError, DataError, HookError
-from hook.scenes.statistics import NO_CLASS
-from hook.scenes.styles import read_category_names
+from hook.geo.styles import NO_CLASS, read_category_names
 
 if TYPE_CHECKING:
     import xarray

@@ -7,10 +7,11 @@ import rasterio
 import rasterio.shutil
 
 from hook.errors import SceneError
-from hook.scenes.styles import (
+from hook.geo.styles import (
     StyledClass,
     check_classes,
     default_palette,
+    map_dtype,
     read_category_names,
     read_classes,
     write_category_names,
@@ -163,3 +164,13 @@ def test_a_style_is_replaced_on_demand_and_statistics_stay(write_scene, tmp_path
     with pytest.raises(SceneError, match=r"map\.qml: exists already"):
         write_style(path, CLASSES)
     assert not side_file.exists()
+
+
+def test_dtype_and_nodata_of_a_map():
+    # 255 classes are 0 to 254: uint8 has one value left for nodata.
+    assert map_dtype(255, None) == ("uint8", 255)
+    assert map_dtype(256, None) == ("uint16", 65535)
+    assert map_dtype(4, 100) == ("uint8", 100)
+    for num_classes, nodata in ((4, 3), (4, 256), (4, -1), (300, 255), (0, None), (70000, None)):
+        with pytest.raises(SceneError, match="expected"):
+            map_dtype(num_classes, nodata)

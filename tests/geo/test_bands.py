@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.windows import Window
 
-from hook.datasets.bands import parse_nodata, read_valid, resolve_bands, to_model_units
 from hook.errors import ConfigError, DataError
+from hook.geo.bands import band_names, image_bands, resolve_bands, to_model_units
 
 
 @pytest.fixture
@@ -76,65 +75,6 @@ def test_a_name_that_two_bands_have_is_refused(tmp_path, rng, write_raster, rand
         resolve_bands(src, ("a",))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "nodata"), [("uint8", 0), ("int16", -9999), ("float32", -1.5), ("float32", np.nan)]
-)
-def test_read_valid_follows_the_tag(tmp_path, rng, write_raster, random_image, dtype, nodata):
-    image = random_image(rng, (3, 20, 30), dtype)
-    hole = rng.random(image.shape) < 0.1
-    image[hole] = nodata
-    path = write_raster(tmp_path / "tag.tif", image, nodata=nodata)
-    window = Window(4, 3, 20, 11)
-    with rasterio.open(path) as src:
-        chip = src.read(window=window)
-        valid = read_valid(src, [1, 2, 3], chip, window)
-    present = ~np.isnan(image) if np.isnan(nodata) else image != nodata
-    np.testing.assert_array_equal(valid, present.all(axis=0)[3:14, 4:24])
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_read_valid_follows_an_alpha_band(tmp_path, rng, write_raster, random_image, count):
-    image = random_image(rng, (count, 20, 30), "uint8")
-    image[-1] = 255 * (rng.random((20, 30)) < 0.5)
-    path = write_raster(tmp_path / "alpha.tif", image)
-    with rasterio.open(path, "r+") as dst:
-        kinds = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 2), ColorInterp.alpha]
-        dst.colorinterp = kinds
-    window = Window(4, 3, 20, 11)
-    with rasterio.open(path) as src:
-        assert src.colorinterp[-1] == ColorInterp.alpha
-        valid = read_valid(src, [1], src.read([1], window=window), window)
-    np.testing.assert_array_equal(valid, image[-1, 3:14, 4:24] > 0)
-
-
-def test_read_valid_follows_an_internal_mask(tmp_path, rng, write_raster, random_image):
-    path = write_raster(tmp_path / "mask.tif", random_image(rng, (3, 20, 30), "uint8"))
-    mask = rng.random((20, 30)) < 0.5
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dst:
-        dst.write_mask(mask)
-    with rasterio.open(path) as src:
-        np.testing.assert_array_equal(read_valid(src, [1, 2, 3], src.read()), mask)
-
-
-def test_the_meta_overrides_the_tag_and_nan_never_counts(tmp_path, write_raster):
-    image = np.array([[[0, 1, 7, np.nan]], [[2, 3, 4, 5]]], dtype=np.float32)
-    path = write_raster(tmp_path / "override.tif", image, nodata=0)
-    with rasterio.open(path) as src:
-        valid = read_valid(src, [1, 2], src.read(), nodata=7.0)
-    np.testing.assert_array_equal(valid, [[True, True, False, False]])
-
-
-@pytest.mark.parametrize(("value", "parsed"), [(None, None), (0, 0.0), ("-9999", -9999.0)])
-def test_parse_nodata(value, parsed):
-    assert parse_nodata(value) == parsed
-
-
-def test_parse_nodata_nan_and_nonsense():
-    assert np.isnan(parse_nodata("nan"))
-    with pytest.raises(ConfigError, match="nodata"):
-        parse_nodata("none of these")
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_to_model_units(rng, random_image, dtype, batch):
@@ -159,3 +99,14 @@ def test_to_model_units_wants_one_number_per_band():
     with pytest.raises(ConfigError, match="scale") as caught:
         to_model_units(np.zeros((4, 2, 2), np.uint8), None, {"scale": [1, 2, 3]})
     assert "4 bands" in str(caught.value) and "3 numbers" in str(caught.value)
+
+
+def test_bands_but_alpha_by_name_or_number(tmp_path, rng, write_raster, random_image, named):
+    with rasterio.open(named) as src:
+        assert image_bands(src) == [1, 2, 3, 4]
+        assert band_names(src) == ["B02", "B03", "B04", "B08"]
+    path = write_raster(tmp_path / "rgba.tif", random_image(rng, (4, 9, 7), "uint8"))
+    with rasterio.open(path, "r+") as dst:
+        dst.colorinterp = [ColorInterp[n] for n in ("red", "alpha", "green", "blue")]
+    with rasterio.open(path) as src:
+        assert image_bands(src) == band_names(src) == [1, 3, 4]

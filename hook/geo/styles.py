@@ -13,7 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from hook.errors import SceneError
-from hook.scenes.staging import StagedFiles
+from hook.geo.staging import StagedFiles
+
+NO_CLASS = -1
+"""Value of a pixel without a class, in arrays of classes."""
 
 Colour = tuple[int, int, int]
 _LARGEST_VALUE = 65_535  # of GDAL's colour tables
@@ -25,6 +28,40 @@ class StyledClass(NamedTuple):
     value: int
     name: str
     colour: Colour
+
+
+def map_dtype(num_classes: int, nodata: int | None = None) -> tuple[str, int]:
+    """Choose the data type and nodata value of a class map.
+
+    Args:
+        num_classes: K; the classes are 0 to K - 1.
+        nodata: Value of pixels without a class; None for the largest of the type.
+
+    Returns:
+        The smallest type that has a value left for nodata (uint8 up to 255 classes), and nodata.
+
+    Raises:
+        SceneError: More classes than uint16 holds, or a nodata value that is a class or too large.
+    """
+    dtype = "uint8" if num_classes <= 255 else "uint16"
+    largest = int(np.iinfo(dtype).max)
+    if not 1 <= num_classes <= largest:
+        raise SceneError(
+            "num_classes",
+            expected=f"1 to {largest}",
+            found=num_classes,
+            remedy="merge classes until they are as few",
+        )
+    if nodata is None:
+        return dtype, largest
+    if nodata != int(nodata) or not num_classes <= nodata <= largest:
+        raise SceneError(
+            "out_nodata",
+            expected=f"a whole number from {num_classes} to {largest}, no class's value",
+            found=nodata,
+            remedy="choose a value that no class has",
+        )
+    return dtype, int(nodata)
 
 
 def default_class_names(num_classes: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""Rasters and vectors: opening, validity, bands, areas, styles, arrays. No model, no MMEngine."""

@@ -1,0 +1,207 @@
+"""Vector files and tables: one reader, one translation of the errors of GDAL and pyarrow."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import shapely
+from pyproj import CRS
+
+from hook.errors import DataError, HookError, SceneError
+from hook.geo.raster import unreadable
+
+VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
+DRIVERS = {
+    ".gpkg": "GPKG",
+    ".parquet": "Parquet",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+}
+"""Endings of vector files that are written, and GDAL's names of their formats."""
+GEOMETRY = "geometry"
+"""Name of the column of geometries in these."""
+_BOX = "bbox"
+
+
+def is_vector_file(path: str | os.PathLike) -> bool:
+    """Tell by its ending whether a file holds features rather than pixels."""
+    return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
+
+
+def driver_of(output: str | os.PathLike) -> str:
+    """Return GDAL's name of the format that a file's ending says.
+
+    Raises:
+        SceneError: It says none.
+    """
+    driver = DRIVERS.get(Path(output).suffix.lower())
+    if driver is None:
+        raise SceneError(
+            f"{output}: unknown vector format",
+            expected=f"a name ending in {', '.join(DRIVERS)}",
+            remedy="give the output another name",
+        )
+    return driver
+
+
+@contextmanager
+def reading_vectors(
+    path: Any,
+    what: str = "",
+    expected: str = "a vector file that GDAL reads, such as a GeoPackage, or GeoParquet",
+    error: type[HookError] = DataError,
+) -> Iterator[None]:
+    """Translate errors of GDAL, pyogrio, pyarrow and geopandas into errors of the file.
+
+    Args:
+        path: The file.
+        what: What it holds, for the message.
+        expected: What it should hold.
+        error: Class of the error.
+
+    Raises:
+        DataError: A library fails. Or another ``error``.
+    """
+    try:
+        yield
+    except HookError:
+        raise
+    except Exception as problem:  # each of the libraries has exceptions of its own
+        raise unreadable(path, problem, expected, what, error) from problem
+
+
+def read_vectors(
+    path: str | os.PathLike,
+    *,
+    layer: str | int | None = None,
+    index_by_id: bool = False,
+    geometry: bool = True,
+    error: type[HookError] = DataError,
+    **texts: str,
+) -> geopandas.GeoDataFrame:
+    """Read a vector file: GeoParquet, or any format of GDAL's.
+
+    Args:
+        path: The file.
+        layer: Layer of the file; None for the first.
+        index_by_id: Index the rows by the feature ids of the file, not from 0.
+        geometry: Refuse a table without geometries; else it comes as a plain ``DataFrame``.
+        error: Class of the error.
+        **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
+
+    Raises:
+        DataError: It cannot be read, lacks the layer, or has no geometries. Or another ``error``.
+    """
+    with reading_vectors(path, error=error, **texts):
+        if Path(path).suffix.lower() == ".parquet":
+            table = geopandas.read_parquet(path)
+        else:
+            options = {} if layer is None else {"layer": layer}
+            table = geopandas.read_file(path, engine="pyogrio", fid_as_index=index_by_id, **options)
+    if geometry and (
+        not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None
+    ):
+        raise error(
+            f"{path} has no geometries",
+            expected=texts.get("expected", "a layer of features with geometries"),
+            found=f"a table of {', '.join(map(str, table.columns))}",
+            remedy="give a layer that has geometries",
+        )
+    return table
+
+
+class VectorBatches(NamedTuple):
+    """A vector file that is read batch by batch."""
+
+    schema: pa.Schema
+    """Of the fields, without geometry."""
+    count: int
+    """Number of features."""
+    crs: CRS | None
+    batches: Iterator[tuple[pa.RecordBatch, np.ndarray]]
+    """Fields, and (n,) geometries of shapely."""
+
+
+@contextmanager
+def vector_batches(path: str | os.PathLike, layer: str | None = None) -> Iterator[VectorBatches]:
+    """Read a vector file batch by batch, so that wide fields need not be held twice.
+
+    Errors stay those of the libraries: use it inside :func:`reading_vectors`.
+
+    Args:
+        path: GeoParquet, of which the primary geometry counts, or any format of GDAL's.
+        layer: Layer of the file; None for the first.
+
+    Yields:
+        The batches, which can be gone through once.
+    """
+    read = _parquet_batches if Path(path).suffix.lower() == ".parquet" else _gdal_batches
+    yield from read(path, layer)
+
+
+def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorBatches]:
+    with pq.ParquetFile(path) as file:
+        geo = json.loads((file.metadata.metadata or {}).get(b"geo", b"{}"))
+        if "primary_column" not in geo:
+            raise ValueError("it is Parquet, but not GeoParquet")
+        # geopandas knows the geometry's encoding and CRS.
+        places = geopandas.read_parquet(path, columns=[geo["primary_column"]])
+        schema = file.schema_arrow.remove_metadata()
+        kept = [
+            field
+            for field in schema
+            if field.name not in places.columns
+            and not (field.name == _BOX and pa.types.is_struct(field.type))
+        ]
+        names = [field.name for field in kept]
+        shapes = places.geometry.to_numpy()
+
+        def batches() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+            start = 0
+            for batch in file.iter_batches(columns=names):
+                yield batch.select(names), shapes[start : start + len(batch)]
+                start += len(batch)
+
+        yield VectorBatches(pa.schema(kept), len(places), places.crs, batches())
+
+
+def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[VectorBatches]:
+    count = pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]
+    with pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (meta, reader):
+        place = meta["geometry_name"] or "wkb_geometry"
+        if place not in reader.schema.names:
+            raise ValueError("it has no geometries")
+        fields = set(meta["fields"])
+        names = [name for name in reader.schema.names if name in fields]
+
+        def batches() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+            for batch in reader:
+                yield batch.select(names), shapely.from_wkb(batch.column(place).to_numpy(False))
+
+        schema = pa.schema([reader.schema.field(name) for name in names])
+        crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
+        yield VectorBatches(schema, count, crs, batches())
+
+
+def warn_of_missing_crs(what: str, whose: str) -> None:
+    """Say that coordinates without a CRS are taken to be in another layer's.
+
+    Args:
+        what: What has no CRS.
+        whose: Whose CRS it is taken to be in.
+    """
+    warnings.warn(
+        f"{what}: no CRS, so the coordinates are taken to be in {whose}; if they are not, set "
+        "theirs with set_crs() or in a GIS",
+        stacklevel=3,
+    )
