@@ -240,51 +240,60 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
     return nodata
 
 
-def band_validity(
-    source: Dataset,
-    indexes: Sequence[int],
-    values: np.ndarray,
-    nodata: float | None = None,
-    **options: Any,
-) -> np.ndarray:
-    """Tell which pixels of bands hold data.
+class Validity:
+    """Tells which pixels of bands hold data.
 
     A pixel holds none where it is NaN, where it has the band's nodata value, and where a mask or
     an alpha band of the file says so, wherever that band stands.
 
     Args:
-        source: Open raster.
-        indexes: 1-based bands that were read.
-        values: (C, H, W) what was read.
+        source: Open raster. What its header says is read now, once.
+        indexes: 1-based bands that are read.
         nodata: Replaces the nodata value of the file; NaN for none.
-        **options: ``window`` that was read, and ``out_shape`` (C, H, W) where it was resampled.
-
-    Returns:
-        (C, H, W) bool.
     """
-    indexes = list(indexes)
-    flags = source.mask_flag_enums
-    flags = [flags[index - 1] for index in indexes]
-    resampled = "out_shape" in options
-    # Averages of pixels cannot be compared with a nodata value: GDAL's masks tell.
-    if resampled or any(MaskFlags.per_dataset in each for each in flags):
-        valid = source.read_masks(indexes, **options) > 0
-    else:
-        valid = np.ones(values.shape, bool)
-    alphas = alpha_bands(source)
-    if alphas and not all(MaskFlags.alpha in each for each in flags):
+
+    def __init__(
+        self, source: Dataset, indexes: Sequence[int], nodata: float | None = None
+    ) -> None:
+        self._source, self._indexes = source, list(indexes)
+        flags = source.mask_flag_enums
+        flags = [flags[index - 1] for index in self._indexes]
+        self._masked = any(MaskFlags.per_dataset in each for each in flags)
         # GDAL takes an alpha band for the mask only where it is the second or the fourth, and
         # never beside a nodata value.
-        if resampled:
-            options["out_shape"] = (len(alphas), *values.shape[1:])
-        valid &= (source.read(alphas, **options) > 0).all(axis=0)
-    for index, band, mask in zip(indexes, values, valid, strict=True):
-        none = None if resampled else nodata_of(source, index, nodata)
-        if none is not None:
-            mask &= band != np.asarray(none).astype(source.dtypes[index - 1])
-        if band.dtype.kind == "f":
-            mask &= ~np.isnan(band)
-    return valid
+        heeded = all(MaskFlags.alpha in each for each in flags)
+        self._alphas = [] if heeded else alpha_bands(source)
+        values = (nodata_of(source, index, nodata) for index in self._indexes)
+        self._nodata = [
+            None if value is None else np.asarray(value).astype(source.dtypes[index - 1])
+            for index, value in zip(self._indexes, values, strict=True)
+        ]
+
+    def read(self, values: np.ndarray, **options: Any) -> np.ndarray:
+        """Tell it of pixels that were read.
+
+        Args:
+            values: (C, H, W) what was read.
+            **options: ``window`` that was read, and ``out_shape`` (C, H, W) if it was resampled.
+
+        Returns:
+            (C, H, W) bool.
+        """
+        resampled = "out_shape" in options
+        valid = np.ones(values.shape, bool)
+        # Averages of pixels cannot be compared with a nodata value: GDAL's masks tell.
+        if self._masked or resampled:
+            valid = self._source.read_masks(self._indexes, **options) > 0
+        if self._alphas:
+            if resampled:
+                options["out_shape"] = (len(self._alphas), *values.shape[1:])
+            valid &= (self._source.read(self._alphas, **options) > 0).all(axis=0)
+        for band, mask, nodata in zip(values, valid, self._nodata, strict=True):
+            if nodata is not None and not resampled:
+                mask &= band != nodata
+            if band.dtype.kind == "f":
+                mask &= ~np.isnan(band)
+        return valid
 
 
 def read_valid(
@@ -294,7 +303,7 @@ def read_valid(
     window: Window | None = None,
     nodata: float | None = None,
 ) -> np.ndarray:
-    """Tell where all bands of a window hold data, see :func:`band_validity`.
+    """Tell where all bands of a window hold data, see :class:`Validity`.
 
     Args:
         source: Open raster.
@@ -306,7 +315,7 @@ def read_valid(
     Returns:
         (H, W) bool.
     """
-    return band_validity(source, indexes, image, nodata, window=window).all(axis=0)
+    return Validity(source, indexes, nodata).read(image, window=window).all(axis=0)
 
 
 def valid_values(image: np.ndarray, nodata: float | None) -> np.ndarray:

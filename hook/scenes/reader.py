@@ -22,7 +22,7 @@ from hook.geo.bands import image_bands
 from hook.geo.raster import (
     GDAL_ERRORS,
     Dataset,
-    band_validity,
+    Validity,
     nodata_of,
     open_dataset,
     open_raster,
@@ -182,7 +182,8 @@ class SceneReader:
                 )
                 self._open.append(source)
                 offset = (0, 0)
-            self._layers.append(_SourceOnGrid(source, *offset))
+            validity = Validity(source, self.indexes, self._nodata)
+            self._layers.append(_SourceOnGrid(source, *offset, validity))
         self.row_bytes = self.width * self._pixel_bytes
 
     def _crop(self, aoi: AreaOfInterest | None) -> None:
@@ -316,7 +317,7 @@ class SceneReader:
             # A JPEG block that ends early is a mere warning to libjpeg, and grey to the model.
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
                 image = source.read(self.indexes, window=area, out_dtype=self.dtype)
-                return image, band_validity(source, self.indexes, image, self._nodata, window=area)
+                return image, layer.validity.read(image, window=area)
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
@@ -441,6 +442,7 @@ class _SourceOnGrid(NamedTuple):
     source: Any
     col_off: int
     row_off: int
+    validity: Validity
 
 
 def fingerprint_of_raster(path: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from hook.errors import SceneError
 from hook.geo.measure import pixel_areas
-from hook.geo.raster import open_dataset, read_valid, reading
+from hook.geo.raster import Validity, open_dataset, reading
 from hook.geo.styles import NO_CLASS, Colour, read_category_names
 from hook.geo.vector import read_vectors
 from hook.progress import progress_bar
@@ -61,6 +61,7 @@ class ClassMap:
             self.rasterio_crs = source.crs
             self.crs = CRS.from_user_input(source.crs) if source.crs else None
             self.nodata = source.nodata if nodata is None else nodata
+            self._validity = Validity(source, [1], nodata)
             names = read_category_names(path) if class_names is None else class_names
             self.class_names = list(names or []) or None
         except BaseException:
@@ -92,7 +93,7 @@ class ClassMap:
         window = Window(col_off, row_off, self.width - col_off if cols is None else cols, rows)
         with reading(self.path, SceneError):
             values = self._source.read([1], window=window)
-            valid = read_valid(self._source, [1], values, window, self.nodata)
+            valid = self._validity.read(values, window=window)[0]
         values = values[0]
         largest = len(self.class_names) - 1 if self.class_names else _LARGEST_CLASS
         wrong = valid & ((values < 0) | (values > largest))

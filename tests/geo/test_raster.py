@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.raster import (
-    band_validity,
+    Validity,
     nodata_of,
     open_dataset,
     open_raster,
@@ -173,7 +173,7 @@ def test_a_nodata_value_of_the_caller_replaces_no_alpha_band(marked):
     path, valid = marked(4, alpha=4, nodata=0)
     with rasterio.open(path) as source:
         values = source.read([1, 2])
-        found = band_validity(source, [1, 2], values, nodata=5)
+        found = Validity(source, [1, 2], 5).read(values)
     opaque = np.arange(30) >= 5
     np.testing.assert_array_equal(found, (values != 5) & opaque)
 
@@ -199,7 +199,7 @@ def test_resampled_pixels_follow_gdal_s_masks_and_the_alpha_band(marked):
     with rasterio.open(path) as source:
         options = dict(window=Window(0, 0, 30, 20), out_shape=(2, 10, 15))
         values = source.read([1, 2], **options)
-        found = band_validity(source, [1, 2], values, **options)
+        found = Validity(source, [1, 2]).read(values, **options)
         masks = source.read_masks([1, 2], **options) > 0
         alpha = source.read(5, window=options["window"], out_shape=(10, 15)) > 0
     np.testing.assert_array_equal(found, masks & alpha)
