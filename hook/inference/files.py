@@ -217,7 +217,7 @@ def _to_prediction(model, path: str, sample: dict, result, target: Path | None) 
         label = classes[int(result.pred_label)]
         scores = result.pred_score.float().cpu().numpy()
         return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))
-    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes)))
+    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes))[0])
     valid = _valid_of(result, mask.shape)
     if valid is not None:
         mask[~valid] = np.iinfo(mask.dtype).max
