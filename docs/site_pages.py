@@ -10,8 +10,8 @@ A line ``{{ name argument }}`` of a page is replaced when the site is built:
 ``{{ tools }}``                 the scripts of ``tools/`` with the first line of each
 ``{{ configs }}``               the configs, each with its comment
 
-The configs, their READMEs, logs and pictures and ``data/README.md`` have the places in the site
-that they have in the repository; so links in them and in ``README.md`` work in both.
+In the site, the pages of ``docs/`` are at the root, beside ``configs/`` and ``data/``. Links are
+written for the repository, where a code host follows them, and moved when the site is built.
 """
 
 import ast
@@ -36,7 +36,8 @@ _CONFIG_LINK = re.compile(r"(\]\((?!\w+:)[^)\s#]+\.py)\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's own pages, configs, logs and pictures to the site."""
     own = [ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))]
-    for path in [*own, *_linked_files([ROOT / "README.md", ROOT / "CHANGES.md", *own])]:
+    sources = [ROOT / "README.md", ROOT / "CHANGES.md", *ROOT.glob("docs/**/*.md"), *own]
+    for path in [*own, *_linked_files(sources)]:
         files.append(File.generated(config, _name(path), abs_src_path=str(path)))
     for path in configs():
         # Search finds the words of a config in its README; a hundred pages of numbers help nobody.
@@ -75,18 +76,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if name not in _PARTS:
             raise PluginError(f"{page.file.src_uri}: no {name!r}; there are {sorted(_PARTS)}")
         part = _PARTS[name](*(a for a in arguments if a is not None))
-        return _from_page(part, arguments[0], page.file.src_uri) if name in _OF_FILES else part
+        return _moved(part, arguments[0], place) if name in _OF_FILES else part
 
+    place = page.file.src_uri
+    source = Path(page.file.abs_src_path or "")
+    if source.is_relative_to(ROOT):
+        markdown = _moved(markdown, _name(source), place)
     # In the site the page of a config is called <name>.py.md.
     return _CONFIG_LINK.sub(r"\1.md)", _MARKER.sub(fill, markdown))
 
 
-def _from_page(part: str, path: str, page: str) -> str:
-    """Make the relative links of a part of a file relative to the page that it is put into."""
+def _moved(part: str, path: str, page: str) -> str:
+    """Make the relative links of a file of the repository relative to a page of the site."""
 
     def move(link: re.Match) -> str:
-        target = posixpath.join(posixpath.dirname(path), link[1])
-        return f"]({posixpath.relpath(target, posixpath.dirname(page) or '.')}{link[2] or ''})"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link[1]))
+        target = posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(page) or ".")
+        return f"]({target}{link[2] or ''})"
 
     return _LINK.sub(move, part)
 

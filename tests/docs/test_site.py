@@ -87,3 +87,22 @@ def test_docstring_roles_become_links(site):
     page = (site / "reference" / "apis.html").read_text()
     assert not re.search(r":(?:class|func|meth|data|mod):", page)
     assert 'href="#hook.inference.models.load_model"' in page
+
+
+def _slugs(text: str) -> set[str]:
+    """List the anchors that a code host gives a page's headings."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere_on_a_code_host(repo):
+    names = ("*.md", "data/*.md", "configs/*/*.md", "docs/**/*.md")
+    for page in (path for name in names for path in repo.glob(name)):
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page}: {link}"
+            # Anchors of the reference are made when the site is built, which checks them.
+            if anchor and "{{" not in target.read_text():
+                assert anchor in _slugs(target.read_text()), f"{page}: {link}"
