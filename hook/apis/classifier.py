@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import shapely
 from mmengine.config import Config
-from pyproj import CRS
 from rasterio.transform import Affine
 from torch import nn
 
@@ -91,7 +90,7 @@ class Classifier:
         for one in found[:1]:
             if one.geo is not None:
                 size, grid = (one.geo["height"], one.geo["width"]), Affine(*one.geo["transform"])
-                metres = metres_per_pixel(*size, grid, CRS.from_wkt(one.geo["crs"]))
+                metres = metres_per_pixel(*size, grid, one.geo["crs"])
                 warn_of_resolution(self.model, one.file, metres)
         scores = np.stack([one.scores for one in found])  # N K
         table = pd.DataFrame(

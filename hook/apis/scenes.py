@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +16,17 @@ import rasterio
 import shapely
 import torch
 from mmengine.config import Config
-from pyproj import CRS
-from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 from torchgeo.datasets import GeoDataset
 
 from hook import __version__
-from hook.apis.folders import read_features
 from hook.arguments import number, refused, shown, whole_number
 from hook.engine.models import band_count_of
 from hook.errors import ConfigError, DataError
-from hook.geo.bands import resolve_bands
-from hook.geo.measure import areas_m2
-from hook.geo.vector import warn_of_missing_crs
+from hook.geo.bands import image_bands, resolve_bands
+from hook.geo.measure import metres_per_pixel
+from hook.geo.raster import open_raster
+from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.inference.models import as_model, load_model, use_tokens
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
@@ -280,14 +276,7 @@ def area_of_interest(
     if aoi is None:
         return None
     if isinstance(aoi, str | os.PathLike):
-        path, aoi = aoi, read_features(aoi)
-        if not isinstance(aoi, geopandas.GeoDataFrame):
-            raise DataError(
-                f"{path} has no geometries",
-                expected="a vector file of polygons, such as a GeoPackage or GeoJSON",
-                found=f"a table of {', '.join(map(str, aoi.columns))}",
-                remedy="give a layer of polygons",
-            )
+        aoi = read_vectors(aoi)
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
         # Drawn by hand, outlines cross themselves; the area of a bow tie is then 0.
         shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
@@ -317,27 +306,6 @@ def area_of_interest(
     return AreaOfInterest((shapely.box(*box),))
 
 
-def metres_per_pixel(
-    height: int, width: int, transform: rasterio.Affine, crs: CRS | None
-) -> float | None:
-    """Give the side of a square as large as a pixel in the mean, on the ground, not in the CRS.
-
-    Args:
-        height: Rows.
-        width: Columns.
-        transform: The grid.
-        crs: Its CRS.
-
-    Returns:
-        Metres; None where the CRS is none or not of the earth.
-    """
-    if crs is None:
-        return None
-    corners = [transform * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
-    area = areas_m2(np.array([shapely.Polygon(corners)]), crs)[0]
-    return math.sqrt(area / (height * width)) if np.isfinite(area) and area > 0 else None
-
-
 def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
     """Say where a model meets pixels of quite another size than those it was trained on.
 
@@ -363,13 +331,8 @@ def scene_resolution(scene: str) -> float | None:
     Args:
         scene: The scene's (first) file; one that cannot be opened has none, and others complain.
     """
-    with warnings.catch_warnings(), suppress(RasterioError, OSError):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(scene) as source:
-            if source.crs is None or source.transform.is_identity:
-                return None
-            crs = CRS.from_user_input(source.crs)
-            return metres_per_pixel(source.height, source.width, source.transform, crs)
+    with suppress(DataError), open_raster(scene) as source:
+        return metres_per_pixel(source.height, source.width, source.transform, source.crs)
     return None
 
 
@@ -379,17 +342,14 @@ def check_georeferenced(scene: str, output: str | os.PathLike) -> None:
     Raises:
         ConfigError: The scene has no CRS.
     """
-    with warnings.catch_warnings(), suppress(RasterioError, OSError):  # others tell what is wrong
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(scene) as source:
-            if source.crs is None:
-                raise ConfigError(
-                    f"{output}: GeoJSON needs coordinates in WGS 84",
-                    expected=f"a scene with a CRS; {scene} has none",
-                    found="pixels",
-                    remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py "
-                    "-a_srs)",
-                )
+    with suppress(DataError), open_raster(scene) as source:  # others tell what is wrong
+        if source.crs is None:
+            raise ConfigError(
+                f"{output}: GeoJSON needs coordinates in WGS 84",
+                expected=f"a scene with a CRS; {scene} has none",
+                found="pixels",
+                remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py -a_srs)",
+            )
 
 
 def _digest(data: bytes) -> str:
@@ -424,25 +384,9 @@ def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> li
     bands = bidx or model.dataset_meta.get("bands")
     if bands is None and wanted is None:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(scene) as source:
-                if bands is None:
-                    indexes = [
-                        index
-                        for index, kind in zip(source.indexes, source.colorinterp, strict=True)
-                        if kind != ColorInterp.alpha
-                    ]
-                else:
-                    indexes = resolve_bands(source, list(bands), "--bidx")
-        except (RasterioError, OSError) as error:
-            raise DataError(
-                f"scene {scene} cannot be opened",
-                expected="a raster that GDAL reads, such as a GeoTIFF",
-                found=str(error).splitlines()[0],
-                remedy="check the path and that the file is complete",
-            ) from None
+    with open_raster(scene) as source:
+        named = bands is not None
+        indexes = resolve_bands(source, list(bands), "--bidx") if named else image_bands(source)
     if wanted is not None and len(indexes) != wanted:
         raise DataError(
             f"scene {scene}: the model takes another number of bands",

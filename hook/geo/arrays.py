@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, NotGeoreferencedWarning
+from rasterio.enums import ColorInterp
+from rasterio.errors import CRSError
 from rasterio.transform import Affine
 
 from hook.errors import ConfigError, DataError, HookError
+from hook.geo.raster import quiet, quiet_open
 from hook.geo.styles import NO_CLASS, read_category_names
 
 if TYPE_CHECKING:
@@ -276,21 +277,16 @@ def _band_names(image: Any, rest: list[str], count: int) -> list[str] | None:
 
 def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] | None) -> None:
     count, height, width = values.shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", count=count, height=height, width=width,
-            dtype=values.dtype, tiled=True, BIGTIFF="IF_SAFER", photometric="MINISBLACK",
-            **options,
-        ) as sink:  # fmt: skip
-            sink.write(values)
-            # Bands beyond the first would be taken for alpha where their number suggests it.
-            sink.colorinterp = [
-                rasterio.enums.ColorInterp.gray,
-                *[rasterio.enums.ColorInterp.undefined] * (count - 1),
-            ]
-            if names:
-                sink.descriptions = tuple(names)
+    with quiet_open(
+        path, "w", driver="GTiff", count=count, height=height, width=width,
+        dtype=values.dtype, tiled=True, BIGTIFF="IF_SAFER", photometric="MINISBLACK",
+        **options,
+    ) as sink:  # fmt: skip
+        sink.write(values)
+        # Bands beyond the first would be taken for alpha where their number suggests it.
+        sink.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1)]
+        if names:
+            sink.descriptions = tuple(names)
 
 
 # ---------------------------------------------------------------------------------- results
@@ -328,10 +324,8 @@ def read_class_map(
     """
     import rioxarray
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rioxarray.open_rasterio(path) as source:
-            found = source.squeeze("band", drop=True).load()
+    with quiet(), rioxarray.open_rasterio(path) as source:
+        found = source.squeeze("band", drop=True).load()
     kept = {key: found.attrs[key] for key in ("_FillValue",) if key in found.attrs}
     names = [name for name in read_category_names(path) or classes][: len(classes)]
     found.attrs = kept | dict(

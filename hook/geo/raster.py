@@ -86,14 +86,15 @@ def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options:
     Args:
         source: Open raster.
         crs: CRS of the view.
-        nodata: Replaces the nodata value of the raster.
+        nodata: Replaces the nodata value of the raster; NaN for none.
         **options: ``transform``, ``width``, ``height``, ``resampling`` and others of
             :class:`rasterio.vrt.WarpedVRT`.
     """
-    if nodata is not None:
-        options |= dict(src_nodata=nodata, nodata=nodata)
-    unmarked = nodata is None and source.nodata is None
-    options.setdefault("add_alpha", unmarked and not alpha_bands(source))
+    nodata = source.nodata if nodata is None else nodata
+    if nodata is not None and np.dtype(source.dtypes[0]).kind != "f":
+        nodata = nodata_of(source, 1, nodata)
+    unmarked = nodata is None and not alpha_bands(source)
+    options = dict(src_nodata=nodata, nodata=nodata, add_alpha=unmarked) | options
     return WarpedVRT(source, crs=crs, **options)
 
 

@@ -1,13 +1,9 @@
 """Images as a model's datasets read them."""
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from mmengine.dataset import Compose
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from torch import nn
 
 from hook.arguments import shown
@@ -16,7 +12,7 @@ from hook.engine.runner import config_errors
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array, is_data_array, raster_file
 from hook.geo.bands import resolve_bands
-from hook.geo.raster import parse_nodata, read_valid
+from hook.geo.raster import open_raster, parse_nodata, read_valid
 from hook.inference.models import find_key
 
 # A dataset loads images and masks itself; these would load them again.
@@ -42,21 +38,11 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
         with raster_file(path) as file:
             return read_sample(file, model)
     meta = model.dataset_meta
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path) as source:
-                indexes = resolve_bands(source, meta.get("bands"))
-                image = source.read(indexes)
-                valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
-                crs, transform = source.crs, source.transform
-        except (RasterioError, OSError) as error:
-            raise DataError(
-                f"image {path} cannot be read",
-                expected="a raster such as GeoTIFF, PNG or JPEG",
-                found="no such file" if not Path(path).exists() else str(error).splitlines()[0],
-                remedy="check the path and that the file is complete",
-            ) from None
+    with open_raster(path) as source:
+        indexes = resolve_bands(source, meta.get("bands"))
+        image = source.read(indexes)
+        valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
+        crs, transform = source.crs, source.transform
     wanted = band_count_of(model)
     if wanted is not None and len(image) != wanted:
         raise DataError(

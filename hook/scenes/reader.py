@@ -170,19 +170,20 @@ class SceneReader:
         self.transform = transform @ rasterio.Affine.translation(left, top)
         self._layers = []
         for source, box in zip(self._sources, boxes, strict=True):
-            offset = round(box[0]) - left, round(box[1]) - top
+            offset, nodata = (round(box[0]) - left, round(box[1]) - top), self._nodata
             if not _fits_grid(source, self.crs, transform, box):
                 source = warped(
                     source,
                     self.crs,
+                    nodata=self._nodata,
                     transform=self.transform,
                     height=self.height,
                     width=self.width,
                     resampling=Resampling.nearest,
                 )
                 self._open.append(source)
-                offset = (0, 0)
-            validity = Validity(source, self.indexes, self._nodata)
+                offset, nodata = (0, 0), None  # the view has the nodata value for its own
+            validity = Validity(source, self.indexes, nodata)
             self._layers.append(_SourceOnGrid(source, *offset, validity))
         self.row_bytes = self.width * self._pixel_bytes
 

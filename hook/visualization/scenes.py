@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
-from pyproj import CRS, Transformer
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.vrt import WarpedVRT
+from pyproj import CRS
+from rasterio.enums import Resampling
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
 
@@ -23,8 +22,9 @@ from hook.apis.scenes import scene_files
 from hook.arguments import is_whole_number, refused, whole_number
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import raster_files
-from hook.geo.bands import resolve_bands
-from hook.geo.raster import GDAL_ERRORS, open_dataset
+from hook.geo.bands import image_bands, resolve_bands
+from hook.geo.measure import metres_per_unit
+from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
 from hook.geo.styles import default_palette
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
@@ -189,7 +189,7 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
     """Give the 1-based indexes of one band or three."""
     colours = source.colorinterp
     if bands is None:
-        indexes = [k for k in source.indexes if colours[k - 1] != ColorInterp.alpha]
+        indexes = image_bands(source)
         if not indexes:
             raise DataError(
                 f"{source.name}: no band to show",
@@ -255,22 +255,16 @@ def _read(
             found=f"none in {next(source.name for source in sources if source.crs is None)}",
             remedy="show them one by one, or give them their CRS (rio edit-info --crs)",
         )
-    try:
+    with reading(name):
         if len(sources) == 1:
             (source,) = sources
             if not _fits_axes(source):
-                source = stack.enter_context(_warped(source, crs, resampling))
+                source = stack.enter_context(warped(source, crs, resampling=resampling))
             box = _box([source], bounds, name)
             values, valid, extent = _read_one(source, indexes, box, pixels, resampling)
         else:
             values, valid, extent = _read_several(sources, indexes, bounds, pixels, resampling)
-    except GDAL_ERRORS as error:
-        raise DataError(
-            f"{name} cannot be read",
-            found=str(error.__cause__ or error).splitlines()[0],
-            remedy="check that the file is complete, and that it has a place (gdalinfo)",
-        ) from None
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f":  # an infinite value has no colour
         valid = valid & np.isfinite(values).all(axis=0)
     placed = crs is not None and (len(sources) > 1 or _is_placed(sources[0]))
     return _Overview(values, valid, extent, CRS.from_user_input(crs) if placed else None)
@@ -289,7 +283,7 @@ def _read_several(
         upright = [
             source
             if source.crs == crs and _fits_axes(source)
-            else stack.enter_context(_warped(source, crs, resampling))
+            else stack.enter_context(warped(source, crs, resampling=resampling))
             for source in sources
         ]
         left, bottom, right, top = _box(upright, bounds, "the scene")
@@ -303,9 +297,9 @@ def _read_several(
     values = valid = None
     for source in sources:
         options = dict(transform=grid, width=width, height=height)
-        with _warped(source, crs, resampling, **options) as warped:
-            here = (warped.read_masks(list(indexes)) > 0).all(axis=0) & _opaque(warped)
-            own = warped.read(list(indexes))
+        with warped(source, crs, resampling=resampling, **options) as view:
+            own = view.read(list(indexes))
+            here = read_valid(view, indexes, own)
         if values is None:
             values, valid = own, here
             continue
@@ -314,21 +308,6 @@ def _read_several(
         values[:, new] = own[:, new]
         valid |= here
     return values, valid, (left, left + width * across, top - height * down, top)
-
-
-def _opaque(source: Any, **options: Any) -> np.ndarray:
-    """Read the alpha band, which GDAL heeds as the second or fourth band only: (h, w) bool."""
-    if ColorInterp.alpha not in source.colorinterp:
-        return np.True_
-    alpha = source.colorinterp.index(ColorInterp.alpha) + 1
-    return source.read(alpha, **options) > 0
-
-
-def _warped(source: Any, crs: Any, resampling: Resampling, **options: Any) -> WarpedVRT:
-    """Bring a raster onto an upright grid in a CRS; what is not covered holds no data."""
-    marked = source.nodata is not None or ColorInterp.alpha in source.colorinterp
-    options |= dict(crs=crs, resampling=resampling, add_alpha=not marked)
-    return WarpedVRT(source, **options)
 
 
 def _is_placed(source: Any) -> bool:
@@ -412,8 +391,7 @@ def _read_one(
     indexes = list(indexes)
     options = dict(window=window, out_shape=(len(indexes), *shape))
     values = source.read(indexes, resampling=resampling, **options)
-    valid = (source.read_masks(indexes, **options) > 0).all(axis=0)
-    valid &= _opaque(source, window=window, out_shape=shape)
+    valid = Validity(source, indexes).read(values, **options).all(axis=0)
     if _counts_pixels(source):
         return values, valid, (left, right, bottom, top)
     grid = transform_of(window, source.transform)
@@ -452,25 +430,12 @@ def _draw(
     axes.set_axis_off()
     if title:
         axes.set_title(title)
-    if scale_bar and (metres := _metres_per_unit(found)):
+    # Measured in the middle of the picture, along a thousandth of its width.
+    centre = ((left + right) / 2, middle, (right - left) / 2000)
+    metres = metres_per_unit(found.crs, *centre) if scale_bar and found.crs else None
+    if metres:
         _add_scale_bar(axes, (right - left) * metres, metres)
     return axes
-
-
-def _metres_per_unit(found: _Overview) -> float | None:
-    """Give the length on the ground of one unit of x, in the middle of the picture."""
-    if found.crs is None or not (found.crs.is_geographic or found.crs.is_projected):
-        return None
-    left, right, bottom, top = found.extent
-    # Short: over a long way along a parallel the geodesic leaves it.
-    reach, middle = (right - left) / 2000, (left + right) / 2
-    to_degrees = Transformer.from_crs(found.crs, found.crs.geodetic_crs, always_xy=True)
-    y = (bottom + top) / 2
-    (one, other), heights = to_degrees.transform([middle - reach, middle + reach], [y, y])
-    if not np.isfinite([one, other, *heights]).all():
-        return None
-    metres = found.crs.get_geod().inv(one, heights[0], other, heights[1])[2]
-    return metres / (2 * reach) if metres > 0 else None
 
 
 def _add_scale_bar(axes: "Axes", width: float, metres_per_unit: float) -> None:

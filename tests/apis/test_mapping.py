@@ -164,7 +164,7 @@ def test_bands_by_index(seg_run, scenes, tmp_path):
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
     model = load_model(*seg_run)
-    with pytest.raises(DataError, match="none.tif cannot be opened"):
+    with pytest.raises(DataError, match="none.tif cannot be read"):
         SceneMapper(model).map(scenes / "none.tif", tmp_path / "x.tif")
     with pytest.raises(DataError, match="masks"):
         SceneMapper(model).map(scenes / "masks" / "first.tif", tmp_path / "x.tif")

@@ -225,7 +225,7 @@ def test_merging_and_workers(seg_run, scenes, tmp_path):
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
     model = load_model(*seg_run)
-    with pytest.raises(DataError, match="none.tif cannot be opened"):
+    with pytest.raises(DataError, match="none.tif cannot be read"):
         RegionExtractor(model).extract(scenes / "none.tif", tmp_path / "x.gpkg")
     with pytest.raises(SceneError, match="unknown format of regions"):
         RegionExtractor(model).extract(scene, tmp_path / "x.geojson")

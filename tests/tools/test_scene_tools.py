@@ -169,7 +169,7 @@ def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
     for wrong, message in (
         (["--bounds", 0, 0, 1, 1], "lie outside"),
         (["--side", 3], "--side"),
-        (["--outlines", tmp_path / "none.gpkg"], "cannot be drawn"),
+        (["--outlines", tmp_path / "none.gpkg"], "cannot be read"),
     ):
         with pytest.raises(SystemExit):
             run("draw_map", scene, classes, tmp_path / "x.png", *wrong)

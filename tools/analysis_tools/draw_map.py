@@ -8,25 +8,21 @@ over both; ``--bounds`` shows a part.
 """
 
 import argparse
-import math
 from pathlib import Path
 
-import geopandas
 import numpy as np
 import rasterio
-import shapely
-from pyogrio.errors import DataSourceError
-from pyproj import CRS
 from rasterio import features
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window, from_bounds
 
 from hook.engine.runner import make_folder
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.geo.measure import areas_m2
-from hook.geo.raster import GDAL_ERRORS
+from hook.geo.bands import image_bands
+from hook.geo.measure import metres_per_pixel
+from hook.geo.raster import Validity, open_raster, read_valid, warped
 from hook.geo.styles import default_palette
+from hook.geo.vector import read_vectors
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import region_borders, render_labels, stretch_to_rgb
 from hook.visualization.overview import Panel, draw_overview
@@ -74,32 +70,29 @@ def read_scene(path: str, bounds: list[float] | None, side: int) -> tuple[np.nda
     Raises:
         DataError: The file cannot be read, or the bounds lie outside.
     """
-    try:
-        with rasterio.open(path) as source:
-            window = Window(0, 0, source.width, source.height)
-            if bounds is not None:
-                asked = from_bounds(*bounds, transform=source.transform)
-                if asked.width <= 0 or asked.height <= 0 or not _meet(asked, window):
-                    raise DataError(
-                        f"--bounds lie outside {path}",
-                        expected=f"a part of {tuple(round(v, 6) for v in source.bounds)}",
-                        found=tuple(bounds),
-                    )
-                window = asked.intersection(window)
-            factor = max(window.height, window.width) / side
-            size = [
-                max(1, round(length / max(factor, 1))) for length in (window.height, window.width)
-            ]
-            transform = source.window_transform(window) @ rasterio.Affine.scale(
-                window.width / size[1], window.height / size[0]
-            )
-            options = dict(window=window, out_shape=(source.count, *size))
-            image = source.read(**options, resampling=Resampling.average)
-            valid = source.dataset_mask(window=window, out_shape=tuple(size))
-            picture = stretch_to_rgb(image, source.descriptions, valid)
-            return picture, dict(crs=source.crs, transform=transform, height=size[0], width=size[1])
-    except GDAL_ERRORS as error:
-        raise DataError(f"{path} cannot be read", found=str(error).splitlines()[0]) from None
+    with open_raster(path) as source:
+        window = Window(0, 0, source.width, source.height)
+        if bounds is not None:
+            asked = from_bounds(*bounds, transform=source.transform)
+            if asked.width <= 0 or asked.height <= 0 or not _meet(asked, window):
+                raise DataError(
+                    f"--bounds lie outside {path}",
+                    expected=f"a part of {tuple(round(v, 6) for v in source.bounds)}",
+                    found=tuple(bounds),
+                )
+            window = asked.intersection(window)
+        factor = max(window.height, window.width) / side
+        size = [max(1, round(length / max(factor, 1))) for length in (window.height, window.width)]
+        transform = source.window_transform(window) @ rasterio.Affine.scale(
+            window.width / size[1], window.height / size[0]
+        )
+        indexes = image_bands(source)
+        options = dict(window=window, out_shape=(len(indexes), *size))
+        image = source.read(indexes, **options, resampling=Resampling.average)
+        valid = Validity(source, indexes).read(image, **options).any(axis=0)
+        names = [source.descriptions[index - 1] for index in indexes]
+        picture = stretch_to_rgb(image, names, valid)
+        return picture, dict(crs=source.crs, transform=transform, height=size[0], width=size[1])
 
 
 def _meet(one: Window, other: Window) -> bool:
@@ -119,15 +112,13 @@ def read_map(path: str, grid: dict) -> tuple[np.ndarray, list[str], list[tuple[i
     with ClassMap(path) as source:
         colours, nodata = source.read_colours() or {}, source.nodata
         names = source.class_names
-    try:
-        with (
-            rasterio.open(path) as source,
-            WarpedVRT(source, **grid, resampling=Resampling.nearest, nodata=nodata) as warped,
-        ):
-            classes = warped.read(1).astype(np.int64)
-            known = warped.dataset_mask() > 0
-    except GDAL_ERRORS as error:
-        raise DataError(f"{path} cannot be read", found=str(error).splitlines()[0]) from None
+    with (
+        open_raster(path) as source,
+        warped(source, nodata=nodata, resampling=Resampling.nearest, **grid) as view,
+    ):
+        values = view.read([1])
+        known = read_valid(view, [1], values)
+    classes = values[0].astype(np.int64)
     classes[~known] = -1
     if names is None:
         names = [f"class_{value}" for value in range(int(classes.max(initial=-1)) + 1)]
@@ -141,14 +132,11 @@ def draw_outlines(picture: np.ndarray, path: str, grid: dict) -> np.ndarray:
     Raises:
         DataError: The file cannot be read, or its polygons have no CRS to place them by.
     """
-    try:
-        table = geopandas.read_file(path)
-        if grid["crs"] is not None and table.crs != grid["crs"]:
-            table = table.to_crs(grid["crs"].to_wkt())
-    except (DataSourceError, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be drawn", expected="polygons with a CRS", found=error
-        ) from None
+    table = read_vectors(path)
+    if grid["crs"] is not None and table.crs is None:
+        raise DataError(f"{path} cannot be drawn", expected="polygons with a CRS", found="none")
+    if grid["crs"] is not None:
+        table = table.to_crs(grid["crs"].to_wkt())
     shapes = [(shape, number) for number, shape in enumerate(table.geometry, 1) if shape]
     if not shapes:
         return picture
@@ -161,18 +149,6 @@ def draw_outlines(picture: np.ndarray, path: str, grid: dict) -> np.ndarray:
     drawn = picture.copy()
     drawn[region_borders(burnt)] = OUTLINE
     return drawn
-
-
-def metres_per_pixel(grid: dict) -> float | None:
-    """Side of a picture's pixel on the ground, in its middle; None without a CRS."""
-    if grid["crs"] is None:
-        return None
-    column, row = grid["width"] / 2, grid["height"] / 2
-    corners = [
-        grid["transform"] @ (column + c, row + r) for c, r in ((0, 0), (1, 0), (1, 1), (0, 1))
-    ]
-    (area,) = areas_m2(np.array([shapely.Polygon(corners)]), CRS.from_user_input(grid["crs"]))
-    return math.sqrt(area)
 
 
 @reports_errors
@@ -192,12 +168,15 @@ def main() -> None:
     if args.outlines:
         pictures = {k: draw_outlines(v, args.outlines, grid) for k, v in pictures.items()}
         names, colours = [*names, "outlines"], [*colours, OUTLINE]
+    # Of the pixel in the middle of the picture.
+    middle = rasterio.Affine.translation(grid["width"] / 2, grid["height"] / 2)
+    metres = metres_per_pixel(1, 1, grid["transform"] @ middle, grid["crs"])
     draw_overview(
         args.out,
         [Panel(title, of) for title, of in pictures.items()],
         names,
         colours,
-        metres_per_pixel(grid),
+        metres,
         title=args.title,
         attribution=args.attribution,
         dpi=100,

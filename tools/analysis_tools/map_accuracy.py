@@ -11,14 +11,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from prettytable import PrettyTable
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 
 from hook.errors import DataError, reports_errors
 from hook.evaluation.confusion import class_scores, confusion_matrix
-from hook.geo.raster import GDAL_ERRORS
+from hook.geo.raster import open_raster, read_valid, warped
 from hook.geo.styles import read_category_names
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt")
@@ -65,23 +63,15 @@ def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
         DataError: A file cannot be read, or the map and the masks do not meet.
     """
     counts = np.zeros((256, 256), np.int64)
-    try:
-        with rasterio.open(map_path) as source:
-            for mask in masks:
-                with rasterio.open(mask) as truth:
-                    grid = dict(
-                        crs=truth.crs,
-                        transform=truth.transform,
-                        height=truth.height,
-                        width=truth.width,
-                        resampling=Resampling.nearest,
-                    )
-                    with WarpedVRT(source, **grid) as warped:
-                        found, label = warped.read(1), truth.read(1)
-                        valid = (warped.dataset_mask() > 0) & (label != ignore_index)
-                counts += confusion_matrix(label[valid], found[valid], 256, None)
-    except GDAL_ERRORS as error:
-        raise DataError("a raster cannot be read", found=error) from None
+    with open_raster(map_path) as source:
+        for mask in masks:
+            with open_raster(mask) as truth:
+                grid = dict(transform=truth.transform, height=truth.height, width=truth.width)
+                label = truth.read(1)
+                with warped(source, truth.crs, resampling=Resampling.nearest, **grid) as view:
+                    found = view.read([1])
+                    valid = read_valid(view, [1], found) & (label != ignore_index)
+            counts += confusion_matrix(label[valid], found[0, valid], 256, None)
     if not counts.any():
         raise DataError(
             f"{map_path} and the masks have no pixel in common",

@@ -13,11 +13,11 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import rasterio
 
 from hook.errors import DataError, reports_errors
 from hook.evaluation.bootstrap import accuracy, class_iou, mean_iou, paired_bootstrap
 from hook.evaluation.confusion import check_same_size, confusion_matrix
+from hook.geo.raster import open_raster
 
 RASTERS = (".tif", ".tiff", ".png")
 
@@ -63,11 +63,8 @@ def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np
 
 def read_mask(path: Path) -> tuple[np.ndarray, float | None]:
     """Read the only band of a mask, and its nodata value."""
-    try:
-        with rasterio.open(path) as source:
-            return source.read(1), source.nodata
-    except rasterio.errors.RasterioError as error:
-        raise DataError(f"{path} cannot be read", found=str(error)) from None
+    with open_raster(path) as source:
+        return source.read(1), source.nodata
 
 
 def segmentation_matrices(

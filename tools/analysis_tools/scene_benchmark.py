@@ -43,6 +43,7 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.geo.raster import open_raster
 from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
 from hook.scenes import WindowGrid, map_scene
@@ -185,7 +186,7 @@ def run_slide(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
     """Run mmseg's slide inference over a scene that lies in memory; return the seconds."""
     window = args.window or default_window(model)
     stride = window - WindowGrid(window, window, window, args.overlap).overlap
-    with rasterio.open(scene) as source:
+    with open_raster(scene) as source:
         image = torch.from_numpy(source.read())
     begun = time.perf_counter()
     data = model.data_preprocessor({"inputs": [image.to(args.device)]}, False)

@@ -1,21 +1,17 @@
 """Cut large labelled images into tiles: what the two segmentation data sets share."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from PIL import Image
 from preparing import download_parser, opened_source, progress, rank, write_list, written_aside
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from hook.errors import DataError, reports_errors
+from hook.geo.raster import open_raster
 
 
 @dataclass(frozen=True)
@@ -27,36 +23,9 @@ class Scene:
     mask: Path
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[DatasetReader]:
-    """Open an image file, which need not be georeferenced.
-
-    Args:
-        path: Any raster that GDAL reads.
-
-    Yields:
-        The open raster.
-
-    Raises:
-        DataError: If the file cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                yield file
-    except RasterioError as error:
-        raise DataError(
-            f"{path} cannot be read",
-            expected="an undamaged image",
-            found=error,
-            remedy="download it again",
-        ) from error
-
-
 def read_window(path: Path, window: Window | None = None) -> np.ndarray:
     """Read a window of an image file, (C, H, W); None reads all."""
-    with opened(path) as file:
+    with open_raster(path) as file:
         return file.read(window=window)
 
 
@@ -187,7 +156,7 @@ class TiledDataset(ABC):
         """
         places = {}
         for scene in scenes:
-            with opened(scene.image) as image, opened(scene.mask) as mask:
+            with open_raster(scene.image) as image, open_raster(scene.mask) as mask:
                 (height, width), mask_shape = image.shape, mask.shape
             if mask_shape != (height, width):
                 raise DataError(
