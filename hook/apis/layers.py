@@ -27,6 +27,7 @@ from hook.geo.styles import (
     read_classes,
     write_style,
 )
+from hook.geo.vector import read_vectors
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.statistics import ClassMap
 from hook.scenes.statistics import class_statistics as measure
@@ -95,7 +96,7 @@ def vectorize_map(
             with tempfile.TemporaryDirectory(prefix="hook-") as folder:
                 table = Path(folder, "map.parquet")
                 polygonize(file, table, nodata=nodata, **options)
-                return geopandas.read_parquet(table)
+                return read_vectors(table)
         count = polygonize(file, output, nodata=nodata, **options)
     if not is_array(map_path) and (item := item_of_map(map_path)):
         add_vectors(item, output)

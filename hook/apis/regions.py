@@ -27,6 +27,7 @@ from hook.engine.models import default_window
 from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
 from hook.geo.arrays import is_array, raster_files, refuse_resume
+from hook.geo.vector import read_vectors
 from hook.inference.models import require_model
 from hook.inference.windows import WindowPredictor
 from hook.regions import RegionReport, TokenBatch
@@ -402,7 +403,7 @@ class RegionExtractor(SceneModel):
                 return self.extract(files, output, **options)
             target = Path(folder, "regions.parquet")
             self.extract(files, target, **options)
-            return geopandas.read_parquet(target)
+            return read_vectors(target)
 
 
 def _band_names(

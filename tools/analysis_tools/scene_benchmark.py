@@ -43,7 +43,7 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.geo.raster import open_raster
+from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
 from hook.scenes import WindowGrid, map_scene
@@ -117,7 +117,7 @@ def write_scene(path: Path, height: int, width: int, empty_rows: int = 0) -> Non
     profile = dict(driver="GTiff", count=3, height=height, width=width, dtype="uint8", nodata=0)
     profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1)
     profile |= dict(crs="EPSG:32633", transform=from_origin(5e5, 5e6, 0.5, 0.5))
-    with rasterio.open(path, "w", **profile) as target:
+    with quiet_open(path, "w", **profile) as target:
         for row in range(0, height, 256):
             rows = min(256, height - row)
             fields = rng.integers(20, 220, (3, rows // 64 + 1, width // 64 + 1))

@@ -33,6 +33,7 @@ from rasterio.transform import from_bounds, from_origin
 from tiling import read_window
 
 from hook.errors import DataError, reports_errors
+from hook.geo.raster import quiet_open
 
 SPLITS = ("train", "val", "test")
 # Where the parts lie in the public repository, and in a folder prepared before.
@@ -208,7 +209,7 @@ def _write(
     profile |= dict(zip(("count", "height", "width"), array.shape, strict=True))
     with (
         written_aside(path) as scratch,
-        rasterio.open(scratch, "w", crs=crs, transform=transform, **profile, **options) as file,
+        quiet_open(scratch, "w", crs=crs, transform=transform, **profile, **options) as file,
     ):
         file.write(array)
 
