@@ -144,7 +144,8 @@ def unreadable(
 def reason(problem: BaseException) -> str:
     """Give the message of a library on one line; rasterio keeps GDAL's as the cause of its own."""
     text = " ".join(str(problem.__cause__ or problem).split()) or type(problem).__name__
-    return "no such file" if "no such file" in text.casefold() else text
+    missing = isinstance(problem, FileNotFoundError) or "no such file" in text.casefold()
+    return "no such file" if missing else text
 
 
 def check_complete(source: rasterio.DatasetReader) -> None:

@@ -85,7 +85,6 @@ def read_vectors(
     *,
     layer: str | int | None = None,
     index_by_id: bool = False,
-    geometry: bool = True,
     error: type[HookError] = DataError,
     **texts: str,
 ) -> geopandas.GeoDataFrame:
@@ -95,7 +94,6 @@ def read_vectors(
         path: The file.
         layer: Layer of the file; None for the first.
         index_by_id: Index the rows by the feature ids of the file, not from 0.
-        geometry: Refuse a table without geometries; else it comes as a plain ``DataFrame``.
         error: Class of the error.
         **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
 
@@ -108,9 +106,7 @@ def read_vectors(
         else:
             options = {} if layer is None else {"layer": layer}
             table = geopandas.read_file(path, engine="pyogrio", fid_as_index=index_by_id, **options)
-    if geometry and (
-        not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None
-    ):
+    if not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None:
         raise error(
             f"{path} has no geometries",
             expected=texts.get("expected", "a layer of features with geometries"),
