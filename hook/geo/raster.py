@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -27,12 +27,14 @@ Dataset = rasterio.DatasetReader | WarpedVRT
 # ------------------------------------------------------------------------------------ opening
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence rasterio's warning about a missing georeference, which HOOK reports in its words.
+    """Silence what rasterio says of a missing georeference and of alpha beside a nodata value.
 
-    For opening and closing only: filters of warnings are shared by threads.
+    HOOK reports the one in its words, and heeds both in the other. For short calls only: filters
+    of warnings are shared by threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NodataShadowWarning)
         yield
 
 
@@ -285,7 +287,8 @@ class Validity:
         valid = np.ones(values.shape, bool)
         # Averages of pixels cannot be compared with a nodata value: GDAL's masks tell.
         if self._masked or resampled:
-            valid = self._source.read_masks(self._indexes, **options) > 0
+            with quiet() if self._alphas else nullcontext():
+                valid = self._source.read_masks(self._indexes, **options) > 0
         if self._alphas:
             if resampled:
                 options["out_shape"] = (len(self._alphas), *values.shape[1:])

@@ -194,12 +194,13 @@ def test_a_warped_view_holds_no_data_where_its_raster_does_not_reach(
     np.testing.assert_array_equal(found, expected)
 
 
-def test_resampled_pixels_follow_gdal_s_masks_and_the_alpha_band(marked):
-    path, valid = marked(5, alpha=5, nodata=0)
+@pytest.mark.filterwarnings("error::rasterio.errors.NodataShadowWarning")
+@pytest.mark.parametrize("count", [4, 5])
+def test_resampled_pixels_follow_gdal_s_masks_and_the_alpha_band(marked, count):
+    path, valid = marked(count, alpha=count, nodata=0)
     with rasterio.open(path) as source:
         options = dict(window=Window(0, 0, 30, 20), out_shape=(2, 10, 15))
         values = source.read([1, 2], **options)
         found = Validity(source, [1, 2]).read(values, **options)
-        masks = source.read_masks([1, 2], **options) > 0
-        alpha = source.read(5, window=options["window"], out_shape=(10, 15)) > 0
-    np.testing.assert_array_equal(found, masks & alpha)
+        alpha = source.read(count, window=options["window"], out_shape=(10, 15)) > 0
+    np.testing.assert_array_equal(found, (values != 0) & alpha)
