@@ -15,6 +15,7 @@ from rasterio.warp import calculate_default_transform
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from hook.errors import DataError
+from hook.geo.measure import metres_per_pixel
 
 
 @pytest.fixture
@@ -146,7 +147,8 @@ def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
     polygons.to_file(tmp_path / "truth.gpkg")
     tool = load_tool("analysis_tools/draw_map.py")
     picture, grid = tool.read_scene(str(scene), None, 40)
-    assert picture.shape == (30, 40, 3) and tool.metres_per_pixel(grid) == pytest.approx(4)
+    assert picture.shape == (30, 40, 3)
+    assert metres_per_pixel(30, 40, grid["transform"], grid["crs"]) == pytest.approx(4)
     mapped, names, colours = tool.read_map(str(classes), grid)
     assert np.array_equal(mapped[5:, ::20][:, :2], np.repeat([[0, 1]], 25, 0))
     assert (mapped[:5] == -1).all() and names == ["class_0", "class_1"]
