@@ -418,7 +418,7 @@ def main(argv: list[str] | None = None) -> int:
     lap("training")
 
     say("[4/6] Evaluating on the part never trained on")
-    model = load_model(cfg, checkpoint)
+    model = load_model((cfg, checkpoint))
     scores = evaluate(cfg, model, majority, centroid)
     meta = model.dataset_meta
     missed = check_margins(

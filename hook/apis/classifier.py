@@ -9,9 +9,7 @@ import geopandas
 import numpy as np
 import pandas as pd
 import shapely
-from mmengine.config import Config
 from rasterio.transform import Affine
-from torch import nn
 
 from hook.apis.scenes import warn_of_resolution
 from hook.arguments import whole_number
@@ -20,17 +18,16 @@ from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
 from hook.geo.measure import metres_per_pixel
 from hook.inference.files import Prediction, predict_files
-from hook.inference.models import as_model, checked_tokens
+from hook.inference.models import Model, checked_tokens, join_checkpoint, load_model
 
 
 class Classifier:
     """Gives single images a class each.
 
     Args:
-        config_or_name: Name of a model, a published ``.safetensors`` file, a config, or a model
-            from :func:`hook.apis.load_model`.
-        checkpoint: Checkpoint of a config; None with anything else.
-        device: Where the model runs.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
+        checkpoint: Deprecated: give the pair as ``model``.
+        device: Where a model that is not loaded yet runs.
         num_tokens: Tokens per image; None takes the model's.
         batch_size: Images per pass of the model.
         tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
@@ -40,13 +37,13 @@ class Classifier:
         CheckpointError: See :func:`hook.apis.load_model`.
 
     Example:
-        >>> table = Classifier("config.py", "checkpoint.pth").predict(["a.tif", "b.tif"])
+        >>> table = Classifier(("config.py", "checkpoint.pth")).predict(["a.tif", "b.tif"])
         >>> table[["file", "class", "score"]]
     """
 
     def __init__(
         self,
-        config_or_name: str | os.PathLike | Config | nn.Module,
+        model: Model,
         checkpoint: str | os.PathLike | None = None,
         *,
         device: str = "cpu",
@@ -54,7 +51,7 @@ class Classifier:
         batch_size: int = 8,
         tta: str | bool | None = None,
     ) -> None:
-        self.model = as_model(config_or_name, checkpoint, device)
+        self.model = load_model(join_checkpoint(model, checkpoint), device=device)
         if is_segmentation(self.model):
             raise ConfigError(
                 "the model gives a class to each pixel, not to an image",
@@ -86,7 +83,7 @@ class Classifier:
             DataError: There is no image, or one cannot be read or does not fit the model.
         """
         given = _as_list(images)
-        found = predict_files(self.model, None, given, progress=progress, **self._options)
+        found = predict_files(self.model, given, progress=progress, **self._options)
         for one in found[:1]:
             if one.geo is not None:
                 size, grid = (one.geo["height"], one.geo["width"]), Affine(*one.geo["transform"])

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import geopandas
-from mmengine.config import Config
 from torch import nn
 
 from hook.apis.scenes import (
@@ -27,6 +26,7 @@ from hook.geo.arrays import is_array, raster_files, read_class_map, refuse_resum
 from hook.geo.styles import distinct_palette
 from hook.geo.vector import DRIVERS
 from hook.inference.model_card import model_card
+from hook.inference.models import Model, join_checkpoint
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapReport, polygonize
 from hook.scenes import map_scene as map_with_function
@@ -47,9 +47,10 @@ class SceneMapper(SceneModel):
     statistics, class names and colours come from the model's ``dataset_meta``.
 
     Args:
-        config_or_model: Config, or a model from :func:`hook.apis.load_model`.
-        checkpoint: Checkpoint of the config; None with a model.
-        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
+        checkpoint: Deprecated: give the pair as ``model``.
+        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share the
+            scene.
         num_tokens: Number of tokens per window; None takes the model's.
         tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True) of each
             window.
@@ -62,14 +63,14 @@ class SceneMapper(SceneModel):
         CheckpointError: See :func:`hook.apis.load_model`.
 
     Example:
-        >>> mapper = SceneMapper("config.py", "checkpoint.pth")
+        >>> mapper = SceneMapper(("config.py", "checkpoint.pth"))
         >>> report = mapper.map("scene.tif", "map.tif", vectors="map.gpkg")
         >>> land = SceneMapper("model.safetensors").map(rioxarray.open_rasterio("scene.tif"))
     """
 
     def __init__(
         self,
-        config_or_model: str | os.PathLike | Config | nn.Module,
+        model: Model,
         checkpoint: str | os.PathLike | None = None,
         *,
         device: str = "cpu",
@@ -83,7 +84,12 @@ class SceneMapper(SceneModel):
             tta="d4" if tta is True else tta or None, precision=precision, compile=compile
         )
         super().__init__(
-            WindowPredictor, options, config_or_model, checkpoint, device, num_tokens, threads
+            WindowPredictor,
+            options,
+            join_checkpoint(model, checkpoint),
+            device,
+            num_tokens,
+            threads,
         )
 
     def map(

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import geopandas
 import numpy as np
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 
 from hook.apis.scenes import (
@@ -28,7 +27,7 @@ from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
 from hook.geo.arrays import is_array, raster_files, refuse_resume
 from hook.geo.vector import read_vectors
-from hook.inference.models import require_model
+from hook.inference.models import Model, join_checkpoint, load_model
 from hook.inference.windows import WindowPredictor
 from hook.regions import RegionReport, TokenBatch
 from hook.regions import extract_regions as extract_with_function
@@ -80,7 +79,8 @@ class RegionPredictor:
         min_region: int = 0,
         embedding: str = "tokens",
     ) -> None:
-        backbone = require_model(model).backbone
+        model = load_model(model)
+        backbone = model.backbone
         if not hasattr(backbone, "forward_tokens"):
             raise ConfigError(
                 f"{type(backbone).__name__} has no tokens, and so no regions",
@@ -250,9 +250,10 @@ class RegionExtractor(SceneModel):
     is applied to the single token: the window's class is not the token's.
 
     Args:
-        config_or_model: Config, or a model from :func:`hook.apis.load_model`.
-        checkpoint: Checkpoint of the config; None with a model.
-        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share the scene.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
+        checkpoint: Deprecated: give the pair as ``model``.
+        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share the
+            scene.
         num_tokens: Number of tokens per window; None takes the model's.
         threads: CPU threads of each process; None leaves PyTorch's choice.
         min_region: Smallest connected part of a token in pixels; a smaller one goes to the
@@ -267,13 +268,13 @@ class RegionExtractor(SceneModel):
         CheckpointError: See :func:`hook.apis.load_model`.
 
     Example:
-        >>> extractor = RegionExtractor("config.py", "checkpoint.pth")
+        >>> extractor = RegionExtractor(("config.py", "checkpoint.pth"))
         >>> report = extractor.extract("scene.tif", "regions.parquet", merge=True)
     """
 
     def __init__(
         self,
-        config_or_model: str | os.PathLike | Config | nn.Module,
+        model: Model,
         checkpoint: str | os.PathLike | None = None,
         *,
         device: str = "cpu",
@@ -292,7 +293,12 @@ class RegionExtractor(SceneModel):
         min_region = whole_number("min_region", min_region, least=0)
         options = dict(fixed=num_tokens is not None, min_region=min_region, embedding=embedding)
         super().__init__(
-            RegionPredictor, options, config_or_model, checkpoint, device, num_tokens, threads
+            RegionPredictor,
+            options,
+            join_checkpoint(model, checkpoint),
+            device,
+            num_tokens,
+            threads,
         )
 
     def extract(

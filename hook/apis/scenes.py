@@ -21,13 +21,14 @@ from torchgeo.datasets import GeoDataset
 
 from hook import __version__
 from hook.arguments import number, refused, shown, whole_number
+from hook.engine.devices import list_devices
 from hook.engine.models import band_count_of
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
 from hook.geo.vector import read_vectors, warn_of_missing_crs
-from hook.inference.models import as_model, load_model, use_tokens
+from hook.inference.models import Model, load_model, use_tokens
 from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
 from hook.scenes.reader import AreaOfInterest
 
@@ -58,7 +59,7 @@ class MakeFunction:
     def __call__(self, device: str | None) -> Any:
         """Load the model onto a device."""
         torch.set_num_threads(self.threads)
-        model = load_model(Config(self.cfg), self.checkpoint, device or "cpu")
+        model = load_model((Config(self.cfg), self.checkpoint), device=device or "cpu")
         # For the life of this process; the context manager only lends the number.
         ExitStack().enter_context(use_tokens(model, self.num_tokens))
         return self.kind(model, **self.options)
@@ -71,9 +72,9 @@ class SceneModel:
         kind: Class of the function that the engine of :mod:`hook.scenes` calls, made from the
             model and ``options``.
         options: Further arguments of ``kind``.
-        config_or_model: Config, or a model from :func:`hook.apis.load_model`.
-        checkpoint: Checkpoint of the config; None with a model.
-        device: Where the config's model runs; several GPUs (``"cuda:0,1"``) share a scene.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
+        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share a
+            scene.
         num_tokens: Number of tokens per window; None takes the model's.
         threads: CPU threads of each process; None leaves PyTorch's choice.
 
@@ -90,20 +91,18 @@ class SceneModel:
         self,
         kind: Callable[..., Any],
         options: dict[str, Any],
-        config_or_model: str | os.PathLike | Config | nn.Module,
-        checkpoint: str | os.PathLike | None,
+        model: Model,
         device: str,
         num_tokens: int | None,
         threads: int | None,
     ) -> None:
-        self._devices = _devices(device)
+        self._devices = list_devices(device)
         if threads is not None:
             remedy = "leave threads out for PyTorch's choice"
             torch.set_num_threads(whole_number("threads", threads, remedy=remedy))
-        self.model = as_model(config_or_model, checkpoint, self._devices[0])
-        if checkpoint is None and not isinstance(config_or_model, nn.Module):
-            checkpoint = self.model.weights_file  # of a model that is one file
-        self.checkpoint, self.num_tokens = checkpoint, num_tokens
+        self.model, self.num_tokens = load_model(model, device=self._devices[0]), num_tokens
+        # Weights of a loaded model may have changed since they were read.
+        self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file
         with self.tokens():  # an impossible number shows now
             self.function = kind(self.model, **options)
         self._kind, self._options = kind, options
@@ -164,29 +163,6 @@ class SceneModel:
         key = _digest(json.dumps(parts, default=str).encode())
         with connect(cluster or "local", max(workers, len(self._devices))) as client:
             yield on_cluster(client, make, key, self._devices, job)
-
-
-def _devices(device: str) -> list[str]:
-    """Read ``"cuda:0,1"`` as two devices.
-
-    Raises:
-        ConfigError: Several of what there is one of, or no numbers.
-    """
-    if not isinstance(device, str):
-        raise refused("device", device, "'cpu', 'cuda', 'cuda:1', or several GPUs: 'cuda:0,1'")
-    kind, _, numbers = device.partition(":")
-    if "," not in numbers:
-        return [device]
-    parts = [number.strip() for number in numbers.split(",")]
-    if kind != "cuda" or not all(map(str.isdigit, parts)) or len(set(parts)) < len(parts):
-        raise ConfigError(
-            f"device {device!r}",
-            expected="one device, or several GPUs such as cuda:0,1",
-            found=device,
-            remedy="give each GPU's number once; processes of the CPU share a scene with "
-            "cluster='local' (--cluster local --workers 2)",
-        )
-    return [f"{kind}:{part}" for part in parts]
 
 
 def check_scene_options(

@@ -19,8 +19,7 @@ from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions, refuse_inputs
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-    from torch import nn
+    from hook.inference.models import Model
 
 __all__ = ["RegionIndex", "classify_regions", "embed_chip", "find_similar"]
 
@@ -36,8 +35,7 @@ def find_similar(
     polygon: BaseGeometry | geopandas.GeoDataFrame | str | os.PathLike | None = None,
     vector: np.ndarray | None = None,
     chip: Chip | None = None,
-    model: "str | os.PathLike | Config | nn.Module | None" = None,
-    checkpoint: str | os.PathLike | None = None,
+    model: "Model | None" = None,
     token: int | None = None,
     embedding: str = "tokens",
     device: str = "cpu",
@@ -59,9 +57,8 @@ def find_similar(
         polygon: An area: a shape, or a table or file of polygons, which count as one.
         vector: (D,) an embedding.
         chip: An image, see :func:`embed_chip`.
-        model: For ``chip``: the config of the model that the regions are from, or the model from
-            :func:`hook.apis.load_model`.
-        checkpoint: Checkpoint of the config; None with a model.
+        model: For ``chip``: the model that the regions are from, loaded or what
+            :func:`hook.apis.load_model` takes.
         token: For ``chip``: only this token of it.
         embedding: For ``chip``: what the regions are embedded by, ``"tokens"`` or ``"seeds"``.
         device: Where the config's model runs.
@@ -96,7 +93,7 @@ def find_similar(
             remedy="give exactly one of them",
         )
     kind = None if embedding == "tokens" else embedding
-    _check_options(given[0], polygon, model, checkpoint, token, kind, crs)
+    _check_options(given[0], polygon, model, token, kind, crs)
     if at is not None:
         at = [number("at", one) for one in pair("at", at, "two numbers, x and y")]
     if output is not None:
@@ -105,7 +102,8 @@ def find_similar(
         if output is not None:
             driver_of(output)
             source = regions.source if isinstance(regions, RegionIndex) else regions
-            refuse_inputs(output, (source, polygon, chip, checkpoint, model))
+            parts = model if isinstance(model, tuple | list) else (model,)
+            refuse_inputs(output, (source, polygon, chip, *parts))
             staged = files.add(output)
         index = regions
         if not isinstance(index, RegionIndex):
@@ -120,9 +118,9 @@ def find_similar(
         elif vector is not None:
             found = index.by_vector(vector, k)
         else:
-            from hook.inference.models import as_model
+            from hook.inference.models import load_model  # with MMEngine, for this query only
 
-            loaded = as_model(model, checkpoint, device)
+            loaded = load_model(model, device=device)
             found = index.by_vector(embed_chip(loaded, chip, token=token, embedding=embedding), k)
         if output is not None:
             Regions.from_table(found).write(staged, Path(output), layer)
@@ -131,7 +129,7 @@ def find_similar(
 
 
 def embed_chip(
-    model: "nn.Module",
+    model: "Model",
     chip: Chip,
     valid: np.ndarray | None = None,
     *,
@@ -142,7 +140,7 @@ def embed_chip(
     """Embed an image as the regions of a scene are.
 
     Args:
-        model: From :func:`hook.apis.load_model`.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
         chip: A raster that GDAL opens, with the bands that the dataset meta names; a DataArray; or
             native values (C, h, w) in the model's band order.
         valid: (h, w), nonzero where an array's pixels count; all do if None.
@@ -164,9 +162,9 @@ def embed_chip(
     from hook.apis.regions import RegionPredictor
     from hook.geo.arrays import is_data_array
     from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
-    from hook.inference.models import require_model, use_tokens
+    from hook.inference.models import load_model, use_tokens
 
-    require_model(model)
+    model = load_model(model)
     if token is not None:
         token = whole_number("token", token, least=None)
     if isinstance(chip, str | os.PathLike) or is_data_array(chip):
@@ -208,16 +206,16 @@ def embed_chip(
     return (pixels @ embeddings.astype(np.float64) / pixels.sum()).astype(np.float32)
 
 
-def _check_options(query: str, polygon, model, checkpoint, token, embedding, crs) -> None:
+def _check_options(query: str, polygon, model, token, embedding, crs) -> None:
     """Refuse options that the query would not heed."""
     if query == "chip" and model is None:
         raise ConfigError(
             "a chip is embedded by a model",
-            expected="the config and checkpoint that the regions are from",
+            expected="the model that the regions are from",
             found="no model",
             remedy="name the model that made the regions (--model NAME, or config and checkpoint)",
         )
-    given = dict(model=model, checkpoint=checkpoint, token=token, embedding=embedding)
+    given = dict(model=model, token=token, embedding=embedding)
     for name, value in given.items():
         if value is not None and query != "chip":
             raise ConfigError(

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import nn
 
+    from hook.inference.models import Model
+
 __all__ = ["show_attention", "show_token_counts", "show_tokens"]
 
 _DPI = 110
@@ -95,7 +97,7 @@ class _Look:
 
 
 def show_tokens(
-    model: "nn.Module",
+    model: "Model",
     image: str | os.PathLike | np.ndarray,
     *,
     valid: np.ndarray | None = None,
@@ -113,7 +115,7 @@ def show_tokens(
     region, or what a head that pools the mean of the tokens says of this token alone.
 
     Args:
-        model: From :func:`hook.apis.load_model`.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
         image: A file, a DataArray, or native values (C, H, W) in the model's band order. It goes
             through the model as it is, as a window of ``hook regions``, without the test pipeline.
         valid: (H, W), non-zero where an array's pixels count.
@@ -133,13 +135,13 @@ def show_tokens(
             used, or ``path`` exists or is no PNG in a folder that exists.
         DataError: The image cannot be read or does not fit the model.
     """
-    _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
+    model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
     look = _look(model, image, valid, num_tokens, metres_per_pixel)
     return _deliver(_tokens_figure(look, title), path)
 
 
 def show_attention(
-    model: "nn.Module",
+    model: "Model",
     image: str | os.PathLike | np.ndarray,
     token: int | None = None,
     *,
@@ -180,7 +182,7 @@ def show_attention(
         DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
             or where it has no data.
     """
-    _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
+    model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
     if (token is None) == (at is None):
         raise ConfigError(
             "one token is to be shown",
@@ -206,7 +208,7 @@ def show_attention(
 
 
 def show_token_counts(
-    model: "nn.Module",
+    model: "Model",
     image: str | os.PathLike | np.ndarray,
     counts: Sequence[int] | None = None,
     *,
@@ -243,7 +245,8 @@ def show_token_counts(
     """
     from hook.inference.models import checked_tokens
 
-    tokenizer = _check_options(model, path, overwrite, None, metres_per_pixel)
+    model = _check_options(model, path, overwrite, None, metres_per_pixel)
+    tokenizer = model.backbone.tokenizer
     if at is not None:
         at = _pixel(at)
     if counts is None:
@@ -275,9 +278,7 @@ def _tokenizer_of(model: "nn.Module") -> "nn.Module":
     Raises:
         ConfigError: It has none, or one whose tokens are squares.
     """
-    from hook.inference.models import require_model
-
-    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
+    tokenizer = getattr(model.backbone, "tokenizer", None)
     if tokenizer is None or not hasattr(model.backbone, "forward_tokens"):
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokens to show",
@@ -747,23 +748,24 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _check_options(
-    model: "nn.Module",
+    model: "Model",
     path: str | os.PathLike | None,
     overwrite: bool,
     num_tokens: int | None,
     metres_per_pixel: float | None,
 ) -> "nn.Module":
-    """Refuse what cannot be drawn or written, before the model runs; give its tokenizer."""
-    from hook.inference.models import checked_tokens
+    """Refuse what cannot be drawn or written, before the model runs; give it loaded."""
+    from hook.inference.models import checked_tokens, load_model
 
     if path is not None:
         _check_path(file_name("path", path), overwrite)
     if metres_per_pixel is not None:
         number("metres_per_pixel", metres_per_pixel, above=0)
-    tokenizer = _tokenizer_of(model)
+    model = load_model(model)
+    _tokenizer_of(model)
     if num_tokens is not None:
         checked_tokens(model, num_tokens)
-    return tokenizer
+    return model
 
 
 def _check_path(path: Path, overwrite: bool) -> None:

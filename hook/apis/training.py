@@ -31,6 +31,7 @@ from hook.checkpoint import find_resumable, load_checkpoint
 from hook.datasets.files import list_files
 from hook.datasets.statistics import BandStatistics, inside_scene, samples
 from hook.engine.configs import find_config
+from hook.engine.devices import check_device
 from hook.engine.models import use_scope_of
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import (
@@ -174,7 +175,8 @@ def train(
         check_share("val_fraction", val_fraction)
     elif not isinstance(val, str | os.PathLike | Iterable):
         raise refused("val", val, "names of images, a file with a list of them, or an area")
-    _check_device(device)
+    if device is not None:
+        check_device(device)
     if not isinstance(cfg_options, Mapping | None):
         raise refused("cfg_options", cfg_options, "a dict of dotted keys of the config")
     for name, value in (("classes", classes), ("palette", palette)):
@@ -622,24 +624,6 @@ def _measure(
 
 
 # ---------------------------------------------------------------------------------- the run
-def _check_device(device: str | None) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    try:
-        if device is not None:
-            torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"device {device} cannot be used",
-            expected="cpu, or cuda where PyTorch finds a GPU",
-            found=str(error).splitlines()[0],
-            remedy="leave device out",
-        ) from None
-
-
 def run_training(cfg: Config, progress: bool = True, device: str | None = None) -> None:
     """Run a config's training behind one progress bar; the log goes to its file.
 
@@ -653,7 +637,8 @@ def run_training(cfg: Config, progress: bool = True, device: str | None = None) 
             not there.
         DataError: The data do not fit the config.
     """
-    _check_device(device)
+    if device is not None:
+        check_device(device)
     with use_device(device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv|mmseg|mmengine|timm")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.optim")

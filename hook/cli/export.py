@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.inference.export import DEFAULT_OPSET, export_onnx
 
     report = export_onnx(
-        *model_of(args),
+        model_of(args),
         args.output,
         window=args.window,
         num_tokens=args.num_tokens,

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.mapping import SceneMapper
 
     mapper = SceneMapper(
-        *model_of(args),
+        model_of(args),
         device=args.device,
         num_tokens=args.num_tokens,
         tta=args.tta,

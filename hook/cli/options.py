@@ -51,9 +51,9 @@ def add_model_option(parser: argparse.ArgumentParser, whose: str = "") -> None:
     )
 
 
-def model_of(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Give what :func:`hook.apis.load_model` takes: config and checkpoint, or name and None."""
-    return (args.config, args.checkpoint) if args.model is None else (args.model, None)
+def model_of(args: argparse.Namespace) -> str | tuple[str, str]:
+    """Give what :func:`hook.apis.load_model` takes: a name, or a config and its checkpoint."""
+    return (args.config, args.checkpoint) if args.model is None else args.model
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser) -> None:

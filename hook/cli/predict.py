@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.inference.files import predict_files
     from hook.inference.models import load_model
 
-    model = load_model(*model_of(args), args.device)
+    model = load_model(model_of(args), device=args.device)
     if is_segmentation(model) and args.out is None:
         raise ConfigError(
             "--out is missing: a segmentation gives masks",
@@ -44,7 +44,6 @@ def run(args: argparse.Namespace) -> None:
         )
     predictions = predict_files(
         model,
-        None,
         args.files,
         args.out,
         batch_size=args.batch_size,

@@ -86,7 +86,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.merge_threshold is not None and not args.merge:
         parser.error("--merge-threshold says when --merge joins regions; give --merge too")
     extractor = RegionExtractor(
-        *model_of(args),
+        model_of(args),
         device=args.device,
         num_tokens=args.num_tokens,
         threads=args.threads,

@@ -87,7 +87,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--token is one of --chip's")
     if args.model is not None and args.chip is None:
         parser.error("--model is that of --chip")
-    chip, config, checkpoint = (*(args.chip or ()), args.model, None, None)[:3]
+    chip, *pair = args.chip or (None,)
     found = find_similar(
         args.regions,
         args.output,
@@ -95,8 +95,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         at=args.at,
         polygon=args.polygon,
         chip=chip,
-        model=config,
-        checkpoint=checkpoint,
+        model=tuple(pair) or args.model,
         token=args.token,
         embedding=args.embedding,
         device=args.device,

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.token_pictures import show_attention, show_token_counts, show_tokens
     from hook.inference.models import load_model
 
-    model = load_model(*model_of(args), args.device)
+    model = load_model(model_of(args), device=args.device)
     options = {"path": args.out, "overwrite": args.overwrite}
     at = None if args.at is None else tuple(args.at)
     if args.counts is not None:

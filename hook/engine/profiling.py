@@ -31,6 +31,7 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
+from hook.engine.devices import check_device
 from hook.engine.models import (
     band_count_of,
     build_model,
@@ -196,15 +197,7 @@ def prepare(settings: StepSettings) -> None:
     setup_environment()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    try:
-        torch.empty(1, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device {settings.device} cannot be used",
-            expected="cpu, or cuda where PyTorch finds a GPU",
-            found=str(error).splitlines()[0],
-            remedy="leave --device out to run on the CPU",
-        ) from None
+    check_device(settings.device)
     if settings.compile:
         require_compiler()
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from torch import Tensor, nn
 
 from hook.engine.models import band_count_of, default_window, is_segmentation
@@ -26,7 +25,7 @@ from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.geo.raster import parse_nodata
 from hook.geo.staging import StagedFiles
-from hook.inference.models import as_model, use_tokens
+from hook.inference.models import Model, load_model, use_tokens
 from hook.inference.windows import WindowPredictor
 from hook.tokenizers.validity import mark_invalid
 
@@ -59,8 +58,7 @@ class ExportReport(NamedTuple):
 
 
 def export_onnx(
-    config_or_model: str | os.PathLike | Config | nn.Module,
-    checkpoint: str | os.PathLike | None,
+    model: Model,
     output: str | os.PathLike,
     *,
     window: int | None = None,
@@ -82,8 +80,7 @@ def export_onnx(
     with the fourth power of ``window``.
 
     Args:
-        config_or_model: Config, or a model from :func:`hook.apis.load_model` on the CPU.
-        checkpoint: Checkpoint of the config; None with a model.
+        model: A model loaded on the CPU, or what :func:`hook.apis.load_model` takes.
         output: The file to write, ``.onnx``.
         window: Side of the images in pixels; by default what ``hook map`` takes: the size the
             model was made for, or 512 where it takes any.
@@ -108,7 +105,7 @@ def export_onnx(
     _check_packages()
     output = Path(output)
     _check_output(output, overwrite)
-    model = as_model(config_or_model, checkpoint, "cpu")
+    model = load_model(model)
     _check_model(model, num_tokens)
     window = window or _default_window(model)
     _check_window(model, window)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 import torch
-from mmengine.config import Config
 from torch import nn
 
 from hook.arguments import file_name, refused, whole_number
@@ -21,7 +20,7 @@ from hook.evaluation.prediction_writer import ClassMapFile
 from hook.geo.arrays import is_array
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
-from hook.inference.models import as_model, use_tokens
+from hook.inference.models import Model, load_model, use_tokens
 from hook.progress import progress_bar
 
 
@@ -43,8 +42,7 @@ class Prediction(NamedTuple):
 
 
 def predict_files(
-    config_or_model: str | os.PathLike | Config | nn.Module,
-    checkpoint: str | os.PathLike | None,
+    model: Model,
     files: Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None,
     *,
@@ -58,13 +56,12 @@ def predict_files(
     """Classify or segment single images, each as a whole, through the config's test pipeline.
 
     Args:
-        config_or_model: Config, or a model from :func:`load_model`.
-        checkpoint: Checkpoint of the config; None with a model.
+        model: A loaded model, or what :func:`hook.apis.load_model` takes.
         files: Images: paths, or arrays (see :func:`hook.geo.arrays.raster_file`) where nothing is
             written.
         out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
             image, or with one image a ``.tif`` file. Nothing is written where None.
-        device: Where the config's model runs.
+        device: Where a model that is not loaded yet runs.
         batch_size: Images per pass, as far as they have one size.
         tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
         num_tokens: Number of tokens; None takes the model's.
@@ -77,7 +74,7 @@ def predict_files(
     Raises:
         DataError: A file is missing, unreadable, or does not fit the model.
         ConfigError: The config or an option cannot be used.
-        CheckpointError: See :func:`load_model`.
+        CheckpointError: See :func:`hook.apis.load_model`.
     """
     if isinstance(files, str | os.PathLike) or is_array(files) or not hasattr(files, "__len__"):
         raise refused("files", files, "a list of images", "put the image into a list: [image]")
@@ -106,7 +103,7 @@ def predict_files(
             found=f"{len(missing)} of {len(files)} missing",
             remedy="check the paths",
         )
-    model = as_model(config_or_model, checkpoint, device)
+    model = load_model(model, device=device)
     segments = is_segmentation(model)
     targets = _plan_output(files, out, segments, overwrite)
     pipeline = inference_pipeline(model)

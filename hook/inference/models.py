@@ -1,7 +1,8 @@
-"""Models, loaded: from a config with its checkpoint, or by the name of a published one."""
+"""Models: loaded from a config with its checkpoint, a published file, or by name."""
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,25 +16,37 @@ from torch import nn
 from hook.arguments import file_name, is_whole_number, refused
 from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
 from hook.engine.configs import find_config
+from hook.engine.devices import to_device
 from hook.engine.models import build_model, num_classes_of
 from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError
 from hook.zoo import find_model, read_published
 
+_EXPECTED = (
+    "the name of a model, its .safetensors file, a pair (config, checkpoint), or a model from "
+    "load_model"
+)
+_REMEDY = "`hook models list` shows the models that have a name"
+
+Model = (
+    nn.Module | str | os.PathLike | Config | tuple[str | os.PathLike | Config, str | os.PathLike]
+)
+"""What stands for a model, see :func:`load_model`."""
+
 
 def load_model(
-    config_or_name: str | os.PathLike | Config,
-    checkpoint: str | os.PathLike | None = None,
-    device: str = "cpu",
+    model: Model, checkpoint: str | os.PathLike | None = None, *, device: str = "cpu"
 ) -> nn.Module:
-    """Load a model: by its name, from a published file, or a config's with a checkpoint.
+    """Load a model.
 
     Args:
-        config_or_name: Without ``checkpoint`` the name of a model that ``hook models list`` shows,
-            or a ``.safetensors`` file that was published; reading it runs no code. With one a
-            config: its file, the name of one that comes with HOOK, or one that was read already.
-        checkpoint: Checkpoint file of the config's model; every weight must fit.
-        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+        model: The name of a model that ``hook models list`` shows; a published ``.safetensors``
+            file; or a pair ``(config, checkpoint)``: the config is a file, the name of one that
+            comes with HOOK, or one that was read already, and every weight of the checkpoint must
+            fit. Reading any of these runs no code from the weights. A model that is loaded
+            already is returned as it is.
+        checkpoint: Deprecated: give the pair as ``model``.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, for a model that is not loaded yet.
 
     Returns:
         The model in evaluation mode, with ``cfg``, ``dataset_meta`` (``classes``, ``palette``,
@@ -42,60 +55,78 @@ def load_model(
     Raises:
         ConfigError: The config or the device cannot be used, or there is no model of that name.
         CheckpointError: The checkpoint cannot be read, is not safe, or belongs to another model.
+
+    Example:
+        >>> model = load_model("hook-fast-tiny_eurosat")
+        >>> model = load_model(("config.py", "checkpoint.pth"), device="cuda")
     """
-    if not isinstance(config_or_name, Config):
-        file_name(
-            "config_or_name",
-            config_or_name,
-            "the name of a model, its .safetensors file, or a config with its checkpoint",
-            "`hook models list` shows the models that have a name",
-        )
-    if checkpoint is not None:
-        file_name("checkpoint", checkpoint)
+    model = join_checkpoint(model, checkpoint)
+    if isinstance(model, nn.Module):
+        if not hasattr(model, "backbone"):
+            raise refused("model", model, "a model of HOOK or mmseg, with a backbone", "load it")
+        return model
     setup_environment()
+    loaded = _load_pair(*model) if _is_pair(model) else _load_published(model)
+    return to_device(loaded, device).eval()
+
+
+def join_checkpoint(model: Model, checkpoint: str | os.PathLike | None) -> Model:
+    """Join the two arguments that stood for a model in the version before into one.
+
+    Args:
+        model: What stands for a model.
+        checkpoint: Of a deprecated call with a config and a checkpoint; else None.
+    """
     if checkpoint is None:
-        model = _load_published(config_or_name)
-    else:
-        cfg = config_or_name if isinstance(config_or_name, Config) else _read(config_or_name)
-        model = build_model(cfg)
-        meta = dict(load_weights(model, checkpoint).get("meta") or {})
-        model.cfg = cfg
-        model.dataset_meta = _dataset_meta(cfg, meta, model)
-        model.weights_file = Path(checkpoint)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"device {device} cannot be used",
-            expected="cpu, or cuda where PyTorch finds a GPU",
-            found=str(error).splitlines()[0],
-            remedy="leave --device out to run on the CPU",
-        ) from None
-    return model.eval()
+        return model
+    warnings.warn(
+        "a model is one argument now: give the pair (config, checkpoint) instead of a config and "
+        "a checkpoint",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return model, checkpoint
 
 
-def _read(config: str | os.PathLike) -> Config:
-    """Read a config by path, or by the name it has in HOOK."""
-    is_name = not Path(config).exists() and Path(config).name == Path(config).stem == str(config)
-    return load_config(find_config(config) if is_name else config)
+def _is_pair(model: object) -> bool:
+    return isinstance(model, tuple | list) and len(model) == 2
+
+
+def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> nn.Module:
+    """Load a config's model with the weights of a checkpoint."""
+    if not isinstance(config, Config):
+        file_name("model", config, _EXPECTED, _REMEDY)
+        # By path, or by the name it has in HOOK.
+        stem = Path(config).stem
+        is_name = not Path(config).exists() and Path(config).name == stem == str(config)
+        config = load_config(find_config(config) if is_name else config)
+    file_name("checkpoint", checkpoint)
+    model = build_model(config)
+    meta = dict(load_weights(model, checkpoint).get("meta") or {})
+    model.cfg = config
+    model.dataset_meta = _dataset_meta(config, meta, model)
+    model.weights_file = Path(checkpoint)
+    return model
 
 
 def _load_published(name: str | os.PathLike | Config) -> nn.Module:
     """Load a model that is one file."""
+    if not isinstance(name, Config):
+        file_name("model", name, _EXPECTED, _REMEDY)
     if isinstance(name, Config) or Path(name).suffix in (".py", ".json", ".yml", ".yaml"):
         raise ConfigError(
             "a config was given without a checkpoint",
-            expected="a config and its checkpoint; or the name of a model, or its .safetensors "
-            "file, alone; or a model from load_model",
+            expected=_EXPECTED,
             found=getattr(name, "filename", name),
-            remedy="give the checkpoint too",
+            remedy="give the checkpoint too, in Python as a pair: (config, checkpoint)",
         )
     if Path(name).suffix in (".pth", ".pt", ".ckpt"):
         raise ConfigError(
             f"checkpoint {name} was given without its config",
-            expected="a config and its checkpoint; or a published .safetensors file alone",
+            expected=_EXPECTED,
             found="a checkpoint alone, which does not say of which model",
-            remedy="give the config first, then the checkpoint",
+            remedy="give the config first, then the checkpoint, in Python as a pair: "
+            "(config, checkpoint)",
         )
     path = find_model(name)
     card = read_published(path)
@@ -163,7 +194,7 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
     """
     if not is_whole_number(num_tokens):
         raise refused("num_tokens", num_tokens, "a whole number from 1")
-    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
+    tokenizer = getattr(model.backbone, "tokenizer", None)
     most = getattr(tokenizer, "max_tokens", None)
     if most is None:
         kind = type(model.backbone if tokenizer is None else tokenizer).__name__
@@ -181,40 +212,6 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
             remedy="train with a larger max_tokens for more",
         )
     return int(num_tokens)
-
-
-def require_model(model: Any) -> nn.Module:
-    """Refuse what is no model that was loaded.
-
-    Raises:
-        ConfigError: It is something else, such as a model's name.
-    """
-    if not hasattr(model, "backbone"):
-        raise refused("model", model, "a model from load_model", "load it: load_model(name)")
-    return model
-
-
-def as_model(
-    config_or_model: str | os.PathLike | Config | nn.Module,
-    checkpoint: str | os.PathLike | None,
-    device: str = "cpu",
-) -> nn.Module:
-    """Return a loaded model as it is; load any other, see :func:`load_model`.
-
-    Raises:
-        ConfigError: A config came without a checkpoint, or a model with one.
-        CheckpointError: See :func:`load_model`.
-    """
-    if isinstance(config_or_model, nn.Module):
-        if checkpoint is not None:
-            raise ConfigError(
-                "a loaded model was given, and a checkpoint",
-                expected="a config and its checkpoint, or a model and None",
-                found="both",
-                remedy="leave the checkpoint out",
-            )
-        return config_or_model
-    return load_model(config_or_model, checkpoint, device)
 
 
 def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> dict[str, Any]:

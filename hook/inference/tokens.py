@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_data_array
@@ -17,14 +16,14 @@ from hook.inference.images import (
     read_sample,
     refuse_validity,
 )
-from hook.inference.models import checked_tokens, require_model, use_tokens
+from hook.inference.models import Model, checked_tokens, load_model, use_tokens
 from hook.tokenizers import TokenizerOutput
 from hook.tokenizers.validity import mark_invalid
 
 
 @torch.inference_mode()
 def tokenize(
-    model: nn.Module,
+    model: Model,
     image: Any,
     valid: np.ndarray | None = None,
     num_tokens: int | None = None,
@@ -32,7 +31,7 @@ def tokenize(
     """Cut an image into tokens.
 
     Args:
-        model: From :func:`load_model`.
+        model: A loaded model, or what :func:`load_model` takes.
         image: A file, an xarray.DataArray (band, y, x), or native values (C, H, W) in the model's
             band order.
         valid: (H, W), nonzero where an array's pixels count.
@@ -47,7 +46,8 @@ def tokenize(
             :func:`checked_tokens`), or ``valid`` came with a file.
         DataError: The image cannot be read or does not fit the model, or ``valid`` the image.
     """
-    tokenizer = getattr(require_model(model).backbone, "tokenizer", None)
+    model = load_model(model)
+    tokenizer = getattr(model.backbone, "tokenizer", None)
     if tokenizer is None:
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokenizer",

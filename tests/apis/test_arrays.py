@@ -182,7 +182,7 @@ def test_regions_of_an_array_are_those_of_the_file(seg_run, array, scene, tmp_pa
 
 
 def test_tokens_and_pictures_of_an_array(seg_run, array, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     chip = array.isel(y=slice(32, 64), x=slice(16, 48))
     path = tmp_path / "chip.tif"
     chip.rio.to_raster(path)

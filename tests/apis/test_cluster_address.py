@@ -147,7 +147,7 @@ def test_several_devices_of_which_there_is_one_are_refused(seg_run, device):
 
 def test_a_loaded_model_cannot_go_to_several_gpus(seg_run, scenes, tmp_path):
     # Workers load the model from its files, which a model in memory may no longer agree with.
-    mapper = SceneMapper(load_model(*seg_run), device="cuda:0,1")
+    mapper = SceneMapper(load_model(seg_run), device="cuda:0,1")
     with pytest.raises(ConfigError, match="cannot be sent to several workers"):
         mapper.map(scenes / "images" / "second.tif", tmp_path / "map.tif", **OPTIONS)
     assert not list(tmp_path.iterdir())

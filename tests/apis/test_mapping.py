@@ -24,7 +24,7 @@ from hook.inference.windows import WindowPredictor
 
 
 def test_a_scene_without_overlap_is_the_models_answer_per_window(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "first.tif"
     out, vectors = tmp_path / "map.tif", tmp_path / "map.gpkg"
     report = SceneMapper(model).map(scene, out, overlap=0, vectors=vectors, progress=False)
@@ -77,7 +77,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     assert properties["end_datetime"] == "2020-05-02T23:59:59Z"
     assert properties["mlm:tasks"] == ["semantic-segmentation"]
     assert properties["mlm:framework"] == "PyTorch"
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     assert properties["mlm:total_parameters"] == sum(p.numel() for p in model.parameters())
     entry = properties["mlm:input"][0]
     assert entry["input"]["shape"] == [-1, 2, 32, 32]
@@ -106,7 +106,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
 
 
 def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     model.dataset_meta = {k: v for k, v in model.dataset_meta.items() if k != "palette"}
     out = tmp_path / "map.tif"
     SceneMapper(model).map(scenes / "images" / "first.tif", out, overlap=0, progress=False)
@@ -121,7 +121,7 @@ def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, sc
 
 
 def test_predictor_gives_probabilities_in_evaluation_mode(seg_run):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     assert default_window(model) == 32
     predict = WindowPredictor(model)
     windows = np.full((2, 2, 32, 32), 130, np.uint16)
@@ -141,7 +141,7 @@ def test_predictor_gives_probabilities_in_evaluation_mode(seg_run):
 
 
 def test_tta_makes_the_map_follow_a_turn_of_the_scene(seg_run):
-    predict = WindowPredictor(load_model(*seg_run), tta="d4")
+    predict = WindowPredictor(load_model(seg_run), tta="d4")
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 300, (1, 2, 32, 32)).astype(np.uint16)
     valid = np.ones((1, 32, 32), bool)
@@ -150,7 +150,7 @@ def test_tta_makes_the_map_follow_a_turn_of_the_scene(seg_run):
 
 
 def test_bands_by_index(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "third.tif"
     maps = {}
     for name, bidx in (("named", None), ("same", [2, 1]), ("swapped", [1, 2])):
@@ -163,7 +163,7 @@ def test_bands_by_index(seg_run, scenes, tmp_path):
 
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     with pytest.raises(DataError, match="none.tif cannot be read"):
         SceneMapper(model).map(scenes / "none.tif", tmp_path / "x.tif")
     with pytest.raises(DataError, match="masks"):
@@ -185,7 +185,7 @@ def test_bad_input(seg_run, scenes, tmp_path):
 
 
 def test_a_classification_gives_a_class_to_every_cell(cls_run, rgb_scene, tmp_path):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     out = tmp_path / "map.tif"
     report = SceneMapper(model).map(
         rgb_scene, out, overlap=0, batch_size=2, scores="probs", progress=False
@@ -220,7 +220,7 @@ def rgb_scene(tmp_path):
 
 
 def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "first.tif"
     with rasterio.open(scene) as source:
         left, bottom, right, top = source.bounds
@@ -280,7 +280,7 @@ def test_pixels_of_another_size_than_the_models_are_told_of(seg_run, scenes, tim
 
 
 def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
-    mapper = SceneMapper(load_model(*seg_run))
+    mapper = SceneMapper(load_model(seg_run))
     scene, out = scenes / "images" / "second.tif", tmp_path / "map.tif"
     with rasterio.open(scene) as source:
         left, bottom, right, top = source.bounds
@@ -324,7 +324,7 @@ def test_what_cannot_be_mapped_is_refused_before_the_model_runs(
     scene = files.get(arguments[0]) if isinstance(arguments[0], str) else arguments[0]
     if "vectors" in options:
         options = dict(vectors=tmp_path / options["vectors"])
-    mapper = SceneMapper(load_model(*seg_run))
+    mapper = SceneMapper(load_model(seg_run))
     monkeypatch.setattr(WindowPredictor, "__call__", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(HookError, match=message):
         mapper.map(scene, tmp_path / "map.tif", progress=False, **options)
@@ -338,7 +338,7 @@ def test_impossible_threads(seg_run, threads):
 
 
 def test_polygons_as_json_are_named_beside_the_map(seg_run, scenes, tmp_path):
-    mapper = SceneMapper(load_model(*seg_run))
+    mapper = SceneMapper(load_model(seg_run))
     scene = scenes / "images" / "second.tif"
     mapper.map(scene, tmp_path / "map.tif", vectors=tmp_path / "v.json", progress=False)
     item = json.loads((tmp_path / "map.json").read_text())
@@ -346,7 +346,7 @@ def test_polygons_as_json_are_named_beside_the_map(seg_run, scenes, tmp_path):
 
 
 def test_a_torchgeo_dataset_is_a_scene(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     image = scenes / "images" / "first.tif"
     dataset = RasterDataset(str(image))
     for name, scene in (("file", image), ("dataset", dataset)):
@@ -367,12 +367,12 @@ def test_two_workers_give_the_same_bytes(seg_run, scenes, tmp_path):
         torch.set_num_threads(threads)
     assert (tmp_path / "one.tif").read_bytes() == (tmp_path / "two.tif").read_bytes()
     with pytest.raises(ConfigError, match="cannot be sent to several workers"):
-        SceneMapper(load_model(*seg_run)).map(scene, tmp_path / "x.tif", cluster="local")
+        SceneMapper(load_model(seg_run)).map(scene, tmp_path / "x.tif", cluster="local")
 
 
 def test_maps_of_other_batch_sizes_differ_by_rounding_only(seg_run, scenes, tmp_path):
     """Scores by one step of uint8 at most; classes where two are as likely."""
-    model, found = load_model(*seg_run), []
+    model, found = load_model(seg_run), []
     for batch in (1, 2, 5):
         out = tmp_path / f"{batch}.tif"
         options = dict(overlap=0.5, scores=("probs",), batch_size=batch, progress=False)
@@ -388,7 +388,7 @@ def test_maps_of_other_batch_sizes_differ_by_rounding_only(seg_run, scenes, tmp_
 
 
 def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkeypatch):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "second.tif"
     options = dict(overlap=30, batch_size=1, progress=False)
     whole = tmp_path / "whole.tif"
@@ -412,14 +412,14 @@ def test_other_weights_do_not_go_on_with_a_map(seg_run, scenes, tmp_path, monkey
         with pytest.raises(SceneError, match="what differs: model"):
             SceneMapper(model).map(scene, tmp_path / "map.tif", resume=True, **options)
         bias -= 1
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     report = SceneMapper(model).map(scene, tmp_path / "map.tif", resume=True, **options)
     assert report.resumed_windows >= 64
     assert (tmp_path / "map.tif").read_bytes() == whole.read_bytes()
 
 
 def test_precision_and_compilation(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     windows = np.random.default_rng(0).integers(0, 300, (2, 2, 32, 32)).astype(np.uint16)
     valid = np.ones((2, 32, 32), bool)
     exact = WindowPredictor(model)(windows, valid)

@@ -31,7 +31,7 @@ def last_tokens(model, inputs):
 
 
 def test_a_segmentations_regions_are_the_models_tokens(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "second.tif"
     report = RegionExtractor(model).extract(
         scene, tmp_path / "r.parquet", batch_size=2, progress=False
@@ -70,7 +70,7 @@ def test_a_segmentations_regions_are_the_models_tokens(seg_run, scenes, tmp_path
 
 
 def test_a_classification_judges_each_token_alone(cls_run, rgb_scene, tmp_path):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     RegionExtractor(model).extract(rgb_scene, tmp_path / "r.gpkg", batch_size=4, progress=False)
     table = geopandas.read_file(tmp_path / "r.gpkg")
     assert table.window_id.max() == 5
@@ -110,7 +110,7 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
 
 
 def test_any_number_of_tokens(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "third.tif"
     for number in (1, 3):
         out = tmp_path / f"{number}.parquet"
@@ -121,7 +121,7 @@ def test_any_number_of_tokens(seg_run, scenes, tmp_path):
 
 
 def test_a_model_that_chooses_the_number_itself(cls_run):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 255, (4, 3, 16, 16)).astype(np.uint8)
     valid = np.ones((4, 16, 16), bool)
@@ -154,7 +154,7 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
 
 
 def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene, out = scenes / "images" / "second.tif", tmp_path / "r.parquet"
     options = dict(batch_size=2, overlap=0, explode=True, progress=False)
     RegionExtractor(model, embedding="seeds").extract(scene, out, **options)
@@ -181,7 +181,7 @@ def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
 
 
 def test_seeds_of_a_model_that_chooses_the_number_of_tokens(cls_run):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     windows = np.random.default_rng(0).integers(0, 255, (4, 3, 16, 16)).astype(np.uint8)
     valid = np.ones((4, 16, 16), bool)
     expected = RegionPredictor(model, embedding="seeds")(windows, valid)
@@ -195,7 +195,7 @@ def test_seeds_of_a_model_that_chooses_the_number_of_tokens(cls_run):
 
 
 def test_fields_of_bands_chosen_by_number(seg_run, scenes, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     scene = scenes / "images" / "third.tif"
     RegionExtractor(model).extract(scene, tmp_path / "a.parquet", progress=False)
     RegionExtractor(model).extract(scene, tmp_path / "b.parquet", bidx=[2, 1], progress=False)
@@ -219,12 +219,12 @@ def test_merging_and_workers(seg_run, scenes, tmp_path):
     one, cut = (geopandas.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "cut"))
     assert len(one) < len(cut) and one.pixels.sum() == cut.pixels.sum()
     with pytest.raises(ConfigError, match="cannot be sent to several workers"):
-        RegionExtractor(load_model(*seg_run)).extract(scene, tmp_path / "x.gpkg", cluster="local")
+        RegionExtractor(load_model(seg_run)).extract(scene, tmp_path / "x.gpkg", cluster="local")
 
 
 def test_bad_input(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "first.tif"
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     with pytest.raises(DataError, match="none.tif cannot be read"):
         RegionExtractor(model).extract(scenes / "none.tif", tmp_path / "x.gpkg")
     with pytest.raises(SceneError, match="unknown format of regions"):

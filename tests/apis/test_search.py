@@ -50,7 +50,7 @@ def vectors(table):
 
 
 def test_a_chip_is_embedded_as_its_window_is(seg_run, regions, chip):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     values, valid, path = chip
     table = geopandas.read_parquet(regions)
     own = table[table.window_id == 0].set_index("token_id")
@@ -72,7 +72,7 @@ def test_a_chip_is_embedded_as_its_window_is(seg_run, regions, chip):
 
 
 def test_the_number_of_tokens_of_a_chip(seg_run, chip):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     values, valid, path = chip
     one = embed_chip(model, path, num_tokens=1)
     np.testing.assert_array_equal(one, embed_chip(model, path, num_tokens=1, token=0))
@@ -81,7 +81,7 @@ def test_the_number_of_tokens_of_a_chip(seg_run, chip):
 
 
 def test_a_chip_embedded_by_seeds(seg_run, scenes, chip, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     values, valid, path = chip
     extractor = RegionExtractor(model, embedding="seeds")
     table = extractor.extract(path, overlap=0, progress=False)  # one window
@@ -112,10 +112,10 @@ def test_search_by_chip(seg_run, regions, chip, tmp_path):
     token = int(own.token_id.iloc[-1])
     found = find_similar(
         *(regions, tmp_path / "found.gpkg"),
-        **dict(chip=path, model=seg_run[0], checkpoint=seg_run[1], token=token, k=5),
+        **dict(chip=path, model=seg_run, token=token, k=5),
     )
     assert found.region_id[0] == own.index[-1] and found.similarity[0] == pytest.approx(1, abs=1e-6)
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     found = find_similar(regions, chip=path, model=model, k=len(table))
     cosines = cosine_similarity(vectors(table), embed_chip(model, path)[None].astype(float))[:, 0]
     np.testing.assert_allclose(found.similarity, np.sort(cosines)[::-1], atol=1e-12)
@@ -126,7 +126,7 @@ def test_search_by_chip(seg_run, regions, chip, tmp_path):
 
 
 def test_a_classifier_embeds_chips_too(cls_run):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     image = np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32)
     owners = token_map(tokenize(model, image).assignment, (16, 16))[0].numpy()
     tokens = [embed_chip(model, image, token=n).astype(float) for n in range(3)]
@@ -202,7 +202,7 @@ def test_bad_options(seg_run, regions, tmp_path):
         ({"id": 0, "at": (0, 0)}, "what to search with"),
         ({"chip": np.zeros((2, 32, 32))}, "embedded by a model"),
         ({"id": 0, "model": seg_run[0]}, "model goes with a chip"),
-        ({"id": 0, "checkpoint": seg_run[1]}, "checkpoint goes with a chip"),
+        ({"id": 0, "model": seg_run}, "model goes with a chip"),
         ({"at": (0, 0), "token": 0}, "token goes with a chip"),
         ({"id": 0, "crs": 4326}, "crs goes with coordinates"),
         ({"polygon": table, "crs": 4326}, "crs goes with coordinates"),
@@ -219,7 +219,7 @@ def test_bad_options(seg_run, regions, tmp_path):
 
 
 def test_bad_chips(seg_run, regions, chip, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     values, valid, path = chip
     for token in (4, -1):
         with pytest.raises(ConfigError, match="no such token") as caught:
@@ -292,7 +292,7 @@ def test_queries_of_the_wrong_type(regions, query, error, says):
 
 
 def test_chips_of_the_wrong_type(seg_run, chip):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     values, valid, path = chip
     for token in ("a", 1.5, True):
         with pytest.raises(ConfigError, match="token="):
@@ -301,5 +301,5 @@ def test_chips_of_the_wrong_type(seg_run, chip):
         embed_chip(model, None)
     with pytest.raises(ConfigError, match="valid goes with an array"):
         embed_chip(model, path, valid)
-    with pytest.raises(ConfigError, match="model="):
+    with pytest.raises(ConfigError, match="no model 'a model'"):
         embed_chip("a model", values)

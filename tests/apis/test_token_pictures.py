@@ -17,12 +17,12 @@ from hook.visualization.drawing import outline_tokens
 
 @pytest.fixture(scope="module")
 def seg(seg_run):
-    return load_model(*seg_run)
+    return load_model(seg_run)
 
 
 @pytest.fixture(scope="module")
 def cls(cls_run):
-    return load_model(*cls_run)
+    return load_model(cls_run)
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def test_wrong_options_of_one_picture(seg, chip, untouched, show, options):
 
 
 def test_what_is_no_model_and_no_image(seg, chip):
-    with pytest.raises(ConfigError, match="model="):
+    with pytest.raises(ConfigError, match="no model 'a model'"):
         show_tokens("a model", chip)
     with pytest.raises(DataError, match="does not fit the model"):
         show_tokens(seg, None)

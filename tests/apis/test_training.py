@@ -91,7 +91,7 @@ def test_a_scene_and_polygons_become_a_model(trained, scene):
     # The squares are four times as bright as the ground.
     assert trained.metrics["IoU.object"] > 60 and trained.metrics["mIoU"] > 60
     assert trained.log.read_text().count("Epoch(train)")
-    model = load_model(trained.config, trained.checkpoint)
+    model = load_model((trained.config, trained.checkpoint))
     assert model.dataset_meta["classes"] == ("background", "object")
     with rasterio.open(scene / "scene.tif") as src:
         west = src.read()[:, :, : round(0.8 * SIZE)].reshape(2, -1).astype(float)

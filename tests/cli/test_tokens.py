@@ -39,7 +39,7 @@ def test_picture_is_that_of_the_function(
     out = tmp_path / "tokens.png"
     _run(*seg_run, scene, out, *options)
     assert capsys.readouterr().err.endswith(f"{out}\n")
-    expected = show(load_model(*seg_run), scene, **arguments)
+    expected = show(load_model(seg_run), scene, **arguments)
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(expected))
 
 

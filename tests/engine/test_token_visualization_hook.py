@@ -18,7 +18,7 @@ from hook.visualization.drawing import TINT
 
 
 def test_token_map_is_that_of_the_preprocessed_image(cls_run):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     image = torch.rand(3, 16, 16)
     model.train()
     found = token_map_of(model, image)

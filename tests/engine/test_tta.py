@@ -38,7 +38,7 @@ def test_the_mean_does_not_depend_on_the_image_orientation():
 def test_segmentation_gives_the_mean_of_softmaxes(seg_run):
     from mmseg.structures import SegDataSample
 
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     image = torch.rand(2, 32, 32)
 
     def batch():
@@ -65,7 +65,7 @@ def test_segmentation_gives_the_mean_of_softmaxes(seg_run):
 def test_classification_gives_the_mean_of_scores(cls_run):
     from hook.structures import ClsDataSample
 
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     image = torch.rand(3, 16, 16)
     enable_tta(model)
     with torch.no_grad():

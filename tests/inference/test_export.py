@@ -116,9 +116,9 @@ def _as_deepness(images, path):
 @pytest.fixture(scope="module")
 def exported(seg_run, tmp_path_factory):
     """The tiny segmentation with the reference tokenizer, its file, and the report."""
-    model = _liven(load_model(*seg_run))
+    model = _liven(load_model(seg_run))
     path = tmp_path_factory.mktemp("onnx") / "seg.onnx"
-    return model, path, export_onnx(model, None, path)
+    return model, path, export_onnx(model, path)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def build(tiny, scenes, tmp_path):
 
     def build(extra):
         config = tiny.write_seg_config(tmp_path / "tiny_seg.py", scenes, extra)
-        return _liven(load_model(config, tiny.write_checkpoint(config, tmp_path / "seg.pth")))
+        return _liven(load_model((config, tiny.write_checkpoint(config, tmp_path / "seg.pth"))))
 
     return build
 
@@ -181,7 +181,7 @@ def test_deepness_reads_its_settings(exported):
 
 def test_the_file_says_nothing_of_where_it_was_made_and_is_the_same_again(exported, repo, tmp_path):
     model, path, _ = exported
-    export_onnx(model, None, tmp_path / "again.onnx")
+    export_onnx(model, tmp_path / "again.onnx")
     data = path.read_bytes()
     assert data == (tmp_path / "again.onnx").read_bytes()
     for trace in (str(repo), str(path.parent), ".py", "site-packages"):
@@ -193,8 +193,8 @@ def test_the_file_says_nothing_of_where_it_was_made_and_is_the_same_again(export
 def test_fast_with_pixels_without_data(build, tmp_path):
     model, path = build(FAST), tmp_path / "fast.onnx"
     with pytest.raises(ConfigError, match="its own number of tokens"):
-        export_onnx(model, None, path)
-    export_onnx(model, None, path, window=38, num_tokens=3, opset=20)
+        export_onnx(model, path)
+    export_onnx(model, path, window=38, num_tokens=3, opset=20)
     tokenizer = model.backbone.tokenizer
     assert (model.backbone.explained, tokenizer.num_tokens) == (0.5, 4)  # as before
     meta = _metadata(path)
@@ -214,8 +214,8 @@ def test_fast_with_pixels_without_data(build, tmp_path):
 def test_a_stock_model_of_mmseg(build, tmp_path):
     model, path = build(STOCK), tmp_path / "stock.onnx"
     with pytest.raises(ConfigError, match="slides over windows of 96"):
-        export_onnx(model, None, path, window=96)
-    report = export_onnx(model, None, path)
+        export_onnx(model, path, window=96)
+    report = export_onnx(model, path)
     assert (report.window, report.num_bands) == (64, 3)
     images = np.random.default_rng(5).integers(0, 255, (2, 3, 64, 64)).astype(np.uint8)
     _check(path, model, images, np.ones((2, 64, 64), bool))
@@ -228,7 +228,7 @@ def test_a_stock_model_of_mmseg(build, tmp_path):
 @pytest.mark.parametrize(("extra", "window"), [(TOKEN, 44), (PATCHES, None)])
 def test_other_tokenizers(extra, window, build, tmp_path):
     model, path = build(extra), tmp_path / "other.onnx"
-    side = export_onnx(model, None, path, window=window).window
+    side = export_onnx(model, path, window=window).window
     images = np.random.default_rng(6).integers(0, 300, (2, 2, side, side)).astype(np.uint16)
     _check(path, model, images, np.ones((2, side, side), bool))
 
@@ -236,13 +236,13 @@ def test_other_tokenizers(extra, window, build, tmp_path):
 def test_a_classification(cls_run, tmp_path):
     from PIL import Image
 
-    model, path = _liven(load_model(*cls_run)), tmp_path / "cls.onnx"
-    export_onnx(model, None, path)
+    model, path = _liven(load_model(cls_run)), tmp_path / "cls.onnx"
+    export_onnx(model, path)
     images = np.random.default_rng(0).integers(0, 3, (3, 16, 16, 3), np.uint8)
     files = [tmp_path / f"{i}.png" for i in range(3)]
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image).save(file)
-    expected = np.stack([p.scores for p in predict_files(model, None, files, progress=False)])
+    expected = np.stack([p.scores for p in predict_files(model, files, progress=False)])
     found = _run(path, _as_deepness(images.transpose(0, 3, 1, 2), path))
     assert expected.std(axis=0).max() > 0.01
     assert np.abs(found - expected).max() < 1e-4
@@ -262,23 +262,23 @@ def quick(exported, monkeypatch):
 
 
 def test_a_file_that_disagrees_is_not_kept(quick, tmp_path, monkeypatch):
-    export_onnx(quick, None, tmp_path / "right.onnx")
+    export_onnx(quick, tmp_path / "right.onnx")
     with torch.no_grad():
         weight = quick.decode_head.conv_seg.weight
         weight.mul_(1.01)
         try:
             with pytest.raises(ConfigError, match="other probabilities") as caught:
-                export_onnx(quick, None, tmp_path / "x.onnx")
+                export_onnx(quick, tmp_path / "x.onnx")
         finally:
             weight.div_(1.01)
     assert float(caught.value.found) > export.TOLERANCE
     # Pixels in other units than Deepness's.
     monkeypatch.setattr(export, "_as_given", lambda images: images)
     with pytest.raises(ConfigError, match="other probabilities"):
-        export_onnx(quick, None, tmp_path / "x.onnx")
+        export_onnx(quick, tmp_path / "x.onnx")
     monkeypatch.setattr(export, "_as_given", lambda images: images[..., :16])
     with pytest.raises(ConfigError, match=r"x\.onnx would not run") as caught:
-        export_onnx(quick, None, tmp_path / "x.onnx")
+        export_onnx(quick, tmp_path / "x.onnx")
     assert str(tmp_path) not in str(caught.value.found)
     assert [p.name for p in tmp_path.iterdir()] == ["right.onnx"]
 
@@ -286,7 +286,7 @@ def test_a_file_that_disagrees_is_not_kept(quick, tmp_path, monkeypatch):
 def test_probabilities_that_are_nan_are_not_agreement(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_predict", lambda *_: np.full((1, 3, 32, 32), np.nan, np.float32))
     with pytest.raises(ConfigError, match="other probabilities"):
-        export_onnx(quick, None, tmp_path / "x.onnx")
+        export_onnx(quick, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,7 +301,7 @@ def test_what_onnx_cannot_express(build, tmp_path, monkeypatch):
 
     monkeypatch.setattr(head, "forward", undecided)
     with pytest.raises(ConfigError, match="EncoderDecoder with TokenViT cannot be expressed"):
-        export_onnx(model, None, tmp_path / "x.onnx")
+        export_onnx(model, tmp_path / "x.onnx")
     assert list(tmp_path.glob("*.onnx")) == []
 
 
@@ -320,12 +320,12 @@ def test_an_exporter_that_falls_back_without_a_word(exported, tmp_path, monkeypa
     model, path, _ = exported
     proto = onnx.load(path)
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: _Program(proto))
-    export_onnx(model, None, tmp_path / "right.onnx")
+    export_onnx(model, tmp_path / "right.onnx")
     with pytest.raises(ConfigError, match="opset 9 cannot be written"):
-        export_onnx(model, None, tmp_path / "x.onnx", opset=9)
+        export_onnx(model, tmp_path / "x.onnx", opset=9)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     with pytest.raises(ConfigError, match="any number of images"):
-        export_onnx(model, None, tmp_path / "x.onnx")
+        export_onnx(model, tmp_path / "x.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["right.onnx"]
 
 
@@ -339,18 +339,18 @@ def test_bad_input(exported, seg_run, tmp_path, monkeypatch):
     ):
         # Before the model is loaded: the checkpoint does not exist.
         with pytest.raises(ConfigError, match=says):
-            export_onnx(seg_run[0], tmp_path / "none.pth", tmp_path / name)
+            export_onnx((seg_run[0], tmp_path / "none.pth"), tmp_path / name)
     with pytest.raises(ConfigError, match="3 x 3 pixels do not fit"):
-        export_onnx(model, None, tmp_path / "x.onnx", window=3)
+        export_onnx(model, tmp_path / "x.onnx", window=3)
     with pytest.raises(ConfigError, match="no queries for that many"):
-        export_onnx(model, None, tmp_path / "x.onnx", num_tokens=5)
+        export_onnx(model, tmp_path / "x.onnx", num_tokens=5)
     monkeypatch.setattr(export, "_MOST_BYTES", 1000)
     with pytest.raises(ConfigError, match="too large"):
-        export_onnx(model, None, tmp_path / "x.onnx")
+        export_onnx(model, tmp_path / "x.onnx")
     model.train()
     try:
         with pytest.raises(ConfigError, match="training mode"):
-            export_onnx(model, None, tmp_path / "x.onnx")
+            export_onnx(model, tmp_path / "x.onnx")
     finally:
         model.eval()
     assert [p.name for p in tmp_path.iterdir()] == ["old.onnx"]
@@ -361,6 +361,6 @@ def test_missing_packages_are_named(exported, tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # importing it fails
     with pytest.raises(ConfigError, match="cannot be exported") as caught:
-        export_onnx(exported[0], None, tmp_path / "x.onnx")
+        export_onnx(exported[0], tmp_path / "x.onnx")
     assert caught.value.found == "no onnxscript"
     assert caught.value.remedy == "pip install 'hook-rs[export]'"

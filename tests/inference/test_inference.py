@@ -6,7 +6,15 @@ import rasterio
 import torch
 from PIL import Image
 
-from hook.apis import load_model, predict_files, tokenize
+from hook.apis import (
+    Classifier,
+    RegionExtractor,
+    SceneMapper,
+    load_model,
+    predict_files,
+    tokenize,
+)
+from hook.engine.runner import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 from hook.inference.windows import WindowPredictor
 from hook.tokenizers import HookTokenizer
@@ -39,11 +47,11 @@ def chip(scenes, tmp_path):
 
 
 def test_load_model(cls_run, seg_run):
-    model = load_model(*cls_run)
+    model = load_model(cls_run)
     assert not model.training
     assert model.dataset_meta["classes"] == ("dark", "light", "noisy")
     assert model.cfg.model.type == "hook.TokenClassifier"
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     assert not any(module.training for module in model.modules())
     assert model.dataset_meta["bands"] == ("red", "nir")
 
@@ -52,18 +60,18 @@ def test_dataset_meta_falls_back_on_the_config(seg_run, tmp_path):
     config, checkpoint = seg_run
     content = torch.load(checkpoint, weights_only=True)
     torch.save(content["state_dict"], tmp_path / "bare.pth")
-    model = load_model(config, tmp_path / "bare.pth")
+    model = load_model((config, tmp_path / "bare.pth"))
     assert tuple(model.dataset_meta["classes"]) == ("water", "field", "town")
     content["meta"]["dataset_meta"]["classes"] = ("a", "b")
     torch.save(content, tmp_path / "two.pth")
     with pytest.raises(ConfigError, match="different numbers of classes"):
-        load_model(config, tmp_path / "two.pth")
+        load_model((config, tmp_path / "two.pth"))
 
 
 def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     expected, valid = _by_hand(tiny, model, chip)
-    (prediction,) = predict_files(model, None, [chip])
+    (prediction,) = predict_files(model, [chip])
     wanted = np.where(valid, expected.argmax(0), 255)
     assert (prediction.mask == 255).sum() == 64
     # Classes may differ where two have the same score up to rounding.
@@ -73,7 +81,7 @@ def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
     assert np.array_equal(prediction.mask[clear], wanted[clear])
 
     out = tmp_path / "mask.tif"
-    (written,) = predict_files(*seg_run, [chip], out)
+    (written,) = predict_files(seg_run, [chip], out)
     assert written.output == str(out)
     with rasterio.open(out) as result, rasterio.open(chip) as image:
         assert np.array_equal(result.read(1), prediction.mask)
@@ -81,8 +89,8 @@ def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
         assert result.nodata == 255
         assert result.colormap(1)[1] == (0, 200, 0, 255)
     with pytest.raises(ConfigError, match="exists already"):
-        predict_files(model, None, [chip], out)
-    predict_files(model, None, [chip], out, overwrite=True)
+        predict_files(model, [chip], out)
+    predict_files(model, [chip], out, overwrite=True)
 
 
 def test_classification_of_files_does_not_depend_on_the_batch(cls_run, tmp_path):
@@ -92,9 +100,9 @@ def test_classification_of_files_does_not_depend_on_the_batch(cls_run, tmp_path)
         path = tmp_path / f"{index}.png"
         Image.fromarray(rng.integers(0, 2, (16, 16, 3), dtype=np.uint8)).save(path)
         files.append(path)
-    model = load_model(*cls_run)
-    single = predict_files(model, None, files, batch_size=1)
-    many = predict_files(model, None, files, tmp_path / "out.csv", batch_size=3)
+    model = load_model(cls_run)
+    single = predict_files(model, files, batch_size=1)
+    many = predict_files(model, files, tmp_path / "out.csv", batch_size=3)
     for path, one, other in zip(files, single, many, strict=True):
         image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float()
         with torch.no_grad():
@@ -110,45 +118,45 @@ def test_tta_is_off_again_afterwards(cls_run, tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "x.png"
     Image.fromarray(rng.integers(0, 9, (16, 16, 3), dtype=np.uint8)).save(path)
-    model = load_model(*cls_run)
-    plain = predict_files(model, None, [path])[0].scores
-    averaged = predict_files(model, None, [path], tta=True)[0].scores
+    model = load_model(cls_run)
+    plain = predict_files(model, [path])[0].scores
+    averaged = predict_files(model, [path], tta=True)[0].scores
     assert not np.allclose(plain, averaged, atol=1e-6)
-    assert np.array_equal(plain, predict_files(model, None, [path])[0].scores)
+    assert np.array_equal(plain, predict_files(model, [path])[0].scores)
 
 
 def test_bad_input(cls_run, seg_run, chip, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     with pytest.raises(DataError, match="none.tif does not exist"):
-        predict_files(model, None, [tmp_path / "none.tif"])
+        predict_files(model, [tmp_path / "none.tif"])
     with pytest.raises(DataError, match="is a folder"):
-        predict_files(model, None, [tmp_path])
+        predict_files(model, [tmp_path])
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(DataError, match="text.tif cannot be read"):
-        predict_files(model, None, [tmp_path / "text.tif"])
+        predict_files(model, [tmp_path / "text.tif"])
     Image.new("RGB", (32, 32)).save(tmp_path / "three.png")
     with pytest.raises(DataError, match=r"three\.png") as caught:
-        predict_files(model, None, [tmp_path / "three.png"])
+        predict_files(model, [tmp_path / "three.png"])
     assert "red, nir" in str(caught.value)
     Image.new("RGB", (20, 3)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match="does not fit the model") as caught:
-        predict_files(*cls_run, [tmp_path / "wide.png"])
+        predict_files(cls_run, [tmp_path / "wide.png"])
     assert "3 x 20" in str(caught.value)
     with pytest.raises(ConfigError, match="a folder"):
-        predict_files(model, None, [chip, chip], tmp_path / "one.tif")
+        predict_files(model, [chip, chip], tmp_path / "one.tif")
     with pytest.raises(ConfigError, match="is an input"):
-        predict_files(model, None, [chip], chip, overwrite=True)
+        predict_files(model, [chip], chip, overwrite=True)
     with pytest.raises(ConfigError, match="two images"):
         other = tmp_path / "other" / chip.name
         other.parent.mkdir()
         other.write_bytes(chip.read_bytes())
-        predict_files(model, None, [chip, other], tmp_path / "out")
+        predict_files(model, [chip, other], tmp_path / "out")
     with pytest.raises(ConfigError, match="CSV"):
-        predict_files(*cls_run, [tmp_path / "wide.png"], tmp_path / "out.tif")
+        predict_files(cls_run, [tmp_path / "wide.png"], tmp_path / "out.tif")
     with pytest.raises(CheckpointError, match="another model"):
-        load_model(seg_run[0], cls_run[1])
+        load_model((seg_run[0], cls_run[1]))
     with pytest.raises(ConfigError, match="without a checkpoint"):
-        predict_files(seg_run[0], None, [chip])
+        predict_files(seg_run[0], [chip])
     assert not (tmp_path / "out").exists()
 
 
@@ -156,11 +164,11 @@ def test_a_gpu_that_is_not_there(cls_run, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="device cuda"):
-        load_model(*cls_run, device="cuda")
+        load_model(cls_run, device="cuda")
 
 
 def test_tokenize_a_file_and_an_array(seg_run, chip):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     output = tokenize(model, chip)
     assert output.tokens.shape == (1, 4, 16)
     assert output.assignment.shape == (1, 4, 8, 8)
@@ -189,7 +197,7 @@ def test_imports_are_light(repo):
 
 
 def test_images_of_another_size_are_taken(seg_run, chip):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     with rasterio.open(chip) as source:
         image, valid = source.read([2, 1]), source.dataset_mask()
     output = tokenize(model, image[:, :16, :24], valid[:16, :24])
@@ -197,22 +205,22 @@ def test_images_of_another_size_are_taken(seg_run, chip):
 
 
 def test_number_of_tokens_is_chosen_for_a_call(cls_run, seg_run, chip, tmp_path):
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     usual = model.backbone.tokenizer.num_tokens
     assert tokenize(model, chip, num_tokens=2).tokens.shape[1] == 2
     assert tokenize(model, chip).tokens.shape[1] == usual
-    whole = predict_files(model, None, [chip])[0].mask
-    same = predict_files(model, None, [chip], num_tokens=usual)[0].mask
+    whole = predict_files(model, [chip])[0].mask
+    same = predict_files(model, [chip], num_tokens=usual)[0].mask
     assert np.array_equal(whole, same)
     assert model.backbone.tokenizer.num_tokens == usual
     for count in (0, usual + 1):
         with pytest.raises(ConfigError, match=f"1 to {usual} tokens"):
-            predict_files(model, None, [chip], num_tokens=count)
+            predict_files(model, [chip], num_tokens=count)
 
 
 def test_pixels_that_are_not_valid_reach_the_tokenizer_as_such(seg_run, chip):
     """With a model that marks them, values under the nodata corner change no token."""
-    model = load_model(*seg_run)
+    model = load_model(seg_run)
     model.backbone.tokenizer = HookTokenizer("fast", in_channels=2, embed_dims=16).eval()
     model.backbone.tokenizer.nan_is_invalid = model.data_preprocessor.mark_invalid = True
     model.data_preprocessor.pad_val = float("nan")
@@ -236,31 +244,31 @@ def test_pixels_that_are_not_valid_reach_the_tokenizer_as_such(seg_run, chip):
 # ------------------------------------------------------------------------- arguments of wrong types
 @pytest.mark.parametrize("name", [None, 3, ["a"]])
 def test_what_is_no_model(name, chip):
-    with pytest.raises(ConfigError, match="config_or_name="):
+    with pytest.raises(ConfigError, match="model="):
         load_model(name)
-    with pytest.raises(ConfigError, match="config_or_name="):
-        load_model(name, "a.pth")
+    with pytest.raises(ConfigError, match="model="):
+        load_model((name, "a.pth"))
     with pytest.raises(ConfigError, match="model="):
         tokenize(name, chip)
 
 
 def test_a_device_that_is_none(seg_run):
     with pytest.raises(ConfigError, match="device"):
-        load_model(*seg_run, device=["cpu"])
+        load_model(seg_run, device=["cpu"])
     with pytest.raises(ConfigError, match="checkpoint=3"):
-        load_model(seg_run[0], 3)
+        load_model((seg_run[0], 3))
 
 
 @pytest.fixture(scope="module")
 def seg(seg_run):
-    return load_model(*seg_run)
+    return load_model(seg_run)
 
 
 @pytest.mark.parametrize("number", ["a", 2.5, True, [2]])
 def test_numbers_of_tokens_of_the_wrong_type(seg, chip, number):
     for use in (
         lambda: tokenize(seg, chip, num_tokens=number),
-        lambda: predict_files(seg, None, [chip], num_tokens=number),
+        lambda: predict_files(seg, [chip], num_tokens=number),
     ):
         with pytest.raises(ConfigError, match="num_tokens="):
             use()
@@ -305,4 +313,33 @@ def test_tokens_of_a_file_with_a_validity_beside_it(seg, chip):
 def test_wrong_options_of_predictions(seg, chip, options):
     arguments = dict(files=[chip]) | options
     with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
-        predict_files(seg, None, **arguments)
+        predict_files(seg, **arguments)
+
+
+# ------------------------------------------------------------------------- what stands for a model
+def test_a_model_is_one_argument(seg_run, seg_model, chip):
+    """A loaded model, a published file and a pair are taken alike."""
+    model = load_model(seg_run)
+    assert load_model(model) is model
+    expected = predict_files(model, [chip])[0].mask
+    read = load_config(seg_run[0])
+    for same in (seg_run, list(seg_run), (read, seg_run[1])):
+        assert np.array_equal(predict_files(same, [chip])[0].mask, expected)
+        assert torch.equal(tokenize(same, chip).tokens, tokenize(model, chip).tokens)
+    assert predict_files(seg_model, [chip])[0].mask.shape == expected.shape
+    with pytest.raises(ConfigError, match="model="):
+        load_model(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="model="):
+        load_model((model, seg_run[1]))
+
+
+@pytest.mark.parametrize("kind", [load_model, SceneMapper, RegionExtractor, Classifier])
+def test_a_config_and_a_checkpoint_as_two_arguments(kind, seg_run, cls_run):
+    pair = cls_run if kind is Classifier else seg_run
+    with pytest.warns(DeprecationWarning, match=r"give the pair \(config, checkpoint\)") as caught:
+        old = kind(*pair)
+    assert caught[0].filename == __file__
+    new = kind(pair)
+    old, new = (found if kind is load_model else found.model for found in (old, new))
+    for before, after in zip(old.parameters(), new.parameters(), strict=True):
+        assert torch.equal(before, after)

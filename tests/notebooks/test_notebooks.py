@@ -111,7 +111,7 @@ def test_train_on_your_data(run, workplace):
 
     printed = run(NAMES[1])
     folder = workplace / "work_dirs/notebooks/model"
-    model = load_model(folder / "config.py", folder / "checkpoint.pth")
+    model = load_model((folder / "config.py", folder / "checkpoint.pth"))
     assert set(model.dataset_meta["classes"]) == set(CLASSES)
     # Of each true class, most pixels are right, but not of roofs, which look like roads.
     for name, place in (("field", 1), ("forest", 2), ("water", 4)):

@@ -39,7 +39,7 @@ def test_testing_counts_each_of_an_odd_number_of_images_once(trained, tested, to
 
 def _varied(config, checkpoint, target):
     """Write the checkpoint with a classifier that does not say one class everywhere."""
-    model = load_model(config, checkpoint)
+    model = load_model((config, checkpoint))
     classifier = model.decode_head.conv_seg
     image, size = torch.randn(4, 2, 32, 32), (32, 32)
     metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(image)

@@ -42,7 +42,7 @@ def runs(cls_run, tmp_path):
 
 def accuracy_by_hand(config, checkpoint, num_tokens=None, side=None):
     """Percent of the test images classified rightly, one by one."""
-    model = load_model(config, checkpoint)
+    model = load_model((config, checkpoint))
     if num_tokens is not None:
         model.backbone.tokenizer.num_tokens = num_tokens
     right = []

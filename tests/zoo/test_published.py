@@ -24,7 +24,7 @@ def rewritten(source, target, change):
 
 
 def test_the_file_alone_is_the_model(seg_model, seg_run):
-    before, after = load_model(*seg_run), load_model(seg_model)
+    before, after = load_model(seg_run), load_model(seg_model)
     assert after.dataset_meta["classes"] == ("water", "field", "town")
     assert after.dataset_meta["scale"] == before.dataset_meta["scale"]
     assert all(p.dtype == torch.float32 for p in after.parameters()) and not after.training
@@ -124,7 +124,7 @@ def test_weights_too_large_for_half_precision_are_not_written(seg_model, tmp_pat
 
 def test_the_weights_serve_a_config_too(seg_model, seg_run):
     assert load_checkpoint(seg_model)["meta"]["dataset_meta"]["classes"][2] == "town"
-    model = load_model(seg_run[0], seg_model)
+    model = load_model((seg_run[0], seg_model))
     np.testing.assert_allclose(
         next(model.parameters()).detach(), next(load_model(seg_model).parameters()).detach()
     )

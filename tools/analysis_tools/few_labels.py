@@ -226,7 +226,7 @@ def main() -> None:
     for name, path, checkpoint, side in args.model:
         if not side.isdigit() or int(side) < 1:
             raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
-        model = load_model(path, checkpoint, args.device)
+        model = load_model((path, checkpoint), device=args.device)
         own, slic = cut(config, name, model, int(side), args)
         for regions, pool, features in (
             *((f"HOOK ({name})", own, kind) for kind in (*EMBEDDINGS, "bands")),

@@ -156,7 +156,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     total = len(values) * len(args.checkpoints)
     with tqdm(total=total, unit="test", disable=None) as progress:
         for checkpoint in args.checkpoints:
-            model = load_model(cfg, checkpoint, args.device)
+            model = load_model((cfg, checkpoint), device=args.device)
             _check(model, args)
             if loader is None:
                 loader = HookRunner.build_dataloader(cfg.test_dataloader)

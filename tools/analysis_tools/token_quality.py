@@ -579,7 +579,7 @@ def load_models(
     cfg = load_config(config, options)
     models = []
     if checkpoint is not None:
-        models.append(("(trained on the task)", load_model(cfg, checkpoint, args.device)))
+        models.append(("(trained on the task)", load_model((cfg, checkpoint), device=args.device)))
     if args.untrained:
         torch.manual_seed(args.seed)
         models.append(("(untrained)", build_model(cfg).to(args.device).eval()))
@@ -603,7 +603,7 @@ def load_beside(args: argparse.Namespace) -> list[Tokenizing]:
     """
     models = []
     for name, config, checkpoint in args.beside:
-        model = load_model(load_config(config), checkpoint, args.device)
+        model = load_model((load_config(config), checkpoint), device=args.device)
         if not isinstance(getattr(model.backbone, "tokenizer", None), HookTokenizer):
             raise ConfigError(
                 f"--beside {name}: {config} has no tokens of its own",

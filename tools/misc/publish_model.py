@@ -123,7 +123,7 @@ def publish_model(args: argparse.Namespace) -> Path:
             remedy="add it: a checkpoint does not say of which model its weights are",
         )
     cfg = load_config(args.config, args.cfg_options)
-    model = load_model(cfg, args.checkpoint)
+    model = load_model((cfg, args.checkpoint))
     name = Path(args.out).name.removesuffix(SUFFIX)
     target = FOLDER / f"{name}{SUFFIX}" if args.zoo and not args.url else None
     target = target or Path(args.out).with_name(f"{name}{SUFFIX}")
