@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import geopandas
@@ -12,40 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hook.apis.scenes import (
-    SceneModel,
-    area_of_interest,
-    check_scene_options,
-    choose_bands,
-    scene_files,
-    scene_resolution,
-    warn_of_resolution,
-)
-from hook.arguments import file_name, is_whole_number, number, refused, whole_number
-from hook.engine.models import default_window
+from hook.apis.scenes import SceneModel
+from hook.arguments import is_whole_number, whole_number
 from hook.errors import ConfigError
 from hook.evaluation.homogeneity_metric import owners_of_cells
-from hook.geo.arrays import is_array, raster_files, refuse_resume
 from hook.geo.vector import read_vectors
 from hook.inference.models import Model, join_checkpoint, load_model
 from hook.inference.windows import WindowPredictor
-from hook.regions import RegionReport, TokenBatch
-from hook.regions import extract_regions as extract_with_function
-from hook.regions.extraction import REGIONS
+from hook.regions import RegionReport, RegionRequest, TokenBatch, extract_regions
 from hook.tokenizers import SeedMap, TokenizerOutput
 from hook.tokenizers.assignment import resize_nearest
 
 EMBEDDINGS = ("tokens", "seeds")
 """What regions can be embedded by."""
-
-MERGE_THRESHOLD = 0.9
-"""Cosine above which ``merge`` joins regions by default.
-
-Between two groups: on the Banepa scene, tokens of one query on both sides of a seam have cosines
-above 0.96, those of two queries nearly all below 0.6, for the fast and the reference preset alike.
-By seeds (a tokenizer trained on EuroSAT), three in four of the neighbours of one colour are above
-0.93, three in four of those of two colours below 0.84.
-"""
 
 
 class RegionPredictor:
@@ -272,6 +250,8 @@ class RegionExtractor(SceneModel):
         >>> report = extractor.extract("scene.tif", "regions.parquet", merge=True)
     """
 
+    _temporary = "regions.parquet"
+
     def __init__(
         self,
         model: Model,
@@ -302,58 +282,19 @@ class RegionExtractor(SceneModel):
         )
 
     def extract(
-        self,
-        input: Any,
-        output: str | os.PathLike | None = None,
-        *,
-        window: int | None = None,
-        overlap: float = 0,
-        batch_size: int = 4,
-        bidx: Sequence[int] | None = None,
-        nodata: float | str | None = None,
-        aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None = None,
-        explode: bool = False,
-        merge: bool = False,
-        merge_threshold: float = MERGE_THRESHOLD,
-        layer: str = "regions",
-        cluster: str | None = None,
-        workers: int = 2,
-        resume: bool = False,
-        overwrite: bool = False,
-        progress: bool = True,
+        self, input: Any, output: str | os.PathLike | None = None, **options: Any
     ) -> RegionReport | geopandas.GeoDataFrame:
         """Write the regions of a scene.
 
         Args:
-            input: The scene: any raster GDAL opens, several that make up one area (the first in
-                front where they overlap), or a TorchGeo dataset of rasters; or an array (bands,
-                rows, cols) or an ``xarray.DataArray`` (band, y, x), see
-                :meth:`hook.apis.SceneMapper.map`.
-            output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage); None hands the regions
-                back as a table.
-            window: Side of the model's window in pixels; by default the size the model was made
-                for.
-            overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels; of
-                a window only the core counts.
-            batch_size: Windows per pass of the model.
-            bidx: 1-based bands of the scene in the model's order; by default those that the
-                dataset meta names.
-            nodata: Replaces the scene's nodata value: a number or ``'nan'``.
-            aoi: Only this area: a vector file of polygons, a table of them, or a box (left,
-                bottom, right, top) in the scene's CRS.
-            explode: Make every connected part of a token a region of its own.
-            merge: Join regions of neighbouring windows that touch and whose embeddings agree.
-            merge_threshold: Cosine of embeddings above which they do. The default joins what the
-                same query has found; about 0.998 also asks for like contents. A token of many
-                parts touches many others, so that without ``explode`` chains of them can run
-                through the scene.
-            layer: Name of the layer in a GeoPackage.
-            cluster: ``"local"`` starts ``workers`` processes here that share the scene; an address
-                joins the workers of a Dask scheduler there. None: this process does it all.
-            workers: Number of processes of ``cluster="local"``.
-            resume: Go on with what an interrupted run left.
-            overwrite: Replace an output that exists.
-            progress: Show a progress bar on a terminal.
+            input: The scene: files, a TorchGeo dataset or an array, see
+                :class:`hook.scenes.SceneRequest`.
+            output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage); None returns the regions
+                as a table.
+            **options: Of :class:`hook.regions.RegionRequest`: ``window``, ``overlap``,
+                ``batch_size``, ``bidx``, ``nodata``, ``aoi``, ``explode``, ``merge``,
+                ``merge_threshold``, ``layer``, ``cluster``, ``workers``, ``resume``,
+                ``overwrite``, ``progress``.
 
         Returns:
             What was done; without ``output`` the table that the file would hold.
@@ -363,53 +304,23 @@ class RegionExtractor(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.regions.extract_regions`.
         """
-        window, overlap, batch_size, bidx, workers = check_scene_options(
-            window, overlap, batch_size, bidx, cluster, workers
-        )
-        number("merge_threshold", merge_threshold, -1, 1, remedy="give a cosine such as 0.9")
-        if not isinstance(layer, str):
-            raise refused("layer", layer, "a name")
-        if output is None or any(map(is_array, input if isinstance(input, list) else [input])):
-            options = {k: v for k, v in locals().items() if k not in ("self", "input", "output")}
-            return self._extract_array(input, output, **options)
-        file_name("output", output)
-        model = self.model
-        paths = scene_files(input)
-        indexes = choose_bands(model, paths[0], bidx)
-        warn_of_resolution(model, "the scene", scene_resolution(paths[0]))
-        with self.tokens(), self.sharing(cluster, workers, REGIONS) as run_blocks:
-            return extract_with_function(
+        return self.run(RegionRequest(input, output, **options))
+
+    def _run(self, request: RegionRequest) -> RegionReport:
+        resolved = self.resolved(request)
+        with self.tokens(), self.sharing(request) as run_blocks:
+            return extract_regions(
                 self.function,
-                paths,
-                output,
+                resolved,
                 embed_dims=self.function.embed_dims,
                 class_names=self.function.class_names,
-                indexes=indexes,
-                band_names=_band_names(model, indexes, bidx),
-                window=default_window(model) if window is None else window,
-                overlap=overlap,
-                batch_size=batch_size,
-                nodata=model.dataset_meta.get("nodata") if nodata is None else nodata,
-                aoi=area_of_interest(aoi),
-                explode=explode,
-                merge=merge_threshold if merge else None,
-                layer=layer,
-                resume=resume,
-                overwrite=overwrite,
-                progress=progress,
+                band_names=_band_names(self.model, resolved.bidx, request.bidx),
                 fingerprint=self.fingerprint(),
                 run_blocks=run_blocks,
             )
 
-    def _extract_array(self, input: Any, output: Any, **options: Any) -> Any:
-        """Extract by way of files that vanish: what came as an array, or goes back as a table."""
-        refuse_resume(options["resume"], output)
-        with raster_files(input) as files, TemporaryDirectory(prefix="hook-") as folder:
-            if output is not None:
-                return self.extract(files, output, **options)
-            target = Path(folder, "regions.parquet")
-            self.extract(files, target, **options)
-            return read_vectors(target)
+    def _read(self, path: Path) -> geopandas.GeoDataFrame:
+        return read_vectors(path)
 
 
 def _band_names(

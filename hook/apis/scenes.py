@@ -6,8 +6,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import geopandas
@@ -17,20 +18,22 @@ import shapely
 import torch
 from mmengine.config import Config
 from torch import nn
-from torchgeo.datasets import GeoDataset
 
 from hook import __version__
-from hook.arguments import number, refused, shown, whole_number
+from hook.arguments import whole_number
 from hook.engine.devices import list_devices
-from hook.engine.models import band_count_of
+from hook.engine.models import band_count_of, default_window
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import is_array, raster_files, refuse_resume
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
 from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.inference.models import Model, load_model, use_tokens
-from hook.scenes.cluster import MAPPING, Job, connect, on_cluster
+from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.pipeline import RunBlocks
 from hook.scenes.reader import AreaOfInterest
+from hook.scenes.request import SceneRequest, scene_files
 
 # Objects twice as large or small look like others.
 _OTHER_RESOLUTION = 2.0
@@ -123,17 +126,48 @@ class SceneModel:
             **self._options,
         }
 
+    def run(self, request: SceneRequest) -> Any:
+        """Do what is asked of a scene, in files or arrays.
+
+        Returns:
+            What was done; without ``output`` the result itself.
+
+        Raises:
+            ConfigError: An option cannot be used.
+            DataError: The scene lacks the model's bands.
+            SceneError: The scene cannot be read, or the output not be written.
+        """
+        inputs = request.input if isinstance(request.input, list | tuple) else [request.input]
+        if request.output is not None and not any(map(is_array, inputs)):
+            return self._run(request)
+        refuse_resume(request.resume, request.output)
+        with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
+            output = request.output or Path(folder, self._temporary)
+            report = self._run(replace(request, input=files, output=output))
+            return self._read(output) if request.output is None and output.exists() else report
+
+    def resolved(self, request: SceneRequest) -> SceneRequest:
+        """Replace what the request leaves to the model, and names by what they stand for."""
+        model, files = self.model, scene_files(request.input)
+        nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
+        bands = choose_bands(model, files[0], request.bidx)
+        warn_of_resolution(model, "the scene", scene_resolution(files[0]))
+        return replace(
+            request,
+            input=files,
+            window=request.window or default_window(model),
+            bidx=bands,
+            nodata=nodata,
+            aoi=area_of_interest(request.aoi),
+        )
+
     @contextmanager
-    def sharing(
-        self, cluster: str | None, workers: int, job: Job = MAPPING
-    ) -> Iterator[Callable | None]:
+    def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:
         """Start or join the processes that share a scene, for the life of a ``with`` block.
 
         Args:
-            cluster: ``"local"``, the address of a Dask scheduler, or None for no cluster unless
-                there are several devices.
-            workers: Number of processes of ``"local"``, at least one per device.
-            job: What the workers do with a block.
+            request: Its ``cluster`` and ``workers``: several devices make a cluster too, with at
+                least one process per device.
 
         Yields:
             What runs the scene's blocks (:func:`hook.scenes.cluster.on_cluster`); None: this
@@ -142,7 +176,7 @@ class SceneModel:
         Raises:
             ConfigError: The model came loaded, without the files that workers load it from.
         """
-        if cluster is None and len(self._devices) == 1:
+        if request.cluster is None and len(self._devices) == 1:
             yield None
             return
         if self.checkpoint is None:
@@ -161,83 +195,9 @@ class SceneModel:
         )
         parts = [self._kind.__name__, self.fingerprint(), str(self.checkpoint)]
         key = _digest(json.dumps(parts, default=str).encode())
-        with connect(cluster or "local", max(workers, len(self._devices))) as client:
-            yield on_cluster(client, make, key, self._devices, job)
-
-
-def check_scene_options(
-    window: int | None,
-    overlap: float,
-    batch_size: int,
-    bidx: Sequence[int] | None,
-    cluster: str | None,
-    workers: int,
-) -> tuple[int | None, float, int, list[int | str] | None, int]:
-    """Refuse options of the wrong kind before anything is read or written.
-
-    Args:
-        window: As all that follow, see :meth:`hook.apis.SceneMapper.map`.
-        overlap: Of neighbouring windows.
-        batch_size: Windows per pass of the model.
-        bidx: 1-based bands.
-        cluster: What shares the scene.
-        workers: Number of processes.
-
-    Returns:
-        Window, overlap, batch size, bands and workers as numbers of Python, which JSON can hold.
-
-    Raises:
-        ConfigError: One of them is.
-    """
-    if window is not None:
-        window = whole_number("window", window)
-    batch_size = whole_number("batch_size", batch_size)
-    workers = whole_number("workers", workers)
-    number("overlap", overlap)
-    # As it is: pixels are whole numbers, a share of the window is none.
-    overlap = overlap.item() if isinstance(overlap, np.generic) else overlap
-    if cluster is not None and not isinstance(cluster, str):
-        raise refused("cluster", cluster, "'local', or the address of a Dask scheduler")
-    if bidx is not None:
-        if isinstance(bidx, str) or not isinstance(bidx, Sequence | np.ndarray):
-            raise refused("bidx", bidx, "a list of bands, from 1, such as [3, 2, 1]")
-        # Names too, as the dataset meta may have.
-        bidx = [b if isinstance(b, str) else whole_number("bidx", b) for b in bidx]
-    return window, overlap, batch_size, bidx, workers
-
-
-def scene_files(
-    input: str | os.PathLike | Sequence[str | os.PathLike] | GeoDataset,
-) -> tuple[str, ...]:
-    """List the files of a scene.
-
-    Raises:
-        DataError: A data set has no files.
-    """
-    if isinstance(input, GeoDataset):
-        files = sorted(str(path) for path in getattr(input, "files", ()))
-        if not files:
-            raise DataError(
-                f"{type(input).__name__} has no raster files",
-                expected="a TorchGeo RasterDataset with files",
-                remedy="give the files themselves",
-            )
-        return tuple(files)
-    if isinstance(input, str | os.PathLike):
-        return (os.fspath(input),)
-    try:
-        # A table would be gone through by the names of its columns.
-        files = () if hasattr(input, "columns") else tuple(os.fspath(path) for path in input)
-    except TypeError:
-        files = ()
-    if not files:
-        raise ConfigError(
-            "no scene to read",
-            expected="a file's name, a list of them, a TorchGeo data set, or an array",
-            found=shown(input),
-            remedy="name the scene's file",
-        )
-    return files
+        workers = max(request.workers, len(self._devices))
+        with connect(request.cluster or "local", workers) as client:
+            yield on_cluster(client, make, key, self._devices)
 
 
 def area_of_interest(
@@ -310,22 +270,6 @@ def scene_resolution(scene: str) -> float | None:
     with suppress(DataError), open_raster(scene) as source:
         return metres_per_pixel(source.height, source.width, source.transform, source.crs)
     return None
-
-
-def check_georeferenced(scene: str, output: str | os.PathLike) -> None:
-    """Refuse GeoJSON, which is always in WGS 84, of a scene that lies nowhere.
-
-    Raises:
-        ConfigError: The scene has no CRS.
-    """
-    with suppress(DataError), open_raster(scene) as source:  # others tell what is wrong
-        if source.crs is None:
-            raise ConfigError(
-                f"{output}: GeoJSON needs coordinates in WGS 84",
-                expected=f"a scene with a CRS; {scene} has none",
-                found="pixels",
-                remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py -a_srs)",
-            )
 
 
 def _digest(data: bytes) -> str:

@@ -1,6 +1,10 @@
 """Options that several subcommands share, and the types of their values."""
 
 import argparse
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -56,8 +60,24 @@ def model_of(args: argparse.Namespace) -> str | tuple[str, str]:
     return (args.config, args.checkpoint) if args.model is None else args.model
 
 
-def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add INPUT..., the files that make up a scene."""
+def add_scene_command(
+    commands, name: str, output: str, *, default_overlap: float, tta: bool = True, **texts: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand that makes something from a whole scene, with the options all of them have.
+
+    Args:
+        commands: Subparsers of ``hook``.
+        name: Name of the subcommand.
+        output: Help of OUTPUT.
+        default_overlap: Default of ``--overlap``.
+        tta: Whether there is ``--tta``.
+        **texts: ``help`` and ``description`` of the subcommand.
+
+    Returns:
+        Its parser.
+    """
+    parser = commands.add_parser(name, **texts)
+    add_model_arguments(parser)
     parser.add_argument(
         "input",
         metavar="INPUT",
@@ -65,10 +85,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
         help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
         "several of one area, the first in front where they overlap",
     )
-
-
-def add_scene_options(parser: argparse.ArgumentParser, default_overlap: float) -> None:
-    """Add what says which windows of a scene are read, and what in them counts."""
+    parser.add_argument("output", metavar="OUTPUT", help=output)
     parser.add_argument(
         "--window",
         type=positive_int,
@@ -95,10 +112,6 @@ def add_scene_options(parser: argparse.ArgumentParser, default_overlap: float) -
     parser.add_argument(
         "--aoi", metavar="FILE", help="only what lies in the polygons of this vector file"
     )
-
-
-def add_worker_options(parser: argparse.ArgumentParser) -> None:
-    """Add what shares a scene among processes and lets it go on: --threads to --resume."""
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
     )
@@ -118,6 +131,30 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with what an interrupted run left"
     )
+    add_run_options(parser, batch_size=4, unit="windows", tta=tta)
+    return parser
+
+
+def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) -> None:
+    """Make what a subcommand makes from a scene, and print what was done.
+
+    Args:
+        args: Options, whose names are those of the arguments of ``kind`` and ``request``.
+        kind: Class of :mod:`hook.apis` made of a model.
+        request: Class of what is asked of it.
+    """
+    asked = request(**_arguments_of(args, request), progress=not args.quiet)
+    report = kind(model_of(args), **_arguments_of(args, kind)).run(asked)
+    if getattr(args, "dry_run", False):
+        print(report)
+    elif not args.quiet:
+        print(f"{args.output}: {report}", file=sys.stderr)
+
+
+def _arguments_of(args: argparse.Namespace, kind: Callable) -> dict[str, Any]:
+    """Take the keyword arguments that have the names of options."""
+    names = set(inspect.signature(kind).parameters) - {"checkpoint", "model"}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def add_run_options(

@@ -6,6 +6,13 @@ Needs a function from windows to tokens and knows nothing of the model behind it
 from hook.regions.extraction import RegionReport, extract_regions
 from hook.regions.few_labels import classify_regions
 from hook.regions.index import RegionIndex
-from hook.regions.plan import TokenBatch
+from hook.regions.plan import RegionRequest, TokenBatch
 
-__all__ = ["RegionIndex", "RegionReport", "TokenBatch", "classify_regions", "extract_regions"]
+__all__ = [
+    "RegionIndex",
+    "RegionReport",
+    "RegionRequest",
+    "TokenBatch",
+    "classify_regions",
+    "extract_regions",
+]

@@ -1,7 +1,6 @@
 """The tokens of a scene's windows as polygons with statistics and embeddings."""
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from pyproj import CRS
 
 from hook.errors import SceneError
-from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
-from hook.regions.plan import RegionPlan, TokenBatch, check_answer
-from hook.regions.strips import StripWriter, block_name, read_strips
-from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block
-from hook.scenes.cluster import Job
+from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
+from hook.regions.strips import StripWriter, read_strips
+from hook.scenes.blocks import Block
 from hook.scenes.journal import Journal
-from hook.scenes.mapping import RunBlocks, Scene, move_windows
-from hook.scenes.reader import AreaOfInterest, SceneReader
+from hook.scenes.pipeline import (
+    Job,
+    RunBlocks,
+    Scene,
+    move_windows,
+    refuse_input,
+    run_missing_blocks,
+    unfinished,
+)
+from hook.scenes.reader import SceneReader
 from hook.scenes.vectors import Place
+
+DEFAULT_WINDOW = 224
 
 Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch]
 
@@ -46,30 +52,22 @@ class RegionReport:
     resumed_windows: int = 0
     """Windows that an interrupted run had done already."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.regions} regions, {self.pixels} pixels, {self.windows} windows "
+            f"({self.empty_windows} empty), {self.seconds:.1f} s"
+        )
+
 
 def extract_regions(
     tokenize: Tokenize | None,
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
+    request: RegionRequest,
     *,
     embed_dims: int,
     class_names: Sequence[str] | None = None,
-    indexes: Sequence[int] | None = None,
     band_names: Sequence[str] | None = None,
-    window: int = 224,
-    overlap: float = 0,
-    batch_size: int = 4,
-    nodata: float | str | None = None,
-    aoi: AreaOfInterest | None = None,
-    explode: bool = False,
-    merge: float | None = None,
-    layer: str = "regions",
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
     fingerprint: Mapping[str, Any] | None = None,
     run_blocks: RunBlocks | None = None,
-    block_windows: int = WINDOWS_PER_BLOCK,
 ) -> RegionReport:
     """Write the regions of the tokens of a whole scene, with statistics and embeddings.
 
@@ -108,30 +106,15 @@ def extract_regions(
         tokenize: Called with windows (B, C, window, window) in native values and dtype, and their
             validity (B, window, window) bool. B is always the same; a batch that lacks windows
             repeats its last one. The model is asked only about windows with a valid pixel.
-        input: See :func:`hook.scenes.mapping.plan_scene`.
-        output: ``.parquet``: GeoParquet 1.1, ``embedding`` a fixed-size list of D float32; or
-            ``.gpkg``: GeoPackage, ``embedding`` a BLOB of D little-endian float32, as the layer's
-            metadata says.
+        request: What is asked; a ``window`` of None means 224 pixels. ``output`` is ``.parquet``:
+            GeoParquet 1.1, ``embedding`` a fixed-size list of D float32; or ``.gpkg``: GeoPackage,
+            ``embedding`` a BLOB of D little-endian float32, as the layer's metadata says.
         embed_dims: Width of the embeddings, D.
         class_names: K names, where ``tokenize`` gives scores.
-        indexes: 1-based bands in the model's order; all but alpha if None.
-        band_names: Names of these bands in the names of fields; ``1``, ``2``, ... if None.
-        window: Side of the model's window in pixels. A smaller scene is extended by reflection.
-        overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
-        batch_size: Windows per call of the model.
-        nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
-        aoi: Area of interest: only what lies inside is read.
-        explode: Make every 4-connected part of a token a region of its own.
-        merge: Cosine above which regions are joined, from -1 to 1; None: none are.
-        layer: Name of the layer in a GeoPackage.
-        resume: Go on with what an interrupted run left; without one, start.
-        overwrite: Replace an output that exists, and, without ``resume``, what an interrupted run
-            left.
-        progress: Show a progress bar (on a terminal).
+        band_names: Names of the bands in the names of fields; ``1``, ``2``, ... if None.
         fingerprint: What decides the answers of ``tokenize``, as JSON can hold it.
-        run_blocks: Runs the blocks elsewhere, see :func:`hook.scenes.cluster.on_cluster` with
-            :data:`REGIONS`; None: here.
-        block_windows: Least number of windows of a block.
+        run_blocks: Runs the blocks elsewhere, see :func:`hook.scenes.cluster.on_cluster`; None:
+            here.
 
     Returns:
         What was done.
@@ -143,86 +126,46 @@ def extract_regions(
         Exception: Whatever ``tokenize`` raises, unchanged.
     """
     begun = time.monotonic()
-    output = Path(output)
-    inputs = (input,) if isinstance(input, str | Path) else tuple(input)
-    driver = _check_output(output, inputs)
-    if batch_size != int(batch_size) or batch_size < 1:
-        raise SceneError(
-            "batch_size",
-            expected="1 or more",
-            found=batch_size,
-            remedy="give the number of windows of a pass of the model",
-        )
-    if merge is not None and not -1 <= merge <= 1:
-        raise SceneError(
-            "merge threshold",
-            expected="a cosine from -1 to 1",
-            found=merge,
-            remedy="give a threshold such as 0.9, or leave merging out",
-        )
-    scene = Scene(
-        tuple(str(path) for path in inputs),
-        None if indexes is None else tuple(indexes),
-        nodata,
-        aoi,
-    )
+    scene = Scene.of(request)
+    driver = _check_output(request.output, scene.paths)
     with scene.open() as reader:
         plan = RegionPlan(
-            *(reader.height, reader.width, window, overlap, int(batch_size), block_windows),
+            height=reader.height,
+            width=reader.width,
+            window=request.window or DEFAULT_WINDOW,
+            overlap=request.overlap,
+            batch_size=request.batch_size,
+            block_windows=request.block_windows,
             embed_dims=int(embed_dims),
             bands=_check_bands(band_names, len(reader.indexes)),
             class_names=None if class_names is None else tuple(map(str, class_names)),
-            explode=bool(explode),
-            merge=None if merge is None else float(merge),
+            explode=bool(request.explode),
+            merge=float(request.merge_threshold) if request.merge else None,
         )
         place = Place(reader.crs and CRS.from_user_input(reader.crs), reader.transform)
-        blocks = plan.blocks
-        journal = Journal(
-            output,
-            {
-                **scene.fingerprint(),
-                **dataclasses.asdict(plan),
-                "layer": layer,
-                "model": dict(fingerprint or {}),
-            },
-            resume,
-            overwrite,
-        )
-        try:
-            with StagedFiles(overwrite or resume, f".{output.name}.finished") as files:
-                staged = files.add(output)
-                missing = [block for block in blocks if not journal.has(block_name(block))]
-                resumed = len(plan.grid) - sum(len(b.windows(plan.grid)) for b in missing)
-                bar = progress_bar(
-                    total=len(plan.grid),
-                    initial=resumed,
-                    unit="window",
-                    show=progress,
+        decisive = {**scene.fingerprint(), **dataclasses.asdict(plan)}
+        decisive |= {"layer": request.layer, "model": dict(fingerprint or {})}
+        with unfinished(request, decisive) as (journal, files):
+            staged = files.add(request.output)
+            resumed = run_missing_blocks(
+                REGIONS, tokenize, scene, reader, plan, journal, run_blocks, request.progress
+            )
+            strips = progress_bar(
+                read_strips(journal, plan),
+                desc="writing regions",
+                total=len(plan.grid.row_offs),
+                unit="row",
+                show=request.progress,
+            )
+            with strips:
+                count = write_layer(
+                    strips, plan, place, staged, request.output, driver, request.layer
                 )
-                with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(reader, plan)), bar:
-                    if run_blocks is None or not missing:
-                        _run_blocks(tokenize, reader, plan, missing, journal, bar.update)
-                    else:
-                        run_blocks(scene, plan, missing, journal, bar.update)
-                strips = progress_bar(
-                    read_strips(journal, plan),
-                    desc="writing regions",
-                    total=len(plan.grid.row_offs),
-                    unit="row",
-                    show=progress,
-                )
-                with strips:
-                    count = write_layer(strips, plan, place, staged, output, driver, layer)
-                files.commit()
-        except BaseException:
-            if not any(journal.folder.glob("*.done")):
-                journal.remove()  # there is nothing to go on with
-            raise
-        done = [journal.read_json(block_name(block)) for block in blocks]
-        journal.remove()
+            files.commit()
+            done = [journal.read_json(block.note) for block in plan.blocks]
     if place.crs is None:
         warnings.warn(
-            f"{inputs[0]}: no CRS, so its regions have no area and no perimeter", stacklevel=2
+            f"{scene.paths[0]}: no CRS, so its regions have no area and no perimeter", stacklevel=2
         )
     return RegionReport(
         regions=count,
@@ -234,7 +177,7 @@ def extract_regions(
     )
 
 
-def _check_output(output: Path, inputs: Sequence[str | Path]) -> str:
+def _check_output(output: Path, inputs: Sequence[str]) -> str:
     """Refuse names that are no output's; give the format."""
     driver = FORMATS.get(output.suffix.lower())
     if driver is None:
@@ -244,11 +187,7 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> str:
             found=output.suffix or "no ending",
             remedy="give the regions another name",
         )
-    for path in inputs:
-        if output.exists() and os.path.exists(path) and output.samefile(path):
-            raise SceneError(
-                f"{output}: is the input", remedy="give the output another name than the scene"
-            )
+    refuse_input(output, inputs)
     return driver
 
 

@@ -12,12 +12,11 @@ from rasterio import features
 
 from hook.errors import SceneError
 from hook.regions.plan import RegionPlan, TokenBatch, pool_seeds
-from hook.scenes.blocks import Block
 from hook.scenes.columns import join
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
 from hook.scenes.layers import writing
-from hook.scenes.mapping import Step
+from hook.scenes.pipeline import Step
 from hook.scenes.vectors import add_junctions, label, touching
 
 _NOTHING = -1
@@ -97,7 +96,7 @@ class StripWriter:
             self._finish_row()
             self._journal.commit(self._names)
             done = {"empty": self._empty, "pixels": self._pixels}
-            self._journal.write_text(block_name(step.block), json.dumps(done))
+            self._journal.write_text(step.block.note, json.dumps(done))
             self._begin_block()
 
     def _add(
@@ -274,11 +273,6 @@ def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.
     if explode:
         return pieces[order]
     return shapely.normalize(shapely.multipolygons(pieces[order], indices=numbers[order]))
-
-
-def block_name(block: Block) -> str:
-    """Name of the note that a block is done."""
-    return f"block{block.index:06d}.done"
 
 
 def strip_name(row: int) -> str:

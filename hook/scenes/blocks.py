@@ -34,6 +34,11 @@ class Block(NamedTuple):
     bottom: int
     """First row of pixels of the seam with the block below; ``stop`` where there is none."""
 
+    @property
+    def note(self) -> str:
+        """Name of the journal's note that the block is done."""
+        return f"block{self.index:06d}.done"
+
     def windows(self, grid: WindowGrid) -> list[Window]:
         """Give the block's windows in the grid's order."""
         columns = len(grid.col_offs)

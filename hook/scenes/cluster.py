@@ -7,45 +7,24 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import rasterio
 
 from hook.errors import SceneError
 from hook.scenes.blocks import Block
 from hook.scenes.journal import Journal
-from hook.scenes.mapping import Plan, Predict, RunBlocks, Scene, cache_bytes, join_seams, map_blocks
-from hook.scenes.reader import SceneReader
+from hook.scenes.pipeline import Job, RunBlocks, Scene, WindowPlan
 
 if TYPE_CHECKING:
     from distributed import Client
 
-MakePredict = Callable[[str | None], Predict]
+MakePredict = Callable[[str | None], Callable]
 """Makes the function that answers windows, on a device; it must survive pickling."""
 
 
-class Job(NamedTuple):
-    """What workers do with a block; functions of modules, which survive pickling."""
-
-    run: Callable[[Any, SceneReader, Any, Sequence[Block], Journal, Callable[[int], None]], None]
-    """Moves blocks through a worker's model into the journal: model, scene, plan, blocks, journal,
-    and whom to tell of windows that are done."""
-    join: Callable[[Journal, Any, int], None]
-    """What the caller does with a finished block: journal, plan, number of the block."""
-    cache_bytes: Callable[[SceneReader, Any], int]
-    """Size of GDAL's block cache: scene, plan."""
-
-
-def _map_without_joining(predict, reader, plan, blocks, journal, report) -> None:
-    # Seams are joined by one process only, the caller.
-    map_blocks(predict, reader, plan, blocks, journal, report, joins=False)
-
-
-MAPPING = Job(_map_without_joining, join_seams, cache_bytes)
-"""Blocks of :func:`hook.scenes.map_scene`."""
-
 # What this process, a worker, has loaded.
-_PREDICTORS: dict[str, Predict] = {}
+_PREDICTORS: dict[str, Callable] = {}
 # How often a block may take its worker with it before it is taken for the culprit.
 _DEATHS_ALLOWED = 5
 
@@ -112,7 +91,6 @@ def on_cluster(
     make_predict: MakePredict,
     key: str,
     devices: Sequence[str] | None = None,
-    job: Job = MAPPING,
 ) -> RunBlocks:
     """Have blocks run by the workers of a cluster.
 
@@ -126,12 +104,12 @@ def on_cluster(
         key: Name of the model, so that a worker that has it does not load it again.
         devices: The first worker of a machine takes the first one, and so on; None leaves it to
             ``make_predict``.
-        job: What is done with a block.
     """
 
     def run(
+        job: Job,
         scene: Scene,
-        plan: Plan,
+        plan: WindowPlan,
         blocks: Sequence[Block],
         journal: Journal,
         report: Callable[[int], None],
@@ -172,7 +150,7 @@ def _result(future) -> int:
 def _run_block(
     make_predict: MakePredict,
     scene: Scene,
-    plan: Plan,
+    plan: WindowPlan,
     key: str,
     devices: Sequence[str] | None,
     folder: Path,

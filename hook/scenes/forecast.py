@@ -13,14 +13,8 @@ import rasterio
 from hook.scenes.blending import RowBlock, rows_at_a_time
 from hook.scenes.grid import Window
 from hook.scenes.layers import BLOCK_SIZE, PartFile
-from hook.scenes.mapping import (
-    QUEUE_SIZE,
-    Plan,
-    Predict,
-    Scene,
-    cache_bytes,
-    check_scores,
-)
+from hook.scenes.mapping import MapPlan, Predict, cache_bytes, check_scores
+from hook.scenes.pipeline import QUEUE_SIZE, Scene
 
 # Windows looked at: evenly over the scene, so that sparse data and busy places both count.
 _SAMPLES = 24
@@ -60,7 +54,7 @@ class Forecast:
         return "\n".join(f"{name:8} {value}" for name, value in rows)
 
 
-def forecast(predict: Predict, scene: Scene, plan: Plan) -> Forecast:
+def forecast(predict: Predict, scene: Scene, plan: MapPlan) -> Forecast:
     """Foretell what :func:`hook.scenes.map_scene` will take.
 
     A few windows go through the model. Time and disk are those of a sample of windows, evenly
@@ -116,7 +110,7 @@ def forecast(predict: Predict, scene: Scene, plan: Plan) -> Forecast:
 
 
 def _stored_bytes(
-    plan: Plan, window: Window, scores: np.ndarray, covered: np.ndarray
+    plan: MapPlan, window: Window, scores: np.ndarray, covered: np.ndarray
 ) -> np.ndarray:
     """Compress a window's values as the files will: bytes (map, part) x layers."""
     scores = scores[:, : window.height, : window.width]
@@ -145,12 +139,12 @@ def _layer_bytes(pixels: np.ndarray, levels: int) -> float:
     return sum(sizes) + sum(sizes[-1] * ratio**n for n in range(1, further + 1))
 
 
-def _levels(plan: Plan) -> int:
+def _levels(plan: MapPlan) -> int:
     """Count the overviews: halves, until one fits a block."""
     return max(0, math.ceil(math.log2(max(plan.height, plan.width) / BLOCK_SIZE)))
 
 
-def _added_bytes(plan: Plan, dtype: np.dtype, bands: int) -> int:
+def _added_bytes(plan: MapPlan, dtype: np.dtype, bands: int) -> int:
     """Bytes that a run holds beside the model's: accumulators, queues, and rows on their way."""
     window, width, k = plan.window, plan.width, plan.num_classes
     accumulators = min(window, plan.height) * width * (4 * k + 5)

@@ -4,8 +4,7 @@ import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hook.arguments import is_number, shown
-from hook.errors import SceneError
+from hook.arguments import is_number, refused, whole_number
 
 
 class Window(NamedTuple):
@@ -34,19 +33,13 @@ class WindowGrid(Sequence[Window]):
         overlap: Pixels that neighbours share, or a fraction of the window where below 1.
 
     Raises:
-        SceneError: A size is not a positive integer or the overlap leaves no step.
+        ConfigError: A size is not a positive integer or the overlap leaves no step.
     """
 
     def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
-        for name, value in (("height", height), ("width", width), ("window", window)):
-            if not is_number(value) or value != int(value) or value < 1:
-                raise SceneError(
-                    f"{name} of the window grid",
-                    expected="1 or more",
-                    found=shown(value),
-                    remedy="give a whole number from 1",
-                )
-        self.height, self.width, self.window = int(height), int(width), int(window)
+        self.height = whole_number("height", height)
+        self.width = whole_number("width", width)
+        self.window = whole_number("window", window)
         self.overlap = overlap_pixels(overlap, self.window)
         self.stride = self.window - self.overlap
         self.row_offs = _offsets(self.height, self.window, self.stride)
@@ -90,29 +83,30 @@ def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int,
     return first, last
 
 
-def overlap_pixels(overlap: float, window: int) -> int:
-    """Read an overlap of windows: a fraction of the window below 1, or whole pixels.
+def check_overlap(overlap: float, window: int | None = None) -> float:
+    """Take an overlap of windows: a fraction of the window below 1, or whole pixels.
+
+    Args:
+        overlap: What was given.
+        window: Side of a window in pixels, which whole pixels must stay below; None: unknown yet.
 
     Raises:
-        SceneError: It is neither, or leaves no step.
+        ConfigError: It is neither, or leaves no step between windows.
     """
     if not is_number(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
-        raise SceneError(
-            "overlap of the windows",
-            expected="a fraction in [0, 1) or a whole number of pixels",
-            found=shown(overlap),
-            remedy="give --overlap as a fraction such as 0.25, or as pixels below the window",
-        )
-    if overlap < 1:
-        return min(round(overlap * window), window - 1)
-    if overlap >= window:
-        raise SceneError(
-            "overlap of the windows",
-            expected=f"fewer pixels than the window's {window}",
-            found=overlap,
-            remedy="give a smaller overlap or a larger window",
-        )
-    return int(overlap)
+        expected = "a fraction in [0, 1) or a whole number of pixels"
+    elif window is not None and overlap >= max(window, 1):
+        expected = f"fewer pixels than the window's {window}"
+    else:
+        return overlap
+    remedy = "give a fraction such as 0.25, or pixels below the window (--overlap)"
+    raise refused("overlap", overlap, expected, remedy)
+
+
+def overlap_pixels(overlap: float, window: int) -> int:
+    """Give the overlap of windows in pixels; see :func:`check_overlap` for its values."""
+    check_overlap(overlap, window)
+    return min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
 
 
 def _offsets(size: int, window: int, stride: int) -> list[int]:

@@ -41,6 +41,9 @@ class Journal:
         resume: Go on with what an interrupted run left.
         overwrite: Throw it away.
 
+    Attributes:
+        owned: This process opened the folder; others that join it do no more than their blocks.
+
     Raises:
         SceneError: There is an unfinished map and neither was asked for, or the fingerprint has
             changed; or the folder cannot be made.
@@ -53,7 +56,7 @@ class Journal:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.output = Path(output)
+        self.output, self.owned = Path(output), True
         self.folder = self.output.parent / f".{self.output.name}.unfinished"
         text = json.dumps(fingerprint, indent=1, sort_keys=True, default=str)
         # A run killed between its last steps left both the map and the folder.
@@ -126,7 +129,7 @@ class Journal:
     def join(cls, folder: Path) -> "Journal":
         """Work on a folder that another process has opened."""
         journal = cls.__new__(cls)
-        journal.folder = Path(folder)
+        journal.folder, journal.owned = Path(folder), False
         return journal
 
     def path(self, name: str) -> Path:

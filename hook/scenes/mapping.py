@@ -2,21 +2,17 @@
 
 import dataclasses
 import json
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import rasterio
 
-from hook.errors import SceneError
-from hook.geo.staging import StagedFiles
+from hook.errors import ConfigError, SceneError
 from hook.geo.styles import check_classes
+from hook.geo.vector import DRIVERS
 from hook.progress import progress_bar
 from hook.scenes.blending import (
     RowBlender,
@@ -27,8 +23,7 @@ from hook.scenes.blending import (
     join_seam,
     rows_at_a_time,
 )
-from hook.scenes.blocks import WINDOWS_PER_BLOCK, Block, BlockPlan
-from hook.scenes.grid import Window, WindowGrid
+from hook.scenes.blocks import Block
 from hook.scenes.journal import Journal
 from hook.scenes.layers import (
     BLOCK_SIZE,
@@ -42,19 +37,24 @@ from hook.scenes.layers import (
     write_cog,
     writing,
 )
-from hook.scenes.reader import (
-    AreaOfInterest,
-    CellReader,
-    SceneReader,
-    fingerprint_of_raster,
+from hook.scenes.pipeline import (
+    Job,
+    RunBlocks,
+    Scene,
+    Step,
+    WindowPlan,
+    move_windows,
+    refuse_input,
+    run_missing_blocks,
+    unfinished,
 )
-from hook.scenes.stac import ModelCard, TimeSpan, WrittenLayer, write_stac_item
+from hook.scenes.reader import CellReader, SceneReader
+from hook.scenes.request import MapRequest
+from hook.scenes.stac import ModelCard, WrittenLayer, add_vectors, write_stac_item
+from hook.scenes.vectors import polygonize
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# Batches read ahead of the model, and batches of scores waiting to be blended.
-QUEUE_SIZE = 2
-# Windows without data are passed on without a batch in groups of this size at most.
-_EMPTY_WINDOWS = 256
+DEFAULT_WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -74,58 +74,20 @@ class MapReport:
     resumed_windows: int = 0
     """Windows that an interrupted run had mapped already."""
 
-
-@dataclass(frozen=True)
-class Scene:
-    """What is to be read: the arguments of :class:`SceneReader`."""
-
-    paths: tuple[str, ...]
-    indexes: tuple[int, ...] | None = None
-    nodata: float | str | None = None
-    aoi: AreaOfInterest | None = None
-    cells: tuple[int, int] | None = None
-    """Sides of a window and of a cell, where a class is one cell's, see :class:`CellReader`."""
-
-    def open(self) -> SceneReader | CellReader:
-        """Open the scene."""
-        reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi)
-        return reader if self.cells is None else CellReader(reader, *self.cells)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Give what tells the scene from another, or from its own later state."""
-        return {
-            "input": [fingerprint_of_raster(path) for path in self.paths],
-            "bands": self.indexes,
-            "nodata": self.nodata,
-            "cells": self.cells,
-            "area of interest": self.aoi
-            and [str(self.aoi.crs), *(shape.wkt for shape in self.aoi.shapes)],
-        }
+    def __str__(self) -> str:
+        return (
+            f"{self.pixels} pixels, {self.windows} windows ({self.empty_windows} empty), "
+            f"{self.seconds:.1f} s"
+        )
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class MapPlan(WindowPlan):
     """How a scene is cut up and put together; the same in every process."""
 
-    height: int
-    width: int
     num_classes: int
-    window: int
-    overlap: float
     blend: str
-    batch_size: int
-    block_windows: int
     layers: tuple[Layer, ...]
-
-    @property
-    def grid(self) -> WindowGrid:
-        """The windows."""
-        return WindowGrid(self.height, self.width, self.window, self.overlap)
-
-    @property
-    def blocks(self) -> BlockPlan:
-        """The groups of windows."""
-        return BlockPlan(self.grid, self.block_windows)
 
     def fingerprint(self) -> dict[str, Any]:
         """Give what decides the bytes of the map, apart from scene and model."""
@@ -137,140 +99,87 @@ class Plan:
         return {**options, "layers": [layer.describe() for layer in self.layers]}
 
 
-@dataclass
-class Step:
-    """Consecutive windows of a block; ``images`` and ``valid`` hold those that are not empty."""
-
-    block: Block
-    windows: list[tuple[Window, np.ndarray | None]]
-    """Each with the pixels to be mapped, None where there are none."""
-    images: np.ndarray | None
-    valid: np.ndarray | None
-    last: bool
-    """The block's last one."""
-
-
-def plan_scene(
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
+def plan_map(
+    request: MapRequest,
     *,
     num_classes: int,
-    indexes: Sequence[int] | None = None,
-    window: int = 512,
-    overlap: float = 0.25,
-    blend: str = "hann",
-    batch_size: int = 4,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
-    nodata: float | str | None = None,
-    out_nodata: int | None = None,
-    aoi: AreaOfInterest | None = None,
     cell: int | None = None,
-    scores: Sequence[str] = (),
-    scores_path: str | Path | None = None,
-    creation_options: Mapping[str, object] | None = None,
-    block_windows: int = WINDOWS_PER_BLOCK,
-) -> tuple[Scene, Plan]:
+) -> tuple[Scene, MapPlan]:
     """Say what is read, how it is cut up and what is written.
 
     Args:
-        input: The scene: any raster GDAL opens, or several that make up one area, the first in
-            front where they overlap.
-        output: The map to make, ``.tif``: a Cloud-Optimised GeoTIFF of class indexes with colour
-            table; category names in ``<output>.aux.xml``, a QGIS style in ``<stem>.qml`` and a STAC
-            Item in ``<stem>.json``.
+        request: What is asked; a ``window`` of None means 512 pixels.
         num_classes: Number of classes, K.
-        indexes: 1-based bands of the scene, in the model's order; all but alpha if None.
-        window: Side of the model's window in pixels. A smaller scene is extended by reflection.
-        overlap: Of neighbouring windows, a fraction of the window below 1 or whole pixels.
-        blend: Weights of overlapping windows, see :func:`hook.scenes.blending.blend_profile`.
-        batch_size: Windows per call of the model.
         class_names: K names.
         palette: K colours (red, green, blue).
-        nodata: Replaces the scene's nodata value: a number, ``"nan"``, or None to keep it.
-        out_nodata: Nodata of the map, where no band of the scene is valid; 255 (65535 above 255
-            classes) if None.
-        aoi: Area of interest, see :class:`hook.scenes.reader.AreaOfInterest`: only its bounding
-            box is mapped, and in it only what lies inside.
         cell: For a model that gives every window one class, (B, K): the map then has one pixel per
             cell of so many pixels of the scene, in the middle of a window; ``overlap`` and
             ``blend`` mean nothing. None: the model gives a class to every pixel.
-        scores: Also write how sure the map is: one or more of ``"probs"``, ``"entropy"`` and
-            ``"margin"``, see :class:`hook.scenes.layers.ScoreLayer`.
-        scores_path: File of the scores; ``<stem>.scores.tif`` beside the map if None.
-        creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
-        block_windows: Least number of windows of a block.
 
     Returns:
         The scene, and the plan of its map.
 
     Raises:
+        ConfigError: The polygons' file cannot be written.
         SceneError: The scene cannot be read or lacks a band, or an option is impossible.
     """
-    output = Path(output)
-    if batch_size != int(batch_size) or batch_size < 1:
-        raise SceneError(
-            "batch_size",
-            expected="1 or more",
-            found=batch_size,
-            remedy="give the number of windows of a pass of the model (--batch)",
-        )
     names, colours = check_classes(num_classes, class_names, palette)
-    inputs = (input,) if isinstance(input, str | Path) else tuple(input)
+    window, overlap, blend = request.window or DEFAULT_WINDOW, request.overlap, request.blend
+    scene = Scene.of(request, None if cell is None else (window, cell))
+    options = dict(class_names=names, creation_options=request.creation_options)
     layers: list[Layer] = [
-        ClassLayer(
-            output,
-            class_names=names,
-            palette=colours,
-            nodata=out_nodata,
-            creation_options=creation_options,
-        )
+        ClassLayer(request.output, palette=colours, nodata=request.out_nodata, **options)
     ]
-    if scores:
-        layers.insert(
-            0,  # the map comes last: where it is, all is
-            ScoreLayer(
-                scores_path or output.with_suffix(".scores.tif"),
-                class_names=names,
-                kinds=scores,
-                creation_options=creation_options,
-            ),
-        )
-    _check_names(inputs, layers)
-    scene = Scene(
-        tuple(str(path) for path in inputs),
-        None if indexes is None else tuple(indexes),
-        nodata,
-        aoi,
-        None if cell is None else (window, cell),
-    )
+    if request.scores:
+        # The map comes last: where it is, all is.
+        layers.insert(0, ScoreLayer(request.scores_file, kinds=request.scores, **options))
+    for layer in layers:
+        if layer.output.suffix.lower() not in (".tif", ".tiff"):
+            raise SceneError(
+                f"{layer.output}: not a name for a GeoTIFF",
+                expected="a name ending in .tif",
+                remedy="give the map a name ending in .tif",
+            )
+        refuse_input(layer.output, scene.paths)
     if cell is not None:
         window, overlap, blend = 1, 0, "mean"
     with scene.open() as reader:
-        size = reader.height, reader.width
-    plan = Plan(
-        *size, num_classes, window, overlap, blend, int(batch_size), block_windows, tuple(layers)
-    )
-    _ = plan.blocks, blend_profile(plan.grid.window, plan.grid.overlap, blend)  # or an error
+        plan = MapPlan(
+            height=reader.height,
+            width=reader.width,
+            window=window,
+            overlap=overlap,
+            batch_size=request.batch_size,
+            block_windows=request.block_windows,
+            num_classes=num_classes,
+            blend=blend,
+            layers=tuple(layers),
+        )
+        if request.vectors is not None:
+            _check_vectors(request, scene.paths, reader.crs)
+    blend_profile(plan.grid.window, plan.grid.overlap, blend)  # or an error
     return scene, plan
 
 
 def map_scene(
     predict: Predict | None,
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
+    request: MapRequest,
     *,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    cell: int | None = None,
     fingerprint: Mapping[str, Any] | None = None,
-    run_blocks: "RunBlocks | None" = None,
+    run_blocks: RunBlocks | None = None,
     model: ModelCard | None = None,
-    times: TimeSpan | None = None,
-    finish: Callable[[], None] | None = None,
-    **options: Any,
 ) -> MapReport:
     """Map a whole scene.
+
+    The map is a Cloud-Optimised GeoTIFF of class indexes with colour table; beside it are the
+    category names (``<output>.aux.xml``), a QGIS style (``<stem>.qml``) and a STAC Item
+    (``<stem>.json``).
 
     One thread reads windows ahead, the calling thread runs the model, another blends, decides and
     writes. Memory depends on the window, the batch and the scene's width, not on its height. Any
@@ -287,96 +196,64 @@ def map_scene(
             validity (B, window, window) bool, True where all bands are valid. B is always the
             same; a batch that lacks windows repeats its last one. Returns class probabilities
             (B, K, window, window). The model is asked only about windows with a valid pixel.
-        input: See :func:`plan_scene`.
-        output: See :func:`plan_scene`.
-        resume: Go on with what an interrupted run left; without one, start.
-        overwrite: Replace outputs that exist, and, without ``resume``, what an interrupted run
-            left.
-        progress: Show a progress bar (on a terminal).
+        request: See :func:`plan_map`.
+        num_classes: See :func:`plan_map`.
+        class_names: See :func:`plan_map`.
+        palette: See :func:`plan_map`.
+        cell: See :func:`plan_map`.
         fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
             with another one is refused.
         run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
-        model: What the map's STAC Item is to say of the model, see
+        model: What the map's STAC Item says of the model, see
             :func:`hook.scenes.stac.write_stac_item`.
-        times: First and last moment of the scene; None: as the tags of its files tell.
-        finish: Called when the files have their names, to make what follows from them; a run that
-            is interrupted in it can be resumed.
-        **options: Of :func:`plan_scene`; ``num_classes`` is needed.
 
     Returns:
         What was done.
 
     Raises:
-        SceneError: See :func:`plan_scene`; or an output exists, the model's answer has another
+        SceneError: See :func:`plan_map`; or an output exists, the model's answer has another
             shape or is not finite, the run to resume was another one, or writing fails.
-        Exception: Whatever ``predict`` or ``finish`` raises, unchanged.
+        Exception: Whatever ``predict`` raises, unchanged.
     """
     begun = time.monotonic()
-    scene, plan = plan_scene(input, output, **options)
-    output, layers, num_classes = Path(output), plan.layers, plan.num_classes
-    with scene.open() as reader:
+    scene, plan = plan_map(
+        request, num_classes=num_classes, class_names=class_names, palette=palette, cell=cell
+    )
+    decisive = {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})}
+    with scene.open() as reader, unfinished(request, decisive) as (journal, files):
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
-        blocks = plan.blocks
-        journal = Journal(
-            output,
-            {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})},
-            resume,
-            overwrite,
+        item = request.output.with_suffix(".json")
+        staged_item = files.add(item)
+        staged = [layer.add_to(files) for layer in plan.layers]
+        for layer in plan.layers:
+            try_options(layer, geometry, journal.folder)
+        resumed = run_missing_blocks(
+            MAPPING, predict, scene, reader, plan, journal, run_blocks, request.progress
         )
-        try:
-            with StagedFiles(overwrite or resume, f".{output.name}.finished") as files:
-                item = output.with_suffix(".json")
-                staged_item = files.add(item)
-                staged = [layer.add_to(files) for layer in layers]
-                for layer in layers:
-                    try_options(layer, geometry, journal.folder)
-                missing = [block for block in blocks if not journal.has(_done(block))]
-                resumed = sum(
-                    len(block.windows(plan.grid)) for block in blocks if block not in missing
-                )
-                # GDAL's block cache is a share of the machine's memory; a row of windows needs
-                # far less.
-                with rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
-                    bar = progress_bar(
-                        total=len(plan.grid),
-                        initial=resumed,
-                        unit="window",
-                        show=progress,
-                    )
-                    with bar:
-                        if run_blocks is None or not missing:
-                            map_blocks(predict, reader, plan, missing, journal, bar.update)
-                        else:
-                            run_blocks(scene, plan, missing, journal, bar.update)
-                    for block in blocks[1:]:
-                        join_seams(journal, plan, block.index)
-                    done = []
-                    with progress_bar(total=len(layers), unit="file", show=progress) as bar:
-                        for layer, path in zip(layers, staged, strict=True):
-                            bar.set_description(f"writing {path.name}")
-                            parts = _parts(journal, plan, layer)
-                            counts = write_cog(path, layer, geometry, parts, journal.folder)
-                            layer.finish()
-                            done.append(WrittenLayer(layer, path, counts))
-                            bar.update()
-                write_stac_item(
-                    staged_item,
-                    geometry,
-                    done,
-                    output=item,
-                    inputs=scene.paths,
-                    times=times or reader.times,
-                    model=model,
-                )
-                files.commit()
-            if finish is not None:
-                finish()
-        except BaseException:
-            if not any(journal.folder.glob("*.done")):
-                journal.remove()  # there is nothing to go on with
-            raise
-        empty = sum(journal.read_json(_done(block))["empty"] for block in blocks)
-        journal.remove()
+        for block in plan.blocks[1:]:
+            join_seams(journal, plan, block.index)
+        done = []
+        with progress_bar(total=len(plan.layers), unit="file", show=request.progress) as bar:
+            for layer, path in zip(plan.layers, staged, strict=True):
+                bar.set_description(f"writing {path.name}")
+                parts = _parts(journal, plan, layer)
+                counts = write_cog(path, layer, geometry, parts, journal.folder)
+                layer.finish()
+                done.append(WrittenLayer(layer, path, counts))
+                bar.update()
+        write_stac_item(
+            staged_item,
+            geometry,
+            done,
+            output=item,
+            inputs=scene.paths,
+            times=request.times or reader.times,
+            model=model,
+        )
+        files.commit()
+        if request.vectors is not None:
+            _write_vectors(request, plan.layers[-1].class_names)
+        empty = sum(journal.read_json(block.note)["empty"] for block in plan.blocks)
     return MapReport(
         windows=len(plan.grid),
         empty_windows=empty,
@@ -387,20 +264,73 @@ def map_scene(
     )
 
 
+def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
+    """Write the polygons of a map that is there, and name them in its Item."""
+    # What a polygon's mean score is taken from; entropy is the opposite of one.
+    sure = {"probs", "margin"} & set(request.scores)
+    polygonize(
+        request.output,
+        request.vectors,
+        class_names=class_names,
+        min_area=request.min_area,
+        simplify=request.simplify,
+        scores=request.scores_file if sure else None,
+        overwrite=request.overwrite or request.resume,
+        progress=request.progress,
+    )
+    add_vectors(request.output.with_suffix(".json"), request.vectors)
+
+
+def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None:
+    """Refuse a file that could not be written, before the scene is mapped for hours."""
+    path, output = request.vectors, request.output
+    others = [*inputs, output, output.with_suffix(".json"), output.with_suffix(".qml")]
+    others += [] if request.scores_path is None else [request.scores_path]
+    if path.absolute() in {Path(other).absolute() for other in others}:
+        raise ConfigError(
+            f"{path}: is another file of this map",
+            expected="a name for the polygons alone; beside the map lie its .qml and .json",
+            found=path.name,
+            remedy="give the vectors another name",
+        )
+    if path.suffix.lower() not in DRIVERS:
+        raise ConfigError(
+            f"{path}: unknown vector format",
+            expected=f"a name ending in {' or '.join(DRIVERS)}",
+            found=path.suffix or "no ending",
+            remedy="give the vectors another name",
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"{path} cannot be written",
+            expected=f"an existing folder {path.parent}",
+            found="none",
+            remedy="create the folder or choose another one",
+        )
+    if path.exists() and not (request.overwrite or request.resume):
+        raise ConfigError(
+            f"{path} exists already",
+            expected="a new file",
+            found=f"{path.stat().st_size} bytes",
+            remedy="choose another name or overwrite (--overwrite)",
+        )
+    if DRIVERS[path.suffix.lower()] == "GeoJSON" and crs is None:
+        raise ConfigError(
+            f"{path}: GeoJSON needs coordinates in WGS 84",
+            expected=f"a scene with a CRS; {inputs[0]} has none",
+            found="pixels",
+            remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py -a_srs)",
+        )
+
+
 # ---------------------------------------------------------------------------------- blocks
-RunBlocks = Callable[[Scene, Plan, Sequence[Block], Journal, Callable[[int], None]], None]
-"""Runs blocks elsewhere: calls :func:`map_blocks` for each in some process, with a journal of the
-same folder, and reports the windows that are done."""
-
-
 def map_blocks(
     predict: Predict,
     reader: SceneReader | CellReader,
-    plan: Plan,
+    plan: MapPlan,
     blocks: Sequence[Block],
     journal: Journal,
     report: Callable[[int], None],
-    joins: bool = True,
 ) -> None:
     """Move the windows of some blocks through reader and model into the journal.
 
@@ -409,65 +339,23 @@ def map_blocks(
         reader: The scene.
         plan: How it is cut up.
         blocks: Blocks to map.
-        journal: Takes their finished rows and their seams.
+        journal: Takes their finished rows and their seams; its owner also blends the seams of
+            neighbours that are both finished, see :func:`join_seams`.
         report: Called with the number of windows that the model has answered.
-        joins: Also blend the seams of neighbours that are both finished, see :func:`join_seams`.
     """
 
     def answer(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
         scores = predict(images, valid)
         return check_scores(scores, len(images), plan.num_classes, plan.window)
 
-    move_windows(answer, reader, plan, blocks, _BlockWriter(plan, journal, joins), report)
-
-
-def move_windows(
-    answer: Callable[[np.ndarray, np.ndarray], Any],
-    reader: SceneReader | CellReader,
-    plan: Any,
-    blocks: Sequence[Block],
-    writer: Any,
-    report: Callable[[int], None],
-) -> None:
-    """Read windows ahead in one thread, ask the model in this one, consume answers in another.
-
-    Args:
-        answer: Asked about images (B, C, window, window) and their validity (B, window, window).
-        reader: The scene.
-        plan: With a ``grid`` and a ``batch_size``.
-        blocks: Blocks whose windows are to be moved.
-        writer: Its ``consume`` is called with every :class:`Step` and the answer to it (None where
-            a step has no images), in order; then its ``close``, whatever happened.
-        report: Called with the number of windows that the model has answered.
-    """
-    steps = _read_steps(reader, plan, blocks)
-    # Tasks of a stage run one after the other on its only thread and never wait for another
-    # stage, so that a failure anywhere cannot leave somebody waiting.
-    read_stage = ThreadPoolExecutor(1, "read")
-    write_stage = ThreadPoolExecutor(1, "write")
-    written: deque = deque()
-    try:
-        reads = deque(read_stage.submit(next, steps, None) for _ in range(QUEUE_SIZE))
-        while (step := reads.popleft().result()) is not None:
-            reads.append(read_stage.submit(next, steps, None))
-            answered = None if step.images is None else answer(step.images, step.valid)
-            while len(written) >= QUEUE_SIZE or (written and written[0].done()):
-                written.popleft().result()
-            written.append(write_stage.submit(writer.consume, step, answered))
-            report(len(step.windows))
-        for task in written:
-            task.result()
-    finally:
-        read_stage.shutdown(cancel_futures=True)
-        write_stage.shutdown(cancel_futures=True)
-        writer.close()
+    move_windows(answer, reader, plan, blocks, _BlockWriter(plan, journal), report)
 
 
 class _BlockWriter:
     """Blends the answers to the windows of blocks and writes what is finished to the journal."""
 
-    def __init__(self, plan: Plan, journal: Journal, joins: bool) -> None:
-        self._plan, self._journal, self._joins = plan, journal, joins
+    def __init__(self, plan: MapPlan, journal: Journal) -> None:
+        self._plan, self._journal = plan, journal
         self._grid = plan.grid
         self._seam_row = _seam_row(plan)
         self._block: Block | None = None
@@ -532,44 +420,15 @@ class _BlockWriter:
                 file.close()
             names.append(_seam(block.index, side))
         self._journal.commit(names)
-        self._journal.write_text(_done(block), json.dumps({"empty": self._empty}))
+        self._journal.write_text(block.note, json.dumps({"empty": self._empty}))
         self._files, self._seams, self._blender = [], {}, None
-        if self._joins:
+        if self._journal.owned:
             join_seams(self._journal, self._plan, block.index)
 
     def close(self) -> None:
         """Release the files of a block that was not finished."""
         for file in (*self._files, *self._seams.values()):
             file.close()
-
-
-def _read_steps(
-    reader: SceneReader | CellReader, plan: Plan, blocks: Iterable[Block]
-) -> Iterator[Step]:
-    grid = plan.grid
-    size = min(plan.batch_size, len(grid))
-    for block in blocks:
-        windows, images, valid = [], [], []
-        for window in block.windows(grid):
-            data = reader.read(window, grid.window)
-            empty = not data.covered.any()
-            if len(images) == size or (not images and len(windows) >= _EMPTY_WINDOWS):
-                yield _step(block, windows, images, valid, size, last=False)
-                windows, images, valid = [], [], []
-            windows.append((window, None if empty else data.covered))
-            if not empty:
-                images.append(data.image)
-                valid.append(data.valid)
-        yield _step(block, windows, images, valid, size, last=True)
-
-
-def _step(block, windows, images, valid, size: int, last: bool) -> Step:
-    if not images:
-        return Step(block, windows, None, None, last)
-    # Full batches only: what a model answers may depend on how many windows it is asked about.
-    fill = size - len(images)
-    images = np.stack([*images, *images[-1:] * fill])
-    return Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)
 
 
 def check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
@@ -595,10 +454,6 @@ def check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarra
 
 
 # ---------------------------------------------------------------------------------- pieces
-def _done(block: Block) -> str:
-    return f"block{block.index:06d}.done"
-
-
 def _part(block: int, layer: int) -> str:
     return f"block{block:06d}.{layer}.tif"
 
@@ -611,7 +466,7 @@ def _seam(block: int, side: str) -> str:
     return f"block{block:06d}.{side}.seam"
 
 
-def _seam_row(plan: Plan) -> np.dtype:
+def _seam_row(plan: MapPlan) -> np.dtype:
     """Layout of a row of a seam in its file."""
     k, width = plan.num_classes, plan.width
     return np.dtype(
@@ -624,7 +479,7 @@ def _read_seam(path: Path, layout: np.dtype, first: int, count: int, row_off: in
     return SeamRows(row_off, rows["mean"].transpose(1, 0, 2), rows["weight"], rows["state"])
 
 
-def join_seams(journal: Journal, plan: Plan, index: int) -> None:
+def join_seams(journal: Journal, plan: MapPlan, index: int) -> None:
     """Blend the rows that a finished block shares with finished neighbours.
 
     One process at a time may do this in a journal.
@@ -638,11 +493,11 @@ def join_seams(journal: Journal, plan: Plan, index: int) -> None:
     for upper in (index - 1, index):
         if 0 <= upper < len(blocks) - 1:
             pair = blocks[upper : upper + 2]
-            if all(journal.has(_done(block)) for block in pair):
+            if all(journal.has(block.note) for block in pair):
                 _join(journal, plan, *pair)
 
 
-def _join(journal: Journal, plan: Plan, upper: Block, lower: Block) -> None:
+def _join(journal: Journal, plan: MapPlan, upper: Block, lower: Block) -> None:
     rows = lower.top - upper.bottom
     sides = [_seam(upper.index, "bottom"), _seam(lower.index, "top")]
     names = [_seam_part(upper.index, number) for number in range(len(plan.layers))]
@@ -672,7 +527,7 @@ def _join(journal: Journal, plan: Plan, upper: Block, lower: Block) -> None:
     journal.drop(sides)
 
 
-def _parts(journal: Journal, plan: Plan, layer: Layer) -> list[Part]:
+def _parts(journal: Journal, plan: MapPlan, layer: Layer) -> list[Part]:
     """List the files of a layer from top to bottom."""
     number, parts = plan.layers.index(layer), []
     for block in plan.blocks:
@@ -685,25 +540,13 @@ def _parts(journal: Journal, plan: Plan, layer: Layer) -> list[Part]:
     return parts
 
 
-def _check_names(inputs: Sequence[str | Path], layers: Sequence[Layer]) -> None:
-    for layer in layers:
-        path = layer.output
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            raise SceneError(
-                f"{path}: not a name for a GeoTIFF",
-                expected="a name ending in .tif",
-                remedy="give the map a name ending in .tif",
-            )
-        for input in inputs:
-            if path.exists() and os.path.exists(input) and path.samefile(input):
-                raise SceneError(
-                    f"{path}: is the input", remedy="give the output another name than the scene"
-                )
-
-
-def cache_bytes(reader: SceneReader | CellReader, plan: Plan) -> int:
+def cache_bytes(reader: SceneReader | CellReader, plan: MapPlan) -> int:
     """Give the size of GDAL's block cache: a row of windows in, later two rows of blocks out."""
     read = min(plan.window + reader.block_height, plan.height) * reader.row_bytes
     row_bytes = max(layer.count * np.dtype(layer.dtype).itemsize for layer in plan.layers)
     written = 2 * min(BLOCK_SIZE, plan.height) * plan.width * (row_bytes + 1)
     return int(np.clip(max(read, written), 16 << 20, 512 << 20))
+
+
+MAPPING = Job(map_blocks, join_seams, cache_bytes)
+"""Blocks of :func:`map_scene`."""

@@ -18,7 +18,6 @@ from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
 
 from hook.apis.layers import Map, map_file
-from hook.apis.scenes import scene_files
 from hook.arguments import is_whole_number, refused, whole_number
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import raster_files
@@ -26,6 +25,7 @@ from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_unit
 from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
 from hook.geo.styles import default_palette
+from hook.scenes.request import scene_files
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
 from hook.visualization.overview import INK, PAPER, scale_bar_length

@@ -3,8 +3,9 @@
 import geopandas
 import pytest
 
-from hook.apis.scenes import scene_files, scene_resolution
+from hook.apis.scenes import scene_resolution
 from hook.errors import ConfigError
+from hook.scenes.request import scene_files
 
 
 def test_what_has_no_place_has_no_size(tmp_path):

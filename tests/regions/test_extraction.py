@@ -20,9 +20,8 @@ import shapely
 from rasterio import features
 from scipy import ndimage
 
-from hook.errors import SceneError
-from hook.regions import TokenBatch, extract_regions, layer
-from hook.regions.extraction import REGIONS
+from hook.errors import HookError, SceneError
+from hook.regions import RegionRequest, TokenBatch, extract_regions, layer
 from hook.regions.plan import pool_seeds
 from hook.scenes import WindowGrid
 from hook.scenes.cluster import connect, on_cluster
@@ -63,18 +62,21 @@ def scene(write_scene, values):
     return write_scene(values, nodata=0, photometric="minisblack")
 
 
-OPTIONS = {
+OF_MODEL = {
     "embed_dims": 3,
     "class_names": CLASSES,
     "band_names": ("red", "green", "blue", "nir"),
-    "window": 32,
-    "batch_size": 3,
-    "progress": False,
+    "fingerprint": None,
+    "run_blocks": None,
 }
+OPTIONS = {"window": 32, "batch_size": 3, "progress": False}
 
 
-def run(tokenize, scene, output, **options):
-    return extract_regions(tokenize, scene, output, **{**OPTIONS, **options})
+def run(tokenize, scene, output, *, merge=None, **options):
+    known = {name: options.pop(name, usual) for name, usual in OF_MODEL.items()}
+    if merge is not None:
+        options |= dict(merge=True, merge_threshold=merge)
+    return extract_regions(tokenize, RegionRequest(scene, output, **OPTIONS | options), **known)
 
 
 def windows_of_pixels(grid):
@@ -399,11 +401,12 @@ def test_bytes_depend_on_scene_and_options_alone(models, scene, tmp_path, name, 
 KILLED = """
 import sys
 from region_models import KillAfter
-from hook.regions import extract_regions
+from hook.regions import RegionRequest, extract_regions
 
-extract_regions(KillAfter(int(sys.argv[3])), sys.argv[1], sys.argv[2], embed_dims=3,
-                class_names=["a", "b", "c"], window=32, overlap=0.5, batch_size=2,
-                block_windows=8, merge=0.99999, resume=True, progress=False)
+request = RegionRequest(sys.argv[1], sys.argv[2], window=32, overlap=0.5, batch_size=2,
+                        block_windows=8, merge=True, merge_threshold=0.99999, resume=True,
+                        progress=False)
+extract_regions(KillAfter(int(sys.argv[3])), request, embed_dims=3, class_names=["a", "b", "c"])
 """
 
 
@@ -470,7 +473,7 @@ def test_two_workers_give_the_same_bytes(models, scene, tmp_path, merge):
     run(models.by_value, scene, tmp_path / "one.parquet", **options)
     with connect("local", 2) as client:
         make = models.MakeTokenizer(notes)
-        blocks = on_cluster(client, make, "tokens", ["a", "b"], REGIONS)
+        blocks = on_cluster(client, make, "tokens", ["a", "b"])
         report = run(None, scene, tmp_path / "two.parquet", run_blocks=blocks, **options)
     assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
     assert report.windows == 20
@@ -560,10 +563,10 @@ def test_impossible_answers_and_options(models, scene, tmp_path):
         (models.by_value, {"band_names": ["a", "b", "c", "A"]}, "band_names"),
         (models.by_value, {"merge": 1.5}, "merge threshold"),
         (models.by_value, {"batch_size": 0}, "batch_size"),
-        (models.by_value, {"indexes": [9]}, "bands that the file does not have"),
+        (models.by_value, {"bidx": [9]}, "bands that the file does not have"),
     ]
     for tokenize, options, message in wrong:
-        with pytest.raises(SceneError, match=message):
+        with pytest.raises(HookError, match=message):
             run(tokenize, scene, tmp_path / "r.parquet", **options)
     with pytest.raises(SceneError, match="unknown format"):
         run(models.by_value, scene, tmp_path / "r.shp")

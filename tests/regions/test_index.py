@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import cosine_similarity
 
 from hook.errors import ConfigError, DataError, SceneError
-from hook.regions import RegionIndex, TokenBatch, extract_regions, table
+from hook.regions import RegionIndex, RegionRequest, TokenBatch, extract_regions, table
 from hook.regions.table import Regions
 
 CRS = "EPSG:32633"
@@ -221,7 +221,9 @@ def files(write_scene, tmp_path):
 
     paths = [tmp_path / name for name in ("regions.parquet", "regions.gpkg")]
     for path in paths:
-        extract_regions(tokenize, scene, path, embed_dims=5, window=20, progress=False)
+        extract_regions(
+            tokenize, RegionRequest(scene, path, window=20, progress=False), embed_dims=5
+        )
     return paths
 
 

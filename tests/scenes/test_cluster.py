@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hook.errors import SceneError
-from hook.scenes import cluster, map_scene
+from hook.scenes import MapRequest, cluster, map_scene
 from hook.scenes.cluster import connect, on_cluster
 
 distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
@@ -31,25 +31,21 @@ def scene(write_scene):
     return write_scene(values, nodata=0)
 
 
-OPTIONS = {"num_classes": 3, "window": 32, "batch_size": 3, "block_windows": 8, "progress": False}
+OPTIONS = {"window": 32, "batch_size": 3, "block_windows": 8, "progress": False}
 
 
 def run_on(client, make, scene, output, devices=None, **options):
-    return map_scene(
-        None,
-        scene,
-        output,
-        run_blocks=on_cluster(client, make, f"{output}", devices),
-        **OPTIONS,
-        **options,
-    )
+    request = MapRequest(scene, output, **OPTIONS, **options)
+    blocks = on_cluster(client, make, f"{output}", devices)
+    return map_scene(None, request, num_classes=3, run_blocks=blocks)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
     (notes := tmp_path / "notes").mkdir()
     make, devices = models.MakeModel(notes), ["a", "b", "c", "d"]
-    map_scene(make("here"), scene, tmp_path / "one.tif", scores=("probs",), **OPTIONS)
+    request = MapRequest(scene, tmp_path / "one.tif", scores=("probs",), **OPTIONS)
+    map_scene(make("here"), request, num_classes=3)
     (notes / f"{os.getpid()}.here").unlink()
     with connect("local", workers) as client:
         report = run_on(client, make, scene, tmp_path / "many.tif", devices, scores=("probs",))
@@ -66,7 +62,8 @@ def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
 
 def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path):
     (notes := tmp_path / "notes").mkdir()
-    map_scene(models.MakeModel(notes)("here"), scene, tmp_path / "one.tif", **OPTIONS)
+    request = MapRequest(scene, tmp_path / "one.tif", **OPTIONS)
+    map_scene(models.MakeModel(notes)("here"), request, num_classes=3)
     with connect("local", 2) as client:
         victim = min(client.run(os.getpid).values())
         make = models.KillOnce(tmp_path, victim)
@@ -86,11 +83,12 @@ def test_an_error_of_a_worker_is_the_runs(models, scene, tmp_path):
 
 
 def test_cells_of_a_scene_are_the_same(models, scene, tmp_path):
-    make, options = models.MakeCellModel(), {**OPTIONS, "cell": 16, "block_windows": 40}
-    map_scene(make(None), scene, tmp_path / "one.tif", **options)
+    make, options = models.MakeCellModel(), {**OPTIONS, "block_windows": 40}
+    one, many = (MapRequest(scene, tmp_path / f"{n}.tif", **options) for n in ("one", "many"))
+    map_scene(make(None), one, num_classes=3, cell=16)
     with connect("local", 1) as client:
         blocks = on_cluster(client, make, "cells")
-        map_scene(None, scene, tmp_path / "many.tif", run_blocks=blocks, **options)
+        map_scene(None, many, num_classes=3, cell=16, run_blocks=blocks)
     assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 
 

@@ -7,17 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from hook.scenes import map_scene
+from hook.scenes import MapRequest, map_scene
 from hook.scenes.forecast import Forecast, forecast
-from hook.scenes.mapping import plan_scene
+from hook.scenes.mapping import plan_map
 
 # Runs a map or its forecast in a process of its own, whose memory is then its own.
 PROCESS = """
 import json, resource, sys
 import numpy as np
-from hook.scenes import map_scene
+from hook.scenes import MapRequest, map_scene
 from hook.scenes.forecast import forecast
-from hook.scenes.mapping import plan_scene
+from hook.scenes.mapping import plan_map
 
 def predict(windows, valid):
     values = np.exp(windows.astype(np.float32) / 64)
@@ -29,12 +29,12 @@ def predict_two(windows, valid):
 
 input, output, kind, classes = sys.argv[1:]
 predict = predict_two if classes == "2" else predict
-options = dict(num_classes=int(classes), window=256, scores=("probs",))
+request = MapRequest(input, output, window=256, scores=("probs",), progress=False)
 if kind == "forecast":
-    found = forecast(predict, *plan_scene(input, output, **options))
+    found = forecast(predict, *plan_map(request, num_classes=int(classes)))
     print(json.dumps([found.memory_bytes, found.disk_bytes]))
 else:
-    map_scene(predict, input, output, progress=False, **options)
+    map_scene(predict, request, num_classes=int(classes))
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
 
@@ -63,15 +63,15 @@ def test_windows_without_data_are_counted(write_scene, tmp_path, softmax_of_band
     values = np.ones((2, 256, 64), np.uint8)
     values[:, 128:] = 0
     path = write_scene(values, nodata=0)
-    options = dict(num_classes=2, window=16, overlap=0)
-    found = forecast(softmax_of_bands, *plan_scene(path, tmp_path / "map.tif", **options))
-    report = map_scene(softmax_of_bands, path, tmp_path / "map.tif", progress=False, **options)
+    request = MapRequest(path, tmp_path / "map.tif", window=16, overlap=0, progress=False)
+    found = forecast(softmax_of_bands, *plan_map(request, num_classes=2))
+    report = map_scene(softmax_of_bands, request, num_classes=2)
     assert found.windows == report.windows == 64
     assert found.empty_windows == pytest.approx(report.empty_windows, abs=2)
     assert found.seconds > 0
     values[:] = 0
-    path = write_scene(values, nodata=0)
-    empty = forecast(softmax_of_bands, *plan_scene(path, tmp_path / "map.tif", **options))
+    write_scene(values, nodata=0)
+    empty = forecast(softmax_of_bands, *plan_map(request, num_classes=2))
     assert (empty.seconds, empty.disk_bytes, empty.empty_windows) == (0, 0, 64)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hook.errors import SceneError
+from hook.errors import ConfigError
 from hook.scenes import Window, WindowGrid
 
 SIZES = [(1, 1), (7, 5), (37, 91), (64, 64), (65, 63), (1, 200)]
@@ -45,7 +45,7 @@ def test_overlap_as_fraction_or_pixels():
     [(0, 5, 8, 0), (5, -1, 8, 0), (5, 5, 0, 0), (5, 5, 8, 8), (5, 5, 8, -1), (5, 5, 8, 2.5)],
 )
 def test_impossible_grids_are_refused(arguments):
-    with pytest.raises(SceneError, match="expected"):
+    with pytest.raises(ConfigError, match="expected"):
         WindowGrid(*arguments)
 
 
@@ -54,5 +54,5 @@ def test_impossible_grids_are_refused(arguments):
     [("a", 0, "window"), (None, 0, "window"), (8, "x", "overlap"), (8, None, "overlap")],
 )
 def test_sizes_of_the_wrong_type(window, overlap, says):
-    with pytest.raises(SceneError, match=says):
+    with pytest.raises(ConfigError, match=says):
         WindowGrid(9, 9, window, overlap)

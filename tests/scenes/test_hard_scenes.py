@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
-from hook.scenes import map_scene, polygonize
+from hook.scenes import MapRequest, map_scene, polygonize
 
 rng = np.random.default_rng(0)
 
@@ -33,7 +33,8 @@ def expected_map(values: np.ndarray, band_valid: np.ndarray) -> np.ndarray:
 def check_map(path, output, values, band_valid, **options):
     """Map a scene and compare every pixel and the place of the map."""
     options = {"window": 48, "overlap": 0.25, **options}
-    report = map_scene(brightest, path, output, num_classes=len(values), progress=False, **options)
+    request = MapRequest(path, output, progress=False, **options)
+    report = map_scene(brightest, request, num_classes=len(values))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as source, rasterio.open(output) as result:
@@ -213,7 +214,8 @@ def test_alpha_band_beside_a_nodata_tag_of_a_file_on_another_grid(write_scene, t
     place = Affine(0.5, 0, 300020.1, 0, -0.5, 3000000)
     second = write_scene(values, "b.tif", photometric="rgb", alpha="yes", nodata=0, transform=place)
     output = tmp_path / "map.tif"
-    map_scene(brightest, [first, second], output, num_classes=3, window=16, progress=False)
+    request = MapRequest([first, second], output, window=16, progress=False)
+    map_scene(brightest, request, num_classes=3)
     with rasterio.open(output) as result:
         found = result.read(1)[:, 41:59]
     assert (found[:10] == 255).all() and (found[10:] == 0).all()

@@ -15,8 +15,8 @@ from rasterio.transform import from_bounds, from_origin
 from rasterio.warp import transform_bounds, transform_geom
 from rio_cogeo import cog_validate
 
-from hook.errors import SceneError
-from hook.scenes import WindowGrid, blending, map_scene, mapping
+from hook.errors import HookError, SceneError
+from hook.scenes import MapRequest, WindowGrid, blending, map_scene, mapping, polygonize
 from hook.scenes.blending import RowBlender
 from hook.scenes.layers import ClassLayer, PartFile
 from hook.scenes.reader import AreaOfInterest, SceneReader
@@ -26,13 +26,16 @@ rng = np.random.default_rng(0)
 PATIENCE_S = 30
 
 
-def run(predict, *arguments, **options):
+def run(predict, input, output, *, num_classes, **options):
     """`map_scene` in a thread that may not hang; returns its report or raises its error."""
     outcome = []
+    of_model = ("class_names", "palette", "cell", "fingerprint")
+    known = {name: options.pop(name) for name in of_model if name in options}
 
     def target():
         try:
-            outcome.append(map_scene(predict, *arguments, progress=False, **options))
+            request = MapRequest(input, output, progress=False, **options)
+            outcome.append(map_scene(predict, request, num_classes=num_classes, **known))
         except BaseException as error:
             outcome.append(error)
 
@@ -162,7 +165,7 @@ def test_model_sees_native_values_batches_and_bands_in_order(write_scene, tmp_pa
 
     path = write_scene(values, nodata=-9999)
     options = {"num_classes": 1, "window": 32, "overlap": 0, "batch_size": 4}
-    run(predict, path, tmp_path / "map.tif", indexes=[3, 1], **options)
+    run(predict, path, tmp_path / "map.tif", bidx=[3, 1], **options)
     # A batch that lacks windows repeats its last one: the model is always asked about as many.
     assert [len(windows) for windows, _ in seen] == [4, 4]
     assert all(np.array_equal(seen[1][0][1], seen[1][0][i]) for i in (2, 3))
@@ -312,7 +315,7 @@ def test_a_failure_anywhere_ends_the_run_and_leaves_no_map(
 KILLED = """
 import os, signal, sys
 import numpy as np
-from hook.scenes import map_scene
+from hook.scenes import MapRequest, map_scene
 
 count = iter(range(int(sys.argv[3])))
 
@@ -322,8 +325,9 @@ def predict(windows, valid):
     values = np.exp(windows.astype(np.float32) / 255)
     return values / values.sum(axis=1, keepdims=True)
 
-map_scene(predict, sys.argv[1], sys.argv[2], num_classes=3, window=32, batch_size=2,
-          block_windows=8, scores=("margin",), resume=True, progress=False)
+request = MapRequest(sys.argv[1], sys.argv[2], window=32, batch_size=2, block_windows=8,
+                     scores=("margin",), resume=True, progress=False)
+map_scene(predict, request, num_classes=3)
 """
 
 
@@ -347,22 +351,29 @@ def test_a_killed_run_goes_on_with_the_same_bytes(write_scene, tmp_path):
 
 
 def test_a_run_that_ended_in_what_follows_from_the_map_goes_on(
-    write_scene, softmax_of_bands, tmp_path
+    write_scene, softmax_of_bands, tmp_path, monkeypatch
 ):
     path = write_scene(rng.integers(0, 255, (3, 300, 100)).astype(np.uint8))
-    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8, progress=False)
+    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8)
     followed = []
 
-    def interrupted():
+    def interrupted(*arguments, **options):
         assert (tmp_path / "map.tif").exists()
         raise KeyboardInterrupt
 
-    map_scene(softmax_of_bands, path, tmp_path / "whole.tif", **options)
+    def follow(*arguments, **options):
+        followed.append(1)
+        return polygonize(*arguments, **options)
+
+    run(softmax_of_bands, path, tmp_path / "whole.tif", **options)
+    options |= dict(vectors=tmp_path / "map.gpkg")
+    monkeypatch.setattr(mapping, "polygonize", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        map_scene(softmax_of_bands, path, tmp_path / "map.tif", finish=interrupted, **options)
-    options |= dict(resume=True, finish=lambda: followed.append(1))
-    report = map_scene(softmax_of_bands, path, tmp_path / "map.tif", **options)
+        run(softmax_of_bands, path, tmp_path / "map.tif", **options)
+    monkeypatch.setattr(mapping, "polygonize", follow)
+    report = run(softmax_of_bands, path, tmp_path / "map.tif", resume=True, **options)
     assert report.resumed_windows == report.windows and followed == [1]
+    assert (tmp_path / "map.gpkg").exists()
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -371,7 +382,7 @@ def test_a_changed_source_of_a_vrt_is_noticed(write_scene, softmax_of_bands, tmp
     source = write_scene(rng.integers(0, 255, (3, 300, 100)).astype(np.uint8), name="source.tif")
     for inner, outer in ((source, "inner.vrt"), (tmp_path / "inner.vrt", "outer.vrt")):
         rasterio.shutil.copy(str(inner), str(tmp_path / outer), driver="VRT")
-    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8, progress=False)
+    options = dict(num_classes=3, window=32, batch_size=2, block_windows=8)
     count = iter(range(8))
 
     def interrupted(windows, valid):
@@ -380,13 +391,11 @@ def test_a_changed_source_of_a_vrt_is_noticed(write_scene, softmax_of_bands, tmp
         return softmax_of_bands(windows, valid)
 
     with pytest.raises(KeyboardInterrupt):
-        map_scene(interrupted, tmp_path / "outer.vrt", tmp_path / "map.tif", **options)
+        run(interrupted, tmp_path / "outer.vrt", tmp_path / "map.tif", **options)
     with rasterio.open(source, "r+") as file:
         file.write(255 - file.read())
     with pytest.raises(SceneError, match="what differs: input"):
-        map_scene(
-            softmax_of_bands, tmp_path / "outer.vrt", tmp_path / "map.tif", resume=True, **options
-        )
+        run(softmax_of_bands, tmp_path / "outer.vrt", tmp_path / "map.tif", resume=True, **options)
 
 
 def test_a_run_of_another_map_is_not_gone_on_with(write_scene, softmax_of_bands, tmp_path):
@@ -567,16 +576,16 @@ def test_impossible_options_are_refused(write_scene, tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"class_names": ["one"]}, "class_names"),
         ({"out_nodata": 1}, "out_nodata"),
-        ({"indexes": [2]}, "bands"),
+        ({"bidx": [2]}, "bands"),
         ({"blend": "cut"}, "blend"),
-        ({"block_windows": 0}, "windows of a block"),
+        ({"block_windows": 0}, "block_windows"),
         ({"input": []}, "input"),
         ({"window": 0}, "window"),
         ({"num_classes": 0}, "num_classes"),
         ({"input": tmp_path / "absent.tif"}, "absent"),
     ):
         arguments = {"input": path, "output": output, "num_classes": 2, **options}
-        with pytest.raises(SceneError, match=message):
+        with pytest.raises(HookError, match=message):
             run(constant([1, 0]), arguments.pop("input"), arguments.pop("output"), **arguments)
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
 
@@ -626,5 +635,6 @@ def test_a_class_per_window_is_a_class_per_cell(write_scene, tmp_path, window, c
 
 def test_report_and_silent_stdout(write_scene, tmp_path, capsys):
     path = write_scene(np.ones((1, 20, 20), np.uint8))
-    report = map_scene(constant([1]), path, tmp_path / "map.tif", num_classes=1, progress=True)
+    request = MapRequest(path, tmp_path / "map.tif", progress=True)
+    report = map_scene(constant([1]), request, num_classes=1)
     assert report.seconds > 0 and capsys.readouterr().out == ""

@@ -9,8 +9,8 @@ import pytest
 import rasterio
 
 from hook.errors import SceneError
-from hook.scenes import map_scene
-from hook.scenes.mapping import Scene
+from hook.scenes import MapRequest, map_scene
+from hook.scenes.pipeline import Scene
 
 rng = np.random.default_rng(0)
 SIZE = 640
@@ -115,15 +115,8 @@ def test_a_map_of_a_served_file_is_that_of_the_file(scene, server, softmax_of_ba
     for folder, path in names.items():
         (tmp_path / folder).mkdir()
         output = tmp_path / folder / "map.tif"
-        map_scene(
-            softmax_of_bands,
-            path,
-            output,
-            num_classes=3,
-            window=96,
-            scores=("probs",),
-            progress=False,
-        )
+        request = MapRequest(path, output, window=96, scores=("probs",), progress=False)
+        map_scene(softmax_of_bands, request, num_classes=3)
     assert len(server.ranges) > 3
     assert max(last - first for first, last in server.ranges) < scene.stat().st_size / 2
     files = sorted(path.name for path in (tmp_path / "here").iterdir())
@@ -155,20 +148,15 @@ def test_a_server_that_fails_midway_stops_the_run(scene, server, softmax_of_band
         return softmax_of_bands(windows, valid)
 
     with pytest.raises(SceneError, match=r"scene\.tif: cannot be read at row"):
-        map_scene(
-            predict,
-            path,
-            tmp_path / "out" / "map.tif",
-            num_classes=3,
-            window=64,
-            batch_size=1,
-            progress=False,
-        )
+        output = tmp_path / "out" / "map.tif"
+        request = MapRequest(path, output, window=64, batch_size=1, progress=False)
+        map_scene(predict, request, num_classes=3)
     assert begun and server.ranges
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_file_that_is_not_served_is_named(server, softmax_of_bands, tmp_path):
     with pytest.raises(SceneError, match=r"absent\.tif cannot be read"):
-        map_scene(softmax_of_bands, server.url("absent.tif"), tmp_path / "map.tif", num_classes=3)
+        request = MapRequest(server.url("absent.tif"), tmp_path / "map.tif")
+        map_scene(softmax_of_bands, request, num_classes=3)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
 from hook.errors import SceneError
-from hook.scenes import SceneGeometry, map_scene
+from hook.scenes import MapRequest, SceneGeometry, map_scene
 from hook.scenes.stac import (
     UNKNOWN_TIME,
     ModelCard,
@@ -58,7 +58,10 @@ def check_item(item: dict) -> None:
 
 def make(predict, path, folder, **options):
     folder.mkdir(exist_ok=True)
-    map_scene(predict, path, folder / "land.tif", num_classes=2, progress=False, **options)
+    of_model = ("class_names", "palette", "cell", "fingerprint", "model")
+    known = {name: options.pop(name) for name in of_model if name in options}
+    request = MapRequest(path, folder / "land.tif", progress=False, **options)
+    map_scene(predict, request, num_classes=2, **known)
     text = (folder / "land.json").read_text("utf-8")
     item = json.loads(text)
     check_item(item)
@@ -139,7 +142,7 @@ def test_without_a_place_there_is_no_box(write_scene, softmax_of_bands, tmp_path
         ),
         (
             {"TIFFTAG_DATETIME": "2018:07:16 10:20:30"},
-            parse_time_span("2017-05-01"),
+            "2017-05-01",
             (None, "2017-05-01T00:00:00Z", "2017-05-01T23:59:59Z"),
         ),
     ],
@@ -148,7 +151,7 @@ def test_time_of_the_scene(write_scene, softmax_of_bands, tmp_path, tags, times,
     scene = write_scene(rng.random((2, 20, 20), np.float32))
     with rasterio.open(scene, "r+") as target:
         target.update_tags(**tags)
-    item, _ = make(softmax_of_bands, scene, tmp_path / "out", window=16, times=times)
+    item, _ = make(softmax_of_bands, scene, tmp_path / "out", window=16, taken=times)
     keys = ("datetime", "start_datetime", "end_datetime")
     assert tuple(item["properties"][key] for key in keys if key in item["properties"]) == expected
     assert ("not known" in item["properties"]["description"]) == (expected[-1][:4] == "2099")

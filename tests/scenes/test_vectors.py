@@ -11,7 +11,7 @@ from rasterio import features
 
 from hook.errors import SceneError
 from hook.geo.styles import StyledClass, write_category_names, write_style
-from hook.scenes import map_scene, polygonize
+from hook.scenes import MapRequest, map_scene, polygonize
 
 NAMES = ["field", "road", "water"]
 GEOGRAPHIC = {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-3, 0, 85.5, 0, -2e-3, 47.6)}
@@ -109,8 +109,8 @@ def test_window_size_leaves_no_seams(write_scene, softmax_of_bands, tmp_path, wi
     scene = write_scene(np.kron(rng.random((3, 12, 13)), np.ones((1, 9, 9))).astype(np.float32))
     counts = []
     for name, size in (("a", 64), ("b", window)):
-        options = {"num_classes": 3, "window": size, "progress": False}
-        map_scene(softmax_of_bands, scene, tmp_path / f"{name}.tif", **options)
+        request = MapRequest(scene, tmp_path / f"{name}.tif", window=size, progress=False)
+        map_scene(softmax_of_bands, request, num_classes=3)
         counts.append(polygonize(tmp_path / f"{name}.tif", tmp_path / f"{name}.gpkg"))
     first, second = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in "ab")
     assert counts[0] == counts[1] and first.equals(second)

@@ -46,9 +46,9 @@ from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
-from hook.scenes import WindowGrid, map_scene
+from hook.scenes import MapRequest, WindowGrid, map_scene
 from hook.scenes.forecast import forecast
-from hook.scenes.mapping import plan_scene
+from hook.scenes.mapping import plan_map
 from hook.scenes.reader import SceneReader
 from hook.visualization.drawing import figure_to_rgb
 
@@ -156,16 +156,15 @@ def run_map(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
     predict = WindowPredictor(model)
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
         begun = time.perf_counter()
-        map_scene(
-            predict,
+        request = MapRequest(
             scene,
             Path(folder) / "map.tif",
-            num_classes=model.decode_head.num_classes,
             window=args.window or default_window(model),
             overlap=args.overlap,
             batch_size=args.batch,
             progress=False,
         )
+        map_scene(predict, request, num_classes=model.decode_head.num_classes)
         return time.perf_counter() - begun
 
 
@@ -301,14 +300,13 @@ def _weigh(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dic
         torch.set_num_threads(args.threads)
     scene, output = folder / "scene.tif", folder / "map.tif"
     window = args.window or 512
-    choices = dict(
-        num_classes=PIXELWISE_CLASSES, window=window, overlap=args.overlap, batch_size=args.batch
-    )
+    options = dict(window=window, overlap=args.overlap, batch_size=args.batch, progress=False)
+    request = MapRequest(scene, output, **options)
     model = PixelwiseModel()
-    told = forecast(model, *plan_scene(scene, output, **choices))
+    told = forecast(model, *plan_map(request, num_classes=PIXELWISE_CLASSES))
     before = _peak_memory()
     begun = time.perf_counter()
-    map_scene(model, scene, output, progress=False, **choices)
+    map_scene(model, request, num_classes=PIXELWISE_CLASSES)
     return {
         "seconds": time.perf_counter() - begun,
         "memory_before_bytes": before,
