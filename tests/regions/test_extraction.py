@@ -143,7 +143,7 @@ def test_regions_are_those_of_numpy(models, scene, values, tmp_path, overlap, ex
         votes = np.bincount(probabilities[:, mask].argmax(axis=0), minlength=3)
         assert votes[row.class_id] == votes.max() and CLASSES[row.class_id] == row.class_name
         assert row.score == pytest.approx(probabilities[row.class_id][mask].mean())
-        for band, name in zip(values, OPTIONS["band_names"], strict=True):
+        for band, name in zip(values, OF_MODEL["band_names"], strict=True):
             known = band[mask & valid].astype(float)
             found = getattr(row, f"mean_{name}"), getattr(row, f"std_{name}")
             wanted = (known.mean(), known.std()) if len(known) else (np.nan, np.nan)
@@ -255,7 +255,7 @@ def test_regions_embedded_by_their_seeds(models, scene, tmp_path, options):
     assert found.drop(columns="embedding").equals(same.drop(columns="embedding"))
     known = found.mean_red.notna()  # a region without a pixel that is valid in all bands
     assert known.sum() > 20
-    bands = [f"{kind}_{band}" for kind in ("mean", "std") for band in OPTIONS["band_names"]]
+    bands = [f"{kind}_{band}" for kind in ("mean", "std") for band in OF_MODEL["band_names"]]
     embeddings = np.stack(found.embedding)
     np.testing.assert_allclose(embeddings[known], found[bands][known], rtol=1e-5, atol=1e-3)
     assert not embeddings[~known].any()
