@@ -28,10 +28,10 @@ from hook.geo.styles import (
     write_style,
 )
 from hook.geo.vector import read_vectors
+from hook.scenes.polygons import polygonize
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.statistics import ClassMap
 from hook.scenes.statistics import class_statistics as measure
-from hook.scenes.vectors import polygonize
 
 if TYPE_CHECKING:
     import xarray

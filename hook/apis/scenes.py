@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import geopandas
-import numpy as np
 import rasterio
 import shapely
 import torch

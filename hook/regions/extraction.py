@@ -28,7 +28,7 @@ from hook.scenes.pipeline import (
     unfinished,
 )
 from hook.scenes.reader import SceneReader
-from hook.scenes.vectors import Place
+from hook.scenes.vector_files import Place
 
 DEFAULT_WINDOW = 224
 

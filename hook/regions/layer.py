@@ -16,7 +16,7 @@ from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
 from hook.scenes.columns import regroup
-from hook.scenes.vectors import (
+from hook.scenes.vector_files import (
     WRITE_ERRORS,
     Place,
     without_clock,

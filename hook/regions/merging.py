@@ -5,7 +5,7 @@ import shapely
 
 from hook.regions.strips import RegionTable, Strip
 from hook.scenes.columns import join, take
-from hook.scenes.vectors import components
+from hook.scenes.dissolving import components
 
 
 class Merger:

@@ -304,7 +304,7 @@ class Regions:
 
 
 class _Grid(NamedTuple):
-    """What :func:`hook.scenes.vectors.write_with_gdal` asks of a map."""
+    """What :func:`hook.scenes.vector_files.write_with_gdal` asks of a map."""
 
     crs: CRS | None
     transform: rasterio.Affine

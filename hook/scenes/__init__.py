@@ -7,10 +7,10 @@ from hook.scenes.blending import RowBlender, RowBlock
 from hook.scenes.grid import Window, WindowGrid
 from hook.scenes.layers import ClassLayer, SceneGeometry, ScoreLayer
 from hook.scenes.mapping import MapReport, map_scene
+from hook.scenes.polygons import polygonize
 from hook.scenes.reader import SceneReader, WindowData
 from hook.scenes.request import MapRequest, SceneRequest
 from hook.scenes.statistics import class_statistics
-from hook.scenes.vectors import polygonize
 
 __all__ = [
     "ClassLayer",

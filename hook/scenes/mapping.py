@@ -48,10 +48,10 @@ from hook.scenes.pipeline import (
     run_missing_blocks,
     unfinished,
 )
+from hook.scenes.polygons import polygonize
 from hook.scenes.reader import CellReader, SceneReader
 from hook.scenes.request import MapRequest
 from hook.scenes.stac import ModelCard, WrittenLayer, add_vectors, write_stac_item
-from hook.scenes.vectors import polygonize
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 DEFAULT_WINDOW = 512

@@ -1,10 +1,9 @@
 """The regions of a class map as polygons."""
 
 import contextlib
-import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,49 +11,25 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import pyogrio
 import rasterio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
-from pyproj import CRS, Transformer
 from rasterio import features
 from rasterio.windows import Window
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from hook.errors import SceneError
-from hook.geo.measure import areas_m2, perimeters_m, pixel_areas
+from hook.geo.measure import areas_m2, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
-from hook.geo.styles import NO_CLASS, default_palette, write_qml
+from hook.geo.styles import default_palette, write_qml
 from hook.geo.vector import GEOMETRY, driver_of
 from hook.scenes.columns import join, regroup, take
+from hook.scenes.dissolving import components, label, plan_dissolving
 from hook.scenes.statistics import ClassMap
+from hook.scenes.vector_files import WRITE_ERRORS, without_clock, write_geoparquet, write_with_gdal
 
 _BATCH = 20_000
 _OUTSIDE = -2
-# Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
-_SIZE_STEPS = 1 << 20
-_BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
-# pyogrio raises RuntimeError where GDAL fails amid a stream.
-WRITE_ERRORS = (
-    DataSourceError,
-    DataLayerError,
-    FeatureError,
-    FieldError,
-    pa.ArrowException,
-    OSError,
-    RuntimeError,
-)
-
-
-class Place(NamedTuple):
-    """Where pixels lie."""
-
-    crs: CRS | None
-    transform: rasterio.Affine
 
 
 def polygonize(
@@ -149,7 +124,7 @@ def polygonize(
         style = output.with_suffix(".qml")
         if source.class_names and not style.exists():  # it may be the map's, or a user's own
             _write_style(files.add(style), source)
-        plan = _plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
+        plan = plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
         strips = source.strips(strip_rows, "writing polygons", progress)
         if plan:
             strips = plan.apply(strips)
@@ -314,199 +289,6 @@ def _same_grid(transform: rasterio.Affine, class_map: ClassMap) -> bool:
     back = ~class_map.transform * transform
     corners = [(0, 0), (class_map.width, 0), (0, class_map.height)]
     return all(math.dist(back @ corner, corner) < 0.01 for corner in corners)
-
-
-@contextlib.contextmanager
-def without_clock() -> Iterator[None]:
-    """Keep the time of writing out of GeoPackages: the same map gives the same bytes."""
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
-
-
-# Regions of strips
-
-
-def label(classes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the 4-connected regions of one class in the order of their first pixels.
-
-    Runs of equal pixels in a row are the nodes of a graph, which is far smaller than one of
-    pixels; its connected components are the regions.
-
-    Args:
-        classes: (h, w) class indexes, -1 for none.
-
-    Returns:
-        (h, w) int32 numbers of regions, -1 where there is no class, and how many there are.
-    """
-    starts = np.ones(classes.shape, bool)
-    starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
-    runs = np.cumsum(starts, dtype=np.int32).reshape(classes.shape) - 1
-    # The runs of two rows that share columns share the first column of one of them.
-    linked = (classes[1:] == classes[:-1]) & (starts[1:] | starts[:-1])
-    parts = components(runs[-1, -1] + 1, runs[:-1][linked], runs[1:][linked])
-    inside = classes[starts] >= 0
-    used = np.zeros(parts.max() + 1, bool)
-    used[parts[inside]] = True
-    numbers = np.where(used, np.cumsum(used) - 1, NO_CLASS).astype(np.int32)
-    return numbers[parts][runs], int(used.sum())
-
-
-def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Number the connected components of a graph in the order of their first nodes.
-
-    Args:
-        size: Number of nodes.
-        first: (M,) ends of edges.
-        second: (M,) their other ends.
-
-    Returns:
-        (size,) the component of each node.
-    """
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
-    parts = connected_components(graph, directed=False)[1]
-    _, first_nodes = np.unique(parts, return_index=True)
-    ranks = np.empty(len(first_nodes), np.int64)
-    ranks[np.argsort(first_nodes)] = np.arange(len(first_nodes))
-    return ranks[parts]
-
-
-class _Dissolving(NamedTuple):
-    """What becomes of the regions of a map, numbered strip by strip."""
-
-    new_classes: np.ndarray
-
-    def apply(self, strips: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the strips of which the plan was made with their new classes."""
-        offset = 0
-        for row_off, classes in strips:
-            labels, count = label(classes)
-            new = np.append(self.new_classes[offset : offset + count], np.int32(NO_CLASS))
-            offset += count
-            yield row_off, new[labels]  # label -1 takes the last entry
-
-
-def _plan_dissolving(
-    source: ClassMap, min_area: float, strip_rows: int | None, progress: bool
-) -> _Dissolving:
-    """Find the regions of the whole map, their sizes and neighbours; dissolve the small ones."""
-    # Sizes are counted in steps of the pixel in the map's centre.
-    centre = 1.0
-    if source.crs:
-        areas = pixel_areas(source, source.height // 2, 1)
-        centre = areas[0, areas.shape[1] // 2]
-    # The margin forgives the rounding of an area that is meant to be a number of pixels.
-    smallest = math.ceil(min_area / centre * _SIZE_STEPS * (1 - 1e-9))
-    nothing = np.empty((0, 2), np.int64)
-    sizes, kinds, seams, edges = [], [], [nothing], [nothing]
-    offset, above, above_classes = 0, None, None
-    for row_off, classes in source.strips(strip_rows, "finding small regions", progress):
-        labels, count = label(classes)
-        areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
-        steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
-        inside = labels >= 0
-        # Exact: whole numbers far below 2**53.
-        size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
-        kind = np.zeros(count, np.int32)
-        kind[labels[inside]] = classes[inside]
-        beside = touching(labels[:, :-1], labels[:, 1:])
-        below = touching(labels[:-1], labels[1:])
-        pairs = _unique_pairs(np.concatenate([beside, below]))
-        # Large regions side by side stay as they are, whatever they are parts of.
-        edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
-        labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)
-        if above is not None:
-            same = above_classes == classes[0]
-            seams.append(touching(above[same], labels[0, same]))
-            edges.append(touching(above[~same], labels[0, ~same]))
-        above, above_classes = labels[-1], classes[-1]
-        offset += count
-        sizes.append(size)
-        kinds.append(kind)
-    sizes, kinds = np.concatenate(sizes), np.concatenate(kinds)
-    region = components(offset, *np.concatenate(seams).T)
-    count = region.max(initial=-1) + 1
-    region_sizes = np.zeros(count, np.int64)
-    np.add.at(region_sizes, region, sizes)
-    region_kinds = np.zeros(count, np.int32)
-    region_kinds[region] = kinds
-    edges = region[np.concatenate(edges)]
-    return _Dissolving(_dissolve(region_sizes, region_kinds, edges, smallest)[region])
-
-
-def touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pairs of regions, (M, 2) int64, from arrays of neighbouring pixels."""
-    border = (first != second) & (first >= 0) & (second >= 0)
-    return _unique_pairs(np.column_stack([first[border], second[border]]).astype(np.int64))
-
-
-def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
-    """Each pair of (M, 2) int64 once, whichever way round; numbers below 2**31."""
-    # One number each, sorted: np.unique takes many times as long for rows, and for such numbers,
-    # which its hash does not scatter.
-    codes = np.sort(pairs.min(axis=1) << 32 | pairs.max(axis=1))
-    codes = codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes
-    return np.column_stack([codes >> 32, codes & 0xFFFFFFFF])
-
-
-def _dissolve(
-    sizes: np.ndarray, classes: np.ndarray, edges: np.ndarray, smallest: int
-) -> np.ndarray:
-    """Dissolve small regions into their largest neighbours.
-
-    In each round every small region goes to its largest neighbour, and on to where that goes. One
-    that is larger than all its neighbours waits: they are small too and go in this round. Regions
-    of one class that now touch become one. Rounds go on until no small region has a neighbour.
-
-    Args:
-        sizes: (N,) int64.
-        classes: (N,) int32.
-        edges: (M, 2) int64 pairs of neighbours; those of two large regions may be missing.
-        smallest: Regions below this size are dissolved.
-
-    Returns:
-        (N,) int32 new classes.
-    """
-    root = np.arange(len(sizes))
-    sizes = sizes.copy()
-    while True:
-        edges = _unique_pairs(edges[edges[:, 0] != edges[:, 1]])
-        edges = edges[(sizes[edges] < smallest).any(axis=1)]
-        if not len(edges):
-            return classes[root]
-        here, there = np.concatenate([edges, edges[:, ::-1]]).T
-        going = sizes[here] < smallest
-        here, there = here[going], there[going]
-        # Of equal neighbours the first; "larger" is a strict order, so that nobody goes in circles.
-        order = np.lexsort((-there, sizes[there], here))
-        here, there = here[order], there[order]
-        last = np.append(here[1:] != here[:-1], True)
-        here, there = here[last], there[last]
-        larger = (sizes[there] > sizes[here]) | ((sizes[there] == sizes[here]) & (there < here))
-        target = np.arange(len(sizes))
-        target[here[larger]] = there[larger]
-        while (further := target[target] != target).any():
-            target[further] = target[target[further]]
-        moved = np.flatnonzero(target != np.arange(len(sizes)))
-        np.add.at(sizes, target[moved], sizes[moved])
-        edges = target[edges]
-        # Only what grew can have met its like.
-        met = edges[classes[edges[:, 0]] == classes[edges[:, 1]]]
-        met = met[met[:, 0] != met[:, 1]]
-        if len(met):
-            nodes, ends = np.unique(met, return_inverse=True)
-            parts = components(len(nodes), *ends.reshape(-1, 2).T)
-            firsts = nodes[np.unique(parts, return_index=True)[1]][parts]
-            joined = nodes != firsts
-            np.add.at(sizes, firsts[joined], sizes[nodes[joined]])
-            onward = np.arange(len(sizes))
-            onward[nodes] = firsts
-            target = onward[target]
-            edges = onward[edges]
-        root = target[root]
 
 
 class _Regions(NamedTuple):
@@ -675,8 +457,8 @@ class _Joiner:
         framed[0, 1:-1], framed[-1, 1:-1] = self._above, below
         inside = labels >= 0
         polygons = np.empty(count, object)
-        for geometry, label in features.shapes(labels, mask=inside, connectivity=4):
-            polygons[int(label)] = shape(geometry)
+        for geometry, number in features.shapes(labels, mask=inside, connectivity=4):
+            polygons[int(number)] = shape(geometry)
         straight = np.empty((0, 3))
         if count:
             polygons, straight = add_junctions(polygons, framed)
@@ -794,112 +576,3 @@ def _schema(with_scores: bool) -> pa.Schema:
         fields.append(("score", pa.float64()))
     fields += [("area_m2", pa.float64()), ("perimeter_m", pa.float64()), (GEOMETRY, pa.binary())]
     return pa.schema(fields)
-
-
-def write_with_gdal(
-    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
-    schema: pa.Schema,
-    path: Path,
-    driver: str,
-    layer: str,
-    source: "ClassMap | Place",
-    geometry_type: str = "Polygon",
-    metadata: Mapping[str, str] | None = None,
-) -> int:
-    """Stream tables into a file of GDAL's; return the number of rows.
-
-    Args:
-        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
-        schema: Of the tables.
-        path: File to write.
-        driver: GDAL's name of the format.
-        layer: Name of the layer.
-        source: Says the CRS.
-        geometry_type: ``"Polygon"`` or ``"MultiPolygon"``.
-        metadata: Of the layer, for GeoPackage.
-    """
-    count, failure = 0, None
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        nonlocal count, failure
-        try:
-            for table, _ in tables:
-                count += len(table)
-                yield table
-        except BaseException as error:  # GDAL would tell only that there was one
-            failure = error
-            raise
-
-    options = {}
-    if driver == "GeoJSON":
-        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(source))}
-    try:
-        with warnings.catch_warnings():
-            # A map without a CRS is told of once, in our words.
-            warnings.filterwarnings("ignore", "'crs' was not provided")
-            pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, batches()),
-                path,
-                layer=layer,
-                driver=driver,
-                geometry_name=GEOMETRY,
-                geometry_type=geometry_type,
-                crs=source.crs and source.crs.to_wkt(),
-                layer_metadata=metadata and dict(metadata),
-                layer_options=options,
-            )
-    except Exception:
-        if failure is not None:
-            raise failure from failure.__cause__
-        raise
-    return count
-
-
-def _decimals(source: ClassMap) -> int:
-    """Digits of longitude and latitude that tell a hundredth of a pixel, at least RFC 7946's 7."""
-    to_wgs84 = Transformer.from_crs(source.crs, "OGC:CRS84", always_xy=True)
-    col, row = source.width // 2, source.height // 2
-    corners = [source.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
-    lon, lat = to_wgs84.transform(*zip(*corners, strict=True))
-    pixel = min(abs(lon[1] - lon[0]), abs(lat[1] - lat[0]))
-    if not 0 < pixel < math.inf:
-        return 7
-    return min(max(7, math.ceil(-math.log10(pixel)) + 2), 15)
-
-
-def write_geoparquet(
-    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
-    schema: pa.Schema,
-    path: Path,
-    source: "ClassMap | Place",
-    geometry_type: str = "Polygon",
-) -> int:
-    """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
-
-    Layout: https://geoparquet.org/releases/v1.1.0/, with bounding boxes for readers that want a
-    part. The file's own box is known at the end only, where Parquet has its metadata.
-    """
-    box = pa.struct([(name, pa.float64()) for name in _BOUNDS])
-    schema = schema.append(pa.field("bbox", box))
-    low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    count = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        for table, bounds in tables:
-            boxes = pa.StructArray.from_arrays([pa.array(edge) for edge in bounds.T], _BOUNDS)
-            writer.write_batch(pa.record_batch([*table.columns, boxes], schema))
-            low, high = (
-                np.minimum(low, bounds[:, :2].min(0)),
-                np.maximum(high, bounds[:, 2:].max(0)),
-            )
-            count += len(table)
-        column = {
-            "encoding": "WKB",
-            "geometry_types": [geometry_type] if count else [],
-            "crs": source.crs and source.crs.to_json_dict(),  # null: unknown
-            "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
-        }
-        if count:
-            column["bbox"] = [*low.tolist(), *high.tolist()]
-        geo = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
-        writer.add_key_value_metadata({"geo": json.dumps(geo)})
-    return count

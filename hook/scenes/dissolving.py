@@ -1,0 +1,195 @@
+"""Connected regions of class maps, and small ones dissolved into their neighbours."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hook.geo.measure import pixel_areas
+from hook.geo.styles import NO_CLASS
+from hook.scenes.statistics import ClassMap
+
+# Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
+_SIZE_STEPS = 1 << 20
+
+
+def label(classes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the 4-connected regions of one class in the order of their first pixels.
+
+    Runs of equal pixels in a row are the nodes of a graph, which is far smaller than one of
+    pixels; its connected components are the regions.
+
+    Args:
+        classes: (h, w) class indexes, -1 for none.
+
+    Returns:
+        (h, w) int32 numbers of regions, -1 where there is no class, and how many there are.
+    """
+    starts = np.ones(classes.shape, bool)
+    starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
+    runs = np.cumsum(starts, dtype=np.int32).reshape(classes.shape) - 1
+    # The runs of two rows that share columns share the first column of one of them.
+    linked = (classes[1:] == classes[:-1]) & (starts[1:] | starts[:-1])
+    parts = components(runs[-1, -1] + 1, runs[:-1][linked], runs[1:][linked])
+    inside = classes[starts] >= 0
+    used = np.zeros(parts.max() + 1, bool)
+    used[parts[inside]] = True
+    numbers = np.where(used, np.cumsum(used) - 1, NO_CLASS).astype(np.int32)
+    return numbers[parts][runs], int(used.sum())
+
+
+def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number the connected components of a graph in the order of their first nodes.
+
+    Args:
+        size: Number of nodes.
+        first: (M,) ends of edges.
+        second: (M,) their other ends.
+
+    Returns:
+        (size,) the component of each node.
+    """
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
+    parts = connected_components(graph, directed=False)[1]
+    _, first_nodes = np.unique(parts, return_index=True)
+    ranks = np.empty(len(first_nodes), np.int64)
+    ranks[np.argsort(first_nodes)] = np.arange(len(first_nodes))
+    return ranks[parts]
+
+
+class Dissolving(NamedTuple):
+    """What becomes of the regions of a map, numbered strip by strip."""
+
+    new_classes: np.ndarray
+
+    def apply(self, strips: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the strips of which the plan was made with their new classes."""
+        offset = 0
+        for row_off, classes in strips:
+            labels, count = label(classes)
+            new = np.append(self.new_classes[offset : offset + count], np.int32(NO_CLASS))
+            offset += count
+            yield row_off, new[labels]  # label -1 takes the last entry
+
+
+def plan_dissolving(
+    source: ClassMap, min_area: float, strip_rows: int | None, progress: bool
+) -> Dissolving:
+    """Find the regions of the whole map, their sizes and neighbours; dissolve the small ones."""
+    # Sizes are counted in steps of the pixel in the map's centre.
+    centre = 1.0
+    if source.crs:
+        areas = pixel_areas(source, source.height // 2, 1)
+        centre = areas[0, areas.shape[1] // 2]
+    # The margin forgives the rounding of an area that is meant to be a number of pixels.
+    smallest = math.ceil(min_area / centre * _SIZE_STEPS * (1 - 1e-9))
+    nothing = np.empty((0, 2), np.int64)
+    sizes, kinds, seams, edges = [], [], [nothing], [nothing]
+    offset, above, above_classes = 0, None, None
+    for row_off, classes in source.strips(strip_rows, "finding small regions", progress):
+        labels, count = label(classes)
+        areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
+        steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
+        inside = labels >= 0
+        # Exact: whole numbers far below 2**53.
+        size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
+        kind = np.zeros(count, np.int32)
+        kind[labels[inside]] = classes[inside]
+        beside = touching(labels[:, :-1], labels[:, 1:])
+        below = touching(labels[:-1], labels[1:])
+        pairs = _unique_pairs(np.concatenate([beside, below]))
+        # Large regions side by side stay as they are, whatever they are parts of.
+        edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
+        labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)
+        if above is not None:
+            same = above_classes == classes[0]
+            seams.append(touching(above[same], labels[0, same]))
+            edges.append(touching(above[~same], labels[0, ~same]))
+        above, above_classes = labels[-1], classes[-1]
+        offset += count
+        sizes.append(size)
+        kinds.append(kind)
+    sizes, kinds = np.concatenate(sizes), np.concatenate(kinds)
+    region = components(offset, *np.concatenate(seams).T)
+    count = region.max(initial=-1) + 1
+    region_sizes = np.zeros(count, np.int64)
+    np.add.at(region_sizes, region, sizes)
+    region_kinds = np.zeros(count, np.int32)
+    region_kinds[region] = kinds
+    edges = region[np.concatenate(edges)]
+    return Dissolving(_dissolve(region_sizes, region_kinds, edges, smallest)[region])
+
+
+def touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pairs of regions, (M, 2) int64, from arrays of neighbouring pixels."""
+    border = (first != second) & (first >= 0) & (second >= 0)
+    return _unique_pairs(np.column_stack([first[border], second[border]]).astype(np.int64))
+
+
+def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Each pair of (M, 2) int64 once, whichever way round; numbers below 2**31."""
+    # One number each, sorted: np.unique takes many times as long for rows, and for such numbers,
+    # which its hash does not scatter.
+    codes = np.sort(pairs.min(axis=1) << 32 | pairs.max(axis=1))
+    codes = codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes
+    return np.column_stack([codes >> 32, codes & 0xFFFFFFFF])
+
+
+def _dissolve(
+    sizes: np.ndarray, classes: np.ndarray, edges: np.ndarray, smallest: int
+) -> np.ndarray:
+    """Dissolve small regions into their largest neighbours.
+
+    In each round every small region goes to its largest neighbour, and on to where that goes. One
+    that is larger than all its neighbours waits: they are small too and go in this round. Regions
+    of one class that now touch become one. Rounds go on until no small region has a neighbour.
+
+    Args:
+        sizes: (N,) int64.
+        classes: (N,) int32.
+        edges: (M, 2) int64 pairs of neighbours; those of two large regions may be missing.
+        smallest: Regions below this size are dissolved.
+
+    Returns:
+        (N,) int32 new classes.
+    """
+    root = np.arange(len(sizes))
+    sizes = sizes.copy()
+    while True:
+        edges = _unique_pairs(edges[edges[:, 0] != edges[:, 1]])
+        edges = edges[(sizes[edges] < smallest).any(axis=1)]
+        if not len(edges):
+            return classes[root]
+        here, there = np.concatenate([edges, edges[:, ::-1]]).T
+        going = sizes[here] < smallest
+        here, there = here[going], there[going]
+        # Of equal neighbours the first; "larger" is a strict order, so that nobody goes in circles.
+        order = np.lexsort((-there, sizes[there], here))
+        here, there = here[order], there[order]
+        last = np.append(here[1:] != here[:-1], True)
+        here, there = here[last], there[last]
+        larger = (sizes[there] > sizes[here]) | ((sizes[there] == sizes[here]) & (there < here))
+        target = np.arange(len(sizes))
+        target[here[larger]] = there[larger]
+        while (further := target[target] != target).any():
+            target[further] = target[target[further]]
+        moved = np.flatnonzero(target != np.arange(len(sizes)))
+        np.add.at(sizes, target[moved], sizes[moved])
+        edges = target[edges]
+        # Only what grew can have met its like.
+        met = edges[classes[edges[:, 0]] == classes[edges[:, 1]]]
+        met = met[met[:, 0] != met[:, 1]]
+        if len(met):
+            nodes, ends = np.unique(met, return_inverse=True)
+            parts = components(len(nodes), *ends.reshape(-1, 2).T)
+            firsts = nodes[np.unique(parts, return_index=True)[1]][parts]
+            joined = nodes != firsts
+            np.add.at(sizes, firsts[joined], sizes[nodes[joined]])
+            onward = np.arange(len(sizes))
+            onward[nodes] = firsts
+            target = onward[target]
+            edges = onward[edges]
+        root = target[root]
