@@ -5,7 +5,7 @@ _base_ = ["../configs/hook/hook-fast-skip_vit-192x6_banepa-256.py"]
 channels = (24, 32, 40, 48)
 model = dict(
     backbone=dict(
-        tokenizer=dict(seed_dims=64, nan_is_invalid=True),
+        tokenizer=dict(seed_dims=64),
         embed_dims=64,
         depth=4,
         num_heads=2,

@@ -185,8 +185,6 @@ def look_at(cfg, model, test_set, scene: int) -> View:
     """Gather image, truth and tokens of a scene around its test part."""
     import torch
 
-    from hook.tokenizers import token_map
-
     info = test_set.scenes[scene]
     row, col, height, width = test_set.sampling_windows[scene]
     full_h, full_w = info.grid.height, info.grid.width
@@ -215,11 +213,10 @@ def look_at(cfg, model, test_set, scene: int) -> View:
     for start in progress_bar(starts, desc="tokens", unit="batch", leave=False):
         samples = [dataset[k] for k in range(start, min(start + size, len(dataset)))]
         with torch.no_grad():
-            batch = {"inputs": [s["inputs"] for s in samples]}
-            inputs = model.data_preprocessor(batch, False)["inputs"]
-            maps = token_map(model.backbone.tokenizer(inputs).assignment, inputs.shape[-2:])
-        for sample, tokens in zip(samples, maps.numpy(), strict=True):
-            _paste(view, sample, tokens)
+            batch = {key: [s[key] for s in samples] for key in ("inputs", "data_samples")}
+            found = model.tokenize(**model.data_preprocessor(batch, False))
+        for sample, tokens in zip(samples, found, strict=True):
+            _paste(view, sample, tokens.token_map())
     return view
 
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 
 from hook.checkpoint import load_checkpoint
 from hook.engine.runner import (
@@ -14,8 +13,8 @@ from hook.engine.runner import (
     prepare,
     set_output,
     set_show_dir,
+    set_tta,
 )
-from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, reports_errors
 
 
@@ -56,10 +55,9 @@ def main() -> None:
         set_output(cfg, args.out)
     if args.show_dir is not None:
         set_show_dir(cfg, args.show_dir)
-    runner = build_runner(cfg)
     if args.tta:
-        enable_tta(runner.model.module if is_model_wrapper(runner.model) else runner.model)
-    metrics = runner.test()
+        set_tta(cfg)
+    metrics = build_runner(cfg).test()
     if args.out is not None and is_main_process():
         folder = Path(args.out)
         partial = folder / ".metrics.json.partial"

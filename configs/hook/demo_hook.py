@@ -56,7 +56,7 @@ val_evaluator = dict(type="hook.IoUMetric")
 test_evaluator = val_evaluator
 
 model = dict(
-    type="EncoderDecoder",
+    type="hook.TokenSegmentor",
     data_preprocessor=dict(
         type="hook.SegDataPreProcessor",
         mean=metainfo["mean"],

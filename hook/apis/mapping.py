@@ -123,19 +123,18 @@ class SceneMapper(SceneModel):
             cell=None if segments else cell,
         )
         if request.dry_run:
-            with self.tokens():
-                return forecast(self.function, *plan_map(request, **classes))
+            return forecast(self.function, *plan_map(request, **classes))
         fingerprint = self.fingerprint()
         hyperparameters = {
             "weights_sha256": fingerprint["weights"],
-            "tokens": _number_of_tokens(self.model),
+            "tokens": self.num_tokens or _number_of_tokens(self.model),
             "overlap": request.overlap,
             "blend": request.blend if segments else None,
             "batch_size": request.batch_size,
             "tta": self.function.tta,
             "precision": self.function.precision,
         }
-        with self.tokens(), self.sharing(request) as run_blocks:
+        with self.sharing(request) as run_blocks:
             return map_scene(
                 self.function,
                 request,

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
 from hook.geo.vector import read_vectors, warn_of_missing_crs
-from hook.inference.models import Model, load_model, use_tokens
+from hook.inference.models import Model, load_model
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.pipeline import RunBlocks
 from hook.scenes.reader import AreaOfInterest
@@ -62,9 +62,7 @@ class MakeFunction:
         """Load the model onto a device."""
         torch.set_num_threads(self.threads)
         model = load_model((Config(self.cfg), self.checkpoint), device=device or "cpu")
-        # For the life of this process; the context manager only lends the number.
-        ExitStack().enter_context(use_tokens(model, self.num_tokens))
-        return self.kind(model, **self.options)
+        return self.kind(model, num_tokens=self.num_tokens, **self.options)
 
 
 class SceneModel:
@@ -105,13 +103,20 @@ class SceneModel:
         self.model, self.num_tokens = load_model(model, device=self._devices[0]), num_tokens
         # Weights of a loaded model may have changed since they were read.
         self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file
-        with self.tokens():  # an impossible number shows now
-            self.function = kind(self.model, **options)
+        self.function = kind(self.model, num_tokens=num_tokens, **options)
         self._kind, self._options = kind, options
 
-    def tokens(self):
-        """Let the model use ``num_tokens`` inside a ``with`` block."""
-        return use_tokens(self.model, self.num_tokens)
+    def _set_resolution(self, metres: float | None) -> None:
+        """Tell the function of windows how large a scene's pixels are on the ground, in metres.
+
+        A tokenizer that was trained with a resolution takes it; for others, warn where the pixels
+        are much larger or smaller than those the model was trained on.
+        """
+        if not getattr(getattr(self.model.backbone, "tokenizer", None), "takes_resolution", False):
+            warn_of_resolution(self.model, "the scene", metres)
+        else:
+            self._options = self._options | {"resolution": metres}
+            self.function = self._kind(self.model, num_tokens=self.num_tokens, **self._options)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the model's answers, for the journal of a run."""
@@ -150,7 +155,7 @@ class SceneModel:
         model, files = self.model, scene_files(request.input)
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
         bands = choose_bands(model, files[0], request.bidx)
-        warn_of_resolution(model, "the scene", scene_resolution(files[0]))
+        self._set_resolution(scene_resolution(files[0]))
         return replace(
             request,
             input=files,

@@ -159,10 +159,11 @@ def embed_chip(
         DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
     """
     # With PyTorch and MMEngine, which searching by place does without.
-    from hook.apis.regions import RegionPredictor
+    from hook.datasets.transforms.packing import ground_resolution
     from hook.geo.arrays import is_data_array
     from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
-    from hook.inference.models import load_model, use_tokens
+    from hook.inference.models import load_model
+    from hook.inference.regions import RegionPredictor
 
     model = load_model(model)
     if token is not None:
@@ -172,20 +173,20 @@ def embed_chip(
         name = "the chip" if is_data_array(chip) else f"chip {chip}"
         sample = read_sample(chip, model)
         values, valid = sample["img"].transpose(2, 0, 1), sample["valid"]
+        metres = ground_resolution(sample)
     else:
-        name, values = "the chip", chip
+        name, values, metres = "the chip", chip, None
     values = check_values(model, values, name)
     valid = check_validity(values, valid, name)
-    with use_tokens(model, num_tokens):
-        predict = RegionPredictor(model, fixed=num_tokens is not None, embedding=embedding)
-        try:
-            answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])
-        except ConfigError as error:
-            raise DataError(
-                f"{name} does not fit the model",
-                found=error.found or error.what,
-                remedy="cut or resize it to the window that the regions were made with",
-            ) from None
+    predict = RegionPredictor(model, num_tokens, embedding=embedding, resolution=metres)
+    try:
+        answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])
+    except ConfigError as error:
+        raise DataError(
+            f"{name} does not fit the model",
+            found=error.found or error.what,
+            remedy="cut or resize it to the window that the regions were made with",
+        ) from None
     owners = answer.owners[0]
     number = int(owners.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
     if token is not None and not 0 <= token < number:

@@ -84,8 +84,8 @@ def _token(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     _check_options(args)
-    from hook.apis.token_pictures import show_attention, show_token_counts, show_tokens
     from hook.inference.models import load_model
+    from hook.visualization.tokens import show_attention, show_token_counts, show_tokens
 
     model = load_model(model_of(args), device=args.device)
     options = {"path": args.out, "overwrite": args.overwrite}

@@ -4,12 +4,10 @@ from hook.engine.channels_last_hook import ChannelsLastHook
 from hook.engine.optim import CPUAmpOptimWrapper
 from hook.engine.resume_hook import ResumeValidationHook
 from hook.engine.runner import HookRunner
-from hook.engine.token_visualization_hook import TokenVisualizationHook
 
 __all__ = [
     "CPUAmpOptimWrapper",
     "ChannelsLastHook",
     "HookRunner",
     "ResumeValidationHook",
-    "TokenVisualizationHook",
 ]

@@ -8,9 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
-from hook.engine.runner import config_errors
+from hook.engine.runner import config_errors, upgrade_model
 from hook.errors import ConfigError
-from hook.tokenizers.validity import check_marks
 
 _DEFAULT_WINDOW = 512
 
@@ -28,9 +27,7 @@ def build_model(cfg: Config) -> nn.Module:
     with config_errors("model"), warnings.catch_warnings():
         # mmseg's advice to people who write heads, at every start of a model with two classes.
         warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")
-        model = MODELS.build(options)
-        check_marks(model)
-    return model
+        return MODELS.build(upgrade_model(options))
 
 
 def use_scope_of(cfg: Config) -> None:

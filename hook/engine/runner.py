@@ -11,13 +11,13 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -35,7 +35,6 @@ from hook.checkpoint import (
 )
 from hook.errors import ConfigError, DataError, HookError
 from hook.registry import DATASETS
-from hook.tokenizers.validity import check_marks
 
 # The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
 RUNNER_KEYS = frozenset(
@@ -403,6 +402,24 @@ def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
     cfg.custom_hooks = hooks
 
 
+def set_tta(cfg: Config, kind: str = "d4") -> None:
+    """Let the test average over views of each image (:func:`hook.engine.tta.views`).
+
+    Raises:
+        ConfigError: The model cannot.
+    """
+    cfg.model = upgrade_model(cfg.model)
+    kinds = ("hook.TokenSegmentor", "hook.TokenClassifier")
+    if cfg.model.type not in (*kinds, *(kind.partition(".")[2] for kind in kinds)):
+        raise ConfigError(
+            "--tta: the model cannot average over views",
+            expected=" or ".join(kinds),
+            found=cfg.model.type,
+            remedy="leave --tta out",
+        )
+    cfg.model.test_cfg = {**(cfg.model.get("test_cfg") or {}), "tta": kind}
+
+
 # ---------------------------------------------------------------------------------- errors
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
@@ -489,6 +506,23 @@ def _reports(section: str, method: Callable) -> Callable:
 
 
 # ---------------------------------------------------------------------------------- runner
+def upgrade_model(model: dict | torch.nn.Module) -> dict | torch.nn.Module:
+    """Let configs that name mmseg's ``EncoderDecoder`` get :class:`hook.models.TokenSegmentor`.
+
+    It is the same model, with the same keys and numbers, and returns the tokens of its images.
+    The config itself stays as it is.
+
+    Args:
+        model: Section ``model`` of a config; a model that is built already is left alone.
+    """
+    kind = model.get("type") if isinstance(model, Mapping) else None
+    if isinstance(kind, type):  # of a config in MMEngine's lazy style
+        kind = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if kind not in ("EncoderDecoder", "mmseg.EncoderDecoder"):
+        return model
+    return ConfigDict(model, type="hook.TokenSegmentor")
+
+
 @RUNNERS.register_module()
 class HookRunner(Runner):
     """MMEngine's runner with safe checkpoints, whole files and errors a user can read.
@@ -513,11 +547,9 @@ class HookRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def build_model(self, model) -> torch.nn.Module:
-        """Build the model, and refuse one whose parts do not understand each other."""
+        """Build the model; see :func:`upgrade_model`."""
         with config_errors("model"):
-            model = super().build_model(model)
-            check_marks(model)
-        return model
+            return super().build_model(upgrade_model(model))
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
         """Register the config's hooks and the one that completes a cut-off validation."""

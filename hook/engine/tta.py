@@ -4,8 +4,9 @@ import functools
 from collections.abc import Callable, Iterator
 
 import torch
-from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import Tensor
+
+from hook.tokenizers import ImageFacts
 
 View = tuple[int, bool]
 
@@ -40,61 +41,29 @@ def undo_view(x: Tensor, view: View) -> Tensor:
 
 
 def mean_over_views(
-    predict: Callable[[Tensor], Tensor], inputs: Tensor, kind: str = "d4"
+    predict: Callable[..., Tensor],
+    inputs: Tensor,
+    kind: str = "d4",
+    facts: ImageFacts | None = None,
 ) -> Tensor:
     """Average predictions over all views.
 
     Args:
-        predict: Images (B, C, H, W) to probabilities, (B, K, H, W) or (B, K).
+        predict: Images (B, C, H, W) to probabilities, (B, K, H, W) or (B, K); with ``facts`` it
+            gets theirs as a second argument.
         inputs: (B, C, H, W).
         kind: See :func:`views`.
+        facts: What else is known of the images; its maps are turned as they are.
 
     Returns:
         The mean, on the grid of ``inputs`` where it has one.
     """
     total, count = None, 0
     for view in views(inputs.shape[-2] == inputs.shape[-1], kind):
-        scores = predict(apply_view(inputs, view))
+        turn = functools.partial(apply_view, view=view)
+        arguments = () if facts is None else (facts.change_images(turn),)
+        scores = predict(turn(inputs), *arguments)
         scores = undo_view(scores, view) if scores.ndim == 4 else scores
         total = scores if total is None else total + scores
         count += 1
     return total / count
-
-
-def enable_tta(model: nn.Module, kind: str = "d4") -> None:
-    """Make a model's ``test_step`` average over flips and quarter turns.
-
-    Args:
-        model: mmseg's ``EncoderDecoder`` or HOOK's classifier, not wrapped for distribution.
-        kind: See :func:`views`.
-    """
-    step = _segment if hasattr(model, "decode_head") else _classify
-    model.test_step = functools.partial(step, model, kind)
-
-
-def _segment(model: nn.Module, kind: str, data: dict) -> list[BaseDataElement]:
-    data = model.data_preprocessor(data, False)
-    samples = data["data_samples"]
-    metas = [sample.metainfo for sample in samples]
-
-    def predict(inputs: Tensor) -> Tensor:
-        logits = model.inference(inputs, metas).float()
-        return logits.softmax(dim=1) if logits.shape[1] > 1 else logits.sigmoid()
-
-    mean = mean_over_views(predict, data["inputs"], kind)
-    # postprocess_result expects logits; these give back the mean under softmax and sigmoid.
-    logits = mean.clamp_min(1e-12).log() if mean.shape[1] > 1 else torch.logit(mean, eps=1e-6)
-    return model.postprocess_result(logits, samples)
-
-
-def _classify(model: nn.Module, kind: str, data: dict) -> list[BaseDataElement]:
-    data = model.data_preprocessor(data, False)
-
-    def predict(inputs: Tensor) -> Tensor:
-        return model(inputs, mode="tensor").float().softmax(dim=1)
-
-    scores = mean_over_views(predict, data["inputs"], kind)
-    for sample, score in zip(data["data_samples"], scores, strict=True):
-        sample.pred_label = int(score.argmax())
-        sample.pred_score = score
-    return data["data_samples"]

@@ -13,11 +13,13 @@ import heapq
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from scipy.cluster.vq import kmeans2, vq
 from skimage import color, segmentation
 
 from hook.errors import ConfigError, DataError
 from hook.evaluation.homogeneity import connected_components
+from hook.structures import ImageTokens
 
 _FIT_PIXELS = 8192  # k-means finds its centres on so many; more change them little
 
@@ -268,6 +270,26 @@ def merge_fragments(regions: np.ndarray, min_size: int = 16) -> np.ndarray:
     target = _absorb_small(parts, min_size, longest_border)
     # Numbered anew: a component may begin where one that it took in did.
     return connected_components(np.where(parts >= 0, np.append(target, -1)[parts], -1))
+
+
+def token_regions(tokens: ImageTokens, min_region: int = 0, everywhere: bool = False) -> np.ndarray:
+    """Give each pixel its token, and small parts of tokens to what they look like.
+
+    Args:
+        tokens: The tokens of an image.
+        min_region: Smallest connected part of a token that stays, in pixels (see
+            :func:`merge_specks`); 0 keeps all, as does a grid, whose tokens all have one size.
+        everywhere: Also where the image has no data.
+
+    Returns:
+        (H, W) int64 index of the token, -1 where the image has no data.
+    """
+    output = tokens.output
+    if not min_region or output.assign == "grid" or output.cell is None:
+        return tokens.token_map(everywhere)
+    cells, colours = output.token_map()[0].cpu().numpy(), tokens.colours().cpu().numpy()
+    cells = merge_specks(cells, colours, -(-min_region // output.cell**2))
+    return tokens.spread(torch.from_numpy(cells), everywhere)
 
 
 def merge_specks(owners: np.ndarray, colours: np.ndarray, min_size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Sizes on the ground: areas, perimeters, pixels. The one place that knows how a CRS measures."""
 
+import functools
 import math
 from typing import Any
 
@@ -154,6 +155,7 @@ def _square_metres(crs: CRS) -> float:
     return math.prod(axis.unit_conversion_factor for axis in crs.axis_info[:2])
 
 
+@functools.lru_cache(maxsize=16)  # chips are measured one by one
 def _to_equal_area(crs: CRS) -> Transformer:
     ellipsoid = crs.ellipsoid
     # "+over" keeps longitudes beyond 180 degrees where they are.

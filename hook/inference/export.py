@@ -25,9 +25,10 @@ from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.geo.raster import parse_nodata
 from hook.geo.staging import StagedFiles
-from hook.inference.models import Model, load_model, use_tokens
+from hook.inference.models import Model, chosen_tokens, load_model
 from hook.inference.windows import WindowPredictor
-from hook.tokenizers.validity import mark_invalid
+from hook.models import TokenModel
+from hook.tokenizers import ImageFacts
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between PyTorch and the file."""
@@ -110,14 +111,15 @@ def export_onnx(
     window = window or _default_window(model)
     _check_window(model, window)
     num_bands = _num_bands(model)
-    with torch.no_grad(), use_tokens(model, num_tokens), _one_number_of_tokens(model):
-        graph = PixelsToProbabilities(model, num_bands, window).eval()
+    num_tokens = chosen_tokens(model, num_tokens)
+    with torch.no_grad():
+        graph = PixelsToProbabilities(model, num_bands, window, num_tokens).eval()
         images, valid = _test_images(graph)
         # One by one, here and in the check: with many seeds, the attention of all with all takes
         # gigabytes for an image.
-        expected = np.concatenate(
-            [_predict(model, images[i : i + 1], valid[i : i + 1]) for i in range(len(images))]
-        )
+        predict = WindowPredictor(model, num_tokens=num_tokens)
+        each = (slice(i, i + 1) for i in range(len(images)))
+        expected = np.concatenate([predict(images[one], valid[one]) for one in each])
         proto = _to_onnx(graph, num_bands, window, opset)
         _set_metadata(proto, _metadata(graph))
     with StagedFiles(overwrite) as staged:
@@ -135,11 +137,14 @@ class PixelsToProbabilities(nn.Module):
         model: From :func:`hook.apis.load_model`.
         num_bands: Number of bands C.
         window: Side of the images in pixels.
+        num_tokens: Number of tokens; None takes the model's.
     """
 
-    def __init__(self, model: nn.Module, num_bands: int, window: int) -> None:
+    def __init__(
+        self, model: nn.Module, num_bands: int, window: int, num_tokens: int | None = None
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.num_tokens = model, num_tokens
         self.window = window
         self.segments = is_segmentation(model)
         meta, preprocessor = model.dataset_meta, model.data_preprocessor
@@ -184,19 +189,22 @@ class PixelsToProbabilities(nn.Module):
         invalid = invalid.any(dim=1, keepdim=True)
         x = image * (self.scale * 255).float() + self.offset.float()
         x = torch.where(invalid, self.fill.float(), x)
-        if self.marks:
-            x = x.masked_fill(invalid, float("nan"))
         if self.swaps:
             x = x.flip(1)
         x = (x - self.mean) / self.std
         if any(self.padding):
             x = F.pad(x, self.padding, value=self.pad_value)
+        options = {}
+        if isinstance(self.model, TokenModel):
+            valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
+            options = {"facts": ImageFacts(valid), "num_tokens": self.num_tokens}
         if not self.segments:
-            return self.model(x).float().softmax(dim=1)
+            infer = self.model.inference if options else self.model
+            return infer(x, **options).float().softmax(dim=1)
         size = tuple(x.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         # Not `inference`: of a window no larger than its crop it does the same in any mode.
-        logits = self.model.encode_decode(x, [meta]).float()
+        logits = self.model.encode_decode(x, [meta], **options).float()
         logits = logits[..., : self.window, : self.window]
         if logits.shape[1] > 1:
             return logits.softmax(dim=1)
@@ -319,38 +327,6 @@ def _num_bands(model: nn.Module) -> int:
     return count
 
 
-@contextmanager
-def _one_number_of_tokens(model: nn.Module) -> Iterator[None]:
-    """Let the number of tokens that was asked for hold for all images."""
-    explained = getattr(model.backbone, "explained", None)
-    if explained is not None:
-        model.backbone.explained = None
-    try:
-        yield
-    finally:
-        if explained is not None:
-            model.backbone.explained = explained
-
-
-def _predict(model: nn.Module, images: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Predict native values (B, C, H, W) as HOOK's other commands do."""
-    if is_segmentation(model):
-        return WindowPredictor(model)(images, valid)
-    inputs = torch.from_numpy(to_model_units(images, valid, model.dataset_meta))
-    if getattr(model.data_preprocessor, "mark_invalid", False):
-        inputs = mark_invalid(inputs, torch.from_numpy(valid))
-    inputs = model.data_preprocessor({"inputs": list(inputs)}, False)["inputs"]
-    try:
-        logits = model(inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs)))
-    except ValueError as error:  # a tokenizer tied to a size says so this way
-        raise ConfigError(
-            f"images of {images.shape[-2]} x {images.shape[-1]} pixels do not fit the model",
-            found=error,
-            remedy="leave --window out for the size the model was made for",
-        ) from None
-    return logits.float().softmax(dim=1).numpy()
-
-
 # ------------------------------------------------------------------------------------ the file
 def _to_onnx(graph: nn.Module, num_bands: int, window: int, opset: int) -> Any:
     """Translate the graph into an ``onnx.ModelProto``.
@@ -468,7 +444,9 @@ def _metadata(graph: PixelsToProbabilities) -> dict[str, Any]:
         "mean": [float(f"{value:.7g}") for value in graph.mean.flatten().tolist()],
         "std": [float(f"{value:.7g}") for value in graph.std.flatten().tolist()],
         "nodata": None if graph.nodata is None else str(graph.nodata),
-        "num_tokens": tokenizer.num_tokens if hasattr(tokenizer, "max_tokens") else None,
+        "num_tokens": (
+            graph.num_tokens or tokenizer.num_tokens if hasattr(tokenizer, "max_tokens") else None
+        ),
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -13,14 +13,13 @@ from torch import nn
 from hook.arguments import file_name, refused, whole_number
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
-from hook.engine.tta import enable_tta
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
 from hook.evaluation.prediction_writer import ClassMapFile
 from hook.geo.arrays import is_array
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
-from hook.inference.models import Model, load_model, use_tokens
+from hook.inference.models import Model, chosen_tokens, load_model
 from hook.progress import progress_bar
 
 
@@ -107,18 +106,16 @@ def predict_files(
     segments = is_segmentation(model)
     targets = _plan_output(files, out, segments, overwrite)
     pipeline = inference_pipeline(model)
+    options = {}
     if tta:
-        enable_tta(model, "d4" if tta is True else tta)
+        options["tta"] = "d4" if tta is True else tta
+    if num_tokens is not None:
+        options["num_tokens"] = chosen_tokens(model, num_tokens)
     predictions: list[Prediction] = []
-    try:
-        with use_tokens(model, num_tokens):
-            for batch in _batches(files, model, pipeline, batch_size, progress):
-                for (path, sample), result in zip(batch, _run(model, batch), strict=True):
-                    target = targets.get(str(path))
-                    predictions.append(_to_prediction(model, str(path), sample, result, target))
-    finally:
-        if tta:
-            del model.test_step  # the class's own is back
+    for batch in _batches(files, model, pipeline, batch_size, progress):
+        for (path, sample), result in zip(batch, _run(model, batch, options), strict=True):
+            target = targets.get(str(path))
+            predictions.append(_to_prediction(model, str(path), sample, result, target))
     if out is not None and not segments:
         rows = [(p.file, None, p.scores) for p in predictions]
         write_predictions(out, model.dataset_meta["classes"], rows)
@@ -191,7 +188,7 @@ def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterato
 
 
 @torch.inference_mode()
-def _run(model: nn.Module, batch: list[tuple[str, dict]]) -> list:
+def _run(model: nn.Module, batch: list[tuple[str, dict]], options: dict[str, Any]) -> list:
     if model.training:
         raise RuntimeError("the model is in training mode; load_model gives it in evaluation mode")
     data = {
@@ -199,7 +196,7 @@ def _run(model: nn.Module, batch: list[tuple[str, dict]]) -> list:
         "data_samples": [sample["data_samples"] for _, sample in batch],
     }
     try:
-        return model.test_step(data)
+        return model.predict(**model.data_preprocessor(data, False), **options)
     except ValueError as error:  # a tokenizer tied to a size says so this way
         raise DataError(
             f"image {batch[0][0]} does not fit the model",

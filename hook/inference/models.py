@@ -3,8 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,35 +150,28 @@ def _load_published(name: str | os.PathLike | Config) -> nn.Module:
     return model
 
 
-@contextmanager
-def use_tokens(model: nn.Module, num_tokens: int | None) -> Iterator[None]:
-    """Let a model use another number of tokens for a while.
+def chosen_tokens(model: nn.Module, num_tokens: int | None) -> int | None:
+    """Take a number of tokens for all images, and warn where the model was not trained for it.
 
     Args:
-        model: A model with a HOOK tokenizer.
-        num_tokens: From 1 to the tokenizer's ``max_tokens``; None changes nothing.
+        model: A model.
+        num_tokens: What was given; None takes the model's.
 
     Raises:
         ConfigError: See :func:`checked_tokens`.
     """
     if num_tokens is None:
-        yield
-        return
+        return None
     num_tokens = checked_tokens(model, num_tokens)
     tokenizer = model.backbone.tokenizer
-    usual = tokenizer.num_tokens
-    if num_tokens != usual and not tokenizer.nested:
+    if num_tokens != tokenizer.num_tokens and not tokenizer.nested:
         print_log(
-            f"The model was trained with all of its {usual} tokens and has to do without some. "
-            "Train with max_tokens for any number.",
+            f"The model was trained with all of its {tokenizer.num_tokens} tokens and has to do "
+            "without some. Train with max_tokens for any number.",
             "current",
             logging.WARNING,
         )
-    tokenizer.num_tokens = num_tokens
-    try:
-        yield
-    finally:
-        tokenizer.num_tokens = usual
+    return num_tokens
 
 
 def checked_tokens(model: nn.Module, num_tokens: int) -> int:

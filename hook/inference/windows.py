@@ -2,14 +2,19 @@
 
 import numpy as np
 import torch
-from torch import nn
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor, nn
 
 from hook.engine import tta as tta_views
 from hook.engine.models import is_segmentation
 from hook.engine.profiling import require_compiler
 from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
-from hook.tokenizers.validity import mark_invalid
+from hook.inference.models import chosen_tokens
+from hook.models import TokenModel
+from hook.models.token_model import complete_tokens
+from hook.structures import ImageTokens
+from hook.tokenizers import ImageFacts
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -23,6 +28,9 @@ class WindowPredictor:
             (:func:`hook.engine.tta.views`); None: the window as it is.
         precision: ``"fp32"``, or ``"bf16"`` for automatic mixed precision.
         compile: Compile the model; the first batch then takes longer.
+        num_tokens: Number of tokens of every window; None takes the model's.
+        resolution: Ground size of the windows' pixels in metres, for a tokenizer that takes it;
+            None: that of training.
 
     Raises:
         ConfigError: The model is in training mode, or an option is unknown.
@@ -34,6 +42,8 @@ class WindowPredictor:
         tta: str | None = None,
         precision: str = "fp32",
         compile: bool = False,
+        num_tokens: int | None = None,
+        resolution: float | None = None,
     ) -> None:
         if model.training:
             raise ConfigError(
@@ -54,9 +64,10 @@ class WindowPredictor:
                     remedy=f"choose {name} among these",
                 )
         self.model, self.tta, self.precision = model, tta, precision
+        self.num_tokens, self.resolution = chosen_tokens(model, num_tokens), resolution
         self.device = next(model.parameters()).device
         self.segments = is_segmentation(model)
-        self._forward = model.inference if self.segments else model.forward
+        self._forward = getattr(model, "inference", model.forward)
         if compile:
             require_compiler()
             self._forward = torch.compile(self._forward)
@@ -72,36 +83,100 @@ class WindowPredictor:
         Returns:
             (B, K, h, w) float32 class probabilities of a segmentation, (B, K) of a classification.
         """
-        inputs = torch.from_numpy(to_model_units(windows, valid, self.model.dataset_meta))
-        if getattr(self.model.data_preprocessor, "mark_invalid", False):
-            inputs = mark_invalid(inputs, torch.from_numpy(valid))
-        data = self.model.data_preprocessor({"inputs": list(inputs.to(self.device))}, False)
-        inputs = data["inputs"]
+        inputs, samples = prepare_windows(self.model, windows, valid, self.resolution)
+        facts = None
+        if isinstance(self.model, TokenModel):
+            facts = self.model.image_facts(inputs, samples)
         predict = self._probabilities
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 if self.tta:
-                    scores = tta_views.mean_over_views(predict, inputs, self.tta)
+                    scores = tta_views.mean_over_views(predict, inputs, self.tta, facts)
                 else:
-                    scores = predict(inputs)
+                    scores = predict(inputs, facts)
         except ValueError as error:  # a tokenizer tied to a size says so this way
-            raise ConfigError(
-                f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
-                found=error,
-                remedy="leave --window out for the size the model was made for",
-            ) from None
-        if not self.segments:
-            return scores.cpu().numpy()
+            raise _does_not_fit(windows, error) from None
         # The preprocessor may have padded the windows to a multiple of what the model wants.
-        return scores[..., : windows.shape[-2], : windows.shape[-1]].cpu().numpy()
+        scores = scores[..., : windows.shape[-2], : windows.shape[-1]] if self.segments else scores
+        return scores.cpu().numpy()
 
-    def _probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
-        if not self.segments:
-            return self._forward(inputs).float().softmax(dim=1)
+    @torch.inference_mode()
+    def with_tokens(
+        self, windows: np.ndarray, valid: np.ndarray
+    ) -> tuple[np.ndarray, list[ImageTokens]]:
+        """Predict a batch of windows, and give the tokens that the predictions were made from.
+
+        Args:
+            windows: (B, C, h, w) native values in the model's band order.
+            valid: (B, h, w) bool.
+
+        Returns:
+            Scores as a call gives them, of the windows as they are, and the tokens of each window.
+
+        Raises:
+            ConfigError: The windows do not fit the model, or go through it in parts.
+        """
+        inputs, samples = prepare_windows(self.model, windows, valid, self.resolution)
+        self.model.check_one_pass(inputs)
+        options = self._metas(inputs), self.model.image_facts(inputs, samples), self.num_tokens
+        try:
+            logits, tokens = self.model.inference_with_tokens(inputs, *options[not self.segments :])
+        except ValueError as error:
+            raise _does_not_fit(windows, error) from None
+        scores = self._scores(logits)
+        scores = scores[..., : windows.shape[-2], : windows.shape[-1]] if self.segments else scores
+        return scores.cpu().numpy(), complete_tokens(tokens, inputs, samples)
+
+    def _probabilities(self, inputs: Tensor, facts: ImageFacts | None = None) -> Tensor:
+        options = (self._metas(inputs),) if self.segments else ()
+        options += () if facts is None else (facts, self.num_tokens)
+        return self._scores(self._forward(inputs, *options))
+
+    @staticmethod
+    def _metas(inputs: Tensor) -> list[dict]:
         size = tuple(inputs.shape[-2:])
-        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        logits = self._forward(inputs, [meta] * len(inputs)).float()
-        if logits.shape[1] > 1:
+        return [{"ori_shape": size, "img_shape": size, "pad_shape": size}] * len(inputs)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        if not self.segments or logits.shape[1] > 1:
             return logits.softmax(dim=1)
         positive = logits.sigmoid()  # one output for two classes
         return torch.cat([1 - positive, positive], dim=1)
+
+
+def prepare_windows(
+    model: nn.Module,
+    windows: np.ndarray,
+    valid: np.ndarray | None,
+    resolution: float | None = None,
+) -> tuple[Tensor, list[BaseDataElement]]:
+    """Make of windows what a model takes.
+
+    Args:
+        model: From :func:`hook.apis.load_model`.
+        windows: (B, C, h, w) native values in the model's band order.
+        valid: (B, h, w) bool; None: all pixels are valid.
+        resolution: Ground size of a pixel in metres.
+
+    Returns:
+        (B, C, H, W) inputs, padded where the model wants it, and their data samples.
+    """
+    values = torch.from_numpy(to_model_units(windows, valid, model.dataset_meta))
+    samples = [BaseDataElement(metainfo={"resolution": resolution}) for _ in values]
+    for sample, mask in zip(samples, () if valid is None else valid, strict=valid is not None):
+        sample.valid_mask = PixelData(data=torch.from_numpy(mask.astype(np.uint8))[None])
+    device = next(model.parameters()).device
+    data = {"inputs": list(values.to(device)), "data_samples": samples}
+    data = model.data_preprocessor(data, False)
+    inputs = data["inputs"]
+    inputs = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
+    return inputs, data["data_samples"]
+
+
+def _does_not_fit(windows: np.ndarray, error: ValueError) -> ConfigError:
+    return ConfigError(
+        f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
+        found=error,
+        remedy="leave --window out for the size the model was made for",
+    )

@@ -7,7 +7,9 @@ from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pyramid import SeedPyramid, TokenPyramid
 from hook.models.seed_backbone import SeedBackbone
 from hook.models.seg_head import SegFormerStyleHead
+from hook.models.segmentor import TokenSegmentor
 from hook.models.smp_backbone import SMPBackbone
+from hook.models.token_model import TokenModel
 from hook.models.token_vit import TokenViT
 from hook.registry import TOKENIZERS
 from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
@@ -27,6 +29,8 @@ __all__ = [
     "SegDataPreProcessor",
     "SegFormerStyleHead",
     "TokenClassifier",
+    "TokenModel",
     "TokenPyramid",
+    "TokenSegmentor",
     "TokenViT",
 ]

@@ -1,22 +1,31 @@
 """Scene classification on MMEngine's ``BaseModel``."""
 
-import torch
+from collections.abc import Sequence
+
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from hook.models.token_model import TokenModel
 from hook.registry import MODELS
-from hook.structures import ClsDataSample
+from hook.structures import ClsDataSample, ImageTokens
+from hook.tokenizers import ImageFacts
 
 
 @MODELS.register_module()
-class TokenClassifier(BaseModel):
+class TokenClassifier(TokenModel, BaseModel):
     """Backbone, head, and the three modes a runner needs.
+
+    For what goes in and comes out beside the images see :class:`hook.models.TokenModel`.
 
     Args:
         backbone: Config of a backbone that gives tokens (B, N, D).
         head: Config of a classification head.
         data_preprocessor: Config of the preprocessor.
+        test_cfg: Options of predictions: ``tta``, see :meth:`hook.models.TokenModel.predict`.
         init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        ConfigError: The preprocessor has ``mark_invalid=True`` and the tokenizer takes no validity.
     """
 
     def __init__(
@@ -24,15 +33,39 @@ class TokenClassifier(BaseModel):
         backbone: dict,
         head: dict,
         data_preprocessor: dict | None = None,
+        test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone)
         self.head = MODELS.build(head)
+        self.test_cfg = test_cfg or {}
+        self.check_tokenizer()
 
-    def extract_feat(self, inputs: Tensor) -> Tensor:
+    def extract_feat(
+        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
+    ) -> Tensor:
         """Give the backbone's tokens (B, N, D) for images (B, C, H, W)."""
-        return self.backbone(inputs)
+        return self._run_backbone(inputs, facts, num_tokens)[0]
+
+    def inference(
+        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
+    ) -> Tensor:
+        """Give the logits (B, K) of images.
+
+        Args:
+            inputs: (B, C, H, W) images as the preprocessor gives them.
+            facts: See :meth:`hook.models.TokenModel.image_facts`.
+            num_tokens: Number of tokens; None takes what the model would.
+        """
+        return self.head(self.extract_feat(inputs, facts, num_tokens))
+
+    def inference_with_tokens(
+        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
+    ) -> tuple[Tensor, list[ImageTokens] | None]:
+        """Give logits as :meth:`inference` does, and the tokens that they were made from."""
+        features, tokens = self._run_backbone(inputs, facts, num_tokens, with_tokens=True)
+        return self.head(features), tokens
 
     def forward(
         self,
@@ -52,7 +85,7 @@ class TokenClassifier(BaseModel):
             ValueError: The mode is none of the three.
         """
         if mode == "tensor":
-            return self.head(self.extract_feat(inputs))
+            return self.inference(inputs, self.image_facts(inputs, data_samples))
         if mode == "loss":
             return self.loss(inputs, data_samples)
         if mode == "predict":
@@ -61,16 +94,27 @@ class TokenClassifier(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list[ClsDataSample]) -> dict[str, Tensor]:
         """Compute the head's losses for images (B, C, H, W)."""
-        return self.head.loss(self.extract_feat(inputs), data_samples)
+        features = self.extract_feat(inputs, self.image_facts(inputs, data_samples))
+        return self.head.loss(features, data_samples)
 
-    def predict(
-        self, inputs: Tensor, data_samples: list[ClsDataSample] | None = None
+    def _infer(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[ClsDataSample] | None,
+        facts: ImageFacts,
+        num_tokens: int | None,
+    ) -> tuple[Tensor, list[ImageTokens] | None]:
+        return self.inference_with_tokens(inputs, facts, num_tokens)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(dim=1)
+
+    def _answer(
+        self, result: Tensor, are_scores: bool, data_samples: Sequence[ClsDataSample] | None
     ) -> list[ClsDataSample]:
-        """Give every image (B, C, H, W) its class and the scores of all classes."""
-        scores = self.head(self.extract_feat(inputs)).float().softmax(dim=1)
-        labels = torch.argmax(scores, dim=1)
-        samples = data_samples or [ClsDataSample() for _ in range(len(inputs))]
-        for sample, label, score in zip(samples, labels, scores, strict=True):
-            sample.pred_label = int(label)
+        scores = result if are_scores else self._scores(result)
+        samples = data_samples or [ClsDataSample() for _ in range(len(scores))]
+        for sample, score in zip(samples, scores, strict=True):
+            sample.pred_label = int(score.argmax())
             sample.pred_score = score.detach()
         return samples

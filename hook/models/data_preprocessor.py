@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision.transforms import v2
 
 from hook.errors import ConfigError
 from hook.registry import MODELS
-from hook.tokenizers.validity import mark_invalid
+from hook.structures import ClsDataSample
 
 
 def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
@@ -47,16 +48,6 @@ def _check_bands(image: Tensor, mean: Tensor) -> None:
         )
 
 
-def _mark_batch(images, samples) -> list[Tensor]:
-    """Mark what the samples' ``valid_mask`` (1, H, W) says; a sample without one is all valid."""
-    marked = []
-    for image, sample in zip(images, samples or [None] * len(images), strict=True):
-        if sample is not None and "valid_mask" in sample:
-            image = mark_invalid(image, sample.valid_mask.data[0].to(image.device))
-        marked.append(image)
-    return marked
-
-
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
     """mmseg's preprocessor for any number of bands; never swaps them.
@@ -65,8 +56,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
         size: (height, width) to pad training images to; None pads to the largest of the batch.
-        mark_invalid: Put NaN where the samples' ``valid_mask`` says so, and into padding, for a
-            tokenizer with ``nan_is_invalid=True``.
+        mark_invalid: Let the tokenizer leave out the pixels that are not valid: those of the
+            samples' ``valid_mask``, and padding. It must take validity (preset ``"fast"``).
         **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
 
     Raises:
@@ -81,8 +72,6 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mark_invalid: bool = False,
         **kwargs,
     ) -> None:
-        if mark_invalid:
-            kwargs.setdefault("pad_val", float("nan"))
         if size is None:
             kwargs.setdefault("size_divisor", 1)  # mmseg wants one of the two
         # mmengine's own check admits one or three bands only.
@@ -96,8 +85,6 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise and stack a batch; see mmseg's ``SegDataPreProcessor``."""
         _check_bands(data["inputs"][0], self.mean)
-        if self.mark_invalid:
-            data = data | {"inputs": _mark_batch(data["inputs"], data.get("data_samples"))}
         if not training and self.test_cfg and data.get("data_samples") is None:
             # mmseg writes what it padded into the samples.
             data = data | {"data_samples": [SegDataSample() for _ in data["inputs"]]}
@@ -115,8 +102,8 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch takes
             one of them.
         num_classes: Number of classes; needed for mixup and cutmix.
-        mark_invalid: Put NaN where the samples' ``valid_mask`` says so, for a tokenizer with
-            ``nan_is_invalid=True``.
+        mark_invalid: Let the tokenizer leave out the pixels that the samples' ``valid_mask`` says
+            are not valid. It must take validity (preset ``"fast"``).
         non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
@@ -175,13 +162,26 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
                 found=sorted(sizes),
                 remedy="resize or crop them in the pipeline",
             )
-        if self.mark_invalid:
-            images = _mark_batch(images, samples)
         inputs = images if isinstance(images, Tensor) else torch.stack(list(images))
         inputs = (inputs.float() - self.mean) / self.std
         if training and self.mix is not None:
-            labels = torch.tensor([int(s.gt_label) for s in samples], device=inputs.device)
-            inputs, scores = self.mix(inputs, labels)
-            for sample, score in zip(samples, scores, strict=True):
-                sample.gt_score = score
+            inputs = self._mix(inputs, samples)
         return {"inputs": inputs, "data_samples": samples}
+
+    def _mix(self, inputs: Tensor, samples: list[ClsDataSample]) -> Tensor:
+        """Mix images, labels and validity: valid is what is valid in all that it is made of."""
+        labels = torch.tensor([int(s.gt_label) for s in samples], device=inputs.device)
+        if not self.mark_invalid:
+            inputs, scores = self.mix(inputs, labels)
+        else:
+            blank = torch.ones_like(inputs[:1, 0])
+            valid = torch.stack(
+                [(s.valid_mask.data.to(blank) if "valid_mask" in s else blank) for s in samples]
+            )
+            mixed, scores = self.mix(torch.cat([inputs, valid], dim=1), labels)
+            inputs, valid = mixed[:, :-1], mixed[:, -1:] > 1 - 1e-3
+            for sample, mask in zip(samples, valid, strict=True):
+                sample.valid_mask = PixelData(data=mask.to(torch.uint8))
+        for sample, score in zip(samples, scores, strict=True):
+            sample.gt_score = score
+        return inputs

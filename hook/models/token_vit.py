@@ -1,6 +1,7 @@
 """Plain ViT blocks over the tokens of any tokenizer."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from hook.errors import ConfigError
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
-from hook.tokenizers import SeedMap, TokenizerOutput, dense_features
-from hook.tokenizers.assignment import grid_features
+from hook.structures import ImageTokens
+from hook.tokenizers import ImageFacts, SeedMap, TokenizerOutput
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
@@ -146,8 +147,6 @@ class TokenViT(BaseModule):
                 remedy="leave explained out, or change the tokenizer",
             )
         self.explained = explained
-        # (B,) tokens that each image of the last batch got, where ``explained`` chooses them.
-        self.token_counts: Tensor | None = None
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(
@@ -181,123 +180,162 @@ class TokenViT(BaseModule):
             load_pretrained(self, cfg["checkpoint"])
         self._is_init = True
 
-    def forward_tokens(
-        self, images: Tensor, seeds: SeedMap | None = None, num_tokens: int | None = None, **options
-    ) -> tuple[TokenizerOutput, list[Tensor]]:
-        """Run tokenizer and blocks.
-
-        Args:
-            images: (B, C, H, W) normalised images.
-            seeds: The images' seeds, where they are known already.
-            num_tokens: Number of tokens; None takes the tokenizer's.
-            **options: ``valid`` and ``resolution`` of :class:`hook.tokenizers.HookTokenizer`.
-
-        Returns:
-            The tokenizer's output, and the tokens (B, N, D) of the blocks at ``out_indices`` (in
-            their order), or of the last block only.
-        """
-        if num_tokens is not None:
-            options["num_tokens"] = num_tokens
-        if seeds is not None:
-            tokenized = self.tokenizer.vectorize(seeds, num_tokens)
-        else:
-            tokenized = self.tokenizer(images, **options)
-        x = tokenized.tokens
-        after = []
-        for block in self.blocks:
-            x = block(x)
-            after.append(x)
-        after[-1] = self.norm(after[-1])
-        wanted = [len(after) - 1] if self.out_indices is None else self.out_indices
-        return tokenized, [after[i] for i in wanted]
-
-    def spread(self, images: Tensor, tokenized: TokenizerOutput, tokens: Tensor) -> Tensor:
-        """Spread tokens over the grid of the dense maps.
-
-        Args:
-            images: (B, C, H, W) images the tokens came from; only their size is used.
-            tokenized: The tokenizer's output for them.
-            tokens: (B, N, D) tokens of a block, class token included.
-
-        Returns:
-            (B, D, h, w) dense map.
-        """
-        if self.tokenizer.with_cls_token:
-            tokens = tokens[:, 1:]
-        if self.dense_size is not None:
-            size = self.dense_size
-        elif tokenized.assign in ("grid", "token"):
-            size = tokenized.grid_size
-        else:
-            size = max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1)
-        if tokenized.assign == "grid":  # without its N x N identity
-            return grid_features(tokens, tokenized.grid_size, size)
-        return dense_features(tokens, tokenized.assignment, size, tokenized.assign)
-
     def forward(
-        self,
-        images: Tensor,
-        num_tokens: int | None = None,
-        valid: Tensor | None = None,
-        resolution: float | Tensor | None = None,
+        self, images: Tensor, num_tokens: int | None = None, facts: ImageFacts | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """Extract features.
 
         Args:
             images: (B, C, H, W) normalised images.
-            num_tokens: Number of tokens; None takes the tokenizer's.
-            valid: (B, H, W) bool, pixels that count; None: all do.
-            resolution: Ground size of a pixel in metres; None: that of training.
+            num_tokens: Number of tokens of every image; None takes the tokenizer's, or outside
+                training what ``explained`` gives.
+            facts: What else is known of the images; the tokenizer gets what it takes.
 
         Returns:
             Without ``out_indices`` tokens (B, N, D), class token included; else a tuple of dense
             maps (B, D, h, w), with ``seed_skip`` followed by the seeds (B, seed_dims, h', w').
+            Where tokens are asked for, images with fewer than the most of the batch are filled up
+            with the mean of their tokens, which leaves their mean as it is.
         """
-        options = {
-            name: value
-            for name, value in (("valid", valid), ("resolution", resolution))
-            if value is not None
-        }
-        if self.explained is not None and not self.training and num_tokens is None:
-            return self._forward_adaptive(images, options)
-        seeds = self.tokenizer.perceive(images, **options) if self.seed_skip else None
-        return self._forward_seeds(images, seeds, num_tokens, options)
+        return self._features(self._passes(images, num_tokens, facts))
 
-    def _forward_seeds(
-        self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, options: dict
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Extract features with one number of tokens for all images."""
-        tokenized, chosen = self.forward_tokens(images, seeds, num_tokens, **options)
-        if self.out_indices is None:
-            return chosen[0]
-        maps = tuple(self.spread(images, tokenized, tokens) for tokens in chosen)
-        if self.seed_skip:
-            maps += (seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
-        return maps
+    def forward_with_tokens(
+        self, images: Tensor, num_tokens: int | None = None, facts: ImageFacts | None = None
+    ) -> tuple[Tensor | tuple[Tensor, ...], list[ImageTokens]]:
+        """Extract features, and the tokens of each image that they were made from.
 
-    def _forward_adaptive(self, images: Tensor, options: dict) -> Tensor | tuple[Tensor, ...]:
-        """Extract features with a number of tokens for each image, equal numbers together.
+        Args:
+            images: As in :meth:`forward`, like all that follow.
+            num_tokens: Number of tokens of every image.
+            facts: What else is known of the images.
 
-        Where tokens are asked for, images with fewer than the most of the batch are filled up
-        with the mean of their tokens, which leaves their mean as it is.
+        Returns:
+            What :meth:`forward` gives, and the tokens of the B images.
         """
-        seeds = self.tokenizer.perceive(images, **options)
+        passes = self._passes(images, num_tokens, facts, with_seeds=True)
+        found: dict[int, ImageTokens] = {}
+        for one in passes:
+            index = range(len(images)) if one.index is None else one.index.tolist()
+            last = one.after[-1][:, -one.output.num_tokens :]  # a class token comes first
+            for row, image in enumerate(index):
+                own = slice(row, row + 1)
+                found[image] = ImageTokens(
+                    one.output.take(own),
+                    last[row],
+                    None if one.seeds is None else one.seeds.take(own),
+                    one.images[row],
+                    None if one.valid is None else one.valid[row],
+                )
+        return self._features(passes), [found[image] for image in range(len(images))]
+
+    def forward_tokens(self, images: Tensor) -> tuple[TokenizerOutput, list[Tensor]]:
+        """Run tokenizer and blocks with one number of tokens for all images.
+
+        Args:
+            images: (B, C, H, W) normalised images.
+
+        Returns:
+            The tokenizer's output, and the tokens (B, N, D) of the blocks at ``out_indices`` (in
+            their order), or of the last block only.
+        """
+        one = self._pass(images, None, None, ImageFacts().accepted_by(self.tokenizer))
+        return one.output, self._chosen(one)
+
+    def spread(self, images: Tensor, output: TokenizerOutput, tokens: Tensor) -> Tensor:
+        """Spread tokens over the grid of the dense maps.
+
+        Args:
+            images: (B, C, H, W) images the tokens came from; only their size is used.
+            output: The tokenizer's output for them.
+            tokens: (B, N, D) tokens of a block, class token included.
+
+        Returns:
+            (B, D, h, w) dense map.
+        """
+        if self.dense_size is not None:
+            size = self.dense_size
+        elif output.assign in ("grid", "token"):
+            size = output.grid_size
+        else:
+            size = max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1)
+        return output.dense_features(tokens[:, tokens.shape[1] - output.num_tokens :], size)
+
+    def _passes(
+        self,
+        images: Tensor,
+        num_tokens: int | None,
+        facts: ImageFacts | None,
+        with_seeds: bool = False,
+    ) -> list["_Pass"]:
+        """Run tokenizer and blocks; images with equal numbers of tokens go together."""
+        facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
+        adaptive = self.explained is not None and not self.training and num_tokens is None
+        with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or self.seed_skip
+        seeds = self.tokenizer.perceive(images, facts) if with_seeds or adaptive else None
+        if not adaptive:
+            return [self._pass(images, seeds, num_tokens, facts)]
         counts = self.tokenizer.count_tokens(seeds, self.explained)
-        self.token_counts = counts
-        parts, order = [], []
+        passes = []
         for count in counts.unique().tolist():
-            chosen = (counts == count).nonzero()[:, 0]
-            order.append(chosen)
-            part = self._forward_seeds(images[chosen], seeds.take(chosen), count, options)
-            parts.append(part if self.out_indices is not None else (part,))
-        if self.out_indices is None:
-            most = max(tokens.shape[1] for (tokens,) in parts)
-            first = int(self.tokenizer.with_cls_token)
-            parts = [
-                (torch.cat([t, t[:, first:].mean(1, keepdim=True).expand(-1, n, -1)], dim=1),)
-                for (t,) in parts
-                for n in [most - t.shape[1]]
-            ]
-        back = torch.cat(order).argsort()
-        maps = tuple(torch.cat(level)[back] for level in zip(*parts, strict=True))
-        return maps[0] if self.out_indices is None else maps
+            index = (counts == count).nonzero()[:, 0]
+            one = self._pass(images[index], seeds.take(index), count, facts.take(index))
+            passes.append(one._replace(index=index))
+        return passes
+
+    def _pass(
+        self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, facts: ImageFacts
+    ) -> "_Pass":
+        """Run tokenizer and blocks with one number of tokens."""
+        if seeds is not None:
+            output = self.tokenizer.vectorize(seeds, num_tokens)
+        else:
+            options = {} if num_tokens is None else {"num_tokens": num_tokens}
+            options |= {"facts": facts} if facts else {}
+            output = self.tokenizer(images, **options)
+        x = output.tokens
+        after = []
+        for block in self.blocks:
+            x = block(x)
+            after.append(x)
+        after[-1] = self.norm(after[-1])
+        return _Pass(images, facts.valid, seeds, output, after)
+
+    def _chosen(self, one: "_Pass") -> list[Tensor]:
+        """Tokens of the blocks at ``out_indices``, or of the last one."""
+        return [one.after[i] for i in self.out_indices or (-1,)]
+
+    def _features(self, passes: list["_Pass"]) -> Tensor | tuple[Tensor, ...]:
+        """Give tokens or dense maps, the images in their order."""
+        parts = []
+        most = max(one.output.num_tokens for one in passes)
+        for one in passes:
+            chosen = self._chosen(one)
+            if self.out_indices is not None:
+                maps = tuple(self.spread(one.images, one.output, tokens) for tokens in chosen)
+                if self.seed_skip:
+                    maps += (one.seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+                parts.append(maps)
+                continue
+            (tokens,), own = chosen, one.output.num_tokens
+            if own < most:
+                mean = tokens[:, -own:].mean(1, keepdim=True)
+                tokens = torch.cat([tokens, mean.expand(-1, most - own, -1)], dim=1)
+            parts.append((tokens,))
+        levels = parts[0]
+        if passes[0].index is not None:
+            back = torch.cat([one.index for one in passes]).argsort()
+            levels = tuple(torch.cat(level)[back] for level in zip(*parts, strict=True))
+        return levels[0] if self.out_indices is None else levels
+
+
+class _Pass(NamedTuple):
+    """Images that went through tokenizer and blocks together."""
+
+    images: Tensor
+    valid: Tensor | None
+    seeds: SeedMap | None
+    output: TokenizerOutput
+    after: list[Tensor]
+    """(B, N, D) tokens after each block, the last ones after the final norm."""
+    index: Tensor | None = None
+    """Places of the images in their batch; None: all of it."""

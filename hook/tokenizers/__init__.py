@@ -7,7 +7,14 @@ Reference:
     image understanding", ISPRS J. Photogramm. Remote Sens. 218 (2024) 294-310, arXiv:2403.18593.
 """
 
-from hook.tokenizers.assignment import dense_features, diffuse_assignment, token_map
+from hook.tokenizers.assignment import (
+    dense_features,
+    diffuse_assignment,
+    mean_colours,
+    spread_cells,
+    token_map,
+)
+from hook.tokenizers.facts import ImageFacts
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
@@ -26,6 +33,7 @@ __all__ = [
     "PRESETS",
     "HookEmbed",
     "HookTokenizer",
+    "ImageFacts",
     "LatentMixing",
     "NearFarAttention",
     "ObjectPerception",
@@ -40,5 +48,7 @@ __all__ = [
     "dense_features",
     "diffuse_assignment",
     "dense_intermediate_layers",
+    "mean_colours",
+    "spread_cells",
     "token_map",
 ]

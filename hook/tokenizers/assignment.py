@@ -6,21 +6,68 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def token_map(assignment: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+def token_map(
+    assignment: Tensor, size: tuple[int, int] | None = None, cell: int | None = None
+) -> Tensor:
     """Give every cell the token with the largest weight there.
 
     Args:
         assignment: (B, N, h, w) weights.
-        size: Height and width to enlarge the map to with nearest neighbour; None keeps (h, w).
+        size: Height and width of the images, to give every pixel a token; None keeps (h, w).
+        cell: See :func:`spread_cells`.
 
     Returns:
-        (B, h, w) int64 index of the token, class token not counted.
+        (B, h, w) or (B, H, W) int64 index of the token, class token not counted.
     """
     # The paper rescales each cell's weights to [0, 1] first, which leaves the largest in place.
     owners = assignment.argmax(dim=1)
-    if size is not None:
-        owners = F.interpolate(owners[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    return owners
+    return owners if size is None else spread_cells(owners, size, cell)
+
+
+def spread_cells(cells: Tensor, size: tuple[int, int], cell: int | None = None) -> Tensor:
+    """Give each pixel the value of the cell it lies in.
+
+    Args:
+        cells: (..., h, w) values on the tokenizer's grid, from the image's top left corner.
+        size: Height and width of the image in pixels.
+        cell: Side of a cell in pixels. Rows and columns after the last whole cell, which a patch
+            embedding leaves out, get the value next to them. None stretches the grid over the
+            image.
+
+    Returns:
+        (..., H, W).
+    """
+    rows, columns = (
+        torch.arange(length, device=cells.device) * number // length
+        if cell is None
+        else (torch.arange(length, device=cells.device) // cell).clamp(max=number - 1)
+        for length, number in zip(size, cells.shape[-2:], strict=True)
+    )
+    return cells[..., rows[:, None], columns]
+
+
+def mean_colours(
+    images: Tensor, cell: int, grid: tuple[int, int], valid: Tensor | None = None
+) -> Tensor:
+    """Take the mean of each band over the valid pixels of each cell.
+
+    Args:
+        images: (B, C, H, W) normalised images.
+        cell: Side of a cell in pixels.
+        grid: Height and width of the grid in cells; it may leave out the last rows and columns or
+            reach beyond them.
+        valid: (B, H, W) bool; None: all pixels are valid.
+
+    Returns:
+        (B, C, h, w); zero where no pixel is valid.
+    """
+    missing = (0, grid[1] * cell - images.shape[-1], 0, grid[0] * cell - images.shape[-2])
+    mask = torch.ones_like(images[:, :1]) if valid is None else valid[:, None].to(images.dtype)
+    if valid is not None:
+        images = images.masked_fill(~valid[:, None], 0)
+    share = F.avg_pool2d(F.pad(mask, missing), cell)
+    means = F.avg_pool2d(F.pad(images, missing), cell)
+    return means / share.clamp(min=1 / cell**2)
 
 
 def seed_ownership(assignment: Tensor) -> Tensor:

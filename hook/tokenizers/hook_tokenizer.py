@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hook.tokenizers.assignment import diffuse_assignment, explained_variance
+from hook.tokenizers.assignment import diffuse_assignment, explained_variance, mean_colours
+from hook.tokenizers.facts import ImageFacts
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
     NearFarAttention,
@@ -26,10 +27,12 @@ PRESETS: dict[str, dict] = {
         perception=("window", "global"),
         perception_heads=8,
         perception_mlp_ratio=4.0,
+        perception_bias=True,
         perception_window=None,
         seed_dims=512,
         num_tokens=6,
         assign="seed",
+        takes_valid=False,
     ),
     # Made for speed and for any size: the stem leaves full resolution at once, and in each block
     # near seeds meet in windows of one size, with rotary positions, and far ones through latents.
@@ -41,11 +44,13 @@ PRESETS: dict[str, dict] = {
         perception_heads=(1, 2),
         head_dims=32,
         perception_mlp_ratio=2.0,
+        perception_bias=False,
         perception_window=8,
         num_latents=16,
         seed_dims=128,
         num_tokens=6,
         assign="seed",
+        takes_valid=True,
     ),
 }
 """What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
@@ -96,8 +101,8 @@ class HookTokenizer(nn.Module):
         stem_widths: Channels of the stem at each of its resolutions before the last.
         resolution: Ground size of a pixel that the rotary positions were trained at, in metres
             (``"fast"``); without it they count pixels.
-        nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``); for
-            images that reach the tokenizer through a model that passes on nothing else.
+        nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``). Models
+            pass the validity as :class:`ImageFacts`; this is for images without.
         diffusion_steps: Steps in which neighbouring seeds of like colour share their tokens
             (:func:`hook.tokenizers.diffuse_assignment`), so that regions have no specks; 0: none.
             The tokens are those of the assignment before; maps and dense features have it after.
@@ -177,10 +182,11 @@ class HookTokenizer(nn.Module):
             )
         if num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
-        if isinstance(chosen["perception_heads"], int) != (preset == "reference"):
+        one = isinstance(PRESETS[preset]["perception_heads"], int)
+        if isinstance(chosen["perception_heads"], int) != one:
             raise ValueError(
                 f"perception_heads of preset {preset!r} must be "
-                + ("a number" if preset == "reference" else "two numbers, near and far")
+                + ("a number" if one else "two numbers, near and far")
                 + f", got {chosen['perception_heads']}"
             )
         if chosen["assign"] not in ("seed", "token"):
@@ -202,14 +208,18 @@ class HookTokenizer(nn.Module):
         self.max_tokens = max_tokens or self.num_tokens
         self.nested = max_tokens is not None
         self.with_cls_token = with_cls_token
-        self.masks = chosen["positions"] == "rotary"
+        self.takes_valid = chosen["takes_valid"]
+        self.takes_resolution = resolution is not None
         self.resolution = resolution
         self.nan_is_invalid = nan_is_invalid
         self.diffusion_steps, self.diffusion_contrast = diffusion_steps, diffusion_contrast
         self.band_dropout = band_dropout
-        if not self.masks and (resolution is not None or nan_is_invalid):
-            name = "nan_is_invalid" if nan_is_invalid else "resolution"
-            raise ValueError(f"preset {preset!r} has no part that {name} is for")
+        for name, asked, part in (
+            ("resolution", self.takes_resolution, chosen["positions"] == "rotary"),
+            ("nan_is_invalid", nan_is_invalid, self.takes_valid),
+        ):
+            if asked and not part:
+                raise ValueError(f"preset {preset!r} has no part that {name} is for")
         self._assemble(chosen, num_iterations)
 
     def _assemble(self, chosen: dict, num_iterations: int) -> None:
@@ -228,7 +238,6 @@ class HookTokenizer(nn.Module):
         window = chosen["perception_window"]
         window = tuple(n // 2 for n in self.grid_size) if window is None else to_pair(window)
         window = window if min(window) > 0 else None  # of a grid one seed wide, all with all
-        lean = chosen["positions"] == "rotary"
         attention = {
             "window": lambda: SeedAttention(width, heads, window, pads_are_keys=True),
             "global": lambda: SeedAttention(width, heads, None),
@@ -239,7 +248,7 @@ class HookTokenizer(nn.Module):
         ratio = chosen["perception_mlp_ratio"]
         self.perception = ObjectPerception(
             *(
-                PerceptionBlock(width, attention[kind](), ratio, bias=not lean)
+                PerceptionBlock(width, attention[kind](), ratio, chosen["perception_bias"])
                 for kind in chosen["perception"]
             )
         )
@@ -251,20 +260,13 @@ class HookTokenizer(nn.Module):
         )
 
     # ------------------------------------------------------------------------------ seeds
-    def perceive(
-        self,
-        images: Tensor,
-        valid: Tensor | None = None,
-        resolution: float | Tensor | None = None,
-    ) -> SeedMap:
+    def perceive(self, images: Tensor, facts: ImageFacts | None = None) -> SeedMap:
         """Turn images into seeds that know of each other: stem and object perception.
 
         Args:
             images: (B, C, H, W) normalised images.
-            valid: (B, H, W) bool; pixels that are not valid contribute nothing, whatever their
-                values, and a seed without a valid pixel belongs to no token. None: all are valid.
-            resolution: Ground size of a pixel in metres, one number or (B,); needs the
-                tokenizer's ``resolution``. None: the one of training.
+            facts: What else is known of them. A seed without a valid pixel belongs to no token; a
+                resolution needs the tokenizer's ``resolution``.
 
         Returns:
             The seeds.
@@ -273,24 +275,35 @@ class HookTokenizer(nn.Module):
             ValueError: The images have another band count, are smaller than a seed, or the
                 tokenizer's preset cannot use an argument.
         """
+        facts = facts or ImageFacts()
         _, c, h, w = images.shape
         if c != self.in_channels:
             raise ValueError(
                 f"images have {c} bands, the tokenizer was made for {self.in_channels}"
             )
-        if valid is not None and not self.masks:
+        valid = facts.valid
+        if valid is not None and not self.takes_valid:
             raise ValueError(f"preset {self.preset!r} takes no valid; 'fast' does")
+        if facts.resolution is not None and not self.takes_resolution:
+            raise ValueError(
+                f"preset {self.preset!r} takes no resolution; 'fast' does"
+                if self.pos_embed is not None
+                else "resolution needs the ground size of a pixel of training: build the "
+                "tokenizer with resolution=<metres>"
+            )
         if self.nan_is_invalid:
             known = ~images.isnan().any(dim=1)
             valid = known if valid is None else valid & known
         if self.training and self.band_dropout:
             images = self._drop_bands(images)
-        colours = self.mean_colours(images, valid) if self.diffusion_steps else None
-        if self.masks:
-            seeds = self._perceive_any_size(images, valid, self._scale(resolution))
+        colours = None
+        if self.diffusion_steps:
+            fill = self.stride - 1 if self.takes_valid else 0
+            grid = (h + fill) // self.stride, (w + fill) // self.stride
+            colours = mean_colours(images, self.stride, grid, valid)
+        if self.takes_valid:
+            seeds = self._perceive_any_size(images, valid, self._scale(facts.resolution))
             return seeds._replace(colours=colours)
-        if resolution is not None:
-            raise ValueError(f"preset {self.preset!r} takes no resolution; 'fast' does")
         if min(h, w) < self.stride:
             raise ValueError(
                 f"images are {h} x {w} pixels, a seed is {self.stride} x {self.stride}"
@@ -300,26 +313,6 @@ class HookTokenizer(nn.Module):
         positions = resize_positions(self.pos_embed, self.grid_size, size)
         seeds = seeds + positions.reshape(1, *size, -1)
         return SeedMap(self.perception(seeds), None, colours)
-
-    def mean_colours(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Take the mean of each band over the valid pixels of each seed.
-
-        Args:
-            images: (B, C, H, W) normalised images.
-            valid: (B, H, W) bool; None: all pixels are valid.
-
-        Returns:
-            (B, C, h, w); zero where no pixel is valid.
-        """
-        if not self.masks:
-            return F.avg_pool2d(images, self.stride)
-        missing = (0, -images.shape[-1] % self.stride, 0, -images.shape[-2] % self.stride)
-        mask = torch.ones_like(images[:, :1]) if valid is None else valid[:, None].to(images.dtype)
-        if valid is not None:
-            images = images.masked_fill(~valid[:, None], 0)
-        share = F.avg_pool2d(F.pad(mask, missing), self.stride)
-        means = F.avg_pool2d(F.pad(images, missing), self.stride)
-        return means / share.clamp(min=1 / self.stride**2)
 
     def _perceive_any_size(
         self, images: Tensor, valid: Tensor | None, scale: Tensor | float
@@ -360,14 +353,9 @@ class HookTokenizer(nn.Module):
 
     def _scale(self, resolution: float | Tensor | None) -> float | Tensor:
         """Give the size of a pixel as a multiple of that of training."""
-        if resolution is None:
-            return 1.0
-        if self.resolution is None:
-            raise ValueError(
-                "resolution needs the ground size of a pixel of training: build the tokenizer "
-                "with resolution=<metres>"
-            )
-        return resolution / self.resolution
+        if isinstance(resolution, Tensor):
+            return (resolution / self.resolution).nan_to_num(1.0)
+        return 1.0 if resolution is None else resolution / self.resolution
 
     def _drop_bands(self, images: Tensor) -> Tensor:
         """Set bands of images to zero at random, keeping one of each image."""
@@ -415,7 +403,7 @@ class HookTokenizer(nn.Module):
                 self.diffusion_contrast,
                 seeds.valid,
             ).to(assignment.dtype)
-        return TokenizerOutput(tokens, assignment, self.assign)
+        return TokenizerOutput(tokens, assignment, self.assign, cell=self.stride)
 
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:
@@ -451,16 +439,14 @@ class HookTokenizer(nn.Module):
         self,
         images: Tensor,
         num_tokens: int | None = None,
-        valid: Tensor | None = None,
-        resolution: float | Tensor | None = None,
+        facts: ImageFacts | None = None,
     ) -> TokenizerOutput:
         """Tokenise images.
 
         Args:
             images: (B, C, H, W) normalised images of any size.
             num_tokens: Number of tokens N; see :meth:`vectorize`.
-            valid: (B, H, W) bool; see :meth:`perceive`.
-            resolution: Ground size of a pixel in metres; see :meth:`perceive`.
+            facts: What else is known of them; see :meth:`perceive`.
 
         Returns:
             Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
@@ -470,4 +456,4 @@ class HookTokenizer(nn.Module):
             ValueError: The images have another band count than the tokenizer, or an argument is
                 out of its range.
         """
-        return self.vectorize(self.perceive(images, valid, resolution), num_tokens)
+        return self.vectorize(self.perceive(images, facts), num_tokens)

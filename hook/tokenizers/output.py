@@ -1,60 +1,97 @@
 """The contract every tokenizer fulfils."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from hook.tokenizers.assignment import dense_features, grid_features, spread_cells, token_map
 
+
+@dataclass(frozen=True)
 class TokenizerOutput:
-    """What a tokenizer makes of a batch of images; unpacks into tokens and assignment.
+    """What a tokenizer makes of a batch of images: ``tokens, assignment = tokenizer(images)``.
 
-    Args:
+    Attributes:
         tokens: (B, N, D) tokens, or (B, 1 + N, D) with the class token in front.
-        assignment: (B, N, h, w) weight of every token at every cell of the tokenizer's grid. The
-            class token has no row. Only ``assign="grid"`` may leave it out.
-        assign: What the weights sum to: ``"seed"``: one over the grid for each token;
-            ``"token"``: one over the tokens for each cell; ``"grid"``: token i is cell i.
-        grid_size: Height and width (h, w) of the grid, where there is no assignment.
+        weights: (B, N, h, w) weight of every token at every cell of the tokenizer's grid; the class
+            token has no row. None for ``"grid"``, whose weights are an identity.
+        assign: What the weights mean. ``"seed"``: they sum to one over the grid for each token;
+            ``"token"``: to one over the tokens for each cell; ``"grid"``: token i is cell i.
+        grid_size: Height and width (h, w) of the grid; needed where there are no weights.
+        cell: Side of a cell in pixels; None: the grid is stretched over the image.
     """
 
-    __slots__ = ("_assignment", "assign", "grid_size", "tokens")
+    tokens: Tensor
+    weights: Tensor | None
+    assign: str
+    grid_size: tuple[int, int] | None = None
+    cell: int | None = None
 
-    def __init__(
-        self,
-        tokens: Tensor,
-        assignment: Tensor | None,
-        assign: str,
-        grid_size: tuple[int, int] | None = None,
-    ) -> None:
-        self.tokens, self._assignment, self.assign = tokens, assignment, assign
-        self.grid_size = grid_size if assignment is None else tuple(assignment.shape[-2:])
+    def __post_init__(self) -> None:
+        if self.grid_size is None:
+            object.__setattr__(self, "grid_size", tuple(self.weights.shape[-2:]))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.tokens, self.assignment))
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens N, the class token not counted."""
+        if self.weights is not None:
+            return self.weights.shape[1]
+        return self.grid_size[0] * self.grid_size[1]
 
     @property
     def assignment(self) -> Tensor:
-        """(B, N, h, w) weights; of a grid an identity of N x N numbers, made when asked for."""
-        if self._assignment is not None:
-            return self._assignment
-        number = self.grid_size[0] * self.grid_size[1]
-        identity = torch.eye(number, dtype=self.tokens.dtype, device=self.tokens.device)
-        return identity.reshape(1, number, *self.grid_size).expand(len(self.tokens), -1, -1, -1)
+        """(B, N, h, w) weights; of ``"grid"`` they are made when asked for, N x N numbers."""
+        if self.weights is not None:
+            return self.weights
+        n = self.num_tokens
+        eye = torch.eye(n, dtype=self.tokens.dtype, device=self.tokens.device)
+        return eye.reshape(1, n, *self.grid_size).expand(len(self.tokens), -1, -1, -1)
 
-    def cpu(self) -> "TokenizerOutput":
-        """The same on the CPU."""
-        weights = None if self._assignment is None else self._assignment.cpu()
-        return TokenizerOutput(self.tokens.cpu(), weights, self.assign, self.grid_size)
+    def token_map(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Give every cell, or every pixel, the token with the largest weight there.
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Give tokens and assignment."""
-        return iter((self.tokens, self.assignment))
+        Args:
+            size: Height and width of the images in pixels; None gives a value per cell.
+
+        Returns:
+            (B, h, w) or (B, H, W) int64 index of the token.
+        """
+        if self.weights is not None:
+            return token_map(self.weights, size, self.cell)
+        cells = torch.arange(self.num_tokens, device=self.tokens.device).reshape(1, *self.grid_size)
+        cells = cells.expand(len(self.tokens), -1, -1)
+        return cells if size is None else spread_cells(cells, size, self.cell)
+
+    def dense_features(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Spread (B, N, D) tokens, class token left out, over a grid: (B, D, *size)."""
+        if self.weights is None:
+            return grid_features(tokens, self.grid_size, size)
+        return dense_features(tokens, self.weights, size, self.assign)
+
+    def take(self, index: slice | Tensor) -> TokenizerOutput:
+        """Select images of the batch."""
+        weights = None if self.weights is None else self.weights[index]
+        return replace(self, tokens=self.tokens[index], weights=weights)
+
+    def cpu(self) -> TokenizerOutput:
+        """Copy to the CPU."""
+        weights = None if self.weights is None else self.weights.cpu()
+        return replace(self, tokens=self.tokens.cpu(), weights=weights)
 
 
 # torch.export takes a model's output apart and puts it together again.
 register_pytree_node(
     TokenizerOutput,
-    lambda output: ([output.tokens, output._assignment], (output.assign, output.grid_size)),
+    lambda one: ([one.tokens, one.weights], (one.assign, one.grid_size, one.cell)),
     lambda parts, rest: TokenizerOutput(*parts, *rest),
     serialized_type_name="hook.tokenizers.TokenizerOutput",
 )
@@ -74,6 +111,6 @@ class SeedMap(NamedTuple):
     valid: Tensor | None
     colours: Tensor | None = None
 
-    def take(self, index: Tensor) -> "SeedMap":
-        """Some images of the batch."""
+    def take(self, index: Tensor) -> SeedMap:
+        """Select images of the batch."""
         return SeedMap(*(None if part is None else part[index] for part in self))

@@ -64,8 +64,8 @@ class PatchEmbedTokenizer(nn.Module):
             images: (B, C, H, W) normalised images.
 
         Returns:
-            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front; token i is cell i of
-            a grid (h, w), and the assignment (B, N, h, w) is made only when asked for.
+            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front; token i is cell i
+            of the grid of patches.
 
         Raises:
             ValueError: The images have another band count, are smaller than a patch, or have
@@ -89,4 +89,4 @@ class PatchEmbedTokenizer(nn.Module):
             tokens = tokens + self.pos_embed
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
-        return TokenizerOutput(tokens, None, self.assign, grid)
+        return TokenizerOutput(tokens, None, self.assign, grid, self.patch_size)

@@ -7,7 +7,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from hook.tokenizers.assignment import dense_features
 from hook.tokenizers.hook_tokenizer import HookTokenizer, to_pair
 
 
@@ -125,9 +124,9 @@ def dense_intermediate_layers(
             f"model.patch_embed is {type(embed).__name__}, expected HookEmbed; build the model "
             "with timm.create_model(..., embed_layer=HookEmbed)"
         )
-    assignments = []
+    outputs = []
     handle = embed.tokenizer.register_forward_hook(
-        lambda module, inputs, output: assignments.append(output.assignment)
+        lambda module, inputs, output: outputs.append(output)
     )
     try:
         layers = model.forward_intermediates(
@@ -136,6 +135,4 @@ def dense_intermediate_layers(
     finally:
         handle.remove()
     size = size or (max(images.shape[-2] // 16, 1), max(images.shape[-1] // 16, 1))
-    return [
-        dense_features(tokens, assignments[0], size, embed.tokenizer.assign) for tokens in layers
-    ]
+    return [outputs[0].dense_features(tokens, size) for tokens in layers]

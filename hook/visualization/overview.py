@@ -1,7 +1,7 @@
 """The overview that shows pictures of a scene, its labels and its tokens side by side.
 
 The pictures themselves come from :mod:`hook.visualization.drawing`; what a model's tokens are made
-of is shown by :mod:`hook.apis.token_pictures`.
+of is shown by :mod:`hook.visualization.tokens`.
 """
 
 import math

@@ -26,7 +26,8 @@ TASKS = ("classification", "segmentation")
 # What a published model may be made of. MMEngine's registries would import any dotted name.
 MODEL_TYPES = frozenset(
     "EncoderDecoder FCNHead CrossEntropyLoss hook.CrossEntropyLoss hook.DiceLoss hook.FocalLoss "
-    "hook.TokenClassifier hook.LinearClsHead hook.ClsDataPreProcessor hook.SegDataPreProcessor "
+    "hook.TokenSegmentor hook.TokenClassifier hook.LinearClsHead "
+    "hook.ClsDataPreProcessor hook.SegDataPreProcessor "
     "hook.TokenViT hook.SeedBackbone hook.TokenPyramid hook.SeedPyramid hook.SegFormerStyleHead "
     "hook.HookTokenizer hook.PatchEmbedTokenizer BN SyncBN LN GN ReLU GELU".split()
 )

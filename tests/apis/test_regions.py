@@ -129,7 +129,7 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
     for explained in np.linspace(0.005, 0.3, 60).tolist():
         model.backbone.explained = explained
         answer = RegionPredictor(model)(windows, valid)
-        counts = model.backbone.token_counts.tolist()
+        counts = [tokenize(model, window).num_tokens for window in windows]
         if counts != sorted(counts):
             break
     assert counts != sorted(counts), "images need different numbers of tokens"
@@ -147,10 +147,10 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
         )
     # With a number asked for, all have it; and the model is as it was.
     model.backbone.explained = explained
-    fixed = RegionPredictor(model, fixed=True)(windows, valid)
+    usual = model.backbone.tokenizer.num_tokens
+    fixed = RegionPredictor(model, num_tokens=usual)(windows, valid)
     np.testing.assert_array_equal(fixed.owners, all_tokens.owners)
     assert model.backbone.explained == explained
-    assert "forward_tokens" not in vars(model.backbone)
 
 
 def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
@@ -191,7 +191,6 @@ def test_seeds_of_a_model_that_chooses_the_number_of_tokens(cls_run):
         model.backbone.explained = explained
         answer = RegionPredictor(model, embedding="seeds")(windows, valid)
         np.testing.assert_allclose(answer.seeds, expected.seeds, atol=1e-5)
-    assert "vectorize" not in vars(model.backbone.tokenizer)
 
 
 def test_fields_of_bands_chosen_by_number(seg_run, scenes, tmp_path):

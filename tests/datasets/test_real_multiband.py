@@ -90,7 +90,7 @@ def test_load_sample_and_train(name, preset, shared_data, tmp_path):
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = MODELS.build(
             ConfigDict(
-                type="EncoderDecoder",
+                type="hook.TokenSegmentor",
                 data_preprocessor=dict(
                     type="hook.SegDataPreProcessor",
                     mean=mean,
@@ -103,7 +103,6 @@ def test_load_sample_and_train(name, preset, shared_data, tmp_path):
                     tokenizer=dict(
                         type="hook.HookTokenizer",
                         preset=preset,
-                        nan_is_invalid=masks,
                         img_size=CHIP,
                         in_channels=bands,
                         seed_dims=32,

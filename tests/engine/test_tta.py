@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hook.engine.tta import apply_view, enable_tta, mean_over_views, undo_view, views
+from hook.engine.tta import apply_view, mean_over_views, undo_view, views
 from hook.inference.models import load_model
 
 
@@ -56,7 +56,7 @@ def test_segmentation_gives_the_mean_of_softmaxes(seg_run):
                 scores = torch.rot90(model.inference(view, metas).softmax(1), -k, (2, 3))
                 total = total + (scores.flip(3) if flip else scores)
         expected = total[0] / 8
-        enable_tta(model)
+        model.test_cfg["tta"] = "d4"
         result = model.test_step(batch())[0]
     assert torch.allclose(result.seg_logits.data.softmax(0), expected, atol=1e-5)
     assert torch.equal(result.pred_sem_seg.data[0], expected.argmax(0))
@@ -67,7 +67,7 @@ def test_classification_gives_the_mean_of_scores(cls_run):
 
     model = load_model(cls_run)
     image = torch.rand(3, 16, 16)
-    enable_tta(model)
+    model.test_cfg["tta"] = "d4"
     with torch.no_grad():
         scores = [
             model.test_step({"inputs": [view], "data_samples": [ClsDataSample()]})[0]

@@ -284,7 +284,8 @@ def test_a_file_that_disagrees_is_not_kept(quick, tmp_path, monkeypatch):
 
 
 def test_probabilities_that_are_nan_are_not_agreement(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_predict", lambda *_: np.full((1, 3, 32, 32), np.nan, np.float32))
+    unknown = np.full((1, 3, 32, 32), np.nan, np.float32)
+    monkeypatch.setattr(export, "WindowPredictor", lambda *_, **__: lambda *_: unknown)
     with pytest.raises(ConfigError, match="other probabilities"):
         export_onnx(quick, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -300,7 +301,7 @@ def test_what_onnx_cannot_express(build, tmp_path, monkeypatch):
         return logits if logits.sum() > 0 else -logits
 
     monkeypatch.setattr(head, "forward", undecided)
-    with pytest.raises(ConfigError, match="EncoderDecoder with TokenViT cannot be expressed"):
+    with pytest.raises(ConfigError, match="TokenSegmentor with TokenViT cannot be expressed"):
         export_onnx(model, tmp_path / "x.onnx")
     assert list(tmp_path.glob("*.onnx")) == []
 

@@ -222,8 +222,7 @@ def test_pixels_that_are_not_valid_reach_the_tokenizer_as_such(seg_run, chip):
     """With a model that marks them, values under the nodata corner change no token."""
     model = load_model(seg_run)
     model.backbone.tokenizer = HookTokenizer("fast", in_channels=2, embed_dims=16).eval()
-    model.backbone.tokenizer.nan_is_invalid = model.data_preprocessor.mark_invalid = True
-    model.data_preprocessor.pad_val = float("nan")
+    model.data_preprocessor.mark_invalid = True
     with rasterio.open(chip) as source:
         image, valid = source.read([2, 1]).astype(np.float32), source.dataset_mask() > 0
     assert not valid.all()

@@ -84,42 +84,35 @@ def test_training_without_size_pads_to_the_largest(seg_samples):
     assert batch["inputs"].shape == (2, 3, 64, 64)
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_invalid_pixels_and_padding_become_nan_where_asked(seg_samples, training):
-    samples = seg_samples(1)
-    valid = torch.rand(1, 64, 64) > 0.2
-    samples[0].valid_mask = PixelData(data=valid.to(torch.uint8))
-    options = dict(size=(80, 80)) if training else dict(test_cfg=dict(size_divisor=40))
-    preprocessor = SegDataPreProcessor(mean=[0.0] * 3, std=[1.0] * 3, mark_invalid=True, **options)
-    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
-    batch = preprocessor(dict(inputs=[image], data_samples=samples), training=training)["inputs"]
-    assert batch.shape == (1, 3, 80, 80)
-    assert torch.equal(~batch[0, :, :64, :64].isnan(), valid.expand(3, -1, -1))
-    assert batch[..., 64:, :].isnan().all()
-    assert batch[..., 64:].isnan().all()
-
-
 def test_windows_without_samples_are_padded_too():
     preprocessor = SegDataPreProcessor(test_cfg=dict(size_divisor=4))
     batch = preprocessor(dict(inputs=[torch.rand(3, 30, 33)] * 2), training=False)
     assert batch["inputs"].shape == (2, 3, 32, 36)
 
 
-def test_marked_scenes_for_classification():
-    sample = ClsDataSample(gt_label=0)
-    sample.valid_mask = PixelData(data=torch.zeros(1, 8, 8))
-    images = [torch.rand(3, 8, 8)] * 2
-    preprocessor = ClsDataPreProcessor(mark_invalid=True)
-    batch = preprocessor(dict(inputs=images, data_samples=[sample, ClsDataSample(gt_label=1)]))
-    assert batch["inputs"][0].isnan().all()
-    assert torch.equal(batch["inputs"][1], images[1])
+@pytest.mark.parametrize("options", [dict(mixup=0.8), dict(cutmix=1.0)])
+def test_mixing_keeps_out_what_is_not_valid(options):
+    """Valid is what is valid in all that a mixed image is made of."""
+    preprocessor = ClsDataPreProcessor(num_classes=2, mark_invalid=True, **options)
+    samples = [ClsDataSample(gt_label=i) for i in range(2)]
+    holes = torch.ones(1, 8, 8)
+    holes[:, 2:5, 3:] = 0
+    samples[0].valid_mask = PixelData(data=holes)
+    images = [torch.where(holes > 0, 1.0, 100.0).expand(3, 8, 8), torch.ones(3, 8, 8)]
+    mixed = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    spoilt = (mixed["inputs"] - 1).abs().amax(1) > 1e-2
+    for image, sample in zip(spoilt, mixed["data_samples"], strict=True):
+        assert torch.equal(sample.valid_mask.data[0] == 0, image)
+        assert sample.gt_score.sum() == pytest.approx(1)
 
 
-def test_marks_that_the_tokenizer_does_not_understand_are_refused():
+def test_a_tokenizer_that_takes_no_validity_is_refused():
     setup_environment()
     cfg = load_config(ROOT / "configs/hook/hook_vit-192x6_eurosat-2k-64.py")
     cfg.model.data_preprocessor.mark_invalid = True
-    with pytest.raises(ConfigError, match="nan_is_invalid=True"):
+    with pytest.raises(ConfigError, match="preset 'fast'"):
         build_model(cfg)
-    cfg.model.backbone.tokenizer.update(preset="fast", nan_is_invalid=True)
+    cfg.model.backbone.tokenizer.update(preset="fast")
+    assert build_model(cfg).backbone.tokenizer.takes_valid
+    cfg.model.backbone.tokenizer.update(nan_is_invalid=True)  # as configs said before
     assert build_model(cfg).backbone.tokenizer.nan_is_invalid

@@ -3,7 +3,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hook.tokenizers import dense_features, diffuse_assignment, token_map
+from hook.tokenizers import (
+    HookTokenizer,
+    PatchEmbedTokenizer,
+    dense_features,
+    diffuse_assignment,
+    spread_cells,
+    token_map,
+)
 from hook.tokenizers.assignment import explained_variance, seed_ownership
 
 
@@ -148,3 +155,15 @@ def test_diffusion_keeps_sums_and_stops_at_edges_and_invalid_cells():
     for part in (np.s_[..., :5, :3], np.s_[..., :5, 3:], np.s_[..., 6:, :3], np.s_[..., 6:, 3:]):
         mean = weights[part].mean(dim=(-2, -1), keepdim=True)
         assert torch.allclose(found[part], mean.expand_as(found[part]), atol=1e-3)
+
+
+def test_cells_lie_where_the_tokenizer_puts_them():
+    cells = torch.arange(4).reshape(1, 2, 2)
+    patches = PatchEmbedTokenizer(img_size=20, patch_size=8, embed_dims=4)
+    spread = patches(torch.rand(1, 3, 20, 16)).token_map((20, 16))[0]
+    assert spread[:, 0].tolist() == [0] * 8 + [2] * 12  # the last rows belong to no patch
+    assert spread[0].tolist() == [0] * 8 + [1] * 8
+    seeds = HookTokenizer(preset="fast", img_size=6, seed_dims=64, embed_dims=4)
+    cell = seeds(torch.rand(1, 3, 6, 6)).cell
+    assert spread_cells(cells, (6, 6), cell)[0, :, 0].tolist() == [0, 0, 0, 0, 2, 2]
+    assert spread_cells(cells, (6, 6))[0, :, 0].tolist() == [0, 0, 0, 2, 2, 2]

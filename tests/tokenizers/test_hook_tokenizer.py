@@ -6,7 +6,13 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
-from hook.tokenizers import HookTokenizer, ObjectVectorization, TokenizerOutput, token_map
+from hook.tokenizers import (
+    HookTokenizer,
+    ImageFacts,
+    ObjectVectorization,
+    TokenizerOutput,
+    token_map,
+)
 from hook.tokenizers.assignment import diffuse_assignment, explained_variance
 
 
@@ -211,7 +217,7 @@ def test_padding_owns_nothing(assign, size, filling, diffusion_steps):
     padded[..., : size[0], : size[1]] = image
     valid = torch.zeros(2, 96, 128, dtype=torch.bool)
     valid[:, : size[0], : size[1]] = True
-    batch = tokenizer(padded, valid=valid)
+    batch = tokenizer(padded, facts=ImageFacts(valid))
     h, w = alone.assignment.shape[-2:]
     assert torch.allclose(batch.tokens, alone.tokens, atol=1e-5)
     assert torch.allclose(batch.assignment[..., :h, :w], alone.assignment, atol=1e-5)
@@ -225,7 +231,7 @@ def test_nan_marks_what_is_not_valid():
     valid = torch.rand(1, 32, 32) > 0.3
     marked = image.clone()
     marked[:, 1].masked_fill_(~valid, float("nan"))  # one band is enough
-    expected = tokenizer(image, valid=valid)
+    expected = tokenizer(image, facts=ImageFacts(valid))
     assert torch.allclose(tokenizer(marked).tokens, expected.tokens, atol=1e-6)
 
 
@@ -234,7 +240,10 @@ def test_values_of_invalid_pixels_do_not_matter():
     image = torch.randn(1, 3, 32, 32)
     valid = torch.rand(1, 32, 32) > 0.5
     other = torch.where(valid[:, None], image, torch.randn(1, 3, 32, 32))
-    assert torch.equal(tokenizer(image, valid=valid).tokens, tokenizer(other, valid=valid).tokens)
+    assert torch.equal(
+        tokenizer(image, facts=ImageFacts(valid)).tokens,
+        tokenizer(other, facts=ImageFacts(valid)).tokens,
+    )
     assert not torch.allclose(tokenizer(image).tokens, tokenizer(other).tokens, atol=1e-4)
 
 
@@ -247,7 +256,7 @@ def test_moving_by_whole_windows_changes_no_token():
     valid = torch.zeros(1, 160, 160, dtype=torch.bool)
     canvas[..., 64:104, 32:84] = image  # a window is 8 seeds of 4 pixels
     valid[..., 64:104, 32:84] = True
-    moved = tokenizer(canvas, valid=valid)
+    moved = tokenizer(canvas, facts=ImageFacts(valid))
     assert torch.allclose(moved.tokens, alone.tokens, atol=1e-5)
     assert torch.allclose(moved.assignment[..., 16:26, 8:21], alone.assignment, atol=1e-5)
 
@@ -259,11 +268,11 @@ def test_an_image_without_valid_pixels_gives_finite_tokens(assign, count):
     valid = torch.zeros(2, 30, 32, dtype=torch.bool)
     valid[1] = True
     output = tokenizer(
-        torch.full((2, 3, 30, 32), float("nan")), num_tokens=count, valid=valid * 0 > 0
+        torch.full((2, 3, 30, 32), float("nan")), num_tokens=count, facts=ImageFacts(valid * 0 > 0)
     )
     assert torch.isfinite(output.tokens).all()
     assert output.assignment.abs().sum() == 0
-    mixed = tokenizer(torch.randn(2, 3, 30, 32), num_tokens=count, valid=valid)
+    mixed = tokenizer(torch.randn(2, 3, 30, 32), num_tokens=count, facts=ImageFacts(valid))
     mixed.tokens.square().sum().backward()
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
@@ -273,20 +282,22 @@ def test_resolution_scales_positions():
     tokenizer = small(preset="fast", resolution=10.0)
     image = torch.randn(2, 3, 32, 32)
     trained = tokenizer(image).tokens
-    assert torch.equal(tokenizer(image, resolution=10.0).tokens, trained)
-    each = tokenizer(image, resolution=torch.tensor([10.0, 20.0])).tokens
+    assert torch.equal(tokenizer(image, facts=ImageFacts(resolution=10.0)).tokens, trained)
+    each = tokenizer(image, facts=ImageFacts(resolution=torch.tensor([10.0, 20.0]))).tokens
     assert torch.allclose(each[0], trained[0], atol=1e-6)
-    assert torch.allclose(each[1], tokenizer(image, resolution=20.0).tokens[1], atol=1e-6)
+    assert torch.allclose(
+        each[1], tokenizer(image, facts=ImageFacts(resolution=20.0)).tokens[1], atol=1e-6
+    )
     assert not torch.allclose(each[1], trained[1], atol=1e-4)
     with pytest.raises(ValueError, match="build the tokenizer with resolution"):
-        small(preset="fast")(image, resolution=20.0)
+        small(preset="fast")(image, facts=ImageFacts(resolution=20.0))
 
 
 @pytest.mark.parametrize("name", ["valid", "resolution"])
 def test_reference_refuses_what_the_paper_has_not(name):
     value = {"valid": torch.ones(1, 32, 32, dtype=torch.bool), "resolution": 1.0}[name]
     with pytest.raises(ValueError, match=f"takes no {name}"):
-        small()(torch.rand(1, 3, 32, 32), **{name: value})
+        small()(torch.rand(1, 3, 32, 32), facts=ImageFacts(**{name: value}))
 
 
 def test_images_one_by_one_are_the_batch(monkeypatch):
@@ -358,7 +369,7 @@ def test_a_plain_image_needs_one_token():
     tokenizer = small(preset="fast", num_tokens=5)
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
     valid[1] = False
-    seeds = tokenizer.perceive(torch.rand(2, 3, 64, 64), valid=valid)
+    seeds = tokenizer.perceive(torch.rand(2, 3, 64, 64), facts=ImageFacts(valid))
     seeds.features[0] = 1.0
     assert tokenizer.count_tokens(seeds, 0.9).tolist() == [1, 1]
 

@@ -28,14 +28,13 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from hook.apis import RegionPredictor, classify_regions, load_model
-from hook.apis.regions import EMBEDDINGS
 from hook.engine.profiling import prepare_output, shown_command, write_json
 from hook.engine.runner import add_config_options, build_dataset, load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
-from hook.inference.models import use_tokens
+from hook.inference.regions import EMBEDDINGS
 from hook.regions.plan import pool_seeds
 
 
@@ -144,31 +143,29 @@ def cut(
     """Cut all images into the regions of a model, and into as many of SLIC's."""
     number = len(config.metainfo["classes"])
     predict, perceive = (
-        RegionPredictor(model, args.num_tokens is not None, args.min_region, kind)
-        for kind in EMBEDDINGS
+        RegionPredictor(model, args.num_tokens, args.min_region, kind) for kind in EMBEDDINGS
     )
     own, slic = Pool(), Pool()
-    with use_tokens(model, args.num_tokens):
-        for split in (args.labels_from, args.measured_on):
-            train = split == args.labels_from
-            for image, valid, truth in read_windows(config, split, side):
-                if not valid.any():
-                    continue
-                window = np.ascontiguousarray(image)[None].astype(np.float32), valid[None]
-                answer, seeds = predict(*window), perceive(*window)
-                owners = np.where(valid, answer.owners[0], -1)
-                parts = connected_components(owners)
-                _, first, labels = np.unique(parts[valid], return_index=True, return_inverse=True)
-                places = seeds.seed_of_pixel[0][valid]
-                embeddings = {
-                    "tokens": answer.embeddings[0][owners[valid][first]],
-                    "seeds": pool_seeds(seeds.seeds[0], places, labels, len(first)),
-                }
-                own.add(parts, image, truth, number, train, embeddings)
-                rgb = image.transpose(1, 2, 0)
-                scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
-                others = slic_regions(rgb / scale, int(parts.max()) + 1)
-                slic.add(np.where(valid, others, -1), image, truth, number, train)
+    for split in (args.labels_from, args.measured_on):
+        train = split == args.labels_from
+        for image, valid, truth in read_windows(config, split, side):
+            if not valid.any():
+                continue
+            window = np.ascontiguousarray(image)[None].astype(np.float32), valid[None]
+            answer, seeds = predict(*window), perceive(*window)
+            owners = np.where(valid, answer.owners[0], -1)
+            parts = connected_components(owners)
+            _, first, labels = np.unique(parts[valid], return_index=True, return_inverse=True)
+            places = seeds.seed_of_pixel[0][valid]
+            embeddings = {
+                "tokens": answer.embeddings[0][owners[valid][first]],
+                "seeds": pool_seeds(seeds.seeds[0], places, labels, len(first)),
+            }
+            own.add(parts, image, truth, number, train, embeddings)
+            rgb = image.transpose(1, 2, 0)
+            scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
+            others = slic_regions(rgb / scale, int(parts.max()) + 1)
+            slic.add(np.where(valid, others, -1), image, truth, number, train)
     return own, slic
 
 

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from hook.engine.profiling import (
 from hook.engine.runner import HookRunner, add_config_options, load_config
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.staging import save_png
-from hook.inference.models import load_model, use_tokens
+from hook.inference.models import chosen_tokens, load_model
+from hook.tokenizers import spread_cells
 from hook.visualization.drawing import figure_to_rgb
 
 AXES = {
@@ -98,48 +99,47 @@ def read_reports(paths: Sequence[str], varied: str) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def test(model: nn.Module, loader: DataLoader, side: int | None) -> dict[str, Any]:
+def test(
+    model: nn.Module, loader: DataLoader, side: int | None, num_tokens: int | None = None
+) -> dict[str, Any]:
     """Classify a data set.
 
     Args:
         model: A scene classifier.
         loader: Its test images.
         side: Resample the images to this side in pixels; None leaves them.
+        num_tokens: Number of tokens; None takes what the model would.
 
     Returns:
-        ``accuracy`` in percent, ``tokens`` per image on average (None where the tokenizer has no
-        such number) and ``ms_per_image``.
+        ``accuracy`` in percent, ``tokens`` per image on average and ``ms_per_image``.
     """
     right = count = tokens = 0
     seconds = []
     for batch in loader:
         data = model.data_preprocessor(batch, False)
         inputs = data["inputs"]
+        facts = model.image_facts(inputs, data["data_samples"])
         if side is not None:
+            facts = facts.change_images(lambda valid: spread_cells(valid, (side, side)))
+            if facts.resolution is not None:
+                facts = replace(facts, resolution=facts.resolution * inputs.shape[-1] / side)
             inputs = F.interpolate(
                 inputs, size=(side, side), mode="bilinear", antialias=True, align_corners=False
             )
         start = time.perf_counter()
-        scores = model(inputs)
+        scores, found = model.inference_with_tokens(inputs, facts, num_tokens)
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
         seconds.append((time.perf_counter() - start) / len(inputs))
         truth = torch.tensor([int(sample.gt_label) for sample in data["data_samples"]])
         right += int((scores.argmax(dim=1).cpu() == truth).sum())
         count += len(inputs)
-        tokens += _tokens_of(model, len(inputs))
+        tokens += sum(one.num_tokens for one in found)
     return {
         "accuracy": 100 * right / count,
-        "tokens": tokens / count or None,
+        "tokens": tokens / count,
         "ms_per_image": 1e3 * float(np.median(seconds)),
     }
-
-
-def _tokens_of(model: nn.Module, images: int) -> int:
-    """Count the tokens that the last batch of images got."""
-    if getattr(model.backbone, "explained", None) is not None:
-        return int(model.backbone.token_counts.sum())
-    return images * getattr(model.backbone.tokenizer, "num_tokens", 0)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -162,11 +162,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 loader = HookRunner.build_dataloader(cfg.test_dataloader)
             for value, results in zip(values, runs, strict=True):
                 tokens = value if args.varied == "num_tokens" else None
-                with nullcontext() if tokens is None else use_tokens(model, tokens):
-                    if args.varied == "explained":
-                        model.backbone.explained = value
-                    side = value if args.varied == "sides" else None
-                    results.append(test(model, loader, side))
+                if args.varied == "explained":
+                    model.backbone.explained = value
+                side = value if args.varied == "sides" else None
+                results.append(test(model, loader, side, tokens))
                 progress.update()
     points = []
     for value, results in zip(values, runs, strict=True):
@@ -189,8 +188,7 @@ def _check(model: nn.Module, args: argparse.Namespace) -> None:
             found=type(model).__name__,
         )
     for tokens in args.num_tokens or []:
-        with use_tokens(model, tokens):
-            continue
+        chosen_tokens(model, tokens)
     wrong = [share for share in args.explained or [] if not 0 < share <= 1]
     if wrong or (args.explained and not hasattr(backbone.tokenizer, "count_tokens")):
         raise ConfigError(

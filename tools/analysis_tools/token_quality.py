@@ -61,7 +61,6 @@ from hook.evaluation.homogeneity import (
     measure_regions,
     stuff_classes,
 )
-from hook.evaluation.homogeneity_metric import pixel_token_map, spread_cells, tokenize_image
 from hook.evaluation.superpixels import (
     felzenszwalb_regions,
     kmeans_regions,
@@ -69,9 +68,11 @@ from hook.evaluation.superpixels import (
     merge_fragments,
     regular_grid,
     slic_regions,
+    token_regions,
 )
 from hook.geo.styles import distinct_palette
-from hook.inference.models import load_model, use_tokens
+from hook.inference.models import chosen_tokens, load_model
+from hook.structures import ImageTokens
 from hook.tokenizers import HookTokenizer
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import render_labels, render_tokens, stretch_to_rgb
@@ -197,15 +198,14 @@ class Tokenizing:
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """(H, W) index of the token of each pixel; -1 where there is none."""
-        model = self.model
-        return pixel_token_map(
-            model.data_preprocessor,
-            model.backbone,
-            chip.inputs,
-            chip.sample,
-            num_tokens,
-            self.min_region,
-        )
+        return token_regions(_tokens_of(self.model, chip, num_tokens), self.min_region)
+
+
+@torch.no_grad()
+def _tokens_of(model: nn.Module, chip: Chip, num_tokens: int | None = None) -> ImageTokens:
+    """Cut an image as the model does when it is tested."""
+    data = {"inputs": [chip.inputs], "data_samples": [chip.sample.clone()]}
+    return model.tokenize(**model.data_preprocessor(data, False), num_tokens=num_tokens)[0]
 
 
 class MergedPatches:
@@ -214,27 +214,18 @@ class MergedPatches:
     def __init__(self, name: str, model: nn.Module) -> None:
         self.name, self.model = name, model
 
-    @torch.no_grad()
     def features(self, chip: Chip) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Name of the row to the features (N, D) of the patches and the patch (H, W) of pixels."""
-        preprocessor, backbone = self.model.data_preprocessor, self.model.backbone
-        tokenized = tokenize_image(preprocessor, backbone, chip.inputs, chip.sample)
-        grid = tokenized.assignment.shape[-2:]
-        cells = np.arange(grid[0] * grid[1]).reshape(grid)
-        cells = spread_cells(cells, backbone.tokenizer, chip.truth.shape)
-        first = int(backbone.tokenizer.with_cls_token)
-        after = tokenized.tokens
-        for block in backbone.blocks:
-            after = block(after)
-        after = backbone.norm(after)
+        tokens = _tokens_of(self.model, chip)
+        before = tokens.output.tokens[0, -tokens.num_tokens :]
+        cells = tokens.spread(tokens.output.token_map()[0], everywhere=True)
         return {
-            f"patches merged, embedding {self.name}": (_rows(tokenized.tokens, first), cells),
-            f"patches merged, after a ViT {self.name}": (_rows(after, first), cells),
+            f"patches merged, embedding {self.name}": (before.float().cpu().numpy(), cells),
+            f"patches merged, after a ViT {self.name}": (
+                tokens.embeddings.float().cpu().numpy(),
+                cells,
+            ),
         }
-
-
-def _rows(tokens: torch.Tensor, first: int) -> np.ndarray:
-    return tokens[0, first:].float().cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------- comparisons
@@ -659,8 +650,7 @@ def main() -> None:
     counts = args.num_tokens or [None]
     for tokenizing in models:
         for count in counts:
-            with use_tokens(tokenizing.model, count):
-                continue
+            chosen_tokens(tokenizing.model, count)
     models += load_beside(args)
     if args.diffusion_steps is not None:
         for tokenizing in models:

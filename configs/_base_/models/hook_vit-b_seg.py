@@ -1,6 +1,6 @@
 # HOOK under ViT-B for segmentation, as in the paper (141.4 M parameters).
 model = dict(
-    type="EncoderDecoder",
+    type="hook.TokenSegmentor",
     backbone=dict(
         type="hook.TokenViT",
         tokenizer=dict(

@@ -1,6 +1,6 @@
 # The paper's patch-embedding baseline for segmentation: its patch grid goes into the pyramid.
 model = dict(
-    type="EncoderDecoder",
+    type="hook.TokenSegmentor",
     backbone=dict(
         type="hook.TokenViT",
         tokenizer=dict(

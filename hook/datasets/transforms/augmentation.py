@@ -4,6 +4,7 @@ Source: https://albumentations.ai (2.0.8).
 """
 
 import inspect
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +12,15 @@ from typing import Any
 import numpy as np
 from mmcv.transforms.base import BaseTransform
 
+from hook.datasets.transforms.packing import ground_resolution
 from hook.errors import ConfigError
 from hook.registry import TRANSFORMS
+
+# Those that move pixels and leave their size on the ground as it is.
+_KEEP_SCALE = frozenset(
+    "D4 HorizontalFlip VerticalFlip Transpose RandomRotate90 SquareSymmetry Rotate CenterCrop Crop "
+    "RandomCrop CropNonEmptyMaskIfExists Pad PadIfNeeded GridDropout CoarseDropout".split()
+)
 
 
 def _albumentations() -> Any:
@@ -30,7 +38,8 @@ class Albumentations(BaseTransform):
     Geometric transforms work on any band count and on uint8, uint16, int16 and float32; most
     photometric ones want uint8 or float32, so put :class:`ScaleBands` before them, and note that
     they clip float images to [0, 1]. Pixels that a transform makes up (the corners of a rotation)
-    become invalid and get the ignore index. ``geo`` is dropped where pixels may have moved.
+    become invalid and get the ignore index. ``geo`` is dropped where pixels may have moved, and
+    the ground resolution counts as unknown where they may have another size.
 
     The random numbers come from NumPy's global state, which MMEngine seeds in the main process and
     in each data-loader worker: a run is repeatable and workers differ.
@@ -54,9 +63,9 @@ class Albumentations(BaseTransform):
         self.ignore_index = ignore_index
         library = _albumentations()
         self.compose = library.Compose([self._build(library, cfg) for cfg in self.cfg])
-        self.moves_pixels = any(
-            isinstance(transform, library.DualTransform) for transform in _leaves(self.compose)
-        )
+        moving = {type(t) for t in _leaves(self.compose) if isinstance(t, library.DualTransform)}
+        self.moves_pixels = bool(moving)
+        self.keeps_scale = {kind.__name__ for kind in moving} <= _KEEP_SCALE
 
     def _build(self, library: Any, cfg: Mapping[str, Any]) -> Any:
         arguments = dict(cfg)
@@ -137,6 +146,7 @@ class Albumentations(BaseTransform):
             if "valid" not in fields:
                 fields.append("valid")
         if self.moves_pixels:
+            results["resolution"] = ground_resolution(results) if self.keeps_scale else math.nan
             results.pop("geo", None)
         return results
 

@@ -1,14 +1,19 @@
 """The last step of a pipeline: tensors and data elements."""
 
+import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from mmcv.transforms.base import BaseTransform
-from mmengine.structures import PixelData
+from mmengine.structures import BaseDataElement, PixelData
+from pyproj import CRS
+from rasterio import Affine
 
 from hook.datasets.transforms.scaling import image_in_model_units, sample_units
 from hook.errors import ConfigError
+from hook.geo.measure import metres_per_pixel
 from hook.registry import TRANSFORMS
 from hook.structures import ClsDataSample
 
@@ -25,6 +30,32 @@ META_KEYS = (
     "sample_idx",
     "geo",
 )
+
+
+_parse_crs = functools.lru_cache(maxsize=64)(CRS.from_wkt)  # a data set has few, its chips many
+
+
+def ground_resolution(results: dict) -> float | None:
+    """Give the ground size of a sample's pixels in metres.
+
+    It is ``resolution`` where a transform has set it, else that of ``geo``, else that of the
+    dataset meta, and larger or smaller where a pipeline resized the image (``scale_factor``).
+
+    Args:
+        results: A sample in a pipeline.
+
+    Returns:
+        Metres; None where nothing tells.
+    """
+    geo, metres = results.get("geo"), results.get("resolution")
+    if metres is None and geo is not None and geo.get("crs"):
+        grid = Affine(*geo["transform"])
+        metres = metres_per_pixel(geo["height"], geo["width"], grid, _parse_crs(geo["crs"]))
+    if metres is None:
+        metres = (results.get("dataset_meta") or {}).get("resolution")
+    if not isinstance(metres, int | float):
+        return None
+    return metres / math.sqrt(np.prod(results.get("scale_factor", 1.0)))
 
 
 class _PackSample(BaseTransform):
@@ -62,7 +93,14 @@ class _PackSample(BaseTransform):
         if "ori_shape" in results:
             meta["ori_shape"] = tuple(results["ori_shape"][:2])
         meta["pad_shape"] = tuple(results.get("pad_shape", meta["img_shape"])[:2])
+        meta["resolution"] = ground_resolution(results)
         return meta
+
+    @staticmethod
+    def _pack_valid(results: dict, sample: BaseDataElement) -> None:
+        if results.get("valid") is not None:
+            valid = (results["valid"] == 1).astype(np.uint8)
+            sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(meta_keys={self.meta_keys})"
@@ -74,7 +112,8 @@ class PackSegSample(_PackSample):
 
     Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
     mean, and ``data_samples``, a :class:`mmseg.structures.SegDataSample` with ``gt_sem_seg``
-    (1, H, W) int64 where labelled and ``valid_mask`` (1, H, W) uint8 where known.
+    (1, H, W) int64 where labelled, ``valid_mask`` (1, H, W) uint8 where known, and in its metainfo
+    ``resolution``, metres per pixel where they are known.
 
     Args:
         meta_keys: Keys of the sample that become meta fields, where present.
@@ -92,9 +131,7 @@ class PackSegSample(_PackSample):
         if results.get("gt_seg_map") is not None:
             labels = np.ascontiguousarray(results["gt_seg_map"]).astype(np.int64)
             sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
-        if results.get("valid") is not None:
-            valid = (results["valid"] == 1).astype(np.uint8)
-            sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
+        self._pack_valid(results, sample)
         return {"inputs": inputs, "data_samples": sample}
 
 
@@ -104,7 +141,8 @@ class PackClsSample(_PackSample):
 
     Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
     mean, and ``data_samples``, a :class:`hook.structures.ClsDataSample` with ``gt_label`` where
-    labelled.
+    labelled, ``valid_mask`` (1, H, W) uint8 where known, and in its metainfo ``resolution``, metres
+    per pixel where they are known.
 
     Args:
         meta_keys: Keys of the sample that become meta fields, where present.
@@ -119,4 +157,5 @@ class PackClsSample(_PackSample):
         sample = ClsDataSample(metainfo=self._meta(results))
         if results.get("gt_label") is not None:
             sample.gt_label = int(results["gt_label"])
+        self._pack_valid(results, sample)
         return {"inputs": inputs, "data_samples": sample}

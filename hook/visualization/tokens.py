@@ -279,7 +279,7 @@ def _tokenizer_of(model: "nn.Module") -> "nn.Module":
         ConfigError: It has none, or one whose tokens are squares.
     """
     tokenizer = getattr(model.backbone, "tokenizer", None)
-    if tokenizer is None or not hasattr(model.backbone, "forward_tokens"):
+    if tokenizer is None or not hasattr(model.backbone, "forward_with_tokens"):
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokens to show",
             expected="a model with hook.TokenViT as its backbone",
@@ -305,50 +305,32 @@ def _look(
     import torch
     from torch.nn.functional import interpolate
 
-    from hook.apis.regions import recorded_passes
-    from hook.inference.models import use_tokens
     from hook.inference.windows import WindowPredictor
-    from hook.tokenizers import token_map
 
-    tokenizer, names = _tokenizer_of(model), tuple(model.dataset_meta["classes"])
+    names = tuple(model.dataset_meta["classes"])
     name, values, valid, known = _read(model, image, valid)
-    predict = WindowPredictor(model)
-    with (
-        use_tokens(model, num_tokens),
-        recorded_passes(model.backbone, fixed=num_tokens is not None) as passes,
-    ):
-        try:
-            scores = predict(values[np.newaxis], valid[np.newaxis])[0]
-        except ConfigError as error:
-            raise DataError(
-                f"{name or 'the image'} does not fit the model",
-                found=error.found or error.what,
-                remedy="cut or resize it to the size the model was trained with",
-            ) from None
-    if len(passes) != 1:
+    predict = WindowPredictor(model, num_tokens=num_tokens, resolution=metres_per_pixel or known)
+    try:
+        (scores,), (tokens,) = predict.with_tokens(values[np.newaxis], valid[np.newaxis])
+    except ConfigError as error:
         raise DataError(
-            f"{name or 'the image'} goes through the model in parts, each with its own tokens",
-            expected="one pass",
-            found=f"{len(passes)} passes",
-            remedy="cut it to the crop_size of the model's test_cfg",
-        )
-    images, tokenized, tokens, _ = passes[0]
-    padded = tuple(images.shape[-2:])
-    attention = tokenized.assignment.float()
-    height, width = valid.shape
-    owners = token_map(attention, padded)[0, :height, :width].cpu().numpy()
-    owners[~valid] = -1
+            f"{name or 'the image'} does not fit the model",
+            found=error.found or error.what,
+            remedy="cut or resize it to the size the model was trained with",
+        ) from None
+    owners, (height, width) = tokens.token_map(), tokens.size
+    attention, padded = tokens.output.assignment.float(), tuple(tokens.image.shape[-2:])
     if padded != (height, width):  # the preprocessor filled the image up
         attention = interpolate(attention, padded, mode="bilinear")[..., :height, :width]
     classes, heading, answer = None, "", ""
     if predict.segments:
-        classes = _classes_of_regions(owners, scores.argmax(axis=0), names, attention.shape[1])
+        classes = _classes_of_regions(owners, scores.argmax(axis=0), names, tokens.num_tokens)
         heading = "class of most pixels"
     else:
         answer = f"{names[scores.argmax()]} ({_percent(scores.max(), 0)})"
         if getattr(model.head, "pooling", None) == "mean":
-            with torch.inference_mode():  # a class token, if any, comes first
-                alone = model.head(tokens[0, -attention.shape[1] :, None]).float().softmax(dim=1)
+            with torch.inference_mode():
+                alone = model.head(tokens.embeddings[:, None]).float().softmax(dim=1)
             classes = [f"{names[int(s.argmax())]} ({_percent(float(s.max()), 0)})" for s in alone]
             heading = "class of the token alone"
     return _Look(
@@ -356,7 +338,7 @@ def _look(
         stretch_to_rgb(values, model.dataset_meta.get("bands"), valid),
         owners,
         attention[0].cpu().numpy(),
-        tokenizer.assign,
+        tokens.output.assign,
         classes,
         heading,
         answer,

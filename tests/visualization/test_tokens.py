@@ -6,12 +6,13 @@ import rasterio
 import torch
 from PIL import Image
 
-from hook.apis import load_model, show_attention, show_token_counts, show_tokens, token_pictures
-from hook.apis.regions import RegionPredictor
+from hook.apis import load_model, show_attention, show_token_counts, show_tokens
 from hook.errors import ConfigError, DataError
 from hook.geo.styles import distinct_palette
+from hook.inference.regions import RegionPredictor
 from hook.inference.tokens import tokenize
 from hook.tokenizers import token_map
+from hook.visualization import tokens as token_pictures
 from hook.visualization.drawing import outline_tokens
 
 

@@ -4,30 +4,10 @@ import numpy as np
 import torch
 from mmengine.structures import PixelData
 
-from hook.engine.token_visualization_hook import (
-    draw_panels,
-    draw_sample,
-    draw_tokens,
-    token_map_of,
-)
 from hook.geo.styles import distinct_palette
-from hook.inference.models import load_model
 from hook.structures import ClsDataSample
-from hook.tokenizers import token_map
 from hook.visualization.drawing import TINT
-
-
-def test_token_map_is_that_of_the_preprocessed_image(cls_run):
-    model = load_model(cls_run)
-    image = torch.rand(3, 16, 16)
-    model.train()
-    found = token_map_of(model, image)
-    assert model.training  # left as it was
-    model.eval()
-    with torch.no_grad():
-        expected = token_map(model.backbone.tokenizer((image[None] - 0.5) / 0.3).assignment)[0]
-    assert np.array_equal(found, expected.numpy())
-    assert token_map_of(torch.nn.Linear(1, 1), image) is None
+from hook.visualization.hook import draw_panels, draw_sample, draw_tokens
 
 
 def test_segmentation_panels():

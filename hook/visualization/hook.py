@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import LocalVisBackend
@@ -34,6 +33,9 @@ _TOKEN_MAP_SIDE = 800  # at least: more than is shown, so that reducing it smoot
 @HOOKS.register_module()
 class TokenVisualizationHook(Hook):
     """Draw image, truth, prediction and token map side by side during validation or testing.
+
+    The token map is that of the tokens which the prediction was made from; where the model gives
+    none (see :class:`hook.models.TokenModel`), it is left out.
 
     The pictures go to ``<work_dir>/vis/<epoch or iteration>/`` as PNGs and to the visualizer's
     other back ends (TensorBoard, where the config names it). For scene classification, truth and
@@ -103,13 +105,13 @@ class TokenVisualizationHook(Hook):
     def _draw_batch(self, runner, data_batch, outputs, name: str, step: int) -> None:
         if not is_main_process() or self._drawn >= self.max_images:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         meta = self._meta(runner, name)
         root = Path(self.out_dir) if self.out_dir else Path(runner.work_dir) / "vis" / name
         for image, sample in zip(data_batch["inputs"], outputs, strict=True):
             if self._drawn >= self.max_images:
                 break
-            picture = draw_sample(image, sample, meta, token_map_of(model, image))
+            tokens = sample.tokens.token_map() if "tokens" in sample else None
+            picture = draw_sample(image, sample, meta, tokens)
             stem = Path(str(sample.get("img_path", "image"))).stem
             save_png(root / f"{self._drawn:03d}_{stem}.png", picture)
             for backend in runner.visualizer._vis_backends.values():
@@ -123,34 +125,6 @@ class TokenVisualizationHook(Hook):
         return dict(getattr(loop.dataloader.dataset, "metainfo", {}))
 
 
-@torch.no_grad()
-def token_map_of(model: torch.nn.Module, image: torch.Tensor) -> np.ndarray | None:
-    """Compute the token map of one image.
-
-    Args:
-        model: A model with ``data_preprocessor`` and ``backbone.tokenizer``, in any mode.
-        image: (C, H, W), as the dataset gives it.
-
-    Returns:
-        (h, w) token index of each seed, or None where the model has no tokenizer.
-    """
-    from hook.tokenizers import token_map
-
-    model = getattr(model, "module", model)  # test-time augmentation wraps the model
-    tokenizer = getattr(getattr(model, "backbone", None), "tokenizer", None)
-    if tokenizer is None:
-        return None
-    was_training = model.training
-    model.eval()
-    try:
-        inputs = model.data_preprocessor({"inputs": [image]}, False)["inputs"]
-        if isinstance(inputs, (list, tuple)):
-            inputs = torch.stack(list(inputs))
-        return token_map(tokenizer(inputs).assignment)[0].cpu().numpy()
-    finally:
-        model.train(was_training)
-
-
 def draw_sample(
     image: torch.Tensor, sample: BaseDataElement, meta: dict, tokens: np.ndarray | None
 ) -> np.ndarray:
@@ -160,7 +134,7 @@ def draw_sample(
         image: (C, H, W), as the dataset gives it.
         sample: The model's output for it: a SegDataSample or a ClsDataSample.
         meta: The dataset's metainfo: ``classes``, ``palette``, ``bands``.
-        tokens: (h, w) token map, or None.
+        tokens: (H, W) token map of the image, -1 where it has no data; or None.
 
     Returns:
         (height, width, 3) uint8.
@@ -185,7 +159,8 @@ def draw_sample(
     elif "pred_label" in sample:
         title = _describe_label(sample, classes)
     if tokens is not None:
-        panels.append((f"{len(np.unique(tokens))} tokens", draw_tokens(tokens, rgb)))
+        number = np.unique(tokens[tokens >= 0]).size
+        panels.append((f"{number} token{'' if number == 1 else 's'}", draw_tokens(tokens, rgb)))
     return draw_panels(panels, title, legend)
 
 
@@ -193,8 +168,8 @@ def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Outline and tint the regions of the tokens over their image, small images enlarged.
 
     Args:
-        tokens: (h, w) token index of each seed.
-        image: (H, W, 3) uint8 that the seeds cover.
+        tokens: (h, w) token index on a grid that covers the image, negative where there is none.
+        image: (H, W, 3) uint8.
 
     Returns:
         (kH, kW, 3) uint8; k is 1 but for small images.
