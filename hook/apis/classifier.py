@@ -11,7 +11,6 @@ import pandas as pd
 import shapely
 from rasterio.transform import Affine
 
-from hook.apis.scenes import warn_of_resolution
 from hook.arguments import whole_number
 from hook.engine.models import is_segmentation
 from hook.errors import ConfigError, DataError
@@ -19,6 +18,7 @@ from hook.geo.arrays import is_array
 from hook.geo.measure import metres_per_pixel
 from hook.inference.files import Prediction, predict_files
 from hook.inference.models import Model, checked_tokens, join_checkpoint, load_model
+from hook.inference.scenes import warn_of_resolution
 
 
 class Classifier:

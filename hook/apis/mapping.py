@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hook.apis.scenes import SceneModel
 from hook.engine.models import num_classes_of
 from hook.geo.arrays import read_class_map, require_xarray
 from hook.geo.styles import distinct_palette
 from hook.inference.model_card import model_card
 from hook.inference.models import Model, join_checkpoint
+from hook.inference.scenes import SceneModel
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapReport, map_scene
 from hook.scenes.forecast import Forecast, forecast

@@ -8,12 +8,12 @@ from typing import Any
 import geopandas
 from torch import nn
 
-from hook.apis.scenes import SceneModel
 from hook.arguments import is_whole_number, whole_number
 from hook.errors import ConfigError
 from hook.geo.vector import read_vectors
 from hook.inference.models import Model, join_checkpoint
 from hook.inference.regions import RegionPredictor
+from hook.inference.scenes import SceneModel
 from hook.regions import RegionReport, RegionRequest, extract_regions
 
 

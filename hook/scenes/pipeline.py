@@ -18,7 +18,7 @@ from hook.scenes.blocks import Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
 from hook.scenes.journal import Journal
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader, fingerprint_of_raster
-from hook.scenes.request import SceneRequest, scene_files
+from hook.scenes.request import SceneRequest
 
 # Batches read ahead of the model, and batches of answers waiting to be consumed.
 QUEUE_SIZE = 2
@@ -40,7 +40,7 @@ class Scene:
     @classmethod
     def of(cls, request: SceneRequest, cells: tuple[int, int] | None = None) -> "Scene":
         """Take what is read from a request."""
-        return cls(scene_files(request.input), request.bidx, request.nodata, request.aoi, cells)
+        return cls(request.input, request.bidx, request.nodata, request.aoi, cells)
 
     def open(self) -> SceneReader | CellReader:
         """Open the scene."""

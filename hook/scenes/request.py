@@ -6,12 +6,18 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
+import rasterio
+import shapely
 
 from hook.arguments import file_name, number, refused, shown, whole_number
 from hook.errors import ConfigError, DataError
+from hook.geo.arrays import is_array
+from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.scenes.blocks import WINDOWS_PER_BLOCK
 from hook.scenes.grid import check_overlap
+from hook.scenes.reader import AreaOfInterest
 from hook.scenes.stac import TimeSpan, parse_time_span
 
 
@@ -21,9 +27,10 @@ class SceneRequest:
 
     Args:
         input: The scene: any raster that GDAL opens, several that make up one area (the first in
-            front where they overlap), or a TorchGeo dataset of rasters. :mod:`hook.apis` also takes
-            an array (bands, rows, cols), or an ``xarray.DataArray`` (band, y, x) with CRS, grid and
-            nodata value as rioxarray reads them.
+            front where they overlap), or a TorchGeo dataset of rasters. Becomes the names of the
+            files. :mod:`hook.apis` also takes an array (bands, rows, cols), or an
+            ``xarray.DataArray`` (band, y, x) with CRS, grid and nodata value as rioxarray reads
+            them.
         output: File to write. :mod:`hook.apis` returns the result where it is None.
         window: Side of the model's window in pixels; None for the size the model was made for. A
             smaller scene is extended by reflection.
@@ -34,8 +41,7 @@ class SceneRequest:
         nodata: Replaces the scene's nodata value: a number or ``"nan"``.
         aoi: Area of interest; only its bounding box is processed, and in it only what lies inside:
             a vector file of polygons, a table of them, or a box (left, bottom, right, top) in the
-            scene's CRS. The functions below :mod:`hook.apis` take a
-            :class:`hook.scenes.reader.AreaOfInterest`.
+            scene's CRS. Becomes an :class:`hook.scenes.reader.AreaOfInterest`.
         cluster: ``"local"`` starts ``workers`` processes on this machine that share the scene; an
             address joins the workers of the Dask scheduler there. None: this process alone.
         workers: Number of processes of ``cluster="local"``.
@@ -46,7 +52,7 @@ class SceneRequest:
 
     Raises:
         ConfigError: An option has the wrong type or an impossible value.
-        DataError: A dataset has no files.
+        DataError: A dataset has no files, or the area of interest is none or cannot be read.
     """
 
     input: Any
@@ -65,7 +71,11 @@ class SceneRequest:
     progress: bool = True
     block_windows: int = WINDOWS_PER_BLOCK
 
+    _outputs = ("output",)
+
     def __post_init__(self) -> None:
+        if not self.has_arrays:
+            self._set(input=scene_files(self.input))
         if self.window is not None:
             self._set(window=whole_number("window", self.window))
         for name in ("batch_size", "workers", "block_windows"):
@@ -81,18 +91,31 @@ class SceneRequest:
             # Names too, as the dataset meta may have.
             bands = [b if isinstance(b, str) else whole_number("bidx", b) for b in self.bidx]
             self._set(bidx=tuple(bands))
-        self._check_names("output")
+        for name in self._outputs:
+            self._check_output(name)
+        if self.aoi is not None:
+            self._set(aoi=area_of_interest(self.aoi))
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether the scene, or a part of it, is an array and not a file."""
+        parts = self.input if isinstance(self.input, list | tuple) else [self.input]
+        return any(map(is_array, parts))
 
     def _set(self, **values: Any) -> None:
         """Replace options by what was read from them."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _check_names(self, *names: str) -> None:
-        """Take names of files as paths."""
-        for name in names:
-            if getattr(self, name) is not None:
-                self._set(**{name: file_name(name, getattr(self, name))})
+    def _check_output(self, name: str) -> None:
+        """Take the name of a file to write as a path."""
+        if getattr(self, name) is None:
+            return
+        path = file_name(name, getattr(self, name))
+        self._set(**{name: path})
+        # The area is read now, and its file would be overwritten later.
+        if isinstance(self.aoi, str | os.PathLike) and Path(self.aoi).absolute() == path.absolute():
+            raise refused(name, path, "another file than the area of interest")
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,8 @@ class MapRequest(SceneRequest):
     creation_options: Mapping[str, object] | None = None
     dry_run: bool = False
 
+    _outputs = ("output", "scores_path", "vectors")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         number("min_area", self.min_area, least=0)
@@ -148,7 +173,6 @@ class MapRequest(SceneRequest):
         if not isinstance(self.creation_options, Mapping | None):
             expected = "a dict such as {'COMPRESS': 'ZSTD'}"
             raise refused("creation_options", self.creation_options, expected)
-        self._check_names("scores_path", "vectors")
         if self.output is None and self.scores and self.scores_path is None:
             raise ConfigError(
                 "scores need a file",
@@ -205,3 +229,46 @@ def scene_files(input: Any) -> tuple[str, ...]:
             remedy="name the scene's file",
         )
     return files
+
+
+def area_of_interest(aoi: Any) -> AreaOfInterest:
+    """Read an area of interest.
+
+    Args:
+        aoi: See :class:`SceneRequest`.
+
+    Raises:
+        ConfigError: Four numbers are no box.
+        DataError: The file cannot be read, or holds no polygons.
+    """
+    if isinstance(aoi, AreaOfInterest):
+        return aoi
+    if isinstance(aoi, str | os.PathLike):
+        aoi = read_vectors(aoi)
+    if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
+        # Drawn by hand, outlines cross themselves; the area of a bow tie is then 0.
+        shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
+        wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
+        if wrong or not shapes:
+            raise DataError(
+                "the area of interest is no area",
+                expected="polygons",
+                found=", ".join(wrong) or "nothing",
+                remedy="give a layer of polygons",
+            )
+        if aoi.crs is None:
+            warn_of_missing_crs("the area of interest", "the scene's")
+        crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
+        return AreaOfInterest(tuple(shapes), crs)
+    try:
+        box = tuple(float(value) for value in aoi)
+    except (TypeError, ValueError):
+        box = ()
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise ConfigError(
+            "the area of interest is no box",
+            expected="left, bottom, right, top",
+            found=box or repr(aoi)[:80],
+            remedy="give a box in the scene's CRS, a table of polygons, or the name of their file",
+        )
+    return AreaOfInterest((shapely.box(*box),))

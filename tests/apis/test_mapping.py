@@ -266,7 +266,7 @@ def test_an_area_without_a_crs_is_told_of(seg_run, scenes, tmp_path):
 
 @pytest.mark.parametrize(("times", "told"), [(0.4, True), (0.6, False), (1.9, False), (3, True)])
 def test_pixels_of_another_size_than_the_models_are_told_of(seg_run, scenes, times, told):
-    from hook.apis.scenes import scene_resolution
+    from hook.inference.scenes import scene_resolution
 
     mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
     metres = scene_resolution(scene)

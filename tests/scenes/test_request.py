@@ -4,8 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 
 from hook.errors import ConfigError, DataError, SceneError
 from hook.regions import RegionRequest
@@ -84,9 +86,41 @@ def test_wrong_options_of_maps_and_regions():
 def test_files_of_a_scene():
     assert scene_files("a.tif") == scene_files(Path("a.tif")) == ("a.tif",)
     assert scene_files(["b.tif", Path("a.tif")]) == ("b.tif", "a.tif")
+    for given in (geopandas.GeoDataFrame({"a": [1]}), 3, []):
+        with pytest.raises(ConfigError, match="no scene to read"):
+            scene_files(given)
 
     class GeoDataset:
         files = ()
 
     with pytest.raises(DataError, match="without raster files"):
         scene_files(GeoDataset())
+
+
+def test_input_is_files_or_arrays():
+    assert SceneRequest(Path("a.tif")).input == ("a.tif",)
+    assert not SceneRequest(["a.tif", "b.tif"]).has_arrays
+    assert SceneRequest(["a.tif", np.zeros((1, 2, 2))]).has_arrays
+
+
+def test_an_area_of_interest_is_read_once(tmp_path):
+    box = shapely.box(0, 0, 2, 1)
+    path = tmp_path / "area.gpkg"
+    geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32633").to_file(path)
+    request = SceneRequest("a.tif", aoi=path)
+    path.unlink()
+    assert request.aoi.shapes[0].equals(box) and request.aoi.crs.to_epsg() == 32633
+    assert dataclasses.replace(request, window=8).aoi is request.aoi
+    assert SceneRequest("a.tif", aoi=(0, 0, 2, 1)).aoi.shapes[0].equals(box)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda area: MapRequest("a.tif", "map.tif", vectors=area, aoi=area, overwrite=True),
+        lambda area: RegionRequest("a.tif", area, aoi=area, overwrite=True),
+    ],
+)
+def test_the_area_of_interest_is_not_overwritten(make, tmp_path):
+    with pytest.raises(ConfigError, match="another file than the area of interest"):
+        make(tmp_path / "area.gpkg")

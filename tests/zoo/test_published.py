@@ -7,9 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hook.apis import SceneMapper, load_model
-from hook.apis.scenes import MakeFunction
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError, ConfigError
+from hook.inference.scenes import MakeFunction
 from hook.inference.windows import WindowPredictor
 from hook.zoo.published import KEY, read_published, write_published
 

@@ -1,8 +1,7 @@
-"""A model before a whole scene: what maps and token regions share."""
+"""A model applied to whole scenes: what maps and token regions share."""
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,9 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import geopandas
-import rasterio
-import shapely
 import torch
 from mmengine.config import Config
 from torch import nn
@@ -23,16 +19,14 @@ from hook.arguments import whole_number
 from hook.engine.devices import list_devices
 from hook.engine.models import band_count_of, default_window
 from hook.errors import ConfigError, DataError
-from hook.geo.arrays import is_array, raster_files, refuse_resume
+from hook.geo.arrays import raster_files, refuse_resume
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
-from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.inference.models import Model, load_model
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.pipeline import RunBlocks
-from hook.scenes.reader import AreaOfInterest
-from hook.scenes.request import SceneRequest, scene_files
+from hook.scenes.request import SceneRequest
 
 # Objects twice as large or small look like others.
 _OTHER_RESOLUTION = 2.0
@@ -141,8 +135,7 @@ class SceneModel:
             DataError: The scene lacks the model's bands.
             SceneError: The scene cannot be read, or the output not be written.
         """
-        inputs = request.input if isinstance(request.input, list | tuple) else [request.input]
-        if request.output is not None and not any(map(is_array, inputs)):
+        if request.output is not None and not request.has_arrays:
             return self._run(request)
         refuse_resume(request.resume, request.output)
         with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
@@ -151,18 +144,16 @@ class SceneModel:
             return self._read(output) if request.output is None and output.exists() else report
 
     def resolved(self, request: SceneRequest) -> SceneRequest:
-        """Replace what the request leaves to the model, and names by what they stand for."""
-        model, files = self.model, scene_files(request.input)
+        """Replace what the request leaves to the model."""
+        model, scene = self.model, request.input[0]
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
-        bands = choose_bands(model, files[0], request.bidx)
-        self._set_resolution(scene_resolution(files[0]))
+        bands = choose_bands(model, scene, request.bidx)
+        self._set_resolution(scene_resolution(scene))
         return replace(
             request,
-            input=files,
             window=request.window or default_window(model),
             bidx=bands,
             nodata=nodata,
-            aoi=area_of_interest(request.aoi),
         )
 
     @contextmanager
@@ -202,48 +193,6 @@ class SceneModel:
         workers = max(request.workers, len(self._devices))
         with connect(request.cluster or "local", workers) as client:
             yield on_cluster(client, make, key, self._devices)
-
-
-def area_of_interest(
-    aoi: str | os.PathLike | geopandas.GeoDataFrame | Sequence[float] | None,
-) -> AreaOfInterest | None:
-    """Read an area of interest: a vector file, a table of polygons, or a box in the scene's CRS.
-
-    Raises:
-        ConfigError: Four numbers are no box.
-        DataError: The file cannot be read, or holds no polygons.
-    """
-    if aoi is None:
-        return None
-    if isinstance(aoi, str | os.PathLike):
-        aoi = read_vectors(aoi)
-    if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        # Drawn by hand, outlines cross themselves; the area of a bow tie is then 0.
-        shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
-        wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
-        if wrong or not shapes:
-            raise DataError(
-                "the area of interest is no area",
-                expected="polygons",
-                found=", ".join(wrong) or "nothing",
-                remedy="give a layer of polygons",
-            )
-        if aoi.crs is None:
-            warn_of_missing_crs("the area of interest", "the scene's")
-        crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
-        return AreaOfInterest(tuple(shapes), crs)
-    try:
-        box = tuple(float(value) for value in aoi)
-    except (TypeError, ValueError):
-        box = ()
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-        raise ConfigError(
-            "the area of interest is no box",
-            expected="left, bottom, right, top",
-            found=box or repr(aoi)[:80],
-            remedy="give a box in the scene's CRS, a table of polygons, or the name of their file",
-        )
-    return AreaOfInterest((shapely.box(*box),))
 
 
 def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
