@@ -113,14 +113,12 @@ class SceneMapper(SceneModel):
 
     def _run(self, request: MapRequest) -> MapReport | Forecast:
         request, segments = self.resolved(request), self.function.segments
-        cell = (
-            None if segments else request.window - overlap_pixels(request.overlap, request.window)
-        )
+        step = request.window - overlap_pixels(request.overlap, request.window)
         classes = dict(
             num_classes=num_classes_of(self.model),
             class_names=self.model.dataset_meta["classes"],
             palette=self._palette,
-            cell=None if segments else cell,
+            cell=None if segments else step,
         )
         if request.dry_run:
             return forecast(self.function, *plan_map(request, **classes))

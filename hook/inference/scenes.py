@@ -149,12 +149,8 @@ class SceneModel:
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
         bands = choose_bands(model, scene, request.bidx)
         self._set_resolution(scene_resolution(scene))
-        return replace(
-            request,
-            window=request.window or default_window(model),
-            bidx=bands,
-            nodata=nodata,
-        )
+        window = request.window or default_window(model)
+        return replace(request, window=window, bidx=bands, nodata=nodata)
 
     @contextmanager
     def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:
