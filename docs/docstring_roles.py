@@ -1,4 +1,4 @@
-"""How this site reads docstrings: Sphinx roles become links, ``Example:`` becomes examples.
+"""Docstrings for this site: Sphinx roles become links, ``Example:`` becomes examples.
 
 An extension of Griffe, which reads the package without importing it.
 """
@@ -29,7 +29,7 @@ class DocstringRoles(griffe.Extension):
 
 
 def _link(name: str, obj: griffe.Object) -> str:
-    """Link a name where this site documents it; elsewhere it stays a word."""
+    """Link a name if this site documents it, else leave it as code."""
     shown = name.removeprefix("hook.")
     return f'<autoref optional identifier="{_full_name(name, obj)}"><code>{shown}</code></autoref>'
 

@@ -1,14 +1,14 @@
-"""What MkDocs runs: pages made of other files of the repository, so that each has one source.
+"""MkDocs hooks: pages built from other files of the repository, so that each text has one source.
 
 A line ``{{ name argument }}`` of a page is replaced when the site is built:
 
 ``{{ section FILE HEADING }}``  one section of a Markdown file of the repository
-``{{ text FILE }}``             such a file without its title
-``{{ apis }}``                  what ``hook.apis`` gives, read from its table
+``{{ text FILE }}``             a Markdown file without its title
+``{{ apis }}``                  the public names of ``hook.apis``
 ``{{ exports MODULE }}``        the names of a module's ``__all__``
 ``{{ help }}``                  the help of ``hook`` and all its commands
-``{{ tools }}``                 the scripts of ``tools/`` with the first line of each
-``{{ configs }}``               the configs, each with its comment
+``{{ tools }}``                 the scripts of ``tools/``, each with its docstring's first paragraph
+``{{ configs }}``               the configs, each with its first comment
 
 In the site, the pages of ``docs/`` are at the root, beside ``configs/`` and ``data/``. Links are
 written for the repository, where a code host follows them, and moved when the site is built.
@@ -40,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in [*own, *_linked_files(sources)]:
         files.append(File.generated(config, _name(path), abs_src_path=str(path)))
     for path in configs():
-        # Search finds the words of a config in its README; a hundred pages of numbers help nobody.
+        # Search finds configs through their READMEs; their own pages would clutter the results.
         page = f"---\nsearch:\n  exclude: true\n---\n\n# {path.stem}\n\n`{_name(path)}`\n\n"
         page += f"```python\n{path.read_text()}```\n"
         files.append(File.generated(config, f"{_name(path)}.md", content=page))
@@ -136,7 +136,7 @@ def apis() -> str:
 
 
 def exports(module: str) -> str:
-    """Return the directives for a module's ``__all__``, which its text tells without an import."""
+    """Return the directives for a module's ``__all__``, read from its source without an import."""
     tree = ast.parse((ROOT / module.replace(".", "/") / "__init__.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
@@ -163,7 +163,7 @@ def command_help() -> str:
 
 
 def tools() -> str:
-    """Return a table per folder of the scripts and what each says of itself first."""
+    """Return a table per folder of the scripts and the first paragraph of their docstrings."""
     return "\n".join(_tool_tables())
 
 
@@ -172,7 +172,7 @@ def _tool_tables() -> Iterator[str]:
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         rows = []
         for path in sorted(folder.iterdir()):
-            if path.suffix == ".py" and "__main__" in path.read_text():  # else a part of others
+            if path.suffix == ".py" and "__main__" in path.read_text():  # else a module
                 summary = docstring(path).partition("\n\n")[0]
             elif path.suffix == ".sh":
                 summary = path.read_text().splitlines()[1].strip("#: ") + "."
@@ -194,7 +194,7 @@ def _config_tables() -> Iterator[str]:
         yield from (f"## {folder.name}", "")
         if (folder / "README.md").exists():
             yield from (f"[README](../{_name(folder)}/README.md)", "")
-        yield from ("| config | what it says of itself |", "| --- | --- |")
+        yield from ("| config | description |", "| --- | --- |")
         for path in sorted(folder.glob("*.py")):
             comment = _cell(_first_comment(path.read_text()))
             yield f"| [{path.stem}](../{_name(path)}) | {comment} |"
@@ -217,7 +217,7 @@ def _first_comment(code: str) -> str:
 
 
 def _cell(words: str) -> str:
-    """Write words as one cell of a table, in which names with underscores are no emphasis."""
+    """Write words as one cell of a table, and escape the underscores of names."""
     parts = re.split(r"(`[^`]+`)", " ".join(words.split()).replace("|", "\\|"))
     return "".join(p if p.startswith("`") else re.sub(r"([_*<])", r"\\\1", p) for p in parts)
 

@@ -1,4 +1,4 @@
-# ViT-B/16 with learned positions at 512 px; the mean token goes to one linear layer.
+# ViT-B/16 with learned positions at 512 px; one linear layer on the mean token.
 _base_ = ["../_base_/models/patch_embed_vit-b_cls.py"]
 default_scope = "hook"
 model = dict(

@@ -1,5 +1,5 @@
-# The demo: HOOK on the scene of data/make_demo_scene.py, west for training, a strip in the middle
-# for validation, east for the test. tools/demo.py runs it whole, and on other folders;
+# The demo: HOOK on the scene of data/make_demo_scene.py. West: training; a strip in the middle:
+# validation; east: test. tools/demo.py runs all steps, on other folders too;
 # python tools/train.py configs/hook/demo_hook.py trains it once data/demo exists.
 _base_ = ["../_base_/default_runtime.py"]
 default_scope = "mmseg"
@@ -77,7 +77,7 @@ model = dict(
         depth=4,
         num_heads=4,
         out_indices=(0, 1, 2, 3),
-        # One cell per seed: the paper's cell of 16 pixels would swallow roads and houses.
+        # One cell per seed: the paper's cells of 16 pixels are too coarse for roads and houses.
         dense_size=img_size // 4,
     ),
     neck=dict(type="hook.TokenPyramid", in_channels=96, out_channels=(32, 48, 64, 64)),

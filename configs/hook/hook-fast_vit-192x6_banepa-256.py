@@ -1,4 +1,5 @@
-# The preset made for speed: seeds choose tokens, whose maps are at the resolution of seeds.
+# fast with eight tokens on the Banepa buildings; seeds choose tokens, and dense features have the
+# resolution of the seeds.
 _base_ = ["hook_vit-192x6_banepa-256.py"]
 model = dict(
     backbone=dict(tokenizer=dict(preset="fast", assign="token")),

@@ -1,4 +1,4 @@
-# Without tokens, to show what they add: stem, skip and pyramid of hook-fast-skip alone.
+# hook-fast-skip without tokens, only stem, skip and pyramid, to measure what the tokens add.
 _base_ = ["hook-fast-skip_vit-192x6_banepa-256.py"]
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# The demo with patch embedding (8 pixels, learned positions) in place of HOOK, all else equal:
+# demo_hook with patch embedding (8 pixels, learned positions) instead of HOOK:
 # python tools/demo.py --config configs/patch_embed/demo_patch_embed.py
 _base_ = ["../hook/demo_hook.py"]
 

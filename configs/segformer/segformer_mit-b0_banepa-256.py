@@ -1,4 +1,4 @@
-# SegFormer-B0 from scratch on folders of GeoTIFFs with building masks, by the recipe of the
+# SegFormer-B0 from scratch on folders of GeoTIFFs with building masks, with the same recipe as the
 # other methods.
 _base_ = [
     "../_base_/models/segformer_mit-b0.py",

@@ -1,4 +1,5 @@
-# U-Net from scratch on folders of GeoTIFFs with building masks, by the recipe of the other methods.
+# U-Net from scratch on folders of GeoTIFFs with building masks, with the same recipe as the other
+# methods.
 _base_ = [
     "../_base_/models/unet_resnet34.py",
     "../_base_/datasets/banepa_buildings_256.py",
