@@ -67,16 +67,15 @@ class SceneMapper(SceneModel):
         compile: bool = False,
         threads: int | None = None,
     ) -> None:
-        options = dict(
-            tta="d4" if tta is True else tta or None, precision=precision, compile=compile
-        )
         super().__init__(
             WindowPredictor,
-            options,
             join_checkpoint(model, checkpoint),
             device,
-            num_tokens,
             threads,
+            num_tokens=num_tokens,
+            tta="d4" if tta is True else tta or None,
+            precision=precision,
+            compile=compile,
         )
 
     def map(
@@ -125,7 +124,7 @@ class SceneMapper(SceneModel):
         fingerprint = self.fingerprint()
         hyperparameters = {
             "weights_sha256": fingerprint["weights"],
-            "tokens": self.num_tokens or _number_of_tokens(self.model),
+            "tokens": self.function.num_tokens or _number_of_tokens(self.model),
             "overlap": request.overlap,
             "blend": request.blend if segments else None,
             "batch_size": request.batch_size,

@@ -68,14 +68,14 @@ class RegionExtractor(SceneModel):
                 remedy="0 keeps parts of any size",
             )
         min_region = whole_number("min_region", min_region, least=0)
-        options = dict(min_region=min_region, embedding=embedding)
         super().__init__(
             RegionPredictor,
-            options,
             join_checkpoint(model, checkpoint),
             device,
-            num_tokens,
             threads,
+            num_tokens=num_tokens,
+            min_region=min_region,
+            embedding=embedding,
         )
 
     def extract(

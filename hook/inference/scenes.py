@@ -41,7 +41,6 @@ class MakeFunction:
         cfg: The config.
         checkpoint: Its checkpoint.
         options: Further arguments of ``kind``.
-        num_tokens: See :class:`SceneModel`.
         threads: CPU threads of the process.
     """
 
@@ -49,14 +48,13 @@ class MakeFunction:
     cfg: dict[str, Any]
     checkpoint: str
     options: dict[str, Any]
-    num_tokens: int | None
     threads: int
 
     def __call__(self, device: str | None) -> Any:
         """Load the model onto a device."""
         torch.set_num_threads(self.threads)
         model = load_model((Config(self.cfg), self.checkpoint), device=device or "cpu")
-        return self.kind(model, num_tokens=self.num_tokens, **self.options)
+        return self.kind(model, **self.options)
 
 
 class SceneModel:
@@ -65,12 +63,11 @@ class SceneModel:
     Args:
         kind: Class of the function that the engine of :mod:`hook.scenes` calls, made from the
             model and ``options``.
-        options: Further arguments of ``kind``.
         model: A loaded model, or what :func:`hook.apis.load_model` takes.
         device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share a
             scene.
-        num_tokens: Number of tokens per window; None takes the model's.
         threads: CPU threads of each process; None leaves PyTorch's choice.
+        **options: Further arguments of ``kind``.
 
     Attributes:
         model: The model, in evaluation mode.
@@ -84,20 +81,19 @@ class SceneModel:
     def __init__(
         self,
         kind: Callable[..., Any],
-        options: dict[str, Any],
         model: Model,
         device: str,
-        num_tokens: int | None,
         threads: int | None,
+        **options: Any,
     ) -> None:
         self._devices = list_devices(device)
         if threads is not None:
             remedy = "leave threads out for PyTorch's choice"
             torch.set_num_threads(whole_number("threads", threads, remedy=remedy))
-        self.model, self.num_tokens = load_model(model, device=self._devices[0]), num_tokens
+        self.model = load_model(model, device=self._devices[0])
         # Weights of a loaded model may have changed since they were read.
         self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file
-        self.function = kind(self.model, num_tokens=num_tokens, **options)
+        self.function = kind(self.model, **options)
         self._kind, self._options = kind, options
 
     def _set_resolution(self, metres: float | None) -> None:
@@ -110,14 +106,13 @@ class SceneModel:
             warn_of_resolution(self.model, "the scene", metres)
         else:
             self._options = self._options | {"resolution": metres}
-            self.function = self._kind(self.model, num_tokens=self.num_tokens, **self._options)
+            self.function = self._kind(self.model, **self._options)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the model's answers, for the journal of a run."""
         return {
             "config": _digest(self.model.cfg.pretty_text.encode()),
             "weights": _digest_of_weights(self.model),
-            "tokens": self.num_tokens,
             "device": self.function.device.type,
             "threads": torch.get_num_threads(),
             "versions": [__version__, torch.__version__],
@@ -181,7 +176,6 @@ class SceneModel:
             self.model.cfg.to_dict(),
             str(Path(self.checkpoint).absolute()),
             self._options,
-            self.num_tokens,
             torch.get_num_threads(),
         )
         parts = [self._kind.__name__, self.fingerprint(), str(self.checkpoint)]

@@ -47,7 +47,7 @@ def test_workers_load_it_from_its_file(seg_model):
     mapper = SceneMapper(seg_model)
     assert mapper.checkpoint == seg_model
     # What a worker's process gets, and what it makes of it.
-    make = MakeFunction(WindowPredictor, mapper.model.cfg.to_dict(), str(seg_model), {}, None, 1)
+    make = MakeFunction(WindowPredictor, mapper.model.cfg.to_dict(), str(seg_model), {}, 1)
     windows = np.random.default_rng(0).integers(1, 255, (1, 2, 32, 32)).astype(np.uint16)
     valid = np.ones((1, 32, 32), bool)
     np.testing.assert_array_equal(make("cpu")(windows, valid), mapper.function(windows, valid))
