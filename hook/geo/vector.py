@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,20 +38,55 @@ def is_vector_file(path: str | os.PathLike) -> bool:
     return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
 
 
-def driver_of(output: str | os.PathLike) -> str:
+def driver_of(
+    output: str | os.PathLike,
+    formats: Mapping[str, str] = DRIVERS,
+    error: type[HookError] = SceneError,
+    what: str = "vector format",
+) -> str:
     """Return GDAL's name of the format that a file's ending says.
 
+    Args:
+        output: File to be written.
+        formats: Names of formats by ending.
+        error: Class of the error.
+        what: What the formats are called.
+
     Raises:
-        SceneError: It says none.
+        SceneError: It says none. Or another ``error``.
     """
-    driver = DRIVERS.get(Path(output).suffix.lower())
+    driver = formats.get(Path(output).suffix.lower())
     if driver is None:
-        raise SceneError(
-            f"{output}: unknown vector format",
-            expected=f"a name ending in {', '.join(DRIVERS)}",
+        raise error(
+            f"{output}: unknown {what}",
+            expected=f"a name ending in {', '.join(formats)}",
+            found=Path(output).suffix or "no ending",
             remedy="give the output another name",
         )
     return driver
+
+
+def check_geojson(
+    output: str | os.PathLike, crs: object, source: str, error: type[HookError] = SceneError
+) -> None:
+    """Refuse GeoJSON, which is always in WGS 84, of features that lie in no CRS.
+
+    Args:
+        output: File to be written, in any format.
+        crs: CRS of the features, or None.
+        source: What they are made of.
+        error: Class of the error.
+
+    Raises:
+        SceneError: It is GeoJSON, and there is no CRS. Or another ``error``.
+    """
+    if crs is None and driver_of(output) == "GeoJSON":
+        raise error(
+            f"{output}: GeoJSON needs coordinates in WGS 84",
+            expected=f"{source} with a CRS",
+            found="no CRS",
+            remedy="write .gpkg or .parquet, or give the CRS (rio edit-info --crs, set_crs)",
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from pyproj import CRS
 
 from hook.errors import SceneError
+from hook.geo.vector import driver_of
 from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
@@ -179,14 +180,7 @@ def extract_regions(
 
 def _check_output(output: Path, inputs: Sequence[str]) -> str:
     """Refuse names that are no output's; give the format."""
-    driver = FORMATS.get(output.suffix.lower())
-    if driver is None:
-        raise SceneError(
-            f"{output}: unknown format of regions",
-            expected=f"a name ending in {' or '.join(FORMATS)}",
-            found=output.suffix or "no ending",
-            remedy="give the regions another name",
-        )
+    driver = driver_of(output, FORMATS, what="format of regions")
     refuse_input(output, inputs)
     return driver
 

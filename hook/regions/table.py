@@ -20,7 +20,7 @@ from pyproj.exceptions import CRSError, ProjError
 from hook.arguments import shown
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.measure import areas_m2
-from hook.geo.vector import GEOMETRY, driver_of, reading_vectors, vector_batches
+from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
 from hook.regions.layer import (
     EMBEDDING,
     batch_rows,
@@ -262,11 +262,7 @@ class Regions:
             SceneError: The file cannot be written, or is GeoJSON and there is no CRS.
         """
         driver = driver_of(output)
-        if driver == "GeoJSON" and self.crs is None:
-            raise SceneError(
-                f"{output}: GeoJSON is always in WGS 84, and the regions have no CRS",
-                remedy="write another format, such as .gpkg",
-            )
+        check_geojson(output, self.crs, "regions")
         kinds = set(shapely.get_type_id(self.geometry).tolist())
         geometry, kind = self.geometry, "Polygon"
         if kinds != {shapely.GeometryType.POLYGON}:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hook.errors import ConfigError, SceneError
 from hook.geo.styles import check_classes
-from hook.geo.vector import DRIVERS
+from hook.geo.vector import check_geojson, driver_of
 from hook.progress import progress_bar
 from hook.scenes.blending import (
     RowBlender,
@@ -293,13 +293,7 @@ def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None
             found=path.name,
             remedy="give the vectors another name",
         )
-    if path.suffix.lower() not in DRIVERS:
-        raise ConfigError(
-            f"{path}: unknown vector format",
-            expected=f"a name ending in {' or '.join(DRIVERS)}",
-            found=path.suffix or "no ending",
-            remedy="give the vectors another name",
-        )
+    driver_of(path, error=ConfigError)
     if not path.parent.is_dir():
         raise ConfigError(
             f"{path} cannot be written",
@@ -314,13 +308,7 @@ def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None
             found=f"{path.stat().st_size} bytes",
             remedy="choose another name or overwrite (--overwrite)",
         )
-    if DRIVERS[path.suffix.lower()] == "GeoJSON" and crs is None:
-        raise ConfigError(
-            f"{path}: GeoJSON needs coordinates in WGS 84",
-            expected=f"a scene with a CRS; {inputs[0]} has none",
-            found="pixels",
-            remedy="write .gpkg or .parquet, or give the scene its CRS (gdal_edit.py -a_srs)",
-        )
+    check_geojson(path, crs, f"a scene ({inputs[0]})", ConfigError)
 
 
 # ---------------------------------------------------------------------------------- blocks

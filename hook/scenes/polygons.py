@@ -22,7 +22,7 @@ from hook.geo.measure import areas_m2, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import default_palette, write_qml
-from hook.geo.vector import GEOMETRY, driver_of
+from hook.geo.vector import GEOMETRY, check_geojson, driver_of
 from hook.scenes.columns import join, regroup, take
 from hook.scenes.dissolving import components, label, plan_dissolving
 from hook.scenes.statistics import ClassMap
@@ -114,11 +114,7 @@ def polygonize(
         without_clock(),
         contextlib.ExitStack() as stack,
     ):
-        if driver == "GeoJSON" and source.crs is None:
-            raise SceneError(
-                f"{output}: GeoJSON is always in WGS 84, and the map has no CRS",
-                remedy="give the map its CRS (rio edit-info --crs), or write another format",
-            )
+        check_geojson(output, source.crs, "a map")
         score_map = stack.enter_context(ScoreMap(scores, source)) if scores else None
         staged = files.add(output)
         style = output.with_suffix(".qml")

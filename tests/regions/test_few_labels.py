@@ -343,7 +343,7 @@ def test_outputs_are_not_overwritten(regions, labels, tmp_path):
         classify_regions(source, labels, tmp_path / "out.shp")
     with pytest.raises(SceneError, match="cannot be written"):
         classify_regions(source, labels, tmp_path / "none" / "out.gpkg")
-    with pytest.raises(SceneError, match="have no CRS"):
+    with pytest.raises(SceneError, match="needs coordinates in WGS 84"):
         plane = regions.set_crs(None, allow_override=True)
         classify_regions(plane, labels, tmp_path / "out.geojson")
     assert out.read_bytes() == before
