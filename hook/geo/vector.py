@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from pyproj import CRS
+from rasterio import Affine
 
 from hook.errors import DataError, HookError, SceneError
 from hook.geo.raster import unreadable
@@ -222,6 +223,11 @@ def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[Vector
         schema = pa.schema([reader.schema.field(name) for name in names])
         crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
         yield VectorBatches(schema, count, crs, batches())
+
+
+def apply_affine(geometries: Any, transform: Affine) -> Any:
+    """Apply an affine transform, such as a grid's or its inverse, to geometries of shapely."""
+    return shapely.transform(geometries, lambda xy: np.column_stack(transform @ tuple(xy.T)))
 
 
 def warn_of_missing_crs(what: str, whose: str) -> None:

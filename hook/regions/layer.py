@@ -11,7 +11,7 @@ from pyproj import CRS
 
 from hook.errors import SceneError
 from hook.geo.measure import areas_m2, perimeters_m
-from hook.geo.vector import GEOMETRY
+from hook.geo.vector import GEOMETRY, apply_affine
 from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
@@ -137,14 +137,8 @@ def _tables(
     regions: Iterator[RegionTable], plan: RegionPlan, place: Place, schema: pa.Schema
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Yield tables and the bounds (n, 4) of their geometries."""
-    a, b, c, d, e, f = place.transform[:6]
-
-    def to_crs(corners: np.ndarray) -> np.ndarray:
-        col, row = corners.T
-        return np.column_stack([a * col + b * row + c, d * col + e * row + f])
-
     for part in regroup(regions, batch_rows(plan.embed_dims)):
-        polygons = shapely.transform(part.polygons, to_crs)
+        polygons = apply_affine(part.polygons, place.transform)
         columns = [pa.array(part.windows), pa.array(part.tokens)]
         if plan.class_names is not None:
             voted = part.votes.any(axis=1)

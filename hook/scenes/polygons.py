@@ -22,7 +22,7 @@ from hook.geo.measure import areas_m2, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import default_palette, write_qml
-from hook.geo.vector import GEOMETRY, check_geojson, driver_of
+from hook.geo.vector import GEOMETRY, apply_affine, check_geojson, driver_of
 from hook.scenes.columns import join, regroup, take
 from hook.scenes.dissolving import components, label, plan_dissolving
 from hook.scenes.statistics import ClassMap
@@ -534,13 +534,9 @@ def _simplified(
     regions: Iterator[_Regions], source: ClassMap, tolerance: float
 ) -> Iterator[_Regions]:
     """Yield regions in the map's CRS, simplified all together where that is asked for."""
-    a, b, c, d, e, f = source.transform[:6]
-
-    def place(corners: np.ndarray) -> np.ndarray:
-        col, row = corners.T
-        return np.column_stack([a * col + b * row + c, d * col + e * row + f])
-
-    regions = (part._replace(polygons=shapely.transform(part.polygons, place)) for part in regions)
+    regions = (
+        part._replace(polygons=apply_affine(part.polygons, source.transform)) for part in regions
+    )
     if not tolerance:
         yield from regions
         return

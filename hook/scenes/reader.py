@@ -30,6 +30,7 @@ from hook.geo.raster import (
     reason,
     warped,
 )
+from hook.geo.vector import apply_affine
 from hook.scenes.grid import Window
 from hook.scenes.journal import fingerprint_of_file
 
@@ -195,8 +196,7 @@ class SceneReader:
         shapes = [shapely.make_valid(shape) for shape in aoi.shapes if not shape.is_empty]
         if aoi.crs is not None and self.crs is not None and aoi.crs != self.crs:
             shapes = [_reproject(shape, aoi.crs, self.crs) for shape in shapes]
-        to_pixels = ~self.transform
-        pixels = [shapely.transform(shape, lambda xy: _apply(to_pixels, xy)) for shape in shapes]
+        pixels = [apply_affine(shape, ~self.transform) for shape in shapes]
         area = shapely.union_all(shapely.make_valid(pixels)) & shapely.box(
             0, 0, self.width, self.height
         )
@@ -498,11 +498,6 @@ def _time_of(source: rasterio.DatasetReader) -> datetime | None:
     return None
 
 
-def _apply(transform: rasterio.Affine, points: np.ndarray) -> np.ndarray:
-    """Apply an affine transform to points (N, 2)."""
-    return np.column_stack(transform @ tuple(points.T))
-
-
 def _reproject(shape, source: CRS, target: CRS):
     """Bring a polygon into another CRS."""
     try:
@@ -521,11 +516,12 @@ def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[f
     outline = shapely.box(0, 0, source.width, source.height).segmentize(
         max(source.width, source.height) / 32
     )
-    points = _apply(source.transform, shapely.get_coordinates(outline))
+    outline = apply_affine(outline, source.transform)
     if source.crs != crs:
-        points = np.column_stack(warp.transform(source.crs, crs, *points.T))
-    pixels = _apply(~transform, points)
-    return (*pixels.min(axis=0), *pixels.max(axis=0))
+        outline = shapely.transform(
+            outline, lambda xy: np.column_stack(warp.transform(source.crs, crs, *xy.T))
+        )
+    return apply_affine(outline, ~transform).bounds
 
 
 def _fits_grid(source, crs, transform: rasterio.Affine, box: tuple[float, ...]) -> bool:

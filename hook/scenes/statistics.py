@@ -19,7 +19,7 @@ from hook.errors import SceneError
 from hook.geo.measure import pixel_areas
 from hook.geo.raster import Validity, open_dataset, reading
 from hook.geo.styles import NO_CLASS, Colour, read_category_names
-from hook.geo.vector import read_vectors
+from hook.geo.vector import apply_affine, read_vectors
 from hook.progress import progress_bar
 
 _LARGEST_CLASS = np.iinfo(np.int32).max
@@ -314,13 +314,8 @@ def _read_zones(
                 expected=f"polygons in the area of {source.crs.name}",
                 remedy="leave out the zones far from the map",
             )
-    a, b, c, d, e, f = (~source.transform)[:6]
-
-    def to_pixels(points: np.ndarray) -> np.ndarray:
-        x, y = points.T
-        return np.column_stack([a * x + b * y + c, d * x + e * y + f])
-
-    return table.set_geometry(shapely.transform(table.geometry.to_numpy(), to_pixels), crs=None)
+    pixels = apply_affine(table.geometry.to_numpy(), ~source.transform)
+    return table.set_geometry(pixels, crs=None)
 
 
 def _parts_inside(
