@@ -133,3 +133,27 @@ def test_real_files(shared_data, name, bands, dtype):
         np.testing.assert_array_equal(
             data.covered, (source.read_masks(window=area) > 0).any(axis=0)
         )
+
+
+@pytest.mark.parametrize(
+    "count, options, nodata",
+    [
+        (1, {}, None),
+        (1, {"nodata": 0}, None),
+        (1, {"nodata": 0}, 9),  # what fills the gap is the file's own value, not the caller's
+        (4, {"photometric": "rgb", "alpha": "yes"}, None),
+    ],
+)
+def test_a_file_on_another_grid_holds_no_data_where_it_does_not_reach(
+    write_scene, count, options, nodata
+):
+    values = np.full((count, 8, 8), 5, np.uint8)
+    first = write_scene(values, "first.tif", **options)
+    coarse = rasterio.Affine(1, 0, 300010, 0, -1, 3000000)  # of 1 m, 6 m to the right
+    second = write_scene(values + 1, "second.tif", transform=coarse, **options)
+    with SceneReader([first, second], [1], nodata) as reader:
+        data = reader.read(Window(0, 0, 16, 36), 36)
+    expected = np.zeros((16, 36), int)
+    expected[:8, :8], expected[:, 20:] = 5, 6
+    np.testing.assert_array_equal(data.covered, expected > 0)
+    np.testing.assert_array_equal(data.image[0, :16] * data.covered, expected)
