@@ -194,17 +194,18 @@ class PixelsToProbabilities(nn.Module):
         x = (x - self.mean) / self.std
         if any(self.padding):
             x = F.pad(x, self.padding, value=self.pad_value)
-        options = {}
-        if isinstance(self.model, TokenModel):
-            valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
-            options = {"facts": ImageFacts(valid), "num_tokens": self.num_tokens}
-        if not self.segments:
-            infer = self.model.inference if options else self.model
-            return infer(x, **options).float().softmax(dim=1)
         size = tuple(x.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        # Not `inference`: of a window no larger than its crop it does the same in any mode.
-        logits = self.model.encode_decode(x, [meta], **options).float()
+        if isinstance(self.model, TokenModel):
+            valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
+            logits, _ = self.model.infer(x, ImageFacts(valid), self.num_tokens, [meta])
+        elif self.segments:
+            logits = self.model.encode_decode(x, [meta])
+        else:
+            logits = self.model(x)
+        logits = logits.float()
+        if not self.segments:
+            return logits.softmax(dim=1)
         logits = logits[..., : self.window, : self.window]
         if logits.shape[1] > 1:
             return logits.softmax(dim=1)

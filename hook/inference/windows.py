@@ -67,12 +67,12 @@ class WindowPredictor:
         self.num_tokens, self.resolution = chosen_tokens(model, num_tokens), resolution
         self.device = next(model.parameters()).device
         self.segments = is_segmentation(model)
-        self._forward = getattr(model, "inference", model.forward)
+        self._has_tokens = isinstance(model, TokenModel)
+        self._forward = getattr(model, "infer", getattr(model, "inference", model.forward))
         if compile:
             require_compiler()
             self._forward = torch.compile(self._forward)
 
-    @torch.inference_mode()
     def __call__(self, windows: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Predict a batch of windows.
 
@@ -83,24 +83,8 @@ class WindowPredictor:
         Returns:
             (B, K, h, w) float32 class probabilities of a segmentation, (B, K) of a classification.
         """
-        inputs, samples = prepare_windows(self.model, windows, valid, self.resolution)
-        facts = None
-        if isinstance(self.model, TokenModel):
-            facts = self.model.image_facts(inputs, samples)
-        predict = self._probabilities
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                if self.tta:
-                    scores = tta_views.mean_over_views(predict, inputs, self.tta, facts)
-                else:
-                    scores = predict(inputs, facts)
-        except ValueError as error:  # a tokenizer tied to a size says so this way
-            raise _does_not_fit(windows, error) from None
-        # The preprocessor may have padded the windows to a multiple of what the model wants.
-        scores = scores[..., : windows.shape[-2], : windows.shape[-1]] if self.segments else scores
-        return scores.cpu().numpy()
+        return self._predict(windows, valid)[0]
 
-    @torch.inference_mode()
     def with_tokens(
         self, windows: np.ndarray, valid: np.ndarray
     ) -> tuple[np.ndarray, list[ImageTokens]]:
@@ -111,31 +95,50 @@ class WindowPredictor:
             valid: (B, h, w) bool.
 
         Returns:
-            Scores as a call gives them, of the windows as they are, and the tokens of each window.
+            Scores as a call gives them, and the tokens of each window.
 
         Raises:
             ConfigError: The windows do not fit the model, or go through it in parts.
         """
+        return self._predict(windows, valid, with_tokens=True)
+
+    @torch.inference_mode()
+    def _predict(
+        self, windows: np.ndarray, valid: np.ndarray, with_tokens: bool = False
+    ) -> tuple[np.ndarray, list[ImageTokens] | None]:
         inputs, samples = prepare_windows(self.model, windows, valid, self.resolution)
-        self.model.check_one_pass(inputs)
-        options = self._metas(inputs), self.model.image_facts(inputs, samples), self.num_tokens
+        facts, tokens = None, []
+        if self._has_tokens:
+            facts = self.model.image_facts(inputs, samples)
+        if with_tokens:
+            self.model.check_one_pass(inputs)
+
+        def predict(view: Tensor, known: ImageFacts | None = None) -> Tensor:
+            if self._has_tokens:
+                wanted = with_tokens and not tokens  # those of the image as it is
+                logits, found = self._forward(view, known, self.num_tokens, with_tokens=wanted)
+                tokens.extend(found or ())
+                return self._scores(logits)
+            size = tuple(view.shape[-2:])
+            metas = [{"ori_shape": size, "img_shape": size, "pad_shape": size}] * len(view)
+            return self._scores(self._forward(view, *([metas] if self.segments else [])))
+
         try:
-            logits, tokens = self.model.inference_with_tokens(inputs, *options[not self.segments :])
-        except ValueError as error:
-            raise _does_not_fit(windows, error) from None
-        scores = self._scores(logits)
-        scores = scores[..., : windows.shape[-2], : windows.shape[-1]] if self.segments else scores
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                if self.tta:
+                    scores = tta_views.mean_over_views(predict, inputs, self.tta, facts)
+                else:
+                    scores = predict(inputs, facts)
+        except ValueError as error:  # a tokenizer tied to a size says so this way
+            raise ConfigError(
+                f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
+                found=error,
+                remedy="leave --window out for the size the model was made for",
+            ) from None
+        if self.segments:
+            # The preprocessor may have padded the windows to a multiple of what the model wants.
+            scores = scores[..., : windows.shape[-2], : windows.shape[-1]]
         return scores.cpu().numpy(), complete_tokens(tokens, inputs, samples)
-
-    def _probabilities(self, inputs: Tensor, facts: ImageFacts | None = None) -> Tensor:
-        options = (self._metas(inputs),) if self.segments else ()
-        options += () if facts is None else (facts, self.num_tokens)
-        return self._scores(self._forward(inputs, *options))
-
-    @staticmethod
-    def _metas(inputs: Tensor) -> list[dict]:
-        size = tuple(inputs.shape[-2:])
-        return [{"ori_shape": size, "img_shape": size, "pad_shape": size}] * len(inputs)
 
     def _scores(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -172,11 +175,3 @@ def prepare_windows(
     inputs = data["inputs"]
     inputs = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
     return inputs, data["data_samples"]
-
-
-def _does_not_fit(windows: np.ndarray, error: ValueError) -> ConfigError:
-    return ConfigError(
-        f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
-        found=error,
-        remedy="leave --window out for the size the model was made for",
-    )

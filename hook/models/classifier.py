@@ -42,29 +42,16 @@ class TokenClassifier(TokenModel, BaseModel):
         self.test_cfg = test_cfg or {}
         self.check_tokenizer()
 
-    def extract_feat(
-        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
-    ) -> Tensor:
-        """Give the backbone's tokens (B, N, D) for images (B, C, H, W)."""
-        return self._run_backbone(inputs, facts, num_tokens)[0]
-
-    def inference(
-        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
-    ) -> Tensor:
-        """Give the logits (B, K) of images.
-
-        Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them.
-            facts: See :meth:`hook.models.TokenModel.image_facts`.
-            num_tokens: Number of tokens; None takes what the model would.
-        """
-        return self.head(self.extract_feat(inputs, facts, num_tokens))
-
-    def inference_with_tokens(
-        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
+    def infer(
+        self,
+        inputs: Tensor,
+        facts: ImageFacts | None = None,
+        num_tokens: int | None = None,
+        metas: list[dict] | None = None,
+        with_tokens: bool = False,
     ) -> tuple[Tensor, list[ImageTokens] | None]:
-        """Give logits as :meth:`inference` does, and the tokens that they were made from."""
-        features, tokens = self._run_backbone(inputs, facts, num_tokens, with_tokens=True)
+        """Give logits (B, K); see the base."""
+        features, tokens = self.extract(inputs, facts, num_tokens, with_tokens)
         return self.head(features), tokens
 
     def forward(
@@ -85,7 +72,7 @@ class TokenClassifier(TokenModel, BaseModel):
             ValueError: The mode is none of the three.
         """
         if mode == "tensor":
-            return self.inference(inputs, self.image_facts(inputs, data_samples))
+            return self.infer(inputs, self.image_facts(inputs, data_samples))[0]
         if mode == "loss":
             return self.loss(inputs, data_samples)
         if mode == "predict":
@@ -96,15 +83,6 @@ class TokenClassifier(TokenModel, BaseModel):
         """Compute the head's losses for images (B, C, H, W)."""
         features = self.extract_feat(inputs, self.image_facts(inputs, data_samples))
         return self.head.loss(features, data_samples)
-
-    def _infer(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[ClsDataSample] | None,
-        facts: ImageFacts,
-        num_tokens: int | None,
-    ) -> tuple[Tensor, list[ImageTokens] | None]:
-        return self.inference_with_tokens(inputs, facts, num_tokens)
 
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)

@@ -35,71 +35,34 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         super().__init__(backbone, decode_head, **kwargs)
         self.check_tokenizer()
 
-    def extract_feat(
-        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
-    ) -> tuple[Tensor, ...]:
-        """Give the features of images (B, C, H, W) that the head takes."""
-        return self._extract(inputs, facts, num_tokens)[0]
-
-    def encode_decode(
+    def infer(
         self,
         inputs: Tensor,
-        batch_img_metas: list[dict],
         facts: ImageFacts | None = None,
         num_tokens: int | None = None,
-    ) -> Tensor:
-        """Give the logits of images or crops in one pass."""
-        features = self.extract_feat(inputs, facts, num_tokens)
-        return self.decode_head.predict(features, batch_img_metas, self.test_cfg)
-
-    def inference(
-        self,
-        inputs: Tensor,
-        batch_img_metas: list[dict],
-        facts: ImageFacts | None = None,
-        num_tokens: int | None = None,
-    ) -> Tensor:
-        """Give the logits of images, as a whole or sliding over crops (``test_cfg.mode``).
-
-        Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them.
-            batch_img_metas: Meta fields of each image.
-            facts: See :meth:`hook.models.TokenModel.image_facts`.
-            num_tokens: Number of tokens; None takes what the model would.
-
-        Returns:
-            (B, K, H, W).
-        """
-        crops = self._crops(inputs)
+        metas: list[dict] | None = None,
+        with_tokens: bool = False,
+    ) -> tuple[Tensor, list[ImageTokens] | None]:
+        """Give logits (B, K, H, W), of images as a whole or sliding over crops; see the base."""
+        size, crops = tuple(inputs.shape[-2:]), self._crops(inputs)
+        metas = metas or [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(inputs)
         if len(crops) == 1:
-            return self.encode_decode(inputs, batch_img_metas, facts, num_tokens)
-        logits = inputs.new_zeros(len(inputs), self.out_channels, *inputs.shape[-2:])
-        passes = inputs.new_zeros(1, 1, *inputs.shape[-2:])
+            features, tokens = self.extract(inputs, facts, num_tokens, with_tokens)
+            return self.decode_head.predict(features, metas, self.test_cfg), tokens
+        logits = inputs.new_zeros(len(inputs), self.out_channels, *size)
+        passes = inputs.new_zeros(1, 1, *size)
         for crop in crops:
             part = inputs[crop]
-            metas = [meta | {"img_shape": part.shape[-2:]} for meta in batch_img_metas]
             known = facts and facts.change_images(lambda image, crop=crop: image[crop])
-            logits[crop] += self.encode_decode(part, metas, known, num_tokens)
+            features = self.extract_feat(part, known, num_tokens)
+            own = [meta | {"img_shape": part.shape[-2:]} for meta in metas]
+            logits[crop] += self.decode_head.predict(features, own, self.test_cfg)
             passes[crop] += 1
-        return logits / passes
+        return logits / passes, None
 
-    def inference_with_tokens(
-        self,
-        inputs: Tensor,
-        batch_img_metas: list[dict],
-        facts: ImageFacts | None = None,
-        num_tokens: int | None = None,
-    ) -> tuple[Tensor, list[ImageTokens] | None]:
-        """Give logits as :meth:`inference` does, and the tokens that they were made from.
-
-        Returns:
-            (B, K, H, W) logits, and the tokens of each image; None where the backbone has none, or
-            the images went through in several crops.
-        """
-        if len(self._crops(inputs)) > 1:
-            return self.inference(inputs, batch_img_metas, facts, num_tokens), None
-        features, tokens = self._extract(inputs, facts, num_tokens, with_tokens=True)
-        return self.decode_head.predict(features, batch_img_metas, self.test_cfg), tokens
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Give logits (B, K, H, W) of images of which only the meta fields are known."""
+        return self.infer(inputs, metas=batch_img_metas)[0]
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Compute the losses of the heads for images (B, C, H, W)."""
@@ -110,11 +73,7 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         return losses
 
     def check_one_pass(self, inputs: Tensor) -> None:
-        """Refuse images that go through the model in several crops, each with its own tokens.
-
-        Raises:
-            ConfigError: ``test_cfg`` slides over them.
-        """
+        """Refuse images over which ``test_cfg`` slides."""
         if len(self._crops(inputs)) > 1:
             height, width = inputs.shape[-2:]
             raise ConfigError(
@@ -124,19 +83,6 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
                 f"{height} x {width}",
                 remedy="choose the model's crop size with --window",
             )
-
-    def _infer(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[SegDataSample] | None,
-        facts: ImageFacts,
-        num_tokens: int | None,
-    ) -> tuple[Tensor, list[ImageTokens] | None]:
-        size = tuple(inputs.shape[-2:])
-        metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(inputs)
-        if data_samples is not None:
-            metas = [sample.metainfo for sample in data_samples]
-        return self.inference_with_tokens(inputs, metas, facts, num_tokens)
 
     def _scores(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -150,17 +96,6 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
             many = result.shape[1] > 1
             result = result.clamp_min(1e-12).log() if many else torch.logit(result, eps=1e-6)
         return self.postprocess_result(result, data_samples)
-
-    def _extract(
-        self,
-        inputs: Tensor,
-        facts: ImageFacts | None,
-        num_tokens: int | None,
-        with_tokens: bool = False,
-    ) -> tuple[tuple[Tensor, ...], list[ImageTokens] | None]:
-        """Give what the head takes, and the tokens where asked for."""
-        features, tokens = self._run_backbone(inputs, facts, num_tokens, with_tokens)
-        return (self.neck(features) if self.with_neck else features), tokens
 
     def _forward(
         self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None

@@ -1,6 +1,7 @@
 """What models with a tokenizer share: facts of the images go in, tokens come out."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -63,31 +64,70 @@ class TokenModel(nn.Module):
                 resolution = torch.tensor(metres, device=inputs.device)
         return ImageFacts(valid, resolution)
 
+    def extract(
+        self,
+        inputs: Tensor,
+        facts: ImageFacts | None = None,
+        num_tokens: int | None = None,
+        with_tokens: bool = False,
+    ) -> tuple[Tensor | tuple[Tensor, ...], list[ImageTokens] | None]:
+        """Give the features that the head takes and, where asked for, the tokens of each image.
+
+        Args:
+            inputs: (B, C, H, W) images as the preprocessor gives them.
+            facts: See :meth:`image_facts`.
+            num_tokens: Number of tokens; None takes what the model would.
+            with_tokens: Give the tokens too; None of a backbone without.
+        """
+        tokens = None
+        if not hasattr(self.backbone, "forward_with_tokens"):
+            features = self.backbone(inputs)
+        elif with_tokens:
+            features, tokens = self.backbone.forward_with_tokens(inputs, num_tokens, facts)
+        else:
+            features = self.backbone(inputs, num_tokens, facts)
+        neck = getattr(self, "neck", None)
+        return (features if neck is None else neck(features)), tokens
+
+    def extract_feat(
+        self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Give the features that the head takes; see :meth:`extract`."""
+        return self.extract(inputs, facts, num_tokens)[0]
+
+    @abstractmethod
+    def infer(
+        self,
+        inputs: Tensor,
+        facts: ImageFacts | None = None,
+        num_tokens: int | None = None,
+        metas: list[dict] | None = None,
+        with_tokens: bool = False,
+    ) -> tuple[Tensor, list[ImageTokens] | None]:
+        """Give the logits of images and, where asked for, the tokens that they were made from.
+
+        Args:
+            inputs: As in :meth:`extract`, like the next two.
+            facts: What else is known of the images.
+            num_tokens: Number of tokens.
+            metas: Meta fields of each image.
+            with_tokens: Give the tokens too; None of images that went through in several crops.
+        """
+
     def tokenize(
         self,
         inputs: Tensor,
         data_samples: Sequence[BaseDataElement] | None = None,
         num_tokens: int | None = None,
     ) -> list[ImageTokens]:
-        """Give the tokens of images, without an answer of the head.
-
-        Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them.
-            data_samples: Their samples.
-            num_tokens: Number of tokens; None takes what the model would.
+        """Give the tokens of images without an answer of the head; see :meth:`predict`.
 
         Raises:
-            ConfigError: The model has no tokens, or the images go through it in parts.
+            ConfigError: The images go through the model in parts.
         """
-        facts = self.image_facts(inputs, data_samples)
-        tokens = self._run_backbone(inputs, facts, num_tokens, with_tokens=True)[1]
-        if tokens is None:
-            raise ConfigError(
-                f"{type(self.backbone).__name__} has no tokens",
-                expected="a model with hook.TokenViT as its backbone",
-                remedy="take a config whose backbone is hook.TokenViT",
-            )
         self.check_one_pass(inputs)
+        facts = self.image_facts(inputs, data_samples)
+        tokens = self.backbone.forward_with_tokens(inputs, num_tokens, facts)[1]
         return complete_tokens(tokens, inputs, data_samples)
 
     def predict(
@@ -113,12 +153,12 @@ class TokenModel(nn.Module):
         """
         facts = self.image_facts(inputs, data_samples)
         num_tokens = asked_tokens(data_samples) if num_tokens is None else num_tokens
+        metas = data_samples and [sample.metainfo for sample in data_samples]
         found: list[list[ImageTokens] | None] = []
 
         def infer(view: Tensor, known: ImageFacts) -> Tensor:
-            logits, tokens = self._infer(view, data_samples, known, num_tokens)
-            if not found:  # of the first view, the image as it is
-                found.append(tokens)
+            logits, tokens = self.infer(view, known, num_tokens, metas, with_tokens=not found)
+            found.append(tokens)  # the first are those of the image as it is
             return logits
 
         tta = tta or (self.test_cfg or {}).get("tta")
@@ -135,20 +175,6 @@ class TokenModel(nn.Module):
 
     def check_one_pass(self, inputs: Tensor) -> None:
         """Refuse images that go through the model in parts, each with tokens of its own."""
-
-    def _run_backbone(
-        self,
-        inputs: Tensor,
-        facts: ImageFacts | None,
-        num_tokens: int | None,
-        with_tokens: bool = False,
-    ) -> tuple[Tensor | tuple[Tensor, ...], list[ImageTokens] | None]:
-        """Give features and, where asked for, the tokens of each image; None of others."""
-        if not hasattr(self.backbone, "forward_with_tokens"):
-            return self.backbone(inputs), None
-        if with_tokens:
-            return self.backbone.forward_with_tokens(inputs, num_tokens, facts)
-        return self.backbone(inputs, num_tokens, facts), None
 
 
 def asked_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:

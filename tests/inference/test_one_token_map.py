@@ -265,7 +265,7 @@ def test_crops_know_their_validity():
         sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
         with torch.no_grad():
             facts = model.image_facts(inputs, [sample])
-            scores.append(model.inference(inputs, [{}], facts))
+            scores.append(model.infer(inputs, facts)[0])
     assert torch.allclose(*scores, atol=1e-6)
 
 

@@ -127,7 +127,7 @@ def test(
                 inputs, size=(side, side), mode="bilinear", antialias=True, align_corners=False
             )
         start = time.perf_counter()
-        scores, found = model.inference_with_tokens(inputs, facts, num_tokens)
+        scores, found = model.infer(inputs, facts, num_tokens, with_tokens=True)
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
         seconds.append((time.perf_counter() - start) / len(inputs))
