@@ -25,7 +25,7 @@ ALLOWED = {
     "models": GROUND | {"engine"},  # views of test-time augmentation
     "datasets": GROUND,
     "evaluation": GROUND,
-    "engine": GROUND,
+    "engine": GROUND | {"datasets"},
     "zoo": PLAIN,
     "inference": ROOMS,
     "visualization": ROOMS | {"inference"},

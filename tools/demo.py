@@ -22,10 +22,8 @@ folder the same comparison is printed; it decides the exit status only with ``--
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +34,15 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.errors import NotGeoreferencedWarning
 
-from hook.apis.folders import IGNORE, inspect_folder, open_image
-from hook.apis.training import (
-    cover_of,
-    fit_config_to_data,
-    remove_checkpoints,
-    run_training,
-    set_statistics,
-)
-from hook.errors import ConfigError, DataError, reports_errors
+from hook.datasets.files import IGNORE_INDEX
+from hook.datasets.holdout import split_folder
+from hook.datasets.inspection import inspect_folder
+from hook.engine.fitting import cover_of, fit_data, measure, set_statistics
+from hook.engine.training import prepare_work_dir, train_config
+from hook.errors import DataError, reports_errors
+from hook.geo.measure import metres_per_pixel
+from hook.geo.raster import open_raster, quiet_open
 from hook.progress import progress_bar
 
 LEAD = 20.0  # points of mIoU above the majority-class map
@@ -74,31 +70,8 @@ def fit_baselines(cfg):
     for sample in progress_bar(dataset, desc="training data", unit="chip", leave=False):
         image, labels, valid = chip_arrays(sample)
         centroid.partial_fit(image, labels, valid)
-        majority.partial_fit(np.where(valid, labels, IGNORE))
-    if np.count_nonzero(majority.counts) < 2:
-        raise DataError(
-            "the training part shows fewer than two classes",
-            expected=f"pixels of {', '.join(cfg.train_dataloader.dataset.metainfo['classes'])}",
-            found=dict(zip(range(count), majority.counts.tolist(), strict=True)),
-            remedy="put more labelled images into the folder, or name the split in splits/",
-        )
+        majority.partial_fit(np.where(valid, labels, IGNORE_INDEX))
     return majority, centroid
-
-
-def train(cfg, folder: Path) -> Path:
-    """Train a config in ``folder`` and return its best checkpoint by the validation part."""
-    remove_checkpoints(folder)
-    cfg.work_dir = str(folder)
-    run_training(cfg)
-    best = sorted(folder.glob("best_*.pth"), key=lambda p: p.stat().st_mtime)
-    if not best:
-        raise ConfigError(
-            "the training left no best checkpoint",
-            expected="default_hooks.checkpoint with save_best='mIoU', and a validation",
-            found=", ".join(p.name for p in folder.iterdir()),
-            remedy="start from configs/hook/demo_hook.py",
-        )
-    return best[-1]
 
 
 def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
@@ -123,7 +96,7 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
             results = model.test_step(batch)
         for sample, result in zip(samples, results, strict=True):
             image, labels, valid = chip_arrays(sample)
-            truth = np.where(valid, labels, IGNORE)
+            truth = np.where(valid, labels, IGNORE_INDEX)
             answers = {
                 "model": result.pred_sem_seg.data[0].numpy(),
                 "nearest_centroid": centroid.predict(image),
@@ -202,11 +175,11 @@ def look_at(cfg, model, test_set, scene: int) -> View:
     view = View(
         np.zeros((cfg.model.backbone.tokenizer.in_channels, h, w), np.float32),
         np.zeros((h, w), bool),
-        np.full((h, w), IGNORE, np.int64),
+        np.full((h, w), IGNORE_INDEX, np.int64),
         np.full((h, w), -1, np.int64),
         (top, left, h, w),
         (row - top, col - left, height, width) if (height, width) != (full_h, full_w) else None,
-        _metres_per_pixel(info),
+        metres_per_pixel(full_h, full_w, info.grid.affine, info.grid.crs),
     )
     size = cfg.test_dataloader.batch_size
     starts = range(0, len(dataset), size)
@@ -230,18 +203,8 @@ def _paste(view: View, sample: dict, tokens: np.ndarray) -> None:
     part = slice(0, rows.stop - y), slice(0, cols.stop - x)
     view.image[:, rows, cols] = image[:, part[0], part[1]]
     view.valid[rows, cols] = valid[part]
-    view.truth[rows, cols] = np.where(valid, labels, IGNORE)[part]
+    view.truth[rows, cols] = np.where(valid, labels, IGNORE_INDEX)[part]
     view.tokens[rows, cols] = np.where(valid, tokens, -1)[part]
-
-
-def _metres_per_pixel(info) -> float | None:
-    crs = rasterio.crs.CRS.from_wkt(info.grid.crs)
-    if crs.is_projected:
-        return info.grid.res[0] * crs.linear_units_factor[1]
-    if crs.is_geographic:
-        _, south, _, north = info.grid.bounds
-        return info.grid.res[0] * 111_320 * float(np.cos(np.radians((south + north) / 2)))
-    return None
 
 
 def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts: dict) -> None:
@@ -253,7 +216,7 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
     with rasterio.open(map_path) as src:
         prediction = src.read(1, window=rasterio.windows.Window(left, top, w, h))
     rgb = stretch_to_rgb(view.image, meta["bands"], view.valid)
-    prediction = np.where(view.valid, prediction, IGNORE)
+    prediction = np.where(view.valid, prediction, IGNORE_INDEX)
     note = f"mIoU {scores['model']['mIoU']:.1f} % on the test part"
     framed = dict(frame=view.frame, frame_label="test part, never trained on" if view.frame else "")
     # Seeds are a few pixels wide: borders would hide the regions.
@@ -287,17 +250,15 @@ def say(text: str) -> None:
 def georeferenced(scene, out: Path) -> Path:
     """The scene's file, or a VRT beside the results that adds the georeference of its mask."""
     path = Path(scene.path)
-    with open_image(path) as src:
+    with open_raster(path) as src:
         if src.crs is not None:
             return path
     vrt = out / "scene.vrt"
     vrt.unlink(missing_ok=True)
     rasterio.shutil.copy(str(path.resolve()), str(vrt), driver="VRT")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(vrt, "r+") as dst:
-            dst.crs = rasterio.crs.CRS.from_wkt(scene.grid.crs)
-            dst.transform = scene.grid.affine
+    with quiet_open(vrt, "r+") as dst:
+        dst.crs = rasterio.crs.CRS.from_wkt(scene.grid.crs)
+        dst.transform = scene.grid.affine
     return vrt
 
 
@@ -377,6 +338,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         say(f"[1/6] Looking at {args.data}")
         folder = inspect_folder(args.data.resolve())
+        split_folder(folder, args.data.resolve())
         say(f"      {len(folder.images)} images, bands {', '.join(map(str, folder.bands))}")
         say(f"      classes {', '.join(folder.classes)}; split {folder.how}")
     lap("data")
@@ -393,29 +355,23 @@ def main(argv: list[str] | None = None) -> int:
         for split in ("train", "val", "test"):
             cfg[f"{split}_dataloader"].dataset.data_root = str(args.scene_dir)
     else:
-        fit_config_to_data(cfg, folder)
-    out: Path = args.work_dir
-    out.mkdir(parents=True, exist_ok=True)
+        fit_data(cfg, folder)
+        set_statistics(cfg, *measure(cfg, folder.how))
+    out = prepare_work_dir(args.work_dir, overwrite=True)
+    cfg.work_dir = str(out)
 
     say("[2/6] Fitting the baselines: majority class, nearest centroid")
     majority, centroid = fit_baselines(cfg)
-    if folder is not None:
-        set_statistics(cfg, centroid.mean.tolist(), centroid.scale.tolist(), majority.counts)
     lap("baselines")
 
     kind = cfg.model.backbone.tokenizer.type.rpartition(".")[2]
     name = TITLES.get(kind, kind)
-    say(f"[3/6] Training {name}, {cfg.train_cfg.max_iters} iterations; log in {out / 'train'}")
-    best = train(cfg, out / "train")
-    checkpoint = out / "checkpoint.pth"
-    part = out / ".checkpoint.part.pth"
-    shutil.copyfile(best, part)
-    os.replace(part, checkpoint)
-    cfg.dump(str(out / "config.py"))
+    say(f"[3/6] Training {name}, {cfg.train_cfg.max_iters} iterations; log in {out}")
+    trained = train_config(cfg, best=True)
     lap("training")
 
     say("[4/6] Evaluating on the part never trained on")
-    model = load_model((cfg, checkpoint))
+    model = load_model((trained.config, trained.checkpoint))
     scores = evaluate(cfg, model, majority, centroid)
     meta = model.dataset_meta
     missed = check_margins(

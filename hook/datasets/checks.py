@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
 
 # How far sampled data may be from the statistics they are normalised with. Wide enough for a
@@ -57,28 +58,11 @@ class _Seen:
     without_pixels: int = 0
     not_finite: int = 0
     constant: int = 0
-    pixels: int = 0
-    total: np.ndarray | None = None
-    squares: np.ndarray | None = None
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
+    statistics: BandStatistics = field(default_factory=BandStatistics)
     labels: Counter = field(default_factory=Counter)
     unlabelled: int = 0
     is_segmentation: bool = False
     errors: list[HookError] = field(default_factory=list)
-
-    def add_pixels(self, values: np.ndarray) -> None:
-        """Add the valid pixels (C, N) of a sample."""
-        values = values.astype(np.float64)
-        sums, squares = values.sum(axis=1), (values**2).sum(axis=1)
-        low, high = values.min(axis=1), values.max(axis=1)
-        if self.total is None:
-            self.total, self.squares, self.low, self.high = sums, squares, low, high
-        else:
-            self.total = self.total + sums
-            self.squares = self.squares + squares
-            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        self.pixels += values.shape[1]
 
 
 def check_dataset(
@@ -244,7 +228,7 @@ def _look(dataset: Any, indexes: Sequence[int], ignore_index: int) -> _Seen:
             seen.without_pixels += 1
         elif len(seen.bands) == 1:
             seen.constant += bool((pixels == pixels[:, :1]).all())
-            seen.add_pixels(pixels)
+            seen.statistics.add(pixels.T)
         _count_labels(seen, sample, ignore_index)
     return seen
 
@@ -395,31 +379,34 @@ def _check_values(
             f"none in all {seen.samples} images looked at",
             "correct metainfo['nodata']: it takes all pixels for missing",
         )
-    if seen.pixels and seen.constant == seen.samples - seen.without_pixels:
+    statistics = seen.statistics
+    if statistics.count and seen.constant == seen.samples - seen.without_pixels:
         yield Finding(
             "pixel values",
             "images with content",
-            f"every image looked at is of one colour (the first band {seen.low[0]:g} to "
-            f"{seen.high[0]:g})",
+            "every image looked at is of one colour (the first band "
+            f"{statistics.minimum[0]:g} to {statistics.maximum[0]:g})",
             "check that the files are images, and the scale of the bands",
             True,
         )
-    elif seen.pixels and mean is not None and std is not None:
-        yield from _check_statistics(seen, np.asarray(mean), np.asarray(std))
+    elif statistics.count and mean is not None and std is not None:
+        yield from _check_statistics(statistics, np.asarray(mean), np.asarray(std))
 
 
-def _check_statistics(seen: _Seen, mean: np.ndarray, std: np.ndarray) -> Iterator[Finding]:
-    bands = len(seen.total)
+def _check_statistics(
+    statistics: BandStatistics, mean: np.ndarray, std: np.ndarray
+) -> Iterator[Finding]:
+    bands = len(statistics.mean)
     if mean.size not in (1, bands) or std.size not in (1, bands) or (std <= 0).any():
         return
     mean, std = np.broadcast_to(mean, bands), np.broadcast_to(std, bands)
-    data_mean = seen.total / seen.pixels
-    data_std = np.sqrt(np.maximum(seen.squares / seen.pixels - data_mean**2, 0))
+    data_mean = statistics.mean
+    data_std = np.sqrt(statistics.squares / statistics.count)
     shift, spread = np.abs(data_mean - mean) / std, data_std / std
     wrong = (shift > MAX_SHIFT) | (spread > MAX_SPREAD) | (spread < MIN_SPREAD)
     if not wrong.any():
         return
-    low, high = float(seen.low.min()), float(seen.high.max())
+    low, high = float(statistics.minimum.min()), float(statistics.maximum.max())
     expected = f"values around mean {_numbers(mean)}, std {_numbers(std)}"
     found = (
         f"{low:.4g} to {high:.4g}, mean {_numbers(data_mean)}, std {_numbers(data_std)} "

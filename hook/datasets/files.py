@@ -1,12 +1,17 @@
-"""Finding files and pairing them, with errors that name them."""
+"""Finding, pairing and reading files, with errors that name them."""
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hook.errors import DataError
+import geopandas
 
+from hook.errors import ConfigError, DataError
+from hook.geo.vector import read_vectors
+
+IGNORE_INDEX = 255
+"""Label of pixels that count nowhere, unless the dataset meta names another."""
 # Endings that say "image" or "mask"; without them the names of a pair are equal.
 ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 
@@ -93,40 +98,36 @@ def pair_name(path: str) -> str:
     return stem
 
 
-def match_names(names: list[str], files: list[str], origin: str) -> list[str]:
-    """Find the files that a list names, by any tail of their path, with or without suffix."""
-    tails: dict[str, set[str]] = {}
-    for path in files:
-        parts = Path(path).parts
-        for start in range(len(parts)):
-            tail = Path(*parts[start:])
-            for key in (tail.as_posix(), tail.with_suffix("").as_posix()):
-                tails.setdefault(key, set()).add(path)
-    chosen, missing, ambiguous = [], [], []
-    for name in names:
-        key = name.replace("\\", "/")
-        matches = tails.get(key) or tails.get(Path(key).with_suffix("").as_posix(), set())
-        if not matches:
-            missing.append(name)
-        elif len(matches) > 1:
-            ambiguous.append(name)
-        else:
-            chosen += matches
-    if missing or ambiguous or not names:
-        raise DataError(
-            f"{origin}: names that are not exactly one image",
-            expected=f"names of files among {some(Path(path).name for path in files)}",
-            found=f"missing: {some(missing) or 'none'}; ambiguous: {some(ambiguous) or 'none'}"
-            if names
-            else "no name at all",
-            remedy="correct the list or images; give names with their folder where two are alike",
+def read_features(
+    path: str | Path, layer: str | int | None = None, attribute: str | None = None, option: str = ""
+) -> geopandas.GeoDataFrame:
+    """Read the features of a vector file that have a geometry.
+
+    Args:
+        path: The file.
+        layer: Its layer; None for the first.
+        attribute: Attribute that it must have.
+        option: Option that names the attribute, for messages.
+
+    Raises:
+        ConfigError: If the attribute is missing.
+        DataError: If the file cannot be read or has no CRS.
+    """
+    table = read_vectors(path, layer=layer)
+    if attribute is not None and attribute not in table.columns:
+        raise ConfigError(
+            f"{path} has no attribute {attribute!r}",
+            expected=f"{option} to be one of: "
+            + ", ".join(str(name) for name in table.columns if name != table.geometry.name),
+            found=attribute,
+            remedy=f"correct {option}",
         )
-    if len(set(chosen)) < len(chosen):
-        twice = sorted({path for path in chosen if chosen.count(path) > 1})
+    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
+    if len(table) and table.crs is None:
         raise DataError(
-            f"{origin}: an image is named twice",
-            expected="each image once",
-            found=some(twice),
-            remedy="remove the repetition: it would count twice",
+            f"{path} has no CRS",
+            expected="a coordinate reference system",
+            found="none",
+            remedy="add it (a .prj file for a shapefile)",
         )
-    return sorted(chosen)
+    return table

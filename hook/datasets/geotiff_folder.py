@@ -11,6 +11,7 @@ import torch
 from mmengine.dataset import BaseDataset
 
 from hook.datasets.chips import ChipReader
+from hook.datasets.files import IGNORE_INDEX
 from hook.datasets.grids import clip, cover, inside_area
 from hook.datasets.labels import LabelOptions, Labels
 from hook.datasets.samplers import ChipPlacer, ChipQuery, chips_per_epoch
@@ -115,11 +116,10 @@ class GeoTIFFFolder(BaseDataset):
         if "classes" in meta:
             meta["classes"] = tuple(meta["classes"])
         if ignore_index is None:
-            ignore_index = meta.get("ignore_index", 255)
+            ignore_index = meta.get("ignore_index", IGNORE_INDEX)
         self.ignore_index = int(ignore_index)
         meta.setdefault("ignore_index", self.ignore_index)
-        nodata = parse_nodata(meta.get("nodata"))
-        self.nodata = "tag" if nodata is None else nodata
+        self.nodata = parse_nodata(meta.get("nodata"))
         self.options = SceneOptions(images, masks, data_root or "", **take(SceneOptions))
         self.chip_size = _checked_chip_size(chip_size)
         self.mode = mode or ("cover" if test_mode else "random")
@@ -271,10 +271,8 @@ class GeoTIFFFolder(BaseDataset):
             return self.labels.rasterise(scene.masks, scene.grid, row, col, self.chip_size)
         labels = np.full(self.chip_size, self.ignore_index, dtype=np.int64)
         known = np.zeros(self.chip_size, dtype=bool)
-        nodata = self.labels.options.mask_nodata
-        nodata = nodata if nodata in (None, "tag") else float(nodata)
         for mask in scene.masks:
-            values, valid = self.reader.read(mask, scene, row, col, nodata)
+            values, valid = self.reader.read(mask, scene, row, col, self.labels.nodata)
             fresh = valid & ~known
             labels[fresh] = self.labels.decode(values[0], valid, mask.path)[fresh]
             known |= fresh

@@ -1,19 +1,18 @@
 """Labels of chips, from raster masks and from vector files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import rasterio.features
 import shapely
 
-from hook.datasets.files import some
+from hook.datasets.files import read_features, some
 from hook.datasets.grids import Grid
 from hook.datasets.scene_files import MaskFile
 from hook.errors import ConfigError, DataError
-from hook.geo.raster import unreadable
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ class Labels:
             pairs = options.label_map.items()
             self.label_map = {key: self.class_index(value, "label_map") for key, value in pairs}
             self._label_of_text = {str(key): label for key, label in self.label_map.items()}
+        nodata = options.mask_nodata
+        # As Validity takes it: None is what the file says, NaN no value.
+        self.nodata = None if nodata == "tag" else math.nan if nodata is None else float(nodata)
         self._features: dict[tuple[str, str], tuple] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,32 +162,8 @@ class Labels:
         key = (path, crs)
         if key in self._features:
             return self._features[key]
-        try:
-            if path.lower().endswith(".parquet"):
-                table = gpd.read_parquet(path)
-            else:
-                layer = self.options.mask_layer
-                table = gpd.read_file(path, **({} if layer is None else {"layer": layer}))
-        except Exception as error:
-            # pyogrio, fiona, pyarrow and GDAL each have exceptions of their own.
-            raise unreadable(path, error, "a vector file") from error
         attribute = self.options.label_field
-        if attribute is not None and attribute not in table.columns:
-            raise ConfigError(
-                f"{path} has no attribute {attribute!r}",
-                expected="label_field to be one of: "
-                + ", ".join(str(name) for name in table.columns if name != "geometry"),
-                found=attribute,
-                remedy="correct label_field",
-            )
-        table = table[~(table.geometry.isna() | table.geometry.is_empty)]
-        if len(table) and table.crs is None:
-            raise DataError(
-                f"{path} has no CRS",
-                expected="a coordinate reference system",
-                found="none",
-                remedy="add it (a .prj file for a shapefile)",
-            )
+        table = read_features(path, self.options.mask_layer, attribute, "label_field")
         if attribute is None:
             label = self.class_index(self.options.label, "label")
             labels = np.full(len(table), label, dtype=np.int64)

@@ -92,13 +92,10 @@ def chips_per_epoch(
     Returns:
         The number of chips.
     """
-    from torchgeo.samplers.utils import tile_to_chips
-
-    total = 0
-    for _, _, height, width in windows:
-        rows, cols = tile_to_chips((0, 0, width, height), chip_size)
-        total += max(rows, 1) * max(cols, 1)
-    return total
+    return sum(
+        math.ceil(height / chip_size[0]) * math.ceil(width / chip_size[1])
+        for _, _, height, width in windows
+    )
 
 
 def deal(queries: Sequence[ChipQuery], world_size: int) -> list[list[ChipQuery]]:

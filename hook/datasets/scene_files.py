@@ -77,7 +77,6 @@ class Scene:
         path: The file.
         own: Its grid.
         placed_by: The file with its georeference: itself, or its mask.
-        nodata: Its own nodata value.
         indexes: 1-based bands in the model's order.
         grid: Grid of the chips.
         window: (row, col, height, width) of the split's part of ``grid``.
@@ -88,7 +87,6 @@ class Scene:
     path: str
     own: Grid
     placed_by: str
-    nodata: float | None
     indexes: tuple[int, ...]
     grid: Grid
     window: tuple[int, int, int, int]
@@ -227,7 +225,7 @@ def read_scenes(
         with open_raster(path) as src:
             check_complete(src)
             indexes = tuple(resolve_bands(src, bands))
-            grid, shape, nodata = grid_of(src), src.shape, src.nodata
+            grid, shape = grid_of(src), src.shape
         counts.setdefault(len(indexes), path)
         placed_by = path
         if grid is None:
@@ -238,7 +236,7 @@ def read_scenes(
                     grid = grid_of(src) if src.shape == shape else None
             if grid is None:
                 raise _not_georeferenced(path, "mask")
-        scenes.append(Scene(path, grid, placed_by, nodata, indexes, grid, ()).on_grid(grid))
+        scenes.append(Scene(path, grid, placed_by, indexes, grid, ()).on_grid(grid))
     if borrowed:
         warn(
             f"{len(borrowed)} of {len(files)} images are not georeferenced and take the grid of "

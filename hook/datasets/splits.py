@@ -2,15 +2,15 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from hook.datasets.files import match_names, some
+from hook.datasets.files import read_features, some
 from hook.datasets.grids import Area
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster, unreadable
@@ -63,8 +63,11 @@ def choose_files(
     """
     if split is None:
         return files
+    if isinstance(split, str | os.PathLike):
+        path = find_file(data_root, split, "split")
+        return sorted(match_names(read_split_list(path), files, f"split list {path}"))
     if not isinstance(split, Mapping):
-        return _files_of_list(files, split, data_root)
+        return sorted(match_names([str(name) for name in split], files, "split"))
     unknown = set(split) - {"attribute", "value", "file", "layer", "bounds", "crs"}
     if unknown or not ({"attribute", "bounds", "file"} & set(split)):
         raise ConfigError(
@@ -85,18 +88,9 @@ def choose_files(
         return files
     if "file" not in split:
         return _files_of_tag(files, split["attribute"], _values(split["value"]))
-    if is_vector_file(split["file"]) or str(split["file"]).lower().endswith(".json"):
+    if is_vector_file(split["file"]):
         return files
     return _files_of_table(files, split, data_root)
-
-
-def _files_of_list(
-    files: list[str], split: str | Path | Sequence[str], data_root: str
-) -> list[str]:
-    if not isinstance(split, str | os.PathLike):
-        return match_names([str(name) for name in split], files, "split")
-    path = find_file(data_root, split, "split")
-    return match_names(read_split_list(path), files, f"split list {path}")
 
 
 def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) -> list[str]:
@@ -119,7 +113,7 @@ def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) 
     names = [row[columns[0]] for row in rows if str(row[attribute]) in wanted]
     if not names:
         raise _no_match(f"{path}: {attribute}", wanted, {row[attribute] for row in rows})
-    return match_names(names, files, str(path))
+    return sorted(match_names(names, files, str(path)))
 
 
 def _files_of_tag(files: list[str], attribute: str, wanted: set[str]) -> list[str]:
@@ -176,34 +170,14 @@ def split_area(
     if "file" not in split or str(split["file"]).lower().endswith(".csv"):
         return None
     path = find_file(data_root, split["file"], "split file")
-    try:
-        layer = {} if split.get("layer") is None else {"layer": split["layer"]}
-        table = gpd.read_file(path, **layer)
-    except Exception as error:
-        # pyogrio, fiona and GDAL each have exceptions of their own.
-        raise unreadable(str(path), error, "a vector file") from error
-    if table.crs is None:
-        raise DataError(
-            f"{path} has no CRS",
-            expected="a coordinate reference system",
-            found="none",
-            remedy="add it (a .prj file for a shapefile)",
-        )
-    if "attribute" in split:
-        attribute = split["attribute"]
-        if attribute not in table.columns:
-            raise ConfigError(
-                f"{path} has no attribute {attribute!r}",
-                expected=", ".join(str(name) for name in table.columns if name != "geometry"),
-                found=attribute,
-                remedy="correct split['attribute']",
-            )
+    attribute = split.get("attribute")
+    table = read_features(path, split.get("layer"), attribute, "split['attribute']")
+    if attribute is not None:
         wanted = _values(split["value"])
         values = table[attribute].astype(str)
         if not values.isin(wanted).any():
             raise _no_match(f"{path}: {attribute}", wanted, set(values))
         table = table[values.isin(wanted)]
-    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
     return Area(table.crs.to_wkt(), tuple(table.total_bounds), tuple(table.geometry))
 
 
@@ -265,59 +239,58 @@ def read_split_list(path: str | Path) -> list[str]:
     return names
 
 
-def choose_samples(path: str | Path, images: Sequence[str], dataset: str) -> list[int]:
-    """Choose the samples that a split list names, by any tail of their path that is unique.
+def match_names(
+    names: Sequence[str], files: Sequence[str], origin: str, by_base: bool = False
+) -> list[str]:
+    """Find the files that a list names, by any tail of their path, with or without suffix.
 
     Args:
-        path: The list, see :func:`read_split_list`.
-        images: Image file of each sample.
-        dataset: Name of the data set, for messages.
+        names: File names, with or without folders.
+        files: The files.
+        origin: Where the names stand, for messages.
+        by_base: Take a name without its folder where no file lies in such a folder.
 
     Returns:
-        Indexes of samples in the order of the list.
+        A file for each name.
 
     Raises:
-        DataError: If the list cannot be read, or names a file that is missing, or one twice.
+        DataError: If there is no name, or one is missing, ambiguous or a repetition.
     """
-    names = read_split_list(path)
-    by_name = _index_names(images)
-    found, missing = [], []
-    for name in names:
-        index = by_name.get(name)
-        if index is None:
-            index = by_name.get(str(Path(name).with_suffix("").as_posix()))
-        if index is None:
-            index = by_name.get(Path(name).name, by_name.get(Path(name).stem))
-        (missing if index is None else found).append(name if index is None else index)
-    if missing:
+    keys = [Path(name.replace("\\", "/")) for name in names]
+    depth = max((len(key.parts) for key in keys), default=1)
+    tails: dict[Path, set[str]] = {}
+    for path in files:
+        parts = Path(path).parts[-depth:]
+        for start in range(len(parts)):
+            tail = Path(*parts[start:])
+            for key in (tail, tail.with_suffix("")):
+                tails.setdefault(key, set()).add(path)
+    chosen, missing, ambiguous = [], [], []
+    for name, key in zip(names, keys, strict=True):
+        spellings = [key, key.parent / key.stem, *([Path(key.name), Path(key.stem)] * by_base)]
+        matches = next((tails[each] for each in spellings if each in tails), set())
+        if not matches:
+            missing.append(name)
+        elif len(matches) > 1:
+            ambiguous.append(name)
+        else:
+            chosen += matches
+    if missing or ambiguous or not names:
         raise DataError(
-            f"split list {path} names files that {dataset} does not hold",
-            expected=f"{len(names)} files",
-            found=f"{len(missing)} missing, the first: {', '.join(missing[:3])}",
-            remedy="use the list that belongs to this download, or complete the download",
+            f"{origin}: names that are not exactly one image",
+            expected=f"names of files among {some(Path(path).name for path in files)}",
+            found=f"missing: {some(missing) or 'none'}; ambiguous: {some(ambiguous) or 'none'}"
+            if names
+            else "no name at all",
+            remedy="correct the list where the data set does not hold an image; give names with "
+            "their folder where two are alike",
         )
-    if len(set(found)) != len(found):
+    if len(set(chosen)) < len(chosen):
+        twice = sorted(path for path, count in Counter(chosen).items() if count > 1)
         raise DataError(
-            f"split list {path} names a file twice",
-            expected=f"{len(names)} different files",
-            found=f"{len(set(found))} different files",
-            remedy="give the names with their folders (Class/file.jpg)",
+            f"{origin}: an image is named twice",
+            expected="each image once",
+            found=some(twice),
+            remedy="remove the repetition: it would count twice",
         )
-    return found
-
-
-def _index_names(paths: Iterable[str]) -> dict[str, int]:
-    """Map every tail of a path (with and without suffix) that only one path has to its index."""
-    index: dict[str, int] = {}
-    ambiguous: set[str] = set()
-    for position, path in enumerate(paths):
-        parts = Path(path).parts[-3:]
-        tails = {"/".join(parts[start:]) for start in range(len(parts))}
-        tails |= {str(Path(tail).with_suffix("").as_posix()) for tail in tails}
-        for tail in tails:
-            if tail in index:
-                ambiguous.add(tail)
-            index[tail] = position
-    for tail in ambiguous:
-        del index[tail]
-    return index
+    return chosen

@@ -33,10 +33,18 @@ class BandStatistics:
             image: (H, W, C) in model units.
             valid: (H, W), nonzero where valid.
         """
-        values = image[valid != 0].astype(np.float64)  # N C
         self.pixels += valid.size
+        self.add(image[valid != 0])
+
+    def add(self, values: np.ndarray) -> None:
+        """Add pixels.
+
+        Args:
+            values: (N, C) in model units.
+        """
         if not len(values):
             return
+        values = values.astype(np.float64)
         low, high = values.min(axis=0), values.max(axis=0)
         self.minimum = low if self.minimum is None else np.minimum(self.minimum, low)
         self.maximum = high if self.maximum is None else np.maximum(self.maximum, high)
@@ -146,3 +154,27 @@ def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str
     if bands is not None:
         result = {"bands": list(bands), **result}
     return result
+
+
+def labelled_statistics(
+    dataset: Any, num_classes: int, desc: str = "", show: bool = True
+) -> tuple[BandStatistics, np.ndarray]:
+    """Compute statistics of native values, and count labels.
+
+    Args:
+        dataset: A folder of GeoTIFFs with masks, without pipeline.
+        num_classes: Number of classes K.
+        desc: Text beside the progress bar.
+        show: Show the bar.
+
+    Returns:
+        The statistics, and (K,) pixels of each class.
+    """
+    statistics, counts = BandStatistics(), np.zeros(num_classes, np.int64)
+    bar = dict(total=len(dataset), desc=desc, unit="chip", leave=False, delay=2, show=show)
+    for sample in progress_bar(samples(dataset), **bar):
+        inside = inside_scene(sample)
+        statistics.update(np.atleast_3d(sample["img"])[inside], sample["valid"][inside])
+        labels = sample["gt_seg_map"]
+        counts += np.bincount(labels[labels < num_classes], minlength=num_classes)
+    return statistics, counts

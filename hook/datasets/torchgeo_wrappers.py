@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 
-from hook.datasets.splits import choose_samples
+from hook.datasets.files import IGNORE_INDEX
+from hook.datasets.splits import match_names, read_split_list
 from hook.datasets.torchgeo_sources import (
     band_names,
     build_source,
@@ -31,8 +32,6 @@ from hook.errors import ConfigError, DataError
 from hook.geo.raster import parse_nodata, valid_values
 from hook.geo.styles import distinct_palette
 from hook.registry import DATASETS
-
-IGNORE_INDEX = 255
 
 
 class TorchGeoDataset(BaseDataset, abc.ABC):
@@ -205,8 +204,9 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                     found=f"split_list={self.split_list}",
                     remedy="use the split argument of the class in dataset_args",
                 )
-            images = [image for image, _ in self.files]
-            chosen = choose_samples(self.split_list, images, self.dataset_name)
+            positions = {image: index for index, (image, _) in enumerate(self.files)}
+            names, origin = read_split_list(self.split_list), f"split list {self.split_list}"
+            chosen = [positions[path] for path in match_names(names, list(positions), origin, True)]
         data_list = []
         for index in chosen:
             info: dict[str, Any] = {"source_index": index}

@@ -1,4 +1,3 @@
-import json
 import logging
 import shutil
 
@@ -11,9 +10,10 @@ import shapely
 from mmengine.config import Config
 from rasterio.transform import from_origin
 
-from hook.apis import SceneMapper, load_model, train, training
-from hook.apis.folders import hold_out, inspect_files
-from hook.apis.training import TrainingResult, class_weights, read_curves
+from hook.apis import SceneMapper, TrainingResult, load_model, train, training
+from hook.datasets.holdout import hold_out
+from hook.datasets.inspection import inspect_files
+from hook.engine import fitting
 from hook.engine.configs import find_config
 from hook.engine.models import use_scope_of
 from hook.engine.runner import load_config
@@ -119,18 +119,6 @@ def test_curves_have_a_row_per_epoch(trained):
     assert curves.mIoU.iloc[-1] == trained.metrics["mIoU"]
 
 
-def test_curves_of_an_interrupted_run_are_joined(tmp_path):
-    for run, losses in (("20260101_000000", {1: 9, 2: 7}), ("20260101_000100", {2: 6, 3: 5})):
-        folder = tmp_path / run / "vis_data"
-        folder.mkdir(parents=True)
-        lines = [dict(loss=v, lr=0.1, epoch=e, iter=e, step=e) for e, v in losses.items()]
-        lines.append(dict(mIoU=10.0 * max(losses), time=0.1, data_time=0.0, step=max(losses)))
-        (folder / "scalars.json").write_text("\n".join(map(json.dumps, lines)))
-    curves = read_curves(tmp_path)
-    assert curves.loss.tolist() == [9, 6, 5]
-    assert curves.mIoU[2] == 20 and curves.mIoU[3] == 30 and np.isnan(curves.mIoU[1])
-
-
 def test_the_map_of_the_model_covers_the_scene(trained, scene, tmp_path):
     SceneMapper(trained.config, trained.checkpoint).map(
         scene / "scene.tif", tmp_path / "map.tif", progress=False
@@ -231,12 +219,6 @@ def test_an_area_of_the_users_own_is_held_out(scene, tmp_path):
         hold_out(found, 0.2, dict(bounds=(0, 0, 1, 1), crs=CRS), tmp_path)
 
 
-def test_rare_classes_weigh_more():
-    assert class_weights(np.array([90, 10]))[1] == pytest.approx(
-        3 * class_weights(np.array([90, 10]))[0], rel=1e-2
-    )
-
-
 # ---------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("change", "error", "message"),
@@ -272,13 +254,13 @@ def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monke
     found = inspect_files(scene / "scene.tif", scene / "mask.tif")
     hold_out(found, 0.2, None, tmp_path)
     found.splits["test"] = found.splits["val"]
-    training._fit_config_to_sizes(cfg, 4, 16, 2)
-    training.fit_config_to_data(cfg, found)
-    whole, counts = training._measure(cfg, found, False)
-    monkeypatch.setattr(training, "_MOST_CHIPS", 8)
-    part, fewer = training._measure(cfg, found, False)
+    fitting.fit_sizes(cfg, 4, 16, 2)
+    fitting.fit_data(cfg, found)
+    whole, _, counts = fitting.measure(cfg, found.how, False)
+    monkeypatch.setattr(fitting, "_MOST_CHIPS", 8)
+    part, _, fewer = fitting.measure(cfg, found.how, False)
     assert counts.sum() == SIZE * round(0.8 * SIZE) and fewer.sum() < counts.sum() / 2
-    np.testing.assert_allclose(part["mean"], whole["mean"], rtol=0.25)
+    np.testing.assert_allclose(part, whole, rtol=0.25)
 
 
 def test_labels_of_one_class_only(scene, tmp_path):

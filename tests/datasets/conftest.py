@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.transform import from_origin
 
 
@@ -22,3 +23,37 @@ def folder(tmp_path, rng, write_raster):
             transform=transform,
         )
     return tmp_path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A function that writes images and masks side by side, from west to east."""
+
+    def make(masks, names=None, dtype="uint8", colours=None, bands=None, nodata=None):
+        rng = np.random.default_rng(0)
+        for sub in ("images", "masks"):
+            (tmp_path / sub).mkdir(exist_ok=True)
+        for k, mask in enumerate(masks):
+            name = names[k] if names else f"tile_{k}"
+            height, width = mask.shape
+            grid = dict(
+                driver="GTiff",
+                height=height,
+                width=width,
+                crs="EPSG:32632",
+                transform=from_origin(5e5 + 1000 * k, 5e6, 2.0, 2.0),
+            )
+            with rasterio.open(
+                tmp_path / "images" / f"{name}.tif", "w", count=3, dtype="uint8", **grid
+            ) as dst:
+                dst.write(rng.integers(1, 255, (3, height, width), dtype=np.uint8))
+                if bands:
+                    dst.descriptions = bands
+            path = tmp_path / "masks" / f"{name}.tif"
+            with rasterio.open(path, "w", count=1, dtype=dtype, nodata=nodata, **grid) as dst:
+                dst.write(mask.astype(dtype), 1)
+                if colours:
+                    dst.write_colormap(1, colours)
+        return tmp_path
+
+    return make

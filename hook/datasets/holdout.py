@@ -1,0 +1,254 @@
+"""Which part of labelled images a model trains on, and which is held out to judge it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import shapely
+from rasterio.warp import transform_bounds
+
+from hook.arguments import number, refused
+from hook.datasets.files import read_features
+from hook.datasets.grids import Grid
+from hook.datasets.inspection import LabelledImages
+from hook.datasets.scene_files import Scene
+from hook.datasets.splits import choose_files, match_names
+from hook.errors import ConfigError, DataError
+from hook.geo.vector import is_vector_file, read_vectors
+
+PARTS = ("train", "val", "test")
+
+
+def split_folder(found: LabelledImages, root: Path) -> None:
+    """Divide a folder into train, val and test, so that neighbours stay together.
+
+    The lists ``splits/{train,val,test}.txt`` are taken where they exist. Else three or more images
+    are divided by place (60 / 15 / 25 %), a single one into strips (58 / 12 / 30 %); of two images
+    the smaller one is the test part.
+
+    Args:
+        found: Images and labels; ``splits`` and ``how`` are set.
+        root: The folder, with the images in ``images/``.
+
+    Raises:
+        DataError: A list is missing.
+    """
+    lists = {part: root / "splits" / f"{part}.txt" for part in PARTS}
+    missing = [part for part, path in lists.items() if not path.is_file()]
+    if not missing:
+        found.splits = {part: dict(split=str(path)) for part, path in lists.items()}
+        found.how = "lists of the folder"
+        return
+    if len(missing) < 3:
+        raise DataError(
+            f"{root / 'splits'} is not complete",
+            expected="train.txt, val.txt and test.txt",
+            found=", ".join(f"{part}.txt" for part in PARTS if part not in missing),
+            remedy="add the missing lists, or remove the folder to split by place",
+        )
+    count = len(found.scenes)
+    if count >= 3:
+        val, test = (max(1, round(share * count)) for share in (0.15, 0.25))
+        parts = dict(zip(PARTS, _cut_images(found, (count - val - test, val, test)), strict=True))
+        folder = root / "images"
+        found.splits = {
+            part: dict(split=[Path(path).relative_to(folder).as_posix() for path in paths])
+            for part, paths in parts.items()
+        }
+        counts = ", ".join(f"{len(paths)} {part}" for part, paths in parts.items())
+        found.how = f"by place: {counts} images"
+        return
+    large, *small = sorted(found.scenes, key=lambda scene: -scene.grid.width * scene.grid.height)
+    strips = _strips(large.grid, (0.85, 1.0) if small else (0.58, 0.70, 1.0))
+    found.splits = {
+        part: dict(images=[large.path], split=strip)
+        for part, strip in zip(PARTS, strips, strict=False)
+    }
+    if small:
+        found.splits["test"] = dict(images=[small[0].path], split=None)
+    found.how = f"by area: strips of {Path(large.path).name}"
+
+
+def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -> None:
+    """Divide images into a part to train on and one held out.
+
+    Args:
+        found: Images and labels; ``splits`` and ``how`` are set.
+        fraction: Share held out, where ``val`` is None: whole images at one end of the region
+            where there are several, an area at one end of a single one.
+        val: What is held out: names of images or a file with a list of them, or an area: a vector
+            file, a table of polygons, or ``dict(bounds=..., crs=...)``.
+        work_dir: Folder for the areas.
+
+    Raises:
+        ConfigError: ``val`` is not understood, or leaves nothing to train on.
+        DataError: A file cannot be read.
+    """
+    images = found.images
+    if val is None:
+        check_share("val_fraction", fraction)
+        if len(images) == 1:
+            train, held = _cut_image(found, fraction)
+            found.splits = dict(train=dict(split=train), val=dict(split=held))
+            found.how = f"by area: {100 * fraction:g} % of {Path(images[0]).name}"
+            return
+        count = min(max(1, round(fraction * len(images))), len(images) - 1)
+        rest, held = _cut_images(found, (len(images) - count, count))
+        found.how = f"by place: {len(rest)} train, {len(held)} val images"
+    elif _is_area(val):
+        found.splits = _write_areas(found, _polygons(val), work_dir / "split.gpkg")
+        found.how = "by the area asked for"
+        return
+    else:
+        if isinstance(val, str | Path):
+            held = choose_files(images, str(val), "")
+        elif isinstance(val, Iterable):
+            held = sorted(match_names([str(name) for name in val], images, "val"))
+        else:
+            raise refused("val", val, "names of images, a file with a list of them, or an area")
+        rest = [path for path in images if path not in held]
+        if not rest:
+            raise ConfigError(
+                "val holds out every image",
+                expected="images left to train on",
+                found=f"{len(held)} of {len(images)}",
+                remedy="name fewer images, or an area",
+            )
+        found.how = f"as asked: {len(rest)} train, {len(held)} val images"
+    found.splits = dict(train=dict(images=rest), val=dict(images=held))
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check the share of the images that is held out.
+
+    Raises:
+        ConfigError: It is no number above 0 and below 1.
+    """
+    remedy = f"correct {name}: a model needs a part it never saw to be judged on"
+    return number(name, value, above=0, below=1, remedy=remedy)
+
+
+# ---------------------------------------------------------------------------------- by place
+def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]:
+    """Cut the images, in their order along the longer axis of the region, into parts."""
+    centres = np.array([_centre(scene.grid) for scene in found.scenes])
+    axis = int(np.ptp(centres, axis=0).argmax())
+    order = np.lexsort((centres[:, 1 - axis], centres[:, axis]))
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    return [[found.images[index] for index in part] for part in parts]
+
+
+def _centre(grid: Grid) -> tuple[float, float]:
+    west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+    return (west + east) / 2 * np.cos(np.radians((south + north) / 2)), (south + north) / 2
+
+
+def _strips(
+    grid: Grid, shares: Sequence[float], box: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Cut the bounds of an image, or a box in them, along the longer side at cumulative shares."""
+    left, bottom, right, top = map(float, grid.bounds if box is None else box)
+    wide = grid.width >= grid.height if box is None else right - left >= top - bottom
+    strips, start = [], 0.0
+    for end in shares:
+        if wide:
+            part = (left + start * (right - left), bottom, left + end * (right - left), top)
+        else:
+            part = (left, top - end * (top - bottom), right, top - start * (top - bottom))
+        strips.append(dict(bounds=part, crs=grid.crs))
+        start = end
+    return strips
+
+
+def _cut_image(found: LabelledImages, fraction: float) -> list[dict[str, Any]]:
+    """Hold out one end of a single image, or of the labelled part of it."""
+    scene, share = found.scenes[0], 1 - fraction
+    if found.options.get("background") != "ignore" or not is_vector_file(found.masks[0]):
+        return _strips(scene.grid, (share, 1.0))
+    # Polygons here and there: a share of what is labelled, not of the ground.
+    left, bottom, right, top = bounds = scene.grid.bounds
+    tables = [read_features(mask).to_crs(scene.grid.crs) for mask in found.masks]
+    shapes = [shape for table in tables for shape in table.geometry]
+    inside = [shape for shape in shapes if shape.intersects(shapely.box(*bounds))]
+    if len(inside) < 2:
+        raise DataError(
+            f"{scene.path}: too few polygons to hold some out",
+            expected="two or more polygons on the image",
+            found=f"{len(inside)} of {len(shapes)}",
+            remedy="draw more, correct the CRS of the labels, or give val",
+        )
+    west, south, east, north = shapely.total_bounds(inside)
+    left, bottom, right, top = (
+        max(left, west),
+        max(bottom, south),
+        min(right, east),
+        min(top, north),
+    )
+    if right - left >= top - bottom:
+        along = [(shape.centroid.x - left) / (right - left) for shape in inside]
+    else:
+        along = [(top - shape.centroid.y) / (top - bottom) for shape in inside]
+    order = np.argsort(along)
+    areas = np.cumsum([inside[index].area for index in order])
+    last = min(int(np.searchsorted(areas, share * areas[-1])), len(order) - 2)
+    share = float(np.mean([along[index] for index in order[last : last + 2]]))
+    return _strips(scene.grid, (share, 1.0), (left, bottom, right, top))
+
+
+# ---------------------------------------------------------------------------------- by area
+def _is_area(val: Any) -> bool:
+    if isinstance(val, Mapping | geopandas.GeoDataFrame | geopandas.GeoSeries):
+        return True
+    return isinstance(val, str | Path) and is_vector_file(val)
+
+
+def _polygons(val: Any) -> geopandas.GeoSeries:
+    """Read an area held out as polygons with a CRS."""
+    if isinstance(val, Mapping):
+        try:
+            box = shapely.box(*(float(value) for value in val["bounds"]))
+            shapes = geopandas.GeoSeries([box], crs=val["crs"])
+        except Exception as error:  # pyproj's and shapely's own
+            raise ConfigError(
+                "val is no area",
+                expected="dict(bounds=(minx, miny, maxx, maxy), crs='EPSG:...')",
+                found=f"{dict(val)} ({error})",
+                remedy="correct val",
+            ) from None
+    else:
+        shapes = (read_vectors(val) if isinstance(val, str | Path) else val).geometry
+    shapes = shapes[~(shapes.isna() | shapes.is_empty)]
+    if shapes.crs is None or not len(shapes) or not (shapes.area > 0).all():
+        raise DataError(
+            "val is no area",
+            expected="polygons with a CRS",
+            found=f"{len(shapes)} shapes, CRS {shapes.crs}",
+            remedy="give polygons, and set their CRS with set_crs",
+        )
+    return shapes
+
+
+def _write_areas(found: LabelledImages, held: geopandas.GeoSeries, file: Path) -> dict[str, Any]:
+    """Write the area to train on and the one held out as polygons, for the data set to read."""
+    crs = found.scenes[0].grid.crs
+    held = held.to_crs(crs).union_all()
+
+    def footprint(scene: Scene) -> Any:
+        box = shapely.box(*scene.grid.bounds)
+        return geopandas.GeoSeries([box], crs=scene.grid.crs).to_crs(crs)[0]
+
+    whole = shapely.union_all([footprint(scene) for scene in found.scenes])
+    parts = dict(train=whole.difference(held), val=whole.intersection(held))
+    for part, area in parts.items():
+        if area.area == 0:
+            raise ConfigError(
+                "val holds out everything" if part == "train" else "val lies outside the images",
+                expected="an area that covers a part of the images",
+                found=f"{100 * parts['val'].area / whole.area:.0f} % of them covered",
+                remedy="correct val, or its CRS",
+            )
+    table = geopandas.GeoDataFrame(dict(split=list(parts)), geometry=list(parts.values()), crs=crs)
+    table.to_file(file)
+    return {part: dict(split=dict(file=str(file), attribute="split", value=part)) for part in parts}

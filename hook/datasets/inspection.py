@@ -1,0 +1,481 @@
+"""What a user's images and labels hold: bands, classes, colours and what the labels mean."""
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hook.datasets.files import IGNORE_INDEX, list_files, read_features, some
+from hook.datasets.scene_files import PathLike, Scene, check_one_kind, read_scenes
+from hook.errors import ConfigError, DataError
+from hook.geo.bands import band_names
+from hook.geo.raster import RASTER_SUFFIXES, open_raster
+from hook.geo.styles import distinct_palette, read_category_names
+from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
+from hook.progress import progress_bar
+
+_MOST_CLASSES = 64
+
+Colour = Sequence[int] | str
+
+
+@dataclass
+class LabelledImages:
+    """Images and their labels, in the terms of :class:`hook.datasets.GeoTIFFFolder`.
+
+    Attributes:
+        scenes: The images, each on its own grid.
+        masks: Their labels: rasters, or vector files.
+        bands: Names or 1-based numbers of the bands, in the model's order.
+        classes: Names, in the order of the labels.
+        palette: A colour [r, g, b] for each class.
+        options: Further options of the data set, the same for all parts.
+        splits: For each part the options ``split`` and, where it has images of its own, ``images``;
+            see :mod:`hook.datasets.holdout`.
+        how: How it was divided, in words.
+    """
+
+    scenes: list[Scene]
+    masks: list[str]
+    bands: list[str | int]
+    classes: list[str]
+    palette: list[list[int]]
+    options: dict[str, Any] = field(default_factory=dict)
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    how: str = ""
+
+    @property
+    def images(self) -> list[str]:
+        """Paths of the images."""
+        return [scene.path for scene in self.scenes]
+
+
+def inspect_folder(root: Path) -> LabelledImages:
+    """Find images, masks and classes in a folder.
+
+    ``images/`` holds GeoTIFFs, ``masks/`` class indexes or vector files whose features are the
+    second class; ``classes.txt``, which may be absent, a ``name`` or ``name #rrggbb`` per line.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Everything but the division into parts.
+
+    Raises:
+        DataError: The folder is not laid out so, or its files contradict it.
+    """
+    images, masks = root / "images", root / "masks"
+    for folder, suffixes in (
+        (images, RASTER_SUFFIXES),
+        (masks, RASTER_SUFFIXES + VECTOR_SUFFIXES),
+    ):
+        there = folder.is_dir()
+        if not there or not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+            outer = folder if there else root
+            listed = sorted(path.name for path in outer.iterdir()) if outer.is_dir() else ()
+            raise DataError(
+                f"{folder} holds no file that can be used" if there else f"{folder} does not exist",
+                expected=f"GeoTIFFs in {images} and their masks in {masks}, ending in "
+                + ", ".join(suffixes),
+                found=some(listed) or "nothing",
+                remedy="arrange or convert the files so, or correct the folder",
+            )
+    path = root / "classes.txt"
+    names, palette = read_classes_file(path) if path.is_file() else (None, None)
+    try:
+        return inspect_files(images, masks, classes=names, palette=palette)
+    except ConfigError as error:  # nobody gave an option: the files contradict each other
+        raise DataError(
+            f"{root}: {error.what}",
+            expected=error.expected,
+            found=error.found,
+            remedy=f"correct {path} or {masks}",
+        ) from error
+
+
+def read_classes_file(path: Path) -> tuple[list[str], dict[str, list[int]]]:
+    """Read class names, one per line, ``name`` or ``name #rrggbb``; indexes may stand before them.
+
+    Returns:
+        The names, and the colours of those that have one.
+
+    Raises:
+        DataError: The file is no text, or does not name two or more different classes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not text",
+            expected="UTF-8",
+            found=str(error),
+            remedy="save it as UTF-8",
+        ) from error
+    names, colours = [], []
+    for line in filter(None, map(str.strip, lines)):
+        name, _, code = line.rpartition(" #")
+        colour = _hex_colour(code) if name else None
+        names.append(name.strip() if colour else line)
+        colours.append(colour)
+    heads = [name.partition(" ")[0].strip(":,;") for name in names]
+    if heads == [str(index) for index in range(len(names))]:  # "0 background", "1 building"
+        names = [name.partition(" ")[2].strip() or name for name in names]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(
+            f"{path} does not name the classes",
+            expected="two or more different names, one per line",
+            found=", ".join(names) or "no name",
+            remedy="correct the file",
+        )
+    pairs = zip(names, colours, strict=True)
+    return names, {name: colour for name, colour in pairs if colour is not None}
+
+
+def inspect_files(
+    images: PathLike | Sequence[PathLike],
+    labels: PathLike | Sequence[PathLike],
+    *,
+    label: str | None = None,
+    classes: Sequence[str] | Mapping[Any, str] | None = None,
+    palette: Sequence[Colour] | Mapping[str, Colour] | None = None,
+    background: str | None = None,
+) -> LabelledImages:
+    """Read bands, classes and colours of images and labels; see :func:`hook.apis.train`.
+
+    Args:
+        images: Folder(s) or file(s).
+        labels: Folder(s) or file(s): rasters of one band, or vector files.
+        label: Attribute of the vector files that holds the class.
+        classes: Names in the order of the labels, or a name for each value.
+        palette: Colours in the order of the classes, or by their names.
+        background: Class where nothing is labelled.
+
+    Returns:
+        Everything but the division into parts.
+
+    Raises:
+        ConfigError: The options contradict each other or the labels.
+        DataError: A file is missing or not what it should be.
+    """
+    paths = list_files(images, "", None, RASTER_SUFFIXES, "images")
+    masks = list_files(labels, "", None, RASTER_SUFFIXES + VECTOR_SUFFIXES, "labels")
+    check_one_kind(masks, "labels", "name the files of one kind")
+    with open_raster(paths[0]) as src:
+        bands = band_names(src)
+    scenes = read_scenes(paths, masks, bands)
+    if is_vector_file(masks[0]):
+        read = _classes_without_attribute if label is None else _classes_of_attribute
+        names, options = read(masks, label, classes, background)
+    elif label is not None:
+        raise ConfigError(
+            f"label={label!r} is an attribute of polygons, but the labels are rasters",
+            expected="label=None",
+            found=some(masks),
+            remedy="leave label out; classes={value: name} names the values of a raster",
+        )
+    else:
+        names, options = _classes_of_rasters(masks, classes, background)
+    _check_names(names)
+    colours = _colours(palette, names, masks[0], options)
+    return LabelledImages(scenes, masks, bands, names, colours, options)
+
+
+# ---------------------------------------------------------------------------------- colours
+def _colours(palette: Any, names: list[str], mask: str, options: Mapping) -> list[list[int]]:
+    """Take a colour for each class: the one given, else the mask's own, else a distinct one."""
+    given = palette is not None and len(palette)
+    own = {} if given or is_vector_file(mask) else _colour_table(mask)
+    values = options.get("label_map") or {index: index for index in range(len(names))}
+    colours = {
+        names[index]: list(own[value][:3])
+        for value, index in reversed(values.items())
+        if value in own and index != "ignore"
+    }
+    if isinstance(palette, Mapping):
+        unknown = [name for name in palette if name not in names]
+        if unknown:
+            raise ConfigError(
+                f"palette: no class {unknown[0]!r}",
+                expected=f"names among {', '.join(names)}",
+                found=some(palette),
+                remedy="correct palette or classes",
+            )
+        colours |= {name: _rgb(colour) for name, colour in palette.items()}
+    elif palette is not None:
+        if isinstance(palette, str) or len(palette) != len(names):
+            raise ConfigError(
+                "palette has another number of colours than there are classes",
+                expected=f"{len(names)}: {', '.join(names)}",
+                found=palette if isinstance(palette, str) else len(palette),
+                remedy="give a colour for each class, or palette={name: colour} for some",
+            )
+        colours = dict(zip(names, map(_rgb, palette), strict=True))
+    spare = zip(names, distinct_palette(len(names)), strict=True)
+    return [colours.get(name, list(colour)) for name, colour in spare]
+
+
+def _colour_table(path: str) -> dict[int, tuple[int, ...]]:
+    with open_raster(path) as src:
+        try:
+            return src.colormap(1)
+        except ValueError:
+            return {}
+
+
+def _hex_colour(code: str) -> list[int] | None:
+    if len(code) != 6 or not set(code) <= set(string.hexdigits):
+        return None
+    return list(bytes.fromhex(code))
+
+
+def _rgb(colour: Colour) -> list[int]:
+    if isinstance(colour, str):
+        values = _hex_colour(colour.lstrip("#"))
+    else:
+        values = list(colour)
+        if len(values) != 3 or not all(float(v).is_integer() and 0 <= v <= 255 for v in values):
+            values = None
+    if values is None:
+        raise ConfigError(
+            f"palette: {colour!r} is no colour",
+            expected="(red, green, blue) from 0 to 255, or '#rrggbb'",
+            found=colour,
+            remedy="correct palette",
+        )
+    return [int(value) for value in values]
+
+
+# ---------------------------------------------------------------------------------- rasters
+def _classes_of_rasters(
+    masks: list[str], classes: Any, background: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Tell the classes of masks; values that are not class indexes need ``label_map``."""
+    values, labels = _mask_values(masks)
+    if isinstance(classes, Mapping):
+        given = {_whole_number(value): str(name) for value, name in classes.items()}
+    else:
+        names, options = _classes_of_indexes(masks, labels, classes)
+        if background is None:
+            return names, options
+        pairs = options.get("label_map") or {index: index for index in range(len(names))}
+        given = {value: names[index] for value, index in pairs.items() if index != "ignore"}
+    if background is None:
+        values = labels
+    names = list(dict.fromkeys(given.values()))
+    if background is not None and background not in names:
+        names = [background, *names]
+    if not set(given) & set(values):
+        raise DataError(
+            f"{masks[0]}: none of the values in classes occurs",
+            expected=some(given),
+            found=some(sorted(values), 12),
+            remedy="correct classes: {value in the mask: name}",
+        )
+    rest = "ignore" if background is None else names.index(background)
+    label_map = {value: names.index(name) for value, name in given.items()}
+    label_map |= {value: rest for value in values if value not in given}
+    options = {} if background is None else dict(mask_nodata=None, missing_masks="error")
+    return names, dict(label_map=label_map) | options
+
+
+def _classes_of_indexes(
+    masks: list[str], values: Mapping[int, str], classes: Sequence[str] | str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Tell the classes of masks whose values are class indexes, named or not."""
+    names = _names_in_mask(masks[0]) if classes is None else _check_names(_as_names(classes))
+    if (
+        set(values) <= {0, IGNORE_INDEX}
+        and IGNORE_INDEX in values
+        and (names is None or len(names) == 2)
+    ):
+        # The habit of binary masks: 255 is the object, not "no label".
+        names = names or ["background", "object"]
+        return names, dict(label_map={0: 0, IGNORE_INDEX: 1}, mask_nodata=None)
+    found = sorted(value for value in values if value != IGNORE_INDEX)
+    if names is not None:
+        wrong = [value for value in found if not 0 <= value < len(names)]
+        if wrong:
+            raise DataError(
+                f"{values[wrong[0]]}: label outside the range",
+                expected=f"0 to {len(names) - 1} ({', '.join(names)}), "
+                f"or {IGNORE_INDEX} for no label",
+                found=wrong[0],
+                remedy="correct the mask, or name all classes",
+            )
+        return names, {}
+    if not 1 < len(found) <= _MOST_CLASSES:
+        raise DataError(
+            f"{Path(masks[0]).parent}: the masks' values are no class indexes",
+            expected=f"2 to {_MOST_CLASSES} different values, {IGNORE_INDEX} for no label",
+            found=f"{len(found)}: {some(found, 12)}",
+            remedy="relabel the masks, or name the classes",
+        )
+    names = [f"class {value}" for value in found]
+    if found == list(range(len(found))):
+        return names, {}
+    ignored = {IGNORE_INDEX: "ignore"} if IGNORE_INDEX in values else {}
+    return names, dict(label_map={value: index for index, value in enumerate(found)} | ignored)
+
+
+def _whole_number(value: Any) -> int:
+    try:
+        if float(value) == int(value):
+            return int(value)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"classes: {value!r} is no value of a raster",
+        expected="{whole number: name}",
+        found=value,
+        remedy="correct classes",
+    )
+
+
+def _as_names(classes: Iterable[Any] | str) -> list[str]:
+    return [classes] if isinstance(classes, str) else [str(name) for name in classes]
+
+
+def _check_names(names: list[str]) -> list[str]:
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(
+            "classes names fewer than two classes, or one twice",
+            expected="two or more different names",
+            found=", ".join(names) or "none",
+            remedy="correct classes, or name what lies between the objects with background=",
+        )
+    return names
+
+
+def _mask_values(masks: list[str]) -> tuple[dict[int, str], dict[int, str]]:
+    """Find which values occur, with a file of each: all, and those that are not nodata."""
+    values: dict[int, str] = {}
+    labels: dict[int, str] = {}
+    for path in progress_bar(masks, desc="masks", unit="file", leave=False, delay=2):
+        with open_raster(path) as src:
+            if np.dtype(src.dtypes[0]).kind not in "iu" or src.count != 1:
+                raise DataError(
+                    f"{path} is no mask",
+                    expected="one band of integers",
+                    found=f"{src.count} bands of {src.dtypes[0]}",
+                    remedy="convert it, or take it out of the masks",
+                )
+            for _, window in src.block_windows(1):
+                for value in np.unique(src.read(1, window=window)).tolist():
+                    values.setdefault(value, path)
+                    if value != src.nodata or value == IGNORE_INDEX:
+                        labels.setdefault(value, path)
+    return values, labels
+
+
+def _names_in_mask(path: str) -> list[str] | None:
+    names = read_category_names(path)
+    if not names:
+        with open_raster(path) as src:
+            tag = next((v for k, v in src.tags().items() if k.lower() == "classes"), "")
+        names = [name.strip() for name in tag.split(",") if name.strip()]
+    return list(names) if len(names) >= 2 else None
+
+
+# ---------------------------------------------------------------------------------- features
+def _classes_of_attribute(
+    masks: list[str], label: str, classes: Any, background: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Tell the classes of polygons from an attribute."""
+    values: set[Any] = set()
+    for path in masks:
+        table = read_features(path, attribute=label, option="label")
+        column = table[label]
+        if column.isna().any():
+            raise DataError(
+                f"{path}: features without {label}",
+                expected="a class for each feature",
+                found=f"{int(column.isna().sum())} of {len(table)} without one",
+                remedy="complete the attribute, or leave these features out",
+            )
+        values |= {_plain(value) for value in column.unique()}
+    if len(values) > _MOST_CLASSES:
+        raise ConfigError(
+            f"label={label!r} has {len(values)} different values",
+            expected=f"an attribute with the class, at most {_MOST_CLASSES}",
+            found=some(values),
+            remedy="name another attribute, or give classes={value: name} for those that count",
+        )
+    ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+    given = _names_of_values(ordered, label, classes)
+    names = list(dict.fromkeys(given.values()))
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        names = _as_names(classes)  # in the caller's order, absent ones too
+    if background is None and len(names) == 1:
+        background = "background"
+    if background is not None and background not in names:
+        names = [background, *names]
+    label_map = {value: names.index(name) for value, name in given.items()}
+    label_map |= {value: "ignore" for value in ordered if value not in given}
+    outside = "ignore" if background is None else names.index(background)
+    return names, dict(label_field=label, label_map=label_map, background=outside)
+
+
+def _classes_without_attribute(
+    masks: list[str], _: None, classes: Any, background: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Tell the two classes of polygons that are all of one: inside and outside."""
+    for path in masks:
+        read_features(path)
+    names = ["object"] if classes is None else classes
+    names = _as_names(names.values() if isinstance(names, Mapping) else names)
+    if len(names) == 1:
+        names = [background or "background", *names]
+    if len(names) != 2 or (background is not None and background not in names):
+        raise ConfigError(
+            "polygons without a class tell two classes apart: inside and outside",
+            expected="label= (the attribute with the class), or two names of classes",
+            found=", ".join(names),
+            remedy="name the attribute: label='...', or rasterise the classes",
+        )
+    outside = 0 if background is None else names.index(background)
+    return names, dict(label=1 - outside, background=outside)
+
+
+def _names_of_values(values: list[Any], label: str, classes: Any) -> dict[Any, str]:
+    """Name the values of an attribute."""
+    if classes is None:
+        return {value: str(value) for value in values}
+    if isinstance(classes, Mapping):
+        as_text = {str(value): value for value in values}
+        given = {
+            as_text[str(_plain(key))]: str(name)
+            for key, name in classes.items()
+            if str(_plain(key)) in as_text
+        }
+        if not given:
+            raise ConfigError(
+                f"classes: none of its values occurs in {label!r}",
+                expected=some(values),
+                found=some(classes),
+                remedy="correct classes: {value of the attribute: name}",
+            )
+        return given
+    names = _as_names(classes)
+    folded = {name.casefold(): name for name in names}
+    if all(str(value).casefold() in folded for value in values):
+        return {value: folded[str(value).casefold()] for value in values}
+    if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
+        return {value: names[value] for value in values}
+    raise ConfigError(
+        f"classes does not name the values of {label!r}",
+        expected=some(values, 16),
+        found=", ".join(names),
+        remedy="give a name for each value: classes={value: name}; values left out are ignored",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as a config can hold it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) else str(value)

@@ -1,0 +1,134 @@
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from mmengine.config import Config
+
+from hook.datasets.holdout import split_folder
+from hook.datasets.inspection import inspect_folder
+from hook.engine.fitting import cover_of, fit_data
+from hook.errors import DataError
+
+
+def checkerboard(*values, size=(32, 40)):
+    return np.resize(np.array(values), size)
+
+
+def inspect(root):
+    found = inspect_folder(root)
+    split_folder(found, root)
+    return found
+
+
+def test_folder_with_class_names_and_lists_of_its_own(labelled):
+    root = labelled([checkerboard(0, 1, 2, 255)] * 4, bands=("red", "green", "blue"))
+    (root / "classes.txt").write_text("bare soil #a08060\ngrass\nwater #0000ff\n")
+    (root / "splits").mkdir()
+    for part, name in (("train", "tile_3"), ("val", "tile_1"), ("test", "tile_0")):
+        (root / "splits" / f"{part}.txt").write_text(f"{name}.tif\n")
+    found = inspect(root)
+    assert found.classes == ["bare soil", "grass", "water"]
+    assert found.palette[0] == [160, 128, 96] and found.palette[2] == [0, 0, 255]
+    assert found.palette[1] not in (found.palette[0], found.palette[2])
+    assert found.bands == ["red", "green", "blue"]
+    assert {k: v["split"] for k, v in found.splits.items()} == {
+        part: str(root / "splits" / f"{part}.txt") for part in ("train", "val", "test")
+    }
+
+
+def test_names_of_values_and_colours_of_the_mask_where_nobody_named_them(labelled):
+    root = labelled([checkerboard(0, 1, 3)], colours={0: (1, 2, 3), 1: (4, 5, 6), 3: (7, 8, 9)})
+    found = inspect(root)
+    assert found.classes == ["class 0", "class 1", "class 3"]
+    assert found.options == dict(label_map={0: 0, 1: 1, 3: 2})
+    assert found.palette == [[1, 2, 3], [4, 5, 6], [7, 8, 9]] and found.bands == [1, 2, 3]
+
+
+def test_binary_masks_with_255_for_the_object(labelled):
+    found = inspect(labelled([checkerboard(0, 255)]))
+    assert found.classes == ["background", "object"]
+    assert found.options == dict(label_map={0: 0, 255: 1}, mask_nodata=None)
+
+
+def test_vector_masks_are_two_classes(labelled):
+    root = labelled([checkerboard(0, 1)])
+    (root / "masks" / "tile_0.tif").unlink()
+    box = geopandas.GeoSeries.from_wkt(["POINT (500020 4999980)"], crs="EPSG:32632").buffer(15)
+    box.to_file(root / "masks" / "houses.gpkg")
+    assert inspect(root).classes == ["background", "object"]
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(DataError, match="two classes"):
+        inspect(root)
+
+
+def test_class_names_may_come_with_their_index(labelled):
+    root = labelled([checkerboard(0, 1)])
+    (root / "classes.txt").write_text("0 background\n1 building #ff0000\n")
+    found = inspect(root)
+    assert found.classes == ["background", "building"] and found.palette[1] == [255, 0, 0]
+
+
+def test_images_that_only_their_mask_places(labelled, load_tool, repo):
+    root = labelled([checkerboard(0, 1, size=(32, 100))])
+    path = root / "images" / "tile_0.tif"
+    with rasterio.open(path) as src:
+        image, place = src.read(), (src.crs, src.transform, src.bounds)
+    path.unlink()
+    with rasterio.open(
+        path, "w", driver="GTiff", height=32, width=100, count=3, dtype="uint8"
+    ) as d:
+        d.write(image)
+    assert inspect(root).splits["train"]["split"]["bounds"][0] == place[2].left
+    cfg = Config.fromfile(repo / "configs" / "hook" / "demo_hook.py")
+    fit_data(cfg, inspect(root))
+    scene = cover_of(cfg, "test").scenes[0]
+    with rasterio.open(load_tool("demo.py").georeferenced(scene, root)) as src:
+        assert (src.crs, src.transform) == place[:2]
+        assert np.array_equal(src.read(), image)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda r: (r / "masks").rename(r / "labels"), "masks does not exist"),
+        (lambda r: [p.unlink() for p in (r / "images").iterdir()], "no file that can be used"),
+        (lambda r: (r / "images" / "tile_0.tif").write_bytes(b"II*\0"), "cannot be read"),
+        (lambda r: (r / "masks" / "tile_0.tif").write_text("no raster"), "cannot be read"),
+        (lambda r: (r / "classes.txt").write_text("only one\n"), "does not name the classes"),
+        (lambda r: (r / "classes.txt").write_text("a\nb\n"), "label outside the range"),
+        (lambda r: (r / "classes.txt").write_bytes(b"\xff\xfe\xfa"), "is not text"),
+        (
+            lambda r: (
+                (r / "splits").mkdir(),
+                (r / "splits" / "train.txt").write_text("tile_0"),
+            ),
+            "is not complete",
+        ),
+    ],
+)
+def test_bad_folders_end_with_a_clear_error(load_tool, labelled, prepare, message, capsys):
+    root = labelled([checkerboard(0, 1, 2)])
+    prepare(root)
+    with pytest.raises(DataError, match=message):
+        inspect(root)
+    with pytest.raises(SystemExit) as exit_info:
+        load_tool("demo.py").main(["--data", str(root), "--work-dir", str(root / "out")])
+    assert exit_info.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "expected:" in error and "Traceback" not in error
+    assert not (root / "out").exists()
+
+
+def test_masks_that_are_no_class_indexes(labelled):
+    with pytest.raises(DataError, match="no class indexes"):
+        inspect(labelled([np.arange(1280).reshape(32, 40) % 200]))
+    with pytest.raises(DataError, match="is no mask"):
+        inspect(labelled([checkerboard(0, 1)], dtype="float32"))
+
+
+def test_truncated_mask(labelled):
+    root = labelled([np.random.default_rng(0).integers(0, 3, (300, 300))])
+    path = root / "masks" / "tile_0.tif"
+    path.write_bytes(path.read_bytes()[:-40_000])
+    with pytest.raises(DataError, match="cut off or damaged|cannot be read"):
+        inspect(root)
