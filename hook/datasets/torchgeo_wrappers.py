@@ -38,8 +38,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
     """What the classification and the segmentation wrapper share.
 
     Args:
-        dataset: Class name, see
-            :func:`hook.datasets.named.find_dataset_class`.
+        dataset: Class name, see :func:`hook.datasets.named.find_dataset_class`.
         dataset_args: Arguments of that class. ``root`` defaults to ``data_root``, ``download`` to
             False: nothing is fetched unless the config says so.
         split_list: Optional list file (:func:`hook.datasets.splits.read_split_list`) that chooses
@@ -55,11 +54,8 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             over as float32; this takes the cast back (an error where that would lose values).
         ignore_index: Label of pixels that count nowhere.
         pipeline: Transforms.
-        indices: Use only these samples, or the first so many.
-        test_mode: As in :class:`mmengine.dataset.BaseDataset`.
-        lazy_init: As in :class:`mmengine.dataset.BaseDataset`.
-        serialize_data: As in :class:`mmengine.dataset.BaseDataset`.
-        max_refetch: As in :class:`mmengine.dataset.BaseDataset`.
+        **options: Of :class:`mmengine.dataset.BaseDataset`: ``indices``, ``test_mode``,
+            ``lazy_init``, ``serialize_data``, ``max_refetch``.
 
     Raises:
         ConfigError: If the class, one of its arguments, or a class name is unknown.
@@ -76,11 +72,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         dtype: str | None = None,
         ignore_index: int | None = None,
         pipeline: Sequence[dict | Callable] = (),
-        indices: int | Sequence[int] | None = None,
-        test_mode: bool = False,
-        lazy_init: bool = False,
-        serialize_data: bool = True,
-        max_refetch: int = 1000,
+        **options: Any,
     ) -> None:
         from hook.datasets.named import find_dataset_class  # loads TorchGeo: a second
 
@@ -98,12 +90,8 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             metainfo=meta,
             data_root=data_root,
             data_prefix={},
-            indices=indices,
-            serialize_data=serialize_data,
             pipeline=list(pipeline),
-            test_mode=test_mode,
-            lazy_init=lazy_init,
-            max_refetch=max_refetch,
+            **options,
         )
 
     @classmethod
