@@ -1,0 +1,24 @@
+import pytest
+
+from hook.datasets.splits import match_names
+from hook.errors import DataError
+
+FILES = ["data/north/a.tif", "data/north/b.tif", "data/south/a.tif"]
+
+
+@pytest.mark.parametrize("name", ["north/a.tif", "north/a", "data/north/a", "north\\a.tif"])
+def test_names_are_matched_by_any_tail_of_a_path(name):
+    assert match_names(["b", name], FILES, "list") == [FILES[1], FILES[0]]
+
+
+def test_another_folder_counts_only_where_that_is_asked_for():
+    assert match_names(["2019/b.jpg"], FILES, "list", by_base=True) == [FILES[1]]
+    for names, options, found in (
+        (["2019/b.tif"], {}, "missing: 2019/b.tif"),
+        (["a"], {}, "ambiguous: a"),
+        (["2019/a"], dict(by_base=True), "ambiguous: 2019/a"),
+        ([], {}, "no name at all"),
+    ):
+        with pytest.raises(DataError) as caught:
+            match_names(names, FILES, "list", **options)
+        assert found in str(caught.value)
