@@ -26,7 +26,7 @@ ALLOWED = {
     "datasets": GROUND,
     "evaluation": GROUND,
     "engine": GROUND | {"datasets"},
-    "zoo": PLAIN,
+    "zoo": PLAIN | {"geo"},
     "inference": ROOMS,
     "visualization": ROOMS | {"inference"},
     "apis": ROOMS | {"inference", "visualization"},

@@ -16,6 +16,7 @@ from hook.engine.runner import (
     set_tta,
 )
 from hook.errors import ConfigError, reports_errors
+from hook.geo.staging import atomic_write
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,10 +60,8 @@ def main() -> None:
         set_tta(cfg)
     metrics = build_runner(cfg).test()
     if args.out is not None and is_main_process():
-        folder = Path(args.out)
-        partial = folder / ".metrics.json.partial"
-        partial.write_text(json.dumps(metrics, indent=2, default=float))
-        partial.replace(folder / "metrics.json")
+        with atomic_write(Path(args.out) / "metrics.json") as partial:
+            partial.write_text(json.dumps(metrics, indent=2, default=float))
 
 
 if __name__ == "__main__":

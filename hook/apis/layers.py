@@ -21,7 +21,7 @@ from hook.geo.staging import StagedFiles
 from hook.geo.styles import (
     Colour,
     StyledClass,
-    default_palette,
+    distinct_palette,
     parse_classes,
     read_category_names,
     read_classes,
@@ -143,7 +143,7 @@ def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
     except (TypeError, ValueError):
         colours = []
     if len(colours) != len(names) or any(len(colour) != 3 for colour in colours):
-        colours = default_palette(len(names))
+        colours = distinct_palette(len(names))
     return [str(name) for name in names], colours
 
 
@@ -310,6 +310,6 @@ def _own_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[Styl
             (names[value] if names else "") or f"class_{value}",
             own_colours.get(value, colour) if own_colours else colour,
         )
-        for value, colour in enumerate(default_palette(number))
+        for value, colour in enumerate(distinct_palette(number))
         if not names or names[value] or value in present
     ]

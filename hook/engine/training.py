@@ -19,6 +19,7 @@ from hook.checkpoint import find_resumable, load_checkpoint
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import build_runner, load_config, make_folder, set_resume
 from hook.errors import ConfigError
+from hook.geo.staging import atomic_write
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,8 @@ def _keep_weights(source: Path | None, target: Path) -> None:
             remedy="start from a base config with default_hooks.checkpoint=dict(interval=1)",
         )
     content = load_checkpoint(source)
-    part = target.with_name(f".{target.name}.part")
-    torch.save({key: content[key] for key in ("meta", "state_dict") if key in content}, part)
-    os.replace(part, target)
+    with atomic_write(target) as part:
+        torch.save({key: content[key] for key in ("meta", "state_dict") if key in content}, part)
 
 
 def read_curves(work_dir: str | os.PathLike) -> pd.DataFrame:

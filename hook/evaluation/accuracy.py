@@ -1,7 +1,6 @@
 """Accuracy of scene classification: top-k, per class, mean over classes; predictions as CSV."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from prettytable import PrettyTable
 from hook.errors import ConfigError, DataError
 from hook.evaluation.confusion import class_scores, confusion_matrix, save_confusion_matrix
 from hook.evaluation.samples import class_names
+from hook.geo.staging import atomic_write
 from hook.registry import METRICS
 
 
@@ -130,9 +130,7 @@ def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tupl
         classes: Class names in the order of the scores.
         results: (file, index of the true class or None, (K,) scores) per image.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         labelled = any(truth is not None for _, truth, _ in results)
         columns = ["file", "class", *(["truth"] if labelled else [])]
@@ -142,4 +140,3 @@ def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tupl
             if labelled:
                 answers.append("" if truth is None else classes[truth])
             writer.writerow([name, *answers, *(f"{value:.6f}" for value in score)])
-    os.replace(partial, path)

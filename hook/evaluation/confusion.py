@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hook.errors import DataError
+from hook.geo.staging import atomic_write
 
 CONFUSION_FILE = "confusion_matrix.json"
 
@@ -107,13 +108,10 @@ def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
 
 def save_confusion_matrix(folder: str | os.PathLike, classes: Sequence[str], matrix) -> Path:
     """Write class names and counts as ``confusion_matrix.json`` into ``folder``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / CONFUSION_FILE
-    partial = target.with_suffix(".partial")
+    target = Path(folder) / CONFUSION_FILE
     content = {"classes": list(classes), "matrix": np.asarray(matrix).tolist()}
-    partial.write_text(json.dumps(content))
-    os.replace(partial, target)
+    with atomic_write(target) as partial:
+        partial.write_text(json.dumps(content))
     return target
 
 

@@ -3,7 +3,8 @@
 import os
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rasterio.windows import Window
 
 from hook.errors import DataError
 from hook.geo.raster import quiet_open
-from hook.geo.staging import save_png
+from hook.geo.staging import atomic_write, save_png
 from hook.geo.styles import distinct_palette, map_dtype
 
 
@@ -131,7 +132,7 @@ class PredictionWriter:
         return self.folder / name
 
     def _open(self, target: Path, crs: str, transform: Affine, height: int, width: int):
-        return ClassMapFile(target, crs, transform, height, width, self.classes, self.palette)
+        return class_map_file(target, crs, transform, height, width, self.classes, self.palette)
 
     def _write_scene(self, target: Path, chips: Sequence[Part]) -> None:
         """Put chips together on their scene's grid; where no chip lies stays nodata."""
@@ -171,11 +172,17 @@ class PredictionWriter:
         save_png(target, mask, colours)
 
 
-class ClassMapFile:
-    """A GeoTIFF of class indexes that gets its final name when it is complete.
-
-    A context manager; inside, it is a rasterio dataset open for reading and writing, filled with
-    nodata.
+@contextmanager
+def class_map_file(
+    target: Path,
+    crs: str | None,
+    transform: Affine,
+    height: int,
+    width: int,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+) -> Iterator[DatasetWriter]:
+    """Make a GeoTIFF of class indexes, which gets its name when it is complete.
 
     Args:
         target: File to write.
@@ -185,54 +192,34 @@ class ClassMapFile:
         width: Columns.
         classes: Class names.
         palette: One (r, g, b) per class; None for colours of our choice.
+
+    Yields:
+        A rasterio dataset open for reading and writing, filled with nodata.
     """
-
-    def __init__(
-        self,
-        target: Path,
-        crs: str | None,
-        transform: Affine,
-        height: int,
-        width: int,
-        classes: Sequence[str],
-        palette: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        self._target, self._classes = Path(target), classes
-        self._partial = self._target.with_name(f".{self._target.name}.partial")
-        self._colours = colour_table(classes, palette)
-        dtype, nodata = map_dtype(len(classes))
-        self._profile = {
-            "driver": "GTiff",
-            "dtype": dtype,
-            "count": 1,
-            "height": height,
-            "width": width,
-            "crs": crs,
-            "transform": transform,
-            "nodata": nodata,
-            "compress": "deflate",
-            "tiled": True,
-            "blockxsize": 256,
-            "blockysize": 256,
-            "bigtiff": "if_safer",
-        }
-
-    def __enter__(self) -> DatasetWriter:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+    dtype, nodata = map_dtype(len(classes))
+    profile = {
+        "driver": "GTiff",
+        "dtype": dtype,
+        "count": 1,
+        "height": height,
+        "width": width,
+        "crs": crs,
+        "transform": transform,
+        "nodata": nodata,
+        "compress": "deflate",
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "bigtiff": "if_safer",
+    }
+    with atomic_write(target) as partial:
         # Closed and opened again, so that what is not written yet reads as nodata.
-        with quiet_open(self._partial, "w", **self._profile) as sink:
-            sink.write_colormap(1, self._colours)
+        with quiet_open(partial, "w", **profile) as sink:
+            sink.write_colormap(1, colour_table(classes, palette))
             sink.set_band_description(1, "class")
-            sink.update_tags(classes=",".join(self._classes))
-        self._sink = quiet_open(self._partial, "r+")
-        return self._sink
-
-    def __exit__(self, kind, *_) -> None:
-        self._sink.close()
-        if kind is None:
-            os.replace(self._partial, self._target)
-        else:
-            self._partial.unlink(missing_ok=True)
+            sink.update_tags(classes=",".join(classes))
+        with quiet_open(partial, "r+") as sink:
+            yield sink
 
 
 def colour_table(

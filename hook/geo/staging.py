@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,27 @@ class StagedFiles:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file so that it appears complete or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+
+    Yields:
+        A name beside it to write to. What is written there takes the file's place at the end of
+        the block, and is removed where the block fails.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def save_png(
     path: str | os.PathLike,
     picture: np.ndarray,
@@ -115,14 +137,8 @@ def save_png(
     """
     from PIL import Image
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     image = Image.fromarray(picture)
     if palette is not None:
         image.putpalette(np.asarray(palette, np.uint8).tobytes())
-    try:
+    with atomic_write(path) as partial:
         image.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -69,19 +69,6 @@ def default_class_names(num_classes: int) -> list[str]:
     return [f"class_{index}" for index in range(num_classes)]
 
 
-def default_palette(num_classes: int) -> list[Colour]:
-    """Distinct colours: hues a golden angle apart, so that neighbouring classes differ most."""
-    return [
-        tuple(
-            round(255 * channel)
-            for channel in colorsys.hsv_to_rgb(
-                index * 0.618034 % 1, 0.55 + 0.35 * (index % 2), 0.95 - 0.25 * (index // 2 % 2)
-            )
-        )
-        for index in range(num_classes)
-    ]
-
-
 def distinct_palette(count: int) -> list[list[int]]:
     """Colours that are easy to tell apart, for classes or tokens that have none of their own.
 
@@ -134,7 +121,7 @@ def check_classes(
             )
     return (
         [str(name) for name in class_names or default_class_names(num_classes)],
-        [tuple(int(channel) for channel in c) for c in palette or default_palette(num_classes)],
+        [tuple(int(channel) for channel in c) for c in palette or distinct_palette(num_classes)],
     )
 
 

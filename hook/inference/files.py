@@ -15,7 +15,7 @@ from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
 from hook.evaluation.accuracy import write_predictions
-from hook.evaluation.prediction_writer import ClassMapFile
+from hook.evaluation.prediction_writer import class_map_file
 from hook.geo.arrays import is_array
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
@@ -219,7 +219,7 @@ def _to_prediction(model, path: str, sample: dict, result, target: Path | None) 
         return Prediction(path, None, None, mask, None, result.metainfo.get("geo"))
     geo = result.metainfo.get("geo") or {}
     transform = rasterio.Affine(*geo.get("transform", rasterio.Affine.identity()[:6])[:6])
-    sink = ClassMapFile(
+    sink = class_map_file(
         target, geo.get("crs"), transform, *mask.shape, classes, model.dataset_meta.get("palette")
     )
     with sink as raster:

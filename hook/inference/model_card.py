@@ -4,7 +4,6 @@ Fields: https://github.com/stac-extensions/mlm
 """
 
 import base64
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import nn
 from hook.engine.models import band_count_of, is_segmentation, num_classes_of
 from hook.geo.styles import distinct_palette
 from hook.scenes.stac import ModelCard, class_objects
+from hook.zoo.listing import checksum
 
 
 def model_card(
@@ -50,10 +50,10 @@ def model_card(
     count = band_count_of(model) or len(scaling) or len(bands)
     size = [window, window]
     along = ["height", "width"]
-    checksum = None if checkpoint is None else _sha256(checkpoint)
+    digest = None if checkpoint is None else checksum(checkpoint)
     details = {
         "config": config,
-        "checkpoint_sha256": checksum and checksum.hex(),
+        "checkpoint_sha256": digest,
         "window": window,
         **(hyperparameters or {}),
     }
@@ -93,12 +93,12 @@ def model_card(
         ],
         "mlm:hyperparameters": {key: value for key, value in details.items() if value is not None},
     }
-    return ModelCard(fields, checksum and _model_asset(checksum, [str(band) for band in bands]))
+    return ModelCard(fields, digest and _model_asset(digest, [str(band) for band in bands]))
 
 
-def _model_asset(checksum: bytes, bands: Sequence[str]) -> dict[str, Any]:
+def _model_asset(sha256: str, bands: Sequence[str]) -> dict[str, Any]:
     """The checkpoint, named by its content (RFC 6920): its place is not for others to know."""
-    digest = base64.urlsafe_b64encode(checksum).decode().rstrip("=")
+    digest = base64.urlsafe_b64encode(bytes.fromhex(sha256)).decode().rstrip("=")
     asset = {
         "href": f"ni:///sha-256;{digest}",
         "type": "application/octet-stream",
@@ -151,8 +151,3 @@ def _per_band(value: float | Sequence[float] | None, usual: float, count: int) -
     if value is None:
         return [usual] * count
     return list(value) if isinstance(value, Sequence) else [float(value)] * count
-
-
-def _sha256(path: str | os.PathLike) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -3,7 +3,6 @@
 Converting renames keys and does nothing else: no tensor is changed.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hook.errors import CheckpointError
+from hook.geo.staging import atomic_write
 
 _TOKENIZER = "backbone.tokenizer."
 _NAMES: list[tuple[str, str]] = [
@@ -138,13 +138,9 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool 
         raise CheckpointError(f"{path} exists", remedy="pass --overwrite or name another file")
     if not path.parent.is_dir():
         raise CheckpointError(f"the folder of {path} does not exist", remedy="create it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    with atomic_write(path) as partial:
         if path.suffix == ".safetensors":
-            save_file(tensors, str(temporary))
+            save_file(tensors, str(partial))
         else:
-            torch.save({"state_dict": tensors, "meta": {}}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            torch.save({"state_dict": tensors, "meta": {}}, partial)

@@ -21,7 +21,7 @@ from hook.errors import SceneError
 from hook.geo.measure import areas_m2, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
-from hook.geo.styles import default_palette, write_qml
+from hook.geo.styles import distinct_palette, write_qml
 from hook.geo.vector import GEOMETRY, apply_affine, check_geojson, driver_of
 from hook.scenes.columns import join, regroup, take
 from hook.scenes.dissolving import components, label, plan_dissolving
@@ -149,7 +149,7 @@ def polygonize(
 def _write_style(path: Path, source: ClassMap) -> None:
     """Write a QGIS style with the names and colours of a map."""
     colours = source.read_colours() or {}
-    palette = default_palette(len(source.class_names))
+    palette = distinct_palette(len(source.class_names))
     named = [(value, name) for value, name in enumerate(source.class_names) if name]
     write_qml(
         path,

@@ -24,7 +24,7 @@ from hook.geo.arrays import raster_files
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_unit
 from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
-from hook.geo.styles import default_palette
+from hook.geo.styles import distinct_palette
 from hook.scenes.request import scene_files
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import choose_rgb, render_labels, stretch_limits, stretch_to_rgb
@@ -157,7 +157,7 @@ def show_map(
     present, labels = np.unique(values[drawn], return_inverse=True)
     present = present.tolist()
     # A class has the colour it has in other maps of the same classes; their number has a limit.
-    spare = default_palette(min(max([len(names), *(v + 1 for v in present)]), 256))
+    spare = distinct_palette(min(max([len(names), *(v + 1 for v in present)]), 256))
     palette = [colours.get(value, spare[value % len(spare)]) for value in present]
     places = np.full(values.shape, -1)
     places[drawn] = labels

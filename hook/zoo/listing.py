@@ -14,6 +14,7 @@ from typing import Any
 
 from hook.arguments import file_name, refused
 from hook.errors import CheckpointError, ConfigError
+from hook.geo.staging import atomic_write
 from hook.progress import progress_bar
 from hook.zoo.published import SUFFIX, Provenance
 
@@ -157,8 +158,7 @@ def download_model(
 @contextmanager
 def _written_whole(target: Path, entry: Entry) -> Iterator[Path]:
     """Give a file its name once its checksum is right."""
-    part = target.with_name(f".{target.name}.part")
-    try:
+    with atomic_write(target) as part:
         yield part
         if (found := checksum(part)) != entry.sha256:
             raise CheckpointError(
@@ -167,9 +167,6 @@ def _written_whole(target: Path, entry: Entry) -> Iterator[Path]:
                 found=f"SHA-256 {found}, {part.stat().st_size} bytes",
                 remedy="try again; if it stays so, the file was changed: do not use it",
             )
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _fetch(entry: Entry, part: Path, progress: bool) -> None:
@@ -220,7 +217,6 @@ def add_entry(entry: Entry, listing: Path | None = None) -> None:
     models = json.loads(listing.read_text())["models"] if listing.is_file() else []
     kept = [model for model in models if model["name"] != entry.name]
     models = sorted([*kept, as_dict(entry)], key=lambda model: model["name"])
-    part = listing.with_name(f".{listing.name}.part")
-    part.write_text(json.dumps({"models": models}, indent=2, ensure_ascii=False) + "\n")
-    os.replace(part, listing)
+    with atomic_write(listing) as part:
+        part.write_text(json.dumps({"models": models}, indent=2, ensure_ascii=False) + "\n")
     _read_listing.cache_clear()

@@ -17,6 +17,7 @@ from typing import Any, get_origin
 
 from hook.arguments import file_name
 from hook.errors import CheckpointError, ConfigError
+from hook.geo.staging import atomic_write
 
 SUFFIX = ".safetensors"
 KEY = "hook_model"
@@ -138,9 +139,8 @@ def write_published(
             found="no such folder",
             remedy="make it first",
         )
-    part = path.with_name(f".{path.name}.part")
-    save_file(stored, str(part), metadata={KEY: card.to_json()})
-    os.replace(part, path)
+    with atomic_write(path) as part:
+        save_file(stored, str(part), metadata={KEY: card.to_json()})
     return path
 
 

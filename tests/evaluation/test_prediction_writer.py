@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rasterio.crs import CRS
 
-from hook.evaluation.prediction_writer import ClassMapFile, PredictionWriter
+from hook.evaluation.prediction_writer import PredictionWriter, class_map_file
 
 META = {"classes": ("field", "forest", "town"), "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
 WKT = CRS.from_epsg(32633).to_wkt()
@@ -107,7 +107,7 @@ def test_a_file_that_fails_does_not_appear(tmp_path):
     target = tmp_path / "map.tif"
     with (
         pytest.raises(RuntimeError),
-        ClassMapFile(target, WKT, SCENE, 10, 10, META["classes"]) as sink,
+        class_map_file(target, WKT, SCENE, 10, 10, META["classes"]) as sink,
     ):
         sink.write(np.zeros((10, 10), np.uint8), 1)
         raise RuntimeError

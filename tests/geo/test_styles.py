@@ -10,7 +10,7 @@ from hook.errors import SceneError
 from hook.geo.styles import (
     StyledClass,
     check_classes,
-    default_palette,
+    distinct_palette,
     map_dtype,
     read_category_names,
     read_classes,
@@ -69,7 +69,7 @@ def test_qml_names_and_colours(tmp_path):
 
 
 def test_default_colours_are_distinct():
-    colours = np.array(default_palette(30), int)
+    colours = np.array(distinct_palette(30), int)
     distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(30, dtype=int)
     assert distance.min() > 10 and colours.min() >= 0 and colours.max() <= 255
 

@@ -7,7 +7,7 @@ from scipy.stats import entropy
 
 from hook.errors import SceneError
 from hook.geo.staging import StagedFiles
-from hook.geo.styles import default_class_names, default_palette
+from hook.geo.styles import default_class_names, distinct_palette
 from hook.scenes import ClassLayer, RowBlock, SceneGeometry, ScoreLayer
 from hook.scenes.layers import SCORE_NODATA, Part, PartFile, try_options, write_cog
 
@@ -51,7 +51,7 @@ def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
     scores, valid = scores_and_valid(num_classes, 70, 90)
     if num_classes == 3:
         scores, valid = scores_and_valid(num_classes, 1100, 600)
-    palette = default_palette(num_classes)
+    palette = [tuple(colour) for colour in distinct_palette(num_classes)]
     output = tmp_path / "map.tif"
     found = write(ClassLayer, output, scores, valid, palette=palette)
     expected = np.where(valid, scores.argmax(axis=0), nodata)
@@ -75,7 +75,7 @@ def test_class_map_is_a_complete_cog(tmp_path, num_classes, dtype, nodata):
 @pytest.mark.parametrize("size", [(513, 512), (1100, 1024), (2049, 512), (2100, 1023), (512, 900)])
 def test_valid_where_an_overview_is_as_wide_as_a_block(tmp_path, size):
     scores, valid = np.ones((1, *size), np.float32), np.ones(size, bool)
-    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=default_palette(1))
+    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=distinct_palette(1))
     assert cog_validate(tmp_path / "map.tif", strict=True, quiet=True)[0]
 
 
@@ -84,7 +84,7 @@ def test_overviews_hold_classes_only(tmp_path):
     scores = np.zeros((3, 1100, 600), np.float32)
     scores[0, :, ::2] = scores[2, :, 1::2] = 1
     valid = np.ones((1100, 600), bool)
-    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=default_palette(3))
+    write(ClassLayer, tmp_path / "map.tif", scores, valid, palette=distinct_palette(3))
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as source:
         assert set(np.unique(source.read(1))) <= {0, 2}
 
@@ -158,7 +158,7 @@ def test_unknown_scores_are_refused(tmp_path, kinds):
 def test_files_that_may_pass_four_gigabytes_are_big_tiff(tmp_path):
     """GDAL cannot know a compressed file's size beforehand: above 2 GB of values it is BigTIFF."""
     geometry = SceneGeometry(46_500, 46_500, rasterio.CRS.from_epsg(32645), ROTATED)
-    palette = default_palette(2)
+    palette = distinct_palette(2)
     layer = ClassLayer(tmp_path / "map.tif", class_names=["a", "b"], palette=palette)
     options = layer.options(geometry)
     # Its own driver for GeoTIFF heeds the option as that for COG does, and can leave blocks out.
@@ -186,7 +186,7 @@ def test_impossible_creation_options_are_refused_at_once(tmp_path, options):
             ClassLayer,
             tmp_path / "map.tif",
             *scores_and_valid(2, 4, 4),
-            palette=default_palette(2),
+            palette=distinct_palette(2),
             creation_options=options,
         )
     assert not list(tmp_path.iterdir())

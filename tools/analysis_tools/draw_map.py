@@ -21,7 +21,7 @@ from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.bands import image_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import Validity, open_raster, read_valid, warped
-from hook.geo.styles import default_palette
+from hook.geo.styles import distinct_palette
 from hook.geo.vector import read_vectors
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import region_borders, render_labels, stretch_to_rgb
@@ -122,7 +122,7 @@ def read_map(path: str, grid: dict) -> tuple[np.ndarray, list[str], list[tuple[i
     classes[~known] = -1
     if names is None:
         names = [f"class_{value}" for value in range(int(classes.max(initial=-1)) + 1)]
-    palette = default_palette(len(names))
+    palette = distinct_palette(len(names))
     return classes, names, [colours.get(k, palette[k]) for k in range(len(names))]
 
 

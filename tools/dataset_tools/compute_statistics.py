@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preparing import written_aside
-
 from hook.datasets.statistics import compute_statistics, plain_datasets, without_pipelines
 from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
 from hook.errors import reports_errors
+from hook.geo.staging import atomic_write
 
 
 def snippet(result: Mapping[str, Any]) -> str:
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"valid: {result['valid_share']:.4%} of {result['pixels']} pixels\n")
     print(snippet(result))
     if args.out is not None:
-        with written_aside(args.out) as scratch:
+        with atomic_write(args.out) as scratch:
             scratch.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -27,13 +27,14 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from preparing import SPLITS_DIR, download_parser, place, progress, write_list, written_aside
+from preparing import SPLITS_DIR, download_parser, place, progress, write_list
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds, from_origin
 from tiling import read_window
 
 from hook.errors import DataError, reports_errors
 from hook.geo.raster import quiet_open
+from hook.geo.staging import atomic_write
 
 SPLITS = ("train", "val", "test")
 # Where the parts lie in the public repository, and in a folder prepared before.
@@ -193,7 +194,7 @@ def write_scene(path: Path, chips: dict[str, np.ndarray]) -> None:
     )
     whole = path.with_name(f".{path.name}.whole")
     _write(whole, scene, transform, crs="EPSG:3857", photometric="rgb")
-    with written_aside(path) as scratch:
+    with atomic_write(path) as scratch:
         rasterio.shutil.copy(whole, scratch, driver="COG", compress="jpeg", quality=92)
     whole.unlink()
 
@@ -208,7 +209,7 @@ def _write(
     profile = dict(driver="GTiff", compress="deflate", predictor=2, dtype=array.dtype)
     profile |= dict(zip(("count", "height", "width"), array.shape, strict=True))
     with (
-        written_aside(path) as scratch,
+        atomic_write(path) as scratch,
         quiet_open(scratch, "w", crs=crs, transform=transform, **profile, **options) as file,
     ):
         file.write(array)

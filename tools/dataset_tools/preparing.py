@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import shutil
 import tempfile
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.geo.staging import atomic_write
 
 SPLITS_DIR = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "splits"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -90,24 +90,15 @@ def progress(items: Iterable, description: str) -> tqdm:
     return tqdm(items, desc=description, disable=None, leave=False)
 
 
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """Give a name to write a file under; it takes its place when the context is left."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.part")
-    yield scratch
-    os.replace(scratch, target)
-
-
 def place(source: Path, target: Path) -> None:
     """Copy a file so that the target is never there half."""
-    with written_aside(target) as scratch:
+    with atomic_write(target) as scratch:
         shutil.copyfile(source, scratch)
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
     """Write one name per line; the file is never there half."""
-    with written_aside(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 

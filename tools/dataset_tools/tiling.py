@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from preparing import download_parser, opened_source, progress, rank, write_list, written_aside
+from preparing import download_parser, opened_source, progress, rank, write_list
 from rasterio.windows import Window
 
 from hook.errors import DataError, reports_errors
 from hook.geo.raster import open_raster
+from hook.geo.staging import atomic_write
 
 
 @dataclass(frozen=True)
@@ -236,5 +237,5 @@ def divide_scenes(
 
 def write_image(path: Path, array: np.ndarray, kind: str = "PNG", **options: int) -> None:
     """Write an image (H, W) or (H, W, 3) uint8 by Pillow."""
-    with written_aside(path) as scratch:
+    with atomic_write(path) as scratch:
         Image.fromarray(np.ascontiguousarray(array)).save(scratch, format=kind, **options)

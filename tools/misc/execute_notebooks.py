@@ -26,6 +26,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
 from hook.errors import ConfigError, reports_errors
+from hook.geo.staging import atomic_write
 
 QUALITY = 70
 COLOURS = 128
@@ -157,9 +158,8 @@ def main(argv: list[str] | None = None) -> int:
         shrink(notebook)
         text = nbformat.writes(notebook) + "\n"
         check(text, path, args.max_kb)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(text)
-        os.replace(part, path)
+        with atomic_write(path) as part:
+            part.write_text(text)
         seconds = time.monotonic() - start
         print(f"{path.name}: {seconds:.0f} s, {len(text) / 1000:.0f} kB", flush=True)
     return 0

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 
 from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import ConfigError, reports_errors
+from hook.geo.staging import atomic_write
 
 _KEPT_META = ("dataset_meta", "cfg", "epoch", "iter", "seed", "mmengine_version")
 
@@ -87,9 +87,8 @@ def publish(checkpoint: str, out: str) -> Path:
     target = name.with_name(f"{name.name}-{digest[:8]}.pth")
     if not target.parent.is_dir():
         raise ConfigError(f"folder {target.parent} does not exist", remedy="make it first")
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, target)
+    with atomic_write(target) as partial:
+        partial.write_bytes(buffer.getvalue())
     return target
 
 
