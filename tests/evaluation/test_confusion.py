@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import jaccard_score, precision_recall_fscore_support
 
 from hook.errors import DataError
 from hook.evaluation.confusion import (
+    class_scores,
     confusion_matrix,
     load_confusion_matrix,
     save_confusion_matrix,
@@ -19,6 +21,19 @@ def test_counts():
     found = confusion_matrix(torch.from_numpy(truth), torch.from_numpy(prediction), 4)
     assert found.dtype == np.int64
     assert np.array_equal(found, expected)
+
+
+def test_scores_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    truth, prediction = rng.integers(0, 4, (2, 300))
+    scores = class_scores(confusion_matrix(truth, prediction, 5))
+    labels = dict(labels=range(5), average=None, zero_division=np.nan)
+    precision, recall, f1, _ = precision_recall_fscore_support(truth, prediction, **labels)
+    expected = dict(precision=precision, recall=recall, f1=f1)
+    expected["iou"] = jaccard_score(truth, prediction, labels=range(4), average=None)
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[name][:4], values[:4])
+        assert np.isnan(scores[name][4])  # it neither occurs nor is predicted
 
 
 def test_round_trip_and_damaged_files(tmp_path):

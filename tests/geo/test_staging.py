@@ -1,7 +1,7 @@
 import pytest
 
 from hook.errors import SceneError
-from hook.geo.staging import StagedFiles
+from hook.geo.staging import StagedFiles, atomic_write
 
 
 def test_files_appear_on_commit_only(tmp_path):
@@ -43,3 +43,14 @@ def test_impossible_places_are_named(tmp_path):
         files.add(tmp_path / "a.txt")
         with pytest.raises(SceneError, match="named twice"):
             files.add(tmp_path / "a.txt")
+
+
+def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "folder" / "a.txt"
+    with atomic_write(path) as partial:
+        partial.write_text("one")
+        assert not path.exists()
+    with pytest.raises(ValueError, match="broken"), atomic_write(path) as partial:
+        partial.write_text("two")
+        raise ValueError("broken")
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
