@@ -9,20 +9,13 @@ import pyarrow as pa
 import shapely
 from pyproj import CRS
 
-from hook.errors import SceneError
 from hook.geo.measure import areas_m2, perimeters_m
 from hook.geo.vector import GEOMETRY, apply_affine
 from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
 from hook.scenes.columns import regroup
-from hook.scenes.vector_files import (
-    WRITE_ERRORS,
-    Place,
-    without_clock,
-    write_geoparquet,
-    write_with_gdal,
-)
+from hook.scenes.vector_files import Place, write_tables
 
 FORMATS = {".parquet": "Parquet", ".gpkg": "GPKG"}
 """Endings of region files and GDAL's names of their formats."""
@@ -49,49 +42,6 @@ def write_layer(
     kind = "Polygon" if plan.explode else "MultiPolygon"
     tables = _tables(_finished(strips, plan), plan, place, schema)
     return write_tables(tables, schema, place, staged, output, driver, layer, kind)
-
-
-def write_tables(
-    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
-    schema: pa.Schema,
-    place: Place,
-    staged: Path,
-    output: Path,
-    driver: str,
-    layer: str,
-    kind: str,
-) -> int:
-    """Write tables of regions, and what kind of BLOB a GeoPackage has for embeddings.
-
-    Args:
-        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
-        schema: Of the tables.
-        place: Says the CRS.
-        staged: File to write.
-        output: Its name in messages.
-        driver: GDAL's name of the format.
-        layer: Name of the layer.
-        kind: ``"Polygon"`` or ``"MultiPolygon"``.
-
-    Returns:
-        The number of regions.
-
-    Raises:
-        SceneError: The file cannot be written.
-    """
-    try:
-        if driver == "Parquet":
-            return write_geoparquet(tables, schema, staged, place, kind)
-        notes = dict(schema.metadata or {}) if driver == "GPKG" else {}
-        notes = {name.decode(): value.decode() for name, value in notes.items()}
-        with without_clock():
-            return write_with_gdal(tables, schema, staged, driver, layer, place, kind, notes)
-    except WRITE_ERRORS as error:
-        raise SceneError(
-            f"{output}: cannot be written",
-            found=error,
-            remedy="check the free space of the disk and the folder's permissions",
-        ) from error
 
 
 def embedding_field(dims: int, driver: str) -> tuple[pa.Field, dict[str, str]]:

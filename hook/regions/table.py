@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import geopandas
 import numpy as np
@@ -26,8 +25,8 @@ from hook.regions.layer import (
     batch_rows,
     embedding_column,
     embedding_field,
-    write_tables,
 )
+from hook.scenes.vector_files import Place, write_tables
 
 CHUNK_BYTES = 64 << 20
 """Size of the embeddings that are worked on at a time."""
@@ -289,23 +288,14 @@ class Regions:
 
         return write_tables(tables(), schema, self._grid(), staged, output, driver, layer, kind)
 
-    def _grid(self) -> "_Grid":
+    def _grid(self) -> Place:
         """Say the CRS, and how fine the coordinates of GeoJSON must be: as the smallest region."""
         areas = shapely.area(self.geometry)
         side = math.sqrt(areas[areas > 0].min(initial=math.inf))
         if side == math.inf:  # there are none
-            return _Grid(self.crs, rasterio.Affine.identity(), 1, 1)
+            return Place(self.crs, rasterio.Affine.identity())
         left, _, _, top = shapely.total_bounds(self.geometry).tolist()
-        return _Grid(self.crs, rasterio.Affine(side, 0, left, 0, -side, top), 1, 1)
-
-
-class _Grid(NamedTuple):
-    """What :func:`hook.scenes.vector_files.write_with_gdal` asks of a map."""
-
-    crs: CRS | None
-    transform: rasterio.Affine
-    height: int
-    width: int
+        return Place(self.crs, rasterio.Affine(side, 0, left, 0, -side, top))
 
 
 def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:

@@ -26,7 +26,7 @@ from hook.geo.vector import GEOMETRY, apply_affine, check_geojson, driver_of
 from hook.scenes.columns import join, regroup, take
 from hook.scenes.dissolving import components, label, plan_dissolving
 from hook.scenes.statistics import ClassMap
-from hook.scenes.vector_files import WRITE_ERRORS, without_clock, write_geoparquet, write_with_gdal
+from hook.scenes.vector_files import write_tables
 
 _BATCH = 20_000
 _OUTSIDE = -2
@@ -111,7 +111,6 @@ def polygonize(
     with (
         ClassMap(map_path, nodata, class_names) as source,
         StagedFiles(overwrite) as files,
-        without_clock(),
         contextlib.ExitStack() as stack,
     ):
         check_geojson(output, source.crs, "a map")
@@ -127,17 +126,7 @@ def polygonize(
         regions = _simplified(_regions(source, strips, score_map), source, simplify)
         tables = _tables(regions, source, score_map)
         schema = _schema(score_map is not None)
-        try:
-            if driver == "Parquet":
-                count = write_geoparquet(tables, schema, staged, source)
-            else:
-                count = write_with_gdal(tables, schema, staged, driver, layer, source)
-        except WRITE_ERRORS as error:
-            raise SceneError(
-                f"{output}: cannot be written",
-                found=error,
-                remedy="check the free space of the disk and the folder's permissions",
-            ) from error
+        count = write_tables(tables, schema, source, staged, output, driver, layer)
         files.commit()
     if source.crs is None:
         warnings.warn(

@@ -1,10 +1,10 @@
 """Tables of polygons, streamed into files: GeoParquet, and the formats that GDAL writes."""
 
-import contextlib
 import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ import rasterio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
 from pyproj import CRS, Transformer
 
+from hook.errors import SceneError
 from hook.geo.vector import GEOMETRY
-from hook.scenes.statistics import ClassMap
 
 _BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
 # pyogrio raises RuntimeError where GDAL fails amid a stream.
-WRITE_ERRORS = (
+_WRITE_ERRORS = (
     DataSourceError,
     DataLayerError,
     FeatureError,
@@ -37,10 +37,55 @@ class Place(NamedTuple):
 
     crs: CRS | None
     transform: rasterio.Affine
+    height: int = 1
+    width: int = 1
 
 
-@contextlib.contextmanager
-def without_clock() -> Iterator[None]:
+def write_tables(
+    tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
+    schema: pa.Schema,
+    place: Place,
+    staged: Path,
+    output: Path,
+    driver: str,
+    layer: str,
+    kind: str = "Polygon",
+) -> int:
+    """Write tables of features; a GeoPackage says what the metadata of the schema say.
+
+    Args:
+        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
+        schema: Of the tables.
+        place: Or anything with its attributes: says the CRS, and for GeoJSON the size of a pixel.
+        staged: File to write.
+        output: Its name in messages.
+        driver: GDAL's name of the format.
+        layer: Name of the layer; GeoParquet has none.
+        kind: ``"Polygon"`` or ``"MultiPolygon"``.
+
+    Returns:
+        The number of features.
+
+    Raises:
+        SceneError: The file cannot be written.
+    """
+    try:
+        if driver == "Parquet":
+            return _write_geoparquet(tables, schema, staged, place, kind)
+        notes = dict(schema.metadata or {}) if driver == "GPKG" else {}
+        notes = {name.decode(): value.decode() for name, value in notes.items()}
+        with _without_clock():
+            return _write_with_gdal(tables, schema, staged, driver, layer, place, kind, notes)
+    except _WRITE_ERRORS as error:
+        raise SceneError(
+            f"{output}: cannot be written",
+            found=error,
+            remedy="check the free space of the disk and the folder's permissions",
+        ) from error
+
+
+@contextmanager
+def _without_clock() -> Iterator[None]:
     """Keep the time of writing out of GeoPackages: the same map gives the same bytes."""
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
@@ -50,15 +95,15 @@ def without_clock() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def write_with_gdal(
+def _write_with_gdal(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
     path: Path,
     driver: str,
     layer: str,
-    source: "ClassMap | Place",
-    geometry_type: str = "Polygon",
-    metadata: Mapping[str, str] | None = None,
+    place: Place,
+    geometry_type: str,
+    metadata: Mapping[str, str],
 ) -> int:
     """Stream tables into a file of GDAL's; return the number of rows.
 
@@ -68,7 +113,7 @@ def write_with_gdal(
         path: File to write.
         driver: GDAL's name of the format.
         layer: Name of the layer.
-        source: Says the CRS.
+        place: Says the CRS, and for GeoJSON the size of a pixel.
         geometry_type: ``"Polygon"`` or ``"MultiPolygon"``.
         metadata: Of the layer, for GeoPackage.
     """
@@ -86,7 +131,7 @@ def write_with_gdal(
 
     options = {}
     if driver == "GeoJSON":
-        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(source))}
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(place))}
     try:
         with warnings.catch_warnings():
             # A map without a CRS is told of once, in our words.
@@ -98,8 +143,8 @@ def write_with_gdal(
                 driver=driver,
                 geometry_name=GEOMETRY,
                 geometry_type=geometry_type,
-                crs=source.crs and source.crs.to_wkt(),
-                layer_metadata=metadata and dict(metadata),
+                crs=place.crs and place.crs.to_wkt(),
+                layer_metadata=metadata or None,
                 layer_options=options,
             )
     except Exception:
@@ -109,11 +154,11 @@ def write_with_gdal(
     return count
 
 
-def _decimals(source: ClassMap) -> int:
+def _decimals(place: Place) -> int:
     """Digits of longitude and latitude that tell a hundredth of a pixel, at least RFC 7946's 7."""
-    to_wgs84 = Transformer.from_crs(source.crs, "OGC:CRS84", always_xy=True)
-    col, row = source.width // 2, source.height // 2
-    corners = [source.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
+    to_wgs84 = Transformer.from_crs(place.crs, "OGC:CRS84", always_xy=True)
+    col, row = place.width // 2, place.height // 2
+    corners = [place.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
     lon, lat = to_wgs84.transform(*zip(*corners, strict=True))
     pixel = min(abs(lon[1] - lon[0]), abs(lat[1] - lat[0]))
     if not 0 < pixel < math.inf:
@@ -121,12 +166,12 @@ def _decimals(source: ClassMap) -> int:
     return min(max(7, math.ceil(-math.log10(pixel)) + 2), 15)
 
 
-def write_geoparquet(
+def _write_geoparquet(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
     path: Path,
-    source: "ClassMap | Place",
-    geometry_type: str = "Polygon",
+    place: Place,
+    geometry_type: str,
 ) -> int:
     """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
 
@@ -149,7 +194,7 @@ def write_geoparquet(
         column = {
             "encoding": "WKB",
             "geometry_types": [geometry_type] if count else [],
-            "crs": source.crs and source.crs.to_json_dict(),  # null: unknown
+            "crs": place.crs and place.crs.to_json_dict(),  # null: unknown
             "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
         }
         if count:
