@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation.confusion import check_labels, class_scores
+from hook.evaluation.confusion import check_labels, check_same_size, class_scores
 
 
 def segmentation_scores(matrix: np.ndarray) -> dict[str, float | list[float]]:
@@ -114,13 +114,7 @@ class NearestCentroid:
             DataError: If the number of bands, a size or a label does not fit.
         """
         self._check_bands(image)
-        if image.shape[1:] != labels.shape:
-            raise DataError(
-                "image and labels differ in size",
-                expected=image.shape[1:],
-                found=labels.shape,
-                remedy="give image and labels of the same place",
-            )
+        check_same_size(image[0], labels, "image and labels")
         if valid is not None:
             labels = np.where(valid.astype(bool), labels, self.ignore_index)
         classes = check_labels(labels, self.num_classes, self.ignore_index)

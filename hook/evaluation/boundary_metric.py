@@ -7,9 +7,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
-from hook.errors import DataError
 from hook.evaluation.boundary import boundary_counts, boundary_scores, check_tolerance
-from hook.evaluation.samples import class_names, truth_and_prediction
+from hook.evaluation.samples import class_names, of_labelled, truth_and_prediction
 from hook.registry import METRICS
 
 
@@ -91,17 +90,10 @@ class BoundaryMetric(BaseMetric):
         """
         logger = MMLogger.get_current_instance()
         classes = class_names(self.dataset_meta, "hook.BoundaryMetric")
-        labelled = [counts for counts in results if counts is not None]
-        if not labelled:
-            print_log("No image has a mask: no boundary score is computed.", logger=logger)
+        measured = of_labelled(results, "boundary score")
+        if not measured:
             return {}
-        if len(labelled) < len(results):
-            raise DataError(
-                f"{len(results) - len(labelled)} of {len(results)} images have no mask",
-                expected="a label for every image that is evaluated, or for none",
-                remedy="give the masks, or leave the images out of test_dataloader",
-            )
-        counts = sum(labelled)
+        counts = sum(measured)
         if not counts.any():
             print_log(
                 "Truth and prediction have no boundary: no boundary score is computed.",

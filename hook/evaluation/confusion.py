@@ -13,18 +13,25 @@ from hook.geo.staging import atomic_write
 CONFUSION_FILE = "confusion_matrix.json"
 
 
-def check_same_size(truth: np.ndarray, prediction: np.ndarray) -> None:
-    """Refuse two class maps of different sizes.
+def check_same_size(
+    first: np.ndarray, second: np.ndarray, names: str = "truth and prediction"
+) -> None:
+    """Refuse two maps of different sizes.
+
+    Args:
+        first: (H, W).
+        second: (H, W).
+        names: What they are.
 
     Raises:
         DataError: They differ.
     """
-    if truth.shape != prediction.shape:
+    if first.shape != second.shape:
         raise DataError(
-            "truth and prediction differ in size",
-            expected=truth.shape,
-            found=prediction.shape,
-            remedy="give truth and prediction of the same image",
+            f"{names} differ in size",
+            expected=first.shape,
+            found=second.shape,
+            remedy=f"give {names} of the same image, on one grid",
         )
 
 

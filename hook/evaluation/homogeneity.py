@@ -15,8 +15,8 @@ from collections.abc import Collection
 import numpy as np
 from skimage.measure import label
 
-from hook.errors import DataError
 from hook.evaluation.boundary import boundary_scores, count_matched, label_boundary
+from hook.evaluation.confusion import check_same_size
 
 NO_REGION = -1
 """Label of pixels that belong to no region or segment; so does every other negative one."""
@@ -85,13 +85,7 @@ def overlap_matrix(segments: np.ndarray, regions: np.ndarray) -> np.ndarray:
     Reference:
         Shao et al. (2024), arXiv:2403.18593.
     """
-    if segments.shape != regions.shape:
-        raise DataError(
-            "true segments and regions differ in size",
-            expected=segments.shape,
-            found=regions.shape,
-            remedy="enlarge the token map to the size of the mask",
-        )
+    check_same_size(segments, regions, "true segments and regions")
     counted = (segments >= 0) & (regions >= 0)
     rows, segment = np.unique(segments[counted], return_inverse=True)
     columns, region = np.unique(regions[counted], return_inverse=True)
@@ -228,13 +222,7 @@ def region_boundary_scores(
         Martin, Fowlkes and Malik, "Learning to detect natural image boundaries using local
         brightness, color, and texture cues", IEEE TPAMI 26(5), 2004.
     """
-    if segments.shape != regions.shape:
-        raise DataError(
-            "true segments and regions differ in size",
-            expected=segments.shape,
-            found=regions.shape,
-            remedy="enlarge the token map to the size of the mask",
-        )
+    check_same_size(segments, regions, "true segments and regions")
     known = (segments >= 0) & (regions >= 0)
     true = label_boundary(np.where(known, segments, NO_REGION), NO_REGION)
     found = label_boundary(np.where(known, regions, NO_REGION), NO_REGION)
@@ -265,13 +253,7 @@ def explained_variation(image: np.ndarray, regions: np.ndarray) -> float:
     Reference:
         Moore, Prince, Warrell, Mohammed and Jones, "Superpixel lattices", CVPR 2008.
     """
-    if image.shape[:2] != regions.shape:
-        raise DataError(
-            "image and regions differ in size",
-            expected=image.shape[:2],
-            found=regions.shape,
-            remedy="give image and regions of the same place",
-        )
+    check_same_size(image[..., 0], regions, "image and regions")
     counted = regions >= 0
     if not counted.any():
         return float("nan")

@@ -8,7 +8,7 @@ from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 from torch import Tensor
 
-from hook.errors import ConfigError, DataError
+from hook.errors import ConfigError
 from hook.evaluation.boundary import check_tolerance
 from hook.evaluation.homogeneity import (
     MEASURES,
@@ -17,7 +17,7 @@ from hook.evaluation.homogeneity import (
     measure_regions,
     stuff_classes,
 )
-from hook.evaluation.samples import class_names, truth_and_prediction
+from hook.evaluation.samples import class_names, of_labelled, truth_and_prediction
 from hook.evaluation.superpixels import token_regions
 from hook.registry import METRICS
 from hook.tokenizers.assignment import resize_nearest
@@ -137,19 +137,12 @@ class HomogeneityMetric(BaseMetric):
             DataError: Some images have a mask and some have none.
         """
         logger = MMLogger.get_current_instance()
-        labelled = [values for values in results if values is not None]
-        if not labelled:
-            print_log("No image has a mask: no homogeneity is computed.", logger=logger)
+        measured = of_labelled(results, "homogeneity")
+        if not measured:
             return {}
-        if len(labelled) < len(results):
-            raise DataError(
-                f"{len(results) - len(labelled)} of {len(results)} images have no mask",
-                expected="a label for every image that is evaluated, or for none",
-                remedy="give the masks, or leave the images out of test_dataloader",
-            )
         table = PrettyTable(["Measure", "Mean over images", "What it is"], align="l")
         metrics: dict[str, float] = {}
-        for (name, meaning), values in zip(MEASURES.items(), np.stack(labelled).T, strict=True):
+        for (name, meaning), values in zip(MEASURES.items(), np.stack(measured).T, strict=True):
             known = values[~np.isnan(values)]
             if not known.size:
                 continue

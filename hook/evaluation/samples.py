@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.logging import print_log
 
 from hook.errors import ConfigError, DataError
 from hook.evaluation.confusion import check_labels
@@ -72,3 +73,25 @@ def truth_and_prediction(
             labels[counted].numpy(), num_classes, None, f"{where}: {name} outside the range"
         )
     return truth, prediction
+
+
+def of_labelled(results: Sequence, score: str) -> list:
+    """Return the results of images with a mask, which all must have or none.
+
+    Args:
+        results: One for each image, None for one without a mask.
+        score: What is computed, for the log.
+
+    Raises:
+        DataError: Some images have a mask and some have none.
+    """
+    labelled = [result for result in results if result is not None]
+    if not labelled:
+        print_log(f"No image has a mask: no {score} is computed.", "current")
+    elif len(labelled) < len(results):
+        raise DataError(
+            f"{len(results) - len(labelled)} of {len(results)} images have no mask",
+            expected="a label for every image that is evaluated, or for none",
+            remedy="give the masks, or leave the images out of test_dataloader",
+        )
+    return labelled
