@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import not_negative
+from hook.cli.options import arguments_of, positive
 
 
 def add_parser(commands) -> None:
@@ -44,7 +44,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument(
         "--strength",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="C",
         help="of the labels against the penalty of '--method linear' (default 1)",
@@ -57,29 +57,11 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=run)
 
 
-def _positive(text: str) -> float:
-    """Read a number above 0."""
-    value = not_negative(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
 def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.search import classify_regions
 
-    found = classify_regions(
-        args.regions,
-        args.labels,
-        args.output,
-        field=args.field,
-        method=args.method,
-        features=args.features,
-        strength=args.strength,
-        layer=args.layer,
-        overwrite=args.overwrite,
-    )
+    found = classify_regions(**arguments_of(args, classify_regions))
     if not args.quiet:
         counts = found.class_name.value_counts().sort_index()
         classes = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,9 +1,11 @@
 """Options that several subcommands share, and the types of their values."""
 
 import argparse
+import contextlib
 import inspect
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -143,17 +145,19 @@ def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) ->
         kind: Class of :mod:`hook.apis` made of a model.
         request: Class of what is asked of it.
     """
-    asked = request(**_arguments_of(args, request), progress=not args.quiet)
-    report = kind(model_of(args), **_arguments_of(args, kind)).run(asked)
+    asked = request(**arguments_of(args, request), progress=not args.quiet)
+    report = kind(model_of(args), **arguments_of(args, kind)).run(asked)
     if getattr(args, "dry_run", False):
         print(report)
     elif not args.quiet:
         print(f"{args.output}: {report}", file=sys.stderr)
 
 
-def _arguments_of(args: argparse.Namespace, kind: Callable) -> dict[str, Any]:
-    """Take the keyword arguments that have the names of options."""
-    names = set(inspect.signature(kind).parameters) - {"checkpoint", "model"}
+def arguments_of(
+    args: argparse.Namespace, function: Callable, given: Sequence[str] = ("model", "checkpoint")
+) -> dict[str, Any]:
+    """Take the arguments of a function that have the names of options, but for those given."""
+    names = set(inspect.signature(function).parameters) - set(given)
     return {name: value for name, value in vars(args).items() if name in names}
 
 
@@ -187,15 +191,30 @@ def add_run_options(
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number from 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return value
+def option_type(
+    kind: Callable[[str], Any], accepts: Callable[[Any], bool], words: str
+) -> Callable[[str], Any]:
+    """Make the type of an option.
+
+    Args:
+        kind: Reads the text; may raise a ValueError.
+        accepts: Tells whether a value can be used.
+        words: What the text should be, for the message.
+    """
+
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if accepts(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+
+    return read
+
+
+positive_int = option_type(int, lambda value: value >= 1, "a whole number from 1")
+row_number = option_type(int, lambda value: value >= 0, "a whole number from 0")
+not_negative = option_type(float, lambda value: 0 <= value < math.inf, "a number from 0")
+positive = option_type(float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
 def overlap(text: str) -> float | int:
@@ -246,21 +265,9 @@ def key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def kinds_of_scores(text: str) -> tuple[str, ...]:
-    """Read kinds of scores: ``probs``, or ``probs,entropy``."""
-    kinds = tuple(text.split(","))
-    known = ("probs", "entropy", "margin")
-    if any(kind not in known for kind in kinds) or len(set(kinds)) < len(kinds):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one or more of {', '.join(known)}")
-    return kinds
-
-
-def not_negative(text: str) -> float:
-    """Read a number from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return value
+SCORES = ("probs", "entropy", "margin")
+kinds_of_scores = option_type(
+    lambda text: tuple(text.split(",")),
+    lambda kinds: set(kinds) <= set(SCORES) and len(set(kinds)) == len(kinds),
+    f"one or more of {', '.join(SCORES)}",
+)

@@ -4,7 +4,7 @@ import argparse
 import csv
 import sys
 
-from hook.cli.options import add_model_arguments, add_run_options, model_of
+from hook.cli.options import add_model_arguments, add_run_options, arguments_of, model_of
 from hook.errors import ConfigError
 
 
@@ -42,16 +42,8 @@ def run(args: argparse.Namespace) -> None:
             expected="--out FOLDER, or --out FILE.tif for one image",
             remedy="say where the masks go with --out",
         )
-    predictions = predict_files(
-        model,
-        args.files,
-        args.out,
-        batch_size=args.batch_size,
-        tta=args.tta,
-        num_tokens=args.num_tokens,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-    )
+    options = arguments_of(args, predict_files, ("model", "device"))
+    predictions = predict_files(model, **options, progress=not args.quiet)
     if args.out is None:
         classes = model.dataset_meta["classes"]
         writer = csv.writer(sys.stdout, lineterminator="\n")

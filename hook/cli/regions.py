@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from hook.cli.options import add_scene_command, run_on_scene
+from hook.cli.options import add_scene_command, option_type, run_on_scene
 
 
 def add_parser(commands) -> None:
@@ -48,7 +48,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument(
         "--merge-threshold",
-        type=_cosine,
+        type=option_type(float, lambda cosine: -1 <= cosine <= 1, "a number from -1 to 1"),
         default=argparse.SUPPRESS,
         metavar="T",
         help="cosine of embeddings above which --merge joins them (default 0.9)",
@@ -57,17 +57,6 @@ def add_parser(commands) -> None:
         "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"
     )
     parser.set_defaults(run=functools.partial(run, parser))
-
-
-def _cosine(text: str) -> float:
-    """Read a cosine."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 2.0
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from -1 to 1")
-    return value
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

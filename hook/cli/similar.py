@@ -4,7 +4,7 @@ import argparse
 import functools
 import sys
 
-from hook.cli.options import add_model_option, positive_int
+from hook.cli.options import add_model_option, arguments_of, positive_int, row_number
 
 
 def add_parser(commands) -> None:
@@ -26,7 +26,9 @@ def add_parser(commands) -> None:
     queries.add_argument(
         "--at", nargs=2, type=float, metavar=("X", "Y"), help="like the region at this place"
     )
-    queries.add_argument("--id", type=_row, metavar="N", help="like this region: its row, from 0")
+    queries.add_argument(
+        "--id", type=row_number, metavar="N", help="like this region: its row, from 0"
+    )
     queries.add_argument(
         "--polygon",
         metavar="FILE",
@@ -45,7 +47,7 @@ def add_parser(commands) -> None:
         "--crs", metavar="CRS", help="of --at, such as EPSG:4326 (default: that of REGIONS)"
     )
     parser.add_argument(
-        "--token", type=_row, metavar="N", help="of --chip: this token alone, from 0"
+        "--token", type=row_number, metavar="N", help="of --chip: this token alone, from 0"
     )
     parser.add_argument(
         "--embedding",
@@ -70,13 +72,6 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=functools.partial(run, parser))
 
 
-def _row(text: str) -> int:
-    """Read a whole number from 0."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.search import find_similar
@@ -89,22 +84,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--model is that of --chip")
     chip, *pair = args.chip or (None,)
     found = find_similar(
-        args.regions,
-        args.output,
-        id=args.id,
-        at=args.at,
-        polygon=args.polygon,
+        **arguments_of(args, find_similar, ("chip", "model")),
         chip=chip,
         model=tuple(pair) or args.model,
-        token=args.token,
-        embedding=args.embedding,
-        device=args.device,
-        crs=args.crs,
-        k=args.k,
-        keep_query=args.keep_query,
         approximate_above=None,  # building an index would take longer than this one search
-        layer=args.layer,
-        overwrite=args.overwrite,
     )
     if not args.quiet:
         least = f", similarity from {found.similarity.min():.4f}" if len(found) else ""

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from hook.cli.options import arguments_of
+
 
 def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
@@ -34,14 +36,8 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.layers import class_statistics, format_statistics
 
-    table = class_statistics(
-        args.map,
-        args.out,
-        zones=args.zones,
-        zone_field=args.zone_field,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-    )
+    options = arguments_of(args, class_statistics)
+    table = class_statistics(args.map, args.out, **options, progress=not args.quiet)
     if args.out is None:
         sys.stdout.write(format_statistics(table))
     elif not args.quiet:

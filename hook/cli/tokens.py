@@ -3,8 +3,20 @@
 import argparse
 import sys
 
-from hook.cli.options import add_model_arguments, model_of, positive_int
+from hook.cli.options import add_model_arguments, model_of, option_type, positive_int
 from hook.errors import ConfigError
+
+counts = option_type(
+    lambda text: [int(part) for part in text.split(",")],
+    lambda counts: min(counts) >= 1,
+    "a list of whole numbers such as 2,4,8,16",
+)
+token = option_type(
+    int,
+    lambda number: number >= 0,
+    "the number of a token, from 0; without a number add --at ROW COL, the pixel whose token is "
+    "meant, and let --attention be the last word",
+)
 
 
 def add_parser(commands) -> None:
@@ -28,14 +40,14 @@ def add_parser(commands) -> None:
     )
     number.add_argument(
         "--counts",
-        type=_counts,
+        type=counts,
         metavar="K,K,...",
         help="the same image with each of these numbers of tokens, such as 2,4,8,16",
     )
     parser.add_argument(
         "--attention",
         nargs="?",
-        type=_token,
+        type=token,
         const=-1,
         metavar="T",
         help="where token T looks (from 0), or without T the token that owns the pixel of --at",
@@ -52,33 +64,6 @@ def add_parser(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
     parser.set_defaults(run=run)
-
-
-def _counts(text: str) -> list[int]:
-    """Read numbers of tokens: ``2,4,8``."""
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of whole numbers such as 2,4,8,16"
-        )
-    return counts
-
-
-def _token(text: str) -> int:
-    """Read the number of a token, from 0."""
-    try:
-        token = int(text)
-    except ValueError:
-        token = -1
-    if token < 0:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not the number of a token, from 0; without a number add --at ROW COL, "
-            "the pixel whose token is meant, and let --attention be the last word"
-        )
-    return token
 
 
 def run(args: argparse.Namespace) -> None:

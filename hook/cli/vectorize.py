@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import not_negative
+from hook.cli.options import arguments_of, not_negative
 
 
 def add_parser(commands) -> None:
@@ -48,15 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the subcommand."""
     from hook.apis.layers import vectorize_map
 
-    count = vectorize_map(
-        args.map,
-        args.output,
-        min_area=args.min_area,
-        simplify=args.simplify,
-        scores=args.scores,
-        layer=args.layer,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
-    )
+    options = arguments_of(args, vectorize_map)
+    count = vectorize_map(args.map, **options, progress=not args.quiet)
     if not args.quiet:
         print(f"{args.output}: {count} polygons", file=sys.stderr)

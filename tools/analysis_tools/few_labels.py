@@ -137,9 +137,7 @@ def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarra
         yield sample["img"].transpose(2, 0, 1), sample["valid"] > 0, sample["gt_seg_map"]
 
 
-def cut(
-    config: Any, name: str, model: Any, side: int, args: argparse.Namespace
-) -> tuple[Pool, Pool]:
+def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[Pool, Pool]:
     """Cut all images into the regions of a model, and into as many of SLIC's."""
     number = len(config.metainfo["classes"])
     predict, perceive = (
@@ -224,7 +222,7 @@ def main() -> None:
         if not side.isdigit() or int(side) < 1:
             raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
         model = load_model((path, checkpoint), device=args.device)
-        own, slic = cut(config, name, model, int(side), args)
+        own, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
             *((f"HOOK ({name})", own, kind) for kind in (*EMBEDDINGS, "bands")),
             (f"SLIC, as many as {name}", slic, "bands"),
