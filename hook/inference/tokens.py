@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.structures import BaseDataElement, PixelData
 
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_data_array
+from hook.geo.bands import to_model_units
 from hook.inference.images import (
     check_validity,
     check_values,
@@ -16,7 +18,6 @@ from hook.inference.images import (
     refuse_validity,
 )
 from hook.inference.models import Model, chosen_tokens, load_model
-from hook.inference.windows import prepare_windows
 from hook.structures import ImageTokens
 from hook.tokenizers import TokenizerOutput
 
@@ -66,16 +67,17 @@ def image_tokens(
         refuse_validity(image, valid)
         name = "the image" if is_data_array(image) else f"image {image}"
         packed = inference_pipeline(model)(read_sample(image, model))
-        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
-        data = model.data_preprocessor(data, False)
-        inputs, samples = data["inputs"], data["data_samples"]
+        inputs, sample = packed["inputs"], packed["data_samples"]
     else:
-        name = "the image"
+        name, sample = "the image", BaseDataElement()
         values = check_values(model, image, name)
-        valid = None if valid is None else check_validity(values, valid, name, blank=True)[None]
-        inputs, samples = prepare_windows(model, values[None], valid)
+        if valid is not None:
+            valid = check_validity(values, valid, name, blank=True)
+            sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
+        inputs = torch.from_numpy(to_model_units(values, valid, model.dataset_meta))
+    data = model.data_preprocessor({"inputs": [inputs], "data_samples": [sample]}, False)
     try:
-        return model.tokenize(inputs, samples, num_tokens)[0]
+        return model.tokenize(**data, num_tokens=num_tokens)[0]
     except ValueError as error:
         raise DataError(
             f"{name} does not fit the model",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from mmengine.structures import BaseDataElement, PixelData
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.engine import tta as tta_views
@@ -12,7 +12,6 @@ from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.inference.models import chosen_tokens
 from hook.models import TokenModel
-from hook.models.token_model import complete_tokens
 from hook.structures import ImageTokens
 from hook.tokenizers import ImageFacts
 
@@ -106,21 +105,27 @@ class WindowPredictor:
     def _predict(
         self, windows: np.ndarray, valid: np.ndarray, with_tokens: bool = False
     ) -> tuple[np.ndarray, list[ImageTokens] | None]:
-        inputs, samples = prepare_windows(self.model, windows, valid, self.resolution)
-        facts, tokens = None, []
+        model, size = self.model, windows.shape[-2:]
+        values = torch.from_numpy(to_model_units(windows, valid, model.dataset_meta))
+        inputs = model.data_preprocessor({"inputs": list(values.to(self.device))}, False)["inputs"]
+        facts, known, tokens = None, None, []
+        if with_tokens or getattr(model, "marks_invalid", False):
+            # The preprocessor may have padded the windows to a multiple of what the model wants.
+            missing = (0, inputs.shape[-1] - size[1], 0, inputs.shape[-2] - size[0])
+            known = F.pad(torch.from_numpy(np.asarray(valid, bool)).to(self.device), missing)
         if self._has_tokens:
-            facts = self.model.image_facts(inputs, samples)
+            facts = ImageFacts(known if model.marks_invalid else None, self.resolution)
         if with_tokens:
-            self.model.check_one_pass(inputs)
+            model.check_one_pass(inputs)
 
-        def predict(view: Tensor, known: ImageFacts | None = None) -> Tensor:
+        def predict(view: Tensor, its_facts: ImageFacts | None = None) -> Tensor:
             if self._has_tokens:
                 wanted = with_tokens and not tokens  # those of the image as it is
-                logits, found = self._forward(view, known, self.num_tokens, with_tokens=wanted)
+                logits, found = self._forward(view, its_facts, self.num_tokens, with_tokens=wanted)
                 tokens.extend(found or ())
                 return self._scores(logits)
-            size = tuple(view.shape[-2:])
-            metas = [{"ori_shape": size, "img_shape": size, "pad_shape": size}] * len(view)
+            shape = tuple(view.shape[-2:])
+            metas = [{"ori_shape": shape, "img_shape": shape, "pad_shape": shape}] * len(view)
             return self._scores(self._forward(view, *([metas] if self.segments else [])))
 
         try:
@@ -131,14 +136,15 @@ class WindowPredictor:
                     scores = predict(inputs, facts)
         except ValueError as error:  # a tokenizer tied to a size says so this way
             raise ConfigError(
-                f"windows of {windows.shape[-2]} x {windows.shape[-1]} pixels do not fit the model",
+                f"windows of {size[0]} x {size[1]} pixels do not fit the model",
                 found=error,
                 remedy="leave --window out for the size the model was made for",
             ) from None
         if self.segments:
-            # The preprocessor may have padded the windows to a multiple of what the model wants.
-            scores = scores[..., : windows.shape[-2], : windows.shape[-1]]
-        return scores.cpu().numpy(), complete_tokens(tokens, inputs, samples)
+            scores = scores[..., : size[0], : size[1]]
+        for row, one in enumerate(tokens):
+            one.valid, one.size = known[row], size
+        return scores.cpu().numpy(), tokens
 
     def _scores(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -146,32 +152,3 @@ class WindowPredictor:
             return logits.softmax(dim=1)
         positive = logits.sigmoid()  # one output for two classes
         return torch.cat([1 - positive, positive], dim=1)
-
-
-def prepare_windows(
-    model: nn.Module,
-    windows: np.ndarray,
-    valid: np.ndarray | None,
-    resolution: float | None = None,
-) -> tuple[Tensor, list[BaseDataElement]]:
-    """Make of windows what a model takes.
-
-    Args:
-        model: From :func:`hook.apis.load_model`.
-        windows: (B, C, h, w) native values in the model's band order.
-        valid: (B, h, w) bool; None: all pixels are valid.
-        resolution: Ground size of a pixel in metres.
-
-    Returns:
-        (B, C, H, W) inputs, padded where the model wants it, and their data samples.
-    """
-    values = torch.from_numpy(to_model_units(windows, valid, model.dataset_meta))
-    samples = [BaseDataElement(metainfo={"resolution": resolution}) for _ in values]
-    for sample, mask in zip(samples, () if valid is None else valid, strict=valid is not None):
-        sample.valid_mask = PixelData(data=torch.from_numpy(mask.astype(np.uint8))[None])
-    device = next(model.parameters()).device
-    data = {"inputs": list(values.to(device)), "data_samples": samples}
-    data = model.data_preprocessor(data, False)
-    inputs = data["inputs"]
-    inputs = inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
-    return inputs, data["data_samples"]

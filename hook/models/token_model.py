@@ -30,11 +30,15 @@ class TokenModel(nn.Module):
         ConfigError: The preprocessor has ``mark_invalid=True`` and the tokenizer takes no validity.
     """
 
+    @property
+    def marks_invalid(self) -> bool:
+        """Whether the tokenizer is told which pixels are valid."""
+        return getattr(self.data_preprocessor, "mark_invalid", False)
+
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer that cannot take what the preprocessor hands it."""
-        marks = getattr(self.data_preprocessor, "mark_invalid", False)
         tokenizer = getattr(self.backbone, "tokenizer", None)
-        if marks and not getattr(tokenizer, "takes_valid", False):
+        if self.marks_invalid and not getattr(tokenizer, "takes_valid", False):
             raise ConfigError(
                 "data_preprocessor.mark_invalid=True needs a tokenizer that takes the validity "
                 "of pixels",
@@ -47,21 +51,18 @@ class TokenModel(nn.Module):
     def image_facts(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> ImageFacts:
-        """Collect what data samples say of their images, as far as the tokenizer takes it.
+        """Collect what data samples say of their images.
 
         Args:
             inputs: (B, C, H, W) images as the preprocessor gives them, padded at the bottom and
                 the right; padding is not valid.
             data_samples: Their samples; None says nothing.
         """
-        tokenizer = getattr(self.backbone, "tokenizer", None)
-        valid = resolution = None
-        if getattr(self.data_preprocessor, "mark_invalid", False):
-            valid = _valid(inputs, data_samples)
-        if getattr(tokenizer, "takes_resolution", False):
-            metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
-            if not all(map(math.isnan, metres)):
-                resolution = torch.tensor(metres, device=inputs.device)
+        valid = _valid(inputs, data_samples) if self.marks_invalid else None
+        metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
+        resolution = None
+        if not all(map(math.isnan, metres)):
+            resolution = torch.tensor(metres, device=inputs.device)
         return ImageFacts(valid, resolution)
 
     def extract(
