@@ -43,6 +43,7 @@ from hook.engine.training import prepare_work_dir, train_config
 from hook.errors import DataError, reports_errors
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster, quiet_open
+from hook.geo.staging import atomic_write
 from hook.progress import progress_bar
 
 LEAD = 20.0  # points of mIoU above the majority-class map
@@ -285,9 +286,8 @@ def _plain(value):
 
 
 def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with atomic_write(path) as part:
+        part.write_text(text)
 
 
 def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:

@@ -109,14 +109,14 @@ def check_dataset(
             Finding("data set", "samples", "none", "check the split list and data_root", True),
         ]
     with _same_random_state():
-        seen = _look(dataset, _spread(len(dataset), max_samples), ignore_index)
+        seen = _look(dataset, _spread(len(dataset), max_samples))
         findings += _check_errors(seen)
         if seen.samples:
             findings += _check_bands(seen, mean, in_channels)
             findings += _check_values(seen, mean, std)
             if num_classes is not None:
                 _look_for_classes(dataset, seen, ignore_index)
-                findings += _check_labels(seen, meta, num_classes, ignore_index)
+                findings += _check_labels(seen, num_classes, ignore_index)
                 findings += _check_reduced(dataset, seen, num_classes, ignore_index)
     return findings
 
@@ -202,7 +202,7 @@ def _same_random_state() -> Iterator[None]:
         torch.set_rng_state(pytorch)
 
 
-def _look(dataset: Any, indexes: Sequence[int], ignore_index: int) -> _Seen:
+def _look(dataset: Any, indexes: Sequence[int]) -> _Seen:
     seen = _Seen()
     for index in indexes:
         try:
@@ -229,11 +229,11 @@ def _look(dataset: Any, indexes: Sequence[int], ignore_index: int) -> _Seen:
         elif len(seen.bands) == 1:
             seen.constant += bool((pixels == pixels[:, :1]).all())
             seen.statistics.add(pixels.T)
-        _count_labels(seen, sample, ignore_index)
+        _count_labels(seen, sample)
     return seen
 
 
-def _count_labels(seen: _Seen, sample: Any, ignore_index: int) -> None:
+def _count_labels(seen: _Seen, sample: Any) -> None:
     mask = getattr(sample, "gt_sem_seg", None)
     if mask is not None:
         seen.is_segmentation = True
@@ -442,12 +442,10 @@ def _look_for_classes(dataset: Any, seen: _Seen, ignore_index: int) -> None:
     for index in _spread(len(dataset), CONFIRM_SAMPLES):
         if len(seen.labels) > 2:
             return
-        seen.labels.update(_look(dataset, [index], ignore_index).labels)
+        seen.labels.update(_look(dataset, [index]).labels)
 
 
-def _check_labels(
-    seen: _Seen, meta: dict, num_classes: int, ignore_index: int
-) -> Iterator[Finding]:
+def _check_labels(seen: _Seen, num_classes: int, ignore_index: int) -> Iterator[Finding]:
     if not seen.is_segmentation:
         ignore_index = -1
     if seen.unlabelled:
@@ -520,7 +518,7 @@ def _check_reduced(
     if not suspicious or seen.errors:
         return
     for index in _spread(len(dataset), CONFIRM_SAMPLES):
-        more = _look(dataset, [index], ignore_index)
+        more = _look(dataset, [index])
         seen.labels.update(more.labels)
         if more.labels.get(last, 0):
             return

@@ -113,9 +113,9 @@ def predict_files(
         options["num_tokens"] = chosen_tokens(model, num_tokens)
     predictions: list[Prediction] = []
     for batch in _batches(files, model, pipeline, batch_size, progress):
-        for (path, sample), result in zip(batch, _run(model, batch, options), strict=True):
+        for (path, _), result in zip(batch, _run(model, batch, options), strict=True):
             target = targets.get(str(path))
-            predictions.append(_to_prediction(model, str(path), sample, result, target))
+            predictions.append(_to_prediction(model, str(path), result, target))
     if out is not None and not segments:
         rows = [(p.file, None, p.scores) for p in predictions]
         write_predictions(out, model.dataset_meta["classes"], rows)
@@ -205,7 +205,7 @@ def _run(model: nn.Module, batch: list[tuple[str, dict]], options: dict[str, Any
         ) from None
 
 
-def _to_prediction(model, path: str, sample: dict, result, target: Path | None) -> Prediction:
+def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
     classes = model.dataset_meta["classes"]
     if not is_segmentation(model):
         label = classes[int(result.pred_label)]
