@@ -76,6 +76,60 @@ def test_imports_go_down(part):
                 assert names[0] not in ("mmengine", "mmseg", "mmcv"), f"{path.name} imports {name}"
 
 
+# What only some files may name: so it stands once, and is mended once. Paths start at hook/.
+RASTER, VECTOR = {"geo/raster.py"}, {"geo/vector.py"}
+ONE_PLACE = {
+    "rasterio.open": RASTER,
+    "WarpedVRT": RASTER,
+    "NotGeoreferencedWarning": RASTER,
+    "CPLE_BaseError": RASTER,
+    "MaskFlags": RASTER,
+    ".mask_flag_enums": RASTER,
+    ".read_masks": RASTER,
+    ".dataset_mask": RASTER,
+    "ColorInterp": RASTER | {"geo/arrays.py"},  # which writes it
+    ".read_file": VECTOR,
+    ".read_parquet": VECTOR,
+    ".ParquetFile": VECTOR,
+    "pyogrio.read_info": VECTOR,
+    "pyogrio.open_arrow": VECTOR,
+    "pyogrio": VECTOR | {"scenes/vector_files.py"},  # which writes them
+    ".get_geod": {"geo/measure.py"},
+    ".unit_conversion_factor": {"geo/measure.py"},
+    ".linear_units_factor": {"geo/measure.py"},
+}
+
+
+def names(path):
+    """All names that a file uses in its code: alone, as .attribute, and dotted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield from (f".{node.attr}", ast.unparse(node))
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield from (node.name, node.name.rpartition(".")[2])
+
+
+def test_what_stands_in_one_place():
+    stray = []
+    for path in (*ROOT.rglob("*.py"), *(ROOT.parent / "tools").rglob("*.py")):
+        file = path.relative_to(ROOT if path.is_relative_to(ROOT) else ROOT.parent).as_posix()
+        used = ONE_PLACE.keys() & set(names(path))
+        stray += [f"{file} names {name}" for name in sorted(used) if file not in ONE_PLACE[name]]
+    assert not stray
+
+
+def test_rasters_and_vectors_need_no_model():
+    heavy = ("torch", "torchgeo", "mmengine", "mmseg", "xarray")
+    modules = ", ".join(f"hook.geo.{path.stem}" for path in (ROOT / "geo").glob("[!_]*.py"))
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "[]"
+
+
 def test_importing_hook_is_light():
     heavy = ("torch", "rasterio", "mmengine")
     code = f"import sys, hook; print([m for m in {heavy} if m in sys.modules])"

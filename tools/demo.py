@@ -214,7 +214,7 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
     from hook.visualization.overview import Panel, draw_overview
 
     top, left, h, w = view.window
-    with rasterio.open(map_path) as src:
+    with open_raster(map_path) as src:
         prediction = src.read(1, window=rasterio.windows.Window(left, top, w, h))
     rgb = stretch_to_rgb(view.image, meta["bands"], view.valid)
     prediction = np.where(view.valid, prediction, IGNORE_INDEX)

@@ -49,7 +49,8 @@ class GeoTIFFFolder(BaseDataset):
         masks: Folder(s) or file(s) with the masks: rasters of one band, or vector files, which are
             rasterised on the image's grid. None for images without labels.
         data_root: Folder for relative paths.
-        metainfo: Dataset meta; ``classes`` is needed where there are masks.
+        metainfo: Dataset meta; ``classes`` is needed where there are masks. ``nodata`` replaces the
+            nodata value of the images; their alpha bands and masks count in any case.
         pipeline: Transforms.
         chip_size: Side of a chip in pixels, or (height, width).
         mode: ``'random'`` or ``'cover'``; default ``'cover'`` in test mode, else ``'random'``.

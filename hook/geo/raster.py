@@ -95,9 +95,12 @@ def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options:
     nodata = source.nodata if nodata is None else nodata
     if nodata is not None and np.dtype(source.dtypes[0]).kind != "f":
         nodata = nodata_of(source, 1, nodata)
-    unmarked = nodata is None and not alpha_bands(source)
-    options = dict(src_nodata=nodata, nodata=nodata, add_alpha=unmarked) | options
-    return WarpedVRT(source, crs=crs, **options)
+    alphas = alpha_bands(source)
+    marks = dict(src_nodata=nodata, nodata=nodata, add_alpha=nodata is None and not alphas)
+    if alphas and nodata is not None:
+        # Else GDAL heeds the value only where all bands have it, and alpha bands do not.
+        marks["UNIFIED_SRC_NODATA"] = "NO"
+    return WarpedVRT(source, crs=crs, **marks, **options)
 
 
 # ------------------------------------------------------------------------------------ errors

@@ -393,6 +393,26 @@ def test_mixed_crs_needs_a_grid(two_zones):
     assert "EPSG:32633" in message and "EPSG:32632" in message and "grid=dict(" in message
 
 
+@pytest.mark.parametrize("nodata", [None, 9])
+def test_alpha_bands_count_on_any_grid_and_beside_a_nodata_value(
+    tmp_path, rng, write_raster, nodata
+):
+    image = rng.integers(10, 200, (4, 32, 40), dtype=np.uint8)
+    image[3], image[3, :, :8], image[:3, :4] = 255, 0, 9
+    write_raster(tmp_path / "rgba.tif", image, photometric="rgb", alpha="yes", nodata=0)
+    meta = dict(bands=[1, 2, 3], nodata=nodata)
+    options = dict(data_root=tmp_path, metainfo=meta, chip_size=96, mode="cover")
+    expected = np.zeros((96, 96), bool)
+    expected[:32, 8:40] = True
+    if nodata is not None:
+        expected[:4] = False
+    (sample,) = GeoTIFFFolder("rgba.tif", **options)
+    np.testing.assert_array_equal(sample["valid"], expected)
+    (sample,) = GeoTIFFFolder("rgba.tif", grid=dict(crs="EPSG:32633", res=5), **options)
+    inside = sample["valid"].astype(bool)
+    assert inside.sum() == pytest.approx(4 * expected.sum(), rel=0.1)
+
+
 def test_mixed_files_are_resampled_to_the_grid_of_the_config(two_zones, messages):
     grid = dict(crs="EPSG:32633", res=10)
     dataset = GeoTIFFFolder(
