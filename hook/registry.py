@@ -21,11 +21,23 @@ TOKENIZERS = Registry("tokenizer", scope="hook", locations=["hook.models"])
 DATASETS = _child("DATASETS", "hook.datasets")
 DATA_SAMPLERS = _child("DATA_SAMPLERS", "hook.datasets")
 TRANSFORMS = _child("TRANSFORMS", "hook.datasets")
-METRICS = _child("METRICS", "hook.evaluation")
-HOOKS = _child("HOOKS", "hook.engine", "hook.datasets", "hook.visualization.hook")
-RUNNERS = _child("RUNNERS", "hook.engine")
-OPTIM_WRAPPERS = _child("OPTIM_WRAPPERS", "hook.engine")
-VISUALIZERS = _child("VISUALIZERS", "hook.engine")
+METRICS = _child(
+    "METRICS",
+    "hook.evaluation.accuracy",
+    "hook.evaluation.boundary_metric",
+    "hook.evaluation.homogeneity_metric",
+    "hook.evaluation.iou_metric",
+)
+HOOKS = _child(
+    "HOOKS",
+    "hook.engine.channels_last_hook",
+    "hook.engine.resume_hook",
+    "hook.visualization.hook",
+    "hook.datasets",
+)
+RUNNERS = _child("RUNNERS", "hook.engine.runner")
+OPTIM_WRAPPERS = _child("OPTIM_WRAPPERS", "hook.engine.optim")
+VISUALIZERS = _child("VISUALIZERS")
 EVALUATOR = _child("EVALUATOR")
 LOG_PROCESSORS = _child("LOG_PROCESSORS")
 LOOPS = _child("LOOPS")

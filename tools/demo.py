@@ -301,7 +301,7 @@ def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from hook.engine.runner import add_config_options
+    from hook.engine.configs import add_config_options
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     from mmengine.registry import init_default_scope
 
     from hook.apis import SceneMapper, load_model
-    from hook.engine.runner import load_config
+    from hook.engine.configs import load_config
     from hook.evaluation.baselines import check_margins
 
     cfg = load_config(args.config, args.cfg_options)

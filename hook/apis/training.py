@@ -11,7 +11,7 @@ from hook.arguments import file_name, refused, whole_number
 from hook.datasets.files import list_files
 from hook.datasets.holdout import check_share, hold_out
 from hook.datasets.inspection import Colour, inspect_files
-from hook.engine.configs import find_config
+from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.devices import check_device
 from hook.engine.fitting import (
     check_base,
@@ -23,7 +23,6 @@ from hook.engine.fitting import (
     set_statistics,
 )
 from hook.engine.models import use_scope_of
-from hook.engine.runner import load_config, setup_environment
 from hook.engine.training import TrainingResult, prepare_work_dir, train_config
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import check_array, is_array, write_array

@@ -1,12 +1,62 @@
-"""Where the configs that come with HOOK are."""
+"""Configs: where those of HOOK are, reading them, and errors that name what is wrong in them."""
 
+import argparse
+import contextlib
 import difflib
+import importlib.metadata
 import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hook.errors import ConfigError
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+
+from hook.checkpoint import use_safe_loading
+from hook.errors import ConfigError, DataError, HookError
+from hook.registry import DATASETS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+# The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
+RUNNER_KEYS = frozenset(
+    "model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg "
+    "auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks "
+    "custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level "
+    "visualizer default_scope randomness experiment_name model_wrapper_cfg sync_bn "
+    "find_unused_parameters custom_imports activation_checkpointing cfg compile".split()
+)
+
+# The names under which OpenMMLab's packages are published, the maintained fork's last.
+_DISTRIBUTIONS = {
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+    "mmpretrain": ("mmpretrain", "onedl-mmpretrain"),
+}
+
+
+def setup_environment() -> None:
+    """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
+    # mmcv without compiled ops is what this project runs on.
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
+    _map_installed_packages()
+    use_safe_loading()
+
+
+def _map_installed_packages() -> None:
+    """Tell MMEngine which distribution provides ``mmseg`` and its kin.
+
+    MMEngine asks pip to install ``mmsegmentation`` where the module comes from a distribution of
+    another name, such as its maintained fork.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    for module, names in _DISTRIBUTIONS.items():
+        for name in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                MODULE2PACKAGE[module] = importlib.metadata.distribution(name).name
 
 
 def config_root() -> Path:
@@ -43,3 +93,198 @@ def find_config(name: str | os.PathLike) -> Path:
         found="nothing of this name" + (f"; there is {', '.join(close)}" if close else ""),
         remedy="check the path, or take a name of those in configs/",
     )
+
+
+def load_config(
+    path: str | os.PathLike, options: dict[str, Any] | None = None, needs_model: bool = True
+) -> Config:
+    """Read a config file.
+
+    Args:
+        path: A Python config in MMEngine's style.
+        options: Dotted keys and values that overwrite the file's (``--cfg-options``).
+        needs_model: Refuse a config without a model.
+
+    Raises:
+        ConfigError: The file or one of its ``_base_`` files is missing, is not valid Python, has
+            no model, or an option cannot be set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"config {path} does not exist",
+            expected="a .py config file",
+            found="a folder" if path.is_dir() else "nothing",
+            remedy="the configs that come with HOOK are under configs/",
+        )
+    if path.suffix not in (".py", ".json", ".yml", ".yaml"):
+        raise ConfigError(
+            f"config {path} has an unknown ending",
+            expected=".py, .json, .yml or .yaml",
+            found=path.suffix or "none",
+            remedy="give the config first, the checkpoint second",
+        )
+    _map_installed_packages()
+    try:
+        cfg = Config.fromfile(str(path))
+    except HookError:
+        raise
+    except Exception as error:  # a config is Python: it can fail in any way
+        raise ConfigError(
+            f"config {path} cannot be read",
+            expected="a Python file in MMEngine's config style whose _base_ files exist",
+            found=f"{type(error).__name__}: {_first_line(error)}",
+            remedy="correct the config",
+        ) from error
+    if options:
+        try:
+            cfg.merge_from_dict(options)
+        except Exception as error:
+            raise ConfigError(
+                f"--cfg-options {' '.join(options)} cannot be merged into {path}",
+                found=f"{type(error).__name__}: {_first_line(error)}",
+                remedy="name keys as tools/misc/print_config.py prints them",
+            ) from error
+    _check_keys(cfg, path, needs_model)
+    return cfg
+
+
+def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
+    if needs_model and (not isinstance(cfg.get("model"), dict) or "type" not in cfg.model):
+        raise ConfigError(
+            f"config {path} describes no model",
+            expected="model = dict(type=..., ...)",
+            found=f"the keys {', '.join(cfg) or 'none'}",
+            remedy="give a whole config, not one of the parts under _base_",
+        )
+    for key in cfg:
+        if key in RUNNER_KEYS:
+            continue
+        close = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.88)
+        if close:
+            raise ConfigError(
+                f"config {path} has the unknown key '{key}'",
+                expected=close[0],
+                found=key,
+                remedy=f"spell it '{close[0]}', or give your own variable another name",
+            )
+
+
+def build_dataset(
+    cfg: Config, split: str, change: Callable[[dict], dict] = lambda section: section
+) -> Any:
+    """Build the data set of a split.
+
+    Args:
+        cfg: From :func:`load_config`.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        change: Takes the data set's section, and returns the one to build.
+
+    Raises:
+        ConfigError: The config has no such split, or its data set cannot be built.
+        DataError: The data are missing or broken.
+    """
+    init_default_scope(cfg.get("default_scope", "hook"))
+    loader = cfg.get(f"{split}_dataloader")
+    if not loader or "dataset" not in loader:
+        raise ConfigError(
+            f"{cfg.filename} has no {split} data: it has no {split}_dataloader",
+            expected=f"{split}_dataloader=dict(dataset=...)",
+            found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "none",
+            remedy="add it to the config, or choose another split",
+        )
+    with config_errors(f"{split}_dataloader.dataset"):
+        return DATASETS.build(change(loader.dataset))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def config_errors(section: str):
+    """Turn what registries and constructors raise for a bad config into a :class:`ConfigError`.
+
+    Args:
+        section: The config's part that is being built, for the message.
+    """
+    try:
+        yield
+    except HookError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(
+            f"a file that {section} of the config names is missing",
+            found=_first_line(error),
+            remedy="check the paths in the config, or overwrite them with --cfg-options",
+        ) from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise ConfigError(
+            f"a folder that {section} of the config names cannot be used",
+            found=str(error),
+            remedy="choose another folder, such as with --work-dir",
+        ) from error
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
+        text = str(error.args[0]) if error.args else ""
+        # Of MMEngine's message on an unknown type the first sentence says it all.
+        reason = text.partition(". Please check")[0].partition("\n")[0]
+        raise ConfigError(
+            f"{section} of the config cannot be built",
+            found=f"{type(error).__name__}: {reason}",
+            remedy="correct this part of the config; tools/misc/print_config.py prints it whole",
+        ) from error
+
+
+class ConfigOptions(DictAction):
+    """``--cfg-options KEY=VALUE ...`` that answers a malformed pair with the accepted form."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Read the pairs into a dict of dotted keys."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            parser.error(
+                f"argument {option_string}: expected KEY=VALUE pairs such as "
+                f'optim_wrapper.optimizer.lr=1e-4 or key="[a,b]", got {" ".join(values)} ({error})'
+            )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=ConfigOptions,
+        metavar="KEY=VALUE",
+        help="overwrite settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
+        'as key="[a,b]" or key=a,b',
+    )
+
+
+def make_folder(folder: str | os.PathLike, option: str) -> Path:
+    """Create the folder an option names, before the work whose results it is to hold.
+
+    Raises:
+        ConfigError: It is a file, or cannot be created or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {folder} is a file" if folder.is_file() else f"{option} {folder}: no folder",
+            expected="a folder to write to, new or old",
+            found=error,
+            remedy=f"choose another {option}",
+        ) from None
+    return folder
+
+
+def as_list(value: Any) -> list:
+    """Return a config entry that may be one dict or a sequence of dicts as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) else [value]

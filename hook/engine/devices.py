@@ -1,5 +1,9 @@
 """Devices: checked before use, and several GPUs in one name."""
 
+import os
+import shlex
+import shutil
+import sys
 from typing import TypeVar
 
 import torch
@@ -68,3 +72,21 @@ def list_devices(device: str) -> list[str]:
             "cluster='local' (--cluster local --workers 2)",
         )
     return [f"{kind}:{part}" for part in parts]
+
+
+def require_compiler() -> None:
+    """Refuse to compile where there is no C++ compiler.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    # The same choice as PyTorch's inductor makes.
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        raise ConfigError(
+            "--compile: torch.compile needs a C++ compiler",
+            expected="g++, or the compiler that the environment variable CXX names",
+            found=f"no program {compiler}",
+            remedy="install it (on Debian and Ubuntu: apt install g++), set CXX, or leave "
+            "--compile out",
+        )

@@ -14,7 +14,8 @@ from hook.checkpoint import load_checkpoint
 from hook.datasets.holdout import PARTS
 from hook.datasets.inspection import LabelledImages
 from hook.datasets.statistics import labelled_statistics
-from hook.engine.runner import RUNNER_KEYS, as_list, build_dataset, set_amp
+from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset
+from hook.engine.runner import set_amp
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster
 

@@ -3,12 +3,13 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
-from hook.engine.runner import config_errors, upgrade_model
+from hook.engine.configs import config_errors
 from hook.errors import ConfigError
 
 _DEFAULT_WINDOW = 512
@@ -28,6 +29,23 @@ def build_model(cfg: Config) -> nn.Module:
         # mmseg's advice to people who write heads, at every start of a model with two classes.
         warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")
         return MODELS.build(upgrade_model(options))
+
+
+def upgrade_model(model: dict | nn.Module) -> dict | nn.Module:
+    """Let configs that name mmseg's ``EncoderDecoder`` get :class:`hook.models.TokenSegmentor`.
+
+    It is the same model, with the same keys and numbers, and returns the tokens of its images.
+    The config itself stays as it is.
+
+    Args:
+        model: Section ``model`` of a config; a model that is built already is left alone.
+    """
+    kind = model.get("type") if isinstance(model, Mapping) else None
+    if isinstance(kind, type):  # of a config in MMEngine's lazy style
+        kind = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if kind not in ("EncoderDecoder", "mmseg.EncoderDecoder"):
+        return model
+    return ConfigDict(model, type="hook.TokenSegmentor")
 
 
 def use_scope_of(cfg: Config) -> None:

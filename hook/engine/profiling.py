@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -31,7 +30,8 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from hook.engine.devices import check_device
+from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
+from hook.engine.devices import check_device, require_compiler
 from hook.engine.models import (
     band_count_of,
     build_model,
@@ -39,7 +39,6 @@ from hook.engine.models import (
     is_segmentation,
     num_classes_of,
 )
-from hook.engine.runner import add_config_options, load_config, make_folder, setup_environment
 from hook.errors import ConfigError, HookError
 from hook.registry import TOKENIZERS
 from hook.structures import ClsDataSample
@@ -200,24 +199,6 @@ def prepare(settings: StepSettings) -> None:
     check_device(settings.device)
     if settings.compile:
         require_compiler()
-
-
-def require_compiler() -> None:
-    """Refuse to compile where there is no C++ compiler.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    # The same choice as PyTorch's inductor makes.
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(shlex.split(compiler)[0]) is None:
-        raise ConfigError(
-            "--compile: torch.compile needs a C++ compiler",
-            expected="g++, or the compiler that the environment variable CXX names",
-            found=f"no program {compiler}",
-            remedy="install it (on Debian and Ubuntu: apt install g++), set CXX, or leave "
-            "--compile out",
-        )
 
 
 def prepare_output(path: str | os.PathLike | None, option: str) -> None:

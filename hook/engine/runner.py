@@ -1,27 +1,22 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: reading configs and setting up a run."""
+"""What ``tools/train.py`` and ``tools/test.py`` share: setting up a run."""
 
 import argparse
-import contextlib
-import difflib
 import functools
-import importlib.metadata
 import logging
 import os
 import re
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 
 from hook.checkpoint import (
@@ -31,51 +26,20 @@ from hook.checkpoint import (
     find_resumable,
     get_state_dict,
     load_checkpoint,
-    use_safe_loading,
 )
-from hook.errors import ConfigError, DataError, HookError
-from hook.registry import DATASETS
-
-# The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
-RUNNER_KEYS = frozenset(
-    "model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg "
-    "auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks "
-    "custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level "
-    "visualizer default_scope randomness experiment_name model_wrapper_cfg sync_bn "
-    "find_unused_parameters custom_imports activation_checkpointing cfg compile".split()
+from hook.engine.configs import (
+    add_config_options,
+    as_list,
+    config_errors,
+    load_config,
+    make_folder,
+    setup_environment,
 )
-
-# The names under which OpenMMLab's packages are published, the maintained fork's last.
-_DISTRIBUTIONS = {
-    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
-    "mmdet": ("mmdet", "onedl-mmdetection"),
-    "mmpretrain": ("mmpretrain", "onedl-mmpretrain"),
-}
+from hook.engine.models import upgrade_model
+from hook.errors import ConfigError, HookError
 
 
 # ---------------------------------------------------------------------------------- set-up
-def setup_environment() -> None:
-    """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
-    # mmcv without compiled ops is what this project runs on.
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
-    _map_installed_packages()
-    use_safe_loading()
-
-
-def _map_installed_packages() -> None:
-    """Tell MMEngine which distribution provides ``mmseg`` and its kin.
-
-    MMEngine asks pip to install ``mmsegmentation`` where the module comes from a distribution of
-    another name, such as its maintained fork.
-    """
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    for module, names in _DISTRIBUTIONS.items():
-        for name in names:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                MODULE2PACKAGE[module] = importlib.metadata.distribution(name).name
-
-
 def setup_distributed(cfg: Config) -> None:
     """Start the process group where MMEngine's launcher would ask for a GPU that is not there.
 
@@ -142,108 +106,6 @@ def _first_slurm_host(nodelist: str) -> str:
 
 
 # ---------------------------------------------------------------------------------- configs
-def load_config(
-    path: str | os.PathLike, options: dict[str, Any] | None = None, needs_model: bool = True
-) -> Config:
-    """Read a config file.
-
-    Args:
-        path: A Python config in MMEngine's style.
-        options: Dotted keys and values that overwrite the file's (``--cfg-options``).
-        needs_model: Refuse a config without a model.
-
-    Raises:
-        ConfigError: The file or one of its ``_base_`` files is missing, is not valid Python, has
-            no model, or an option cannot be set.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(
-            f"config {path} does not exist",
-            expected="a .py config file",
-            found="a folder" if path.is_dir() else "nothing",
-            remedy="the configs that come with HOOK are under configs/",
-        )
-    if path.suffix not in (".py", ".json", ".yml", ".yaml"):
-        raise ConfigError(
-            f"config {path} has an unknown ending",
-            expected=".py, .json, .yml or .yaml",
-            found=path.suffix or "none",
-            remedy="give the config first, the checkpoint second",
-        )
-    _map_installed_packages()
-    try:
-        cfg = Config.fromfile(str(path))
-    except HookError:
-        raise
-    except Exception as error:  # a config is Python: it can fail in any way
-        raise ConfigError(
-            f"config {path} cannot be read",
-            expected="a Python file in MMEngine's config style whose _base_ files exist",
-            found=f"{type(error).__name__}: {_first_line(error)}",
-            remedy="correct the config",
-        ) from error
-    if options:
-        try:
-            cfg.merge_from_dict(options)
-        except Exception as error:
-            raise ConfigError(
-                f"--cfg-options {' '.join(options)} cannot be merged into {path}",
-                found=f"{type(error).__name__}: {_first_line(error)}",
-                remedy="name keys as tools/misc/print_config.py prints them",
-            ) from error
-    _check_keys(cfg, path, needs_model)
-    return cfg
-
-
-def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
-    if needs_model and (not isinstance(cfg.get("model"), dict) or "type" not in cfg.model):
-        raise ConfigError(
-            f"config {path} describes no model",
-            expected="model = dict(type=..., ...)",
-            found=f"the keys {', '.join(cfg) or 'none'}",
-            remedy="give a whole config, not one of the parts under _base_",
-        )
-    for key in cfg:
-        if key in RUNNER_KEYS:
-            continue
-        close = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.88)
-        if close:
-            raise ConfigError(
-                f"config {path} has the unknown key '{key}'",
-                expected=close[0],
-                found=key,
-                remedy=f"spell it '{close[0]}', or give your own variable another name",
-            )
-
-
-def build_dataset(
-    cfg: Config, split: str, change: Callable[[dict], dict] = lambda section: section
-) -> Any:
-    """Build the data set of a split.
-
-    Args:
-        cfg: From :func:`load_config`.
-        split: ``'train'``, ``'val'`` or ``'test'``.
-        change: Takes the data set's section, and returns the one to build.
-
-    Raises:
-        ConfigError: The config has no such split, or its data set cannot be built.
-        DataError: The data are missing or broken.
-    """
-    init_default_scope(cfg.get("default_scope", "hook"))
-    loader = cfg.get(f"{split}_dataloader")
-    if not loader or "dataset" not in loader:
-        raise ConfigError(
-            f"{cfg.filename} has no {split} data: it has no {split}_dataloader",
-            expected=f"{split}_dataloader=dict(dataset=...)",
-            found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "none",
-            remedy="add it to the config, or choose another split",
-        )
-    with config_errors(f"{split}_dataloader.dataset"):
-        return DATASETS.build(change(loader.dataset))
-
-
 def set_work_dir(cfg: Config, config_path: str | os.PathLike, work_dir: str | None) -> None:
     """Choose the run's folder: the option, else the config's, else ``work_dirs/<config name>``."""
     if work_dir is not None:
@@ -358,27 +220,6 @@ def set_output(cfg: Config, folder: str | os.PathLike) -> None:
     make_folder(folder, "--out")
 
 
-def make_folder(folder: str | os.PathLike, option: str) -> Path:
-    """Create the folder an option names, before the work whose results it is to hold.
-
-    Raises:
-        ConfigError: It is a file, or cannot be created or written.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} is not writable")
-    except OSError as error:
-        raise ConfigError(
-            f"{option} {folder} is a file" if folder.is_file() else f"{option} {folder}: no folder",
-            expected="a folder to write to, new or old",
-            found=error,
-            remedy=f"choose another {option}",
-        ) from None
-    return folder
-
-
 def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
     """Let the visualisation hook draw every test image into a folder.
 
@@ -421,45 +262,6 @@ def set_tta(cfg: Config, kind: str = "d4") -> None:
 
 
 # ---------------------------------------------------------------------------------- errors
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def config_errors(section: str):
-    """Turn what registries and constructors raise for a bad config into a :class:`ConfigError`.
-
-    Args:
-        section: The config's part that is being built, for the message.
-    """
-    try:
-        yield
-    except HookError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(
-            f"a file that {section} of the config names is missing",
-            found=_first_line(error),
-            remedy="check the paths in the config, or overwrite them with --cfg-options",
-        ) from error
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise ConfigError(
-            f"a folder that {section} of the config names cannot be used",
-            found=str(error),
-            remedy="choose another folder, such as with --work-dir",
-        ) from error
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
-        text = str(error.args[0]) if error.args else ""
-        # Of MMEngine's message on an unknown type the first sentence says it all.
-        reason = text.partition(". Please check")[0].partition("\n")[0]
-        raise ConfigError(
-            f"{section} of the config cannot be built",
-            found=f"{type(error).__name__}: {reason}",
-            remedy="correct this part of the config; tools/misc/print_config.py prints it whole",
-        ) from error
-
-
 _WORKER_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.")
 
 
@@ -506,23 +308,6 @@ def _reports(section: str, method: Callable) -> Callable:
 
 
 # ---------------------------------------------------------------------------------- runner
-def upgrade_model(model: dict | torch.nn.Module) -> dict | torch.nn.Module:
-    """Let configs that name mmseg's ``EncoderDecoder`` get :class:`hook.models.TokenSegmentor`.
-
-    It is the same model, with the same keys and numbers, and returns the tokens of its images.
-    The config itself stays as it is.
-
-    Args:
-        model: Section ``model`` of a config; a model that is built already is left alone.
-    """
-    kind = model.get("type") if isinstance(model, Mapping) else None
-    if isinstance(kind, type):  # of a config in MMEngine's lazy style
-        kind = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    if kind not in ("EncoderDecoder", "mmseg.EncoderDecoder"):
-        return model
-    return ConfigDict(model, type="hook.TokenSegmentor")
-
-
 @RUNNERS.register_module()
 class HookRunner(Runner):
     """MMEngine's runner with safe checkpoints, whole files and errors a user can read.
@@ -622,32 +407,6 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
 
 
 # ---------------------------------------------------------------------------------- options
-class ConfigOptions(DictAction):
-    """``--cfg-options KEY=VALUE ...`` that answers a malformed pair with the accepted form."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        """Read the pairs into a dict of dotted keys."""
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (ValueError, AssertionError) as error:
-            parser.error(
-                f"argument {option_string}: expected KEY=VALUE pairs such as "
-                f'optim_wrapper.optimizer.lr=1e-4 or key="[a,b]", got {" ".join(values)} ({error})'
-            )
-
-
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=ConfigOptions,
-        metavar="KEY=VALUE",
-        help="overwrite settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
-        'as key="[a,b]" or key=a,b',
-    )
-
-
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing share, under the names OpenMMLab users know."""
     parser.add_argument("--work-dir", help="folder for logs and results")
@@ -671,10 +430,3 @@ def prepare(args: argparse.Namespace) -> Config:
     set_work_dir(cfg, args.config, args.work_dir)
     setup_distributed(cfg)
     return cfg
-
-
-def as_list(value: Any) -> list:
-    """Return a config entry that may be one dict or a sequence of dicts as a list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, Sequence) else [value]

@@ -16,8 +16,9 @@ import torch
 from mmengine.config import Config
 
 from hook.checkpoint import find_resumable, load_checkpoint
+from hook.engine.configs import load_config, make_folder
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
-from hook.engine.runner import build_runner, load_config, make_folder, set_resume
+from hook.engine.runner import build_runner, set_resume
 from hook.errors import ConfigError
 from hook.geo.staging import atomic_write
 

@@ -14,8 +14,6 @@ from hook.arguments import file_name, refused, whole_number
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
-from hook.evaluation.accuracy import write_predictions
-from hook.evaluation.prediction_writer import class_map_file
 from hook.geo.arrays import is_array
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
@@ -117,6 +115,8 @@ def predict_files(
             target = targets.get(str(path))
             predictions.append(_to_prediction(model, str(path), result, target))
     if out is not None and not segments:
+        from hook.evaluation.accuracy import write_predictions  # with MMEngine's metrics
+
         rows = [(p.file, None, p.scores) for p in predictions]
         write_predictions(out, model.dataset_meta["classes"], rows)
     return predictions
@@ -217,6 +217,8 @@ def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
         mask[~valid] = np.iinfo(mask.dtype).max
     if target is None:
         return Prediction(path, None, None, mask, None, result.metainfo.get("geo"))
+    from hook.evaluation.prediction_writer import class_map_file
+
     geo = result.metainfo.get("geo") or {}
     transform = rasterio.Affine(*geo.get("transform", rasterio.Affine.identity()[:6])[:6])
     sink = class_map_file(

@@ -1,14 +1,14 @@
 """Images as a model's datasets read them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import Compose
 from torch import nn
 
 from hook.arguments import shown
+from hook.engine.configs import config_errors
 from hook.engine.models import band_count_of, is_segmentation
-from hook.engine.runner import config_errors
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array, is_data_array, raster_file
 from hook.geo.bands import resolve_bands
@@ -147,8 +147,10 @@ def refuse_validity(image: Any, valid: Any) -> None:
         )
 
 
-def inference_pipeline(model: nn.Module) -> Compose:
+def inference_pipeline(model: nn.Module) -> Callable[[dict], dict]:
     """Build the test pipeline of a model's config for samples of :func:`read_sample`."""
+    from mmengine.dataset import Compose  # with data loaders and samplers, half a second
+
     steps = find_key(model.cfg.get("test_dataloader"), "pipeline")
     if not steps:
         steps = [

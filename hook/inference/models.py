@@ -14,10 +14,9 @@ from torch import nn
 
 from hook.arguments import file_name, is_whole_number, refused
 from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
-from hook.engine.configs import find_config
+from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.devices import to_device
 from hook.engine.models import build_model, num_classes_of
-from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError
 from hook.zoo import find_model, read_published
 

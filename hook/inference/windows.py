@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.engine import tta as tta_views
+from hook.engine.devices import require_compiler
 from hook.engine.models import is_segmentation
-from hook.engine.profiling import require_compiler
 from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.inference.models import chosen_tokens

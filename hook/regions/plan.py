@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from hook.arguments import number, refused
 from hook.errors import SceneError
@@ -184,6 +183,8 @@ def pool_seeds(
         (n, 2 F) float32: means over a region's pixels, then standard deviations; zero where none
         of its seeds counts.
     """
+    from scipy import sparse  # a fifth of a second, for embeddings by seeds only
+
     known = seeds.any(axis=1)
     pairs = np.ones(len(labels)), (labels, seed_of_pixel)
     shares = sparse.coo_array(pairs, shape=(count, len(seeds))).tocsr()[:, known]

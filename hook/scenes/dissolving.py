@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hook.geo.measure import pixel_areas
 from hook.geo.styles import NO_CLASS
@@ -52,6 +50,10 @@ def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         (size,) the component of each node.
     """
+    # A fifth of a second to load, which only maps with polygons should pay.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
     parts = connected_components(graph, directed=False)[1]
     _, first_nodes = np.unique(parts, return_index=True)

@@ -7,8 +7,9 @@ import rasterio
 import shapely
 import torch
 
-from hook.apis import RegionExtractor, RegionPredictor, load_model, tokenize
+from hook.apis import RegionExtractor, load_model, tokenize
 from hook.errors import ConfigError, DataError, SceneError
+from hook.inference.regions import RegionPredictor
 from hook.tokenizers import token_map
 
 

@@ -16,7 +16,6 @@ from hook.datasets.inspection import inspect_files
 from hook.engine import fitting
 from hook.engine.configs import find_config
 from hook.engine.models import use_scope_of
-from hook.engine.runner import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 
 # A model and a run that fit into seconds.

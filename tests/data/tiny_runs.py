@@ -236,8 +236,8 @@ def write_scenes(folder: Path) -> Path:
 
 def write_checkpoint(config: Path, path: Path) -> Path:
     """Write a checkpoint of a config's model with seeded random weights."""
+    from hook.engine.configs import load_config, setup_environment
     from hook.engine.models import build_model
-    from hook.engine.runner import load_config, setup_environment
 
     setup_environment()
     cfg = load_config(config)

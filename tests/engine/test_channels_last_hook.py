@@ -2,7 +2,7 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from hook.engine import ChannelsLastHook
+from hook.engine.channels_last_hook import ChannelsLastHook
 
 
 def test_weights_are_laid_out_and_results_stay():

@@ -8,11 +8,9 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch._utils import ExceptionWrapper
 
+from hook.engine.configs import add_config_options, config_errors, load_config
 from hook.engine.runner import (
     _first_slurm_host,
-    add_config_options,
-    config_errors,
-    load_config,
     set_amp,
     set_auto_scale_lr,
     set_output,
@@ -214,7 +212,7 @@ def test_mmseg_is_found_under_the_name_it_is_installed_by():
 
     from mmengine.config.utils import MODULE2PACKAGE
 
-    from hook.engine.runner import setup_environment
+    from hook.engine.configs import setup_environment
 
     setup_environment()
     assert importlib.metadata.version(MODULE2PACKAGE["mmseg"])

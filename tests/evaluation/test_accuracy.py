@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation import Accuracy
-from hook.evaluation.accuracy import write_predictions
+from hook.evaluation.accuracy import Accuracy, write_predictions
 from hook.evaluation.confusion import load_confusion_matrix
 
 CLASSES = ("field", "forest", "town", "water")

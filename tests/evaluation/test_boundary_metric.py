@@ -9,8 +9,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation import BoundaryMetric
 from hook.evaluation.boundary import boundary_counts, boundary_scores
+from hook.evaluation.boundary_metric import BoundaryMetric
 
 CLASSES = ("field", "forest", "town")
 

@@ -8,10 +8,11 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 
-from hook.engine.runner import build_runner, load_config, setup_environment
+from hook.engine.configs import load_config, setup_environment
+from hook.engine.runner import build_runner
 from hook.errors import ConfigError, DataError
-from hook.evaluation import HomogeneityMetric
 from hook.evaluation.homogeneity import MEASURES, explained_variation, measure_regions
+from hook.evaluation.homogeneity_metric import HomogeneityMetric
 
 CLASSES = ("background", "town")
 

@@ -6,7 +6,7 @@ import torch
 from mmseg.evaluation import IoUMetric as MMSegIoUMetric
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation import IoUMetric
+from hook.evaluation.iou_metric import IoUMetric
 
 CLASSES = ("field", "forest", "town")
 

@@ -14,7 +14,7 @@ from hook.apis import (
     predict_files,
     tokenize,
 )
-from hook.engine.runner import load_config
+from hook.engine.configs import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 from hook.inference.windows import WindowPredictor
 from hook.tokenizers import HookTokenizer

@@ -9,10 +9,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from hook.engine.configs import setup_environment
 from hook.engine.models import build_model
-from hook.engine.runner import setup_environment
 from hook.errors import ConfigError
-from hook.evaluation import HomogeneityMetric
+from hook.evaluation.homogeneity_metric import HomogeneityMetric
 from hook.evaluation.superpixels import token_regions
 from hook.inference.regions import RegionPredictor
 from hook.inference.tokens import image_tokens, tokenize

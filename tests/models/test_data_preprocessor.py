@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 
+from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
-from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError
 from hook.models import ClsDataPreProcessor, SegDataPreProcessor
 from hook.structures import ClsDataSample

@@ -10,8 +10,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from hook.datasets.transforms import Albumentations, PackClsSample, PackSegSample
+from hook.engine.configs import setup_environment
 from hook.engine.models import build_model
-from hook.engine.runner import setup_environment
 from hook.models import TokenSegmentor
 from hook.structures import ClsDataSample
 from hook.tokenizers import ImageFacts

@@ -13,7 +13,7 @@ from hook.errors import CheckpointError, ConfigError
 
 
 def test_printed_config_is_a_config(load_tool, cls_run, tmp_path, monkeypatch, capsys):
-    from hook.engine.runner import load_config
+    from hook.engine.configs import load_config
 
     config, _ = cls_run
     argv = ["print_config.py", str(config), "--cfg-options", "optim_wrapper.optimizer.lr=0.5"]

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy.stats import bootstrap
 
-from hook.engine.runner import build_runner, load_config
+from hook.engine.configs import load_config
+from hook.engine.runner import build_runner
 from hook.evaluation.homogeneity import MEASURES
 
 

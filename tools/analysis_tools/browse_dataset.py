@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
-from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
+from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
 from hook.errors import ConfigError, reports_errors
 from hook.geo.staging import save_png
 from hook.geo.styles import distinct_palette

@@ -16,7 +16,7 @@ from rasterio import features
 from rasterio.enums import Resampling
 from rasterio.windows import Window, from_bounds
 
-from hook.engine.runner import make_folder
+from hook.engine.configs import make_folder
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.bands import image_bands
 from hook.geo.measure import metres_per_pixel

@@ -27,14 +27,14 @@ import shapely
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from hook.apis import RegionPredictor, classify_regions, load_model
+from hook.apis import classify_regions, load_model
+from hook.engine.configs import add_config_options, build_dataset, load_config, setup_environment
 from hook.engine.profiling import prepare_output, shown_command, write_json
-from hook.engine.runner import add_config_options, build_dataset, load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
-from hook.inference.regions import EMBEDDINGS
+from hook.inference.regions import EMBEDDINGS, RegionPredictor
 from hook.regions.plan import pool_seeds
 
 

@@ -13,8 +13,8 @@ from prettytable import PrettyTable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hook.engine.configs import add_config_options, load_config, setup_environment
 from hook.engine.models import band_count_of, build_model, default_window
-from hook.engine.runner import add_config_options, load_config, setup_environment
 from hook.errors import ConfigError, reports_errors
 
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodF
 from prettytable import PrettyTable
 from tqdm import tqdm
 
+from hook.engine.configs import load_config
 from hook.engine.profiling import (
     Measurement,
     StepSettings,
@@ -37,7 +38,6 @@ from hook.engine.profiling import (
     shown_path,
     write_json,
 )
-from hook.engine.runner import load_config
 from hook.errors import ConfigError, HookError, reports_errors
 from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb

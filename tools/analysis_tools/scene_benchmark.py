@@ -33,6 +33,7 @@ from rasterio.transform import from_origin
 from torch import nn
 from tqdm import tqdm
 
+from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model, default_window
 from hook.engine.profiling import (
     device_name,
@@ -41,7 +42,6 @@ from hook.engine.profiling import (
     shown_path,
     write_json,
 )
-from hook.engine.runner import load_config, setup_environment
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png

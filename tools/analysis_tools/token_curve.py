@@ -28,6 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from hook.engine.configs import add_config_options, load_config
 from hook.engine.profiling import (
     device_name,
     prepare_output,
@@ -35,7 +36,7 @@ from hook.engine.profiling import (
     shown_path,
     write_json,
 )
-from hook.engine.runner import HookRunner, add_config_options, load_config
+from hook.engine.runner import HookRunner
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.staging import save_png
 from hook.inference.models import chosen_tokens, load_model

@@ -43,15 +43,15 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from hook.engine.models import build_model, is_segmentation
-from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
-from hook.engine.runner import (
+from hook.engine.configs import (
     add_config_options,
     build_dataset,
     load_config,
     make_folder,
     setup_environment,
 )
+from hook.engine.models import build_model, is_segmentation
+from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.boundary import check_tolerance, label_boundary
 from hook.evaluation.homogeneity import (

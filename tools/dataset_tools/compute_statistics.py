@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hook.datasets.statistics import compute_statistics, plain_datasets, without_pipelines
-from hook.engine.runner import add_config_options, build_dataset, load_config, make_folder
+from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
 from hook.errors import reports_errors
 from hook.geo.staging import atomic_write
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from hook.engine.runner import add_config_options, load_config
+from hook.engine.configs import add_config_options, load_config
 from hook.errors import reports_errors
 
 

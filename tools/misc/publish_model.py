@@ -29,7 +29,7 @@ _KEPT_META = ("dataset_meta", "cfg", "epoch", "iter", "seed", "mmengine_version"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    from hook.engine.runner import add_config_options
+    from hook.engine.configs import add_config_options
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,8 +107,8 @@ def publish_model(args: argparse.Namespace) -> Path:
         CheckpointError: The checkpoint cannot be read or belongs to another model.
         DataError: The test part is missing.
     """
+    from hook.engine.configs import load_config
     from hook.engine.models import is_segmentation
-    from hook.engine.runner import load_config
     from hook.inference.models import load_model
     from hook.zoo import PublishedModel, write_published
     from hook.zoo.listing import FOLDER, Entry, add_entry, checksum
