@@ -27,7 +27,6 @@ from hook.geo.raster import parse_nodata
 from hook.geo.staging import StagedFiles
 from hook.inference.models import Model, chosen_tokens, load_model
 from hook.inference.windows import WindowPredictor
-from hook.models import TokenModel
 from hook.tokenizers import ImageFacts
 
 TOLERANCE = 1e-4
@@ -196,7 +195,7 @@ class PixelsToProbabilities(nn.Module):
             x = F.pad(x, self.padding, value=self.pad_value)
         size = tuple(x.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        if isinstance(self.model, TokenModel):
+        if hasattr(self.model, "image_facts"):
             valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
             logits, _ = self.model.infer(x, ImageFacts(valid), self.num_tokens, [meta])
         elif self.segments:

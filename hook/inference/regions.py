@@ -9,7 +9,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hook.arguments import whole_number
 from hook.errors import ConfigError
-from hook.evaluation.superpixels import token_regions
 from hook.inference.models import load_model
 from hook.inference.windows import WindowPredictor
 from hook.regions import TokenBatch
@@ -97,6 +96,8 @@ class RegionPredictor:
             segmentation, of tokens where a classification head pools their mean and can so judge
             each alone.
         """
+        from hook.evaluation.superpixels import token_regions  # with scikit-image and SciPy
+
         scores, tokens = self._predict.with_tokens(windows, valid)
         owners = [token_regions(one, self._min_region, everywhere=True) for one in tokens]
         embeddings = seeds = seed_of_pixel = token_scores = None

@@ -11,7 +11,6 @@ from hook.engine.models import is_segmentation
 from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.inference.models import chosen_tokens
-from hook.models import TokenModel
 from hook.structures import ImageTokens
 from hook.tokenizers import ImageFacts
 
@@ -66,7 +65,7 @@ class WindowPredictor:
         self.num_tokens, self.resolution = chosen_tokens(model, num_tokens), resolution
         self.device = next(model.parameters()).device
         self.segments = is_segmentation(model)
-        self._has_tokens = isinstance(model, TokenModel)
+        self._has_tokens = hasattr(model, "image_facts")
         self._forward = getattr(model, "infer", getattr(model, "inference", model.forward))
         if compile:
             require_compiler()

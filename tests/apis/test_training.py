@@ -14,7 +14,7 @@ from hook.apis import SceneMapper, TrainingResult, load_model, train, training
 from hook.datasets.holdout import hold_out
 from hook.datasets.inspection import inspect_files
 from hook.engine import fitting
-from hook.engine.configs import find_config
+from hook.engine.configs import find_config, load_config
 from hook.engine.models import use_scope_of
 from hook.errors import CheckpointError, ConfigError, DataError
 
