@@ -36,6 +36,7 @@ from hook.engine.configs import (
     setup_environment,
 )
 from hook.engine.models import upgrade_model
+from hook.engine.optim import CPUAmpOptimWrapper
 from hook.errors import ConfigError, HookError
 
 
@@ -143,7 +144,7 @@ def set_amp(cfg: Config, asked: bool) -> None:
         return
     if not asked and name != "AmpOptimWrapper":
         return
-    wrapper.type = "CPUAmpOptimWrapper" if asked else "OptimWrapper"
+    wrapper.type = CPUAmpOptimWrapper.__name__ if asked else "OptimWrapper"
     for key in ("loss_scale", "dtype", "use_fsdp"):
         wrapper.pop(key, None)
     precision = "bfloat16 autocast" if asked else "float32 (--amp gives bfloat16 autocast)"
