@@ -195,7 +195,7 @@ class PixelsToProbabilities(nn.Module):
             x = F.pad(x, self.padding, value=self.pad_value)
         size = tuple(x.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        if hasattr(self.model, "image_facts"):
+        if hasattr(self.model, "infer"):
             valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
             logits, _ = self.model.infer(x, ImageFacts(valid), self.num_tokens, [meta])
         elif self.segments:

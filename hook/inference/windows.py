@@ -65,7 +65,7 @@ class WindowPredictor:
         self.num_tokens, self.resolution = chosen_tokens(model, num_tokens), resolution
         self.device = next(model.parameters()).device
         self.segments = is_segmentation(model)
-        self._has_tokens = hasattr(model, "image_facts")
+        self._has_tokens = hasattr(model, "infer")
         self._forward = getattr(model, "infer", getattr(model, "inference", model.forward))
         if compile:
             require_compiler()
