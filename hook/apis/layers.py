@@ -1,25 +1,20 @@
 """Map layers from a finished class map: polygons, areas per class, names and colours."""
 
-import ast
 import csv
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
 
 import geopandas
-import numpy as np
 import pandas as pd
 
 from hook.arguments import file_name, number, refused
 from hook.errors import SceneError
-from hook.geo.arrays import is_array, raster_file
+from hook.geo.arrays import Map, is_array, map_file
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import (
-    Colour,
     StyledClass,
     distinct_palette,
     parse_classes,
@@ -32,13 +27,6 @@ from hook.scenes.polygons import polygonize
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.statistics import ClassMap
 from hook.scenes.statistics import class_statistics as measure
-
-if TYPE_CHECKING:
-    import xarray
-
-Map = Union[str, os.PathLike, np.ndarray, "xarray.DataArray"]
-
-_UNKNOWN = 255  # of class indexes in arrays, as in maps
 
 
 def vectorize_map(
@@ -101,50 +89,6 @@ def vectorize_map(
     if not is_array(map_path) and (item := item_of_map(map_path)):
         add_vectors(item, output)
     return count
-
-
-@contextmanager
-def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
-    """Give a map as a file with the names and colours it has, and the value that is no class."""
-    if not is_array(given):
-        if not isinstance(given, str | os.PathLike):
-            raise SceneError(
-                "what was given is no map",
-                expected="a file's name, an xarray.DataArray, or an array (rows, cols)",
-                found=type(given).__name__,
-                remedy="give a map of classes, such as SceneMapper.map makes",
-            )
-        yield given, None
-        return
-    names, colours = _names_and_colours(given)
-    # A bare array of bytes has no nodata value of its own.
-    nodata = _UNKNOWN if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
-    with raster_file(given, "map", classes=True) as path:
-        if names:
-            styled = map(StyledClass, range(len(names)), names, colours)
-            write_style(path, list(styled))
-        yield path, nodata
-
-
-def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
-    """Read what a DataArray says of its classes; files keep lists as text."""
-    found = []
-    for key in ("classes", "palette"):
-        value = getattr(given, "attrs", {}).get(key)
-        if isinstance(value, str):
-            with suppress(ValueError, SyntaxError):
-                value = ast.literal_eval(value)
-        found.append(list(value) if isinstance(value, list | tuple | np.ndarray) else [])
-    names, colours = found
-    if not all(isinstance(name, str) for name in names):
-        return [], []
-    try:
-        colours = [tuple(bytes(map(int, colour))) for colour in colours]
-    except (TypeError, ValueError):
-        colours = []
-    if len(colours) != len(names) or any(len(colour) != 3 for colour in colours):
-        colours = distinct_palette(len(names))
-    return [str(name) for name in names], colours
 
 
 def class_statistics(

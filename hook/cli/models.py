@@ -36,7 +36,7 @@ def add_parser(commands) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     """Show the models."""
-    from hook.apis.models import list_models
+    from hook.apis import list_models
 
     models = list_models()
     if args.json:
@@ -71,6 +71,6 @@ def _list(args: argparse.Namespace) -> None:
 
 def _download(args: argparse.Namespace) -> None:
     """Fetch a model."""
-    from hook.apis.models import download_model
+    from hook.apis import download_model
 
     print(download_model(args.name, args.to, progress=not args.quiet))

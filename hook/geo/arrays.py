@@ -3,13 +3,14 @@
 Objects are known by what they have, so that xarray is needed only where one is made.
 """
 
+import ast
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from rasterio.crs import CRS
@@ -17,15 +18,26 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
 from rasterio.transform import Affine
 
-from hook.errors import ConfigError, DataError, HookError
+from hook.errors import ConfigError, DataError, HookError, SceneError
 from hook.geo.raster import quiet, quiet_open
-from hook.geo.styles import NO_CLASS, read_category_names
+from hook.geo.styles import (
+    NO_CLASS,
+    Colour,
+    StyledClass,
+    distinct_palette,
+    read_category_names,
+    write_style,
+)
 
 if TYPE_CHECKING:
     import xarray
 
+Map = Union[str, os.PathLike, np.ndarray, "xarray.DataArray"]
+"""A class map: a file, or an array."""
+
 _BANDS = ("band", "bands", "channel", "variable")
 _ROWS, _COLUMNS = ("y", "lat", "latitude", "row"), ("x", "lon", "longitude", "column")
+_UNKNOWN = 255  # of class indexes in arrays, as in maps
 _KINDS = "bool, whole numbers up to 32 bits, or floating point"
 # Side by which a coordinate may be off its place, in pixels: centres are written in decimals.
 _TOLERANCE = 1e-3
@@ -127,6 +139,50 @@ def raster_files(images: Any) -> Iterator[Any]:
             yield [stack.enter_context(raster_file(one, f"array_{k}")) for k, one in files]
         else:
             yield stack.enter_context(raster_file(images))
+
+
+@contextmanager
+def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
+    """Give a map as a file with the names and colours it has, and the value that is no class."""
+    if not is_array(given):
+        if not isinstance(given, str | os.PathLike):
+            raise SceneError(
+                "what was given is no map",
+                expected="a file's name, an xarray.DataArray, or an array (rows, cols)",
+                found=type(given).__name__,
+                remedy="give a map of classes, such as SceneMapper.map makes",
+            )
+        yield given, None
+        return
+    names, colours = _names_and_colours(given)
+    # A bare array of bytes has no nodata value of its own.
+    nodata = _UNKNOWN if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
+    with raster_file(given, "map", classes=True) as path:
+        if names:
+            styled = map(StyledClass, range(len(names)), names, colours)
+            write_style(path, list(styled))
+        yield path, nodata
+
+
+def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
+    """Read what a DataArray says of its classes; files keep lists as text."""
+    found = []
+    for key in ("classes", "palette"):
+        value = getattr(given, "attrs", {}).get(key)
+        if isinstance(value, str):
+            with suppress(ValueError, SyntaxError):
+                value = ast.literal_eval(value)
+        found.append(list(value) if isinstance(value, list | tuple | np.ndarray) else [])
+    names, colours = found
+    if not all(isinstance(name, str) for name in names):
+        return [], []
+    try:
+        colours = [tuple(bytes(map(int, colour))) for colour in colours]
+    except (TypeError, ValueError):
+        colours = []
+    if len(colours) != len(names) or any(len(colour) != 3 for colour in colours):
+        colours = distinct_palette(len(names))
+    return [str(name) for name in names], colours
 
 
 def refuse_resume(resume: bool, output: Any) -> None:

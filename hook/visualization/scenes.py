@@ -17,10 +17,9 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
 
-from hook.apis.layers import Map, map_file
 from hook.arguments import is_whole_number, refused, whole_number
 from hook.errors import ConfigError, DataError
-from hook.geo.arrays import raster_files
+from hook.geo.arrays import Map, map_file, raster_files
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_unit
 from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
