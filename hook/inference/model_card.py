@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -127,27 +128,18 @@ def _value_scaling(model: nn.Module) -> list[dict[str, Any]]:
     The model's statistics are in its units, which are ``value * scale + offset``; the extension
     knows one step for each band, so that both become one.
     """
-    processor = model.data_preprocessor
-    mean, std = (getattr(processor, name, None) for name in ("mean", "std"))
-    if mean is None or std is None:
+    processor, meta = model.data_preprocessor, model.dataset_meta
+    if getattr(processor, "mean", None) is None or getattr(processor, "std", None) is None:
         return []
-    mean, std = mean.flatten().tolist(), std.flatten().tolist()
+    mean, std = (
+        value.flatten().double().cpu().numpy() for value in (processor.mean, processor.std)
+    )
     scale, offset = (
-        _per_band(model.dataset_meta.get(key), usual, len(mean))
+        np.asarray(usual if meta.get(key) is None else meta[key], np.float64)
         for key, usual in (("scale", 1.0), ("offset", 0.0))
     )
+    # float32 has seven digits.
     return [
-        {"type": "z-score", "mean": _short((m - o) / s), "stddev": _short(d / s)}
-        for m, d, s, o in zip(mean, std, scale, offset, strict=True)
+        {"type": "z-score", "mean": float(f"{mean:.7g}"), "stddev": float(f"{std:.7g}")}
+        for mean, std in zip((mean - offset) / scale, std / scale, strict=True)
     ]
-
-
-def _short(value: float) -> float:
-    """Drop the digits that float32 does not have."""
-    return float(f"{value:.7g}")
-
-
-def _per_band(value: float | Sequence[float] | None, usual: float, count: int) -> list[float]:
-    if value is None:
-        return [usual] * count
-    return list(value) if isinstance(value, Sequence) else [float(value)] * count

@@ -35,7 +35,7 @@ def array(scene):
 
 @pytest.fixture(scope="module")
 def mapper(seg_run):
-    return SceneMapper(*seg_run)
+    return SceneMapper(seg_run)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_without_xarray_the_extra_is_named(mapper, scene, monkeypatch):
 
 # ---------------------------------------------------------------------------------- the rest
 def test_regions_of_an_array_are_those_of_the_file(seg_run, array, scene, tmp_path):
-    extractor = RegionExtractor(*seg_run)
+    extractor = RegionExtractor(seg_run)
     extractor.extract(scene, tmp_path / "regions.parquet", **OPTIONS)
     wanted = geopandas.read_parquet(tmp_path / "regions.parquet")
     found = extractor.extract(array, **OPTIONS)
@@ -208,7 +208,7 @@ def test_zones_as_a_table(mapped):
 
 
 def test_a_dataset_is_told_from_its_arrays(seg_run, array):
-    mapper = SceneMapper(*seg_run)
+    mapper = SceneMapper(seg_run)
     with pytest.raises(DataError, match=r"xarray\.Dataset was given") as caught:
         mapper.map(array.to_dataset(name="reflectance"), progress=False)
     assert "reflectance" in str(caught.value)

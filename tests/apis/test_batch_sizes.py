@@ -58,7 +58,7 @@ def rows_seen(monkeypatch):
 def map_in_batches(seg_run, scene, tmp_path):
     """A function that maps the scene in batches of some windows and returns the classes."""
     threads = torch.get_num_threads()
-    mapper = SceneMapper(*seg_run, threads=1)
+    mapper = SceneMapper(seg_run, threads=1)
 
     def run(batch, **options):
         output = tmp_path / f"{batch}.tif"

@@ -13,7 +13,7 @@ from hook.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def classifier(cls_run):
-    return Classifier(*cls_run, batch_size=3)
+    return Classifier(cls_run, batch_size=3)
 
 
 def images(count=4, seed=0):
@@ -85,7 +85,7 @@ def test_what_cannot_be_classified(classifier, given, message):
 
 def test_a_segmentation_is_refused(seg_run):
     with pytest.raises(ConfigError, match="a class to each pixel") as caught:
-        Classifier(*seg_run)
+        Classifier(seg_run)
     assert "SceneMapper" in str(caught.value)
 
 

@@ -29,7 +29,7 @@ def one_thread():
 def alone(seg_run, scenes, tmp_path, one_thread):
     """Folder with a map that this process makes."""
     (folder := tmp_path / "alone").mkdir()
-    mapper = SceneMapper(*seg_run, threads=one_thread)
+    mapper = SceneMapper(seg_run, threads=one_thread)
     report = mapper.map(scenes / "images" / "second.tif", folder / "map.tif", **OPTIONS)
     assert report.windows > 2 * 64  # what a block has at least
     return folder
@@ -57,7 +57,7 @@ def test_workers_at_an_address_give_the_same_bytes(
     seg_run, scenes, alone, tmp_path, not_here, one_thread
 ):
     scene = scenes / "images" / "second.tif"
-    mapper = SceneMapper(*seg_run, threads=one_thread)
+    mapper = SceneMapper(seg_run, threads=one_thread)
     not_here()
     # Workers with two threads each run two blocks at once, with one model.
     with distributed.LocalCluster(
@@ -121,7 +121,7 @@ def gpus(tmp_path, monkeypatch):
 def test_each_of_two_gpus_gets_a_worker(
     seg_run, scenes, alone, tmp_path, gpus, not_here, one_thread
 ):
-    mapper = SceneMapper(*seg_run, device="cuda:0,1", threads=one_thread)
+    mapper = SceneMapper(seg_run, device="cuda:0,1", threads=one_thread)
     not_here()
     (folder := tmp_path / "shared").mkdir()
     # One process more than GPUs would put two models on one of these.
@@ -141,7 +141,7 @@ def test_each_of_two_gpus_gets_a_worker(
 )
 def test_several_devices_of_which_there_is_one_are_refused(seg_run, device):
     with pytest.raises(ConfigError, match=f"device '{device}'") as caught:
-        SceneMapper(*seg_run, device=device)
+        SceneMapper(seg_run, device=device)
     assert "cuda:0,1" in caught.value.expected and "--cluster local" in caught.value.remedy
 
 
@@ -159,4 +159,4 @@ def test_gpus_of_a_machine_without_any_are_refused(seg_run, monkeypatch):
 
     monkeypatch.setattr(BaseModel, "to", to)  # what PyTorch does there, on any machine
     with pytest.raises(ConfigError, match="device cuda:0 cannot be used"):
-        SceneMapper(*seg_run, device="cuda:0,1")
+        SceneMapper(seg_run, device="cuda:0,1")

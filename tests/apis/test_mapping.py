@@ -59,7 +59,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     texts = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        SceneMapper(*seg_run).map(
+        SceneMapper(seg_run).map(
             scene,
             tmp_path / name / "map.tif",
             overlap=0,
@@ -102,7 +102,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     assert details["config"] == "tiny_seg"
     assert (details["window"], details["overlap"], details["blend"]) == (32, 0, "hann")
     with pytest.raises(SceneError, match="time of the scene"):
-        SceneMapper(*seg_run).map(scene, tmp_path / "x.tif", taken="yesterday", progress=False)
+        SceneMapper(seg_run).map(scene, tmp_path / "x.tif", taken="yesterday", progress=False)
 
 
 def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):
@@ -244,7 +244,7 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
 
 
 def test_numbers_of_numpy(seg_run, scenes, tmp_path):
-    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    mapper, scene = SceneMapper(seg_run), scenes / "images" / "first.tif"
     wanted = mapper.map(scene, window=32, overlap=0.25, batch_size=2, progress=False)
     numbers = dict(window=np.int64(32), overlap=np.float32(0.25), batch_size=np.int64(2))
     mapper.map(scene, tmp_path / "map.tif", progress=False, **numbers)
@@ -253,7 +253,7 @@ def test_numbers_of_numpy(seg_run, scenes, tmp_path):
 
 
 def test_an_area_without_a_crs_is_told_of(seg_run, scenes, tmp_path):
-    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    mapper, scene = SceneMapper(seg_run), scenes / "images" / "first.tif"
     with rasterio.open(scene) as source:
         left, bottom, right, top = source.bounds
     box = (left, bottom, (left + right) / 2, top)
@@ -268,7 +268,7 @@ def test_an_area_without_a_crs_is_told_of(seg_run, scenes, tmp_path):
 def test_pixels_of_another_size_than_the_models_are_told_of(seg_run, scenes, times, told):
     from hook.inference.scenes import scene_resolution
 
-    mapper, scene = SceneMapper(*seg_run), scenes / "images" / "first.tif"
+    mapper, scene = SceneMapper(seg_run), scenes / "images" / "first.tif"
     metres = scene_resolution(scene)
     with rasterio.open(scene) as source:  # in UTM, where a metre is one
         assert metres == pytest.approx(source.res[0], rel=1e-3)
@@ -334,7 +334,7 @@ def test_what_cannot_be_mapped_is_refused_before_the_model_runs(
 @pytest.mark.parametrize("threads", [0, -1, 1.5])
 def test_impossible_threads(seg_run, threads):
     with pytest.raises(ConfigError, match="threads"):
-        SceneMapper(*seg_run, threads=threads)
+        SceneMapper(seg_run, threads=threads)
 
 
 def test_polygons_as_json_are_named_beside_the_map(seg_run, scenes, tmp_path):
@@ -360,7 +360,7 @@ def test_two_workers_give_the_same_bytes(seg_run, scenes, tmp_path):
     options = dict(overlap=24, batch_size=2, progress=False)
     threads = torch.get_num_threads()
     try:
-        mapper = SceneMapper(*seg_run, threads=1)
+        mapper = SceneMapper(seg_run, threads=1)
         mapper.map(scene, tmp_path / "one.tif", **options)
         mapper.map(scene, tmp_path / "two.tif", cluster="local", workers=2, **options)
     finally:
@@ -438,7 +438,7 @@ def test_precision_and_compilation(seg_run, scenes, tmp_path):
 # ------------------------------------------------------------------------- arguments of wrong types
 @pytest.fixture(scope="module")
 def mapper(seg_run):
-    return SceneMapper(*seg_run)
+    return SceneMapper(seg_run)
 
 
 @pytest.mark.parametrize(

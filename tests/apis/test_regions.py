@@ -96,7 +96,7 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "second.tif"
     sizes = {}
     for least in (0, 64):
-        report = RegionExtractor(*seg_run, min_region=least).extract(
+        report = RegionExtractor(seg_run, min_region=least).extract(
             scene, tmp_path / f"{least}.parquet", explode=True, progress=False
         )
         table = geopandas.read_parquet(tmp_path / f"{least}.parquet")
@@ -107,7 +107,7 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
     assert len(sizes[64]) < len(sizes[0])
     assert (sizes[64] < 64).mean() < (sizes[0] < 64).mean()
     with pytest.raises(ConfigError, match="min_region is below zero"):
-        RegionExtractor(*seg_run, min_region=-1)
+        RegionExtractor(seg_run, min_region=-1)
 
 
 def test_any_number_of_tokens(seg_run, scenes, tmp_path):
@@ -209,7 +209,7 @@ def test_merging_and_workers(seg_run, scenes, tmp_path):
     threads = torch.get_num_threads()
     options = dict(window=12, explode=True, progress=False)
     try:
-        extractor = RegionExtractor(*seg_run, threads=1)
+        extractor = RegionExtractor(seg_run, threads=1)
         extractor.extract(scene, tmp_path / "one.parquet", merge=True, **options)
         extractor.extract(scene, tmp_path / "two.parquet", merge=True, cluster="local", **options)
         extractor.extract(scene, tmp_path / "cut.parquet", **options)
@@ -246,7 +246,7 @@ def test_bad_input(seg_run, scenes, tmp_path):
 # ------------------------------------------------------------------------- arguments of wrong types
 @pytest.fixture(scope="module")
 def extractor(seg_run):
-    return RegionExtractor(*seg_run)
+    return RegionExtractor(seg_run)
 
 
 @pytest.mark.parametrize("value", ["x", 2.5, True, None])

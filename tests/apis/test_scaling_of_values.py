@@ -19,7 +19,7 @@ def model(request, seg_run, cls_run):
     """A segmentation of two bands with a scale, or a classifier of three without one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load_model(*(seg_run if request.param == "seg" else cls_run))
+    yield load_model(seg_run if request.param == "seg" else cls_run)
     torch.set_num_threads(threads)
 
 

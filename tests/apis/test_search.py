@@ -28,7 +28,7 @@ def regions(seg_run, scenes, tmp_path_factory):
     """Regions of a scene of 70 x 50 pixels of 2 m, in windows of 32 pixels."""
     out = tmp_path_factory.mktemp("regions") / "regions.parquet"
     scene = scenes / "images" / "first.tif"
-    RegionExtractor(*seg_run).extract(scene, out, overlap=0, progress=False)
+    RegionExtractor(seg_run).extract(scene, out, overlap=0, progress=False)
     return out
 
 

@@ -119,7 +119,7 @@ def test_curves_have_a_row_per_epoch(trained):
 
 
 def test_the_map_of_the_model_covers_the_scene(trained, scene, tmp_path):
-    SceneMapper(trained.config, trained.checkpoint).map(
+    SceneMapper((trained.config, trained.checkpoint)).map(
         scene / "scene.tif", tmp_path / "map.tif", progress=False
     )
     with rasterio.open(tmp_path / "map.tif") as mapped, rasterio.open(scene / "mask.tif") as truth:

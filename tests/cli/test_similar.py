@@ -14,7 +14,7 @@ from hook.cli import main
 def regions(seg_run, scenes, tmp_path_factory):
     out = tmp_path_factory.mktemp("regions") / "regions.gpkg"
     scene = scenes / "images" / "first.tif"
-    RegionExtractor(*seg_run).extract(scene, out, explode=True, progress=False)
+    RegionExtractor(seg_run).extract(scene, out, explode=True, progress=False)
     return out
 
 
