@@ -1,5 +1,7 @@
 """The homogeneous tokenizer, assembled from stem, perception and vectorization."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +57,13 @@ PRESETS: dict[str, dict] = {
 }
 """What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 
+_PARTS = (
+    "perception_heads",
+    "perception_mlp_ratio",
+    "perception_window",
+    "num_latents",
+    "stem_widths",
+)
 # Of one image of 224 px; see HookTokenizer._images_at_once.
 _PIXELS_AT_ONCE = 224 * 224
 
@@ -92,13 +101,6 @@ class HookTokenizer(nn.Module):
             any number up to K can be asked for afterwards; ``num_tokens`` is the default then.
             None: K is ``num_tokens``, and training uses all.
         num_iterations: How often the tokens read from the seeds.
-        perception_heads: Attention heads of the object perception module; for ``"fast"`` two
-            numbers, of those that meet near seeds and of those that meet far ones.
-        perception_mlp_ratio: Hidden width of its feed-forward halves.
-        perception_window: Window of its first block in seeds, a side or (height, width);
-            None takes half the grid's side, as the paper does; 0 lets all seeds meet.
-        num_latents: Latents through which far seeds meet (``"fast"``).
-        stem_widths: Channels of the stem at each of its resolutions before the last.
         resolution: Ground size of a pixel that the rotary positions were trained at, in metres
             (``"fast"``); without it they count pixels.
         nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``). Models
@@ -110,8 +112,19 @@ class HookTokenizer(nn.Module):
             edge there.
         band_dropout: Probability that a training step sets a band of an image to zero, the mean
             of normalised images; one band always stays.
+        **parts: See below; None takes the preset's.
+
+    Keyword Args:
+        perception_heads: Attention heads of the object perception module; for ``"fast"`` two
+            numbers, of those that meet near seeds and of those that meet far ones.
+        perception_mlp_ratio: Hidden width of its feed-forward halves.
+        perception_window: Window of its first block in seeds, a side or (height, width);
+            None takes half the grid's side, as the paper does; 0 lets all seeds meet.
+        num_latents: Latents through which far seeds meet (``"fast"``).
+        stem_widths: Channels of the stem at each of its resolutions before the last.
 
     Raises:
+        TypeError: There is no part of a preset of that name.
         ValueError: An argument is out of its range, the preset is unknown or lacks the part that
             an argument is for.
 
@@ -141,30 +154,19 @@ class HookTokenizer(nn.Module):
         assign: str | None = None,
         max_tokens: int | None = None,
         num_iterations: int = 1,
-        perception_heads: int | tuple[int, int] | None = None,
-        perception_mlp_ratio: float | None = None,
-        perception_window: int | tuple[int, int] | None = None,
-        num_latents: int | None = None,
-        stem_widths: tuple[int, ...] | None = None,
         resolution: float | None = None,
         nan_is_invalid: bool = False,
         diffusion_steps: int = 0,
         diffusion_contrast: float = 0.3,
         band_dropout: float = 0.0,
+        **parts: Any,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; there are {sorted(PRESETS)}")
-        given = dict(
-            seed_dims=seed_dims,
-            num_tokens=num_tokens,
-            assign=assign,
-            perception_heads=perception_heads,
-            perception_mlp_ratio=perception_mlp_ratio,
-            perception_window=perception_window,
-            num_latents=num_latents,
-            stem_widths=stem_widths,
-        )
+        for name in set(parts) - set(_PARTS):
+            raise TypeError(f"unexpected keyword argument {name!r}; parts are {', '.join(_PARTS)}")
+        given = dict(seed_dims=seed_dims, num_tokens=num_tokens, assign=assign, **parts)
         given = {k: v for k, v in given.items() if v is not None}
         chosen = PRESETS[preset] | given
         for name in set(given) - set(PRESETS[preset]):

@@ -447,3 +447,8 @@ def test_diffusion_of_a_tokenizer_is_that_of_its_assignment(preset, assign):
     assert any(
         w.grad.abs().sum() > 0 for w in diffused.vectorization.parameters() if w.grad is not None
     )
+
+
+def test_parts_that_no_preset_has():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'positions'"):
+        HookTokenizer(positions="rotary")
