@@ -55,10 +55,14 @@ def count_matched(boundary: np.ndarray, reference: np.ndarray, tolerance: float)
         ConfigError: The tolerance is negative or no number.
     """
     check_tolerance(tolerance, "tolerance")
-    # Near is what a disc around each reference pixel covers. For the few pixels of a tolerance,
-    # this is a hundred times as fast as a distance transform and as exact.
-    near = cv2.dilate(reference.astype(np.uint8), _disc(tolerance))
-    return int(np.count_nonzero(near[boundary]))
+    return int(np.count_nonzero(near(reference, tolerance)[boundary]))
+
+
+def near(reference: np.ndarray, tolerance: float) -> np.ndarray:
+    """Mark the pixels within a distance of those marked in ``reference``, (H, W) bool both."""
+    # What a disc around each reference pixel covers. For the few pixels of a tolerance, this is a
+    # hundred times as fast as a distance transform and as exact.
+    return cv2.dilate(reference.astype(np.uint8), _disc(tolerance)).astype(bool)
 
 
 def boundary_counts(

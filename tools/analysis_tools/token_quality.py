@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from prettytable import PrettyTable
-from scipy.ndimage import distance_transform_edt
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -53,7 +52,7 @@ from hook.engine.configs import (
 from hook.engine.models import build_model, is_segmentation
 from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.evaluation.boundary import check_tolerance, label_boundary
+from hook.evaluation.boundary import check_tolerance, label_boundary, near
 from hook.evaluation.homogeneity import (
     MEASURES,
     NO_REGION,
@@ -61,6 +60,7 @@ from hook.evaluation.homogeneity import (
     measure_regions,
     stuff_classes,
 )
+from hook.evaluation.samples import class_names
 from hook.evaluation.superpixels import (
     felzenszwalb_regions,
     kmeans_regions,
@@ -516,9 +516,9 @@ def draw_chip(
     true = label_boundary(np.where(known, chip.truth.astype(np.int64), NO_REGION), NO_REGION)
     found = label_boundary(np.where(known, regions, NO_REGION), NO_REGION)
     boundaries = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1) * 0.5 + 110
-    met = true & _near(found, tolerance)
+    met = true & near(found, tolerance)
     for mask, colour in (
-        (found & ~_near(true, tolerance), SPURIOUS),
+        (found & ~near(true, tolerance), SPURIOUS),
         (true & ~met, MISSED),
         (met, MET),
     ):
@@ -548,13 +548,6 @@ def draw_chip(
         columns=2,
         dpi=110,
     )
-
-
-def _near(boundary: np.ndarray, tolerance: float) -> np.ndarray:
-    """Mark the pixels within a distance of a boundary."""
-    if not boundary.any():
-        return boundary
-    return distance_transform_edt(~boundary) <= tolerance
 
 
 # ---------------------------------------------------------------------------------- command
@@ -665,14 +658,15 @@ def main() -> None:
                     found=type(model.backbone.tokenizer).__name__,
                 )
             patches.append(MergedPatches(state, model))
-    dataset = _test_dataset(args)
-    meta = dict(dataset.metainfo)
+    dataset = build_dataset(load_config(args.config, args.cfg_options), "test")
+    meta = dict(getattr(dataset, "metainfo", {}))
+    classes = class_names(meta, "the test data")
     total = len(dataset)
     number = min(args.max_images or total, total)
     indexes = np.linspace(0, total - 1, number).round().astype(int).tolist()
 
     def measure(chip: Chip, regions: np.ndarray) -> dict[str, float]:
-        return take_measures(chip, regions, meta["classes"], args.tolerance)
+        return take_measures(chip, regions, classes, args.tolerance)
 
     readers = [lambda index=index: read_chip(dataset, index) for index in indexes]
     comparisons, names, files = compare(readers, models, patches, counts, measure, args.seed)
@@ -723,17 +717,6 @@ def main() -> None:
 def _tokens_name(model: nn.Module, state: str) -> str:
     kind = "patches" if model.backbone.tokenizer.assign == "grid" else "HOOK tokens"
     return f"{kind} {state}"
-
-
-def _test_dataset(args: argparse.Namespace) -> Dataset:
-    dataset = build_dataset(load_config(args.config, args.cfg_options), "test")
-    if not getattr(dataset, "metainfo", {}).get("classes"):
-        raise ConfigError(
-            "the dataset names no classes",
-            expected="metainfo['classes']",
-            remedy="set metainfo=dict(classes=(...)) in the dataset's config",
-        )
-    return dataset
 
 
 if __name__ == "__main__":
