@@ -19,7 +19,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from hook.geo.styles import write_qml
-from hook.scenes import map_scene, polygonize
+from hook.scenes import MapRequest, map_scene, polygonize
 
 # The first and the last colour must not be mistaken for black, white or nothing.
 NAMES = ("field & meadow", "<water>", "Gebäude")
@@ -61,18 +61,15 @@ def mapped(tmp_path_factory):
         scores = np.exp(windows.astype(np.float32))
         return scores / scores.sum(axis=1, keepdims=True)
 
-    map_scene(
-        predict,
+    request = MapRequest(
         folder / "scene.tif",
         folder / "map.tif",
-        num_classes=3,
         window=256,
         overlap=0,
-        class_names=NAMES,
-        palette=PALETTE,
         scores=("probs", "margin"),
         progress=False,
     )
+    map_scene(predict, request, num_classes=3, class_names=NAMES, palette=PALETTE)
     counts = {}
     for ending in ("gpkg", "fgb", "geojson"):
         counts[ending] = polygonize(
