@@ -12,7 +12,7 @@ from hook.errors import ConfigError
 _LONGEST = 60
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Say what was given, in a line: the value where it is short, else its type."""
     if isinstance(value, np.generic):
         value = value.item()  # 3, not np.int64(3)
@@ -22,7 +22,7 @@ def shown(value: object) -> str:
     return text
 
 
-def is_whole_number(value: object) -> bool:
+def is_int(value: object) -> bool:
     """Tell whether something is an integer of Python or NumPy; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -32,11 +32,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole_number(
+def check_int(
     name: str,
     value: object,
-    least: int | None = 1,
-    most: int | None = None,
+    minimum: int | None = 1,
+    maximum: int | None = None,
     *,
     remedy: str | None = None,
 ) -> int:
@@ -45,8 +45,8 @@ def whole_number(
     Args:
         name: Name of the argument.
         value: What was given.
-        least: Smallest number allowed; None for any.
-        most: Largest number allowed; None for any.
+        minimum: Smallest number allowed; None for any.
+        maximum: Largest number allowed; None for any.
         remedy: What to do about another; None says to correct the argument.
 
     Returns:
@@ -56,22 +56,22 @@ def whole_number(
         ConfigError: It is none, or out of bounds.
     """
     if (
-        not is_whole_number(value)
-        or (least is not None and value < least)
-        or (most is not None and value > most)
+        not is_int(value)
+        or (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
     ):
-        bounds = ("" if least is None else f" from {least}") + (
-            "" if most is None else f" to {most}"
+        bounds = ("" if minimum is None else f" from {minimum}") + (
+            "" if maximum is None else f" to {maximum}"
         )
-        raise refused(name, value, f"a whole number{bounds}", remedy)
+        raise bad_argument(name, value, f"a whole number{bounds}", remedy)
     return int(value)
 
 
-def number(
+def check_number(
     name: str,
     value: object,
-    least: float | None = None,
-    most: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
     *,
     above: float | None = None,
     below: float | None = None,
@@ -82,8 +82,8 @@ def number(
     Args:
         name: Name of the argument.
         value: What was given.
-        least: Smallest number allowed; None for any.
-        most: Largest number allowed; None for any.
+        minimum: Smallest number allowed; None for any.
+        maximum: Largest number allowed; None for any.
         above: Number that it must exceed.
         below: Number that it must stay below.
         remedy: What to do about another; None says to correct the argument.
@@ -96,18 +96,18 @@ def number(
     """
     if (
         not is_number(value)
-        or (least is not None and value < least)
-        or (most is not None and value > most)
+        or (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
         or (above is not None and value <= above)
         or (below is not None and value >= below)
     ):
-        words = (("from", least), ("to", most), ("above", above), ("and below", below))
+        words = (("from", minimum), ("to", maximum), ("above", above), ("and below", below))
         bounds = "".join(f" {word} {bound:g}" for word, bound in words if bound is not None)
-        raise refused(name, value, f"a number{bounds}", remedy)
+        raise bad_argument(name, value, f"a number{bounds}", remedy)
     return float(value)
 
 
-def pair(name: str, value: object, expected: str, remedy: str | None = None) -> tuple:
+def check_pair(name: str, value: object, expected: str, remedy: str | None = None) -> tuple:
     """Take two things, which are not looked at.
 
     Args:
@@ -125,11 +125,11 @@ def pair(name: str, value: object, expected: str, remedy: str | None = None) -> 
     try:
         first, second = value
     except (TypeError, ValueError):
-        raise refused(name, value, expected, remedy) from None
+        raise bad_argument(name, value, expected, remedy) from None
     return first, second
 
 
-def file_name(
+def check_path(
     name: str, value: object, expected: str = "the name of a file", remedy: str | None = None
 ) -> Path:
     """Take the name of a file or folder.
@@ -147,15 +147,15 @@ def file_name(
         ConfigError: It is no text and no path.
     """
     if not isinstance(value, str | os.PathLike):
-        raise refused(name, value, expected, remedy)
+        raise bad_argument(name, value, expected, remedy)
     return Path(value)
 
 
-def refused(name: str, value: object, expected: str, remedy: str | None = None) -> ConfigError:
+def bad_argument(name: str, value: object, expected: str, remedy: str | None = None) -> ConfigError:
     """Give the error of an argument that cannot be used."""
     return ConfigError(
-        f"{name}={shown(value)}",
+        f"{name}={short_repr(value)}",
         expected=expected,
-        found=shown(value),
+        found=short_repr(value),
         remedy=remedy or f"correct {name}",
     )

@@ -23,7 +23,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from hook.arguments import file_name
+from hook.arguments import check_path
 from hook.errors import CheckpointError, ConfigError
 
 _LISTED_KEYS = 8
@@ -81,7 +81,7 @@ def load_checkpoint(
             be run when read. Nothing in it has been run.
         ConfigError: ``path`` is no path.
     """
-    path = file_name("checkpoint", path).expanduser()
+    path = check_path("checkpoint", path).expanduser()
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {path} does not exist" if not path.exists() else f"{path} is no file",

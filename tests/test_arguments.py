@@ -3,20 +3,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hook.arguments import file_name, is_whole_number, number, pair, shown, whole_number
+from hook.arguments import check_int, check_number, check_pair, check_path, is_int, short_repr
 from hook.errors import ConfigError
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(7), np.uint8(7)])
 def test_whole_numbers(value):
-    found = whole_number("k", value)
+    found = check_int("k", value)
     assert found == value and type(found) is int
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, 2.5, "a", "2", None, True, [2], np.float32(2)])
 def test_what_is_no_whole_number(value):
     with pytest.raises(ConfigError, match="k=") as caught:
-        whole_number("k", value)
+        check_int("k", value)
     assert caught.value.expected == "a whole number from 1"
     assert caught.value.remedy == "correct k"
 
@@ -32,60 +32,60 @@ def test_what_is_no_whole_number(value):
 )
 def test_bounds_of_whole_numbers(bounds, words):
     with pytest.raises(ConfigError) as caught:
-        whole_number("k", "x", *bounds, remedy="leave it out")
+        check_int("k", "x", *bounds, remedy="leave it out")
     assert caught.value.expected == words and caught.value.remedy == "leave it out"
-    assert whole_number("k", 9, *bounds) == 9
+    assert check_int("k", 9, *bounds) == 9
     if len(bounds) == 2:
         with pytest.raises(ConfigError):
-            whole_number("k", 10, *bounds)
+            check_int("k", 10, *bounds)
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int16(1)])
 def test_numbers(value):
-    found = number("x", value, 0, 1)
+    found = check_number("x", value, 0, 1)
     assert found == value and type(found) is float
 
 
 @pytest.mark.parametrize("value", ["1", None, True, float("nan"), float("inf"), 1j, [1.0]])
 def test_what_is_no_number(value):
     with pytest.raises(ConfigError, match="x=") as caught:
-        number("x", value)
+        check_number("x", value)
     assert caught.value.expected == "a number"
 
 
 @pytest.mark.parametrize(
     ("value", "bounds", "words"),
     [
-        (-1, dict(least=0), "a number from 0"),
-        (2, dict(least=-1, most=1), "a number from -1 to 1"),
+        (-1, dict(minimum=0), "a number from 0"),
+        (2, dict(minimum=-1, maximum=1), "a number from -1 to 1"),
         (0, dict(above=0), "a number above 0"),
         (1, dict(above=0, below=1), "a number above 0 and below 1"),
     ],
 )
 def test_bounds_of_numbers(value, bounds, words):
     with pytest.raises(ConfigError) as caught:
-        number("x", value, **bounds)
+        check_number("x", value, **bounds)
     assert caught.value.expected == words
-    assert number("x", 0.5, **bounds) == 0.5
+    assert check_number("x", 0.5, **bounds) == 0.5
 
 
 def test_names_of_files():
-    assert file_name("path", "a.tif") == file_name("path", Path("a.tif")) == Path("a.tif")
+    assert check_path("path", "a.tif") == check_path("path", Path("a.tif")) == Path("a.tif")
     for value in (None, 3, b"a.tif", ["a.tif"]):
         with pytest.raises(ConfigError, match="path="):
-            file_name("path", value)
+            check_path("path", value)
 
 
 def test_pairs():
-    assert pair("at", np.array([1, 2]), "two") == (1, 2)
+    assert check_pair("at", np.array([1, 2]), "two") == (1, 2)
     for value in (None, 3, (1,), (1, 2, 3), "x"):
         with pytest.raises(ConfigError, match="at=") as caught:
-            pair("at", value, "two numbers")
+            check_pair("at", value, "two numbers")
         assert caught.value.expected == "two numbers"
 
 
 def test_a_message_has_room_for_a_line():
-    assert shown(np.int64(3)) == "3" and shown("a") == "'a'"
-    assert shown(np.zeros((9, 9))).endswith("type ndarray")
-    assert shown("x" * 99).endswith("type str")
-    assert not is_whole_number(np.bool_(True))
+    assert short_repr(np.int64(3)) == "3" and short_repr("a") == "'a'"
+    assert short_repr(np.zeros((9, 9))).endswith("type ndarray")
+    assert short_repr("x" * 99).endswith("type str")
+    assert not is_int(np.bool_(True))

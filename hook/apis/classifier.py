@@ -11,7 +11,7 @@ import pandas as pd
 import shapely
 from rasterio.transform import Affine
 
-from hook.arguments import whole_number
+from hook.arguments import check_int
 from hook.engine.models import is_segmentation
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
@@ -59,7 +59,7 @@ class Classifier:
                 found="a segmentation",
                 remedy="map images with SceneMapper, or 'hook map'",
             )
-        batch_size = whole_number("batch_size", batch_size)
+        batch_size = check_int("batch_size", batch_size)
         if num_tokens is not None:
             num_tokens = checked_tokens(self.model, num_tokens)
         self.classes = tuple(self.model.dataset_meta["classes"])

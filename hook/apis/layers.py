@@ -10,7 +10,7 @@ from pathlib import Path
 import geopandas
 import pandas as pd
 
-from hook.arguments import file_name, number, refused
+from hook.arguments import bad_argument, check_number, check_path
 from hook.errors import SceneError
 from hook.geo.arrays import Map, is_array, map_file
 from hook.geo.staging import StagedFiles
@@ -65,12 +65,12 @@ def vectorize_map(
         SceneError: See :func:`hook.scenes.polygonize`.
         DataError: The array is no map.
     """
-    number("min_area", min_area, least=0)
-    number("simplify", simplify, least=0)
+    check_number("min_area", min_area, minimum=0)
+    check_number("simplify", simplify, minimum=0)
     if scores is not None:
-        file_name("scores", scores, "the name of a raster's file")
+        check_path("scores", scores, "the name of a raster's file")
     if output is not None:
-        file_name("output", output)
+        check_path("output", output)
     options = dict(
         min_area=min_area,
         simplify=simplify,
@@ -121,9 +121,9 @@ def class_statistics(
         DataError: The array is no map.
     """
     if output is not None:
-        file_name("output", output)
+        check_path("output", output)
     if not isinstance(zones, str | os.PathLike | geopandas.GeoDataFrame | None):
-        raise refused("zones", zones, "a vector file or a GeoDataFrame of polygons")
+        raise bad_argument("zones", zones, "a vector file or a GeoDataFrame of polygons")
     if zone_field is not None and zones is None:
         raise SceneError("zone_field: there are no zones", remedy="name a file of zones too")
     with StagedFiles(overwrite) as files:

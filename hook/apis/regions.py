@@ -8,7 +8,7 @@ from typing import Any
 import geopandas
 from torch import nn
 
-from hook.arguments import is_whole_number, whole_number
+from hook.arguments import check_int, is_int
 from hook.errors import ConfigError
 from hook.geo.vector import read_vectors
 from hook.inference.models import Model, join_checkpoint
@@ -60,14 +60,14 @@ class RegionExtractor(SceneModel):
         min_region: int = 0,
         embedding: str = "tokens",
     ) -> None:
-        if is_whole_number(min_region) and min_region < 0:
+        if is_int(min_region) and min_region < 0:
             raise ConfigError(
                 "min_region is below zero",
                 expected="a number of pixels",
                 found=min_region,
                 remedy="0 keeps parts of any size",
             )
-        min_region = whole_number("min_region", min_region, least=0)
+        min_region = check_int("min_region", min_region, minimum=0)
         super().__init__(
             RegionPredictor,
             join_checkpoint(model, checkpoint),

@@ -9,7 +9,7 @@ import geopandas
 import numpy as np
 from shapely.geometry.base import BaseGeometry
 
-from hook.arguments import file_name, number, pair, whole_number
+from hook.arguments import check_int, check_number, check_pair, check_path
 from hook.errors import ConfigError, DataError
 from hook.geo.staging import StagedFiles
 from hook.geo.vector import driver_of
@@ -95,9 +95,9 @@ def find_similar(
     kind = None if embedding == "tokens" else embedding
     _check_options(given[0], polygon, model, token, kind, crs)
     if at is not None:
-        at = [number("at", one) for one in pair("at", at, "two numbers, x and y")]
+        at = [check_number("at", one) for one in check_pair("at", at, "two numbers, x and y")]
     if output is not None:
-        file_name("output", output)
+        check_path("output", output)
     with StagedFiles(overwrite) as files:
         if output is not None:
             driver_of(output)
@@ -167,7 +167,7 @@ def embed_chip(
 
     model = load_model(model)
     if token is not None:
-        token = whole_number("token", token, least=None)
+        token = check_int("token", token, minimum=None)
     if isinstance(chip, str | os.PathLike) or is_data_array(chip):
         refuse_validity(chip, valid)
         name = "the chip" if is_data_array(chip) else f"chip {chip}"
@@ -187,8 +187,8 @@ def embed_chip(
             found=error.found or error.what,
             remedy="cut or resize it to the window that the regions were made with",
         ) from None
-    owners = answer.owners[0]
-    number = int(owners.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
+    token_ids = answer.token_ids[0]
+    number = int(token_ids.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
     if token is not None and not 0 <= token < number:
         raise ConfigError(
             f"{name}: no such token",
@@ -197,13 +197,13 @@ def embed_chip(
             remedy="choose a token among these, or leave it out for the mean of all",
         )
     if answer.seeds is not None:
-        chosen = valid if token is None else valid & (owners == token)
+        chosen = valid if token is None else valid & (token_ids == token)
         seeds = answer.seed_of_pixel[0][chosen]
         return pool_seeds(answer.seeds[0], seeds, np.zeros(len(seeds), int), 1)[0]
     embeddings = answer.embeddings[0]
     if token is not None:
         return embeddings[token]
-    pixels = np.bincount(answer.owners[0][valid], minlength=len(embeddings))
+    pixels = np.bincount(answer.token_ids[0][valid], minlength=len(embeddings))
     return (pixels @ embeddings.astype(np.float64) / pixels.sum()).astype(np.float32)
 
 

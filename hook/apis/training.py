@@ -7,7 +7,7 @@ from typing import Any
 
 import geopandas
 
-from hook.arguments import file_name, refused, whole_number
+from hook.arguments import bad_argument, check_int, check_path
 from hook.datasets.files import list_files
 from hook.datasets.holdout import check_share, hold_out
 from hook.datasets.inspection import Colour, inspect_files
@@ -112,24 +112,24 @@ def train(
     """
     sizes = dict(num_tokens=num_tokens, chip_size=chip_size, batch_size=batch_size)
     for name, value in (sizes | dict(epochs=epochs)).items():
-        whole_number(name, value)
+        check_int(name, value)
     if seed is not None:  # None draws one
-        whole_number("seed", seed, 0, 2**32 - 1)
+        check_int("seed", seed, 0, 2**32 - 1)
     if val is None:
         check_share("val_fraction", val_fraction)
     elif not isinstance(val, str | os.PathLike | Iterable):
-        raise refused("val", val, "names of images, a file with a list of them, or an area")
+        raise bad_argument("val", val, "names of images, a file with a list of them, or an area")
     if device is not None:
         check_device(device)
     if not isinstance(cfg_options, Mapping | None):
-        raise refused("cfg_options", cfg_options, "a dict of dotted keys of the config")
+        raise bad_argument("cfg_options", cfg_options, "a dict of dotted keys of the config")
     for name, value in (("classes", classes), ("palette", palette)):
         if isinstance(value, str) or (value is not None and not hasattr(value, "__len__")):
-            raise refused(name, value, "a list, one for each class, or a dict")
+            raise bad_argument(name, value, "a list, one for each class, or a dict")
     for name, value in (("work_dir", work_dir), ("base", base)):
-        file_name(name, value)
+        check_path(name, value)
     if pretrained is not None:
-        pretrained = file_name("pretrained", pretrained, "a checkpoint, or the name of a model")
+        pretrained = check_path("pretrained", pretrained, "a checkpoint, or the name of a model")
     images = _check_files("images", images)
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
         labels = _check_files("labels", labels)
@@ -169,7 +169,7 @@ def _check_files(name: str, given: Any) -> list[Any]:
         if is_array(path):
             check_array(path)
         else:
-            file_name(name, path, "files, folders or arrays")
+            check_path(name, path, "files, folders or arrays")
     return paths
 
 

@@ -90,5 +90,5 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         approximate_above=None,  # building an index would take longer than this one search
     )
     if not args.quiet:
-        least = f", similarity from {found.similarity.min():.4f}" if len(found) else ""
-        print(f"{args.output}: {len(found)} regions{least}", file=sys.stderr)
+        minimum = f", similarity from {found.similarity.min():.4f}" if len(found) else ""
+        print(f"{args.output}: {len(found)} regions{minimum}", file=sys.stderr)

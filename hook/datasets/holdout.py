@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from rasterio.warp import transform_bounds
 
-from hook.arguments import number, refused
+from hook.arguments import bad_argument, check_number
 from hook.datasets.files import read_features
 from hook.datasets.grids import Grid
 from hook.datasets.inspection import LabelledImages
@@ -107,7 +107,9 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
         elif isinstance(val, Iterable):
             held = sorted(match_names([str(name) for name in val], images, "val"))
         else:
-            raise refused("val", val, "names of images, a file with a list of them, or an area")
+            raise bad_argument(
+                "val", val, "names of images, a file with a list of them, or an area"
+            )
         rest = [path for path in images if path not in held]
         if not rest:
             raise ConfigError(
@@ -127,7 +129,7 @@ def check_share(name: str, value: Any) -> float:
         ConfigError: It is no number above 0 and below 1.
     """
     remedy = f"correct {name}: a model needs a part it never saw to be judged on"
-    return number(name, value, above=0, below=1, remedy=remedy)
+    return check_number(name, value, above=0, below=1, remedy=remedy)
 
 
 # ---------------------------------------------------------------------------------- by place

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from hook.arguments import refused
+from hook.arguments import bad_argument
 from hook.errors import ConfigError
 
 Movable = TypeVar("Movable", Tensor, nn.Module)
@@ -58,7 +58,7 @@ def list_devices(device: str) -> list[str]:
         ConfigError: It is not a string, or names several of what there is one of.
     """
     if not isinstance(device, str):
-        raise refused("device", device, "'cpu', 'cuda', 'cuda:1', or several GPUs: 'cuda:0,1'")
+        raise bad_argument("device", device, "'cpu', 'cuda', 'cuda:1', or several GPUs: 'cuda:0,1'")
     kind, _, numbers = device.partition(":")
     if "," not in numbers:
         return [device]

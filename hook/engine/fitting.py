@@ -107,8 +107,8 @@ def fit_data(cfg: Config, found: LabelledImages) -> None:
         dataset.grid = "image"
         dataset.update(found.options)
     backbone = cfg.model.backbone
-    owner = backbone.get("tokenizer") or backbone
-    owner.in_channels = len(found.bands)
+    token_id = backbone.get("tokenizer") or backbone
+    token_id.in_channels = len(found.bands)
     cfg.model.decode_head.num_classes = len(found.classes)
     with open_raster(found.images[0]) as src:
         is_picture = len(found.bands) == 3 and set(src.dtypes) == {"uint8"}

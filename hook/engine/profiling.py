@@ -168,9 +168,9 @@ def read_step_settings(
         parser: Reports bad ones and ends the command with status 2.
         shape: Height and width in pixels, or one side; None for what each model was made for.
     """
-    for name, least in (("batch_size", 1), ("repeats", 1), ("threads", 1), ("warmup", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    for name, minimum in (("batch_size", 1), ("repeats", 1), ("threads", 1), ("warmup", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < minimum:
+            parser.error(f"--{name.replace('_', '-')} must be at least {minimum}")
     if shape is not None and (len(shape) > 2 or min(shape) < 1):
         parser.error("--shape takes one side, or height and width, in pixels")
     return StepSettings(

@@ -262,8 +262,8 @@ def explained_variation(image: np.ndarray, regions: np.ndarray) -> float:
     total = float((values**2).sum())
     if total == 0:
         return 1.0
-    _, owners, sizes = np.unique(regions[counted], return_inverse=True, return_counts=True)
-    sums = np.stack([np.bincount(owners, weights=band) for band in values.T], axis=1)  # R C
+    _, token_ids, sizes = np.unique(regions[counted], return_inverse=True, return_counts=True)
+    sums = np.stack([np.bincount(token_ids, weights=band) for band in values.T], axis=1)  # R C
     return float((sums**2 / sizes[:, None]).sum() / total)
 
 
@@ -287,10 +287,10 @@ def compactness(regions: np.ndarray) -> float:
     counted = regions >= 0
     if not counted.any():
         return float("nan")
-    _, owners = np.unique(regions[counted], return_inverse=True)
+    _, token_ids = np.unique(regions[counted], return_inverse=True)
     packed = np.full(np.add(regions.shape, 2), NO_REGION, np.int64)
-    packed[1:-1, 1:-1][counted] = owners
-    area = np.bincount(owners)
+    packed[1:-1, 1:-1][counted] = token_ids
+    area = np.bincount(token_ids)
     perimeter = np.zeros(len(area))
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         first, second = packed[here], packed[there]

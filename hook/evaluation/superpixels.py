@@ -82,8 +82,8 @@ def kmeans_regions(
         some = features[rng.choice(len(features), max(_FIT_PIXELS, 8 * count), replace=False)]
     different = len(np.unique(some, axis=0))
     centres, _ = kmeans2(some, min(count, different), minit="++", rng=rng, missing="warn")
-    owners, _ = vq(features, centres)
-    return _packed(owners.reshape(height, width))
+    token_ids, _ = vq(features, centres)
+    return _packed(token_ids.reshape(height, width))
 
 
 def slic_regions(
@@ -278,7 +278,7 @@ def token_regions(tokens: ImageTokens, min_region: int = 0, everywhere: bool = F
     Args:
         tokens: The tokens of an image.
         min_region: Smallest connected part of a token that stays, in pixels (see
-            :func:`merge_specks`); 0 keeps all, as does a grid, whose tokens all have one size.
+            :func:`merge_by_colour`); 0 keeps all, as does a grid, whose tokens all have one size.
         everywhere: Also where the image has no data.
 
     Returns:
@@ -288,11 +288,11 @@ def token_regions(tokens: ImageTokens, min_region: int = 0, everywhere: bool = F
     if not min_region or output.assign == "grid" or output.cell is None:
         return tokens.token_map(everywhere)
     cells, colours = output.token_map()[0].cpu().numpy(), tokens.colours().cpu().numpy()
-    cells = merge_specks(cells, colours, -(-min_region // output.cell**2))
+    cells = merge_by_colour(cells, colours, -(-min_region // output.cell**2))
     return tokens.spread(torch.from_numpy(cells), everywhere)
 
 
-def merge_specks(owners: np.ndarray, colours: np.ndarray, min_size: int) -> np.ndarray:
+def merge_by_colour(token_ids: np.ndarray, colours: np.ndarray, min_size: int) -> np.ndarray:
     """Give connected parts of tokens that are too small to the neighbour they look most like.
 
     The smallest part goes first, of equal ones the first in the image. It goes to the neighbour
@@ -301,33 +301,33 @@ def merge_specks(owners: np.ndarray, colours: np.ndarray, min_size: int) -> np.n
     regions have, and borders stay where the image has them.
 
     Args:
-        owners: (H, W) integers, index of the token of each cell; negative where none is.
+        token_ids: (H, W) integers, index of the token of each cell; negative where none is.
         colours: (C, H, W) mean bands of the cells, in normalised units; what is not finite counts
             as zero.
         min_size: Smallest part in cells that stays. One without a neighbour stays too.
 
     Returns:
-        (H, W) int64 owners.
+        (H, W) int64 token ids.
 
     Reference:
         The connectivity step of SLIC: Achanta et al., "SLIC superpixels compared to
         state-of-the-art superpixel methods", IEEE TPAMI 34(11), 2012, section 3.2, with the
-        likest neighbour in place of the largest.
+        most_similar neighbour in place of the largest.
     """
-    parts = connected_components(owners)
+    parts = connected_components(token_ids)
     known = parts >= 0
     if not known.any():
-        return owners.astype(np.int64)
+        return token_ids.astype(np.int64)
     count = int(parts.max()) + 1
     token = np.zeros(count, np.int64)
-    token[parts[known]] = owners[known]
+    token[parts[known]] = token_ids[known]
     sizes = np.bincount(parts[known], minlength=count).astype(np.float64)
     layers = np.nan_to_num(colours.astype(np.float64), posinf=0, neginf=0)
     sums = np.stack(
         [np.bincount(parts[known], layer[known], minlength=count) for layer in layers], axis=1
     )
 
-    def likest(part: int, borders: dict[int, int]) -> int:
+    def most_similar(part: int, borders: dict[int, int]) -> int:
         others = list(borders)
         apart = sums[others] / sizes[others, None] - sums[part] / sizes[part]
         far = dict(zip(others, np.square(apart).sum(axis=1).tolist(), strict=True))
@@ -337,8 +337,8 @@ def merge_specks(owners: np.ndarray, colours: np.ndarray, min_size: int) -> np.n
         sums[into] += sums[part]
         sizes[into] += sizes[part]
 
-    target = _absorb_small(parts, min_size, likest, joined)
-    return np.where(known, token[np.append(target, -1)[parts]], owners).astype(np.int64)
+    target = _absorb_small(parts, min_size, most_similar, joined)
+    return np.where(known, token[np.append(target, -1)[parts]], token_ids).astype(np.int64)
 
 
 def _absorb_small(
@@ -417,13 +417,13 @@ def merge_by_similarity(
             found=f"{cells.min()} to {cells.max()}" if cells.size else "no cell",
             remedy="give a row of features for every cell",
         )
-    least = min(counts)
-    _check_count(min(least, number), number)
+    minimum = min(counts)
+    _check_count(min(minimum, number), number)
     means = features.astype(np.float64)
     sizes = np.ones(number)
     near = [set(of) for of in _shared_borders(cells, number)]
     born = np.zeros(number, np.int64)  # which entries of the heap are still of today's regions
-    owner = np.arange(number)
+    token_id = np.arange(number)
 
     def cost(a: int, b: int) -> float:
         return (
@@ -432,13 +432,13 @@ def merge_by_similarity(
 
     heap = [(cost(a, b), a, b, 0, 0) for a in range(number) for b in near[a] if a < b]
     heapq.heapify(heap)
-    at_count = {number: owner.copy()}
+    at_count = {number: token_id.copy()}
     left = number
-    while left > least:
+    while left > minimum:
         if not heap:
             raise DataError(
                 "the cells fall apart before they are few enough",
-                expected=f"{least} regions",
+                expected=f"{minimum} regions",
                 found=f"{left} that have no neighbour",
                 remedy="ask for more regions, or cut each connected part by itself",
             )
@@ -450,7 +450,7 @@ def merge_by_similarity(
         near[a] = (near[a] | near[b]) - {a, b}
         left -= 1
         born[a], born[b] = number - left, -1
-        owner[owner == b] = a
+        token_id[token_id == b] = a
         for other in sorted(near[a]):
             near[other].discard(b)
             near[other].add(a)
@@ -459,7 +459,7 @@ def merge_by_similarity(
                 heap, (cost(first, second), first, second, int(born[first]), int(born[second]))
             )
         if left in counts:
-            at_count[left] = owner.copy()
+            at_count[left] = token_id.copy()
     return [_packed(at_count[min(count, number)][cells]) for count in counts]
 
 
@@ -500,11 +500,11 @@ def _packed(regions: np.ndarray) -> np.ndarray:
     return np.unique(regions, return_inverse=True)[1].reshape(regions.shape).astype(np.int64)
 
 
-def _check_count(count: int, most: int) -> None:
-    if not 1 <= count <= most:
+def _check_count(count: int, maximum: int) -> None:
+    if not 1 <= count <= maximum:
         raise ConfigError(
             "an image cannot be cut into that many regions",
-            expected=f"1 to {most}",
+            expected=f"1 to {maximum}",
             found=count,
             remedy="ask for at least one region, and for no more than there are pixels",
         )

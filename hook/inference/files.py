@@ -10,7 +10,7 @@ import rasterio
 import torch
 from torch import nn
 
-from hook.arguments import file_name, refused, whole_number
+from hook.arguments import bad_argument, check_int, check_path
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
@@ -74,17 +74,17 @@ def predict_files(
         CheckpointError: See :func:`hook.apis.load_model`.
     """
     if isinstance(files, str | os.PathLike) or is_array(files) or not hasattr(files, "__len__"):
-        raise refused("files", files, "a list of images", "put the image into a list: [image]")
+        raise bad_argument("files", files, "a list of images", "put the image into a list: [image]")
     if not len(files):
         raise DataError(
             "no image was given", expected="one or more files", remedy="name the images"
         )
-    batch_size = whole_number("batch_size", batch_size)
+    batch_size = check_int("batch_size", batch_size)
     if tta not in (None, False, True, *TTA_KINDS):
-        raise refused("tta", tta, f"one of {', '.join(TTA_KINDS)}, or None")
+        raise bad_argument("tta", tta, f"one of {', '.join(TTA_KINDS)}, or None")
     if out is not None:
-        out = file_name("out", out)
-    named = [file_name("files", path, "paths or arrays") for path in files if not is_array(path)]
+        out = check_path("out", out)
+    named = [check_path("files", path, "paths or arrays") for path in files if not is_array(path)]
     missing = [str(path) for path in named if not path.is_file()]
     if missing and Path(missing[0]).is_dir():
         raise DataError(

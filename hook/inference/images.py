@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hook.arguments import shown
+from hook.arguments import short_repr
 from hook.engine.configs import config_errors
 from hook.engine.models import band_count_of, is_segmentation
 from hook.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
         raise DataError(
             f"{name} does not fit the model",
             expected=f"a file, or an array ({bands or 'C'}, h, w) of numbers",
-            found=f"shape {values.shape} of {values.dtype}" if values.size else shown(image),
+            found=f"shape {values.shape} of {values.dtype}" if values.size else short_repr(image),
             remedy="give the model's bands in its order",
         )
     return values

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from hook.arguments import file_name, is_whole_number, refused
+from hook.arguments import bad_argument, check_path, is_int
 from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
 from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.devices import to_device
@@ -61,7 +61,9 @@ def load_model(
     model = join_checkpoint(model, checkpoint)
     if isinstance(model, nn.Module):
         if not hasattr(model, "backbone"):
-            raise refused("model", model, "a model of HOOK or mmseg, with a backbone", "load it")
+            raise bad_argument(
+                "model", model, "a model of HOOK or mmseg, with a backbone", "load it"
+            )
         return model
     setup_environment()
     loaded = _load_pair(*model) if _is_pair(model) else _load_published(model)
@@ -93,12 +95,12 @@ def _is_pair(model: object) -> bool:
 def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> nn.Module:
     """Load a config's model with the weights of a checkpoint."""
     if not isinstance(config, Config):
-        file_name("model", config, _EXPECTED, _REMEDY)
+        check_path("model", config, _EXPECTED, _REMEDY)
         # By path, or by the name it has in HOOK.
         stem = Path(config).stem
         is_name = not Path(config).exists() and Path(config).name == stem == str(config)
         config = load_config(find_config(config) if is_name else config)
-    file_name("checkpoint", checkpoint)
+    check_path("checkpoint", checkpoint)
     model = build_model(config)
     meta = dict(load_weights(model, checkpoint).get("meta") or {})
     model.cfg = config
@@ -110,7 +112,7 @@ def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
 def _load_published(name: str | os.PathLike | Config) -> nn.Module:
     """Load a model that is one file."""
     if not isinstance(name, Config):
-        file_name("model", name, _EXPECTED, _REMEDY)
+        check_path("model", name, _EXPECTED, _REMEDY)
     if isinstance(name, Config) or Path(name).suffix in (".py", ".json", ".yml", ".yaml"):
         raise ConfigError(
             "a config was given without a checkpoint",
@@ -183,11 +185,11 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
     Raises:
         ConfigError: It is no whole number, or the model has no queries to choose from, or too few.
     """
-    if not is_whole_number(num_tokens):
-        raise refused("num_tokens", num_tokens, "a whole number from 1")
+    if not is_int(num_tokens):
+        raise bad_argument("num_tokens", num_tokens, "a whole number from 1")
     tokenizer = getattr(model.backbone, "tokenizer", None)
-    most = getattr(tokenizer, "max_tokens", None)
-    if most is None:
+    maximum = getattr(tokenizer, "max_tokens", None)
+    if maximum is None:
         kind = type(model.backbone if tokenizer is None else tokenizer).__name__
         raise ConfigError(
             f"the number of tokens of {kind} cannot be chosen",
@@ -195,10 +197,10 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
             found=kind,
             remedy="leave the number of tokens out",
         )
-    if not 1 <= num_tokens <= most:
+    if not 1 <= num_tokens <= maximum:
         raise ConfigError(
             "the model has no queries for that many tokens",
-            expected=f"1 to {most} tokens",
+            expected=f"1 to {maximum} tokens",
             found=num_tokens,
             remedy="train with a larger max_tokens for more",
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from hook.arguments import whole_number
+from hook.arguments import check_int
 from hook.errors import ConfigError
 from hook.inference.models import load_model
 from hook.inference.windows import WindowPredictor
@@ -71,7 +71,7 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
-        min_region = whole_number("min_region", min_region, least=0)
+        min_region = check_int("min_region", min_region, minimum=0)
         self.model = model
         self._predict = WindowPredictor(model, num_tokens=num_tokens, resolution=resolution)
         self._by_seeds = embedding == "seeds"
@@ -99,7 +99,7 @@ class RegionPredictor:
         from hook.evaluation.superpixels import token_regions  # with scikit-image and SciPy
 
         scores, tokens = self._predict.with_tokens(windows, valid)
-        owners = [token_regions(one, self._min_region, everywhere=True) for one in tokens]
+        token_ids = [token_regions(one, self._min_region, everywhere=True) for one in tokens]
         embeddings = seeds = seed_of_pixel = token_scores = None
         if self._by_seeds:  # images of one size have equally many
             seeds = [one.seeds.features.flatten(0, 2).float().cpu().numpy() for one in tokens]
@@ -113,7 +113,7 @@ class RegionPredictor:
             chances = self.model.head(each).float().softmax(dim=1)
             token_scores = _stack(chances.split([one.num_tokens for one in tokens]))
         return TokenBatch(
-            np.stack(owners),
+            np.stack(token_ids),
             embeddings,
             token_scores,
             scores if self._predict.segments else None,

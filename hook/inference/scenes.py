@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 from hook import __version__
-from hook.arguments import whole_number
+from hook.arguments import check_int
 from hook.engine.devices import list_devices
 from hook.engine.models import band_count_of, default_window
 from hook.errors import ConfigError, DataError
@@ -89,7 +89,7 @@ class SceneModel:
         self._devices = list_devices(device)
         if threads is not None:
             remedy = "leave threads out for PyTorch's choice"
-            torch.set_num_threads(whole_number("threads", threads, remedy=remedy))
+            torch.set_num_threads(check_int("threads", threads, remedy=remedy))
         self.model = load_model(model, device=self._devices[0])
         # Weights of a loaded model may have changed since they were read.
         self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file

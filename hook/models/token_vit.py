@@ -307,7 +307,7 @@ class TokenViT(BaseModule):
     def _features(self, passes: list["_Pass"]) -> Tensor | tuple[Tensor, ...]:
         """Give tokens or dense maps, the images in their order."""
         parts = []
-        most = max(one.output.num_tokens for one in passes)
+        maximum = max(one.output.num_tokens for one in passes)
         for one in passes:
             chosen = self._chosen(one)
             if self.out_indices is not None:
@@ -317,9 +317,9 @@ class TokenViT(BaseModule):
                 parts.append(maps)
                 continue
             (tokens,), own = chosen, one.output.num_tokens
-            if own < most:
+            if own < maximum:
                 mean = tokens[:, -own:].mean(1, keepdim=True)
-                tokens = torch.cat([tokens, mean.expand(-1, most - own, -1)], dim=1)
+                tokens = torch.cat([tokens, mean.expand(-1, maximum - own, -1)], dim=1)
             parts.append((tokens,))
         levels = parts[0]
         if passes[0].index is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from hook.arguments import is_number, shown
+from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
 from hook.geo.staging import StagedFiles
@@ -94,7 +94,7 @@ def classify_regions(
         raise ConfigError(
             "strength of the labels",
             expected="a number above 0",
-            found=shown(strength),
+            found=short_repr(strength),
             remedy="give a number such as 1.0; more trusts the labels more",
         )
     if not isinstance(labels, str | os.PathLike | Mapping | geopandas.GeoDataFrame):
@@ -102,7 +102,7 @@ def classify_regions(
             "labels: what was given labels no regions",
             expected="{region_id: class}, the name of a file, or a GeoDataFrame of points or "
             "polygons with a class",
-            found=shown(labels),
+            found=short_repr(labels),
             remedy="give one of these",
         )
     with StagedFiles(overwrite) as files:
@@ -388,8 +388,8 @@ def _covered(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
     rows, shared = table.overlapping(polygon if polygon.is_valid else shapely.make_valid(polygon))
     if not len(rows):
         return rows
-    most = rows[shared > table.areas(table.geometry[rows]) / 2]
-    return most if len(most) else rows[[shared.argmax()]]
+    maximum = rows[shared > table.areas(table.geometry[rows]) / 2]
+    return maximum if len(maximum) else rows[[shared.argmax()]]
 
 
 def _without_conflicts(pairs: list[Pair]) -> dict[int, str]:

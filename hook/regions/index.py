@@ -12,7 +12,7 @@ import shapely
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from hook.arguments import is_number, is_whole_number, refused, shown, whole_number
+from hook.arguments import bad_argument, check_int, is_int, is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.progress import progress_bar
@@ -73,7 +73,7 @@ class RegionIndex:
         approximate_above: int | None = APPROXIMATE_ABOVE,
     ) -> None:
         if approximate_above is not None:
-            whole_number("approximate_above", approximate_above, least=0)
+            check_int("approximate_above", approximate_above, minimum=0)
         self._regions = table = Regions.read(regions)
         self._embeddings = table.require_embeddings()
         self.embed_dims: int = self._embeddings.shape[1]
@@ -120,11 +120,11 @@ class RegionIndex:
             ConfigError: There is no such region, or ``k`` is not positive.
             DataError: The region's embedding is null, zero or not finite.
         """
-        if not is_whole_number(region) or not 0 <= region < len(self):
+        if not is_int(region) or not 0 <= region < len(self):
             raise ConfigError(
                 f"{self.source}: no such region",
                 expected=f"a row number from 0 to {len(self) - 1}",
-                found=shown(region),
+                found=short_repr(region),
                 remedy="take the number of a row of the file of regions",
             )
         rows = np.array([int(region)])
@@ -151,9 +151,9 @@ class RegionIndex:
         """
         if not (is_number(x) and is_number(y)):
             raise ConfigError(
-                f"point {shown(x)} {shown(y)}: no place",
+                f"point {short_repr(x)} {short_repr(y)}: no place",
                 expected="two finite numbers",
-                found=f"x={shown(x)}, y={shown(y)}",
+                found=f"x={short_repr(x)}, y={short_repr(y)}",
                 remedy="give X and Y in the regions' CRS, or theirs with crs (--crs)",
             )
         place = f"point {x:.10g} {y:.10g}"
@@ -202,7 +202,7 @@ class RegionIndex:
         polygon, crs = self._as_one(polygon, crs)
         if not isinstance(polygon, BaseGeometry):
             kinds = "a shape of shapely, a GeoDataFrame, or a vector file of polygons"
-            raise refused("polygon", polygon, kinds)
+            raise bad_argument("polygon", polygon, kinds)
         if not polygon.area > 0:
             raise ConfigError(
                 "the polygon to search with has no area",
@@ -237,7 +237,9 @@ class RegionIndex:
                 remedy="leave crs out; set a table's own with set_crs()",
             )
         if getattr(polygon, "active_geometry_name", "geometry") is None:
-            raise refused("polygon", polygon, "polygons", "name their column with set_geometry()")
+            raise bad_argument(
+                "polygon", polygon, "polygons", "name their column with set_geometry()"
+            )
         shapes = polygon.geometry
         if shapes.crs is None and self.crs is not None:
             warn_of_missing_crs("the polygons to search with", "the regions'")
@@ -265,7 +267,7 @@ class RegionIndex:
             raise ConfigError(
                 "the vector to search with",
                 expected=f"shape ({self.embed_dims},), as the embeddings of {self.source}",
-                found=f"shape {np.shape(vector)}" if numbers is not None else shown(vector),
+                found=f"shape {np.shape(vector)}" if numbers is not None else short_repr(vector),
                 remedy="take an embedding of the model that the regions are from",
             )
         vector = numbers
@@ -306,11 +308,11 @@ class RegionIndex:
         self, vector: np.ndarray, k: int, own: np.ndarray, keep_query: bool
     ) -> geopandas.GeoDataFrame:
         """The table of the regions nearest to a vector (D,)."""
-        if not is_whole_number(k) or k < 1:
+        if not is_int(k) or k < 1:
             raise ConfigError(
                 "k, the number of regions to find",
                 expected="1 or more",
-                found=shown(k),
+                found=short_repr(k),
                 remedy="give the number of regions that are wanted",
             )
         unit = vector / np.sqrt((vector * vector).sum())
@@ -347,8 +349,8 @@ class RegionIndex:
         # Sums in float32 differ with the place of a row. Those that they cannot tell from the
         # k-th are compared in float64, where equal embeddings have equal cosines.
         error = 2 * (self.embed_dims + 4) * np.finfo(np.float32).eps
-        least = np.partition(cosines, len(self) - k)[len(self) - k] - error
-        return np.flatnonzero(allowed & (cosines >= least))
+        minimum = np.partition(cosines, len(self) - k)[len(self) - k] - error
+        return np.flatnonzero(allowed & (cosines >= minimum))
 
     def _cosines(self, unit: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Cosines (M,) float64 of a vector of length 1 with the embeddings of rows."""

@@ -113,8 +113,8 @@ def _tables(
 
 def _perimeters(polygons: np.ndarray, crs: CRS | None) -> np.ndarray:
     """Lengths of the rings of (multi)polygons in metres."""
-    parts, owners = shapely.get_parts(polygons, return_index=True)
-    return np.bincount(owners, perimeters_m(parts, crs), minlength=len(polygons))
+    parts, token_ids = shapely.get_parts(polygons, return_index=True)
+    return np.bincount(token_ids, perimeters_m(parts, crs), minlength=len(polygons))
 
 
 def batch_rows(dims: int) -> int:

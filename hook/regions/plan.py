@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hook.arguments import number, refused
+from hook.arguments import bad_argument, check_number
 from hook.errors import SceneError
 from hook.scenes.pipeline import WindowPlan
 from hook.scenes.request import SceneRequest
@@ -26,7 +26,7 @@ class TokenBatch(NamedTuple):
     A region's embedding is its token's, or, of ``seeds``, their means and standard deviations.
     """
 
-    owners: np.ndarray
+    token_ids: np.ndarray
     """(B, h, w) integers: the token, from 0 to N - 1, that each pixel belongs to."""
     embeddings: np.ndarray | None
     """(B, N, D) real numbers; None with ``seeds``."""
@@ -65,9 +65,9 @@ class RegionRequest(SceneRequest):
     def __post_init__(self) -> None:
         super().__post_init__()
         remedy = "give a merge threshold such as 0.9"
-        number("merge_threshold", self.merge_threshold, -1, 1, remedy=remedy)
+        check_number("merge_threshold", self.merge_threshold, -1, 1, remedy=remedy)
         if not isinstance(self.layer, str):
-            raise refused("layer", self.layer, "a name")
+            raise bad_argument("layer", self.layer, "a name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +100,16 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
     tokens, seeds = _count(answer.embeddings), _count(answer.seeds)
     if answer.embeddings is None:  # a token beyond the last that owns a pixel does not matter
         scores = answer.token_scores
-        tokens = int(answer.owners.max(initial=0)) + 1 if scores is None else _count(scores)
+        tokens = int(answer.token_ids.max(initial=0)) + 1 if scores is None else _count(scores)
     shapes = {
-        "owners": (batch, side, side),
+        "token_ids": (batch, side, side),
         "embeddings": (batch, max(tokens, 1), plan.embed_dims),
         "token_scores": (batch, tokens, k),
         "pixel_scores": (batch, k, side, side),
         "seeds": (batch, max(seeds, 1), plan.embed_dims // 2),
         "seed_of_pixel": (batch, side, side),
     }
-    bounds = {"owners": tokens, "seed_of_pixel": seeds}
+    bounds = {"token_ids": tokens, "seed_of_pixel": seeds}
     for name, array in answer._asdict().items():
         what = f"the model's answer to a batch of windows: {name}"
         if array is None:

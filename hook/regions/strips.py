@@ -115,7 +115,7 @@ class StripWriter:
         inside = covered[part]
         if not inside.any():
             return
-        labels = np.where(inside, answer.owners[part], np.int32(_NOTHING))
+        labels = np.where(inside, answer.token_ids[part], np.int32(_NOTHING))
         labels, tokens = _number_regions(labels, self._plan.explode)
         count, own = len(tokens), labels[inside]
         pixels = np.bincount(own, minlength=count)

@@ -16,7 +16,7 @@ import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
-from hook.arguments import shown
+from hook.arguments import short_repr
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.measure import areas_m2
 from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
@@ -88,7 +88,7 @@ class Regions:
             raise DataError(
                 "regions: what was given is no file and no table of polygons",
                 expected="a file that 'hook regions' wrote, or a GeoDataFrame",
-                found=shown(regions),
+                found=short_repr(regions),
                 remedy="give the file's name, or read it with geopandas",
             )
         else:

@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hook.arguments import is_number, refused, whole_number
+from hook.arguments import bad_argument, check_int, is_number
 
 
 class Window(NamedTuple):
@@ -37,9 +37,9 @@ class WindowGrid(Sequence[Window]):
     """
 
     def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
-        self.height = whole_number("height", height)
-        self.width = whole_number("width", width)
-        self.window = whole_number("window", window)
+        self.height = check_int("height", height)
+        self.width = check_int("width", width)
+        self.window = check_int("window", window)
         self.overlap = overlap_pixels(overlap, self.window)
         self.stride = self.window - self.overlap
         self.row_offs = _offsets(self.height, self.window, self.stride)
@@ -100,7 +100,7 @@ def check_overlap(overlap: float, window: int | None = None) -> float:
     else:
         return overlap
     remedy = "give a fraction such as 0.25, or pixels below the window (--overlap)"
-    raise refused("overlap", overlap, expected, remedy)
+    raise bad_argument("overlap", overlap, expected, remedy)
 
 
 def overlap_pixels(overlap: float, window: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 import shapely
 
-from hook.arguments import file_name, number, refused, shown, whole_number
+from hook.arguments import bad_argument, check_int, check_number, check_path, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
 from hook.geo.vector import read_vectors, warn_of_missing_crs
@@ -77,19 +77,21 @@ class SceneRequest:
         if not self.has_arrays:
             self._set(input=scene_files(self.input))
         if self.window is not None:
-            self._set(window=whole_number("window", self.window))
+            self._set(window=check_int("window", self.window))
         for name in ("batch_size", "workers", "block_windows"):
-            self._set(**{name: whole_number(name, getattr(self, name))})
+            self._set(**{name: check_int(name, getattr(self, name))})
         # JSON, and with it the fingerprint of an unfinished run, knows no numbers of NumPy.
         overlap = self.overlap.item() if isinstance(self.overlap, np.generic) else self.overlap
         self._set(overlap=check_overlap(overlap, self.window))
         if not isinstance(self.cluster, str | None):
-            raise refused("cluster", self.cluster, "'local', or the address of a Dask scheduler")
+            raise bad_argument(
+                "cluster", self.cluster, "'local', or the address of a Dask scheduler"
+            )
         if self.bidx is not None:
             if isinstance(self.bidx, str) or not isinstance(self.bidx, Sequence | np.ndarray):
-                raise refused("bidx", self.bidx, "a list of bands, from 1, such as [3, 2, 1]")
+                raise bad_argument("bidx", self.bidx, "a list of bands, from 1, such as [3, 2, 1]")
             # Names too, as the dataset meta may have.
-            bands = [b if isinstance(b, str) else whole_number("bidx", b) for b in self.bidx]
+            bands = [b if isinstance(b, str) else check_int("bidx", b) for b in self.bidx]
             self._set(bidx=tuple(bands))
         for name in self._outputs:
             self._check_output(name)
@@ -111,11 +113,11 @@ class SceneRequest:
         """Take the name of a file to write as a path."""
         if getattr(self, name) is None:
             return
-        path = file_name(name, getattr(self, name))
+        path = check_path(name, getattr(self, name))
         self._set(**{name: path})
         # The area is read now, and its file would be overwritten later.
         if isinstance(self.aoi, str | os.PathLike) and Path(self.aoi).absolute() == path.absolute():
-            raise refused(name, path, "another file than the area of interest")
+            raise bad_argument(name, path, "another file than the area of interest")
 
 
 @dataclass(frozen=True)
@@ -159,20 +161,20 @@ class MapRequest(SceneRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("min_area", self.min_area, least=0)
-        number("simplify", self.simplify, least=0)
+        check_number("min_area", self.min_area, minimum=0)
+        check_number("simplify", self.simplify, minimum=0)
         if not isinstance(self.scores, str | Sequence):
             expected = "'probs', 'entropy' or 'margin', or several of them"
-            raise refused("scores", self.scores, expected)
+            raise bad_argument("scores", self.scores, expected)
         kinds = (self.scores,) if isinstance(self.scores, str) else tuple(self.scores)
         self._set(scores=kinds)
         if not isinstance(self.taken, str | None):
-            raise refused("taken", self.taken, "a date or two, such as '2024-05-31'")
+            raise bad_argument("taken", self.taken, "a date or two, such as '2024-05-31'")
         if self.taken is not None:
             parse_time_span(self.taken)
         if not isinstance(self.creation_options, Mapping | None):
             expected = "a dict such as {'COMPRESS': 'ZSTD'}"
-            raise refused("creation_options", self.creation_options, expected)
+            raise bad_argument("creation_options", self.creation_options, expected)
         if self.output is None and self.scores and self.scores_path is None:
             raise ConfigError(
                 "scores need a file",
@@ -225,7 +227,7 @@ def scene_files(input: Any) -> tuple[str, ...]:
         raise ConfigError(
             "input: no scene to read",
             expected="a file's name, a list of them, a TorchGeo dataset, or an array",
-            found=shown(input),
+            found=short_repr(input),
             remedy="name the scene's file",
         )
     return files

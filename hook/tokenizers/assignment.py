@@ -20,8 +20,8 @@ def token_map(
         (B, h, w) or (B, H, W) int64 index of the token, class token not counted.
     """
     # The paper rescales each cell's weights to [0, 1] first, which leaves the largest in place.
-    owners = assignment.argmax(dim=1)
-    return owners if size is None else spread_cells(owners, size, cell)
+    token_ids = assignment.argmax(dim=1)
+    return token_ids if size is None else spread_cells(token_ids, size, cell)
 
 
 def spread_cells(cells: Tensor, size: tuple[int, int], cell: int | None = None) -> Tensor:
@@ -88,23 +88,23 @@ def seed_ownership(assignment: Tensor) -> Tensor:
     return rescaled.softmax(dim=1)
 
 
-def explained_variance(features: Tensor, owners: Tensor) -> Tensor:
+def explained_variance(features: Tensor, token_ids: Tensor) -> Tensor:
     """Measure which share of the variance of seeds a partition of them explains.
 
     Args:
         features: (B, S, D) seeds.
-        owners: (B, S) int64 index of each seed's region; negative where the seed does not count.
+        token_ids: (B, S) int64 index of each seed's region; negative where the seed does not count.
 
     Returns:
         (B,) one minus the variance within the regions over the variance of all seeds, from 0 to
         1; 1 where all seeds are alike.
     """
-    known = (owners >= 0)[..., None]
+    known = (token_ids >= 0)[..., None]
     count = known.sum(dim=1, keepdim=True).clamp(min=1)
     features = features.masked_fill(~known, 0)
     centred = (features - features.sum(dim=1, keepdim=True) / count).masked_fill(~known, 0)
     total = centred.square().sum(dim=(1, 2))
-    member = F.one_hot(owners.clamp(min=0)).to(features.dtype) * known  # B S N
+    member = F.one_hot(token_ids.clamp(min=0)).to(features.dtype) * known  # B S N
     size = member.sum(dim=1).clamp(min=1)  # B N
     means = member.transpose(1, 2) @ centred / size[..., None]  # B N D
     between = (means.square().sum(dim=-1) * member.sum(dim=1)).sum(dim=1)

@@ -175,9 +175,9 @@ class HookTokenizer(nn.Module):
         self.grid_size = self.img_size[0] // self.stride, self.img_size[1] // self.stride
         if min(self.grid_size) < 1:
             raise ValueError(f"img_size must be at least 4 x 4 pixels, got {self.img_size}")
-        for name, least in (("seed_dims", 2), ("num_tokens", 1)):
-            if chosen[name] < least:
-                raise ValueError(f"{name} must be at least {least}, got {chosen[name]}")
+        for name, minimum in (("seed_dims", 2), ("num_tokens", 1)):
+            if chosen[name] < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {chosen[name]}")
         if max_tokens is not None and max_tokens < chosen["num_tokens"]:
             raise ValueError(
                 f"max_tokens ({max_tokens}) must be at least num_tokens ({chosen['num_tokens']})"
@@ -428,12 +428,12 @@ class HookTokenizer(nn.Module):
             # What the softmax over seeds makes of the scores is what the token map shows.
             valid = None if seeds.valid is None else seeds.valid.flatten(1)
             scores = choose_seeds(scores, valid)
-        owners = scores.cummax(dim=1).indices  # B K S: row k - 1 for the first k queries
+        token_ids = scores.cummax(dim=1).indices  # B K S: row k - 1 for the first k queries
         if seeds.valid is not None:
-            owners = owners.masked_fill(~seeds.valid.flatten(1)[:, None], -1)
+            token_ids = token_ids.masked_fill(~seeds.valid.flatten(1)[:, None], -1)
         count = torch.full((len(features),), self.max_tokens, device=features.device)
         for k in range(self.max_tokens - 1, 0, -1):
-            enough = explained_variance(features, owners[:, k - 1]) >= explained
+            enough = explained_variance(features, token_ids[:, k - 1]) >= explained
             count = torch.where(enough, k, count)
         return count
 

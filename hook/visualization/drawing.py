@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hook.arguments import number, pair, refused, shown
+from hook.arguments import bad_argument, check_number, check_pair, short_repr
 from hook.errors import DataError
 from hook.geo.styles import distinct_palette
 
@@ -74,7 +74,7 @@ def stretch_to_rgb(
             above 0.
     """
     chosen, seen = _to_show(image, bands, valid)
-    percentiles, gamma = _ascending(percentiles), number("gamma", gamma, above=0)
+    percentiles, gamma = _ascending(percentiles), check_number("gamma", gamma, above=0)
     rgb = np.empty((*image.shape[1:], 3), np.uint8)
     rgb[:] = background
     if seen.any():
@@ -121,7 +121,7 @@ def _to_show(
         raise DataError(
             "a picture needs bands",
             expected="(C, H, W)",
-            found=getattr(image, "shape", shown(image)),
+            found=getattr(image, "shape", short_repr(image)),
             remedy="give an array with bands first, image[np.newaxis] for a single band",
         )
     if valid is not None and np.shape(valid) != image.shape[1:]:
@@ -140,10 +140,10 @@ def _to_show(
 
 def _ascending(percentiles: tuple[float, float]) -> tuple[float, float]:
     """Take a lower and an upper percentile."""
-    both = pair("percentiles", percentiles, "two numbers, such as (1, 99)")
-    low, high = (number("percentiles", value, 0, 100) for value in both)
+    both = check_pair("percentiles", percentiles, "two numbers, such as (1, 99)")
+    low, high = (check_number("percentiles", value, 0, 100) for value in both)
     if not low < high:
-        raise refused("percentiles", percentiles, "the lower one first, such as (1, 99)")
+        raise bad_argument("percentiles", percentiles, "the lower one first, such as (1, 99)")
     return low, high
 
 
@@ -170,7 +170,7 @@ def render_labels(
         raise DataError(
             "labels are no class indexes",
             expected="an array (H, W) of integers",
-            found=shown(labels),
+            found=short_repr(labels),
             remedy="give an array of NumPy, np.asarray(labels)",
         )
     table = _colour_table(palette, background)
@@ -186,7 +186,7 @@ def _colour_table(palette: Sequence[Sequence[int]], background: tuple[int, int, 
         table = np.empty(0, object)
     whole = table.dtype.kind in "iu" and table.ndim == 2 and table.shape[1] == 3
     if not whole or table.min() < 0 or table.max() > 255:
-        raise refused(
+        raise bad_argument(
             "palette",
             palette,
             "a colour (red, green, blue) from 0 to 255 for each class",
@@ -285,7 +285,7 @@ def outline_tokens(
         inside = _chosen(token_map, tokens)
         ground = (1 - tint) * image[inside] + tint * palette[token_map[inside]]
         picture[inside] = np.rint(ground).astype(np.uint8)
-    regions = without_specks(token_map, min_size)
+    regions = without_fragments(token_map, min_size)
     edge = np.zeros(regions.shape, bool)
     framed = np.pad(regions, 1, constant_values=-2)  # nobody's, not even without a token
     height, length = regions.shape
@@ -310,7 +310,7 @@ def _chosen(token_map: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
     return owned if tokens is None else owned & np.isin(token_map, tokens)
 
 
-def without_specks(token_map: np.ndarray, min_size: int) -> np.ndarray:
+def without_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
     """Leave specks out of a token map, for lines that a person can follow.
 
     A speck goes to the token that it has the longest border with. Where specks lie side by side
@@ -329,18 +329,18 @@ def without_specks(token_map: np.ndarray, min_size: int) -> np.ndarray:
     from skimage.measure import label
 
     parts = label(token_map, background=-1, connectivity=1)
-    speck = (np.bincount(parts.ravel()) < min_size)[parts] & (token_map >= 0)
-    cleaned = np.where(speck, -1, token_map)
-    groups = label(speck, connectivity=1)  # 0: no speck
+    fragment = (np.bincount(parts.ravel()) < min_size)[parts] & (token_map >= 0)
+    cleaned = np.where(fragment, -1, token_map)
+    groups = label(fragment, connectivity=1)  # 0: no speck
     # Each step from a group of specks to a pixel that a token keeps is a vote for this token.
     votes = np.zeros((groups.max() + 1, max(int(token_map.max()), 0) + 1), np.int64)
-    for group, owner in ((groups, cleaned), (groups.T, cleaned.T)):
-        for here, there in ((group[:-1], owner[1:]), (group[1:], owner[:-1])):
+    for group, token_id in ((groups, cleaned), (groups.T, cleaned.T)):
+        for here, there in ((group[:-1], token_id[1:]), (group[1:], token_id[:-1])):
             counts = (here > 0) & (there >= 0)
             np.add.at(votes, (here[counts], there[counts]), 1)
     winners = np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
     winners[np.bincount(groups.ravel()) >= min_size] = -1
-    return np.where(speck, winners[groups], token_map)
+    return np.where(fragment, winners[groups], token_map)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:

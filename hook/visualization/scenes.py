@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import transform as transform_of
 
-from hook.arguments import is_whole_number, refused, whole_number
+from hook.arguments import bad_argument, check_int, is_int
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import Map, map_file, raster_files
 from hook.geo.bands import image_bands, resolve_bands
@@ -92,7 +92,7 @@ def show_scene(
         >>> geopandas.read_file("parcels.gpkg").boundary.plot(ax=axes, color="white")
     """
     if stretch not in _STRETCHES:
-        raise refused("stretch", stretch, " or ".join(map(repr, _STRETCHES)))
+        raise bad_argument("stretch", stretch, " or ".join(map(repr, _STRETCHES)))
     limits = None
     with raster_files(scene) as given:
         files = scene_files(given)
@@ -199,12 +199,12 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
         names = [source.descriptions[k - 1] or colours[k - 1].name for k in indexes]
         chosen = choose_rgb(names, len(indexes))
         return [indexes[k] for k in dict.fromkeys(chosen)]
-    if isinstance(bands, str) or is_whole_number(bands):
+    if isinstance(bands, str) or is_int(bands):
         bands = [bands]
     if not isinstance(bands, Sequence | np.ndarray) or not all(
-        isinstance(band, str) or is_whole_number(band) for band in bands
+        isinstance(band, str) or is_int(band) for band in bands
     ):
-        raise refused("bands", bands, "names, or numbers from 1, of three bands or one")
+        raise bad_argument("bands", bands, "names, or numbers from 1, of three bands or one")
     indexes = resolve_bands(source, list(bands), "bands")
     if len(indexes) not in (1, 3):
         raise ConfigError(
@@ -238,7 +238,7 @@ def _read(
 ) -> _Overview:
     """Read a part of one or several rasters at the size of the picture."""
     crs = sources[0].crs
-    whole_number("pixels", pixels)
+    check_int("pixels", pixels)
     for source in sources:
         if source.count < max(indexes):
             raise DataError(
@@ -408,7 +408,7 @@ def _draw(
     smooth: bool = True,
 ) -> "Axes":
     if axes is not None and not hasattr(axes, "imshow"):
-        raise refused("axes", axes, "matplotlib's axes, such as plt.gca(), or None")
+        raise bad_argument("axes", axes, "matplotlib's axes, such as plt.gca(), or None")
     left, right, bottom, top = found.extent
     middle = (bottom + top) / 2
     degrees = found.crs is not None and found.crs.is_geographic

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hook.arguments import file_name, number, pair, refused, whole_number
+from hook.arguments import bad_argument, check_int, check_number, check_pair, check_path
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_data_array
 from hook.geo.staging import save_png
@@ -31,7 +31,7 @@ from hook.visualization.drawing import (
     roomiest_spots,
     stretch_to_rgb,
     token_shares,
-    without_specks,
+    without_fragments,
 )
 from hook.visualization.overview import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
 
@@ -64,7 +64,7 @@ class _Look:
     Attributes:
         name: What the picture is called: the file's name, or nothing.
         rgb: (H, W, 3) uint8.
-        owners: (H, W) token of each pixel; -1 where there is no data.
+        token_ids: (H, W) token of each pixel; -1 where there is no data.
         attention: (N, h, w) weights of the tokenizer's assignment, on a grid that covers the image.
         assign: What the weights sum to; see :class:`hook.tokenizers.TokenizerOutput`.
         classes: What the model's head says of each token, N texts; None where it says nothing.
@@ -75,7 +75,7 @@ class _Look:
 
     name: str
     rgb: np.ndarray
-    owners: np.ndarray
+    token_ids: np.ndarray
     attention: np.ndarray
     assign: str
     classes: list[str] | None
@@ -91,7 +91,7 @@ class _Look:
     @property
     def size(self) -> str:
         """File and size, for the line below a title."""
-        height, width = self.owners.shape
+        height, width = self.token_ids.shape
         name = self.name if len(self.name) <= 43 else f"{self.name[:20]}...{self.name[-20:]}"
         return ", ".join(filter(None, (name, f"{height} x {width} pixels")))
 
@@ -191,7 +191,7 @@ def show_attention(
             remedy="give one of the two (--attention T, or --attention --at ROW COL)",
         )
     if at is None:
-        token = whole_number("token", token, least=None)
+        token = check_int("token", token, minimum=None)
     else:
         at = _pixel(at)
     look = _look(model, image, valid, num_tokens, metres_per_pixel)
@@ -250,17 +250,17 @@ def show_token_counts(
     if at is not None:
         at = _pixel(at)
     if counts is None:
-        most = tokenizer.max_tokens
-        counts = [count for count in _COUNTS if count <= most] or [most]
+        maximum = tokenizer.max_tokens
+        counts = [count for count in _COUNTS if count <= maximum] or [maximum]
     if isinstance(counts, str) or not hasattr(counts, "__len__"):
-        raise refused("counts", counts, "whole numbers, such as (2, 4, 8)")
+        raise bad_argument("counts", counts, "whole numbers, such as (2, 4, 8)")
     if not len(counts):
         raise ConfigError(
             "no number of tokens is given",
             expected="one or more, such as (2, 4, 8)",
             remedy="give numbers of tokens (--counts 2,4,8)",
         )
-    counts = [checked_tokens(model, whole_number("counts", count)) for count in counts]
+    counts = [checked_tokens(model, check_int("counts", count)) for count in counts]
     looks = [_look(model, image, valid, count, metres_per_pixel) for count in counts]
     if at is not None:
         for look in looks:
@@ -318,13 +318,13 @@ def _look(
             found=error.found or error.what,
             remedy="cut or resize it to the size the model was trained with",
         ) from None
-    owners, (height, width) = tokens.token_map(), tokens.size
+    token_ids, (height, width) = tokens.token_map(), tokens.size
     attention, padded = tokens.output.assignment.float(), tuple(tokens.image.shape[-2:])
     if padded != (height, width):  # the preprocessor filled the image up
         attention = interpolate(attention, padded, mode="bilinear")[..., :height, :width]
     classes, heading, answer = None, "", ""
     if predict.segments:
-        classes = _classes_of_regions(owners, scores.argmax(axis=0), names, tokens.num_tokens)
+        classes = _classes_of_regions(token_ids, scores.argmax(axis=0), names, tokens.num_tokens)
         heading = "class of most pixels"
     else:
         answer = f"{names[scores.argmax()]} ({_percent(scores.max(), 0)})"
@@ -336,7 +336,7 @@ def _look(
     return _Look(
         name,
         stretch_to_rgb(values, model.dataset_meta.get("bands"), valid),
-        owners,
+        token_ids,
         attention[0].cpu().numpy(),
         tokens.output.assign,
         classes,
@@ -374,12 +374,12 @@ def _read(
 
 
 def _classes_of_regions(
-    owners: np.ndarray, classes: np.ndarray, names: Sequence[str], count: int
+    token_ids: np.ndarray, classes: np.ndarray, names: Sequence[str], count: int
 ) -> list[str]:
     """Name the class of most pixels of each token and its share of them; nothing for no pixels."""
-    mine = owners >= 0
+    mine = token_ids >= 0
     pixels = np.zeros((count, len(names)), np.int64)
-    np.add.at(pixels, (owners[mine], classes[mine]), 1)
+    np.add.at(pixels, (token_ids[mine], classes[mine]), 1)
     return [
         f"{names[row.argmax()]} ({_percent(row.max() / row.sum(), 0)})" if row.any() else ""
         for row in pixels
@@ -392,8 +392,8 @@ def _pixel(at: object) -> tuple[int, int]:
     Raises:
         ConfigError: It is no two whole numbers.
     """
-    places = pair("at", at, "two whole numbers, row and column", "give at=(row, column)")
-    return tuple(whole_number("at", place, least=None) for place in places)
+    places = check_pair("at", at, "two whole numbers, row and column", "give at=(row, column)")
+    return tuple(check_int("at", place, minimum=None) for place in places)
 
 
 def _owner(look: _Look, at: tuple[int, int]) -> int:
@@ -403,7 +403,7 @@ def _owner(look: _Look, at: tuple[int, int]) -> int:
         DataError: The pixel lies outside the image or has no data.
     """
     row, col = at
-    height, width = look.owners.shape
+    height, width = look.token_ids.shape
     if not (0 <= row < height and 0 <= col < width):
         raise DataError(
             "the pixel lies outside the image",
@@ -411,7 +411,7 @@ def _owner(look: _Look, at: tuple[int, int]) -> int:
             found=f"row {row}, column {col}",
             remedy="choose a pixel inside the image (--at ROW COL)",
         )
-    token = int(look.owners[row, col])
+    token = int(look.token_ids[row, col])
     if token < 0:
         raise DataError(
             "the pixel has no data, and so no token",
@@ -428,14 +428,14 @@ class _Canvas:
 
     Attributes:
         rgb: (kH, kW, 3) uint8, k times as large as the image.
-        owners: (kH, kW) token of each pixel; -1 where there is no data.
+        token_ids: (kH, kW) token of each pixel; -1 where there is no data.
         factor: k.
         width: Width in inches.
         height: Height in inches.
     """
 
     rgb: np.ndarray
-    owners: np.ndarray
+    token_ids: np.ndarray
     factor: int
     width: float
     height: float
@@ -443,13 +443,13 @@ class _Canvas:
     @classmethod
     def of(cls, look: _Look, side: float) -> "_Canvas":
         """Enlarge an image for a panel whose longer side is ``side`` inches."""
-        height, width = look.owners.shape
+        height, width = look.token_ids.shape
         factor = max(1, math.ceil(_FINE * side * _DPI / max(height, width)))
         size = (factor * height, factor * width)
         inches = side / max(height, width)
         return cls(
             enlarge(look.rgb, factor),
-            resize_nearest(look.owners, size),
+            resize_nearest(look.token_ids, size),
             factor,
             width * inches,
             height * inches,
@@ -463,17 +463,17 @@ class _Canvas:
     @property
     def lines(self) -> dict[str, float]:
         """How outlines are drawn: of one width on paper, and not around specks."""
-        per_inch = self.owners.shape[1] / self.width
+        per_inch = self.token_ids.shape[1] / self.width
         return {
             "width": max(_LINE * per_inch, 1),
             "rim": max(_RIM * per_inch, 1),
-            "min_size": self.speck,
+            "min_size": self.fragment,
         }
 
     @property
-    def speck(self) -> int:
+    def fragment(self) -> int:
         """Pixels below which a part of a region is not outlined."""
-        return round(SPECK * self.owners.size)
+        return round(SPECK * self.token_ids.size)
 
 
 class _Page:
@@ -526,7 +526,7 @@ _SIDE, _GAP, _CAPTION = 0.3, 0.25, 0.34
 
 def _tokens_figure(look: _Look, title: str | None) -> "Figure":
     canvas = _Canvas.of(look, _PANEL)
-    shares = token_shares(look.owners, look.num_tokens)
+    shares = token_shares(look.token_ids, look.num_tokens)
     owning = int((shares > 0).sum())
     legend_x = _SIDE + 2 * (canvas.slot + _GAP)
     legend_w = 1.75 if look.classes is None else 3.3
@@ -542,7 +542,7 @@ def _tokens_figure(look: _Look, title: str | None) -> "Figure":
     axes = page.panel(_SIDE, top, canvas, canvas.rgb, "Image")
     if look.metres_per_pixel:
         draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
-    outlined = outline_tokens(canvas.owners, canvas.rgb, tint=TINT, **canvas.lines)
+    outlined = outline_tokens(canvas.token_ids, canvas.rgb, tint=TINT, **canvas.lines)
     axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, outlined, "Regions of the tokens")
     _write_numbers(axes, canvas)
     _write_legend(page, legend_x, top, tall, shares, look.classes, look.heading)
@@ -551,8 +551,8 @@ def _tokens_figure(look: _Look, title: str | None) -> "Figure":
 
 def _write_numbers(axes: "Axes", canvas: _Canvas) -> None:
     """Write each token's number where its region has room for it."""
-    per_inch = canvas.owners.shape[1] / canvas.width
-    regions = without_specks(canvas.owners, canvas.speck)
+    per_inch = canvas.token_ids.shape[1] / canvas.width
+    regions = without_fragments(canvas.token_ids, canvas.fragment)
     for token, (row, col, room) in roomiest_spots(regions).items():
         if room >= 0.12 * per_inch:
             axes.text(col, row, str(token), va="center", ha="center", **_number_style(token))
@@ -610,7 +610,7 @@ def _attention_figure(
     look: _Look, token: int, at: tuple[int, int] | None, title: str | None
 ) -> "Figure":
     canvas = _Canvas.of(look, _PANEL)
-    share = token_shares(look.owners, look.num_tokens)[token]
+    share = token_shares(look.token_ids, look.num_tokens)[token]
     attention, limits, ticks, meaning = _heat(look, token)
     bar_x = _SIDE + 2 * (canvas.slot + _GAP)
     lines = [look.size]
@@ -624,7 +624,7 @@ def _attention_figure(
     top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
     page = _Page(bar_x + 1.2, top + canvas.height + 0.3)
     page.head(title or f"Where token {token} of {look.num_tokens} looks", lines)
-    lit = outline_tokens(canvas.owners, canvas.rgb, (token,), tint=TINT, **canvas.lines)
+    lit = outline_tokens(canvas.token_ids, canvas.rgb, (token,), tint=TINT, **canvas.lines)
     axes = page.panel(
         _SIDE, top, canvas, lit, f"Region of token {token}", f"{_percent(share)} of the picture"
     )
@@ -632,7 +632,7 @@ def _attention_figure(
         _mark(axes, canvas, at)
     if look.metres_per_pixel:
         draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
-    heat = render_attention(attention, canvas.rgb, limits, valid=canvas.owners >= 0)
+    heat = render_attention(attention, canvas.rgb, limits, valid=canvas.token_ids >= 0)
     axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, heat, "Attention")
     if at is not None:
         _mark(axes, canvas, at)
@@ -703,12 +703,12 @@ def _counts_figure(
     for k, (look, canvas) in enumerate(zip(looks, canvases, strict=True), 1):
         name = _plural(look.num_tokens, "token")
         if at is None:
-            picture = outline_tokens(canvas.owners, canvas.rgb, tint=TINT, **canvas.lines)
+            picture = outline_tokens(canvas.token_ids, canvas.rgb, tint=TINT, **canvas.lines)
             page.panel(*place(k), canvas, picture, name)
             continue
         token = _owner(look, at)
-        share = token_shares(look.owners, look.num_tokens)[token]
-        picture = highlight_token(canvas.owners, canvas.rgb, token, **canvas.lines)
+        share = token_shares(look.token_ids, look.num_tokens)[token]
+        picture = highlight_token(canvas.token_ids, canvas.rgb, token, **canvas.lines)
         axes = page.panel(*place(k), canvas, picture, name, f"token {token}, {_percent(share)}")
         _mark(axes, canvas, at)
     return page.figure
@@ -740,9 +740,9 @@ def _check_options(
     from hook.inference.models import checked_tokens, load_model
 
     if path is not None:
-        _check_path(file_name("path", path), overwrite)
+        _check_path(check_path("path", path), overwrite)
     if metres_per_pixel is not None:
-        number("metres_per_pixel", metres_per_pixel, above=0)
+        check_number("metres_per_pixel", metres_per_pixel, above=0)
     model = load_model(model)
     _tokenizer_of(model)
     if num_tokens is not None:

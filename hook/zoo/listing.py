@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hook.arguments import file_name, refused
+from hook.arguments import bad_argument, check_path
 from hook.errors import CheckpointError, ConfigError
 from hook.geo.staging import atomic_write
 from hook.progress import progress_bar
@@ -77,7 +77,9 @@ def find_entry(name: str) -> Entry:
         ConfigError: There is none.
     """
     if not isinstance(name, str):
-        raise refused("name", name, "the name of a model", "`hook models list` shows the names")
+        raise bad_argument(
+            "name", name, "the name of a model", "`hook models list` shows the names"
+        )
     models = {entry.name: entry for entry in list_models()}
     if name in models:
         return models[name]
@@ -101,7 +103,7 @@ def find_model(name_or_file: str | os.PathLike, progress: bool = True) -> Path:
         ConfigError: There is no such model.
         CheckpointError: It cannot be downloaded, or its file is not what it was.
     """
-    file_name("model", name_or_file, "the name of a model, or a .safetensors file")
+    check_path("model", name_or_file, "the name of a model, or a .safetensors file")
     if str(name_or_file).endswith(SUFFIX):
         return Path(name_or_file).expanduser()
     return download_model(str(name_or_file), progress=progress)
@@ -127,7 +129,7 @@ def download_model(
     """
     entry = find_entry(name)
     if to is not None:
-        to = file_name("to", to, "the name of a folder")
+        to = check_path("to", to, "the name of a folder")
     target = entry.place if to is None else to.expanduser() / f"{name}{SUFFIX}"
     if target.is_file() and (found := checksum(target)) == entry.sha256:
         return target

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from hook.arguments import file_name
+from hook.arguments import check_path
 from hook.errors import CheckpointError, ConfigError
 from hook.geo.staging import atomic_write
 
@@ -157,7 +157,7 @@ def read_published(path: str | os.PathLike) -> PublishedModel:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = file_name("path", path).expanduser()
+    path = check_path("path", path).expanduser()
     if not path.is_file():
         raise CheckpointError(
             f"model {path} does not exist",

@@ -138,7 +138,7 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
         model.backbone.explained = None
         cut = tokenize(model, window, num_tokens=count)
         owners = token_map(cut.assignment, (16, 16))[0].numpy()
-        np.testing.assert_array_equal(answer.owners[number], owners)
+        np.testing.assert_array_equal(answer.token_ids[number], owners)
         with torch.no_grad():
             tokens = cut.tokens
             for block in model.backbone.blocks:
@@ -150,7 +150,7 @@ def test_a_model_that_chooses_the_number_itself(cls_run):
     model.backbone.explained = explained
     usual = model.backbone.tokenizer.num_tokens
     fixed = RegionPredictor(model, num_tokens=usual)(windows, valid)
-    np.testing.assert_array_equal(fixed.owners, all_tokens.owners)
+    np.testing.assert_array_equal(fixed.token_ids, all_tokens.token_ids)
     assert model.backbone.explained == explained
 
 

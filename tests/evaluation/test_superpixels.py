@@ -10,9 +10,9 @@ from hook.evaluation.homogeneity import connected_components, region_boundary_sc
 from hook.evaluation.superpixels import (
     felzenszwalb_regions,
     kmeans_regions,
+    merge_by_colour,
     merge_by_similarity,
     merge_fragments,
-    merge_specks,
     regular_grid,
     search_count,
     slic_regions,
@@ -191,12 +191,13 @@ def test_a_speck_goes_to_the_neighbour_it_looks_like():
     owners = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 2, 2, 1, 1], [0, 0, 0, 1, 1, 1]])
     colours = np.where(owners == 0, 1.0, 5.0)[None]
     colours[:, owners == 2] = 4.0  # nearer to token 1, though borders and order are for token 0
-    assert merge_specks(owners, colours, 3).tolist() == [[0, 0, 0, 1, 1, 1], [0, 0] + [1] * 4] + [
-        [0, 0, 0, 1, 1, 1]
-    ]
+    assert merge_by_colour(owners, colours, 3).tolist() == [
+        [0, 0, 0, 1, 1, 1],
+        [0, 0] + [1] * 4,
+    ] + [[0, 0, 0, 1, 1, 1]]
     colours[:, owners == 2] = 2.0
-    assert merge_specks(owners, colours, 3)[1].tolist() == [0, 0, 0, 0, 1, 1]
-    assert np.array_equal(merge_specks(owners, colours, 2), owners)
+    assert merge_by_colour(owners, colours, 3)[1].tolist() == [0, 0, 0, 0, 1, 1]
+    assert np.array_equal(merge_by_colour(owners, colours, 2), owners)
 
 
 def test_what_took_in_a_speck_has_the_colours_of_both():
@@ -205,8 +206,8 @@ def test_what_took_in_a_speck_has_the_colours_of_both():
         np.array([[0, 0, 0, 1, 2, 3, 3, 3]]),
         np.array([[1, 1, 1, 3, 4, 5.5, 5.5, 5.5]]),
     )
-    assert merge_specks(owners, colours[None], 2).tolist() == [[0, 0, 0, 2, 2, 3, 3, 3]]
-    assert merge_specks(owners, colours[None], 3).tolist() == [[0, 0, 0, 3, 3, 3, 3, 3]]
+    assert merge_by_colour(owners, colours[None], 2).tolist() == [[0, 0, 0, 2, 2, 3, 3, 3]]
+    assert merge_by_colour(owners, colours[None], 3).tolist() == [[0, 0, 0, 3, 3, 3, 3, 3]]
 
 
 def test_no_speck_is_left_and_no_cell_gets_lost():
@@ -214,14 +215,14 @@ def test_no_speck_is_left_and_no_cell_gets_lost():
     owners, colours = rng.integers(0, 5, (40, 50)), rng.random((3, 40, 50))
     owners[:6, :9] = -1
     colours[:, 20, 20] = np.nan
-    merged = merge_specks(owners, colours, 12)
+    merged = merge_by_colour(owners, colours, 12)
     assert np.array_equal(merged < 0, owners < 0) and set(merged.ravel()) <= set(owners.ravel())
     parts = connected_components(merged)
     assert np.bincount(parts[parts >= 0]).min() >= 12
     large = connected_components(owners)
     for part in np.flatnonzero(np.bincount(large[large >= 0]) >= 12):
         assert np.array_equal(merged[large == part], owners[large == part])
-    assert (merge_specks(np.full((3, 4), -1), np.zeros((1, 3, 4)), 5) == -1).all()
+    assert (merge_by_colour(np.full((3, 4), -1), np.zeros((1, 3, 4)), 5) == -1).all()
 
 
 # ---------------------------------------------------------------------------------- similarity

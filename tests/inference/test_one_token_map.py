@@ -128,13 +128,15 @@ def maps_of_all(model, image, valid, num_tokens, monkeypatch):
     maps = {
         "metric": seen[0],
         "validation picture": drawn[0],
-        "regions": np.where(valid, regions.owners[0], -1),
+        "regions": np.where(valid, regions.token_ids[0], -1),
         "tokenize": cut.token_map(),
     }
     number = tokenize(model, image, valid, num_tokens).num_tokens
     assert number == sample.tokens.num_tokens == regions.embeddings.shape[1]
     if cut.output.assign != "grid":  # squares are not drawn as regions
-        maps["token pictures"] = token_pictures._look(model, image, valid, num_tokens, None).owners
+        maps["token pictures"] = token_pictures._look(
+            model, image, valid, num_tokens, None
+        ).token_ids
     return maps, sample.tokens
 
 
@@ -214,7 +216,7 @@ def test_small_parts_are_merged_alike(monkeypatch):
     model, (image, valid) = build(tokenizer), picture((32, 40))
     sample, _ = answer(model, image, valid, None)
     merged = token_regions(sample.tokens, 64)
-    regions = RegionPredictor(model, min_region=64)(image[None], valid[None]).owners[0]
+    regions = RegionPredictor(model, min_region=64)(image[None], valid[None]).token_ids[0]
     np.testing.assert_array_equal(np.where(valid, regions, -1), merged)
     assert (merged != sample.tokens.token_map()).any()
 

@@ -118,7 +118,7 @@ def test_regions_are_those_of_numpy(models, scene, values, tmp_path, overlap, ex
         columns = slice(window.col_off, window.col_off + 32)
         answer = models.by_value(values[None, :, rows, columns], None)
         owners = np.full(covered.shape, -1)
-        owners[rows, columns] = answer.owners[0]
+        owners[rows, columns] = answer.token_ids[0]
         probabilities = np.zeros((3, *covered.shape))
         probabilities[:, rows, columns] = answer.pixel_scores[0]
         for token in range(4):
@@ -553,9 +553,9 @@ def test_impossible_answers_and_options(models, scene, tmp_path):
         return tokenize
 
     wrong = [
-        (answers(owners=lambda a: a[:, :9]), {}, "owners"),
-        (answers(owners=lambda a: a - 1), {}, "owners"),
-        (answers(owners=lambda a: a + 1), {}, "owners"),
+        (answers(token_ids=lambda a: a[:, :9]), {}, "token_ids"),
+        (answers(token_ids=lambda a: a - 1), {}, "token_ids"),
+        (answers(token_ids=lambda a: a + 1), {}, "token_ids"),
         (answers(embeddings=lambda a: a[..., :2]), {}, "embeddings"),
         (answers(embeddings=lambda a: a * np.nan), {}, "embeddings"),
         (answers(pixel_scores=lambda a: a[:, :2]), {}, "pixel_scores"),

@@ -151,12 +151,12 @@ def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[P
                 continue
             window = np.ascontiguousarray(image)[None].astype(np.float32), valid[None]
             answer, seeds = predict(*window), perceive(*window)
-            owners = np.where(valid, answer.owners[0], -1)
-            parts = connected_components(owners)
+            token_ids = np.where(valid, answer.token_ids[0], -1)
+            parts = connected_components(token_ids)
             _, first, labels = np.unique(parts[valid], return_index=True, return_inverse=True)
             places = seeds.seed_of_pixel[0][valid]
             embeddings = {
-                "tokens": answer.embeddings[0][owners[valid][first]],
+                "tokens": answer.embeddings[0][token_ids[valid][first]],
                 "seeds": pool_seeds(seeds.seeds[0], places, labels, len(first)),
             }
             own.add(parts, image, truth, number, train, embeddings)

@@ -193,8 +193,8 @@ class Tokenizing:
 
     def can_give(self, num_tokens: int | None) -> bool:
         """Whether the model has queries for so many tokens."""
-        most = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
-        return num_tokens is None or num_tokens <= most
+        maximum = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
+        return num_tokens is None or num_tokens <= maximum
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """(H, W) index of the token of each pixel; -1 where there is none."""
