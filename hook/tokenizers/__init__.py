@@ -1,6 +1,6 @@
 """Tokenizers: image (B, C, H, W) -> tokens (B, N, D) and their assignment to the image.
 
-Pure PyTorch; nothing here knows of MMEngine, files or configs.
+Pure PyTorch, independent of MMEngine, files and configs.
 
 Reference:
     Shao et al., "Homogeneous tokenizer matters: Homogeneous visual tokenizer for remote sensing

@@ -1,4 +1,4 @@
-"""What follows from an assignment: token maps and dense features."""
+"""Token maps and dense features from an assignment."""
 
 import numpy as np
 import torch
@@ -9,30 +9,29 @@ from torch import Tensor
 def token_map(
     assignment: Tensor, size: tuple[int, int] | None = None, cell: int | None = None
 ) -> Tensor:
-    """Give every cell the token with the largest weight there.
+    """Return the token with the largest weight at each cell or pixel.
 
     Args:
         assignment: (B, N, h, w) weights.
-        size: Height and width of the images, to give every pixel a token; None keeps (h, w).
+        size: Height and width of the images, for a token per pixel; None returns one per cell.
         cell: See :func:`spread_cells`.
 
     Returns:
         (B, h, w) or (B, H, W) int64 index of the token, class token not counted.
     """
-    # The paper rescales each cell's weights to [0, 1] first, which leaves the largest in place.
+    # The paper first rescales each cell's weights to [0, 1], which does not change the argmax.
     token_ids = assignment.argmax(dim=1)
     return token_ids if size is None else spread_cells(token_ids, size, cell)
 
 
 def spread_cells(cells: Tensor, size: tuple[int, int], cell: int | None = None) -> Tensor:
-    """Give each pixel the value of the cell it lies in.
+    """Upsample values of cells to the pixels of an image, nearest neighbour.
 
     Args:
         cells: (..., h, w) values on the tokenizer's grid, from the image's top left corner.
         size: Height and width of the image in pixels.
-        cell: Side of a cell in pixels. Rows and columns after the last whole cell, which a patch
-            embedding leaves out, get the value next to them. None stretches the grid over the
-            image.
+        cell: Side of a cell in pixels. Rows and columns beyond the grid, which a patch embedding
+            leaves out, get the nearest value. None stretches the grid over the image.
 
     Returns:
         (..., H, W).
@@ -49,13 +48,12 @@ def spread_cells(cells: Tensor, size: tuple[int, int], cell: int | None = None) 
 def mean_colours(
     images: Tensor, cell: int, grid: tuple[int, int], valid: Tensor | None = None
 ) -> Tensor:
-    """Take the mean of each band over the valid pixels of each cell.
+    """Return the mean of each band over the valid pixels of each cell.
 
     Args:
         images: (B, C, H, W) normalised images.
         cell: Side of a cell in pixels.
-        grid: Height and width of the grid in cells; it may leave out the last rows and columns or
-            reach beyond them.
+        grid: Height and width of the grid in cells; may be smaller or larger than the image.
         valid: (B, H, W) bool; None: all pixels are valid.
 
     Returns:
@@ -71,16 +69,10 @@ def mean_colours(
 
 
 def seed_ownership(assignment: Tensor) -> Tensor:
-    """Turn attention that sums to one over seeds into weights that sum to one over tokens.
+    """Convert attention (B, N, h, w) that sums to one over seeds to weights that sum to one over N.
 
     Each cell's N weights are rescaled to [0, 1] by their minimum and maximum and passed through
-    a softmax. Where all tokens agree the paper divides by zero; here they share the cell equally.
-
-    Args:
-        assignment: (B, N, h, w) attention.
-
-    Returns:
-        (B, N, h, w) weights that sum to one over N.
+    a softmax. Where all are equal the paper divides by zero; here they share the cell equally.
     """
     low = assignment.amin(dim=1, keepdim=True)
     span = assignment.amax(dim=1, keepdim=True) - low
@@ -89,15 +81,15 @@ def seed_ownership(assignment: Tensor) -> Tensor:
 
 
 def explained_variance(features: Tensor, token_ids: Tensor) -> Tensor:
-    """Measure which share of the variance of seeds a partition of them explains.
+    """Compute the share of the variance of seeds that a partition of them explains.
 
     Args:
         features: (B, S, D) seeds.
-        token_ids: (B, S) int64 index of each seed's region; negative where the seed does not count.
+        token_ids: (B, S) int64 region of each seed; seeds with a negative id are ignored.
 
     Returns:
         (B,) one minus the variance within the regions over the variance of all seeds, from 0 to
-        1; 1 where all seeds are alike.
+        1; 1 where all seeds are equal.
     """
     known = (token_ids >= 0)[..., None]
     count = known.sum(dim=1, keepdim=True).clamp(min=1)
@@ -118,19 +110,18 @@ def diffuse_assignment(
     contrast: float,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Let neighbouring cells of like colour share their tokens, so that regions hold together.
+    """Smooth an assignment by anisotropic diffusion between cells of similar colour.
 
-    Each step moves weight across the edges between 4-connected cells, as heat flows, the less the
-    more the colours differ: regions lose their specks and keep the borders that the image has.
-    Nothing is lost or added: weights that sum to one over the tokens of a cell, or over the cells
-    of a token, still do.
+    Each step moves weight between 4-connected cells, less where their colours differ more, which
+    removes fragments and preserves edges of the image. Sums are conserved: weights that sum to one
+    over the tokens of a cell, or over the cells of a token, still do.
 
     Args:
         assignment: (B, N, h, w) weights.
         colours: (B, C, h, w) mean bands of the cells, in normalised units.
-        steps: Number of steps; weight travels about ``sqrt(steps / 2)`` cells over plain ground.
-        contrast: Root mean square difference of the bands at which an edge lets 61 % through.
-        valid: (B, h, w) bool; what is not valid neither gives nor takes. None: all cells are.
+        steps: Number of steps; weight travels about ``sqrt(steps / 2)`` cells without edges.
+        contrast: Root mean square difference of the bands at which the flow is reduced to 61 %.
+        valid: (B, h, w) bool; invalid cells exchange no weight. None: all cells are valid.
 
     Returns:
         (B, N, h, w) float32 weights.
@@ -139,7 +130,7 @@ def diffuse_assignment(
         Perona & Malik, "Scale-space and edge detection using anisotropic diffusion", IEEE TPAMI
         12(7), 1990, with their first edge-stopping function on the image's edges.
     """
-    rate = 0.2  # below 1/4, at which the explicit scheme on four neighbours begins to swing
+    rate = 0.2  # the explicit scheme on four neighbours is stable below 1/4
     weights = assignment.float()
     gates = []
     for axis in (-1, -2):
@@ -166,7 +157,7 @@ def diffuse_assignment(
 def dense_features(
     tokens: Tensor, assignment: Tensor, size: tuple[int, int], assign: str = "seed"
 ) -> Tensor:
-    """Spread tokens back over a grid through their assignment.
+    """Project tokens back to a grid through their assignment.
 
     Args:
         tokens: (B, N, D) tokens without the class token.
@@ -174,8 +165,8 @@ def dense_features(
         size: Height and width of the grid to fill.
         assign: What the weights mean (see :class:`TokenizerOutput`). ``"seed"`` is the paper's
             dense path: nearest-neighbour resize, min-max and softmax over the tokens, detached
-            from the graph. ``"token"``: the weights are ownership already; bilinear resize,
-            and gradients flow through. ``"grid"`` puts token i into cell i.
+            from the graph. ``"token"``: bilinear resize of the weights, with gradients.
+            ``"grid"`` puts token i into cell i.
 
     Returns:
         (B, D, H, W) features.
@@ -204,16 +195,7 @@ def dense_features(
 
 
 def grid_features(tokens: Tensor, grid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Put token i into cell i of a grid, and resize it.
-
-    Args:
-        tokens: (B, N, D) tokens without the class token, N = h * w.
-        grid_size: Height and width (h, w) of the grid.
-        size: Height and width to resize it to, bilinear.
-
-    Returns:
-        (B, D, H, W) features.
-    """
+    """Map tokens (B, h * w, D) to a grid (h, w), resized bilinearly: (B, D, *size)."""
     features = tokens.transpose(1, 2).unflatten(2, grid_size)
     if grid_size != tuple(size):
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
@@ -221,7 +203,7 @@ def grid_features(tokens: Tensor, grid_size: tuple[int, int], size: tuple[int, i
 
 
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, ...) to ``size`` by taking the nearest pixel, as labels require."""
+    """Resize (H, W, ...) to ``size``, nearest neighbour."""
     rows = (np.arange(size[0]) + 0.5) * array.shape[0] / size[0]
     cols = (np.arange(size[1]) + 0.5) * array.shape[1] / size[1]
     return array[rows.astype(np.int64)[:, None], cols.astype(np.int64)[None]]

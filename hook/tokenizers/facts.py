@@ -1,4 +1,4 @@
-"""What is known of images beside their pixels."""
+"""Optional facts about images: validity and resolution."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Optional facts about a batch of images; a tokenizer says which of them it takes.
+    """Optional facts about a batch of images.
 
     Attributes:
-        valid: (B, H, W) bool; pixels that are not valid contribute nothing, whatever their
-            values. None: all are valid.
-        resolution: Ground size of a pixel in metres, one number or (B,). None, and NaN for an
-            image of several: that of training.
+        valid: (B, H, W) bool; invalid pixels are ignored. None: all are valid.
+        resolution: Ground size of a pixel in metres, one number or (B,). None, or NaN for single
+            images: that of training.
     """
 
     valid: Tensor | None = None
@@ -34,20 +33,11 @@ class ImageFacts:
         )
 
     def change_images(self, change: Callable[[Tensor], Tensor]) -> ImageFacts:
-        """Apply to the maps what was done to the images, such as a crop or a quarter turn.
-
-        Args:
-            change: Takes and gives a tensor whose last two axes are rows and columns.
-        """
+        """Apply a change of the images, such as a crop, to the maps (rows and columns last)."""
         return self if self.valid is None else replace(self, valid=change(self.valid))
 
     def accepted_by(self, tokenizer: nn.Module) -> ImageFacts:
-        """Leave out what a tokenizer does not take.
-
-        Args:
-            tokenizer: Its attributes ``takes_valid`` and ``takes_resolution`` say what it takes;
-                one without them takes nothing.
-        """
+        """Keep only the facts for which a tokenizer has ``takes_valid`` or ``takes_resolution``."""
         return ImageFacts(
             self.valid if getattr(tokenizer, "takes_valid", False) else None,
             self.resolution if getattr(tokenizer, "takes_resolution", False) else None,

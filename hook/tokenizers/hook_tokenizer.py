@@ -20,8 +20,8 @@ from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.vectorization import ObjectVectorization, choose_seeds
 
 PRESETS: dict[str, dict] = {
-    # The paper's tokenizer and its official implementation: a stem at full resolution, a learned
-    # position per seed, attention in windows of half the grid's side, then of all with all.
+    # The paper's tokenizer as officially implemented: a stem at full resolution, a learned
+    # position per seed, attention in windows of half the grid's side, then global attention.
     "reference": dict(
         stem="full",
         stem_widths=(64, 128, 256),
@@ -36,8 +36,8 @@ PRESETS: dict[str, dict] = {
         assign="seed",
         takes_valid=False,
     ),
-    # Made for speed and for any size: the stem leaves full resolution at once, and in each block
-    # near seeds meet in windows of one size, with rotary positions, and far ones through latents.
+    # For speed and any image size: a strided stem, and in each block attention in windows of a
+    # fixed size, with rotary positions, in parallel with attention through latents.
     "fast": dict(
         stem="strided",
         stem_widths=(64,),
@@ -55,7 +55,7 @@ PRESETS: dict[str, dict] = {
         takes_valid=True,
     ),
 }
-"""What each preset is made of; a keyword of :class:`HookTokenizer` overrides its preset's value."""
+"""Parts of each preset; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 
 _PARTS = (
     "perception_heads",
@@ -64,12 +64,11 @@ _PARTS = (
     "num_latents",
     "stem_widths",
 )
-# Of one image of 224 px; see HookTokenizer._images_at_once.
-_PIXELS_AT_ONCE = 224 * 224
+_PIXELS_AT_ONCE = 224 * 224  # one 224 px image; see HookTokenizer._images_at_once
 
 
 def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """Give (value, value) for a number and (height, width) as it is for a pair."""
+    """Return (value, value) for a number, and (height, width) unchanged."""
     if isinstance(value, int):
         return value, value
     height, width = value
@@ -79,54 +78,53 @@ def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class HookTokenizer(nn.Module):
     """Homogeneous visual tokenizer: one token per semantically independent region.
 
-    Image -> 4x4-pixel seeds -> object perception (:class:`ObjectPerception`), which relates seeds
-    near and far -> object vectorization (:class:`ObjectVectorization`), whose queries read the
-    tokens. The presets differ in the parts they are assembled from; see :data:`PRESETS`.
+    Image -> 4x4-pixel seeds -> object perception (:class:`ObjectPerception`), attention among the
+    seeds -> object vectorization (:class:`ObjectVectorization`), whose queries read the tokens.
+    The presets differ in their parts; see :data:`PRESETS`.
 
     Args:
         preset: Name of a set of defaults: ``"reference"`` (the paper) or ``"fast"``.
-        img_size: Size the tokenizer is trained at in pixels, a side or (height, width). Any other
-            size is taken too. ``"reference"`` then resizes its learned positions, and of a side
-            that 4 does not divide the last rows or columns have no seed; ``"fast"`` has no
-            positions to resize, and fills the last seeds up with pixels that are not valid.
+        img_size: Training size in pixels, a side or (height, width); other sizes are accepted.
+            ``"reference"`` then resizes its learned positions, and of a side not divisible by 4
+            the last rows or columns have no seed; ``"fast"`` has no positions to resize, and pads
+            the last seeds with invalid pixels.
         in_channels: Number of bands.
         embed_dims: Width of the tokens.
         seed_dims: Width of the seeds.
         num_tokens: Number of tokens N.
         with_cls_token: Put a learned class token in front of the tokens.
-        assign: What the assignment means: ``"seed"``, softmax over the seeds for each token (the
+        assign: Meaning of the assignment: ``"seed"``, softmax over the seeds for each token (the
             paper's), or ``"token"``, softmax over the tokens for each seed.
-        max_tokens: Number K of learned queries. With it, every training step draws how many of
-            the first queries it uses from 1 to K (nested dropout), which puts them in order, and
-            any number up to K can be asked for afterwards; ``num_tokens`` is the default then.
-            None: K is ``num_tokens``, and training uses all.
-        num_iterations: How often the tokens read from the seeds.
-        resolution: Ground size of a pixel that the rotary positions were trained at, in metres
+        max_tokens: Number K of learned queries. Each training step then uses the first n of them,
+            n drawn from 1 to K (nested dropout), which orders the queries: any number up to K can
+            be requested afterwards, ``num_tokens`` by default. None: K is ``num_tokens``, and
+            training uses all.
+        num_iterations: Number of times the tokens read from the seeds.
+        resolution: Ground size of a pixel in metres at which the rotary positions were trained
             (``"fast"``); without it they count pixels.
-        nan_is_invalid: Take NaN in any band for a pixel that is not valid (``"fast"``). Models
-            pass the validity as :class:`ImageFacts`; this is for images without.
-        diffusion_steps: Steps in which neighbouring seeds of like colour share their tokens
-            (:func:`hook.tokenizers.diffuse_assignment`), so that regions have no specks; 0: none.
-            The tokens are those of the assignment before; maps and dense features have it after.
-        diffusion_contrast: Difference of the bands, in their normalised units, that counts as an
-            edge there.
+        nan_is_invalid: Treat pixels with NaN in any band as invalid (``"fast"``), for images
+            without validity in :class:`ImageFacts`.
+        diffusion_steps: Steps of :func:`hook.tokenizers.diffuse_assignment`, which removes
+            fragments from the regions; 0: none. Token maps and dense features use the diffused
+            assignment, the tokens the original one.
+        diffusion_contrast: Difference of the bands, in normalised units, that counts as an edge.
         band_dropout: Probability that a training step sets a band of an image to zero, the mean
-            of normalised images; one band always stays.
-        **parts: See below; None takes the preset's.
+            of normalised images; at least one band is kept.
+        **parts: See below; None uses the preset's.
 
     Keyword Args:
         perception_heads: Attention heads of the object perception module; for ``"fast"`` two
-            numbers, of those that meet near seeds and of those that meet far ones.
-        perception_mlp_ratio: Hidden width of its feed-forward halves.
-        perception_window: Window of its first block in seeds, a side or (height, width);
-            None takes half the grid's side, as the paper does; 0 lets all seeds meet.
-        num_latents: Latents through which far seeds meet (``"fast"``).
-        stem_widths: Channels of the stem at each of its resolutions before the last.
+            numbers, of the windowed and of the latent attention.
+        perception_mlp_ratio: Hidden width of its feed-forward layers as a multiple of its width.
+        perception_window: Attention window in seeds, a side or (height, width); None uses half
+            the grid's side, as in the paper; 0 attends globally.
+        num_latents: Number of latents of the latent attention (``"fast"``).
+        stem_widths: Channels of the stem at each resolution before the last.
 
     Raises:
-        TypeError: There is no part of a preset of that name.
-        ValueError: An argument is out of its range, the preset is unknown or lacks the part that
-            an argument is for.
+        TypeError: ``parts`` has an unknown name.
+        ValueError: An argument is out of range or not supported by the preset, or the preset is
+            unknown.
 
     Example:
         >>> tokenizer = HookTokenizer(img_size=64, seed_dims=32, embed_dims=48).eval()
@@ -163,14 +161,14 @@ class HookTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; there are {sorted(PRESETS)}")
+            raise ValueError(f"unknown preset {preset!r}; choose from {sorted(PRESETS)}")
         for name in set(parts) - set(_PARTS):
             raise TypeError(f"unexpected keyword argument {name!r}; parts are {', '.join(_PARTS)}")
         given = dict(seed_dims=seed_dims, num_tokens=num_tokens, assign=assign, **parts)
         given = {k: v for k, v in given.items() if v is not None}
         chosen = PRESETS[preset] | given
         for name in set(given) - set(PRESETS[preset]):
-            raise ValueError(f"preset {preset!r} has no part that {name} is for")
+            raise ValueError(f"preset {preset!r} does not support {name}")
         self.img_size = to_pair(img_size)
         self.grid_size = self.img_size[0] // self.stride, self.img_size[1] // self.stride
         if min(self.grid_size) < 1:
@@ -184,11 +182,11 @@ class HookTokenizer(nn.Module):
             )
         if num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
-        one = isinstance(PRESETS[preset]["perception_heads"], int)
-        if isinstance(chosen["perception_heads"], int) != one:
+        single = isinstance(PRESETS[preset]["perception_heads"], int)
+        if isinstance(chosen["perception_heads"], int) != single:
             raise ValueError(
                 f"perception_heads of preset {preset!r} must be "
-                + ("a number" if one else "two numbers, near and far")
+                + ("a number" if single else "two numbers, near and far")
                 + f", got {chosen['perception_heads']}"
             )
         if chosen["assign"] not in ("seed", "token"):
@@ -221,7 +219,7 @@ class HookTokenizer(nn.Module):
             ("nan_is_invalid", nan_is_invalid, self.takes_valid),
         ):
             if asked and not part:
-                raise ValueError(f"preset {preset!r} has no part that {name} is for")
+                raise ValueError(f"preset {preset!r} does not support {name}")
         self._assemble(chosen, num_iterations)
 
     def _assemble(self, chosen: dict, num_iterations: int) -> None:
@@ -263,35 +261,30 @@ class HookTokenizer(nn.Module):
 
     # ------------------------------------------------------------------------------ seeds
     def perceive(self, images: Tensor, facts: ImageFacts | None = None) -> SeedMap:
-        """Turn images into seeds that know of each other: stem and object perception.
+        """Compute the seeds of images: stem and object perception.
 
         Args:
             images: (B, C, H, W) normalised images.
-            facts: What else is known of them. A seed without a valid pixel belongs to no token; a
+            facts: Validity and resolution. A seed without a valid pixel belongs to no token; a
                 resolution needs the tokenizer's ``resolution``.
 
-        Returns:
-            The seeds.
-
         Raises:
-            ValueError: The images have another band count, are smaller than a seed, or the
-                tokenizer's preset cannot use an argument.
+            ValueError: The images have a wrong number of bands, are smaller than a seed, or the
+                preset does not support an argument.
         """
         facts = facts or ImageFacts()
         _, c, h, w = images.shape
         if c != self.in_channels:
-            raise ValueError(
-                f"images have {c} bands, the tokenizer was made for {self.in_channels}"
-            )
+            raise ValueError(f"images have {c} bands, the tokenizer expects {self.in_channels}")
         valid = facts.valid
         if valid is not None and not self.takes_valid:
-            raise ValueError(f"preset {self.preset!r} takes no valid; 'fast' does")
+            raise ValueError(f"preset {self.preset!r} does not support valid; 'fast' does")
         if facts.resolution is not None and not self.takes_resolution:
             raise ValueError(
-                f"preset {self.preset!r} takes no resolution; 'fast' does"
+                f"preset {self.preset!r} does not support resolution; 'fast' does"
                 if self.pos_embed is not None
-                else "resolution needs the ground size of a pixel of training: build the "
-                "tokenizer with resolution=<metres>"
+                else "resolution needs that of training: build the tokenizer with "
+                "resolution=<metres>"
             )
         if self.nan_is_invalid:
             known = ~images.isnan().any(dim=1)
@@ -319,20 +312,20 @@ class HookTokenizer(nn.Module):
     def _perceive_any_size(
         self, images: Tensor, valid: Tensor | None, scale: Tensor | float
     ) -> SeedMap:
-        """Fill the images up to whole seeds, and keep what is not valid out of every seed."""
+        """Pad the images to whole seeds, and exclude invalid pixels from every seed."""
         h, w = images.shape[-2:]
         missing = (0, -w % self.stride, 0, -h % self.stride)
         if valid is None and any(missing):
             valid = torch.ones(images.shape[0], h, w, dtype=torch.bool, device=images.device)
         if valid is None:
-            few = self._images_at_once(images, scale)
-            parts = [images] if few is None else images.split(few)
+            chunk = self._images_at_once(images, scale)
+            parts = [images] if chunk is None else images.split(chunk)
             seeds = [
                 self.perception(self.stem(part).permute(0, 2, 3, 1), None, scale)  # B D h w
                 for part in parts
             ]
             return SeedMap(seeds[0] if len(seeds) == 1 else torch.cat(seeds), None)
-        images = images.masked_fill(~valid[:, None], 0)  # a NaN times zero would stay one
+        images = images.masked_fill(~valid[:, None], 0)  # NaN times zero is NaN
         images, valid = F.pad(images, missing), F.pad(valid, missing)
         mask = valid[:, None].to(images.dtype)
         seeds = self.stem(images, mask).permute(0, 2, 3, 1)
@@ -341,26 +334,21 @@ class HookTokenizer(nn.Module):
         return SeedMap(seeds.masked_fill(~valid[..., None], 0), valid)
 
     def _images_at_once(self, images: Tensor, scale: Tensor | float) -> int | None:
-        """Choose how many images go through the seed maps together; None for all.
-
-        On a CPU without gradients a few, so that the maps stay in the cache and in memory that
-        the allocator keeps; each image has nothing to do with the others outside training.
-        """
-        alone = images.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
+        """Return how many images to process at a time, see ``rows_at_once``; None for all."""
+        chunked = images.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
         traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-        if not alone or isinstance(scale, Tensor) or traced:
+        if not chunked or isinstance(scale, Tensor) or traced:
             return None
-        few = _PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1])
-        return few or None  # of larger images not even one fits
+        return _PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]) or None
 
     def _scale(self, resolution: float | Tensor | None) -> float | Tensor:
-        """Give the size of a pixel as a multiple of that of training."""
+        """Return the ground size of a pixel relative to training."""
         if isinstance(resolution, Tensor):
             return (resolution / self.resolution).nan_to_num(1.0)
         return 1.0 if resolution is None else resolution / self.resolution
 
     def _drop_bands(self, images: Tensor) -> Tensor:
-        """Set bands of images to zero at random, keeping one of each image."""
+        """Set random bands to zero, keeping at least one per image."""
         b, c = images.shape[:2]
         draw = torch.rand(b, c, device=images.device)
         kept = (draw >= self.band_dropout) | (draw == draw.amax(dim=1, keepdim=True))
@@ -372,15 +360,15 @@ class HookTokenizer(nn.Module):
 
         Args:
             seeds: Seeds of :meth:`perceive`.
-            num_tokens: Number of tokens N, at most ``max_tokens``. None: ``num_tokens`` of the
-                tokenizer, or a random number in training where ``max_tokens`` was given.
+            num_tokens: Number of tokens N, at most ``max_tokens``. None: the tokenizer's
+                ``num_tokens``, or in training with ``max_tokens`` a random number.
 
         Returns:
             Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
             (B, N, h, w).
 
         Raises:
-            ValueError: More tokens are asked for than there are queries.
+            ValueError: ``num_tokens`` is above the number of queries.
         """
         if num_tokens is None:
             num_tokens = self.num_tokens
@@ -388,8 +376,8 @@ class HookTokenizer(nn.Module):
                 num_tokens = int(torch.randint(1, self.max_tokens + 1, ()))
         if not 1 <= num_tokens <= self.max_tokens:
             raise ValueError(
-                f"num_tokens must be from 1 to {self.max_tokens}, the number of queries the "
-                f"tokenizer has, got {num_tokens}"
+                f"num_tokens must be from 1 to {self.max_tokens}, the tokenizer's number of "
+                f"queries, got {num_tokens}"
             )
         b, h, w, _ = seeds.features.shape
         valid = None if seeds.valid is None else seeds.valid.flatten(1)
@@ -409,23 +397,22 @@ class HookTokenizer(nn.Module):
 
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:
-        """Count how many tokens each image needs for its seeds to be explained.
+        """Return the smallest number of tokens per image that explains a share of its variance.
 
-        With k tokens every seed belongs to the one of the first k queries that looks at it most;
-        the regions explain a share of the variance of the seeds (:func:`explained_variance`).
+        With k tokens, each seed belongs to the one of the first k queries with the most attention
+        to it; see :func:`explained_variance` for the share that these regions explain.
 
         Args:
             seeds: Seeds of :meth:`perceive`.
             explained: Share of the variance to reach, from 0 to 1.
 
         Returns:
-            (B,) int64 smallest number of tokens, from 1 to ``max_tokens``, that reaches it;
-            ``max_tokens`` where none does.
+            (B,) int64, from 1 to ``max_tokens``; ``max_tokens`` where no number reaches the share.
         """
         features = seeds.features.flatten(1, 2)
         scores = self.vectorization.scores(features)
         if self.assign == "seed":
-            # What the softmax over seeds makes of the scores is what the token map shows.
+            # The token map shows the scores after the softmax over the seeds.
             valid = None if seeds.valid is None else seeds.valid.flatten(1)
             scores = choose_seeds(scores, valid)
         token_ids = scores.cummax(dim=1).indices  # B K S: row k - 1 for the first k queries
@@ -448,14 +435,13 @@ class HookTokenizer(nn.Module):
         Args:
             images: (B, C, H, W) normalised images of any size.
             num_tokens: Number of tokens N; see :meth:`vectorize`.
-            facts: What else is known of them; see :meth:`perceive`.
+            facts: Validity and resolution; see :meth:`perceive`.
 
         Returns:
-            Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
-            (B, N, h, w): a cell per 4 x 4 pixels, for ``"fast"`` with the last ones begun.
+            As :meth:`vectorize`; the assignment has a cell per 4 x 4 pixels, for ``"fast"`` with
+            sides rounded up.
 
         Raises:
-            ValueError: The images have another band count than the tokenizer, or an argument is
-                out of its range.
+            ValueError: The images have a wrong number of bands, or an argument is out of range.
         """
         return self.vectorize(self.perceive(images, facts), num_tokens)

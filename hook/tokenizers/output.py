@@ -1,4 +1,4 @@
-"""The contract every tokenizer fulfils."""
+"""The output of all tokenizers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hook.tokenizers.assignment import dense_features, grid_features, spread_cel
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """What a tokenizer makes of a batch of images: ``tokens, assignment = tokenizer(images)``.
+    """Tokens of a batch of images: ``tokens, assignment = tokenizer(images)``.
 
     Attributes:
         tokens: (B, N, D) tokens, or (B, 1 + N, D) with the class token in front.
-        weights: (B, N, h, w) weight of every token at every cell of the tokenizer's grid; the class
-            token has no row. None for ``"grid"``, whose weights are an identity.
+        weights: (B, N, h, w) weight of each token at each cell of the tokenizer's grid, without the
+            class token. None for ``"grid"``, whose weights are an identity.
         assign: What the weights mean. ``"seed"``: they sum to one over the grid for each token;
-            ``"token"``: to one over the tokens for each cell; ``"grid"``: token i is cell i.
-        grid_size: Height and width (h, w) of the grid; needed where there are no weights.
+            ``"token"``: to one over the tokens at each cell; ``"grid"``: token i is cell i.
+        grid_size: Height and width (h, w) of the grid; required without weights.
         cell: Side of a cell in pixels; None: the grid is stretched over the image.
     """
 
@@ -49,7 +49,7 @@ class TokenizerOutput:
 
     @property
     def assignment(self) -> Tensor:
-        """(B, N, h, w) weights; of ``"grid"`` they are made when asked for, N x N numbers."""
+        """(B, N, h, w) weights; for ``"grid"`` an identity of N x N numbers, built on access."""
         if self.weights is not None:
             return self.weights
         n = self.num_tokens
@@ -57,10 +57,7 @@ class TokenizerOutput:
         return eye.reshape(1, n, *self.grid_size).expand(len(self.tokens), -1, -1, -1)
 
     def token_map(self, size: tuple[int, int] | None = None) -> Tensor:
-        """Give every cell, or every pixel, the token with the largest weight there.
-
-        Args:
-            size: Height and width of the images in pixels; None gives a value per cell.
+        """Return the token with the largest weight at each cell, or at each pixel of ``size``.
 
         Returns:
             (B, h, w) or (B, H, W) int64 index of the token.
@@ -72,7 +69,7 @@ class TokenizerOutput:
         return cells if size is None else spread_cells(cells, size, self.cell)
 
     def dense_features(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Spread (B, N, D) tokens, class token left out, over a grid: (B, D, *size)."""
+        """Project (B, N, D) tokens without the class token to a grid: (B, D, *size)."""
         if self.weights is None:
             return grid_features(tokens, self.grid_size, size)
         return dense_features(tokens, self.weights, size, self.assign)
@@ -88,11 +85,14 @@ class TokenizerOutput:
         return replace(self, tokens=self.tokens.cpu(), weights=weights)
 
 
-# torch.export takes a model's output apart and puts it together again.
+# torch.export flattens and rebuilds a model's output.
 register_pytree_node(
     TokenizerOutput,
-    lambda one: ([one.tokens, one.weights], (one.assign, one.grid_size, one.cell)),
-    lambda parts, rest: TokenizerOutput(*parts, *rest),
+    lambda output: (
+        [output.tokens, output.weights],
+        (output.assign, output.grid_size, output.cell),
+    ),
+    lambda tensors, context: TokenizerOutput(*tensors, *context),
     serialized_type_name="hook.tokenizers.TokenizerOutput",
 )
 
@@ -101,10 +101,9 @@ class SeedMap(NamedTuple):
     """Seeds of a batch of images after object perception.
 
     Attributes:
-        features: (B, h, w, D) one feature vector per seed; zero where not valid.
-        valid: (B, h, w) bool; None where every seed is valid.
-        colours: (B, C, h, w) mean of each band over a seed's valid pixels; None where the
-            tokenizer has no use for it.
+        features: (B, h, w, D) seeds; zero where not valid.
+        valid: (B, h, w) bool; None: all are valid.
+        colours: (B, C, h, w) mean of each band over a seed's valid pixels; None without diffusion.
     """
 
     features: Tensor

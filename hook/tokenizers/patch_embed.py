@@ -1,4 +1,4 @@
-"""Patch embedding behind the tokenizer contract: the baseline HOOK is measured against."""
+"""Patch embedding with the interface of a tokenizer: the baseline for HOOK."""
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,17 @@ from hook.tokenizers.output import TokenizerOutput
 
 
 class PatchEmbedTokenizer(nn.Module):
-    """Cut the image into squares and project each: one strided convolution with bias.
+    """Linear projection of square patches: one strided convolution with bias.
 
     Args:
-        img_size: Image size in pixels, a side or (height, width). Only learned positions tie the
-            weights to it.
-        patch_size: Side of a square in pixels; of a side it does not divide, the last rows or
+        img_size: Image size in pixels, a side or (height, width); fixed only with learned
+            positions.
+        patch_size: Side of a patch in pixels; of a side not divisible by it, the last rows or
             columns belong to no patch, as in the reference.
         in_channels: Number of bands.
         embed_dims: Width of the tokens.
-        with_pos_embed: Add a learned position to every patch. The paper's baseline has none, the
-            ViT that people use has them.
+        with_pos_embed: Add a learned position to every patch, as in ViT but not in the paper's
+            baseline.
         with_cls_token: Put a learned class token in front of the tokens.
 
     Raises:
@@ -68,18 +68,16 @@ class PatchEmbedTokenizer(nn.Module):
             of the grid of patches.
 
         Raises:
-            ValueError: The images have another band count, are smaller than a patch, or have
-                another size than the learned positions.
+            ValueError: The images have a wrong number of bands, are smaller than a patch, or have
+                a different size than the learned positions.
         """
         b, c, h, w = images.shape
         if c != self.in_channels:
-            raise ValueError(
-                f"images have {c} bands, the tokenizer was made for {self.in_channels}"
-            )
+            raise ValueError(f"images have {c} bands, the tokenizer expects {self.in_channels}")
         grid = h // self.patch_size, w // self.patch_size
         if self.pos_embed is not None and grid != self.grid_size:
             raise ValueError(
-                f"images are {h} x {w} pixels, the learned positions were made for "
+                f"images are {h} x {w} pixels, the learned positions are for "
                 f"{self.img_size[0]} x {self.img_size[1]}"
             )
         if min(grid) < 1:

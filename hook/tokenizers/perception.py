@@ -1,8 +1,8 @@
 """Object perception module: attention that groups seeds into objects (paper, section 3.2).
 
-A block is a pre-norm transformer block over the seed map; what differs between blocks is how
-seeds meet: in windows or all with all (:class:`SeedAttention`), or the near ones in windows and
-the far ones through a few latents, at once (:class:`NearFarAttention`).
+Blocks are pre-norm transformer blocks over the seed map. They differ in their attention: in windows
+or global (:class:`SeedAttention`), or local windows and a few global latents in parallel
+(:class:`NearFarAttention`).
 """
 
 import torch
@@ -13,20 +13,14 @@ from torch.autograd.function import once_differentiable
 from hook.tokenizers.positions import Rotary2d
 from hook.tokenizers.stem import gelu
 
-# Of one image of 256 px; see rows_at_once.
-_SEEDS_AT_ONCE = 64 * 64
+_SEEDS_AT_ONCE = 64 * 64  # seeds of one 256 px image; see rows_at_once
 
 
 def key_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn validity into what attention adds to the scores of its keys.
+    """Convert a bool mask of keys (True: valid) to an additive attention bias.
 
-    Args:
-        valid: bool, any shape; False where a key must get no weight.
-        dtype: Type of the scores.
-
-    Returns:
-        Zero where valid, elsewhere a number so low that its softmax is exactly zero. It is finite,
-        so a row without any valid key has no NaN.
+    The bias is zero where valid, and elsewhere so low that the softmax is exactly zero. It is
+    finite, so that a row without any valid key has no NaN.
     """
     low = torch.finfo(dtype).min / 2
     return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, low)
@@ -44,11 +38,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def check_heads(dims: int, num_heads: int) -> None:
-    """Refuse heads that do not divide the width.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Raise ValueError if the number of heads does not divide the width."""
     if dims % num_heads:
         raise ValueError(
             f"seed_dims ({dims}) must be divisible by the number of perception heads ({num_heads})"
@@ -56,18 +46,17 @@ def check_heads(dims: int, num_heads: int) -> None:
 
 
 def rows_at_once(x: Tensor, window: tuple[int, int] | None = (1, 1)) -> int | None:
-    """Choose how many rows of a seed map go through what treats them alike; None for all.
+    """Return how many rows of a seed map (B, h, w, D) to process at a time; None for all.
 
-    On a CPU without gradients a few, so that what comes in between stays in the cache, and in
-    memory that the allocator keeps: it hands large blocks back, and every new one costs a fault
-    per page.
+    On a CPU without gradients, chunks keep intermediate results in the cache and in memory that
+    the allocator reuses: large blocks are returned to the system, and each new one page-faults.
 
     Args:
         x: (B, h, w, D) seeds.
-        window: Height and width of the windows that must stay whole; None: all of it must.
+        window: Height and width of windows that must not be split; None: the map must not be.
     """
-    alone = x.device.type == "cpu" and not torch.is_grad_enabled() and window is not None
-    if not alone or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    chunked = x.device.type == "cpu" and not torch.is_grad_enabled() and window is not None
+    if not chunked or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
     b, h, w, _ = x.shape
     rows = max(_SEEDS_AT_ONCE // (b * w) // window[0], 1) * window[0]
@@ -77,7 +66,7 @@ def rows_at_once(x: Tensor, window: tuple[int, int] | None = (1, 1)) -> int | No
 def attend(
     qkv: Tensor, num_heads: int, angles: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Attend among the members of a sequence.
+    """Compute multi-head self-attention within each sequence.
 
     Args:
         qkv: (B, N, 3 * D) queries, keys and values.
@@ -93,7 +82,7 @@ def attend(
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N D/heads
     if angles is not None:
         query, key = Rotary2d.rotate(query, angles), Rotary2d.rotate(key, angles)
-        # The turned ones are copies: without one of the values the backward pass keeps all three.
+        # Rotation copies query and key; without a copy of value, backward keeps the whole qkv.
         value = value.contiguous()
     if bias is not None:
         bias = bias[:, None, None, :].expand(-1, -1, n, -1)
@@ -101,10 +90,7 @@ def attend(
 
 
 class _GeluLinear(torch.autograd.Function):
-    """A linear layer behind a GELU, whose result the backward pass computes again.
-
-    The hidden layer is the widest map of a block; so it is kept once, not twice.
-    """
+    """GELU and linear layer; backward recomputes the GELU, so the hidden layer is stored once."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,7 +102,7 @@ class _GeluLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        # Under autocast the features are narrower than the weights.
+        # Under autocast the features have a lower precision than the weights.
         grad = grad.to(x.dtype)
         flat = grad.flatten(0, -2)
         grad_weight = (flat.T @ F.gelu(x).flatten(0, -2)).to(weight.dtype)
@@ -131,7 +117,7 @@ class FeedForward(nn.Module):
     Args:
         dims: Width of the features.
         ratio: Width of the hidden layer as a multiple of ``dims``.
-        bias: Give the linear layers biases.
+        bias: Whether the linear layers have biases.
     """
 
     def __init__(self, dims: int, ratio: float, bias: bool = True) -> None:
@@ -148,7 +134,7 @@ class FeedForward(nn.Module):
 
 
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Cut a map into non-overlapping windows, zero-padding it at the bottom and the right.
+    """Partition a map into non-overlapping windows, zero-padded at the bottom and the right.
 
     Args:
         x: (B, H, W, D) map.
@@ -183,14 +169,14 @@ def window_merge(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
 
 
 class WindowMixing(nn.Module):
-    """Attention among the seeds of a window, or of all with all, given queries, keys and values.
+    """Windowed or global attention over the seed map, given queries, keys and values.
 
     Args:
         num_heads: Number of attention heads.
         window: Height and width of the attention windows in seeds; None attends globally.
-        rotary: Positions relative within a window, instead of none; needs ``head_dims``.
-        pads_are_keys: Let the zeros that fill up windows at the border take part as keys, as in
-            the official implementation.
+        rotary: Use rotary positions within a window; needs ``head_dims``.
+        pads_are_keys: Use the zero padding of border windows as keys, as in the official
+            implementation.
         stride: Pixels per seed, the unit of the rotary positions.
         head_dims: Width of a head.
     """
@@ -212,7 +198,7 @@ class WindowMixing(nn.Module):
         self.rotary = Rotary2d(head_dims) if rotary else None
 
     def _angles(self, window: tuple[int, int], scale: Tensor | float, x: Tensor) -> Tensor | None:
-        """Give angles (windows or 1, 1, n, head_dims / 2) for windows of a batch."""
+        """Return rotary angles (B or 1, n, head_dims / 2) of a window; None without rotary."""
         if self.rotary is None:
             return None
         rows = torch.arange(window[0], device=x.device, dtype=torch.float32) * self.stride
@@ -233,8 +219,8 @@ class WindowMixing(nn.Module):
 
         Args:
             qkv: Queries, keys and values of the seeds.
-            valid: (B, h, w) bool; the others are no keys. None: all are.
-            scale: Ground size of a pixel over that of training, one number or (B,).
+            valid: (B, h, w) bool; invalid seeds are not keys. None: all are valid.
+            scale: Ground size of a pixel relative to training, one number or (B,).
         """
         b, h, w, _ = qkv.shape
         window = (h, w) if self.window is None else self.window
@@ -247,17 +233,16 @@ class WindowMixing(nn.Module):
             bias = key_bias(keys > 0, qkv.dtype)
         angles = self._angles(window, scale, qkv)
         if angles is not None:
-            if len(angles) > 1:  # every window of an image has that image's
+            if len(angles) > 1:  # one scale per image, for all its windows
                 angles = angles.repeat_interleave(len(windows) // b, dim=0)
             angles = angles[:, None]
         return window_merge(attend(windows, self.num_heads, angles, bias), window, (h, w))
 
 
 class LatentMixing(nn.Module):
-    """Attention of all seeds with all through a few latents, at a cost linear in the seeds.
+    """Global attention through a few learned latents, linear in the number of seeds.
 
-    Learned latents read from the keys and values of all seeds, then the query of every seed reads
-    from the latents.
+    The latents attend to the keys and values of all seeds, then each seed attends to the latents.
 
     Args:
         dims: Width of queries, keys and values.
@@ -280,7 +265,7 @@ class LatentMixing(nn.Module):
 
         Args:
             qkv: Queries, keys and values of the seeds.
-            valid: (B, h, w) bool; the latents do not read the others. None: they read all.
+            valid: (B, h, w) bool; the latents ignore invalid seeds. None: all are valid.
         """
         b, h, w, _ = qkv.shape
         query, key, value = (
@@ -301,16 +286,13 @@ class LatentMixing(nn.Module):
 
 
 class SeedAttention(nn.Module):
-    """Self-attention over the seed map, in windows or all with all.
+    """Self-attention over the seed map, windowed or global.
 
     Args:
-        dims: Width of the seeds.
+        dims: Width of the seeds, divisible by ``num_heads``.
         num_heads: Number of attention heads.
-        window: Height and width of the attention windows in seeds; None attends globally.
-        pads_are_keys: See :class:`WindowMixing`.
-
-    Raises:
-        ValueError: The heads do not divide the width.
+        window: See :class:`WindowMixing`, like ``pads_are_keys``.
+        pads_are_keys: Use the zero padding of border windows as keys.
     """
 
     def __init__(
@@ -332,24 +314,23 @@ class SeedAttention(nn.Module):
         """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
         h, w = x.shape[1:3]
         if self.mixing.pads_are_keys and self.mixing.window is not None:
-            # Before the linear layer: what a zero becomes there is the key it has.
+            # Pad before the linear layer: a padded key is the projection of a zero.
             wh, ww = self.mixing.window
             x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
         return self.proj(self.mixing(self.qkv(x), valid, scale)[:, :h, :w])
 
 
 class NearFarAttention(nn.Module):
-    """Near seeds meet in windows, with rotary positions, far ones through latents, at once.
+    """Windowed attention with rotary positions and latent attention in parallel heads.
 
-    Some heads are for the near seeds, the others for the far ones; after a LayerNorm, which has a
-    bias, the linear layers need none.
+    The linear layers need no bias after a LayerNorm, which has one.
 
     Args:
         dims: Width of the seeds.
-        near_heads: Number of heads for the seeds of a window.
-        far_heads: Number of heads for the latents.
+        near_heads: Number of heads of the windowed attention.
+        far_heads: Number of heads of the latent attention.
         head_dims: Width of a head; a multiple of 4.
-        window: Height and width of the windows in seeds; None: near are all.
+        window: Height and width of the windows in seeds; None attends globally.
         num_latents: Number of latents.
         stride: Pixels per seed.
     """
@@ -366,8 +347,7 @@ class NearFarAttention(nn.Module):
     ) -> None:
         super().__init__()
         near, far = near_heads * head_dims, far_heads * head_dims
-        # Two layers each, not one for both: what one half needs in the backward pass would keep
-        # the whole result alive.
+        # Separate layers: with a shared one, backward of either half keeps the whole output.
         self.near_qkv = nn.Linear(dims, 3 * near, bias=False)
         self.near = WindowMixing(
             near_heads, window, rotary=True, stride=stride, head_dims=head_dims
@@ -396,9 +376,9 @@ class PerceptionBlock(nn.Module):
 
     Args:
         dims: Width of the seeds.
-        attn: How the seeds meet.
-        mlp_ratio: Hidden width of the feed-forward half.
-        bias: Give its linear layers biases.
+        attn: Attention of the block.
+        mlp_ratio: Hidden width of the feed-forward layers as a multiple of ``dims``.
+        bias: Whether the feed-forward layers have biases.
     """
 
     def __init__(
@@ -422,17 +402,13 @@ class PerceptionBlock(nn.Module):
         rows = rows_at_once(x)
         if rows is None:
             return x + self.mlp(self.norm2(x))
-        for part in x.split(rows, dim=1):  # of a map that nobody else has
+        for part in x.split(rows, dim=1):  # in place: x is not used elsewhere
             part += self.mlp(self.norm2(part))
         return x
 
 
 class ObjectPerception(nn.Module):
-    """Perception blocks, one after the other.
-
-    Args:
-        blocks: The blocks: the paper has one in windows, then one of all with all.
-    """
+    """Sequence of perception blocks; the paper has a windowed and then a global one."""
 
     def __init__(self, *blocks: PerceptionBlock) -> None:
         super().__init__()

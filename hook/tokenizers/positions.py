@@ -1,4 +1,4 @@
-"""Where a seed is: learned positions that can be resized, and rotary ones that need not be."""
+"""Position embeddings of seeds: resizing of learned ones, and rotary ones."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Resize learned positions to another grid, bicubic.
+    """Resize learned positions to a different grid, bicubic.
 
     Args:
         positions: (1, h * w, D) positions in row-major order.
@@ -16,7 +16,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, 
         size: Height and width of the new grid.
 
     Returns:
-        (1, height * width, D) positions; the same tensor where the grid is the same.
+        (1, height * width, D) positions; the same tensor if the grid is the same.
     """
     if tuple(grid) == tuple(size):
         return positions
@@ -28,17 +28,16 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, 
 class Rotary2d(nn.Module):
     """Rotary position embedding over rows and columns.
 
-    A head's features i and i + head_dims / 2 are a pair that turns together; half of the pairs turn
-    with the row, the others with the column. So the product of a query and a key depends on how far
-    apart they are and in which direction, not on where they are. It has no weights.
+    Features i and i + head_dims / 2 of a head are rotated as a pair, half of the pairs by the row,
+    the others by the column, so the product of a query and a key depends on their relative
+    position only. It has no weights.
 
     Args:
         head_dims: Width of an attention head; a multiple of 4.
-        wavelengths: Shortest and longest wavelength, in pixels; the others lie between them in
-            geometric progression.
+        wavelengths: Shortest and longest wavelength in pixels, of a geometric progression.
 
     Raises:
-        ValueError: ``head_dims`` is no multiple of 4.
+        ValueError: ``head_dims`` is not a multiple of 4.
 
     Reference:
         Su et al., "RoFormer", 2021; in two axes as in Heo et al., "Rotary position embedding for
@@ -48,9 +47,7 @@ class Rotary2d(nn.Module):
     def __init__(self, head_dims: int, wavelengths: tuple[float, float] = (8.0, 256.0)) -> None:
         super().__init__()
         if head_dims % 4:
-            raise ValueError(
-                f"rotary positions need attention heads of a width that 4 divides, got {head_dims}"
-            )
+            raise ValueError(f"rotary positions need a head width divisible by 4, got {head_dims}")
         shortest, longest = (math.log(value) for value in wavelengths)
         count = head_dims // 4
         steps = torch.linspace(0, 1, count) if count > 1 else torch.zeros(1)
@@ -58,27 +55,14 @@ class Rotary2d(nn.Module):
         self.register_buffer("frequencies", 2 * math.pi / waves, persistent=False)
 
     def angles(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Give the angles of positions in pixels.
-
-        Args:
-            rows: (..., n) rows.
-            columns: (..., n) columns.
-
-        Returns:
-            (..., n, head_dims / 2) angles in radians.
-        """
+        """Map rows and columns (..., n) in pixels to angles (..., n, head_dims / 2) in radians."""
         return torch.cat(
             [rows[..., None] * self.frequencies, columns[..., None] * self.frequencies], dim=-1
         )
 
     @staticmethod
     def rotate(x: Tensor, angles: Tensor) -> Tensor:
-        """Turn features by their angles.
-
-        Args:
-            x: (..., n, head_dims) queries or keys.
-            angles: (..., n, head_dims / 2), broadcast against ``x``.
-        """
+        """Rotate queries or keys (..., n, head_dims) by angles (..., n, head_dims / 2)."""
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

@@ -6,20 +6,12 @@ from torch import Tensor, nn
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Apply GELU, in place where no gradient needs the input: a large map costs its allocation.
-
-    Args:
-        x: A tensor that nothing else uses.
-    """
+    """Apply GELU to a tensor not used elsewhere, in place without gradients to save memory."""
     return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Apply a convolution and its BatchNorm, as one convolution outside training.
-
-    With its statistics fixed, BatchNorm is linear in each channel and moves into the weights,
-    which saves a pass over the map.
-    """
+    """Apply a convolution and its BatchNorm, fused into one convolution outside training."""
     if norm.training:
         return norm(conv(x))
     gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -94,24 +86,16 @@ class SeedStem(nn.Module):
 
 
 def pool_valid(valid: Tensor) -> Tensor:
-    """Halve a validity mask: a cell is valid where one of its four pixels is.
-
-    Args:
-        valid: (B, 1, H, W) of zeros and ones, H and W even.
-
-    Returns:
-        (B, 1, H / 2, W / 2).
-    """
+    """Halve a validity mask (B, 1, H, W): a cell is valid if any of its four pixels is."""
     return F.max_pool2d(valid, kernel_size=2)
 
 
 class StridedStem(nn.Module):
-    """A stem that leaves full resolution with its first layer.
+    """The paper's stem without its layers at full resolution.
 
-    The paper's without its part at full resolution: 2x2 convolution of stride 2 to half resolution,
-    a residual 3x3 convolution there, 2x2 convolution of stride 2 to the seeds. Nothing but the
-    residual is nonlinear, so a linear way leads from the pixels to the seeds; more and larger
-    kernels fit the training images better and others worse.
+    2x2 convolution of stride 2 to half resolution, a residual 3x3 convolution, 2x2 convolution of
+    stride 2 to the seeds. Only the residual branch is nonlinear; more or larger kernels fit the
+    training images better and generalise worse.
 
     Args:
         in_channels: Number of image bands.
@@ -132,11 +116,10 @@ class StridedStem(nn.Module):
 
         Args:
             x: Images, zero where not valid.
-            valid: (B, 1, H, W) of zeros and ones; None where all is valid. Biases and norms would
-                fill what is not valid, and the 3x3 kernel carry it over, so it is set back to
-                zero after every layer.
+            valid: (B, 1, H, W) of zeros and ones; None: all are valid. Invalid cells are set to
+                zero after every layer, as biases, norms and the 3x3 kernel would fill them.
         """
-        # The layout that convolutions are fastest in, and in which the seeds are a sequence.
+        # The fastest layout for convolutions, in which the seeds are a sequence.
         x = x.contiguous(memory_format=torch.channels_last)
         half = quarter = None
         if valid is not None:
@@ -148,5 +131,5 @@ class StridedStem(nn.Module):
 
 
 def _keep(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Set to zero what is not valid."""
+    """Set invalid cells to zero."""
     return x if valid is None else x * valid

@@ -1,6 +1,6 @@
-"""HOOK in timm's place for ``PatchEmbed``: ``timm.create_model(..., embed_layer=HookEmbed)``.
+"""HOOK as timm's patch embedding: ``timm.create_model(..., embed_layer=HookEmbed)``.
 
-timm's spelling (``embed_dim``, ``in_chans``) is used here and nowhere else.
+Only this module uses timm's spelling (``embed_dim``, ``in_chans``).
 """
 
 from functools import partial
@@ -13,29 +13,28 @@ from hook.tokenizers.hook_tokenizer import HookTokenizer, to_pair
 class HookEmbed(nn.Module):
     """A :class:`HookTokenizer` with the interface of timm's ``PatchEmbed``.
 
-    timm's positions belong to patches, so build the ViT with ``pos_embed='none'`` (the seeds
-    already carry positions) and let timm own the class token. Choose HOOK's own options with
-    :meth:`configure`::
+    Build the ViT with ``pos_embed='none'``, as timm's positions are those of patches and seeds
+    already have positions, and use timm's class token. Set options of HOOK with :meth:`configure`::
 
         embed = HookEmbed.configure(num_tokens=8, seed_dims=256)
         model = timm.create_model("vit_base_patch16_224", embed_layer=embed, pos_embed="none")
 
     Args:
         img_size: Image size in pixels, a side or (height, width).
-        patch_size: Accepted for timm's sake and unused: a seed is 4 x 4 pixels.
+        patch_size: Unused, for compatibility with timm: a seed is 4 x 4 pixels.
         in_chans: Number of bands.
         embed_dim: Width of the tokens.
         norm_layer: Norm applied to the tokens; None for none.
-        bias: Accepted for timm's sake and unused: the tokenizer has its own biases.
+        bias: Unused, for compatibility with timm: the tokenizer has its own biases.
         device: As in timm's ``PatchEmbed``.
         dtype: As in timm's ``PatchEmbed``.
-        strict_img_size: With the next two, timm's way to ask for dynamic image sizes.
+        strict_img_size: Like the next two, set by timm for dynamic image sizes.
         dynamic_img_pad: See ``strict_img_size``.
         output_fmt: See ``strict_img_size``.
         **hook_options: Options of :class:`HookTokenizer`.
 
     Raises:
-        ValueError: The ViT was asked for dynamic image sizes, which need a grid of patches.
+        ValueError: The ViT uses dynamic image sizes, which need a grid of patches.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class HookEmbed(nn.Module):
         super().__init__()
         if not strict_img_size or dynamic_img_pad or output_fmt is not None:
             raise ValueError(
-                "HookEmbed gives a set of tokens, not a grid of patches: build the model with "
+                "HookEmbed returns a set of tokens, not a grid of patches: build the model with "
                 "dynamic_img_size=False and dynamic_img_pad=False"
             )
         self.tokenizer = HookTokenizer(
@@ -70,26 +69,22 @@ class HookEmbed(nn.Module):
 
     @classmethod
     def configure(cls, **hook_options) -> partial:
-        """Bind options of :class:`HookTokenizer`; the result goes to ``embed_layer``."""
+        """Bind options of :class:`HookTokenizer`, for ``embed_layer``."""
         return partial(cls, **hook_options)
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        """Give the pixels per seed, which are HOOK's finest unit."""
+        """Return the pixels per seed."""
         return self.patch_size[0] if as_scalar else self.patch_size
 
     def set_input_size(self, img_size=None, patch_size=None) -> None:
-        """Take another image size; the weights stay as they are, and the seeds 4 x 4 pixels."""
+        """Change the image size; the weights and the seed size of 4 x 4 pixels stay the same."""
         if img_size is not None:
             self.img_size = to_pair(img_size)
             stride = self.tokenizer.stride
             self.grid_size = tuple(-(-side // stride) for side in self.img_size)
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Refuse: the tokens have no grid that timm could reshape them to.
-
-        Raises:
-            ValueError: Always, with the way to dense maps.
-        """
+        """Raise ValueError: tokens have no grid to be reshaped to."""
         raise ValueError(
             f"{self.num_patches} HOOK tokens of a {img_size[0]} x {img_size[1]} image cannot be "
             "reshaped to a grid; call hook.tokenizers.dense_intermediate_layers(model, images, n) "
@@ -104,13 +99,13 @@ class HookEmbed(nn.Module):
 def dense_intermediate_layers(
     model: nn.Module, images: Tensor, n: int | list[int] = 1, size: tuple[int, int] | None = None
 ) -> list[Tensor]:
-    """Give dense maps of a timm ViT's intermediate layers through the assignment.
+    """Return dense maps of a timm ViT's intermediate layers, projected through the assignment.
 
     Args:
         model: A timm ViT built with ``embed_layer=HookEmbed``.
         images: (B, C, H, W) normalised images.
         n: The last n blocks, or the indices of the blocks.
-        size: Height and width of the maps; None takes a cell per 16 x 16 pixels.
+        size: Height and width of the maps; None uses a cell per 16 x 16 pixels.
 
     Returns:
         One (B, D, h, w) map per chosen block.

@@ -29,17 +29,16 @@ class QueryFeedForward(nn.Module):
 class ObjectVectorization(nn.Module):
     """Single-head cross-attention of N learnable queries to the seeds.
 
-    With ``assign='seed'``, the paper's, each token chooses among the seeds: the softmax runs over
-    the seeds and says where a token looks, not whose a seed is. With ``assign='token'`` each seed
-    chooses among the tokens: the softmax runs over the tokens, and a token is the mean of the
-    values weighted by what it got.
+    With ``assign='seed'`` (the paper's) the softmax runs over the seeds for each token. With
+    ``assign='token'`` it runs over the tokens for each seed, and a token is the mean of the values
+    weighted by its assignment.
 
     Args:
         seed_dims: Width of the seeds; the attention head is half as wide.
         embed_dims: Width of queries and tokens.
         num_tokens: Number of queries.
         assign: ``'seed'`` or ``'token'``.
-        num_iterations: How often the tokens read; from the second time on they are the queries.
+        num_iterations: Number of readings; from the second on, the tokens are the queries.
 
     Reference:
         Shao et al. (2024), arXiv:2403.18593, section 3.3; for ``assign='token'`` the attention
@@ -68,14 +67,7 @@ class ObjectVectorization(nn.Module):
         self.feed_forward = QueryFeedForward(embed_dims)
 
     def scores(self, seeds: Tensor) -> Tensor:
-        """Compare all queries with all seeds.
-
-        Args:
-            seeds: (B, S, D) seeds.
-
-        Returns:
-            (B, N, S) scores of the first reading, before any softmax.
-        """
+        """Map seeds (B, S, D) to scores (B, N, S) of the first reading, before the softmax."""
         key, _ = self.to_key_value(self.norm_seeds(seeds)).chunk(2, dim=-1)
         return self.to_query(self.norm_queries(self.queries)) * self.scale @ key.transpose(1, 2)
 
@@ -86,8 +78,8 @@ class ObjectVectorization(nn.Module):
 
         Args:
             seeds: (B, S, D) seeds.
-            valid: (B, S) bool; the others belong to no token. None: all are valid.
-            num_tokens: Number N of queries to use, the first ones; None uses all.
+            valid: (B, S) bool; invalid seeds belong to no token. None: all are valid.
+            num_tokens: Use the first N queries; None uses all.
 
         Returns:
             Tokens (B, N, E) and assignment (B, N, S), which sums to one over the seeds
@@ -108,11 +100,11 @@ class ObjectVectorization(nn.Module):
 
 
 def choose_seeds(scores: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Let each token choose among the seeds: softmax over the seeds.
+    """Apply a softmax over the seeds.
 
     Args:
         scores: (B, N, S) scores of tokens and seeds.
-        valid: (B, S) bool; the others get no weight. None: all are valid.
+        valid: (B, S) bool; invalid seeds get no weight. None: all are valid.
 
     Returns:
         (B, N, S) weights that sum to one over the seeds, or to zero where no seed is valid.
@@ -124,16 +116,12 @@ def choose_seeds(scores: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def choose_tokens(scores: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Let each seed choose among the tokens: softmax over the tokens.
-
-    Args:
-        scores: (B, N, S) scores of tokens and seeds.
-        valid: (B, S) bool; the others choose none. None: all are valid.
+    """Apply a softmax over the tokens; arguments as in :func:`choose_seeds`.
 
     Returns:
         The assignment (B, N, S), which sums to one over the tokens at each valid seed, and the
-        same renormalised to sum to one over the seeds for each token, the weights of its mean.
-        A token that nobody chose has weights near zero.
+        same normalised to sum to one over the seeds for each token, the weights of its mean; near
+        zero for a token without seeds.
     """
     assignment = scores.softmax(dim=1)
     if valid is not None:

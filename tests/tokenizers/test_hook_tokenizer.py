@@ -143,8 +143,8 @@ def test_constant_image_gives_finite_tokens(preset):
         (dict(diffusion_steps=-1), "diffusion_steps"),
         (dict(diffusion_contrast=0.0), "diffusion_contrast"),
         (dict(band_dropout=1.0), "band_dropout"),
-        (dict(num_latents=4), "'reference' has no part that num_latents"),
-        (dict(resolution=10.0), "'reference' has no part that resolution"),
+        (dict(num_latents=4), "'reference' does not support num_latents"),
+        (dict(resolution=10.0), "'reference' does not support resolution"),
         (dict(perception_heads=(1, 2)), "must be a number"),
         (dict(preset="fast", perception_heads=4), "two numbers, near and far"),
     ],
@@ -296,7 +296,7 @@ def test_resolution_scales_positions():
 @pytest.mark.parametrize("name", ["valid", "resolution"])
 def test_reference_refuses_what_the_paper_has_not(name):
     value = {"valid": torch.ones(1, 32, 32, dtype=torch.bool), "resolution": 1.0}[name]
-    with pytest.raises(ValueError, match=f"takes no {name}"):
+    with pytest.raises(ValueError, match=f"does not support {name}"):
         small()(torch.rand(1, 3, 32, 32), facts=ImageFacts(**{name: value}))
 
 

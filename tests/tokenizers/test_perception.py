@@ -112,7 +112,7 @@ def test_rotary_turns_by_the_stated_angle():
 
 
 def test_rotary_refuses_heads_it_cannot_halve_twice():
-    with pytest.raises(ValueError, match="4 divides, got 6"):
+    with pytest.raises(ValueError, match="divisible by 4, got 6"):
         Rotary2d(6)
 
 
