@@ -1,7 +1,4 @@
-"""Images as arrays: NumPy's and xarray's, handed to the engine as GeoTIFFs and back.
-
-Objects are known by what they have, so that xarray is needed only where one is made.
-"""
+"""NumPy and xarray images to GeoTIFF and back. xarray is imported only where one is created."""
 
 import ast
 import os
@@ -37,39 +34,35 @@ Map = Union[str, os.PathLike, np.ndarray, "xarray.DataArray"]
 
 _BANDS = ("band", "bands", "channel", "variable")
 _ROWS, _COLUMNS = ("y", "lat", "latitude", "row"), ("x", "lon", "longitude", "column")
-_UNKNOWN = 255  # of class indexes in arrays, as in maps
-_KINDS = "bool, whole numbers up to 32 bits, or floating point"
-# Side by which a coordinate may be off its place, in pixels: centres are written in decimals.
-_TOLERANCE = 1e-3
+_NODATA = 255  # of class indexes in arrays, as in maps
+_DTYPES = "bool, integers of up to 32 bits, or floating point"
+_TOLERANCE = 1e-3  # of coordinates, in pixels: centres are written with few decimals
 
 
 def is_data_array(image: Any) -> bool:
-    """Tell whether something is an ``xarray.DataArray``, or like one."""
+    """Whether an image is an ``xarray.DataArray`` (by its attributes)."""
     return all(hasattr(image, name) for name in ("dims", "coords", "attrs", "values"))
 
 
 def is_array(image: Any) -> bool:
-    """Tell whether an image is an array, not a file."""
+    """Whether an image is an array rather than a file."""
     return isinstance(image, np.ndarray) or is_data_array(image)
 
 
 @contextmanager
 def raster_file(image: Any, name: str = "array", classes: bool = False) -> Iterator[Any]:
-    """Give an image as a file: an array as a GeoTIFF for the life of a ``with`` block.
+    """Yield the path of an image; an array is a temporary GeoTIFF during the ``with`` block.
 
     Args:
-        image: A path, which stays as it is; values (bands, rows, cols) or (rows, cols); or a
-            DataArray of such dimensions with, as far as it knows them, CRS, grid, nodata value and
-            names of bands, as rioxarray reads and writes them.
+        image: A path, which is yielded unchanged; values (bands, rows, cols) or (rows, cols); or a
+            DataArray of these dimensions, optionally with CRS, coordinates, nodata value and band
+            names, as rioxarray reads and writes them.
         name: Stem of the file.
-        classes: The values are class indexes, in floating point too, where NaN is none: so does
-            rioxarray read a map with ``masked=True``.
-
-    Yields:
-        A path.
+        classes: The values are class indexes; floating point with NaN for nodata is accepted, as
+            rioxarray reads a map with ``masked=True``.
 
     Raises:
-        DataError: The array is no image, or its pixels lie on no regular grid.
+        DataError: The array is not an image, or its pixels are not on a regular grid.
     """
     if not is_array(image):
         yield image
@@ -78,51 +71,39 @@ def raster_file(image: Any, name: str = "array", classes: bool = False) -> Itera
         path = Path(folder, f"{name}.tif")
         write_array(path, image, classes)
         with warnings.catch_warnings():
-            if isinstance(image, np.ndarray):  # which has no place, and needs no warning of it
+            if isinstance(image, np.ndarray):  # never georeferenced: no need to warn
                 warnings.filterwarnings("ignore", message=".*(not georeferenced|no CRS)")
             try:
                 yield path
             except HookError as error:
-                raise _without(str(path), error) from None
+                raise _about_array(str(path), error) from None
 
 
 def write_array(path: str | os.PathLike, image: Any, classes: bool = False) -> None:
-    """Write an array as a GeoTIFF.
-
-    Args:
-        path: The file.
-        image: See :func:`raster_file`.
-        classes: See :func:`raster_file`.
-
-    Raises:
-        DataError: The array is no image, or its pixels lie on no regular grid.
-    """
-    values, options, names = _parts(image)
+    """Write an array as a GeoTIFF; for arguments and errors see :func:`raster_file`."""
+    values, options, names = _split_array(image)
     if classes:
         values, options = _as_classes(values, options)
     _write(Path(path), values, options, names)
 
 
 def check_array(image: Any) -> tuple[int, int]:
-    """Refuse an array that is no image, without a look at its values, which may be far away.
-
-    Args:
-        image: See :func:`raster_file`.
+    """Check the dimensions of an array (see :func:`raster_file`) without loading a lazy DataArray.
 
     Returns:
-        Its height and width.
+        Height and width.
 
     Raises:
-        DataError: It has not the dimensions of an image.
+        DataError: The array does not have the dimensions of an image.
     """
     if isinstance(image, np.ndarray):
         return _checked(image, "an array").shape[1:]
-    rest, rows, columns = _dims(image)
+    _, rows, columns = _dims(image)
     return image.sizes[rows], image.sizes[columns]
 
 
-def _without(path: str, error: HookError) -> HookError:
-    """An error that speaks of the array, not of a file that nobody has seen."""
+def _about_array(path: str, error: HookError) -> HookError:
+    """Replace the name of the temporary file in an error by "the array"."""
     parts = [
         part.replace(path, "the array") if isinstance(part, str) else part
         for part in (error.what, error.expected, error.found, error.remedy)
@@ -132,7 +113,7 @@ def _without(path: str, error: HookError) -> HookError:
 
 @contextmanager
 def raster_files(images: Any) -> Iterator[Any]:
-    """The same for a scene, which may be several files or arrays of one area."""
+    """Like :func:`raster_file` for a scene, which may be several files or arrays."""
     with ExitStack() as stack:
         if isinstance(images, list | tuple) and any(map(is_array, images)):
             files = enumerate(images)
@@ -143,20 +124,19 @@ def raster_files(images: Any) -> Iterator[Any]:
 
 @contextmanager
 def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
-    """Give a map as a file with the names and colours it has, and the value that is no class."""
+    """Yield the path of a class map, with class names and colours, and its nodata value or None."""
     if not is_array(given):
         if not isinstance(given, str | os.PathLike):
             raise SceneError(
-                "what was given is no map",
-                expected="a file's name, an xarray.DataArray, or an array (rows, cols)",
+                "the input is not a map",
+                expected="a file name, an xarray.DataArray, or an array (rows, cols)",
                 found=type(given).__name__,
-                remedy="give a map of classes, such as SceneMapper.map makes",
+                remedy="pass a class map, such as SceneMapper.map returns",
             )
         yield given, None
         return
     names, colours = _names_and_colours(given)
-    # A bare array of bytes has no nodata value of its own.
-    nodata = _UNKNOWN if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
+    nodata = _NODATA if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
     with raster_file(given, "map", classes=True) as path:
         if names:
             styled = map(StyledClass, range(len(names)), names, colours)
@@ -165,7 +145,7 @@ def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
 
 
 def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
-    """Read what a DataArray says of its classes; files keep lists as text."""
+    """Read class names and palette from attributes of a DataArray; files store lists as text."""
     found = []
     for key in ("classes", "palette"):
         value = getattr(given, "attrs", {}).get(key)
@@ -186,30 +166,26 @@ def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
 
 
 def refuse_resume(resume: bool, output: Any) -> None:
-    """Refuse to resume a run whose files vanish with it.
-
-    Args:
-        resume: Whether the caller asked for it.
-        output: The caller's output; None where the result goes back as an array or a table.
+    """Refuse to resume a run via temporary files.
 
     Raises:
         ConfigError: ``resume`` is set.
     """
     if resume:
         raise ConfigError(
-            "resume goes on with files",
+            "resume needs files",
             expected="a scene in files, and an output",
             found="an array" if output is not None else "no output",
-            remedy="write the scene to a GeoTIFF and give output, or leave resume out",
+            remedy="write the scene to a GeoTIFF and set output, or omit resume",
         )
 
 
-def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
-    """Take an array apart: values (C, H, W), what rasterio writes beside them, band names."""
+def _split_array(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
+    """Return values (C, H, W), profile options of rasterio and band names of an array."""
     if isinstance(image, np.ndarray):
         return _checked(image, "an array"), {}, None
-    rest, rows, columns = _dims(image)
-    image = image.transpose(*rest, rows, columns)
+    band_dims, rows, columns = _dims(image)
+    image = image.transpose(*band_dims, rows, columns)
     values = _checked(np.asarray(image.values), "the DataArray")
     options: dict[str, Any] = {"crs": _crs_of(image)}
     if columns in image.coords and rows in image.coords:
@@ -218,33 +194,33 @@ def _parts(image: Any) -> tuple[np.ndarray, dict[str, Any], list[str] | None]:
     if nodata is not None and not np.isnan(nodata) and np.can_cast(np.min_scalar_type(
         int(nodata) if float(nodata).is_integer() else nodata), values.dtype):  # fmt: skip
         options["nodata"] = nodata
-    return values, options, _band_names(image, rest, len(values))
+    return values, options, _band_names(image, band_dims, len(values))
 
 
 def _dims(image: Any) -> tuple[list[str], str, str]:
-    """Find the dimensions of a DataArray: that of its bands, if any, rows and columns."""
+    """Return the band dimension (none or one), rows and columns of a DataArray."""
     if hasattr(image, "data_vars"):
         raise DataError(
             "an xarray.Dataset was given",
             expected="an xarray.DataArray",
             found=f"the variables {', '.join(map(str, image.data_vars))}",
-            remedy="choose one, dataset[name], or join them: dataset.to_dataarray('band')",
+            remedy="select a variable, dataset[name], or stack: dataset.to_dataarray('band')",
         )
     dims = [str(dim) for dim in image.dims]
     rows, columns = (next((d for d in dims if d in known), None) for known in (_ROWS, _COLUMNS))
-    rest = [dim for dim in dims if dim not in (rows, columns)]
-    if rows is None or columns is None or len(rest) > 1 or not set(rest) <= set(_BANDS):
+    band_dims = [dim for dim in dims if dim not in (rows, columns)]
+    if rows is None or columns is None or len(band_dims) > 1 or not set(band_dims) <= set(_BANDS):
         raise DataError(
-            "the DataArray is no image",
+            "the DataArray is not an image",
             expected="dimensions band, y and x, or y and x",
             found=", ".join(dims),
-            remedy="choose one time or variable with sel(), and rename() the dimensions",
+            remedy="select one time or variable with sel(), and rename() the dimensions",
         )
-    return rest, rows, columns
+    return band_dims, rows, columns
 
 
 def _as_classes(values: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
-    """Turn whole numbers in floating point into integers, and NaN into a nodata value."""
+    """Convert integral floats to integers, and NaN to the nodata value."""
     known = np.isfinite(values) & (values != options.get("nodata", np.nan))
     if values.dtype.kind != "f" or not (values[known] == np.rint(values[known])).all():
         return values, options
@@ -255,14 +231,14 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
     values = values[np.newaxis] if values.ndim == 2 else values
     if values.dtype == bool:
         values = values.astype(np.uint8)
-    wide = values.dtype.kind in "iu" and values.dtype.itemsize == 8
-    if wide and values.size and np.array_equal(values, values.astype(np.int32)):
+    is_64_bit = values.dtype.kind in "iu" and values.dtype.itemsize == 8
+    if is_64_bit and values.size and np.array_equal(values, values.astype(np.int32)):
         values = values.astype(np.int32)
-        wide = False
-    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "iuf" or wide:
+        is_64_bit = False
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "iuf" or is_64_bit:
         raise DataError(
-            f"{what} is no image",
-            expected=f"(bands, rows, cols) of {_KINDS}",
+            f"{what} is not an image",
+            expected=f"(bands, rows, cols) of {_DTYPES}",
             found=f"shape {values.shape} of {values.dtype}",
             remedy="move the bands to the front with np.moveaxis, or convert it with astype",
         )
@@ -270,7 +246,7 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _crs_of(image: Any) -> CRS | None:
-    """Find the CRS that rioxarray or a CF grid mapping names."""
+    """Return the CRS from rioxarray or from a CF grid mapping."""
     try:
         found = getattr(getattr(image, "rio", None), "crs", None)
         if found is None:
@@ -281,30 +257,30 @@ def _crs_of(image: Any) -> CRS | None:
             attrs = {} if mapping is None else mapping.attrs
             found = attrs.get("crs_wkt") or attrs.get("spatial_ref") or image.attrs.get("crs")
         return None if found is None else CRS.from_user_input(found)
-    except (CRSError, ValueError, TypeError) as error:  # of GDAL's, rasterio's and rioxarray's
+    except (CRSError, ValueError, TypeError) as error:  # from GDAL, rasterio and rioxarray
         raise DataError(
-            "the DataArray's CRS is not understood",
-            expected="a CRS such as rio.write_crs('EPSG:32633') sets",
+            "the DataArray's CRS is invalid",
+            expected="a CRS as set by rio.write_crs('EPSG:32633')",
             found=error,
             remedy="set it again",
         ) from None
 
 
 def _grid_of(x: np.ndarray, y: np.ndarray) -> Affine:
-    """Find the grid whose pixels have these centres."""
+    """Return the transform of a grid from its pixel centres."""
     steps = []
-    for name, places in (("x", x), ("y", y)):
-        places = np.asarray(places, dtype=float)
-        step = (places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 0.0
-        wanted = places[0] + step * np.arange(len(places))
-        if len(places) > 1 and (
-            step == 0 or np.abs(places - wanted).max() > _TOLERANCE * abs(step)
+    for name, coords in (("x", x), ("y", y)):
+        coords = np.asarray(coords, dtype=float)
+        step = (coords[-1] - coords[0]) / (len(coords) - 1) if len(coords) > 1 else 0.0
+        regular = coords[0] + step * np.arange(len(coords))
+        if len(coords) > 1 and (
+            step == 0 or np.abs(coords - regular).max() > _TOLERANCE * abs(step)
         ):
             raise DataError(
-                f"the DataArray's pixels lie on no regular grid along {name}",
-                expected="coordinates in equal steps",
-                found=f"{places[:3]} ... {places[-1]}",
-                remedy="bring it to a grid with rio.reproject() or interp()",
+                f"the DataArray's pixels are not on a regular grid along {name}",
+                expected="equally spaced coordinates",
+                found=f"{coords[:3]} ... {coords[-1]}",
+                remedy="resample it to a grid with rio.reproject() or interp()",
             )
         steps.append(step)
     across = steps[0] or abs(steps[1]) or 1.0
@@ -320,12 +296,12 @@ def _nodata_of(image: Any) -> float | None:
     return None if found is None else float(found)
 
 
-def _band_names(image: Any, rest: list[str], count: int) -> list[str] | None:
+def _band_names(image: Any, band_dims: list[str], count: int) -> list[str] | None:
     names = image.attrs.get("long_name")
     if isinstance(names, list | tuple) and len(names) == count:
         return [str(name) for name in names]
-    if rest and rest[0] in image.coords:
-        labels = image.coords[rest[0]].values
+    if band_dims and band_dims[0] in image.coords:
+        labels = image.coords[band_dims[0]].values
         if labels.dtype.kind in "UO":
             return [str(label) for label in labels]
     return None
@@ -339,7 +315,7 @@ def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] |
         **options,
     ) as sink:  # fmt: skip
         sink.write(values)
-        # Bands beyond the first would be taken for alpha where their number suggests it.
+        # By default GDAL marks the last of two or four bands as alpha.
         sink.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1)]
         if names:
             sink.descriptions = tuple(names)
@@ -347,11 +323,7 @@ def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] |
 
 # ---------------------------------------------------------------------------------- results
 def require_xarray(what: str) -> None:
-    """Refuse what cannot be handed back without xarray.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Raise a ConfigError where xarray or rioxarray is not installed."""
     try:
         import rioxarray  # noqa: F401
     except ImportError as error:
@@ -359,7 +331,7 @@ def require_xarray(what: str) -> None:
             f"{what} is an xarray.DataArray, and xarray is not installed",
             expected="xarray and rioxarray",
             found=error,
-            remedy="pip install 'hook-rs[xarray]', or give a file to write",
+            remedy="pip install 'hook-rs[xarray]', or name an output file",
         ) from None
 
 
@@ -368,22 +340,17 @@ def read_class_map(
 ) -> "xarray.DataArray":
     """Read a class map as an array.
 
-    Args:
-        path: The map.
-        classes: Names of its classes.
-        palette: Their colours.
-
     Returns:
-        (y, x) class indexes, 255 where nothing is known, with coordinates, CRS (``rio.crs``) and
-        nodata value (``rio.nodata``). Its attributes ``classes`` and ``palette`` name and colour
-        the classes, ``flag_values`` and ``flag_meanings`` do so by CF conventions.
+        (y, x) class indexes, 255 for nodata, with coordinates, CRS (``rio.crs``) and nodata value
+        (``rio.nodata``). Names and colours are in the attributes ``classes`` and ``palette``, and
+        in ``flag_values`` and ``flag_meanings`` (CF conventions).
     """
     import rioxarray
 
     with quiet(), rioxarray.open_rasterio(path) as source:
         found = source.squeeze("band", drop=True).load()
     kept = {key: found.attrs[key] for key in ("_FillValue",) if key in found.attrs}
-    names = [name for name in read_category_names(path) or classes][: len(classes)]
+    names = (read_category_names(path) or classes)[: len(classes)]
     found.attrs = kept | dict(
         long_name="class",
         classes=list(names),

@@ -1,4 +1,4 @@
-"""Bands of imagery: found by name or colour, and brought to the units of a model."""
+"""Bands of imagery: selection by name or colour, and conversion to the units of a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,23 +13,22 @@ from hook.geo.raster import alpha_bands
 def resolve_bands(
     src: DatasetReader, bands: Sequence[str | int] | None, option: str = "metainfo['bands']"
 ) -> list[int]:
-    """Find the bands of a file that a model wants.
+    """Return the indexes of the bands of a file that a model needs.
 
-    Names are compared with the band descriptions of the file (case aside), and where it describes
-    none of them with the colours it says its bands are for. A file without any description whose
-    band count is that of ``bands`` is taken in its own order: the names then only give names to
-    its bands.
+    Names match the band descriptions of the file (case-insensitively), or else its colour
+    interpretation. A file without descriptions that has as many bands as ``bands`` is read in its
+    own order.
 
     Args:
         src: Open raster.
         bands: Band names or 1-based indexes, in the model's order; None for all bands.
-        option: Where the user says them, for the errors.
+        option: Name of the option, for the errors.
 
     Returns:
         1-based indexes in the model's order.
 
     Raises:
-        DataError: If the file lacks a band, names one twice, or has an unexpected band count.
+        DataError: The file lacks a band, has two of one name, or has an unexpected band count.
     """
     if bands is None:
         return list(range(1, src.count + 1))
@@ -48,7 +47,7 @@ def resolve_bands(
             f"{src.name}: its bands have no names",
             expected=expected,
             found=found,
-            remedy=f"give 1-based indexes in {option}, or name the bands of the file",
+            remedy=f"use 1-based indexes in {option}, or set the band descriptions of the file",
         )
     folded = [name.casefold() for name in described]
     indexes = []
@@ -69,7 +68,7 @@ def resolve_bands(
                     f"{src.name}: no band {band}",
                     expected=expected,
                     found=found,
-                    remedy=f"name bands that the file has in {option} (indexes are 1-based)",
+                    remedy=f"choose existing bands in {option} (indexes are 1-based)",
                 )
             indexes.append(int(band))
     return indexes
@@ -78,7 +77,7 @@ def resolve_bands(
 def _by_colour(
     src: DatasetReader, bands: Sequence[str | int], described: Sequence[str]
 ) -> list[int] | None:
-    """Find red, green, blue and the like by what the file says its bands are for."""
+    """Return bands by colour interpretation (red, green, ...), None where that does not apply."""
     wanted = [band.casefold() if isinstance(band, str) else "" for band in bands]
     if not wanted or {name.casefold() for name in described} & set(wanted):
         return None
@@ -89,13 +88,13 @@ def _by_colour(
 
 
 def image_bands(src: DatasetReader) -> list[int]:
-    """Give the 1-based indexes of all bands but alpha."""
+    """Return the 1-based indexes of all bands except alpha."""
     alphas = alpha_bands(src)
     return [index for index in src.indexes if index not in alphas]
 
 
 def band_names(src: DatasetReader) -> list[str | int]:
-    """Name all bands but alpha: by their descriptions where all have one, else by number."""
+    """Return the descriptions of all bands except alpha; their indexes if not unique."""
     indexes = image_bands(src)
     names = [src.descriptions[index - 1] for index in indexes]
     unique = all(names) and len({name.casefold() for name in names}) == len(names)
@@ -117,29 +116,29 @@ def _per_band(name: str, value: Any, num_bands: int, default: float) -> np.ndarr
 def to_model_units(
     image: np.ndarray, valid: np.ndarray | None, metainfo: Mapping[str, Any]
 ) -> np.ndarray:
-    """Convert native values to the units the model is trained in.
+    """Convert native values to the units the model was trained in, ``value * scale + offset``.
 
-    ``value * scale + offset`` for each band; pixels that are not valid get the band's ``mean``, so
-    that they are zero once the model's preprocessor has normalised them (0 where no mean is known).
+    Invalid pixels get the band's ``mean`` (0 without one), which the model's preprocessor
+    normalises to zero.
 
     Args:
         image: (C, H, W) or (B, C, H, W) native values.
-        valid: (H, W) or (B, H, W), nonzero where valid; None where every pixel is.
-        metainfo: Dataset meta with, optionally, ``scale``, ``offset`` and ``mean`` (numbers or one
+        valid: (H, W) or (B, H, W), nonzero where valid; None if all pixels are valid.
+        metainfo: Dataset meta with optional ``scale``, ``offset`` and ``mean`` (a number, or one
             per band; ``mean`` in model units).
 
     Returns:
         float32 array of the shape of ``image``.
 
     Raises:
-        ConfigError: If a list in ``metainfo`` does not have one number per band.
+        ConfigError: A list in ``metainfo`` does not have one number per band.
     """
     num_bands = image.shape[-3]
     shape = (num_bands, 1, 1)
     scale = _per_band("scale", metainfo.get("scale"), num_bands, 1.0).reshape(shape)
     offset = _per_band("offset", metainfo.get("offset"), num_bands, 0.0).reshape(shape)
     fill = _per_band("mean", metainfo.get("mean"), num_bands, 0.0).reshape(shape)
-    # float32 holds every 8- and 16-bit integer; wider types lose nothing on the way in float64.
+    # float32 represents all 8- and 16-bit integers exactly; wider types are computed in float64.
     work = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
     values = image.astype(work)
     if np.any(scale != 1):

@@ -1,4 +1,4 @@
-"""Sizes on the ground: areas, perimeters, pixels. The one place that knows how a CRS measures."""
+"""Areas, perimeters and pixel sizes on the ground, in metres."""
 
 import functools
 import math
@@ -11,19 +11,19 @@ from rasterio import Affine
 
 
 def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Areas of polygons in square metres.
+    """Return the areas of polygons in square metres.
 
-    In a projected CRS they are planar. In a geographic one, and in a Mercator projection, whose
-    planar areas grow with latitude (twofold at 45 degrees), they are those on the ellipsoid,
-    taken in its cylindrical equal-area projection: there parallels and meridians, the edges of
-    pixels, stay straight, so the areas are exact however long an edge is. Without a CRS: NaN.
+    Planar in a projected CRS. In a geographic CRS, and in a Mercator projection, where planar
+    areas grow with latitude (twofold at 45 degrees), areas are measured on the ellipsoid via its
+    cylindrical equal-area projection: parallels and meridians, the edges of pixels, stay straight
+    in it, so the areas are exact for edges of any length.
 
     Args:
         geometries: (N,) shapely polygons.
         crs: Their CRS.
 
     Returns:
-        (N,) float64.
+        (N,) float64, NaN without a CRS.
     """
     if crs is None:
         return np.full(len(geometries), np.nan)
@@ -38,18 +38,17 @@ def areas_m2(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
 
 
 def perimeters_m(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Lengths of the rings of polygons, holes included, in metres.
+    """Return the lengths of the rings of polygons, holes included, in metres.
 
-    In a projected CRS they are planar. In a geographic one and in a Mercator projection they are
-    sums of geodesics on the ellipsoid between points of the edges at most 0.1 degrees apart (10 km
-    in Mercator), so that edges along parallels count as such. Without a CRS: NaN.
+    Planar in a projected CRS. In a geographic CRS and in a Mercator projection: sums of geodesics
+    between points at most 0.1 degrees (10 km in Mercator) apart, which follow the parallels.
 
     Args:
         geometries: (N,) shapely polygons, none empty.
         crs: Their CRS.
 
     Returns:
-        (N,) float64.
+        (N,) float64, NaN without a CRS.
     """
     if crs is None or not len(geometries):
         return np.full(len(geometries), np.nan)
@@ -66,21 +65,20 @@ def perimeters_m(geometries: np.ndarray, crs: CRS | None) -> np.ndarray:
     lon, lat = points.T * to_degrees
     lengths = np.zeros(len(points))
     lengths[:-1] = crs.get_geod().inv(lon[:-1], lat[:-1], lon[1:], lat[1:])[2]
-    lengths[ring_starts[1:] - 1] = 0  # a ring ends; what follows is another
+    lengths[ring_starts[1:] - 1] = 0  # from the end of a ring to the next ring
     return np.add.reduceat(lengths, ring_starts[polygon_starts[:-1]])
 
 
 def pixel_areas(grid: Any, row_off: int, rows: int) -> np.ndarray:
-    """Areas of the pixels of some rows in square metres, by the rules of :func:`areas_m2`.
+    """Return the areas of the pixels of some rows in square metres, as :func:`areas_m2`.
 
     Args:
-        grid: What has ``crs`` (pyproj's), ``transform`` and ``width``, such as a class map.
+        grid: Object with ``crs`` (pyproj), ``transform`` and ``width``, such as a class map.
         row_off: First row.
         rows: Number of rows.
 
     Returns:
-        (rows, 1) float64 where all pixels of a row are alike, else (rows, width); NaN without a
-        CRS.
+        (rows, 1) float64 if all pixels of a row are equal, else (rows, width); NaN without a CRS.
     """
     crs, transform = grid.crs, grid.transform
     if crs is None:
@@ -93,24 +91,24 @@ def pixel_areas(grid: Any, row_off: int, rows: int) -> np.ndarray:
         transform.a * col + transform.b * row + transform.c,
         transform.d * col + transform.e * row + transform.f,
     )
-    # Half the cross product of the diagonals: unlike sums of products of coordinates, it keeps
-    # all digits of small pixels far from the origin.
+    # Half the cross product of the diagonals, which is accurate for small pixels far from the
+    # origin, unlike the shoelace formula.
     falling = x[1:, 1:] - x[:-1, :-1], y[1:, 1:] - y[:-1, :-1]
     rising = x[:-1, 1:] - x[1:, :-1], y[:-1, 1:] - y[1:, :-1]
     return np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2
 
 
 def metres_per_pixel(height: int, width: int, transform: Affine, crs: Any) -> float | None:
-    """Give the side of a square as large as a pixel in the mean, on the ground, not in the CRS.
+    """Return the ground size of a pixel: the square root of the mean pixel area.
 
     Args:
         height: Rows.
         width: Columns.
-        transform: The grid.
-        crs: Its CRS, as pyproj understands it, or None.
+        transform: Of the raster.
+        crs: CRS in any form pyproj accepts, or None.
 
     Returns:
-        Metres; None without a CRS or a georeference, and for a CRS that is not of the earth.
+        Metres; None without a georeference, and for a CRS that is not tied to the earth.
     """
     if crs is None or transform.is_identity:
         return None
@@ -120,17 +118,16 @@ def metres_per_pixel(height: int, width: int, transform: Affine, crs: Any) -> fl
 
 
 def metres_per_unit(crs: CRS, x: float, y: float, reach: float) -> float | None:
-    """Give the length on the ground of one unit of x at a point.
+    """Return the ground length of one unit of x at a point.
 
     Args:
         crs: The CRS.
         x: Of the point.
         y: Of the point.
-        reach: How far along x to measure, to both sides. Short: over a long way along a parallel
-            the geodesic leaves it.
+        reach: Distance to measure on both sides along x, short, since geodesics leave parallels.
 
     Returns:
-        Metres; None where the CRS is not of the earth, or does not hold the point.
+        Metres; None if the CRS is not tied to the earth, or cannot represent the point.
     """
     if not (crs.is_geographic or crs.is_projected):
         return None
@@ -143,7 +140,7 @@ def metres_per_unit(crs: CRS, x: float, y: float, reach: float) -> float | None:
 
 
 def _is_planar(crs: CRS) -> bool:
-    """Whether lengths and areas are to be taken in the plane of a CRS."""
+    """Whether lengths and areas are measured in the plane of a CRS."""
     method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
     mercator = "Mercator" in method and not any(
         kind in method for kind in ("Transverse", "Oblique")
@@ -155,10 +152,10 @@ def _square_metres(crs: CRS) -> float:
     return math.prod(axis.unit_conversion_factor for axis in crs.axis_info[:2])
 
 
-@functools.lru_cache(maxsize=16)  # chips are measured one by one
+@functools.lru_cache(maxsize=16)
 def _to_equal_area(crs: CRS) -> Transformer:
     ellipsoid = crs.ellipsoid
-    # "+over" keeps longitudes beyond 180 degrees where they are.
+    # "+over" does not wrap longitudes beyond 180 degrees.
     equal_area = CRS.from_proj4(
         f"+proj=cea +a={ellipsoid.semi_major_metre} +b={ellipsoid.semi_minor_metre} +units=m +over"
     )

@@ -1,4 +1,4 @@
-"""Rasters: one way to open them, one translation of GDAL's errors, one rule of what is valid."""
+"""Opening rasters, translating GDAL's errors, and validity masks."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ from hook.errors import ConfigError, DataError, HookError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, CRSError, OSError)
-"""What rasterio raises when GDAL fails; it lets some of GDAL's own errors through."""
+"""What rasterio raises when GDAL fails, including GDAL's own errors that it does not wrap."""
 
 Dataset = rasterio.DatasetReader | WarpedVRT
 
@@ -27,10 +27,10 @@ Dataset = rasterio.DatasetReader | WarpedVRT
 # ------------------------------------------------------------------------------------ opening
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what rasterio says of a missing georeference and of alpha beside a nodata value.
+    """Silence rasterio's warnings about a missing georeference and about alpha with nodata.
 
-    HOOK reports the one in its words, and heeds both in the other. For short calls only: filters
-    of warnings are shared by threads.
+    HOOK reports the former itself and respects both alpha and nodata. For short calls only:
+    warning filters are shared by threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -39,26 +39,16 @@ def quiet() -> Iterator[None]:
 
 
 def quiet_open(path: Any, mode: str = "r", **profile: Any) -> Any:
-    """Call :func:`rasterio.open` without its warning; for writing, where errors stay GDAL's.
-
-    Args:
-        path: The file.
-        mode: ``"r"``, ``"r+"`` or ``"w"``.
-        **profile: Of a new file.
-    """
+    """Call :func:`rasterio.open` without its warnings; errors are not translated."""
     with quiet():
         return rasterio.open(path, mode, **profile)
 
 
 def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.DatasetReader:
-    """Open a raster that stays open; read it inside :func:`reading`.
-
-    Args:
-        path: File, or any other dataset name that GDAL understands.
-        error: Class of the error.
+    """Open a file, or any dataset name GDAL accepts, to be read inside :func:`reading`.
 
     Raises:
-        DataError: GDAL cannot open it. Or another ``error``.
+        DataError: GDAL cannot open it; or ``error``.
     """
     with reading(path, error):
         return quiet_open(path)
@@ -66,31 +56,23 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
 
 @contextmanager
 def open_raster(path: Any, error: type[HookError] = DataError) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster for a ``with`` block, in which errors of GDAL become errors of the file.
-
-    Args:
-        path: File, or any other dataset name that GDAL understands.
-        error: Class of the error.
-
-    Yields:
-        The open dataset.
+    """Open a file, or any dataset name GDAL accepts, for a ``with`` block inside :func:`reading`.
 
     Raises:
-        DataError: GDAL fails. Or another ``error``.
+        DataError: GDAL fails; or ``error``.
     """
     with reading(path, error), open_dataset(path, error) as source:
         yield source
 
 
 def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options: Any) -> WarpedVRT:
-    """View a raster on another grid, where pixels that it does not cover hold no data.
+    """Warp a raster to a different grid; pixels outside it are nodata.
 
     Args:
         source: Open raster.
-        crs: CRS of the view.
+        crs: CRS of the result.
         nodata: Replaces the nodata value of the raster; NaN for none.
-        **options: ``transform``, ``width``, ``height``, ``resampling`` and others of
-            :class:`rasterio.vrt.WarpedVRT`.
+        **options: Of :class:`rasterio.vrt.WarpedVRT`, such as ``transform`` and ``resampling``.
     """
     nodata = source.nodata if nodata is None else nodata
     if nodata is not None and np.dtype(source.dtypes[0]).kind != "f":
@@ -98,7 +80,7 @@ def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options:
     alphas = alpha_bands(source)
     marks = dict(src_nodata=nodata, nodata=nodata, add_alpha=nodata is None and not alphas)
     if alphas and nodata is not None:
-        # Else GDAL heeds the value only where all bands have it, and alpha bands do not.
+        # By default GDAL masks only pixels that have the value in all bands, alpha included.
         marks["UNIFIED_SRC_NODATA"] = "NO"
     return WarpedVRT(source, crs=crs, **marks, **options)
 
@@ -108,12 +90,8 @@ def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options:
 def reading(path: Any, error: type[HookError] = DataError) -> Iterator[None]:
     """Translate errors of GDAL into errors of the file being read.
 
-    Args:
-        path: The file, for the message.
-        error: Class of the error.
-
     Raises:
-        DataError: GDAL fails. Or another ``error``.
+        DataError: GDAL fails; or ``error``.
     """
     try:
         yield
@@ -128,40 +106,36 @@ def unreadable(
     what: str = "",
     error: type[HookError] = DataError,
 ) -> HookError:
-    """Make the error for a file that a library cannot read.
+    """Return the error for a file that a library cannot read.
 
     Args:
         path: The file.
-        problem: What the library raised.
-        expected: What the file should be.
-        what: What it holds, such as ``"labels"``.
+        problem: Exception of the library.
+        expected: Expected content.
+        what: Content of the file, such as ``"labels"``.
         error: Class of the error.
     """
     return error(
         f"{path}: {what} cannot be read" if what else f"{path} cannot be read",
         expected=expected,
         found=reason(problem),
-        remedy="check the path and that the file is complete; fetch or write it again, or leave it "
-        "out",
+        remedy="check the path and that the file is complete; fetch or write it again, or omit it",
     )
 
 
 def reason(problem: BaseException) -> str:
-    """Give the message of a library on one line; rasterio keeps GDAL's as the cause of its own."""
+    """Return the message of a library on one line; GDAL's is the cause of rasterio's."""
     text = " ".join(str(problem.__cause__ or problem).split()) or type(problem).__name__
     missing = isinstance(problem, FileNotFoundError) or "no such file" in text.casefold()
     return "no such file" if missing else text
 
 
 def check_complete(source: rasterio.DatasetReader) -> None:
-    """Check that a file is not cut off, for a TIFF without reading its pixels.
-
-    Args:
-        source: Open raster.
+    """Check that a file is not truncated, for a TIFF without reading its pixels.
 
     Raises:
-        DataError: If a block of the full resolution lies beyond the end of the file.
-        RasterioIOError: If the last pixel of another format cannot be read.
+        DataError: A block of the full resolution is beyond the end of the file.
+        RasterioIOError: The last pixel of a file in a different format cannot be read.
     """
     path = Path(source.name)
     if source.driver != "GTiff" or not path.is_file():
@@ -189,7 +163,7 @@ def check_complete(source: rasterio.DatasetReader) -> None:
 
 # ------------------------------------------------------------------------------------ validity
 def alpha_bands(source: Dataset) -> list[int]:
-    """Give the 1-based indexes of the bands that say how opaque the others are."""
+    """Return the 1-based indexes of the alpha bands."""
     return [k for k, kind in enumerate(source.colorinterp, 1) if kind == ColorInterp.alpha]
 
 
@@ -198,18 +172,18 @@ def parse_nodata(
     option: str = "metainfo['nodata']",
     error: type[HookError] = ConfigError,
 ) -> float | None:
-    """Read a nodata value that replaces those of files.
+    """Parse a nodata value that replaces those of files.
 
     Args:
         nodata: A number, ``'nan'``, or None for the file's own.
-        option: Where the user says it, for the error.
+        option: Name of the option, for the error.
         error: Class of the error.
 
     Returns:
         The number (possibly NaN), or None.
 
     Raises:
-        ConfigError: If it is anything else. Or another ``error``.
+        ConfigError: It is anything else; or ``error``.
     """
     if nodata is None:
         return None
@@ -225,7 +199,7 @@ def parse_nodata(
 
 
 def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float | None:
-    """Give the value that means no data in a band.
+    """Return the nodata value of a band.
 
     Args:
         source: Open raster.
@@ -233,8 +207,8 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
         nodata: Replaces the file's own.
 
     Returns:
-        The value; None where there is none, where the band's type cannot hold it, and for NaN,
-        which is never valid anyway.
+        The value; None if there is none, if the band's type cannot hold it, and for NaN, which is
+        always invalid.
     """
     nodata = source.nodatavals[index - 1] if nodata is None else nodata
     if nodata is None or math.isnan(nodata):
@@ -248,14 +222,11 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
 
 
 class Validity:
-    """Tells which pixels of bands hold data.
-
-    A pixel holds none where it is NaN, where it has the band's nodata value, and where a mask or
-    an alpha band of the file says so, wherever that band stands.
+    """Validity masks of bands: False for NaN, nodata, and pixels a mask or alpha band masks.
 
     Args:
-        source: Open raster. What its header says is read now, once.
-        indexes: 1-based bands that are read.
+        source: Open raster, whose header is read once.
+        indexes: 1-based bands.
         nodata: Replaces the nodata value of the file; NaN for none.
     """
 
@@ -266,10 +237,10 @@ class Validity:
         flags = source.mask_flag_enums
         flags = [flags[index - 1] for index in self._indexes]
         self._masked = any(MaskFlags.per_dataset in each for each in flags)
-        # GDAL takes an alpha band for the mask only where it is the second or the fourth, and
-        # never beside a nodata value.
-        heeded = all(MaskFlags.alpha in each for each in flags)
-        self._alphas = [] if heeded else alpha_bands(source)
+        # GDAL uses an alpha band as the mask only if it is the second or fourth band of a file
+        # without a nodata value.
+        gdal_uses_alpha = all(MaskFlags.alpha in each for each in flags)
+        self._alphas = [] if gdal_uses_alpha else alpha_bands(source)
         values = (nodata_of(source, index, nodata) for index in self._indexes)
         self._nodata = [
             None if value is None else np.asarray(value).astype(source.dtypes[index - 1])
@@ -277,18 +248,15 @@ class Validity:
         ]
 
     def read(self, values: np.ndarray, **options: Any) -> np.ndarray:
-        """Tell it of pixels that were read.
+        """Return the mask (C, H, W) of values that were read.
 
         Args:
-            values: (C, H, W) what was read.
+            values: (C, H, W).
             **options: ``window`` that was read, and ``out_shape`` (C, H, W) if it was resampled.
-
-        Returns:
-            (C, H, W) bool.
         """
         resampled = "out_shape" in options
         valid = np.ones(values.shape, bool)
-        # Averages of pixels cannot be compared with a nodata value: GDAL's masks tell.
+        # Resampled values cannot be compared with a nodata value; GDAL's masks are resampled too.
         if self._masked or resampled:
             with quiet() if self._alphas else nullcontext():
                 valid = self._source.read_masks(self._indexes, **options) > 0
@@ -311,31 +279,12 @@ def read_valid(
     window: Window | None = None,
     nodata: float | None = None,
 ) -> np.ndarray:
-    """Tell where all bands of a window hold data, see :class:`Validity`.
-
-    Args:
-        source: Open raster.
-        indexes: 1-based bands that were read.
-        image: (C, H, W) values of these bands in the window.
-        window: The window; None for the whole raster.
-        nodata: Replaces the nodata value of the file; NaN for none.
-
-    Returns:
-        (H, W) bool.
-    """
+    """Return where all bands of a window are valid, (H, W) bool, see :class:`Validity`."""
     return Validity(source, indexes, nodata).read(image, window=window).all(axis=0)
 
 
 def valid_values(image: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Tell where all bands hold a value, by the values alone.
-
-    Args:
-        image: (C, H, W) native values.
-        nodata: Value that means no data (NaN always does); None for none.
-
-    Returns:
-        (H, W) bool.
-    """
+    """Return where no band of an image (C, H, W) is NaN or nodata, (H, W) bool."""
     valid = np.ones(image.shape[1:], dtype=bool)
     if image.dtype.kind == "f":
         valid &= ~np.isnan(image).any(axis=0)

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when all of them are complete."""
+"""Output files that appear only when all of them are complete."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from hook.errors import SceneError
 
 
 class StagedFiles:
-    """Writes a set of files in hidden folders beside their places and moves them at the end.
+    """Writes a set of files in hidden folders and moves them to their final names at the end.
 
-    Use as a context manager; leaving it removes whatever was not moved, whatever happened.
+    Use as a context manager; on exit, files that were not moved are removed.
 
     Args:
-        overwrite: Replace files that exist.
-        folder: Name of the hidden folders, so that a later run clears what a killed one left;
-            None chooses one that does not exist.
+        overwrite: Replace existing files.
+        folder: Name of the hidden folders, so that a later run removes the files of a killed one;
+            None for a new name.
     """
 
     def __init__(self, overwrite: bool = False, folder: str | None = None) -> None:
@@ -31,24 +31,22 @@ class StagedFiles:
         self._stale: list[Path] = []
 
     def add(self, final: str | Path) -> Path:
-        """Say that a file will be made, and get the name to write it under.
+        """Add a file; return the temporary name to write it to.
 
         Raises:
             SceneError: It exists and must not be overwritten, its folder is missing or read-only,
-                or two outputs have one name.
+                or two outputs have the same name.
         """
         final = Path(final)
         if final in self._moves:
-            raise SceneError(f"{final}: named twice", remedy="give each output its own name")
+            raise SceneError(f"{final}: named twice", remedy="use a unique name for each output")
         if final.is_dir():
             raise SceneError(
-                f"{final}: is a folder",
-                expected="a file name",
-                remedy="name a file in that folder",
+                f"{final}: is a folder", expected="a file name", remedy="name a file in that folder"
             )
         if final.exists() and not self.overwrite:
             raise SceneError(
-                f"{final}: exists already", remedy="choose another name, or allow overwriting"
+                f"{final}: exists already", remedy="choose a different name or allow overwriting"
             )
         parent = final.parent
         if parent not in self._folders:
@@ -59,7 +57,7 @@ class StagedFiles:
                     f"{final}: cannot be written",
                     expected=f"an existing, writable folder {parent}",
                     found=error.strerror,
-                    remedy="create the folder or choose another one",
+                    remedy="create the folder or choose a different one",
                 ) from error
         self._moves[final] = self._folders[parent] / final.name
         return self._moves[final]
@@ -73,11 +71,11 @@ class StagedFiles:
         return folder
 
     def supersede(self, stale: str | Path) -> None:
-        """Name a side file of an overwritten one that would be wrong beside the new one."""
+        """Add a side file of an overwritten file that has to be deleted."""
         self._stale.append(Path(stale))
 
     def commit(self) -> None:
-        """Move all files to their places, in the order they were added.
+        """Move all files to their final names, in the order they were added.
 
         Raises:
             SceneError: A file cannot be moved.
@@ -91,7 +89,7 @@ class StagedFiles:
             raise SceneError(
                 f"{error.filename2 or error.filename}: cannot be written",
                 found=error.strerror,
-                remedy="check the free space of the disk and the folder's permissions",
+                remedy="check the free disk space and the permissions of the folder",
             ) from error
 
     def __enter__(self) -> "StagedFiles":
@@ -104,14 +102,10 @@ class StagedFiles:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file so that it appears complete or not at all.
-
-    Args:
-        path: The file; its folder is made where it is missing.
+    """Write a file atomically, creating its folder if missing.
 
     Yields:
-        A name beside it to write to. What is written there takes the file's place at the end of
-        the block, and is removed where the block fails.
+        Temporary name to write to; renamed at the end of the block, removed if the block fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +122,12 @@ def save_png(
     picture: np.ndarray,
     palette: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Write a picture; the file appears complete or not at all.
+    """Write a picture atomically, creating its folder if missing.
 
     Args:
-        path: File to write; its folder is made where it is missing.
+        path: File to write.
         picture: (H, W, 3) uint8, or (H, W) uint8.
-        palette: For (H, W): the colour (r, g, b) of each value, 256 at most.
+        palette: For (H, W): the colour (r, g, b) of each value, at most 256.
     """
     from PIL import Image
 

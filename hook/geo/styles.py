@@ -1,4 +1,4 @@
-"""Class names and colours in the forms GIS programs read: PAM side file and QGIS style."""
+"""Class names and colours, as GIS programs read them: PAM side file and QGIS style."""
 
 import colorsys
 import contextlib
@@ -23,7 +23,7 @@ _LARGEST_VALUE = 65_535  # of GDAL's colour tables
 
 
 class StyledClass(NamedTuple):
-    """How a value of a class map is shown."""
+    """Name and colour of a value of a class map."""
 
     value: int
     name: str
@@ -35,13 +35,13 @@ def map_dtype(num_classes: int, nodata: int | None = None) -> tuple[str, int]:
 
     Args:
         num_classes: K; the classes are 0 to K - 1.
-        nodata: Value of pixels without a class; None for the largest of the type.
+        nodata: Value of pixels without a class; None for the maximum of the type.
 
     Returns:
-        The smallest type that has a value left for nodata (uint8 up to 255 classes), and nodata.
+        uint8 up to 255 classes, else uint16; and nodata.
 
     Raises:
-        SceneError: More classes than uint16 holds, or a nodata value that is a class or too large.
+        SceneError: Too many classes for uint16, or a nodata value that is a class or too large.
     """
     dtype = "uint8" if num_classes <= 255 else "uint16"
     largest = int(np.iinfo(dtype).max)
@@ -50,33 +50,28 @@ def map_dtype(num_classes: int, nodata: int | None = None) -> tuple[str, int]:
             "num_classes",
             expected=f"1 to {largest}",
             found=num_classes,
-            remedy="merge classes until they are as few",
+            remedy="merge classes",
         )
     if nodata is None:
         return dtype, largest
     if nodata != int(nodata) or not num_classes <= nodata <= largest:
         raise SceneError(
             "out_nodata",
-            expected=f"a whole number from {num_classes} to {largest}, no class's value",
+            expected=f"an integer from {num_classes} to {largest}, not a class",
             found=nodata,
-            remedy="choose a value that no class has",
+            remedy="choose a value that is not a class",
         )
     return dtype, int(nodata)
 
 
 def default_class_names(num_classes: int) -> list[str]:
-    """Names for classes nobody named."""
+    """Return names for classes without names."""
     return [f"class_{index}" for index in range(num_classes)]
 
 
 def distinct_palette(count: int) -> list[list[int]]:
-    """Colours that are easy to tell apart, for classes or tokens that have none of their own.
-
-    Returns:
-        list: ``count`` lists [r, g, b]; the same for the same place, whatever the count.
-    """
-    golden = 0.6180339887498949  # steps of the golden ratio never fall on a hue already taken
-    # Neighbouring hues differ in saturation and value too.
+    """Return ``count`` distinct colours [r, g, b]; a colour depends on its index only."""
+    golden = 0.6180339887498949  # steps of the golden ratio never repeat a hue
     return [
         [
             round(255 * channel)
@@ -93,15 +88,10 @@ def check_classes(
     class_names: Sequence[str] | None,
     palette: Sequence[Sequence[int]] | None,
 ) -> tuple[list[str], list[Colour]]:
-    """Class names and colours, completed by defaults.
-
-    Args:
-        num_classes: Number of classes, K.
-        class_names: K names, or None.
-        palette: K colours (red, green, blue) of 0 to 255, or None.
+    """Check class names and colours (red, green, blue); None is replaced by defaults.
 
     Raises:
-        SceneError: A list has another length, or a colour is none.
+        SceneError: A list has the wrong length, or a colour is invalid.
     """
     for name, values in (("class_names", class_names), ("palette", palette)):
         if values is not None and len(values) != num_classes:
@@ -109,15 +99,15 @@ def check_classes(
                 name,
                 expected=f"{num_classes} entries, one per class",
                 found=len(values),
-                remedy="give one for each class",
+                remedy="list one for each class",
             )
     for colour in palette or ():
         if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
             raise SceneError(
                 "palette",
-                expected="red, green, blue of 0 to 255",
+                expected="red, green, blue from 0 to 255",
                 found=colour,
-                remedy="give colours like (200, 65, 50)",
+                remedy="use colours such as (200, 65, 50)",
             )
     return (
         [str(name) for name in class_names or default_class_names(num_classes)],
@@ -126,12 +116,7 @@ def check_classes(
 
 
 def write_category_names(path: Path, class_names: Sequence[str]) -> None:
-    """Write the category names of band 1 as GDAL's PAM side file, which rasterio cannot.
-
-    Args:
-        path: The side file: the raster's name with ``.aux.xml`` added.
-        class_names: Names of the values 0, 1, ...
-    """
+    """Write the category names (values 0, 1, ...) of band 1 to a PAM side file, ``.aux.xml``."""
     dataset = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(dataset, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
@@ -141,37 +126,34 @@ def write_category_names(path: Path, class_names: Sequence[str]) -> None:
 
 
 def read_category_names(map_path: str | Path) -> list[str] | None:
-    """Category names beside a raster, None where there are none."""
+    """Read category names from the side file of a raster, None without them."""
     root = _read_side_file(Path(f"{map_path}.aux.xml"))
     categories = root.findall("./PAMRasterBand[@band='1']/CategoryNames/Category")
     return [category.text or "" for category in categories] or None
 
 
 def _read_side_file(path: Path) -> ElementTree.Element:
-    """Read GDAL's PAM side file; an empty one where there is none."""
+    """Read GDAL's PAM side file; an empty one if missing."""
     if not path.is_file():
         return ElementTree.Element("PAMDataset")
     try:
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError) as error:
         raise SceneError(
-            f"{path}: is not XML", found=error, remedy="remove it or write it again"
+            f"{path}: is not XML", found=error, remedy="delete it or write it again"
         ) from error
 
 
 def read_classes(path: str | Path) -> list[StyledClass]:
-    """Read the names and colours of classes that somebody wrote down.
+    """Read class names and colours from a file, sorted by value.
 
     Args:
         path: ``.json``: a list of objects with ``value``, ``name`` and ``colour`` (or ``color``),
-            or ``.csv`` with these columns. A colour is ``#rrggbb``, in JSON also a list of red,
+            or ``.csv`` with these columns. A colour is ``#rrggbb``, or in JSON a list of red,
             green and blue from 0 to 255.
 
-    Returns:
-        The classes by value.
-
     Raises:
-        SceneError: The file is unreadable, incomplete or names a value twice.
+        SceneError: The file is unreadable or incomplete, or lists a value twice.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -179,7 +161,7 @@ def read_classes(path: str | Path) -> list[StyledClass]:
         raise SceneError(
             f"{path}: unknown list of classes",
             expected="a .json or .csv file",
-            remedy="give the list a name ending in .json or .csv",
+            remedy="rename the list to .json or .csv",
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -194,24 +176,21 @@ def read_classes(path: str | Path) -> list[StyledClass]:
 
 
 def parse_classes(entries: object, where: object) -> list[StyledClass]:
-    """Read the names and colours of classes from a list of dicts.
+    """Parse class names and colours, sorted by value.
 
     Args:
-        entries: What :func:`read_classes` reads from a file.
-        where: What the entries are called where one is wrong.
-
-    Returns:
-        The classes by value.
+        entries: List of dicts, see :func:`read_classes`.
+        where: Name of the list in errors.
 
     Raises:
-        SceneError: It is no such list, an entry is incomplete, or names a value twice.
+        SceneError: It is not such a list, an entry is incomplete, or a value is listed twice.
     """
     if not isinstance(entries, list | tuple) or not entries:
         raise SceneError(
             f"{where}: names no classes",
             expected="a list of value, name and colour",
             found="nothing" if isinstance(entries, list | tuple) else type(entries).__name__,
-            remedy="add an entry for every value of the map",
+            remedy="add an entry for each value of the map",
         )
     classes: dict[int, StyledClass] = {}
     for number, entry in enumerate(entries, 1):
@@ -219,7 +198,7 @@ def parse_classes(entries: object, where: object) -> list[StyledClass]:
         if styled.value in classes:
             raise SceneError(
                 f"{where}: value {styled.value} is named twice",
-                remedy="leave one of the two entries",
+                remedy="remove one of the two entries",
             )
         classes[styled.value] = styled
     return [classes[value] for value in sorted(classes)]
@@ -228,12 +207,7 @@ def parse_classes(entries: object, where: object) -> list[StyledClass]:
 def _read_class(entry: object, where: str) -> StyledClass:
     expected = "value, name and colour, such as 3, water, #1f78b4"
     if not isinstance(entry, dict):
-        raise SceneError(
-            where,
-            expected=expected,
-            found=entry,
-            remedy="correct that entry",
-        )
+        raise SceneError(where, expected=expected, found=entry, remedy="correct the entry")
     fields = {str(key).strip().lower(): value for key, value in entry.items()}
     name = str(fields.get("name") or "").strip()
     colour = fields.get("colour", fields.get("color"))
@@ -242,7 +216,7 @@ def _read_class(entry: object, where: str) -> StyledClass:
             colour = bytes(map(int, colour)).hex()
     digits = re.fullmatch(r"#?([0-9a-fA-F]{6})", str(colour).strip())
     try:
-        number = float(str(fields.get("value")))  # a table with a gap has floats for whole numbers
+        number = float(str(fields.get("value")))  # integers of a table with gaps are floats
         value = int(number) if number.is_integer() else -1
     except (ValueError, OverflowError):
         value = -1
@@ -259,24 +233,23 @@ def _read_class(entry: object, where: str) -> StyledClass:
 def write_style(
     map_path: str | Path, classes: Sequence[StyledClass], *, overwrite: bool = False
 ) -> list[Path]:
-    """Write names and colours of classes beside a map: ``.aux.xml`` and ``.qml``.
+    """Write names and colours of classes to the side files of a map, ``.aux.xml`` and ``.qml``.
 
-    The map itself is not touched: GDAL can change the colour table of a GeoTIFF in place only by
-    giving up the order of its parts that makes it cloud-optimised. The table in the side file
-    prevails over that in the map wherever GDAL reads it. What else the side file holds, such as
-    statistics, stays.
+    The map is not changed: changing the colour table of a GeoTIFF in place would break its
+    cloud-optimised layout. GDAL prefers the colour table of the side file; other content of the
+    side file, such as statistics, is kept.
 
     Args:
         map_path: The map.
-        classes: Names and colours by value; values between them have neither.
-        overwrite: Replace names, colours or a style that are there.
+        classes: Names and colours; values in between get neither.
+        overwrite: Replace existing names, colours and styles.
 
     Returns:
         The files written.
 
     Raises:
-        SceneError: There are names, colours or a style already, the side file is damaged, or a
-            file cannot be written.
+        SceneError: Names, colours or a style exist already, the side file is damaged, or a file
+            cannot be written.
     """
     map_path = Path(map_path)
     side_file, style = Path(f"{map_path}.aux.xml"), map_path.with_suffix(".qml")
@@ -304,7 +277,6 @@ def write_style(
             colours, "Entry", {f"c{i}": str(channel) for i, channel in enumerate(channels, 1)}
         )
         ElementTree.SubElement(names, "Category").text = styled.name if styled else ""
-    # Names and colours are the only parts of the side file that are replaced.
     with StagedFiles(overwrite=True) as side, StagedFiles(overwrite) as files:
         staged = files.add(style)
         write_qml(
@@ -325,11 +297,10 @@ def write_qml(
     palette: Sequence[Colour],
     values: Sequence[int] | None = None,
 ) -> None:
-    """Write a QGIS layer style that draws classes with names and colours.
+    """Write a QGIS layer style with class names and colours.
 
-    It fits rasters, whose band 1 it draws, and polygons, by their field ``class_id``: QGIS loads it
-    by itself where it lies beside a layer under the same stem, and a map and its polygons may have
-    one.
+    It applies to band 1 of rasters and to the field ``class_id`` of polygons. QGIS loads it
+    automatically for layers in the same folder with the same stem.
 
     Args:
         path: The ``.qml`` file.

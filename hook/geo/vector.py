@@ -1,4 +1,4 @@
-"""Vector files and tables: one reader, one translation of the errors of GDAL and pyarrow."""
+"""Reading vector files and tables, and translating the errors of GDAL and pyarrow."""
 
 import json
 import os
@@ -28,14 +28,14 @@ DRIVERS = {
     ".geojson": "GeoJSON",
     ".json": "GeoJSON",
 }
-"""Endings of vector files that are written, and GDAL's names of their formats."""
+"""Suffixes of the vector formats that HOOK writes, and GDAL's names of these."""
 GEOMETRY = "geometry"
-"""Name of the column of geometries in these."""
+"""Name of their geometry column."""
 _BOX = "bbox"
 
 
 def is_vector_file(path: str | os.PathLike) -> bool:
-    """Tell by its ending whether a file holds features rather than pixels."""
+    """Whether a file is a vector file, by its suffix."""
     return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
 
 
@@ -45,24 +45,24 @@ def driver_of(
     error: type[HookError] = SceneError,
     what: str = "vector format",
 ) -> str:
-    """Return GDAL's name of the format that a file's ending says.
+    """Return GDAL's name of the format of a file, by its suffix.
 
     Args:
-        output: File to be written.
-        formats: Names of formats by ending.
+        output: File to write.
+        formats: Names of formats by suffix.
         error: Class of the error.
-        what: What the formats are called.
+        what: Kind of format, for the error.
 
     Raises:
-        SceneError: It says none. Or another ``error``.
+        SceneError: The suffix is unknown; or ``error``.
     """
     driver = formats.get(Path(output).suffix.lower())
     if driver is None:
         raise error(
             f"{output}: unknown {what}",
             expected=f"a name ending in {', '.join(formats)}",
-            found=Path(output).suffix or "no ending",
-            remedy="give the output another name",
+            found=Path(output).suffix or "no suffix",
+            remedy="choose a different name for the output",
         )
     return driver
 
@@ -70,23 +70,23 @@ def driver_of(
 def check_geojson(
     output: str | os.PathLike, crs: object, source: str, error: type[HookError] = SceneError
 ) -> None:
-    """Refuse GeoJSON, which is always in WGS 84, of features that lie in no CRS.
+    """Refuse to write features without a CRS as GeoJSON, which is always in WGS 84.
 
     Args:
-        output: File to be written, in any format.
+        output: File to write, in any format.
         crs: CRS of the features, or None.
-        source: What they are made of.
+        source: Source of the features, for the error.
         error: Class of the error.
 
     Raises:
-        SceneError: It is GeoJSON, and there is no CRS. Or another ``error``.
+        SceneError: It is GeoJSON, and there is no CRS; or ``error``.
     """
     if crs is None and driver_of(output) == "GeoJSON":
         raise error(
             f"{output}: GeoJSON needs coordinates in WGS 84",
             expected=f"{source} with a CRS",
             found="no CRS",
-            remedy="write .gpkg or .parquet, or give the CRS (rio edit-info --crs, set_crs)",
+            remedy="write .gpkg or .parquet, or set the CRS (rio edit-info --crs, set_crs)",
         )
 
 
@@ -97,22 +97,16 @@ def reading_vectors(
     expected: str = "a vector file that GDAL reads, such as a GeoPackage, or GeoParquet",
     error: type[HookError] = DataError,
 ) -> Iterator[None]:
-    """Translate errors of GDAL, pyogrio, pyarrow and geopandas into errors of the file.
-
-    Args:
-        path: The file.
-        what: What it holds, for the message.
-        expected: What it should hold.
-        error: Class of the error.
+    """Translate errors of GDAL, pyogrio, pyarrow and geopandas, see :func:`unreadable`.
 
     Raises:
-        DataError: A library fails. Or another ``error``.
+        DataError: A library fails; or ``error``.
     """
     try:
         yield
     except HookError:
         raise
-    except Exception as problem:  # each of the libraries has exceptions of its own
+    except Exception as problem:  # the libraries have no common base class
         raise unreadable(path, problem, expected, what, error) from problem
 
 
@@ -124,7 +118,7 @@ def read_vectors(
     error: type[HookError] = DataError,
     **texts: str,
 ) -> geopandas.GeoDataFrame:
-    """Read a vector file: GeoParquet, or any format of GDAL's.
+    """Read a vector file: GeoParquet, or any format GDAL supports.
 
     Args:
         path: The file.
@@ -134,7 +128,7 @@ def read_vectors(
         **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
 
     Raises:
-        DataError: It cannot be read, lacks the layer, or has no geometries. Or another ``error``.
+        DataError: It cannot be read, lacks the layer, or has no geometries; or ``error``.
     """
     with reading_vectors(path, error=error, **texts):
         if Path(path).suffix.lower() == ".parquet":
@@ -147,35 +141,35 @@ def read_vectors(
             f"{path} has no geometries",
             expected=texts.get("expected", "a layer of features with geometries"),
             found=f"a table of {', '.join(map(str, table.columns))}",
-            remedy="give a layer that has geometries",
+            remedy="choose a layer with geometries",
         )
     return table
 
 
 class VectorBatches(NamedTuple):
-    """A vector file that is read batch by batch."""
+    """A vector file read in batches."""
 
     schema: pa.Schema
-    """Of the fields, without geometry."""
+    """Schema of the fields, without geometry."""
     count: int
     """Number of features."""
     crs: CRS | None
     batches: Iterator[tuple[pa.RecordBatch, np.ndarray]]
-    """Fields, and (n,) geometries of shapely."""
+    """Fields, and (n,) shapely geometries."""
 
 
 @contextmanager
 def vector_batches(path: str | os.PathLike, layer: str | None = None) -> Iterator[VectorBatches]:
-    """Read a vector file batch by batch, so that wide fields need not be held twice.
+    """Read a vector file in batches, so that wide fields are not held in memory twice.
 
-    Errors stay those of the libraries: use it inside :func:`reading_vectors`.
+    Errors are not translated: use it inside :func:`reading_vectors`.
 
     Args:
-        path: GeoParquet, of which the primary geometry counts, or any format of GDAL's.
+        path: GeoParquet (primary geometry), or any format GDAL supports.
         layer: Layer of the file; None for the first.
 
     Yields:
-        The batches, which can be gone through once.
+        The batches, which can be iterated once.
     """
     read = _parquet_batches if Path(path).suffix.lower() == ".parquet" else _gdal_batches
     yield from read(path, layer)
@@ -186,17 +180,17 @@ def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorB
         geo = json.loads((file.metadata.metadata or {}).get(b"geo", b"{}"))
         if "primary_column" not in geo:
             raise ValueError("it is Parquet, but not GeoParquet")
-        # geopandas knows the geometry's encoding and CRS.
-        places = geopandas.read_parquet(path, columns=[geo["primary_column"]])
+        # geopandas decodes the geometries and their CRS.
+        geometries = geopandas.read_parquet(path, columns=[geo["primary_column"]])
         schema = file.schema_arrow.remove_metadata()
         kept = [
             field
             for field in schema
-            if field.name not in places.columns
+            if field.name not in geometries.columns
             and not (field.name == _BOX and pa.types.is_struct(field.type))
         ]
         names = [field.name for field in kept]
-        shapes = places.geometry.to_numpy()
+        shapes = geometries.geometry.to_numpy()
 
         def batches() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
             start = 0
@@ -204,21 +198,21 @@ def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorB
                 yield batch.select(names), shapes[start : start + len(batch)]
                 start += len(batch)
 
-        yield VectorBatches(pa.schema(kept), len(places), places.crs, batches())
+        yield VectorBatches(pa.schema(kept), len(shapes), geometries.crs, batches())
 
 
 def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[VectorBatches]:
     count = pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]
     with pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (meta, reader):
-        place = meta["geometry_name"] or "wkb_geometry"
-        if place not in reader.schema.names:
+        geometry = meta["geometry_name"] or "wkb_geometry"
+        if geometry not in reader.schema.names:
             raise ValueError("it has no geometries")
         fields = set(meta["fields"])
         names = [name for name in reader.schema.names if name in fields]
 
         def batches() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
             for batch in reader:
-                yield batch.select(names), shapely.from_wkb(batch.column(place).to_numpy(False))
+                yield batch.select(names), shapely.from_wkb(batch.column(geometry).to_numpy(False))
 
         schema = pa.schema([reader.schema.field(name) for name in names])
         crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
@@ -226,19 +220,14 @@ def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[Vector
 
 
 def apply_affine(geometries: Any, transform: Affine) -> Any:
-    """Apply an affine transform, such as a grid's or its inverse, to geometries of shapely."""
+    """Apply an affine transform to shapely geometries."""
     return shapely.transform(geometries, lambda xy: np.column_stack(transform @ tuple(xy.T)))
 
 
-def warn_of_missing_crs(what: str, whose: str) -> None:
-    """Say that coordinates without a CRS are taken to be in another layer's.
-
-    Args:
-        what: What has no CRS.
-        whose: Whose CRS it is taken to be in.
-    """
+def warn_of_missing_crs(what: str, assumed: str) -> None:
+    """Warn that coordinates without a CRS are assumed to be in that of a different layer."""
     warnings.warn(
-        f"{what}: no CRS, so the coordinates are taken to be in {whose}; if they are not, set "
-        "theirs with set_crs() or in a GIS",
+        f"{what}: no CRS; assuming {assumed}. If that is wrong, set the CRS with set_crs() or in "
+        "a GIS",
         stacklevel=3,
     )

@@ -79,22 +79,22 @@ def test_masked_values_are_no_data(scene, mapper, mapped):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((2, 3, 4, 5)), "no image"),
-        (np.zeros((0, 3, 4)), "no image"),
-        (np.zeros((2, 3, 4), complex), "no image"),
-        (np.full((2, 3, 4), 2**40), "no image"),
-        (xarray.DataArray(np.zeros((2, 3)), dims=("time", "x")), "no image"),
+        (np.zeros((2, 3, 4, 5)), "not an image"),
+        (np.zeros((0, 3, 4)), "not an image"),
+        (np.zeros((2, 3, 4), complex), "not an image"),
+        (np.full((2, 3, 4), 2**40), "not an image"),
+        (xarray.DataArray(np.zeros((2, 3)), dims=("time", "x")), "not an image"),
         (
             xarray.DataArray(np.zeros((2, 3)), dims=("y", "x"), coords=dict(x=[0, 1, 5])),
             None,
         ),
         (
             xarray.DataArray(np.zeros((2, 3)), dims=("y", "x"), coords=dict(x=[0, 1, 5], y=[1, 0])),
-            "no regular grid along x",
+            "not on a regular grid along x",
         ),
         (
             xarray.DataArray(np.zeros((2, 3)), dims=("y", "x"), attrs=dict(crs="EPSG:nothing")),
-            "CRS is not understood",
+            "CRS is invalid",
         ),
     ],
 )
@@ -152,7 +152,7 @@ def test_an_area_of_interest_as_a_table(mapper, array):
 
 
 def test_what_files_alone_can_do(mapper, array, tmp_path):
-    with pytest.raises(ConfigError, match="resume goes on with files"):
+    with pytest.raises(ConfigError, match="resume needs files"):
         mapper.map(array, tmp_path / "map.tif", resume=True, **OPTIONS)
     with pytest.raises(ConfigError, match="scores need a file"):
         mapper.map(array, scores="probs", **OPTIONS)

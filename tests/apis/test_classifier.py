@@ -74,7 +74,7 @@ def test_a_published_model_by_its_file(cls_model, classifier):
         (3, "no image and no list of images"),
         (["nowhere.tif"], "nowhere.tif does not exist"),
         (np.zeros((5, 16, 16), np.float32), "the array: its bands have no names"),
-        (np.zeros(7), "no image"),
+        (np.zeros(7), "is not an image"),
     ],
 )
 def test_what_cannot_be_classified(classifier, given, message):

@@ -185,9 +185,9 @@ def test_options_of_the_wrong_kind(class_map, function, options):
 
 def test_what_is_no_map_is_refused(tmp_path):
     for function in (class_statistics, vectorize_map):
-        with pytest.raises(SceneError, match="is no map"):
+        with pytest.raises(SceneError, match="is not a map"):
             function(3, progress=False)
-        with pytest.raises(HookError, match="is no image"):
+        with pytest.raises(HookError, match="is not an image"):
             function(np.zeros(3), progress=False)
         with pytest.raises(SceneError, match="one band of integers"):
             function(np.zeros((3, 4, 4), np.uint8), progress=False)

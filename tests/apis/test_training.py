@@ -292,9 +292,9 @@ def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):
     [
         (dict(labels=None), ConfigError, "labels=None"),
         (dict(labels=3), ConfigError, "labels=3"),
-        (dict(labels=np.zeros(8)), DataError, "an array is no image"),
+        (dict(labels=np.zeros(8)), DataError, "an array is not an image"),
         (dict(images=None), ConfigError, "images=None"),
-        (dict(images=np.zeros((3, 8, 8, 8))), DataError, "an array is no image"),
+        (dict(images=np.zeros((3, 8, 8, 8))), DataError, "an array is not an image"),
         (dict(images=["scene.tif", 3]), ConfigError, "images=3"),
         (dict(work_dir=None), ConfigError, "work_dir=None"),
         (dict(base=3), ConfigError, "base=3"),

@@ -358,5 +358,5 @@ def test_reduced_map_shows_classes_that_are_there(class_map):
 def test_what_is_no_map_is_refused(tmp_path, values):
     with pytest.raises(SceneError, match="not a class map"):
         show_map(write(tmp_path / "a.tif", values))
-    with pytest.raises(SceneError, match="is no map"):
+    with pytest.raises(SceneError, match="is not a map"):
         show_map(3)
