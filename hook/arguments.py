@@ -1,4 +1,4 @@
-"""Arguments of the wrong type or value, refused in the same words everywhere."""
+"""Checks of arguments, with one form of message."""
 
 import math
 import os
@@ -13,7 +13,7 @@ _LONGEST = 60
 
 
 def short_repr(value: object) -> str:
-    """Say what was given, in a line: the value where it is short, else its type."""
+    """Return a value for a message, in one line: its repr if short, else its type."""
     if isinstance(value, np.generic):
         value = value.item()  # 3, not np.int64(3)
     text = repr(value)
@@ -23,12 +23,12 @@ def short_repr(value: object) -> str:
 
 
 def is_int(value: object) -> bool:
-    """Tell whether something is an integer of Python or NumPy; True and False are none."""
+    """Return whether a value is an integer of Python or NumPy, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:
-    """Tell whether something is a finite real number of Python or NumPy."""
+    """Return whether a value is a finite real number of Python or NumPy, and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -40,20 +40,17 @@ def check_int(
     *,
     remedy: str | None = None,
 ) -> int:
-    """Take a whole number.
+    """Return an argument as an int.
 
     Args:
         name: Name of the argument.
-        value: What was given.
+        value: Its value.
         minimum: Smallest number allowed; None for any.
         maximum: Largest number allowed; None for any.
-        remedy: What to do about another; None says to correct the argument.
-
-    Returns:
-        The number as an int.
+        remedy: Remedy in the message; by default to correct the argument.
 
     Raises:
-        ConfigError: It is none, or out of bounds.
+        ConfigError: It is not an integer, or out of bounds.
     """
     if (
         not is_int(value)
@@ -63,7 +60,7 @@ def check_int(
         bounds = ("" if minimum is None else f" from {minimum}") + (
             "" if maximum is None else f" to {maximum}"
         )
-        raise bad_argument(name, value, f"a whole number{bounds}", remedy)
+        raise bad_argument(name, value, f"an integer{bounds}", remedy)
     return int(value)
 
 
@@ -77,22 +74,19 @@ def check_number(
     below: float | None = None,
     remedy: str | None = None,
 ) -> float:
-    """Take a finite real number.
+    """Return an argument as a float.
 
     Args:
         name: Name of the argument.
-        value: What was given.
+        value: Its value.
         minimum: Smallest number allowed; None for any.
         maximum: Largest number allowed; None for any.
-        above: Number that it must exceed.
-        below: Number that it must stay below.
-        remedy: What to do about another; None says to correct the argument.
-
-    Returns:
-        The number as a float.
+        above: Lower bound, itself excluded.
+        below: Upper bound, itself excluded.
+        remedy: Remedy in the message; by default to correct the argument.
 
     Raises:
-        ConfigError: It is none, is not finite or out of bounds.
+        ConfigError: It is not a finite real number, or out of bounds.
     """
     if (
         not is_number(value)
@@ -101,26 +95,23 @@ def check_number(
         or (above is not None and value <= above)
         or (below is not None and value >= below)
     ):
-        words = (("from", minimum), ("to", maximum), ("above", above), ("and below", below))
-        bounds = "".join(f" {word} {bound:g}" for word, bound in words if bound is not None)
+        limits = (("from", minimum), ("to", maximum), ("above", above), ("and below", below))
+        bounds = "".join(f" {label} {bound:g}" for label, bound in limits if bound is not None)
         raise bad_argument(name, value, f"a number{bounds}", remedy)
     return float(value)
 
 
 def check_pair(name: str, value: object, expected: str, remedy: str | None = None) -> tuple:
-    """Take two things, which are not looked at.
+    """Return an argument as a tuple of two items, which are not checked.
 
     Args:
         name: Name of the argument.
-        value: What was given.
-        expected: What it should be.
-        remedy: What to do about anything else; None says to correct the argument.
-
-    Returns:
-        The two.
+        value: Its value.
+        expected: Description of the expected value, for the message.
+        remedy: Remedy in the message; by default to correct the argument.
 
     Raises:
-        ConfigError: It is not two.
+        ConfigError: It does not have two items.
     """
     try:
         first, second = value
@@ -132,19 +123,16 @@ def check_pair(name: str, value: object, expected: str, remedy: str | None = Non
 def check_path(
     name: str, value: object, expected: str = "the name of a file", remedy: str | None = None
 ) -> Path:
-    """Take the name of a file or folder.
+    """Return an argument as a path, which need not exist.
 
     Args:
         name: Name of the argument.
-        value: What was given.
-        expected: What it should be.
-        remedy: What to do about anything else; None says to correct the argument.
-
-    Returns:
-        The path; whether it exists is another question.
+        value: Its value.
+        expected: Description of the expected value, for the message.
+        remedy: Remedy in the message; by default to correct the argument.
 
     Raises:
-        ConfigError: It is no text and no path.
+        ConfigError: It is not a string or path.
     """
     if not isinstance(value, str | os.PathLike):
         raise bad_argument(name, value, expected, remedy)
@@ -152,7 +140,7 @@ def check_path(
 
 
 def bad_argument(name: str, value: object, expected: str, remedy: str | None = None) -> ConfigError:
-    """Give the error of an argument that cannot be used."""
+    """Return the error of an argument with an unusable value."""
     return ConfigError(
         f"{name}={short_repr(value)}",
         expected=expected,

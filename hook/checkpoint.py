@@ -1,10 +1,10 @@
-"""Checkpoints, read without running anything that is in them.
+"""Read checkpoints without executing code from them.
 
-A ``.pth`` file is a pickle, and a pickle can name any function to call while it is read. HOOK reads
-every checkpoint with PyTorch's weights-only unpickler and allows, beyond tensors and plain
-containers, only the few harmless types MMEngine writes. :func:`use_safe_loading` makes MMEngine's
-code paths (``resume``, ``load_from``, ``init_cfg=dict(type='Pretrained')``) use this reader too,
-because theirs falls back to full unpickling where the safe way fails.
+A ``.pth`` file is a pickle, which can call any function while it is read. HOOK reads every
+checkpoint with PyTorch's weights-only unpickler and allows, beyond tensors and plain containers,
+only the harmless types that MMEngine writes. :func:`use_safe_loading` applies this reader to
+MMEngine's own loading (``resume``, ``load_from``, ``init_cfg=dict(type='Pretrained')``), which
+otherwise falls back to full unpickling.
 """
 
 import json
@@ -32,10 +32,10 @@ _LISTED_KEYS = 8
 def _safe_types() -> list:
     """Return the types beyond PyTorch's own that an MMEngine checkpoint holds.
 
-    The message hub keeps its curves in :class:`HistoryBuffer` objects of NumPy arrays; dataset meta
-    copied from a config may be a :class:`ConfigDict`. None of their constructors has an effect
-    beyond the object itself. ``getattr``, which MMEngine's own list allows, could reach anything;
-    a function that only finds the four statistics of a history buffer takes its place.
+    The message hub stores curves as :class:`HistoryBuffer` objects of NumPy arrays; dataset meta
+    copied from a config may be a :class:`ConfigDict`. Their constructors have no side effects.
+    ``getattr``, which MMEngine's own list allows, could reach anything, so it is replaced by a
+    function that only returns the four statistics of a history buffer.
     """
     reconstruct = np._core.multiarray._reconstruct
     scalar = np._core.multiarray.scalar
@@ -49,7 +49,7 @@ def _safe_types() -> list:
         reconstruct,
         scalar,
         (_get_statistic, "builtins.getattr"),
-        # NumPy 1 wrote its functions under another module's name.
+        # Module names of NumPy 1.
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (scalar, "numpy.core.multiarray.scalar"),
         *sorted(dtypes, key=lambda dtype: dtype.__name__),
@@ -77,14 +77,14 @@ def load_checkpoint(
         ``.safetensors`` file becomes ``dict(state_dict=..., meta=...)``.
 
     Raises:
-        CheckpointError: The file is missing, truncated, no checkpoint at all, or asks for code to
-            be run when read. Nothing in it has been run.
-        ConfigError: ``path`` is no path.
+        CheckpointError: The file is missing, truncated, not a checkpoint, or would execute code
+            when read. Nothing in it has been executed.
+        ConfigError: ``path`` is not a path.
     """
     path = check_path("checkpoint", path).expanduser()
     if not path.is_file():
         raise CheckpointError(
-            f"checkpoint {path} does not exist" if not path.exists() else f"{path} is no file",
+            f"checkpoint {path} does not exist" if not path.exists() else f"{path} is not a file",
             expected="a checkpoint file written by tools/train.py (.pth) or a .safetensors file",
             found="a folder" if path.is_dir() else "nothing",
             remedy="check the path; a training run lists its files in <work-dir>/last_checkpoint",
@@ -102,14 +102,14 @@ def load_checkpoint(
             f"checkpoint {path} holds no weights",
             expected="a dictionary with 'state_dict', or a state dict",
             found=type(checkpoint).__name__,
-            remedy="give a checkpoint written by tools/train.py or torch.save(model.state_dict())",
+            remedy="use a checkpoint written by tools/train.py or torch.save(model.state_dict())",
         )
     _remove_code(checkpoint)
     return checkpoint
 
 
 def _remove_code(checkpoint: dict) -> None:
-    """Drop ``meta['config']``: MMEngine's ``Runner.resume`` would run it as Python code."""
+    """Drop ``meta['config']``, which MMEngine's ``Runner.resume`` would execute as Python code."""
     meta = checkpoint.get("meta")
     if isinstance(meta, dict):
         meta.pop("config", None)
@@ -132,12 +132,12 @@ def _load_safetensors(path: Path, map_location) -> dict:
         ) from None
     published = meta.pop("hook_model", None)
     if published is not None:
-        # A published model's own words, read with care by hook.zoo; here only what data are named.
+        # Description of a published model, validated by hook.zoo; only the dataset meta is needed.
         try:
             meta["dataset_meta"] = dict(json.loads(published)["dataset_meta"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise CheckpointError(
-                f"checkpoint {path} describes itself in a form that is unknown",
+                f"checkpoint {path} has an unknown model description",
                 expected="a model published by tools/misc/publish_model.py",
                 found=f"{published[:60]!r}",
                 remedy="take models from a source you trust; nothing of this file has been run",
@@ -146,7 +146,7 @@ def _load_safetensors(path: Path, map_location) -> dict:
 
 
 def _explain(path: Path, error: Exception) -> CheckpointError:
-    """Say which of the ways a checkpoint can be bad this one is."""
+    """Return the error that describes why a checkpoint cannot be read."""
     size = path.stat().st_size
     text = str(error)
     asked = re.search(r"(?:GLOBAL|global|class|function)[ :]+`?([\w]+(?:\.[\w]+)+)", text)
@@ -168,21 +168,21 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             f"checkpoint {path} is refused: reading it would run code",
             expected="tensors and plain Python containers",
             found=f"a pickle that names {named}",
-            remedy="take checkpoints only from a source you trust and have them saved again as "
+            remedy="use checkpoints only from a source you trust, saved again as "
             "dict(state_dict=model.state_dict()); nothing of this file has been run",
         )
     return CheckpointError(
-        f"checkpoint {path} cannot be read: it is truncated or no checkpoint",
+        f"checkpoint {path} cannot be read: it is truncated or not a checkpoint",
         expected="a complete file written by torch.save",
-        found=f"{size} bytes that end early or have another format",
-        remedy="copy or download it again, or take an earlier checkpoint of the run",
+        found=f"{size} bytes that end early or have a different format",
+        remedy="copy or download it again, or use an earlier checkpoint of the run",
     )
 
 
 def _first_import(path: Path) -> str | None:
-    """Name the first function or class a bare pickle asks for; nothing of it is run.
+    """Return the first function or class named in a bare pickle, without executing it.
 
-    PyTorch's own reader stops at the newer protocols' opcodes before it comes to any name.
+    PyTorch's reader stops at opcodes of newer protocols before it reaches any name.
     """
     strings: list[str] = []
     try:
@@ -194,7 +194,7 @@ def _first_import(path: Path) -> str | None:
                     return ".".join(strings[-2:]) or "a function"
                 if isinstance(argument, str):
                     strings.append(argument)
-    except (ValueError, IndexError, OSError):  # no pickle at all
+    except (ValueError, IndexError, OSError):  # not a pickle
         return None
     return None
 
@@ -208,8 +208,8 @@ def _is_broken_zip(path: Path) -> bool:
 def use_safe_loading() -> None:
     """Make MMEngine read every checkpoint with :func:`load_checkpoint`.
 
-    After the call, ``Runner.resume``, ``load_from`` and ``init_cfg=dict(type='Pretrained')`` are
-    safe for local files and for addresses MMEngine downloads. Calling it twice does no harm.
+    Afterwards ``Runner.resume``, ``load_from`` and ``init_cfg=dict(type='Pretrained')`` are safe
+    for local files and for URLs that MMEngine downloads. May be called more than once.
     """
     from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -229,7 +229,7 @@ def use_safe_loading() -> None:
 
 
 def _load_like_torch(file, map_location=None, weights_only=None):
-    """Stand in for MMEngine's ``_safe_torch_load``, whose fallback unpickles everything."""
+    """Replace MMEngine's ``_safe_torch_load``, which falls back to full unpickling."""
     if isinstance(file, (str, os.PathLike)):
         return load_checkpoint(file, map_location)
     with torch.serialization.safe_globals(_safe_types()):
@@ -240,7 +240,7 @@ def _load_like_torch(file, map_location=None, weights_only=None):
 
 
 def _download(url: str) -> Path:
-    """Fetch ``url`` into PyTorch's checkpoint folder, once."""
+    """Download ``url`` to PyTorch's checkpoint folder, unless it is there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / Path(url.split("?")[0]).name
     if not target.is_file():
@@ -249,7 +249,7 @@ def _download(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(target))
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint {url} cannot be fetched",
+                f"checkpoint {url} cannot be downloaded",
                 found=str(error),
                 remedy=f"download it by other means and save it as {target}",
             ) from None
@@ -257,7 +257,7 @@ def _download(url: str) -> Path:
 
 
 def get_state_dict(checkpoint: Mapping) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint, without the ``module.`` of a distributed run.
+    """Return the weights of a checkpoint, without the prefix ``module.`` of distributed runs.
 
     Raises:
         CheckpointError: The dictionary holds no tensors.
@@ -275,7 +275,7 @@ def get_state_dict(checkpoint: Mapping) -> dict[str, torch.Tensor]:
             "the checkpoint holds no weights",
             expected="'state_dict' with tensors",
             found=f"keys {', '.join(map(str, list(checkpoint)[:_LISTED_KEYS])) or 'none'}",
-            remedy="give a checkpoint written by tools/train.py",
+            remedy="use a checkpoint written by tools/train.py",
         )
     return weights
 
@@ -283,44 +283,43 @@ def get_state_dict(checkpoint: Mapping) -> dict[str, torch.Tensor]:
 def check_state_dict(
     model: nn.Module, weights: Mapping[str, torch.Tensor], source: str | os.PathLike
 ) -> None:
-    """Compare a checkpoint's weights with a model's, keys and shapes.
+    """Check that a state dict has the keys and shapes of a model, and finite values.
 
     Args:
-        model: The model the weights are meant for.
+        model: The model.
         weights: The checkpoint's state dict.
         source: Name of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: Lists the keys only one side has, and both shapes where they differ; or
-            names the weights that are not finite, as a diverged training leaves them.
+        CheckpointError: Keys or shapes differ, or weights are not finite; the message lists them.
     """
-    own = model.state_dict()
-    # BatchNorm's counter steers nothing in inference, and older checkpoints lack it.
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in weights if k not in own]
+    state = model.state_dict()
+    # BatchNorm's counter has no effect in inference, and older checkpoints lack it.
+    missing = [k for k in state if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in state]
     reshaped = [
-        f"{k}: {tuple(weights[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the model"
-        for k in own
-        if k in weights and weights[k].shape != own[k].shape
+        f"{k}: {tuple(weights[k].shape)} in the checkpoint, {tuple(state[k].shape)} in the model"
+        for k in state
+        if k in weights and weights[k].shape != state[k].shape
     ]
     if not (missing or unexpected or reshaped):
         _check_finite(weights, source)
         return
     found = []
     for label, keys in (
-        ("other shape", reshaped),
+        ("different shape", reshaped),
         ("missing in the checkpoint", missing),
-        ("unknown to the model", unexpected),
+        ("not in the model", unexpected),
     ):
         if keys:
             more = f" and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else ""
             found.append(f"{label} ({len(keys)}): " + "; ".join(keys[:_LISTED_KEYS]) + more)
     raise CheckpointError(
-        f"checkpoint {source} belongs to another model than the config builds",
-        expected=f"the {len(own)} weights of {type(model).__name__} as the config builds it",
+        f"checkpoint {source} does not fit the model of the config",
+        expected=f"the {len(state)} weights of {type(model).__name__} as the config builds it",
         found="\n         ".join(found),
-        remedy="give the config the checkpoint was trained with (it is saved beside it in the "
-        "work dir), or the checkpoint of this config",
+        remedy="use the config that the checkpoint was trained with (it is in the same work dir), "
+        "or the checkpoint of this config",
     )
 
 
@@ -332,31 +331,31 @@ def _check_finite(weights: Mapping[str, torch.Tensor], source: str | os.PathLike
             expected="numbers",
             found=f"NaN or infinity in {', '.join(broken[:_LISTED_KEYS])}"
             + (f" and {len(broken) - _LISTED_KEYS} more" if len(broken) > _LISTED_KEYS else ""),
-            remedy="take an earlier checkpoint of the run; the training diverged",
+            remedy="use an earlier checkpoint of the run; the training diverged",
         )
 
 
 def check_some_weights(
     model: nn.Module, weights: Mapping[str, torch.Tensor], source: str | os.PathLike
 ) -> None:
-    """Refuse to start from a checkpoint none of whose weights fits: training would start afresh.
+    """Check that at least one weight of a state dict fits the model to be fine-tuned.
 
     Args:
-        model: The model to be fine-tuned.
+        model: The model.
         weights: The checkpoint's state dict.
         source: Name of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: Not one weight of the model has its name and shape in the checkpoint.
+        CheckpointError: No weight has the name and shape of one of the model.
     """
-    own = model.state_dict()
-    if any(key in own and weights[key].shape == own[key].shape for key in weights):
+    state = model.state_dict()
+    if any(key in state and weights[key].shape == state[key].shape for key in weights):
         return
     raise CheckpointError(
-        f"checkpoint {source} belongs to another model: none of its weights fits",
-        expected=f"weights such as {', '.join(list(own)[:2])}",
+        f"checkpoint {source} does not fit the model: none of its weights fits",
+        expected=f"weights such as {', '.join(list(state)[:2])}",
         found=", ".join(list(weights)[:_LISTED_KEYS]),
-        remedy="give a checkpoint of this model, convert it (tools/model_converters), or load a "
+        remedy="use a checkpoint of this model, convert it (tools/model_converters), or load a "
         "timm ViT into the blocks with init_cfg=dict(type='Pretrained') of the backbone",
     )
 
@@ -364,17 +363,17 @@ def check_some_weights(
 def check_classes(
     model: nn.Module, checkpoint: Mapping, classes: Sequence[str], source: str | os.PathLike
 ) -> None:
-    """Compare the classes of the data to be tested with those of the model and its checkpoint.
+    """Check that the test data have the classes of the model and its checkpoint.
 
     Args:
         model: Segmentor or classifier.
-        checkpoint: The whole checkpoint, see :func:`load_checkpoint`.
+        checkpoint: The checkpoint, see :func:`load_checkpoint`.
         classes: Class names of the data, in the order of their labels.
         source: Name of the checkpoint, for the message.
 
     Raises:
-        ConfigError: The data have another number of classes than the model, or those of the
-            checkpoint in another order.
+        ConfigError: The number of classes differs from the model's, or their order from the
+            checkpoint's.
     """
     head = getattr(model, "decode_head", None) or getattr(model, "head", None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head
@@ -391,7 +390,7 @@ def check_classes(
     trained = tuple(meta.get("classes") or ()) if isinstance(meta, Mapping) else ()
     if tuple(classes) != trained and set(classes) == set(trained):
         raise ConfigError(
-            f"the data have the classes of checkpoint {source} in another order",
+            f"the data have the classes of checkpoint {source} in a different order",
             expected=", ".join(map(str, trained)),
             found=", ".join(map(str, classes)),
             remedy="order metainfo['classes'] and the labels as in training (label_map can)",
@@ -399,14 +398,10 @@ def check_classes(
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
-    """Load a checkpoint into a model, all of it or nothing.
-
-    Args:
-        model: Model that receives the weights.
-        path: Checkpoint file.
+    """Load a checkpoint file into a model; all weights must fit.
 
     Returns:
-        The whole checkpoint, with ``meta``.
+        The checkpoint, with ``meta``.
 
     Raises:
         CheckpointError: See :func:`load_checkpoint` and :func:`check_state_dict`.
@@ -419,19 +414,19 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
 
 
 def find_resumable(work_dir: str | os.PathLike) -> Path | None:
-    """Return the newest checkpoint of a run that can be read, or None where there is none.
+    """Return the newest readable checkpoint of a run, or None if it has no checkpoints.
 
-    The checkpoint named in ``last_checkpoint`` is tried first. A run that was killed while it wrote
-    may leave that file empty or outdated; then the numbered checkpoints are tried, newest first.
+    The one named in ``last_checkpoint`` is tried first. A run killed while writing may leave that
+    file empty or outdated; then the numbered checkpoints are tried, newest first.
 
     Raises:
-        CheckpointError: There are checkpoints, but none can be read.
+        CheckpointError: None of the checkpoints can be read.
     """
     work_dir = Path(work_dir)
     candidates: list[Path] = []
     pointer = work_dir / "last_checkpoint"
     if pointer.is_file() and (named := pointer.read_text().strip()):
-        # The folder may have been moved since; the name stays.
+        # The folder may have been moved since.
         candidates += [Path(named), work_dir / Path(named).name]
     numbered = [p for p in work_dir.glob("*.pth") if re.fullmatch(r"(epoch|iter)_\d+", p.stem)]
     candidates += sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)

@@ -1,7 +1,7 @@
-"""The exceptions HOOK raises on purpose, and how a command reports them.
+"""Exceptions of HOOK, and how a command reports them.
 
-Every message answers four questions: what is wrong (file or option), what was expected, what was
-found, and what to do about it.
+A message has up to four parts: what is wrong (file or option), what was expected, what was found,
+and the remedy.
 """
 
 import functools
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 
 class HookError(Exception):
-    """Base of all errors a user can mend.
+    """Base class of errors that a user can fix.
 
     Args:
-        what: The file or option concerned and what is wrong with it.
-        expected: What HOOK needed.
-        found: What it got.
-        remedy: What the user can do.
+        what: The file or option and what is wrong with it.
+        expected: Expected value.
+        found: Actual value.
+        remedy: How to fix it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class HookError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self):
-        # Data-loader workers send exceptions through pickle, which knows no keyword arguments.
+        # Data-loader workers pickle exceptions, and pickle passes no keyword arguments.
         return _rebuild, (type(self), self.what, self.expected, self.found, self.remedy)
 
 
@@ -51,15 +51,15 @@ def _rebuild(cls: type[HookError], what, expected, found, remedy) -> HookError:
 
 
 class ConfigError(HookError):
-    """A config file or a command-line option asks for something impossible."""
+    """A config file, argument or command-line option is invalid."""
 
 
 class DataError(HookError):
-    """A data file is missing, unreadable, or not what the config says it is."""
+    """A data file is missing, unreadable, or does not match the config."""
 
 
 class CheckpointError(HookError):
-    """A checkpoint is missing, truncated, unsafe, or belongs to another model."""
+    """A checkpoint is missing, truncated, unsafe, or does not fit the model."""
 
 
 class SceneError(HookError):
@@ -69,8 +69,8 @@ class SceneError(HookError):
 def reports_errors(main: Callable) -> Callable:
     """Decorate a command's ``main`` so that a :class:`HookError` ends it with a clear message.
 
-    The message goes to standard error and the exit status is 1; any other exception keeps its
-    traceback, because it is a defect of HOOK.
+    The message goes to standard error and the exit status is 1. Other exceptions are defects of
+    HOOK and keep their traceback.
     """
 
     @functools.wraps(main)

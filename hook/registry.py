@@ -1,9 +1,9 @@
-"""Child registries of MMEngine's, scope ``hook``.
+"""Child registries of MMEngine's registries, scope ``hook``.
 
 ``parent`` and ``locations`` make ``type='hook.TokenViT'`` resolve in any OpenMMLab config without
-``custom_imports``: MMEngine imports ``hook.registry`` from the scope's name, and a registry imports
-its locations at its first look-up. Registries without classes of ours let configs with
-``default_scope='hook'`` find MMEngine's.
+``custom_imports``: MMEngine imports ``hook.registry`` by the name of the scope, and a registry
+imports its locations at its first look-up. Registries without locations let configs with
+``default_scope='hook'`` find MMEngine's classes.
 """
 
 from mmengine import registry as mmengine_registry
@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 
 
 def _child(parent: str, *locations: str) -> Registry:
-    """Make the child of one of MMEngine's registries."""
+    """Return a child of one of MMEngine's registries."""
     root = getattr(mmengine_registry, parent)
     return Registry(root.name, parent=root, scope="hook", locations=list(locations))
 

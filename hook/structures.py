@@ -1,4 +1,4 @@
-"""Data elements that travel between datasets, models and metrics."""
+"""Data elements passed between datasets, models and metrics."""
 
 from dataclasses import dataclass
 
@@ -11,35 +11,33 @@ from hook.tokenizers import SeedMap, TokenizerOutput, mean_colours, spread_cells
 
 
 class ClsDataSample(BaseDataElement):
-    """One image of a scene-classification batch.
+    """Data sample of scene classification.
 
-    Fields (set by datasets, the classifier, or neither):
+    Fields, all optional:
         gt_label (int): Index of the true class.
-        gt_score (torch.Tensor): (K,) soft target, present after mixup or cutmix.
+        gt_score (torch.Tensor): (K,) soft target, after mixup or cutmix.
         pred_label (int): Index of the predicted class.
         pred_score (torch.Tensor): (K,) class probabilities.
-        valid_mask (mmengine.structures.PixelData): (1, H, W) uint8, one where there are data.
-        tokens (ImageTokens): The tokens that the prediction was made from.
+        valid_mask (mmengine.structures.PixelData): (1, H, W) uint8, 1 where the image has data.
+        tokens (ImageTokens): Tokens of the prediction.
 
-    Meta fields: ``img_path``, ``img_shape``, ``ori_shape``, ``sample_idx``, and ``resolution``,
-    metres per pixel, where it is known.
+    Meta fields: ``img_path``, ``img_shape``, ``ori_shape``, ``sample_idx``, and ``resolution``
+    (metres per pixel) if known.
     """
 
 
 @dataclass
 class ImageTokens:
-    """The tokens of one image as the model used them: ``tokens`` of the data samples it returns.
-
-    Whoever draws, measures or writes tokens reads them here.
+    """Tokens of one image as the model used them, field ``tokens`` of the data samples it returns.
 
     Attributes:
-        output: The tokenizer's output for this image alone, a batch of one.
-        embeddings: (N, D) tokens after the last block, class token left out.
-        seeds: Seeds of this image alone; None of a tokenizer without.
-        image: (C, H', W') the image as the tokenizer got it: normalised and padded.
-        image_valid: (H', W') bool, what the tokenizer was told of it; None: nothing.
+        output: Tokenizer output of this image, a batch of one.
+        embeddings: (N, D) tokens after the last block, without class token.
+        seeds: Seeds of this image; None for a tokenizer without seeds.
+        image: (C, H', W') input of the tokenizer: normalised and padded.
+        image_valid: (H', W') bool, validity passed to the tokenizer; None if none was.
         valid: (H', W') bool, where the image has data; None: everywhere.
-        size: Height and width of the image before it was padded; None: those of ``image``.
+        size: Height and width before padding; None: those of ``image``.
     """
 
     output: TokenizerOutput
@@ -52,29 +50,22 @@ class ImageTokens:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens N that the model used, the class token not counted."""
+        """Number of tokens N that the model used, without class token."""
         return self.output.num_tokens
 
     def token_map(self, everywhere: bool = False) -> np.ndarray:
-        """Give each pixel the token that owns it.
+        """Return the token id of each pixel, (H, W) int64.
 
-        Args:
-            everywhere: Also where the image has no data.
-
-        Returns:
-            (H, W) int64, -1 where the image has no data.
+        It is -1 where the image has no data, unless ``everywhere``.
         """
         return self.spread(self.output.token_map()[0], everywhere)
 
     def spread(self, cells: Tensor, everywhere: bool = False) -> np.ndarray:
-        """Give each pixel the value of its cell.
+        """Return the value of each pixel's cell, (H, W) int64; see :meth:`token_map`.
 
         Args:
             cells: (h, w) integers on the tokenizer's grid.
             everywhere: Also where the image has no data.
-
-        Returns:
-            (H, W) int64, -1 where the image has no data.
         """
         pixels = spread_cells(cells, tuple(self.image.shape[-2:]), self.output.cell).cpu()
         if self.valid is not None and not everywhere:
@@ -83,7 +74,7 @@ class ImageTokens:
         return pixels[:height, :width].to(torch.int64).numpy()
 
     def colours(self) -> Tensor:
-        """Take the mean normalised bands of each cell, (C, h, w)."""
+        """Return the mean normalised bands of each cell, (C, h, w)."""
         known = ~self.image.isnan().any(dim=0)
         if self.image_valid is not None:
             known = known & self.image_valid

@@ -17,7 +17,7 @@ def test_whole_numbers(value):
 def test_what_is_no_whole_number(value):
     with pytest.raises(ConfigError, match="k=") as caught:
         check_int("k", value)
-    assert caught.value.expected == "a whole number from 1"
+    assert caught.value.expected == "an integer from 1"
     assert caught.value.remedy == "correct k"
 
 

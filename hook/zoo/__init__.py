@@ -1,4 +1,4 @@
-"""Models that come with HOOK, and files that are a model by themselves."""
+"""Listed models, and published models in one file."""
 
 from hook.zoo.listing import Entry, download_model, find_model, list_models
 from hook.zoo.published import SUFFIX, PublishedModel, read_published, write_published

@@ -1,4 +1,4 @@
-"""The models that have a name: those in the package, and those to be downloaded."""
+"""The list of models: those in the package, and those to download."""
 
 import difflib
 import hashlib
@@ -29,13 +29,13 @@ class Entry(Provenance):
     """A model in the list.
 
     Attributes:
-        sha256: Of its file.
-        size: Of its file, in bytes.
-        file: File beside the list, for a model that comes with the package.
-        url: Address, for one that does not.
-        classes: Their names.
-        bands: Their names or numbers, in the model's order.
-        resolution: Ground size of a pixel in metres, where it was trained on one.
+        sha256: Checksum of its file.
+        size: Size of its file in bytes.
+        file: File next to the list, for a model in the package.
+        url: URL, for a model to download.
+        classes: Class names.
+        bands: Names or numbers of bands, in the model's order.
+        resolution: Metres per pixel, if the model was trained at one resolution.
     """
 
     sha256: str
@@ -48,12 +48,12 @@ class Entry(Provenance):
 
     @property
     def place(self) -> Path:
-        """Where its file is, or will be once it was downloaded."""
+        """Path of its file, also before the download."""
         return FOLDER / self.file if self.file else cache_folder() / f"{self.name}{SUFFIX}"
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded models: ``$HOOK_HOME/models``, else in the user's cache."""
+    """Return the folder of downloaded models: ``$HOOK_HOME/models`` or in the user's cache."""
     home = os.environ.get("HOOK_HOME")
     if home is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hook")
@@ -66,15 +66,15 @@ def _read_listing(path: Path) -> tuple[Entry, ...]:
 
 
 def list_models() -> list[Entry]:
-    """List all models that have a name."""
+    """Return all listed models."""
     return list(_read_listing(LISTING))
 
 
 def find_entry(name: str) -> Entry:
-    """Find a model by its name.
+    """Return a model of the list by name.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such model.
     """
     if not isinstance(name, str):
         raise bad_argument(
@@ -86,22 +86,16 @@ def find_entry(name: str) -> Entry:
     close = difflib.get_close_matches(name, models, n=3, cutoff=0.4)
     raise ConfigError(
         f"there is no model {name!r}",
-        expected="a name that `hook models list` shows, or a .safetensors file of a model",
-        found="nothing of this name" + (f"; there is {', '.join(close)}" if close else ""),
+        expected="a name from `hook models list`, or a .safetensors file of a model",
+        found="no such name" + (f"; similar: {', '.join(close)}" if close else ""),
         remedy="correct the name or the path",
     )
 
 
 def find_model(name_or_file: str | os.PathLike, progress: bool = True) -> Path:
-    """Return the file of a model, downloaded if it must be.
+    """Return the file of a model, given by name or as a ``.safetensors`` file.
 
-    Args:
-        name_or_file: Name of a model, or a ``.safetensors`` file.
-        progress: Show a progress bar on a terminal.
-
-    Raises:
-        ConfigError: There is no such model.
-        CheckpointError: It cannot be downloaded, or its file is not what it was.
+    See :func:`download_model` for names.
     """
     check_path("model", name_or_file, "the name of a model, or a .safetensors file")
     if str(name_or_file).endswith(SUFFIX):
@@ -112,20 +106,19 @@ def find_model(name_or_file: str | os.PathLike, progress: bool = True) -> Path:
 def download_model(
     name: str, to: str | os.PathLike | None = None, *, progress: bool = True
 ) -> Path:
-    """Fetch a model's file and compare its checksum; what is there already is not fetched again.
+    """Download a model's file, unless it is there, and verify its checksum.
 
     Args:
         name: Name of a model.
-        to: Folder for the file; None leaves a model of the package where it is, and puts others
-            into the cache.
+        to: Folder for the file; None: the package's own file, or the cache.
         progress: Show a progress bar on a terminal.
 
     Returns:
-        The file. It has its name only once it is complete and right.
+        The file.
 
     Raises:
-        ConfigError: There is no such model, or the folder cannot be used.
-        CheckpointError: It cannot be downloaded, or its checksum differs.
+        ConfigError: There is no such model, or the folder cannot be written to.
+        CheckpointError: The model cannot be downloaded, or its checksum differs.
     """
     entry = find_entry(name)
     if to is not None:
@@ -135,14 +128,14 @@ def download_model(
         return target
     if entry.file and to is None:
         raise CheckpointError(
-            f"the file of model {name} is not the one that was published",
+            f"the file of model {name} differs from the published one",
             expected=f"{entry.place} with SHA-256 {entry.sha256}",
             found=f"SHA-256 {found}" if target.is_file() else "no file",
             remedy="install hook-rs again",
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _written_whole(target, entry) as part:
+        with _verified_write(target, entry) as part:
             if entry.file:
                 shutil.copyfile(entry.place, part)
             else:
@@ -158,16 +151,16 @@ def download_model(
 
 
 @contextmanager
-def _written_whole(target: Path, entry: Entry) -> Iterator[Path]:
-    """Give a file its name once its checksum is right."""
+def _verified_write(target: Path, entry: Entry) -> Iterator[Path]:
+    """Write a file to a temporary name, and rename it if its checksum is correct."""
     with atomic_write(target) as part:
         yield part
         if (found := checksum(part)) != entry.sha256:
             raise CheckpointError(
-                f"model {entry.name} arrived with another checksum",
+                f"model {entry.name} has a wrong checksum after the download",
                 expected=f"SHA-256 {entry.sha256}, {entry.size} bytes",
                 found=f"SHA-256 {found}, {part.stat().st_size} bytes",
-                remedy="try again; if it stays so, the file was changed: do not use it",
+                remedy="try again; if it fails again, the file was changed: do not use it",
             )
 
 
@@ -184,15 +177,15 @@ def _fetch(entry: Entry, part: Path, progress: bool) -> None:
                 for chunk in answer.iter_content(_CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-                    if file.tell() > entry.size:  # not what was asked for, and without end perhaps
+                    if file.tell() > entry.size:  # not the listed file
                         break
     except requests.RequestException as error:
         raise CheckpointError(
             f"model {entry.name} cannot be downloaded",
-            expected=f"an answer of {entry.url}",
+            expected=f"an answer from {entry.url}",
             found=_first_cause(error),
-            remedy="connect to the Internet, or fetch the file by other means and give its path "
-            f"in place of the name; put at {entry.place} it is found by its name",
+            remedy="connect to the Internet, or get the file by other means and pass its path "
+            f"instead of the name; saved as {entry.place} it is found by name",
         ) from None
 
 
@@ -203,18 +196,18 @@ def _first_cause(error: BaseException) -> str:
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
-    """An entry as the list holds it, without what is empty."""
+    """Return an entry as a dict, without empty values."""
     return {key: value for key, value in vars(entry).items() if value not in (None, "", [], {})}
 
 
 def add_entry(entry: Entry, listing: Path | None = None) -> None:
-    """Put an entry into a list, the package's by default, in place of one of the same name."""
+    """Add an entry to a list (default: the package's), replacing one of the same name."""
     listing = listing or LISTING
     models = json.loads(listing.read_text())["models"] if listing.is_file() else []
     kept = [model for model in models if model["name"] != entry.name]

@@ -1,8 +1,7 @@
-"""Published models: weights and everything that makes a model of them, in one safetensors file.
+"""Published models: weights and model description in one safetensors file.
 
-The file's metadata hold one JSON text. It describes the model with the types of a fixed list, and
-nothing in it names a file, an address or a module: reading and building it runs no code but HOOK's
-own layers.
+The description is JSON in the file's metadata. It is restricted to a fixed list of types and holds
+no file, URL or module, so that reading and building the model runs no code but HOOK's own layers.
 
 Format of the weights: https://github.com/huggingface/safetensors
 """
@@ -24,7 +23,7 @@ KEY = "hook_model"
 FORMAT = 1
 
 TASKS = ("classification", "segmentation")
-# What a published model may be made of. MMEngine's registries would import any dotted name.
+# Types allowed in a published model; MMEngine's registries would import any dotted name.
 MODEL_TYPES = frozenset(
     "EncoderDecoder FCNHead CrossEntropyLoss hook.CrossEntropyLoss hook.DiceLoss hook.FocalLoss "
     "hook.TokenSegmentor hook.TokenClassifier hook.LinearClsHead "
@@ -36,7 +35,7 @@ PIPELINE_TYPES = frozenset(
     "hook.PackClsSample hook.PackSegSample hook.ScaleBands hook.Albumentations "
     "Resize CenterCrop PadIfNeeded".split()
 )
-# Settings that make a model read a file or an address when it is built.
+# Settings that make a model read a file or URL when it is built.
 _REFUSED_KEYS = frozenset(
     "init_cfg pretrained checkpoint encoder_weights custom_imports _base_ _scope_ file filename "
     "path url".split()
@@ -44,22 +43,22 @@ _REFUSED_KEYS = frozenset(
 META_KEYS = frozenset(
     "classes palette bands scale offset mean std nodata resolution ignore_index".split()
 )
-_DEEPEST, _LARGEST = 12, 65_536
+_MAX_DEPTH, _MAX_VALUE = 12, 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What is known of a model that has a name, beside the model itself.
+    """Origin and quality of a listed model.
 
     Attributes:
         name: Its name.
         task: ``'classification'`` or ``'segmentation'``.
-        config: Name of the config it was trained with.
-        metrics: Numbers, in percent where the config's evaluator gives percent.
-        measured_on: What they were measured on.
-        licence: Of the weights.
-        data: What it was trained on.
-        attribution: What users of the model have to name.
+        config: Name of its training config.
+        metrics: Metrics by name, in percent if the config's evaluator uses percent.
+        measured_on: Data of the metrics.
+        licence: Licence of the weights.
+        data: Training data.
+        attribution: Attribution that users must state.
     """
 
     name: str
@@ -74,13 +73,13 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel(Provenance):
-    """What the file of a published model says of it.
+    """Description of a published model, stored in its file.
 
     Attributes:
-        model: The section ``model`` of a config.
+        model: Section ``model`` of a config.
         dataset_meta: Classes, palette, bands, units, nodata and ground resolution.
-        test_pipeline: Transforms of a test, without loading.
-        default_scope: Scope of type names without one.
+        test_pipeline: Test transforms, without loading.
+        default_scope: Scope of type names without scope.
     """
 
     model: dict[str, Any]
@@ -89,29 +88,29 @@ class PublishedModel(Provenance):
     default_scope: str = "hook"
 
     def to_json(self) -> str:
-        """Write it as the text that the file holds."""
+        """Return the JSON text stored in the file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
 
 def write_published(
     path: str | os.PathLike, card: PublishedModel, weights: Mapping, half: bool = False
 ) -> Path:
-    """Write a published model; the file appears complete or not at all.
+    """Write a published model atomically.
 
     Args:
         path: ``.safetensors`` file.
-        card: What it is.
+        card: Description of the model.
         weights: The model's state dict.
-        half: Store weights in half precision; running statistics of normalisations stay as they
-            are, since half precision has no room for their range.
+        half: Store weights in half precision, except running statistics of normalisations, which
+            may exceed its range.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: The card names what a published model may not hold, or the file cannot be
+        ConfigError: The card has entries not allowed in a published model, or the file cannot be
             written.
-        CheckpointError: A weight does not fit into half precision.
+        CheckpointError: A weight exceeds the range of half precision.
     """
     import torch
     from safetensors.torch import save_file
@@ -137,7 +136,7 @@ def write_published(
             f"{path} cannot be written",
             expected=f"an existing folder {path.parent}",
             found="no such folder",
-            remedy="make it first",
+            remedy="create the folder",
         )
     with atomic_write(path) as part:
         save_file(stored, str(part), metadata={KEY: card.to_json()})
@@ -145,15 +144,12 @@ def write_published(
 
 
 def read_published(path: str | os.PathLike) -> PublishedModel:
-    """Read what a published model is; its weights are read with ``load_checkpoint``.
-
-    Args:
-        path: ``.safetensors`` file.
+    """Read the description of a published model; :func:`load_checkpoint` reads the weights.
 
     Raises:
-        CheckpointError: The file is missing or damaged, is no published model of HOOK, or asks for
-            something that a published model may not hold. Nothing of it has been run.
-        ConfigError: ``path`` is no path.
+        CheckpointError: The file is missing or damaged, is not a published model of HOOK, or has
+            entries not allowed in one. Nothing of it has been executed.
+        ConfigError: ``path`` is not a path.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -163,7 +159,7 @@ def read_published(path: str | os.PathLike) -> PublishedModel:
             f"model {path} does not exist",
             expected=f"a {SUFFIX} file",
             found="a folder" if path.is_dir() else "nothing",
-            remedy="check the path; `hook models list` shows the models that have a name",
+            remedy="check the path; `hook models list` shows the names of models",
         )
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -177,29 +173,29 @@ def read_published(path: str | os.PathLike) -> PublishedModel:
         ) from None
     if text is None:
         raise CheckpointError(
-            f"{path} holds weights, but does not say of which model",
+            f"{path} holds weights without a description of the model",
             expected="a model published by tools/misc/publish_model.py",
             found=f"no metadata {KEY!r}",
-            remedy="give the config too: CONFIG and CHECKPOINT",
+            remedy="pass the config too: CONFIG and CHECKPOINT",
         )
     return _parse(text, path, CheckpointError)
 
 
 def _parse(text: str, path: Path, error: type) -> PublishedModel:
-    """Read the text of a file and refuse what a published model may not hold."""
+    """Parse the description and refuse entries not allowed in a published model."""
 
     def refuse(what: str, expected: object, found: object) -> Exception:
         return error(
             f"model {path} is refused: {what}",
             expected=expected,
             found=found,
-            remedy="take models only from a source you trust; nothing of this one has been run",
+            remedy="use models only from a source you trust; nothing of this one has been run",
         )
 
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise refuse("its description is no JSON", "JSON", problem) from None
+        raise refuse("its description is not JSON", "JSON", problem) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise refuse("its format is unknown", f"format {FORMAT}", found)
@@ -229,9 +225,9 @@ def _parse(text: str, path: Path, error: type) -> PublishedModel:
 
 
 def _check(value: Any, types: frozenset[str], where: str, refuse, depth: int = 0) -> None:
-    """Walk through JSON and refuse unknown types, settings that read files, and huge numbers."""
-    if depth > _DEEPEST:
-        raise refuse(f"{where} is nested too deeply", f"at most {_DEEPEST} levels", "more")
+    """Refuse unknown types, settings that read files, and huge numbers, recursively."""
+    if depth > _MAX_DEPTH:
+        raise refuse(f"{where} is nested too deeply", f"at most {_MAX_DEPTH} levels", "more")
     if isinstance(value, dict):
         for key, part in value.items():
             if key == "type":
@@ -239,15 +235,15 @@ def _check(value: Any, types: frozenset[str], where: str, refuse, depth: int = 0
                     raise refuse(f"{where}.type", f"one of {', '.join(sorted(types))}", part)
                 continue
             if key in _REFUSED_KEYS or key.startswith("_"):
-                raise refuse(f"{where}.{key} is no setting of a published model", "none", part)
+                raise refuse(f"{where}.{key} is not a setting of a published model", "none", part)
             _check(part, types, f"{where}.{key}", refuse, depth + 1)
     elif isinstance(value, list):
         for index, part in enumerate(value):
             _check(part, types, f"{where}[{index}]", refuse, depth + 1)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         is_size = where.startswith(("model", "test_pipeline")) and isinstance(value, int)
-        if not math.isfinite(value) or (is_size and abs(value) > _LARGEST):
-            raise refuse(f"{where} is out of range", f"at most {_LARGEST}", value)
+        if not math.isfinite(value) or (is_size and abs(value) > _MAX_VALUE):
+            raise refuse(f"{where} is out of range", f"at most {_MAX_VALUE}", value)
     elif isinstance(value, str):
         if "://" in value or "\0" in value:
-            raise refuse(f"{where} is an address", "a plain setting", value)
+            raise refuse(f"{where} is a URL", "a plain setting", value)

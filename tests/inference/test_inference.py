@@ -153,7 +153,7 @@ def test_bad_input(cls_run, seg_run, chip, tmp_path):
         predict_files(model, [chip, other], tmp_path / "out")
     with pytest.raises(ConfigError, match="CSV"):
         predict_files(cls_run, [tmp_path / "wide.png"], tmp_path / "out.tif")
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="does not fit the model of the config"):
         load_model((seg_run[0], cls_run[1]))
     with pytest.raises(ConfigError, match="without a checkpoint"):
         predict_files(seg_run[0], [chip])

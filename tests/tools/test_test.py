@@ -101,5 +101,5 @@ def test_classes_that_are_not_the_models_are_refused(seg_run, tools, tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "another order" in done.stderr and "town, field, water" in done.stderr
+    assert "a different order" in done.stderr and "town, field, water" in done.stderr
     assert "Traceback" not in done.stderr

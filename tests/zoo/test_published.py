@@ -86,14 +86,14 @@ def test_unknown_settings_and_other_weights_end_clearly(seg_model, tmp_path):
         load_model(path)
     # The description of a huge model is compared with the file before memory is taken for it.
     rewritten(seg_model, path, lambda c: c["model"]["backbone"].update(embed_dims=65_536))
-    with pytest.raises(CheckpointError, match="belongs to another model"):
+    with pytest.raises(CheckpointError, match="does not fit the model of the config"):
         load_model(path)
 
 
 def test_files_that_are_no_model(tmp_path, seg_model):
     weights = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(2)}, str(weights))
-    with pytest.raises(CheckpointError, match="does not say of which model"):
+    with pytest.raises(CheckpointError, match="weights without a description of the model"):
         load_model(weights)
     weights.write_bytes(seg_model.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -101,7 +101,7 @@ def test_files_that_are_no_model(tmp_path, seg_model):
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(tmp_path / "none.safetensors")
     save_file({"a": torch.zeros(2)}, str(weights), metadata={KEY: "[" * 100_000})
-    with pytest.raises(CheckpointError, match="is no JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         load_model(weights)
 
 
