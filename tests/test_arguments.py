@@ -24,10 +24,10 @@ def test_what_is_no_whole_number(value):
 @pytest.mark.parametrize(
     ("bounds", "words"),
     [
-        ((0,), "a whole number from 0"),
-        ((2, 9), "a whole number from 2 to 9"),
-        ((None, 9), "a whole number to 9"),
-        ((None,), "a whole number"),
+        ((0,), "an integer from 0"),
+        ((2, 9), "an integer from 2 to 9"),
+        ((None, 9), "an integer to 9"),
+        ((None,), "an integer"),
     ],
 )
 def test_bounds_of_whole_numbers(bounds, words):

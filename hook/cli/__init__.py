@@ -1,4 +1,4 @@
-"""The ``hook`` command: thin shells over :mod:`hook.apis`."""
+"""The ``hook`` command, based on :mod:`hook.apis`."""
 
 import argparse
 import sys
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        argv: Arguments after ``hook``; those of the process by default.
+        argv: Arguments after ``hook``; by default those of the process.
 
-    Exit status: 0 when everything asked for was written, 1 for bad input, 2 for a bad option.
+    Exit status: 0 if all output was written, 1 for bad input, 2 for a bad option.
     """
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
@@ -67,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _show_once() -> Callable[..., None]:
-    """Make what prints a warning of HOOK's once and in a line, and leaves others as they are."""
-    usual, told = warnings.showwarning, set()
+    """Return a ``showwarning`` that prints each warning of HOOK once, in one line."""
+    default, shown = warnings.showwarning, set()
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         if category is not UserWarning or not Path(filename).is_relative_to(_PACKAGE):
-            usual(message, category, filename, lineno, file, line)
-        elif str(message) not in told:
-            told.add(str(message))
+            default(message, category, filename, lineno, file, line)
+        elif str(message) not in shown:
+            shown.add(str(message))
             print(f"warning: {message}", file=sys.stderr)
 
     return show

@@ -1,4 +1,4 @@
-"""``python -m hook.cli``, where the ``hook`` command is not on the path."""
+"""``python -m hook.cli``: the ``hook`` command."""
 
 from hook.cli import main
 

@@ -1,4 +1,4 @@
-"""``hook export``: a model to an ONNX file."""
+"""``hook export``: export a model to ONNX."""
 
 import argparse
 import sys
@@ -11,10 +11,10 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "export",
         help="export a model to ONNX, for QGIS and other programs",
-        description="Export a segmentation or a classification to an ONNX file and compare it "
-        "with PyTorch. It takes images (B, C, H, W) of the raster's own values divided by 255 and "
-        "gives class probabilities; normalisation is inside. The QGIS plugin Deepness reads "
-        "segmentations with all their settings. Needs pip install 'hook-rs[export]'.",
+        description="Export a segmentation or classification to an ONNX file and compare it with "
+        "PyTorch. Input: images (B, C, H, W) of raster values divided by 255. Output: class "
+        "probabilities; normalisation is included. The QGIS plugin Deepness reads segmentations "
+        "with all their settings. Needs pip install 'hook-rs[export]'.",
     )
     add_model_arguments(parser)
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
@@ -22,7 +22,7 @@ def add_parser(commands) -> None:
         "--window",
         type=positive_int,
         metavar="PIXELS",
-        help="side of the images (default: the size the model was made for)",
+        help="side of the images (default: the model's input size)",
     )
     parser.add_argument(
         "--num-tokens",
@@ -34,7 +34,7 @@ def add_parser(commands) -> None:
         "--opset",
         type=positive_int,
         metavar="N",
-        help="version of ONNX's operators (default: 18, the oldest there is)",
+        help="version of ONNX's operators (default: 18, the oldest possible)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")

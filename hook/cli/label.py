@@ -1,4 +1,4 @@
-"""``hook label``: classes for all regions from labels of a few."""
+"""``hook label``: classify all regions from labels of a few."""
 
 import argparse
 import sys
@@ -10,13 +10,12 @@ def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
     parser = commands.add_parser(
         "label",
-        help="classify all regions after labels of a few",
-        description="Fit a small classifier to the regions that have a label, and give every "
-        "region class_id, class_name and score. LABELS are points or polygons in any CRS, or a "
-        ".csv of region_id (the row of REGIONS, from 0) and class. A polygon labels the regions of "
-        "which it covers more than half, else that of which it covers most. OUTPUT is GeoPackage "
-        "(.gpkg), GeoParquet (.parquet), FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS "
-        "84).",
+        help="classify all regions from labels of a few",
+        description="Fit a small classifier to the labelled regions and write class_id, class_name "
+        "and score of every region. LABELS are points or polygons in any CRS, or a .csv of "
+        "region_id (the row of REGIONS, from 0) and class. A polygon labels the regions it covers "
+        "by more than half, else the one it covers most. OUTPUT is GeoPackage (.gpkg), GeoParquet "
+        "(.parquet), FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS 84).",
     )
     parser.add_argument(
         "regions", metavar="REGIONS", help="file that 'hook regions' wrote, .parquet or .gpkg"
@@ -27,27 +26,26 @@ def add_parser(commands) -> None:
         "--field",
         default="class",
         metavar="NAME",
-        help="field of LABELS that holds the class (default: class)",
+        help="class field of LABELS (default: class)",
     )
     parser.add_argument(
         "--method",
         choices=("linear", "mean"),
         default="linear",
-        help="logistic regression (default), or the class with the nearest mean by cosine",
+        help="logistic regression (default), or nearest class mean by cosine",
     )
     parser.add_argument(
         "--features",
         choices=("embedding", "bands"),
         default="embedding",
-        help="what tells regions apart: embeddings (default), or means and standard deviations of "
-        "bands",
+        help="embeddings (default), or means and standard deviations of bands",
     )
     parser.add_argument(
         "--strength",
         type=positive,
         default=1.0,
         metavar="C",
-        help="of the labels against the penalty of '--method linear' (default 1)",
+        help="inverse strength of the penalty of '--method linear' (default 1)",
     )
     parser.add_argument(
         "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"

@@ -1,4 +1,4 @@
-"""``hook models``: the models that have a name."""
+"""``hook models``: list and download trained models."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "models",
         help="list and download trained models",
-        description="Models that commands take as '--model NAME', and Python as load_model(NAME): "
+        description="Models for '--model NAME' of the commands, and load_model(NAME) in Python: "
         "some come with HOOK, others are downloaded once.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -19,14 +19,14 @@ def add_parser(commands) -> None:
         help="show all models",
         description="Show name, task, bands, classes, score, size and licence of all models.",
     )
-    listing.add_argument("--json", action="store_true", help="everything that is known, as JSON")
+    listing.add_argument("--json", action="store_true", help="all fields, as JSON")
     listing.set_defaults(run=_list)
     download = actions.add_parser(
         "download",
-        help="fetch a model's file",
-        description="Fetch a model's file, compare its checksum, and print where it is. Without "
-        "--to a model that comes with HOOK stays where it is, and others go to "
-        "$HOOK_HOME/models, else ~/.cache/hook/models, where they are found by their names.",
+        help="download a model's file",
+        description="Download a model's file, verify its checksum and print its path. Without "
+        "--to, models that come with HOOK are not copied, and others go to $HOOK_HOME/models or "
+        "~/.cache/hook/models, where they are found by name.",
     )
     download.add_argument("name", metavar="NAME", help="a model that 'hook models list' shows")
     download.add_argument("--to", metavar="DIR", help="folder for the file")
@@ -35,7 +35,7 @@ def add_parser(commands) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    """Show the models."""
+    """Print the models."""
     from hook.apis import list_models
 
     models = list_models()
@@ -70,7 +70,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
-    """Fetch a model."""
+    """Download a model."""
     from hook.apis import download_model
 
     print(download_model(args.name, args.to, progress=not args.quiet))

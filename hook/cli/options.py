@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and the types of their values."""
+"""Options shared by several subcommands, and the types of their values."""
 
 import argparse
 import contextlib
@@ -10,16 +10,16 @@ from typing import Any
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose arguments CONFIG and CHECKPOINT give way to ``--model``."""
+    """A parser that drops the arguments CONFIG and CHECKPOINT if ``--model`` is given."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse; where ``--model`` is given, nothing stands for CONFIG and CHECKPOINT."""
+        """Parse arguments, without CONFIG and CHECKPOINT if ``--model`` is given."""
         given = list(args or ())
-        own = given[: given.index("--")] if "--" in given else given
-        if any(word.partition("=")[0] == "--model" for word in own):
+        options = given[: given.index("--")] if "--" in given else given
+        if any(option.partition("=")[0] == "--model" for option in options):
             replaced = ("config", "checkpoint")
             for action in self._actions:
-                if action.dest == "chip":  # an option that is followed by the two
+                if action.dest == "chip":  # takes CONFIG and CHECKPOINT too
                     action.nargs, action.metavar = 1, "FILE"
             self.set_defaults(**dict.fromkeys(replaced))
             for group in (self, *self._action_groups):
@@ -28,9 +28,9 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        """End with the message; of ``--chip`` say that a model's name is enough."""
+        """Exit with the message; for ``--chip`` add that a model's name is enough."""
         chip = next((action for action in self._actions if action.dest == "chip"), None)
-        # Too few words after it, or so few that it took REGIONS and OUTPUT for its own.
+        # Too few values, or so few that REGIONS and OUTPUT were taken for them.
         of_chip = message.startswith("argument --chip") or "are required" in message
         if chip is not None and chip.nargs == 3 and of_chip:
             message += (
@@ -41,42 +41,39 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and CHECKPOINT, and ``--model`` in their place."""
+    """Add CONFIG and CHECKPOINT, and ``--model`` as the alternative."""
     parser.add_argument("config", metavar="CONFIG", help="config the model was trained with")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
     add_model_option(parser)
 
 
-def add_model_option(parser: argparse.ArgumentParser, whose: str = "") -> None:
-    """Add ``--model``."""
+def add_model_option(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add ``--model``, with a prefix of its help."""
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{whose} in place of CONFIG and CHECKPOINT: a model that 'hook models list' shows, "
-        "or a published .safetensors file".strip(),
+        help=f"{prefix} instead of CONFIG and CHECKPOINT: a model from 'hook models list', or a "
+        "published .safetensors file".strip(),
     )
 
 
 def model_of(args: argparse.Namespace) -> str | tuple[str, str]:
-    """Give what :func:`hook.apis.load_model` takes: a name, or a config and its checkpoint."""
+    """Return the model argument of :func:`hook.apis.load_model`: a name, or a pair."""
     return (args.config, args.checkpoint) if args.model is None else args.model
 
 
 def add_scene_command(
     commands, name: str, output: str, *, default_overlap: float, tta: bool = True, **texts: str
 ) -> argparse.ArgumentParser:
-    """Add a subcommand that makes something from a whole scene, with the options all of them have.
+    """Add a subcommand for whole scenes, with the common options, and return its parser.
 
     Args:
         commands: Subparsers of ``hook``.
         name: Name of the subcommand.
         output: Help of OUTPUT.
         default_overlap: Default of ``--overlap``.
-        tta: Whether there is ``--tta``.
+        tta: Add ``--tta``.
         **texts: ``help`` and ``description`` of the subcommand.
-
-    Returns:
-        Its parser.
     """
     parser = commands.add_parser(name, **texts)
     add_model_arguments(parser)
@@ -84,35 +81,38 @@ def add_scene_command(
         "input",
         metavar="INPUT",
         nargs="+",
-        help="scene: any raster GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
-        "several of one area, the first in front where they overlap",
+        help="scene: any raster that GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
+        "several of one area; where they overlap, the first one counts",
     )
     parser.add_argument("output", metavar="OUTPUT", help=output)
     parser.add_argument(
         "--window",
         type=positive_int,
         metavar="PIXELS",
-        help="side of the model's window (default: the size the model was made for)",
+        help="side of the model's window (default: the model's input size)",
     )
     parser.add_argument(
         "--overlap",
         type=overlap,
         default=default_overlap,
-        metavar="SHARE",
-        help="of neighbouring windows: a fraction, or whole pixels (default %(default)s)",
+        metavar="FRACTION",
+        help="overlap of windows: a fraction, or pixels from 1 (default %(default)s)",
     )
     parser.add_argument(
         "--bidx",
         type=band_indexes,
         metavar="BANDS",
-        help="bands of the scene in the model's order, 1-based: 4,3,2 or 1..3 (default: those "
-        "the config names)",
+        help="1-based bands of the scene in the model's order: 4,3,2 or 1..3 (default: as in the "
+        "config)",
     )
     parser.add_argument(
-        "--nodata", type=nodata, metavar="VALUE", help="replaces the scene's own: a number or nan"
+        "--nodata",
+        type=nodata,
+        metavar="VALUE",
+        help="overrides the scene's nodata value: a number or nan",
     )
     parser.add_argument(
-        "--aoi", metavar="FILE", help="only what lies in the polygons of this vector file"
+        "--aoi", metavar="FILE", help="restrict to the polygons of this vector file"
     )
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
@@ -120,7 +120,7 @@ def add_scene_command(
     parser.add_argument(
         "--cluster",
         metavar="local|ADDRESS",
-        help="share the scene among processes: start some here, or join the workers of the Dask "
+        help="distribute the scene: start local processes, or use the workers of the Dask "
         "scheduler at this address",
     )
     parser.add_argument(
@@ -130,23 +130,21 @@ def add_scene_command(
         metavar="N",
         help="number of processes of '--cluster local' (default 2)",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what an interrupted run left"
-    )
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
     add_run_options(parser, batch_size=4, unit="windows", tta=tta)
     return parser
 
 
 def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) -> None:
-    """Make what a subcommand makes from a scene, and print what was done.
+    """Run a subcommand on a scene, and print its report.
 
     Args:
-        args: Options, whose names are those of the arguments of ``kind`` and ``request``.
-        kind: Class of :mod:`hook.apis` made of a model.
-        request: Class of what is asked of it.
+        args: Options, named as the arguments of ``kind`` and ``request``.
+        kind: Class of :mod:`hook.apis` that takes a model.
+        request: Class of its request.
     """
-    asked = request(**arguments_of(args, request), progress=not args.quiet)
-    report = kind(model_of(args), **arguments_of(args, kind)).run(asked)
+    scene_request = request(**arguments_of(args, request), progress=not args.quiet)
+    report = kind(model_of(args), **arguments_of(args, kind)).run(scene_request)
     if getattr(args, "dry_run", False):
         print(report)
     elif not args.quiet:
@@ -156,7 +154,7 @@ def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) ->
 def arguments_of(
     args: argparse.Namespace, function: Callable, given: Sequence[str] = ("model", "checkpoint")
 ) -> dict[str, Any]:
-    """Take the arguments of a function that have the names of options, but for those given."""
+    """Return the options that are arguments of a function, except those already given."""
     names = set(inspect.signature(function).parameters) - set(given)
     return {name: value for name, value in vars(args).items() if name in names}
 
@@ -164,7 +162,7 @@ def arguments_of(
 def add_run_options(
     parser: argparse.ArgumentParser, batch_size: int, unit: str, tta: bool = True
 ) -> None:
-    """Add the options of every command that runs a model and writes files."""
+    """Add the options of commands that run a model and write files."""
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
         "--batch",
@@ -173,13 +171,13 @@ def add_run_options(
         type=positive_int,
         default=batch_size,
         metavar="N",
-        help=f"{unit} per pass of the model (default {batch_size})",
+        help=f"{unit} per batch (default {batch_size})",
     )
     if tta:
         parser.add_argument(
             "--tta",
             choices=("flip", "d4"),
-            help=f"average over flips, or flips and quarter turns (d4), of the {unit}",
+            help=f"average over flips, or flips and 90-degree rotations (d4), of the {unit}",
         )
     parser.add_argument(
         "--num-tokens",
@@ -192,46 +190,46 @@ def add_run_options(
 
 
 def option_type(
-    kind: Callable[[str], Any], accepts: Callable[[Any], bool], words: str
+    kind: Callable[[str], Any], accepts: Callable[[Any], bool], expected: str
 ) -> Callable[[str], Any]:
-    """Make the type of an option.
+    """Return the type of an option.
 
     Args:
-        kind: Reads the text; may raise a ValueError.
-        accepts: Tells whether a value can be used.
-        words: What the text should be, for the message.
+        kind: Parses the text; may raise a ValueError.
+        accepts: Returns whether a value is valid.
+        expected: Description of valid texts, for the message.
     """
 
     def read(text: str) -> Any:
         with contextlib.suppress(ValueError):
             if accepts(value := kind(text)):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
     return read
 
 
-positive_int = option_type(int, lambda value: value >= 1, "a whole number from 1")
-row_number = option_type(int, lambda value: value >= 0, "a whole number from 0")
+positive_int = option_type(int, lambda value: value >= 1, "an integer from 1")
+row_number = option_type(int, lambda value: value >= 0, "an integer from 0")
 not_negative = option_type(float, lambda value: 0 <= value < math.inf, "a number from 0")
 positive = option_type(float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
 def overlap(text: str) -> float | int:
-    """Read an overlap: a fraction below 1, or whole pixels."""
+    """Parse an overlap: a fraction below 1, or an integer number of pixels."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf") or (value >= 1 and value != int(value)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a fraction from 0 to below 1 nor whole pixels"
+            f"{text!r} is neither a fraction from 0 to below 1 nor a number of pixels"
         )
     return int(value) if value >= 1 else value
 
 
 def band_indexes(text: str) -> list[int]:
-    """Read bands as rasterio's ``--bidx`` does: ``4,3,2``, ``1..3``, ``5``."""
+    """Parse bands as rasterio's ``--bidx`` does: ``4,3,2``, ``1..3``, ``5``."""
     indexes: list[int] = []
     try:
         for part in text.split(","):
@@ -247,7 +245,7 @@ def band_indexes(text: str) -> list[int]:
 
 
 def nodata(text: str) -> float | str:
-    """Read a nodata value: a number or ``nan``."""
+    """Parse a nodata value: a number or ``nan``."""
     if text.lower() == "nan":
         return "nan"
     try:
@@ -258,7 +256,7 @@ def nodata(text: str) -> float | str:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """Read a creation option ``KEY=VALUE``."""
+    """Parse a creation option ``KEY=VALUE``."""
     key, sign, value = text.partition("=")
     if not sign or not key or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")

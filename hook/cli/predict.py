@@ -1,4 +1,4 @@
-"""``hook predict``: single images to classes or masks."""
+"""``hook predict``: classify or segment single images."""
 
 import argparse
 import csv
@@ -13,7 +13,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "predict",
         help="classify or segment single images",
-        description="Classify or segment single images, each as a whole. A classification gives "
+        description="Classify or segment single images, each as a whole. A classification writes "
         "CSV (file, class, scores), a segmentation one GeoTIFF mask per image.",
     )
     add_model_arguments(parser)
@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(model_of(args), device=args.device)
     if is_segmentation(model) and args.out is None:
         raise ConfigError(
-            "--out is missing: a segmentation gives masks",
+            "--out is missing: a segmentation writes masks",
             expected="--out FOLDER, or --out FILE.tif for one image",
-            remedy="say where the masks go with --out",
+            remedy="add --out",
         )
     options = arguments_of(args, predict_files, ("model", "device"))
     predictions = predict_files(model, **options, progress=not args.quiet)

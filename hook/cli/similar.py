@@ -1,4 +1,4 @@
-"""``hook similar``: the regions that look like another."""
+"""``hook similar``: find similar regions."""
 
 import argparse
 import functools
@@ -11,12 +11,12 @@ def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
     parser = commands.add_parser(
         "similar",
-        help="find more regions like one",
-        description="Find the regions whose embeddings have the largest cosine with that of a "
-        "region, a place, an area or a chip. OUTPUT is GeoPackage (.gpkg) or GeoParquet "
+        help="find similar regions",
+        description="Find the regions whose embeddings have the largest cosine similarity to a "
+        "region, a point, an area or a chip. OUTPUT is GeoPackage (.gpkg) or GeoParquet "
         "(.parquet), which can be searched again, FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; "
-        "in WGS 84). It has the fields of REGIONS, region_id (the row of REGIONS, from 0) and "
-        "similarity, the most similar first.",
+        "in WGS 84), with the fields of REGIONS, region_id (the row of REGIONS, from 0) and "
+        "similarity, sorted by similarity.",
     )
     parser.add_argument(
         "regions", metavar="REGIONS", help="file that 'hook regions' wrote, .parquet or .gpkg"
@@ -24,48 +24,48 @@ def add_parser(commands) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
     queries = parser.add_mutually_exclusive_group(required=True)
     queries.add_argument(
-        "--at", nargs=2, type=float, metavar=("X", "Y"), help="like the region at this place"
+        "--at", nargs=2, type=float, metavar=("X", "Y"), help="similar to the region at this point"
     )
     queries.add_argument(
-        "--id", type=row_number, metavar="N", help="like this region: its row, from 0"
+        "--id", type=row_number, metavar="N", help="similar to this region: its row, from 0"
     )
     queries.add_argument(
         "--polygon",
         metavar="FILE",
-        help="like the area in the polygons of this vector file: the mean of the regions it "
-        "overlaps, weighted by area",
+        help="similar to the polygons of this vector file: the mean of the regions they overlap, "
+        "weighted by area",
     )
     queries.add_argument(
         "--chip",
         nargs=3,
         metavar=("FILE", "CONFIG", "CHECKPOINT"),
-        help="like this image, embedded by the model that the regions are from: the mean of its "
-        "tokens, weighted by pixels; with --model, --chip FILE",
+        help="similar to this image, embedded by the model of the regions: the mean of its tokens, "
+        "weighted by pixels; with --model, --chip FILE",
     )
     add_model_option(parser, "of --chip")
     parser.add_argument(
-        "--crs", metavar="CRS", help="of --at, such as EPSG:4326 (default: that of REGIONS)"
+        "--crs", metavar="CRS", help="CRS of --at, such as EPSG:4326 (default: CRS of REGIONS)"
     )
     parser.add_argument(
-        "--token", type=row_number, metavar="N", help="of --chip: this token alone, from 0"
+        "--token", type=row_number, metavar="N", help="of --chip: only this token, from 0"
     )
     parser.add_argument(
         "--embedding",
         choices=("tokens", "seeds"),
         default="tokens",
-        help="of --chip: what REGIONS are embedded by (default: tokens)",
+        help="of --chip: embedding of REGIONS (default: tokens)",
     )
     parser.add_argument(
         "-k", type=positive_int, default=50, metavar="N", help="regions to find (default 50)"
     )
     parser.add_argument(
-        "--keep-query", action="store_true", help="let the regions of the query be found too"
+        "--keep-query", action="store_true", help="keep the regions of the query in the result"
     )
     parser.add_argument(
         "--layer", default="similar", metavar="NAME", help="name of the layer (default: similar)"
     )
     parser.add_argument(
-        "--device", default="cpu", help="of --chip's model: cpu (default), cuda, cuda:1, ..."
+        "--device", default="cpu", help="for --chip: cpu (default), cuda, cuda:1, ..."
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
@@ -77,11 +77,11 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from hook.apis.search import find_similar
 
     if args.crs is not None and args.at is None:
-        parser.error("--crs is that of --at; files have their own")
+        parser.error("--crs is for --at only; files have a CRS")
     if args.token is not None and args.chip is None:
-        parser.error("--token is one of --chip's")
+        parser.error("--token is for --chip only")
     if args.model is not None and args.chip is None:
-        parser.error("--model is that of --chip")
+        parser.error("--model is for --chip only")
     chip, *pair = args.chip or (None,)
     found = find_similar(
         **arguments_of(args, find_similar, ("chip", "model")),

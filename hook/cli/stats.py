@@ -1,4 +1,4 @@
-"""``hook stats``: areas of the classes of a map."""
+"""``hook stats``: measure the area of each class."""
 
 import argparse
 import sys
@@ -11,9 +11,9 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "stats",
         help="measure the area of each class",
-        description="Measure the area of each class of a map, as a whole or by zone: CSV of class, "
-        "pixels, square metres, hectares and share of the valid area. Areas are true also in a "
-        "geographic CRS and in Mercator.",
+        description="Measure the area of each class of a map, in total or by zone: CSV of class, "
+        "pixels, square metres, hectares and share of the valid area. Areas are correct in any "
+        "CRS, geographic ones and Mercator included.",
     )
     parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
     parser.add_argument(
@@ -22,7 +22,7 @@ def add_parser(commands) -> None:
         help="polygons in any vector format and CRS: one row per zone and class",
     )
     parser.add_argument(
-        "--zone-field", metavar="NAME", help="field that names the zones (default: feature id)"
+        "--zone-field", metavar="NAME", help="name field of the zones (default: feature id)"
     )
     parser.add_argument(
         "--out", "-o", metavar="FILE.csv", help="file to write (default: standard output)"

@@ -1,4 +1,4 @@
-"""``hook style``: names and colours of a class map."""
+"""``hook style``: write class names and colours of a map."""
 
 import argparse
 import sys
@@ -8,15 +8,15 @@ def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
     parser = commands.add_parser(
         "style",
-        help="give a class map names and colours",
-        description="Write names and colours of classes beside a map: MAP.aux.xml for GDAL and a "
-        ".qml for QGIS. The map itself stays as it is.",
+        help="write class names and colours of a map",
+        description="Write names and colours of classes next to a map: MAP.aux.xml for GDAL and a "
+        ".qml for QGIS. The map itself is not changed.",
     )
     parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help=".json or .csv of value, name, colour (#rrggbb) (default: the map's own, or defaults)",
+        help=".json or .csv of value, name, colour (#rrggbb); default: as in the map, or generated",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace names and colours")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")

@@ -1,4 +1,4 @@
-"""``hook tokens``: pictures of the tokens of an image."""
+"""``hook tokens``: draw the tokens of an image."""
 
 import argparse
 import sys
@@ -9,13 +9,13 @@ from hook.errors import ConfigError
 counts = option_type(
     lambda text: [int(part) for part in text.split(",")],
     lambda counts: min(counts) >= 1,
-    "a list of whole numbers such as 2,4,8,16",
+    "a list of integers such as 2,4,8,16",
 )
 token = option_type(
     int,
     lambda number: number >= 0,
-    "the number of a token, from 0; without a number add --at ROW COL, the pixel whose token is "
-    "meant, and let --attention be the last word",
+    "a token id, from 0; without an id add --at ROW COL, a pixel of the token, and put --attention "
+    "last",
 )
 
 
@@ -23,13 +23,13 @@ def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
     parser = commands.add_parser(
         "tokens",
-        help="picture the tokens of an image",
-        description="Picture which regions of an image became which token: the image, the regions "
-        "outlined and numbered, and a legend with their shares and classes. --attention shows "
-        "where one token looks, --counts the image in several numbers of tokens.",
+        help="draw the tokens of an image",
+        description="Draw the tokens of an image: the image, the outlined and numbered regions of "
+        "its tokens, and a legend with their area shares and classes. --attention shows the "
+        "attention of one token, --counts the image with several numbers of tokens.",
     )
     add_model_arguments(parser)
-    parser.add_argument("file", metavar="FILE", help="GeoTIFF, PNG or JPEG; it is read whole")
+    parser.add_argument("file", metavar="FILE", help="GeoTIFF, PNG or JPEG, read completely")
     parser.add_argument("out", metavar="OUT.png", help="picture to write")
     number = parser.add_mutually_exclusive_group()
     number.add_argument(
@@ -50,15 +50,15 @@ def add_parser(commands) -> None:
         type=token,
         const=-1,
         metavar="T",
-        help="where token T looks (from 0), or without T the token that owns the pixel of --at",
+        help="attention of token T (from 0), or without T of the token of the pixel --at",
     )
     parser.add_argument(
         "--at",
         nargs=2,
         type=int,
         metavar=("ROW", "COL"),
-        help="a pixel of the image, from 0: its token for --attention; with --counts, the regions "
-        "that hold it are lit",
+        help="a pixel of the image, from 0: its token for --attention; with --counts, its regions "
+        "are highlighted",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
@@ -87,26 +87,26 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together, before a model is loaded."""
+    """Refuse options that contradict each other, before a model is loaded."""
     if not args.out.lower().endswith(".png"):
         raise ConfigError(
             f"{args.out}: pictures are written as PNG",
-            expected="a name in .png",
-            remedy="give the picture a name ending in .png",
+            expected="a name ending in .png",
+            remedy="choose a name ending in .png",
         )
     if args.attention == -1 and args.at is None:
         raise ConfigError(
-            "one token is to be shown",
-            expected="its number, or a pixel that it owns",
+            "--attention shows one token",
+            expected="its id, or one of its pixels",
             found="--attention alone",
-            remedy="give one of the two: --attention T, or --attention --at ROW COL",
+            remedy="use --attention T, or --attention --at ROW COL",
         )
     if args.counts is not None and args.attention is not None:
         raise ConfigError(
-            "--counts and --attention are two pictures", remedy="ask for one after the other"
+            "--counts and --attention exclude each other", remedy="run the command for each"
         )
     if args.at is not None and args.counts is None and args.attention is None:
         raise ConfigError(
-            "--at says which token of --attention, or which place of --counts",
+            "--at selects the token of --attention, or the pixel of --counts",
             remedy="add --attention or --counts, or leave --at out",
         )

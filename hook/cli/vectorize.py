@@ -1,4 +1,4 @@
-"""``hook vectorize``: a class map to polygons."""
+"""``hook vectorize``: convert a class map to polygons."""
 
 import argparse
 import sys
@@ -10,10 +10,10 @@ def add_parser(commands) -> None:
     """Add the subcommand to the subparsers of ``hook``."""
     parser = commands.add_parser(
         "vectorize",
-        help="turn a class map into polygons",
-        description="Turn the regions of a class map into polygons that cover it once, with class, "
-        "mean score, area and perimeter. OUTPUT is GeoPackage (.gpkg), GeoParquet (.parquet), "
-        "FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS 84).",
+        help="convert a class map to polygons",
+        description="Convert the regions of a class map to polygons without gaps or overlaps, "
+        "with class, mean score, area and perimeter. OUTPUT is GeoPackage (.gpkg), GeoParquet "
+        "(.parquet), FlatGeobuf (.fgb) or GeoJSON (.geojson, .json; in WGS 84).",
     )
     parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
     parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
@@ -22,19 +22,19 @@ def add_parser(commands) -> None:
         type=not_negative,
         default=0,
         metavar="M2",
-        help="dissolve smaller regions into their largest neighbour (square metres)",
+        help="dissolve smaller regions (square metres) into their largest neighbour",
     )
     parser.add_argument(
         "--simplify",
         type=not_negative,
         default=0,
         metavar="TOLERANCE",
-        help="smooth common edges, in units of the map's CRS; holds all polygons in memory",
+        help="smooth edges, tolerance in units of the map's CRS; holds all polygons in memory",
     )
     parser.add_argument(
         "--scores",
         metavar="FILE.tif",
-        help="confidence (one band) or class probabilities, for the mean score of each polygon",
+        help="confidence (one band) or class probabilities, for the mean score of the polygons",
     )
     parser.add_argument(
         "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"

@@ -103,7 +103,7 @@ def test_a_file_takes_the_place_of_a_name(seg_model, scenes, tmp_path):
         (["map", "a.tif", "b.tif"], 2, "required: INPUT, OUTPUT"),
         (["map", "--model", NAME, "b.tif"], 2, "OUTPUT"),
         (["similar", "r", "o", "--chip", "a.tif"], 2, "expected 3 arguments"),
-        (["similar", "r", "o", "--id", "1", "--model", NAME], 2, "--model is that of --chip"),
+        (["similar", "r", "o", "--id", "1", "--model", NAME], 2, "--model is for --chip only"),
         (["models"], 2, "ACTION"),
         (["models", "download", "nobody"], 1, "there is no model 'nobody'"),
     ],

@@ -60,8 +60,8 @@ def test_files_are_replaced_only_where_asked(seg_run, scene, tmp_path, capsys):
     [
         ("x.jpg", [], "written as PNG"),
         ("x.png", ["--at", "1", "1"], "add --attention or --counts"),
-        ("x.png", ["--counts", "2", "--attention", "1"], "two pictures"),
-        ("x.png", ["--attention"], "one token is to be shown"),
+        ("x.png", ["--counts", "2", "--attention", "1"], "exclude each other"),
+        ("x.png", ["--attention"], "--attention shows one token"),
         ("x.png", ["--attention", "1", "--at", "1", "1"], "one token is to be shown"),
         ("x.png", ["--attention", "4"], "no such token"),
         ("x.png", ["--attention", "--at", "1", "30"], "outside the image"),

@@ -64,7 +64,7 @@ def test_workers_load_it_from_its_file(seg_model):
         (lambda c: c["model"].update(custom_imports=["evil"]), "custom_imports"),
         (lambda c: c["test_pipeline"].append(dict(type="LoadImageFromFile")), "test_pipeline"),
         (lambda c: c["model"]["backbone"].update(embed_dims=10**9), "out of range"),
-        (lambda c: c["model"].update(note="https://example.org/x.pth"), "an address"),
+        (lambda c: c["model"].update(note="https://example.org/x.pth"), "is a URL"),
         (lambda c: c["dataset_meta"].update(_base_="x"), "dataset_meta"),
         (lambda c: c["dataset_meta"].pop("classes"), "names no classes"),
         (lambda c: c.update(format=99), "its format is unknown"),
