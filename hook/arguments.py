@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -137,6 +138,23 @@ def check_path(
     if not isinstance(value, str | os.PathLike):
         raise bad_argument(name, value, expected, remedy)
     return Path(value)
+
+
+def rename_option(options: dict, old: str, new: str) -> dict:
+    """Accept the deprecated name of a keyword argument, with a warning.
+
+    Args:
+        options: Keyword arguments of a function.
+        old: Deprecated name.
+        new: Name in this version.
+
+    Returns:
+        The options under their names of this version.
+    """
+    if old not in options:
+        return options
+    warnings.warn(f"{old}= is deprecated: use {new}=", DeprecationWarning, stacklevel=3)
+    return {new if name == old else name: value for name, value in options.items()}
 
 
 def bad_argument(name: str, value: object, expected: str, remedy: str | None = None) -> ConfigError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hook.arguments import rename_option
 from hook.engine.models import num_classes_of
 from hook.geo.arrays import read_class_map, require_xarray
 from hook.geo.styles import distinct_palette
@@ -15,7 +16,7 @@ from hook.inference.models import Model, join_checkpoint
 from hook.inference.scenes import SceneModel
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapReport, map_scene
-from hook.scenes.forecast import Forecast, forecast
+from hook.scenes.estimate import Estimate, estimate
 from hook.scenes.grid import overlap_pixels
 from hook.scenes.mapping import plan_map
 from hook.scenes.request import MapRequest
@@ -80,7 +81,7 @@ class SceneMapper(SceneModel):
 
     def map(
         self, input: Any, output: str | os.PathLike | None = None, **options: Any
-    ) -> "MapReport | Forecast | xarray.DataArray":
+    ) -> "MapReport | Estimate | xarray.DataArray":
         """Map a scene.
 
         Args:
@@ -90,7 +91,7 @@ class SceneMapper(SceneModel):
                 array.
             **options: Of :class:`hook.scenes.MapRequest`: ``window``, ``overlap``, ``batch_size``,
                 ``bidx``, ``nodata``, ``aoi``, ``blend``, ``scores``, ``scores_path``, ``vectors``,
-                ``min_area``, ``simplify``, ``taken``, ``creation_options``, ``cluster``,
+                ``min_area``, ``simplify``, ``datetime``, ``creation_options``, ``cluster``,
                 ``workers``, ``resume``, ``overwrite``, ``progress``, ``dry_run``.
 
         Returns:
@@ -102,15 +103,16 @@ class SceneMapper(SceneModel):
             DataError: The scene lacks the model's bands.
             SceneError: See :func:`hook.scenes.map_scene`.
         """
+        options = rename_option(options, "taken", "datetime")
         return self.run(MapRequest(input, output, **options))
 
-    def run(self, request: MapRequest) -> "MapReport | Forecast | xarray.DataArray":
+    def run(self, request: MapRequest) -> "MapReport | Estimate | xarray.DataArray":
         """Map a scene as a request says; returns and raises as :meth:`map`."""
         if request.output is None and not request.dry_run:
             require_xarray("the map")
         return super().run(request)
 
-    def _run(self, request: MapRequest) -> MapReport | Forecast:
+    def _run(self, request: MapRequest) -> MapReport | Estimate:
         request, segments = self.resolved(request), self.function.segments
         step = request.window - overlap_pixels(request.overlap, request.window)
         classes = dict(
@@ -120,7 +122,7 @@ class SceneMapper(SceneModel):
             cell=None if segments else step,
         )
         if request.dry_run:
-            return forecast(self.function, *plan_map(request, **classes))
+            return estimate(self.function, *plan_map(request, **classes))
         fingerprint = self.fingerprint()
         hyperparameters = {
             "weights_sha256": fingerprint["weights"],

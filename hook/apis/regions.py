@@ -8,8 +8,7 @@ from typing import Any
 import geopandas
 from torch import nn
 
-from hook.arguments import check_int, is_int
-from hook.errors import ConfigError
+from hook.arguments import check_int, rename_option
 from hook.geo.vector import read_vectors
 from hook.inference.models import Model, join_checkpoint
 from hook.inference.regions import RegionPredictor
@@ -31,12 +30,13 @@ class RegionExtractor(SceneModel):
             scene.
         num_tokens: Number of tokens per window; None takes the model's.
         threads: CPU threads of each process; None leaves PyTorch's choice.
-        min_region: Smallest connected part of a token in pixels; a smaller one goes to the
+        min_region_pixels: Smallest connected part of a token in pixels; a smaller one goes to the
             neighbour it looks most like, so that regions have no specks. 0 keeps all.
         embedding: What the regions' embeddings are: ``"tokens"``, the last block's, which the
             parts of a token share; or ``"seeds"``, means and standard deviations of the region's
             own seeds (4 x 4 pixels each) after object perception, which tell regions apart that
             the model was not trained to tell apart.
+        min_region: Deprecated: the old name of ``min_region_pixels``.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model has no tokens.
@@ -57,24 +57,21 @@ class RegionExtractor(SceneModel):
         device: str = "cpu",
         num_tokens: int | None = None,
         threads: int | None = None,
-        min_region: int = 0,
+        min_region_pixels: int = 0,
         embedding: str = "tokens",
+        min_region: int | None = None,
     ) -> None:
-        if is_int(min_region) and min_region < 0:
-            raise ConfigError(
-                "min_region is below zero",
-                expected="a number of pixels",
-                found=min_region,
-                remedy="0 keeps parts of any size",
-            )
-        min_region = check_int("min_region", min_region, minimum=0)
+        if min_region is not None:
+            old = {"min_region": min_region}
+            min_region_pixels = rename_option(old, "min_region", "min_region_pixels").popitem()[1]
+        min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
         super().__init__(
             RegionPredictor,
             join_checkpoint(model, checkpoint),
             device,
             threads,
             num_tokens=num_tokens,
-            min_region=min_region,
+            min_region_pixels=min_region_pixels,
             embedding=embedding,
         )
 

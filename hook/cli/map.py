@@ -3,6 +3,7 @@
 import argparse
 
 from hook.cli.options import (
+    add_old_spelling,
     add_scene_command,
     key_value,
     kinds_of_scores,
@@ -68,11 +69,12 @@ def add_parser(commands) -> None:
         "stay common",
     )
     parser.add_argument(
-        "--taken",
+        "--datetime",
         metavar="TIME",
-        help="when the scene was taken, for the map's STAC Item: 2024-05-31, 2024-05-31T10:20:30Z "
-        "or first/last (default: as the scene's tags tell)",
+        help="acquisition time of the scene, for the map's STAC Item: 2024-05-31, "
+        "2024-05-31T10:20:30Z or first/last (default: as the scene's tags tell)",
     )
+    add_old_spelling(parser, "--taken", "--datetime")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (default fp32)"
     )

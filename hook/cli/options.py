@@ -189,6 +189,31 @@ def add_run_options(
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
 
 
+def add_old_spelling(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Accept the deprecated spelling of an option, with a warning.
+
+    Args:
+        parser: Parser that has the option.
+        old: Deprecated spelling, ``--taken``.
+        new: Spelling of the option, ``--datetime``.
+    """
+    option = parser._option_string_actions[new]
+
+    class OldSpelling(argparse.Action):
+        def __call__(self, parser, namespace, values, option_string=None):
+            print(f"warning: {old} is deprecated: use {new}", file=sys.stderr)
+            setattr(namespace, self.dest, values)
+
+    parser.add_argument(
+        old,
+        dest=option.dest,
+        type=option.type,
+        action=OldSpelling,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
 def option_type(
     kind: Callable[[str], Any], accepts: Callable[[Any], bool], expected: str
 ) -> Callable[[str], Any]:

@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from hook.cli.options import add_scene_command, option_type, run_on_scene
+from hook.cli.options import add_old_spelling, add_scene_command, option_type, run_on_scene
 
 
 def add_parser(commands) -> None:
@@ -26,13 +26,14 @@ def add_parser(commands) -> None:
         help="a polygon for each connected part of a token, not a multipolygon for the token",
     )
     parser.add_argument(
-        "--min-region",
+        "--min-region-pixels",
         type=int,
         default=0,
         metavar="PIXELS",
         help="smallest connected part of a token; a smaller one goes to the neighbour it looks "
         "most like (default: keep all)",
     )
+    add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument(
         "--embedding",
         choices=("tokens", "seeds"),

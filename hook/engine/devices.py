@@ -15,12 +15,13 @@ from hook.errors import ConfigError
 Movable = TypeVar("Movable", Tensor, nn.Module)
 
 
-def to_device(part: Movable, device: str) -> Movable:
+def to_device(part: Movable, device: str, name: str = "device") -> Movable:
     """Move a tensor or a module to a device.
 
     Args:
         part: What to move.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+        name: What the message calls it.
 
     Raises:
         ConfigError: There is no such device, or it is full.
@@ -29,20 +30,20 @@ def to_device(part: Movable, device: str) -> Movable:
         return part.to(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
-            f"device {device} cannot be used",
+            f"{name} {device} cannot be used",
             expected="cpu, or cuda where PyTorch finds a GPU",
             found=str(error).splitlines()[0],
             remedy="leave the device out to run on the CPU",
         ) from None
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, name: str = "device") -> None:
     """Refuse a device that is not there.
 
     Raises:
         ConfigError: It is not.
     """
-    to_device(torch.empty(0), device)
+    to_device(torch.empty(0), device, name)
 
 
 def list_devices(device: str) -> list[str]:

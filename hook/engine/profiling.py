@@ -196,7 +196,7 @@ def prepare(settings: StepSettings) -> None:
     setup_environment()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    check_device(settings.device)
+    check_device(settings.device, "--device")
     if settings.compile:
         require_compiler()
 

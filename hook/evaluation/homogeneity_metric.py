@@ -39,7 +39,7 @@ class HomogeneityMetric(BaseMetric):
     Args:
         tolerance: Largest distance at which boundaries match, Euclidean, in pixels, this value
             included.
-        min_region: Smallest connected part of a token that stays, in pixels (see
+        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all. Not for a
             ``token_map`` of a sample's own.
         ignore_index: Label of pixels that do not count.
@@ -53,21 +53,21 @@ class HomogeneityMetric(BaseMetric):
     def __init__(
         self,
         tolerance: float = 3,
-        min_region: int = 0,
+        min_region_pixels: int = 0,
         ignore_index: int = 255,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         check_tolerance(tolerance, "hook.HomogeneityMetric: tolerance")
-        if min_region < 0:
+        if min_region_pixels < 0:
             raise ConfigError(
-                "hook.HomogeneityMetric: min_region is below zero",
+                "hook.HomogeneityMetric: min_region_pixels is below zero",
                 expected="a number of pixels",
-                found=min_region,
-                remedy="set min_region to 0 to keep all parts, or to a number of pixels",
+                found=min_region_pixels,
+                remedy="set min_region_pixels to 0 to keep all parts, or to a number of pixels",
             )
-        self.tolerance, self.min_region = tolerance, min_region
+        self.tolerance, self.min_region_pixels = tolerance, min_region_pixels
         self.ignore_index = ignore_index
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -98,7 +98,7 @@ class HomogeneityMetric(BaseMetric):
         if "token_map" in sample:
             regions = sample["token_map"]["data"].squeeze(0).cpu().numpy()
         elif "tokens" in sample:
-            regions = token_regions(sample["tokens"], self.min_region)
+            regions = token_regions(sample["tokens"], self.min_region_pixels)
         else:
             raise ConfigError(
                 "hook.HomogeneityMetric got samples without tokens",

@@ -272,12 +272,14 @@ def merge_fragments(regions: np.ndarray, min_size: int = 16) -> np.ndarray:
     return connected_components(np.where(parts >= 0, np.append(target, -1)[parts], -1))
 
 
-def token_regions(tokens: ImageTokens, min_region: int = 0, everywhere: bool = False) -> np.ndarray:
+def token_regions(
+    tokens: ImageTokens, min_region_pixels: int = 0, everywhere: bool = False
+) -> np.ndarray:
     """Give each pixel its token, and small parts of tokens to what they look like.
 
     Args:
         tokens: The tokens of an image.
-        min_region: Smallest connected part of a token that stays, in pixels (see
+        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
             :func:`merge_by_colour`); 0 keeps all, as does a grid, whose tokens all have one size.
         everywhere: Also where the image has no data.
 
@@ -285,10 +287,10 @@ def token_regions(tokens: ImageTokens, min_region: int = 0, everywhere: bool = F
         (H, W) int64 index of the token, -1 where the image has no data.
     """
     output = tokens.output
-    if not min_region or output.assign == "grid" or output.cell is None:
+    if not min_region_pixels or output.assign == "grid" or output.cell is None:
         return tokens.token_map(everywhere)
     cells, colours = output.token_map()[0].cpu().numpy(), tokens.colours().cpu().numpy()
-    cells = merge_by_colour(cells, colours, -(-min_region // output.cell**2))
+    cells = merge_by_colour(cells, colours, -(-min_region_pixels // output.cell**2))
     return tokens.spread(torch.from_numpy(cells), everywhere)
 
 

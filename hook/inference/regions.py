@@ -25,7 +25,7 @@ class RegionPredictor:
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
         num_tokens: Number of tokens of every window; None takes the model's.
-        min_region: Smallest connected part of a token that stays, in pixels (see
+        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all.
         embedding: ``"tokens"``: the last block's tokens. ``"seeds"``: means and standard deviations
             of the seeds of a region, after object perception.
@@ -39,14 +39,14 @@ class RegionPredictor:
 
     Raises:
         ConfigError: The model is in training mode, has no tokens, or not the seeds to embed by; or
-            ``min_region`` is no whole number from 0.
+            ``min_region_pixels`` is no whole number from 0.
     """
 
     def __init__(
         self,
         model: nn.Module,
         num_tokens: int | None = None,
-        min_region: int = 0,
+        min_region_pixels: int = 0,
         embedding: str = "tokens",
         resolution: float | None = None,
     ) -> None:
@@ -71,11 +71,11 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
-        min_region = check_int("min_region", min_region, minimum=0)
+        min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
         self.model = model
         self._predict = WindowPredictor(model, num_tokens=num_tokens, resolution=resolution)
         self._by_seeds = embedding == "seeds"
-        self._min_region = min_region
+        self._min_region_pixels = min_region_pixels
         self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
         if self._by_seeds:
             self.embed_dims = 2 * int(backbone.tokenizer.seed_dims)
@@ -99,7 +99,7 @@ class RegionPredictor:
         from hook.evaluation.superpixels import token_regions  # with scikit-image and SciPy
 
         scores, tokens = self._predict.with_tokens(windows, valid)
-        token_ids = [token_regions(one, self._min_region, everywhere=True) for one in tokens]
+        token_ids = [token_regions(one, self._min_region_pixels, everywhere=True) for one in tokens]
         embeddings = seeds = seed_of_pixel = token_scores = None
         if self._by_seeds:  # images of one size have equally many
             seeds = [one.seeds.features.flatten(0, 2).float().cpu().numpy() for one in tokens]

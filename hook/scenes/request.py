@@ -136,14 +136,14 @@ class MapRequest(SceneRequest):
             or ``.geojson``, see :func:`hook.scenes.polygonize`.
         min_area: Dissolve polygons below this many square metres into their largest neighbour.
         simplify: Tolerance of the polygons' edges in units of the scene's CRS.
-        taken: Time of the scene for the map's STAC Item: ``"2024-05-31"``,
+        datetime: Time of the scene for the map's STAC Item: ``"2024-05-31"``,
             ``"2024-05-31T10:20:30Z"`` or two of these as ``"first/last"``; None for that in the
             tags of the scene's files.
         creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
         dry_run: Write nothing; estimate windows, memory, disk and time.
 
     Raises:
-        SceneError: ``taken`` is no time.
+        SceneError: ``datetime`` is no time.
     """
 
     blend: str = "hann"
@@ -153,7 +153,7 @@ class MapRequest(SceneRequest):
     vectors: str | os.PathLike | None = None
     min_area: float = 0
     simplify: float = 0
-    taken: str | None = None
+    datetime: str | None = None
     creation_options: Mapping[str, object] | None = None
     dry_run: bool = False
 
@@ -168,10 +168,10 @@ class MapRequest(SceneRequest):
             raise bad_argument("scores", self.scores, expected)
         kinds = (self.scores,) if isinstance(self.scores, str) else tuple(self.scores)
         self._set(scores=kinds)
-        if not isinstance(self.taken, str | None):
-            raise bad_argument("taken", self.taken, "a date or two, such as '2024-05-31'")
-        if self.taken is not None:
-            parse_time_span(self.taken)
+        if not isinstance(self.datetime, str | None):
+            raise bad_argument("datetime", self.datetime, "a date or two, such as '2024-05-31'")
+        if self.datetime is not None:
+            parse_time_span(self.datetime)
         if not isinstance(self.creation_options, Mapping | None):
             expected = "a dict such as {'COMPRESS': 'ZSTD'}"
             raise bad_argument("creation_options", self.creation_options, expected)
@@ -185,8 +185,8 @@ class MapRequest(SceneRequest):
 
     @property
     def times(self) -> TimeSpan | None:
-        """First and last moment of the scene, where ``taken`` tells."""
-        return None if self.taken is None else parse_time_span(self.taken)
+        """First and last moment of the scene, where ``datetime`` tells."""
+        return None if self.datetime is None else parse_time_span(self.datetime)
 
     @property
     def scores_file(self) -> Path | None:

@@ -239,7 +239,7 @@ def parse_time_span(text: str) -> TimeSpan:
             "time of the scene",
             expected="2024-05-31, 2024-05-31T10:20:30Z or two of these as first/last",
             found=f"{text}: {error}",
-            remedy="write the time like one of these (--taken)",
+            remedy="write the time like one of these (--datetime)",
         ) from None
     return first, last
 

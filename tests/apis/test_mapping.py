@@ -64,7 +64,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
             tmp_path / name / "map.tif",
             overlap=0,
             vectors=tmp_path / name / "map.gpkg",
-            taken="2020-05-01/2020-05-02",
+            datetime="2020-05-01/2020-05-02",
             progress=False,
         )
         texts.append((tmp_path / name / "map.json").read_text("utf-8"))
@@ -102,7 +102,7 @@ def test_the_item_beside_a_map_tells_of_scene_and_model(seg_run, scenes, tmp_pat
     assert details["config"] == "tiny_seg"
     assert (details["window"], details["overlap"], details["blend"]) == (32, 0, "hann")
     with pytest.raises(SceneError, match="time of the scene"):
-        SceneMapper(seg_run).map(scene, tmp_path / "x.tif", taken="yesterday", progress=False)
+        SceneMapper(seg_run).map(scene, tmp_path / "x.tif", datetime="yesterday", progress=False)
 
 
 def test_a_map_without_colours_of_its_own_has_those_of_every_picture(seg_run, scenes, tmp_path):
@@ -480,7 +480,7 @@ def test_wrong_options_of_a_mapper(mapper, options):
         dict(scores=3),
         dict(scores_path=3),
         dict(vectors=3),
-        dict(taken=3),
+        dict(datetime=3),
         dict(output=3),
     ],
 )
@@ -492,3 +492,11 @@ def test_wrong_options_of_a_map(mapper, scenes, tmp_path, options, as_array):
         mapper.map(scene, **arguments)
     assert caught.value.remedy
     assert not list(tmp_path.iterdir())
+
+
+def test_the_old_name_of_the_time(seg_run, scenes, tmp_path):
+    scene, output = scenes / "images" / "first.tif", tmp_path / "map.tif"
+    with pytest.warns(DeprecationWarning, match="taken= is deprecated: use datetime="):
+        SceneMapper(seg_run).map(scene, output, taken="2024-05-31", progress=False)
+    item = json.loads(output.with_suffix(".json").read_text())
+    assert item["properties"]["start_datetime"].startswith("2024-05-31")

@@ -96,7 +96,7 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
     scene = scenes / "images" / "second.tif"
     sizes = {}
     for least in (0, 64):
-        report = RegionExtractor(seg_run, min_region=least).extract(
+        report = RegionExtractor(seg_run, min_region_pixels=least).extract(
             scene, tmp_path / f"{least}.parquet", explode=True, progress=False
         )
         table = geopandas.read_parquet(tmp_path / f"{least}.parquet")
@@ -106,8 +106,8 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
     # Nodata and the cores of windows still cut regions, so some stay below.
     assert len(sizes[64]) < len(sizes[0])
     assert (sizes[64] < 64).mean() < (sizes[0] < 64).mean()
-    with pytest.raises(ConfigError, match="min_region is below zero"):
-        RegionExtractor(seg_run, min_region=-1)
+    with pytest.raises(ConfigError, match="min_region_pixels=-1"):
+        RegionExtractor(seg_run, min_region_pixels=-1)
 
 
 def test_any_number_of_tokens(seg_run, scenes, tmp_path):
@@ -252,8 +252,8 @@ def extractor(seg_run):
 @pytest.mark.parametrize("value", ["x", 2.5, True, None])
 def test_min_region_of_the_wrong_type(extractor, value):
     for make in (RegionExtractor, RegionPredictor):
-        with pytest.raises(ConfigError, match="min_region="):
-            make(extractor.model, min_region=value)
+        with pytest.raises(ConfigError, match="min_region_pixels="):
+            make(extractor.model, min_region_pixels=value)
 
 
 @pytest.mark.parametrize("value", ["a", 2.5])
@@ -284,3 +284,11 @@ def test_wrong_options_of_an_extraction(extractor, scenes, tmp_path, options):
     with pytest.raises(ConfigError, match=f"{next(iter(options))}="):
         extractor.extract(scenes / "images" / "third.tif", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_old_name_of_the_smallest_region(seg_run, scenes):
+    with pytest.warns(DeprecationWarning, match="min_region= is deprecated: use min_region_pixels"):
+        old = RegionExtractor(seg_run, min_region=9)
+    new = RegionExtractor(seg_run, min_region_pixels=9)
+    scene = scenes / "images" / "second.tif"
+    assert old.extract(scene, progress=False).equals(new.extract(scene, progress=False))

@@ -1,5 +1,7 @@
 """``hook map`` in this process: files, options, exit status."""
 
+import json
+
 import geopandas
 import numpy as np
 import pytest
@@ -81,3 +83,11 @@ def test_bad_options_exit_with_two(option, capsys):
         _run("c", "k", "in.tif", "out.tif", *option)
     assert caught.value.code == 2
     assert option[0] in capsys.readouterr().err
+
+
+def test_old_spelling_of_the_time(seg_run, scenes, tmp_path, capsys):
+    scene, out = scenes / "images" / "first.tif", tmp_path / "map.tif"
+    _run(*seg_run, scene, out, "--taken", "2024-05-31", "--quiet")
+    assert capsys.readouterr().err == "warning: --taken is deprecated: use --datetime\n"
+    item = json.loads(out.with_suffix(".json").read_text())
+    assert item["properties"]["start_datetime"].startswith("2024-05-31")

@@ -64,3 +64,13 @@ def test_bad_options_exit_with_two(option, capsys):
         _run("c", "k", "in.tif", "out.parquet", *option)
     assert caught.value.code == 2
     assert option[0] in capsys.readouterr().err
+
+
+def test_old_spelling_of_the_smallest_region(seg_run, scenes, tmp_path, capsys):
+    scene = scenes / "images" / "second.tif"
+    _run(*seg_run, scene, tmp_path / "old.gpkg", "--min-region", "9", "--quiet")
+    warning = "warning: --min-region is deprecated: use --min-region-pixels\n"
+    assert capsys.readouterr().err == warning
+    _run(*seg_run, scene, tmp_path / "new.gpkg", "--min-region-pixels", "9", "--quiet")
+    old, new = (geopandas.read_file(tmp_path / name) for name in ("old.gpkg", "new.gpkg"))
+    assert old.equals(new)

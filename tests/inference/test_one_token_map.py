@@ -209,14 +209,14 @@ def test_few_tokens_of_many(monkeypatch):
 
 
 def test_small_parts_are_merged_alike(monkeypatch):
-    """The metric and the regions agree on ``min_region`` too."""
+    """The metric and the regions agree on ``min_region_pixels`` too."""
     tokenizer = dict(
         type="hook.HookTokenizer", preset="fast", img_size=32, seed_dims=16, num_tokens=6
     )
     model, (image, valid) = build(tokenizer), picture((32, 40))
     sample, _ = answer(model, image, valid, None)
     merged = token_regions(sample.tokens, 64)
-    regions = RegionPredictor(model, min_region=64)(image[None], valid[None]).token_ids[0]
+    regions = RegionPredictor(model, min_region_pixels=64)(image[None], valid[None]).token_ids[0]
     np.testing.assert_array_equal(np.where(valid, regions, -1), merged)
     assert (merged != sample.tokens.token_map()).any()
 

@@ -24,7 +24,7 @@ def test_options_become_plain_values():
         batch_size=np.int16(3),
         bidx=np.array([3, 1]),
         scores="probs",
-        taken="2024-05-31",
+        datetime="2024-05-31",
     )
     assert (request.output, request.scores) == (Path("map.tif"), ("probs",))
     assert request.scores_file == Path("map.scores.tif")
@@ -74,7 +74,7 @@ def test_an_overlap_in_pixels_is_compared_with_the_window_once_that_is_known():
 
 def test_wrong_options_of_maps_and_regions():
     with pytest.raises(SceneError, match="time of the scene"):
-        MapRequest("scene.tif", "map.tif", taken="yesterday")
+        MapRequest("scene.tif", "map.tif", datetime="yesterday")
     with pytest.raises(ConfigError, match="scores need a file"):
         MapRequest("scene.tif", scores="probs")
     with pytest.raises(TypeError, match="merge"):

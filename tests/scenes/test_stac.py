@@ -151,7 +151,7 @@ def test_time_of_the_scene(write_scene, softmax_of_bands, tmp_path, tags, times,
     scene = write_scene(rng.random((2, 20, 20), np.float32))
     with rasterio.open(scene, "r+") as target:
         target.update_tags(**tags)
-    item, _ = make(softmax_of_bands, scene, tmp_path / "out", window=16, taken=times)
+    item, _ = make(softmax_of_bands, scene, tmp_path / "out", window=16, datetime=times)
     keys = ("datetime", "start_datetime", "end_datetime")
     assert tuple(item["properties"][key] for key in keys if key in item["properties"]) == expected
     assert ("not known" in item["properties"]["description"]) == (expected[-1][:4] == "2099")

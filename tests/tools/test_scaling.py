@@ -33,13 +33,13 @@ def _point(side, seconds, memory):
     return {"side": side, "seconds": seconds, "peak_memory_bytes": memory, "skipped": None}
 
 
-def test_forecast(tool):
-    assert tool.forecast([], [], 128) == 0
-    assert tool.forecast([128], [1.0], 256) == pytest.approx(4)  # linear in the pixels
-    assert tool.forecast([64, 128], [1.0, 8.0], 256) == pytest.approx(64)  # as it grew: cubic
-    assert tool.forecast([64, 128], [1.0, 1.1], 256) == pytest.approx(4.4)  # at least linear
-    assert tool.forecast([64, 128], [1.0, 99.0], 256) == pytest.approx(99 * 16)  # at most quartic
-    assert tool.forecast([64, 128], [0.0, 0.0], 256) == 0
+def test_estimate(tool):
+    assert tool.estimate([], [], 128) == 0
+    assert tool.estimate([128], [1.0], 256) == pytest.approx(4)  # linear in the pixels
+    assert tool.estimate([64, 128], [1.0, 8.0], 256) == pytest.approx(64)  # as it grew: cubic
+    assert tool.estimate([64, 128], [1.0, 1.1], 256) == pytest.approx(4.4)  # at least linear
+    assert tool.estimate([64, 128], [1.0, 99.0], 256) == pytest.approx(99 * 16)  # at most quartic
+    assert tool.estimate([64, 128], [0.0, 0.0], 256) == 0
 
 
 def test_reasons_to_skip(tool):

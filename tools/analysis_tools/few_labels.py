@@ -28,6 +28,7 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from hook.apis import classify_regions, load_model
+from hook.cli.options import add_old_spelling
 from hook.engine.configs import add_config_options, build_dataset, load_config, setup_environment
 from hook.engine.profiling import prepare_output, shown_command, write_json
 from hook.errors import ConfigError, DataError, reports_errors
@@ -55,8 +56,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--measured-on", default="splits/test.txt", metavar="LIST")
     parser.add_argument("--num-tokens", type=int, metavar="K", help="default: the models' own")
     parser.add_argument(
-        "--min-region", type=int, default=0, metavar="PIXELS", help="smallest part of a token"
+        "--min-region-pixels",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="smallest part of a token",
     )
+    add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument("--per-class", type=int, default=10, help="labels (default 10)")
     parser.add_argument("--draws", type=int, default=20, help="random draws (default 20)")
     parser.add_argument("--method", choices=("linear", "mean"), default="linear")
@@ -141,7 +147,7 @@ def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[P
     """Cut all images into the regions of a model, and into as many of SLIC's."""
     number = len(config.metainfo["classes"])
     predict, perceive = (
-        RegionPredictor(model, args.num_tokens, args.min_region, kind) for kind in EMBEDDINGS
+        RegionPredictor(model, args.num_tokens, args.min_region_pixels, kind) for kind in EMBEDDINGS
     )
     own, slic = Pool(), Pool()
     for split in (args.labels_from, args.measured_on):

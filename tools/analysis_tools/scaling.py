@@ -88,7 +88,7 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     return args, read_step_settings(args, parser)
 
 
-def forecast(sides: Sequence[int], values: Sequence[float], side: int) -> float:
+def estimate(sides: Sequence[int], values: Sequence[float], side: int) -> float:
     """Expect a time or a memory at the next side.
 
     It grows by the power seen between the last two sides, but at least linearly in the pixels (the
@@ -132,10 +132,10 @@ def reason_to_skip(
         return {"reason": reason, "detail": f"as at {points[-1]['side']} pixels"}
     done = [point for point in points if not point["skipped"]]
     sides = [point["side"] for point in done]
-    seconds = forecast(sides, [point["seconds"] for point in done], side)
+    seconds = estimate(sides, [point["seconds"] for point in done], side)
     if seconds > max_seconds:
         return {"reason": "time", "detail": f"a step would take about {seconds:.3g} s"}
-    memory = forecast(sides, [point["peak_memory_bytes"] or 0 for point in done], side)
+    memory = estimate(sides, [point["peak_memory_bytes"] or 0 for point in done], side)
     if max_memory is not None and memory > max_memory:
         return {"reason": "memory", "detail": f"a step would take about {memory / 2**30:.3g} GiB"}
     return None

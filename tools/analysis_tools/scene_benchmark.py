@@ -47,7 +47,7 @@ from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapRequest, WindowGrid, map_scene
-from hook.scenes.forecast import forecast
+from hook.scenes.estimate import estimate
 from hook.scenes.mapping import plan_map
 from hook.scenes.reader import SceneReader
 from hook.visualization.drawing import figure_to_rgb
@@ -303,7 +303,7 @@ def _weigh(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dic
     options = dict(window=window, overlap=args.overlap, batch_size=args.batch, progress=False)
     request = MapRequest(scene, output, **options)
     model = PixelwiseModel()
-    told = forecast(model, *plan_map(request, num_classes=PIXELWISE_CLASSES))
+    told = estimate(model, *plan_map(request, num_classes=PIXELWISE_CLASSES))
     before = _peak_memory()
     begun = time.perf_counter()
     map_scene(model, request, num_classes=PIXELWISE_CLASSES)

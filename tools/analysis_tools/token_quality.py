@@ -11,9 +11,9 @@ Goes over the config's test images, which need masks. Two comparisons for every 
 
 Both put the tokens of ``--beside`` models in rows of their own, such as tokenizers that have never
 seen the data, each with SLIC in as many regions. ``--diffusion-steps`` lets neighbouring seeds of
-like colour share their tokens before any map is made (see HookTokenizer), and ``--min-region``
-gives connected parts of tokens below an area to the neighbour they look most like; SLIC has a step
-of that kind itself.
+like colour share their tokens before any map is made (see HookTokenizer), and
+``--min-region-pixels`` gives connected parts of tokens below an area to the neighbour they look
+most like; SLIC has a step of that kind itself.
 
 Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
 (Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
@@ -42,6 +42,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from hook.cli.options import add_old_spelling
 from hook.engine.configs import (
     add_config_options,
     build_dataset,
@@ -106,12 +107,13 @@ def parse_args() -> argparse.Namespace:
         "--diffusion-steps", type=int, metavar="N", help="of all tokenizers (default: their own)"
     )
     parser.add_argument(
-        "--min-region",
+        "--min-region-pixels",
         type=int,
         default=0,
         metavar="PIXELS",
         help="smallest connected part of a token; smaller ones go to what surrounds them",
     )
+    add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument("--patch-config", metavar="CONFIG", help="config of a patch embedding")
     parser.add_argument("--patch-checkpoint", metavar="FILE", help="its checkpoint")
     parser.add_argument(
@@ -189,7 +191,7 @@ class Tokenizing:
 
     name: str
     model: nn.Module
-    min_region: int = 0  # pixels
+    min_region_pixels: int = 0  # pixels
 
     def can_give(self, num_tokens: int | None) -> bool:
         """Whether the model has queries for so many tokens."""
@@ -198,7 +200,7 @@ class Tokenizing:
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """(H, W) index of the token of each pixel; -1 where there is none."""
-        return token_regions(_tokens_of(self.model, chip, num_tokens), self.min_region)
+        return token_regions(_tokens_of(self.model, chip, num_tokens), self.min_region_pixels)
 
 
 @torch.no_grad()
@@ -594,7 +596,7 @@ def load_beside(args: argparse.Namespace) -> list[Tokenizing]:
                 expected="a model with hook.HookTokenizer",
                 found=type(model.backbone).__name__,
             )
-        models.append(Tokenizing(f"HOOK tokens ({name})", model, args.min_region))
+        models.append(Tokenizing(f"HOOK tokens ({name})", model, args.min_region_pixels))
     return models
 
 
@@ -621,8 +623,10 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.max_images is not None and args.max_images < 1:
         raise ConfigError("--max-images", expected="1 or more", found=args.max_images)
-    if args.min_region < 0:
-        raise ConfigError("--min-region", expected="0 pixels or more", found=args.min_region)
+    if args.min_region_pixels < 0:
+        raise ConfigError(
+            "--min-region-pixels", expected="0 pixels or more", found=args.min_region_pixels
+        )
     if args.diffusion_steps is not None and args.diffusion_steps < 0:
         raise ConfigError("--diffusion-steps", expected="0 or more", found=args.diffusion_steps)
     check_tolerance(args.tolerance, "--tolerance")
@@ -637,7 +641,7 @@ def main() -> None:
     check(args)
     setup_environment()
     models = [
-        Tokenizing(_tokens_name(model, state), model, args.min_region)
+        Tokenizing(_tokens_name(model, state), model, args.min_region_pixels)
         for state, model in load_models(args.config, args.checkpoint, args, args.cfg_options)
     ]
     counts = args.num_tokens or [None]
@@ -687,7 +691,7 @@ def main() -> None:
             for name, config, checkpoint in args.beside
         ],
         "diffusion_steps": args.diffusion_steps,
-        "min_region": args.min_region,
+        "min_region_pixels": args.min_region_pixels,
         "patch_config": args.patch_config and shown_path(args.patch_config),
         "patch_checkpoint": args.patch_checkpoint and shown_path(args.patch_checkpoint),
         "images": len(names),

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from hook.scenes import MapRequest, map_scene
-from hook.scenes.forecast import Forecast, forecast
+from hook.scenes.estimate import Estimate, estimate
 from hook.scenes.mapping import plan_map
 
-# Runs a map or its forecast in a process of its own, whose memory is then its own.
+# Runs a map or its estimate in a process of its own, whose memory is then its own.
 PROCESS = """
 import json, resource, sys
 import numpy as np
 from hook.scenes import MapRequest, map_scene
-from hook.scenes.forecast import forecast
+from hook.scenes.estimate import estimate
 from hook.scenes.mapping import plan_map
 
 def predict(windows, valid):
@@ -30,8 +30,8 @@ def predict_two(windows, valid):
 input, output, kind, classes = sys.argv[1:]
 predict = predict_two if classes == "2" else predict
 request = MapRequest(input, output, window=256, scores=("probs",), progress=False)
-if kind == "forecast":
-    found = forecast(predict, *plan_map(request, num_classes=int(classes)))
+if kind == "estimate":
+    found = estimate(predict, *plan_map(request, num_classes=int(classes)))
     print(json.dumps([found.memory_bytes, found.disk_bytes]))
 else:
     map_scene(predict, request, num_classes=int(classes))
@@ -51,7 +51,7 @@ def test_memory_and_disk_are_foretold(write_scene, tmp_path, classes):
     smooth = rng.integers(0, 200, (3, 24, 64)).repeat(64, axis=1).repeat(64, axis=2)
     values = (smooth + rng.integers(0, 30, smooth.shape)).astype(np.uint8)  # 1536 x 4096
     path = write_scene(values, tiled=True, compress="deflate")
-    memory, disk = in_a_process(path, tmp_path / "map.tif", "forecast", classes)
+    memory, disk = in_a_process(path, tmp_path / "map.tif", "estimate", classes)
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
     peak = in_a_process(path, tmp_path / "map.tif", "map", classes)
     assert memory == pytest.approx(peak, rel=0.2)
@@ -64,19 +64,19 @@ def test_windows_without_data_are_counted(write_scene, tmp_path, softmax_of_band
     values[:, 128:] = 0
     path = write_scene(values, nodata=0)
     request = MapRequest(path, tmp_path / "map.tif", window=16, overlap=0, progress=False)
-    found = forecast(softmax_of_bands, *plan_map(request, num_classes=2))
+    found = estimate(softmax_of_bands, *plan_map(request, num_classes=2))
     report = map_scene(softmax_of_bands, request, num_classes=2)
     assert found.windows == report.windows == 64
     assert found.empty_windows == pytest.approx(report.empty_windows, abs=2)
     assert found.seconds > 0
     values[:] = 0
     write_scene(values, nodata=0)
-    empty = forecast(softmax_of_bands, *plan_map(request, num_classes=2))
+    empty = estimate(softmax_of_bands, *plan_map(request, num_classes=2))
     assert (empty.seconds, empty.disk_bytes, empty.empty_windows) == (0, 0, 64)
 
 
 def test_it_reads_well():
-    text = str(Forecast(1200, 300, 3 << 30, 5 << 20, 1 << 20, 3725.4))
+    text = str(Estimate(1200, 300, 3 << 30, 5 << 20, 1 << 20, 3725.4))
     assert text.splitlines() == [
         "windows  1200, about 300 of them without data",
         "memory   3072 MiB",

@@ -25,7 +25,7 @@ _OVERVIEWS = 2
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """What a map will take."""
 
     windows: int
@@ -54,7 +54,7 @@ class Forecast:
         return "\n".join(f"{name:8} {value}" for name, value in rows)
 
 
-def forecast(predict: Predict, scene: Scene, plan: MapPlan) -> Forecast:
+def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:
     """Foretell what :func:`hook.scenes.map_scene` will take.
 
     A few windows go through the model. Time and disk are those of a sample of windows, evenly
@@ -99,7 +99,7 @@ def forecast(predict: Predict, scene: Scene, plan: MapPlan) -> Forecast:
     maps, parts = (stored.sum(axis=1) * scale).tolist()
     empty = round(share_empty * len(grid))
     batches = -(-(len(grid) - empty) // size)
-    return Forecast(
+    return Estimate(
         windows=len(grid),
         empty_windows=empty,
         memory_bytes=int(memory),
