@@ -1,4 +1,4 @@
-"""What configs name: backbone, neck, heads, classifier, losses and preprocessors."""
+"""Models and their parts for configs: backbones, necks, heads, losses and preprocessors."""
 
 from hook.models.classifier import TokenClassifier
 from hook.models.cls_head import LinearClsHead

@@ -13,19 +13,17 @@ from hook.tokenizers import ImageFacts
 
 @MODELS.register_module()
 class TokenClassifier(TokenModel, BaseModel):
-    """Backbone, head, and the three modes a runner needs.
-
-    For what goes in and comes out beside the images see :class:`hook.models.TokenModel`.
+    """Backbone and head for scene classification; see :class:`hook.models.TokenModel`.
 
     Args:
-        backbone: Config of a backbone that gives tokens (B, N, D).
+        backbone: Config of a backbone that returns tokens (B, N, D).
         head: Config of a classification head.
         data_preprocessor: Config of the preprocessor.
         test_cfg: Options of predictions: ``tta``, see :meth:`hook.models.TokenModel.predict`.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: The preprocessor has ``mark_invalid=True`` and the tokenizer takes no validity.
+        ConfigError: The tokenizer does not support ``mark_invalid=True`` of the preprocessor.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class TokenClassifier(TokenModel, BaseModel):
         metas: list[dict] | None = None,
         with_tokens: bool = False,
     ) -> tuple[Tensor, list[ImageTokens] | None]:
-        """Give logits (B, K); see the base."""
+        """Return logits (B, K); see the base."""
         features, tokens = self.extract(inputs, facts, num_tokens, with_tokens)
         return self.head(features), tokens
 
@@ -65,11 +63,8 @@ class TokenClassifier(TokenModel, BaseModel):
         Args:
             inputs: (B, C, H, W) normalised images.
             data_samples: Labels; needed for ``mode='loss'``, optional for ``'predict'``.
-            mode: ``'tensor'`` gives logits (B, K), ``'loss'`` a dict of losses, ``'predict'`` data
-                samples with ``pred_label`` and ``pred_score``.
-
-        Raises:
-            ValueError: The mode is none of the three.
+            mode: ``'tensor'`` returns logits (B, K), ``'loss'`` a dict of losses, ``'predict'``
+                data samples with ``pred_label`` and ``pred_score``; others raise ValueError.
         """
         if mode == "tensor":
             return self.infer(inputs, self.image_facts(inputs, data_samples))[0]

@@ -18,13 +18,13 @@ class LinearClsHead(BaseModule):
         num_classes: Number of classes K.
         in_channels: Width of the tokens.
         pooling: ``'mean'`` over all tokens (the paper) or ``'cls_token'`` for the first one.
-        label_smoothing: Share of a label's weight given to all classes equally.
+        label_smoothing: Share of the target distributed equally over all classes.
         class_weight: K weights of the classes in the loss.
-        topk: Ranks for the accuracy logged while training.
+        topk: Values of k of the accuracy logged in training.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: The pooling is unknown or the number of class weights is not K.
+        ConfigError: The pooling is unknown, or the number of class weights is not K.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LinearClsHead(BaseModule):
                 "model.head.class_weight has the wrong length",
                 expected=f"{num_classes} weights, one per class",
                 found=f"{len(class_weight)} weights",
-                remedy="give a weight for every class in the order of metainfo['classes']",
+                remedy="set one weight per class in the order of metainfo['classes']",
             )
         self.num_classes = num_classes
         self.pooling = pooling

@@ -1,7 +1,4 @@
-"""Names of the official HOOK checkpoints (GeoX-Lab/Hook) and ours, both ways.
-
-Converting renames keys and does nothing else: no tensor is changed.
-"""
+"""Rename keys between official HOOK checkpoints (GeoX-Lab/Hook) and ours, tensors unchanged."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +13,7 @@ from hook.geo.staging import atomic_write
 
 _TOKENIZER = "backbone.tokenizer."
 _NAMES: list[tuple[str, str]] = [
-    # official prefix, our prefix; {i} stands for a number
+    # official prefix, our prefix; {i} is a number
     ("tokenizer.downsample_module.conv1.", _TOKENIZER + "stem.expand."),
     ("tokenizer.downsample_module.module1.0.", _TOKENIZER + "stem.residual1.conv."),
     ("tokenizer.downsample_module.module1.1.", _TOKENIZER + "stem.residual1.norm."),
@@ -93,11 +90,11 @@ def reference_to_hook(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of an official checkpoint to those of our models.
 
     Args:
-        state: Official state dict; a ``module.`` in front of all keys is dropped. The official
-            patch-embed classifier is a plain sequence, whose keys start with 0, 1 and 2.
+        state: Official state dict; a ``module.`` in front of all keys is dropped. Keys of the
+            official patch-embed classifier start with 0, 1 and 2.
 
     Raises:
-        CheckpointError: A key is not one of the official model's.
+        CheckpointError: A key is not in the official model.
     """
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -109,11 +106,7 @@ def reference_to_hook(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def hook_to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of our models to those of an official checkpoint.
-
-    Args:
-        state: State dict of a ``TokenClassifier``, or an ``EncoderDecoder`` with the paper's neck
-            and head.
+    """Rename the keys of a model with the paper's parts to those of an official checkpoint.
 
     Raises:
         CheckpointError: A key has no counterpart in the official model.
@@ -122,13 +115,13 @@ def hook_to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool = False) -> None:
-    """Write a state dict, whole or not at all.
+    """Write a state dict atomically.
 
     Args:
         state: Tensors by key.
-        path: ``.safetensors`` or anything else for ``torch.save``, which puts the tensors under
-            ``state_dict`` as MMEngine expects.
-        overwrite: Replace a file that exists.
+        path: ``.safetensors``, or any other name for ``torch.save`` with the tensors under
+            ``state_dict``, as in MMEngine.
+        overwrite: Replace an existing file.
 
     Raises:
         CheckpointError: The file exists, or its folder does not.

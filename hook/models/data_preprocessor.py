@@ -16,7 +16,7 @@ from hook.structures import ClsDataSample
 
 
 def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
-    """Check mean and std and shape them (C, 1, 1)."""
+    """Return mean and std as (C, 1, 1) tensors, checked."""
     if mean is None and std is None:
         return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     if mean is None or std is None or len(mean) != len(std):
@@ -38,10 +38,10 @@ def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
 
 
 def _check_bands(image: Tensor, mean: Tensor) -> None:
-    """Stop before broadcasting hides a wrong band count."""
+    """Check the number of bands, which broadcasting could hide."""
     if mean.shape[0] not in (1, image.shape[0]):
         raise ConfigError(
-            "model.data_preprocessor: the images have another number of bands than mean and std",
+            "model.data_preprocessor: mean and std do not match the number of bands of the images",
             expected=f"{mean.shape[0]} bands",
             found=f"{image.shape[0]} bands",
             remedy="choose the bands in the dataset's metainfo, or correct mean and std",
@@ -50,18 +50,18 @@ def _check_bands(image: Tensor, mean: Tensor) -> None:
 
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
-    """mmseg's preprocessor for any number of bands; never swaps them.
+    """mmseg's preprocessor for any number of bands, in their order.
 
     Args:
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
         size: (height, width) to pad training images to; None pads to the largest of the batch.
-        mark_invalid: Let the tokenizer leave out the pixels that are not valid: those of the
-            samples' ``valid_mask``, and padding. It must take validity (preset ``"fast"``).
+        mark_invalid: Pass validity to the tokenizer, which must support it (preset ``"fast"``):
+            invalid are padding and pixels outside the samples' ``valid_mask``.
         **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
 
     Raises:
-        ConfigError: Mean and std do not fit each other or the images.
+        ConfigError: Mean and std do not match each other or the images.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         **kwargs,
     ) -> None:
         if size is None:
-            kwargs.setdefault("size_divisor", 1)  # mmseg wants one of the two
-        # mmengine's own check admits one or three bands only.
+            kwargs.setdefault("size_divisor", 1)  # mmseg requires one of the two
+        # MMEngine's check accepts one or three bands only.
         super().__init__(mean=None, std=None, size=size, **kwargs)
         mean, std = _statistics(mean, std)
         self._enable_normalize = True
@@ -86,7 +86,7 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         """Normalise and stack a batch; see mmseg's ``SegDataPreProcessor``."""
         _check_bands(data["inputs"][0], self.mean)
         if not training and self.test_cfg and data.get("data_samples") is None:
-            # mmseg writes what it padded into the samples.
+            # mmseg writes the padding into the samples.
             data = data | {"data_samples": [SegDataSample() for _ in data["inputs"]]}
         return super().forward(data, training)
 
@@ -99,15 +99,16 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
         mixup: Alpha of mixup (Zhang et al., ICLR 2018); 0 for none.
-        cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch takes
+        cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch uses
             one of them.
-        num_classes: Number of classes; needed for mixup and cutmix.
-        mark_invalid: Let the tokenizer leave out the pixels that the samples' ``valid_mask`` says
-            are not valid. It must take validity (preset ``"fast"``).
+        num_classes: Number of classes; required for mixup and cutmix.
+        mark_invalid: Pass the samples' ``valid_mask`` to the tokenizer, which must support it
+            (preset ``"fast"``).
         non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
-        ConfigError: Mean and std do not fit each other or the images, or ``num_classes`` misses.
+        ConfigError: Mean and std do not match each other or the images, or ``num_classes`` is
+            missing.
     """
 
     def __init__(
@@ -131,11 +132,10 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
                 expected="the number of classes, which mixup and cutmix need for soft labels",
                 remedy="set num_classes in data_preprocessor, or leave mixup and cutmix out",
             )
-        mixers = []
-        if mixup:
-            mixers.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
-        if cutmix:
-            mixers.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        mixers = [
+            kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha
+        ]
         self.mix = v2.RandomChoice(mixers) if mixers else None
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -144,13 +144,13 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         Args:
             data: ``inputs``, a list of (C, H, W) images or a (B, C, H, W) batch, and
                 ``data_samples``.
-            training: Mix the batch where mixup or cutmix is on.
+            training: Apply mixup or cutmix.
 
         Returns:
             ``inputs`` (B, C, H, W) float32 and ``data_samples``.
 
         Raises:
-            ConfigError: The band counts differ, or the images of the batch differ in size.
+            ConfigError: The images differ in size, or in bands from mean and std.
         """
         data = self.cast_data(data)
         images, samples = data["inputs"], data.get("data_samples")
@@ -169,7 +169,7 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         return {"inputs": inputs, "data_samples": samples}
 
     def _mix(self, inputs: Tensor, samples: list[ClsDataSample]) -> Tensor:
-        """Mix images, labels and validity: valid is what is valid in all that it is made of."""
+        """Mix images, labels and validity: a pixel is valid if valid in all images mixed there."""
         labels = torch.tensor([int(s.gt_label) for s in samples], device=inputs.device)
         if not self.mark_invalid:
             inputs, scores = self.mix(inputs, labels)

@@ -1,4 +1,4 @@
-"""Segmentation losses that need no compiled ops and leave ignored pixels out everywhere.
+"""Segmentation losses that exclude ignored pixels and need no compiled ops.
 
 mmseg's cross entropy fails with class weights together with ``avg_non_ignore``, its focal loss
 needs compiled ops, and its Dice loss counts predictions on ignored pixels.
@@ -16,7 +16,7 @@ from hook.registry import MODELS
 
 
 class _DecodeLoss(nn.Module):
-    """The call mmseg's decode heads make; subclasses give :meth:`compute`."""
+    """Interface of mmseg's decode heads; subclasses define ``compute``."""
 
     def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()
@@ -36,16 +36,13 @@ class _DecodeLoss(nn.Module):
         Args:
             logits: (B, K, H, W).
             target: (B, H, W) class indices.
-            weight: Pixel weights of mmseg's samplers, which these losses do not take.
-            ignore_index: Label that does not count.
-            **kwargs: What else mmseg passes; unused.
-
-        Raises:
-            ConfigError: Pixel weights were given.
+            weight: Pixel weights of mmseg's samplers; not supported (ConfigError).
+            ignore_index: Label to ignore.
+            **kwargs: Other arguments of mmseg; unused.
         """
         if weight is not None:
             raise ConfigError(
-                f"{type(self).__name__} takes no pixel weights",
+                f"{type(self).__name__} does not support pixel weights",
                 found="a pixel sampler in the decode head",
                 remedy="remove `sampler` from the head, or use mmseg.CrossEntropyLoss",
             )
@@ -53,7 +50,7 @@ class _DecodeLoss(nn.Module):
 
 
 class _WeightedLoss(_DecodeLoss):
-    """Hold weights of the classes."""
+    """Base class of losses with class weights."""
 
     def __init__(
         self, class_weight: Sequence[float] | None, loss_weight: float, loss_name: str
@@ -68,19 +65,17 @@ class _WeightedLoss(_DecodeLoss):
                 f"{type(self).__name__}.class_weight has the wrong length",
                 expected=f"{logits.shape[1]} weights, one per class",
                 found=f"{len(self.class_weight)} weights",
-                remedy="give a weight for every class in the order of metainfo['classes']",
+                remedy="set one weight per class in the order of metainfo['classes']",
             )
 
 
 @MODELS.register_module()
 class CrossEntropyLoss(_WeightedLoss):
-    """Cross entropy averaged over the pixels that count (weighted mean with class weights).
-
-    A batch without any such pixel costs zero.
+    """Cross entropy averaged over labelled pixels, weighted by class; zero without any.
 
     Args:
         class_weight: K weights of the classes.
-        label_smoothing: Share of a label's weight given to all classes equally.
+        label_smoothing: Share of the target distributed equally over all classes.
         loss_weight: Factor of the loss.
         loss_name: Name in the log; must start with ``loss_``.
     """
@@ -99,7 +94,7 @@ class CrossEntropyLoss(_WeightedLoss):
         """Compute the loss of logits (B, K, H, W) for labels (B, H, W)."""
         self._check(logits)
         if not (target != ignore_index).any():
-            return logits.sum() * 0.0  # torch's mean over nothing is NaN
+            return logits.sum() * 0.0  # the mean over no pixels is NaN
         return F.cross_entropy(
             logits,
             target,
@@ -111,10 +106,10 @@ class CrossEntropyLoss(_WeightedLoss):
 
 @MODELS.register_module()
 class FocalLoss(_WeightedLoss):
-    """Cross entropy that fades for pixels already classified well, averaged over those that count.
+    """Focal loss averaged over labelled pixels.
 
     Args:
-        gamma: How fast it fades.
+        gamma: Focusing parameter; larger values down-weight well-classified pixels more.
         class_weight: K weights of the classes (the paper's alpha).
         loss_weight: Factor of the loss.
         loss_name: Name in the log; must start with ``loss_``.

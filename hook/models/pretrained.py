@@ -17,21 +17,21 @@ from hook.tokenizers.positions import resize_positions
 def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]]:
     """Load a ViT's blocks and, for patch embedding, its projection, positions and class token.
 
-    Weights of a TokenViT bring their tokenizer's along, fitted to the backbone's number of bands
+    Weights of a TokenViT include those of its tokenizer, adapted to the backbone's number of bands
     (:func:`adapt_bands`) and to the grid of its learned positions.
 
     Args:
-        backbone: The :class:`hook.models.TokenViT` to fill.
+        backbone: The :class:`hook.models.TokenViT` to initialise.
         checkpoint: A file with a timm ViT's or a TokenViT's weights (``.pth``, ``.safetensors``),
             or timm's name of a model, with or without ``timm/`` in front.
 
     Returns:
-        ``loaded`` keys of the backbone, ``left_out`` keys of the checkpoint, ``kept`` keys of the
-        backbone that keep their initialisation. The same is said in the log.
+        ``loaded`` keys of the backbone, ``left_out`` keys of the checkpoint, and ``kept`` keys of
+        the backbone that keep their initialisation; they are also logged.
 
     Raises:
         CheckpointError: The file is missing or unsafe, the name is unknown or its weights cannot
-            be fetched, a block has another shape, or no block fits at all.
+            be downloaded, a shape differs, or no block matches.
     """
     state = _state_of(checkpoint)
     wanted = backbone.state_dict()
@@ -45,17 +45,17 @@ def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]
                 wrong.append(f"{key}: {tuple(value.shape)}, needs {tuple(wanted[key].shape)}")
     if wrong:
         raise CheckpointError(
-            f"{checkpoint}: the weights have other shapes than the backbone",
+            f"{checkpoint}: the shapes of the weights differ from the backbone's",
             expected=f"embed_dims={backbone.embed_dims}, {len(backbone.blocks)} blocks",
             found="; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if wrong[4:] else ""),
-            remedy="set embed_dims, num_heads and mlp_ratio to the model's, or take another one",
+            remedy="set embed_dims, num_heads and mlp_ratio to the model's, or use a different one",
         )
     if not any(key.startswith("blocks.") for key in loaded):
         raise CheckpointError(
             f"{checkpoint} holds no transformer block of this backbone",
             expected="keys like blocks.0.attn.qkv.weight",
             found=", ".join(sorted(state)[:4]) or "no weights",
-            remedy="take the weights of a timm VisionTransformer or of a TokenViT",
+            remedy="use the weights of a timm VisionTransformer or of a TokenViT",
         )
     backbone.load_state_dict(loaded, strict=False)
     report = {
@@ -66,7 +66,7 @@ def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]
     for what, keys in (
         ("loaded", report["loaded"]),
         ("left out of the checkpoint", report["left_out"]),
-        ("not in the checkpoint, initialised anew", report["kept"]),
+        ("not in the checkpoint, initialised at random", report["kept"]),
     ):
         print_log(f"{checkpoint}: {len(keys)} tensors {what}: {_summary(keys)}", "current")
     return report
@@ -100,15 +100,15 @@ def _state_of(checkpoint: str) -> dict[str, Tensor]:
         address = f"model.safetensors of the Hugging Face repository {hub_id}" if hub_id else ""
         raise CheckpointError(
             f"the weights of timm's {name} cannot be fetched",
-            expected=address or getattr(cfg, "url", None) or f"weights that timm offers for {name}",
+            expected=address or getattr(cfg, "url", None) or f"weights of {name} in timm",
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            remedy=f"fetch {address or 'the file'} where there is a network, and set "
+            remedy=f"download {address or 'the file'} with network access, and set "
             "init_cfg=dict(type='Pretrained', checkpoint=<that file>)",
         ) from None
 
 
 def _rename(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a ViT's tensors the names they have in the backbone."""
+    """Rename a ViT's tensors to the keys of the backbone."""
     for prefix in ("module.", "backbone."):
         if any(key.startswith(prefix + "blocks.") for key in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -144,11 +144,11 @@ def _rename(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adapt_bands(weight: Tensor, in_channels: int) -> Tensor:
-    """Adapt the weights of a first convolution to another number of bands.
+    """Adapt the weights of a first convolution to a different number of bands.
 
-    More bands take the old ones' weights in turn, first to last and again from the first, each
-    shared among the bands that took it; fewer bands get the sum of the neighbours they replace.
-    Either way an image whose bands are all equal gives what it gave before.
+    For more bands the weights are repeated in order and divided by the number of repetitions; for
+    fewer, the weights of adjacent bands are summed. Either way the response to an image of equal
+    bands is unchanged.
 
     Args:
         weight: (O, C, h, w) weights for C bands.
@@ -167,7 +167,7 @@ def adapt_bands(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fit the weights of a HOOK tokenizer to another's bands and learned positions."""
+    """Adapt the weights of a HOOK tokenizer to the bands and learned positions of this one."""
     if not hasattr(tokenizer, "stem"):
         return state
     first = "tokenizer.stem.expand.weight"  # of the paper's stem
@@ -186,7 +186,7 @@ def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _summary(keys: list[str]) -> str:
-    """Name the first parts of dotted keys, with the number of tensors under each."""
+    """Summarise dotted keys: their first parts, with the number of tensors of each."""
     counts: dict[str, int] = {}
     for key in keys:
         parts = key.split(".")

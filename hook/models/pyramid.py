@@ -1,4 +1,4 @@
-"""Feature pyramids over dense maps of one resolution: the paper's, and one at the seeds' own."""
+"""Feature pyramids from dense maps of one resolution: the paper's, and one for seeds."""
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -15,7 +15,7 @@ def _check_widths(out_channels: tuple[int, ...], levels: str) -> None:
             "model.neck.out_channels has the wrong length",
             expected=f"4 levels: {levels}",
             found=f"{len(out_channels)} levels",
-            remedy="give four widths",
+            remedy="set four widths",
         )
 
 
@@ -50,7 +50,7 @@ class TokenPyramid(BaseModule):
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: ``out_channels`` has another length than four.
+        ConfigError: ``out_channels`` does not have four values.
 
     Reference:
         Shao et al. (2024), arXiv:2403.18593, section 3.5.
@@ -82,7 +82,7 @@ class TokenPyramid(BaseModule):
             (B, C4, 4H, 4W), (B, C2, 2H, 2W), (B, C1, H, W), (B, C½, H // 2, W // 2).
 
         Raises:
-            ConfigError: Another number of maps comes in.
+            ConfigError: The number of maps is wrong.
         """
         if len(maps) != 4:
             raise ConfigError(
@@ -98,9 +98,8 @@ class TokenPyramid(BaseModule):
 class SeedPyramid(BaseModule):
     """Token maps and seeds of one resolution -> levels at x1, x1/2, x1/4 and x1/8 of it.
 
-    What the tokens say of each seed is pooled to the level and projected; what the seeds say
-    themselves comes down through strided 3x3 convolutions and is added; a residual 3x3
-    convolution joins the two. Either may be left out.
+    At each level, the pooled and projected token map and the seeds after strided 3x3 convolutions
+    are added, followed by a residual 3x3 convolution. Either input is optional.
 
     Args:
         in_channels: Channels of the four token maps; None for a pyramid of seeds only.
@@ -109,7 +108,7 @@ class SeedPyramid(BaseModule):
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: ``out_channels`` has another length than four, or neither input is there.
+        ConfigError: ``out_channels`` does not have four values, or there is no input.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class SeedPyramid(BaseModule):
                 "model.neck has no input",
                 expected="in_channels (of the token maps), seed_channels, or both",
                 found="None for both",
-                remedy="give the width of the tokens, of the seeds, or both",
+                remedy="set the width of the tokens, of the seeds, or both",
             )
         self.num_maps = 0 if in_channels is None else 4
         self.project = nn.ModuleList()
@@ -155,19 +154,19 @@ class SeedPyramid(BaseModule):
 
         Args:
             maps: Four token maps (B, C, H, W), shallowest block first, then the seeds
-                (B, D, H, W), as far as the pyramid was made for them.
+                (B, D, H, W); without the input that the pyramid does not use.
 
         Returns:
             (B, C1, H, W), (B, C2, H / 2, W / 2), (B, C3, H / 4, W / 4), (B, C4, H / 8, W / 8),
             sides rounded up.
 
         Raises:
-            ConfigError: Another number of maps comes in.
+            ConfigError: The number of maps is wrong.
         """
         expected = self.num_maps + bool(self.descend)
         if len(maps) != expected:
             raise ConfigError(
-                "model.neck gets the wrong number of maps",
+                "model.neck got the wrong number of maps",
                 expected=f"{self.num_maps} token maps"
                 + (" and the seeds" if self.descend else ", no seeds"),
                 found=f"{len(maps)} maps",
@@ -186,7 +185,7 @@ class SeedPyramid(BaseModule):
                 tokens = self.project[i](pooled)
                 if x is not None and x.shape[-2:] != tokens.shape[-2:]:
                     raise ConfigError(
-                        "model.neck gets token maps and seeds of different sizes",
+                        "model.neck got token maps and seeds of different sizes",
                         expected=f"token maps of {maps[-1].shape[-2]} x {maps[-1].shape[-1]} cells",
                         found=f"{tokens.shape[-2]} x {tokens.shape[-1]}",
                         remedy="set model.backbone.dense_size to the seeds' grid (img_size / 4), "

@@ -1,4 +1,4 @@
-"""A backbone without tokens, to show what tokens add."""
+"""Backbone without tokens, as a baseline."""
 
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -10,11 +10,10 @@ from hook.registry import MODELS
 
 @MODELS.register_module()
 class SeedBackbone(BaseModule):
-    """The stem of a HOOK tokenizer alone: its seeds, before they know of each other.
+    """Stem of a HOOK tokenizer: its seeds before object perception.
 
     Args:
-        tokenizer: Config of a :class:`hook.tokenizers.HookTokenizer`; only its stem is built into
-            the model.
+        tokenizer: Config of a :class:`hook.tokenizers.HookTokenizer`; only its stem is used.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
@@ -23,16 +22,16 @@ class SeedBackbone(BaseModule):
 
     def __init__(self, tokenizer: dict, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        whole = build_tokenizer(tokenizer, embed_dims=tokenizer.get("embed_dims", 8))
-        if not hasattr(whole, "stem"):
+        built = build_tokenizer(tokenizer, embed_dims=tokenizer.get("embed_dims", 8))
+        if not hasattr(built, "stem"):
             raise ConfigError(
                 "model.backbone.tokenizer has no stem",
                 expected="a hook.HookTokenizer",
-                found=type(whole).__name__,
+                found=type(built).__name__,
                 remedy="set backbone.tokenizer to a hook.HookTokenizer",
             )
-        self.stem = whole.stem
-        self.embed_dims = whole.seed_dims
+        self.stem = built.stem
+        self.embed_dims = built.seed_dims
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Map images (B, C, H, W) to seeds (B, D, H / 4, W / 4), in a tuple."""

@@ -10,15 +10,15 @@ from hook.registry import MODELS
 
 @MODELS.register_module()
 class SegFormerStyleHead(BaseDecodeHead):
-    """Per-level linear projection, bilinear to the finest level, 1x1 fuse, dropout, classifier.
+    """Per-level linear projection, bilinear resize to the finest, 1x1 fuse, dropout, classifier.
 
-    Unlike mmseg's ``SegformerHead`` neither the projections nor the fuse have norm or activation,
-    and the levels are concatenated coarsest first.
+    Unlike in mmseg's ``SegformerHead``, projections and fuse have no norm or activation, and the
+    levels are concatenated coarsest first.
 
     Args:
         in_channels: Channels of the levels, finest first.
         channels: Width of the decoder.
-        in_index: Levels to use; None takes all.
+        in_index: Levels to use; None uses all.
         init_cfg: MMEngine's initialisation config; None keeps PyTorch's, as the paper does.
         **kwargs: Options of mmseg's ``BaseDecodeHead``.
 

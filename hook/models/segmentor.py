@@ -16,10 +16,10 @@ from hook.tokenizers import ImageFacts
 
 @MODELS.register_module()
 class TokenSegmentor(TokenModel, EncoderDecoder):
-    """mmseg's ``EncoderDecoder`` whose samples come back with the tokens of their image.
+    """mmseg's ``EncoderDecoder`` that returns tokens in the data samples.
 
-    Options and keys of the weights are those of ``EncoderDecoder``, and any backbone works. For
-    what goes in and comes out see :class:`hook.models.TokenModel`.
+    Options and weights are those of ``EncoderDecoder``, with any backbone. See
+    :class:`hook.models.TokenModel` for inputs and outputs.
 
     Args:
         backbone: Config of the backbone.
@@ -28,7 +28,7 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
             ``train_cfg``, ``test_cfg``, ``data_preprocessor``, ``pretrained``, ``init_cfg``.
 
     Raises:
-        ConfigError: The preprocessor has ``mark_invalid=True`` and the tokenizer takes no validity.
+        ConfigError: The tokenizer does not support ``mark_invalid=True`` of the preprocessor.
     """
 
     def __init__(self, backbone: dict, decode_head: dict, **kwargs) -> None:
@@ -43,7 +43,7 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         metas: list[dict] | None = None,
         with_tokens: bool = False,
     ) -> tuple[Tensor, list[ImageTokens] | None]:
-        """Give logits (B, K, H, W), of images as a whole or sliding over crops; see the base."""
+        """Return logits (B, K, H, W), of whole images or averaged over crops; see the base."""
         size, crops = tuple(inputs.shape[-2:]), self._crops(inputs)
         metas = metas or [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(inputs)
         if len(crops) == 1:
@@ -53,15 +53,15 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         passes = inputs.new_zeros(1, 1, *size)
         for crop in crops:
             part = inputs[crop]
-            known = facts and facts.change_images(lambda image, crop=crop: image[crop])
-            features = self.extract_feat(part, known, num_tokens)
-            own = [meta | {"img_shape": part.shape[-2:]} for meta in metas]
-            logits[crop] += self.decode_head.predict(features, own, self.test_cfg)
+            part_facts = facts and facts.change_images(lambda image, crop=crop: image[crop])
+            features = self.extract_feat(part, part_facts, num_tokens)
+            part_metas = [meta | {"img_shape": part.shape[-2:]} for meta in metas]
+            logits[crop] += self.decode_head.predict(features, part_metas, self.test_cfg)
             passes[crop] += 1
         return logits / passes, None
 
     def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Give logits (B, K, H, W) of images of which only the meta fields are known."""
+        """Return logits (B, K, H, W) of images with meta fields only."""
         return self.infer(inputs, metas=batch_img_metas)[0]
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
@@ -73,11 +73,11 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         return losses
 
     def check_one_pass(self, inputs: Tensor) -> None:
-        """Refuse images over which ``test_cfg`` slides."""
+        """Raise ConfigError if ``test_cfg`` splits the images into crops."""
         if len(self._crops(inputs)) > 1:
             height, width = inputs.shape[-2:]
             raise ConfigError(
-                "the model cuts a window into several images, whose tokens are not one window's",
+                "the model splits a window into crops, so there are no tokens of the window",
                 expected="test_cfg.mode='whole', or windows of its crop_size",
                 found=f"crops of {tuple(self.test_cfg['crop_size'])} pixels, images of "
                 f"{height} x {width}",
@@ -92,19 +92,19 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
         self, result: Tensor, are_scores: bool, data_samples: Sequence[SegDataSample] | None
     ) -> list[SegDataSample]:
         if are_scores:
-            # postprocess_result expects logits; these give back the scores.
-            many = result.shape[1] > 1
-            result = result.clamp_min(1e-12).log() if many else torch.logit(result, eps=1e-6)
+            # postprocess_result expects logits; these restore the scores.
+            multiclass = result.shape[1] > 1
+            result = result.clamp_min(1e-12).log() if multiclass else torch.logit(result, eps=1e-6)
         return self.postprocess_result(result, data_samples)
 
     def _forward(
         self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None
     ) -> Tensor:
-        """Give the head's output as it is, as ``mode='tensor'`` asks for it."""
+        """Return the head's output, for ``mode='tensor'``."""
         return self.decode_head(self.extract_feat(inputs, self.image_facts(inputs, data_samples)))
 
     def _crops(self, inputs: Tensor) -> list[tuple]:
-        """Cut images as ``test_cfg`` says: indexes of the crops, one for images as a whole."""
+        """Return the indexes of the crops in ``test_cfg``, a single one for whole images."""
         options = self.test_cfg or {}
         mode = options.get("mode", "whole")
         if mode not in ("whole", "slide"):

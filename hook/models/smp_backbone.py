@@ -1,4 +1,4 @@
-"""Encoder and decoder of segmentation_models_pytorch's models, as a backbone."""
+"""Models of segmentation_models_pytorch as backbones."""
 
 import difflib
 from collections.abc import Collection
@@ -16,18 +16,18 @@ from hook.registry import MODELS
 class SMPBackbone(BaseModule):
     """A model of segmentation_models_pytorch up to its classifier: U-Net, FPN, DeepLabV3+, ...
 
-    Its decoder's feature map goes to any decode head of mmseg; ``FCNHead`` with ``num_convs=0`` and
-    ``concat_input=False`` is a classifier alone. Images may be of any size: where the model takes
-    only multiples of its encoder's stride, they are padded with zeros at the bottom and at the
-    right, and the features are cropped.
+    The decoder's feature map is the input of any decode head of mmseg; ``FCNHead`` with
+    ``num_convs=0`` and ``concat_input=False`` is a plain classifier. Images may have any size: for
+    models that require multiples of the encoder's stride they are zero-padded at the bottom and
+    the right, and the features are cropped.
 
     Args:
         arch: The library's name of the model: ``'Unet'``, ``'UnetPlusPlus'``, ``'FPN'``,
             ``'DeepLabV3Plus'``, ...
         encoder_name: The library's name of the encoder: ``'resnet34'``, or ``'tu-'`` and timm's.
-        encoder_weights: None starts from scratch; ``'imagenet'`` or another name that the library
-            lists for the encoder, or True for an encoder of timm, fetches weights before training
-            (not where a checkpoint is tested or used).
+        encoder_weights: Weights to download before training: ``'imagenet'`` or a different name
+            that the library lists for the encoder, or True for an encoder of timm. None trains
+            from scratch.
         in_channels: Number of bands.
         init_cfg: MMEngine's initialisation config.
         **kwargs: Further options of the model, such as ``encoder_depth``, ``decoder_channels``.
@@ -72,10 +72,10 @@ class SMPBackbone(BaseModule):
         self.model.segmentation_head = nn.Identity()
 
     def init_weights(self) -> None:
-        """Fetch the encoder's weights where some are asked for, then follow ``init_cfg``.
+        """Download the encoder's weights if ``encoder_weights`` is set, then apply ``init_cfg``.
 
         Raises:
-            ConfigError: They cannot be fetched.
+            ConfigError: The weights cannot be downloaded.
         """
         if self.encoder_weights is not None and not self.is_init:
             try:
@@ -86,21 +86,18 @@ class SMPBackbone(BaseModule):
                     expected=f"{self.encoder_weights} weights of "
                     f"{self._options['encoder_name']} from the Hugging Face hub or its cache",
                     found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                    remedy="start once where there is a network and copy the folder that HF_HOME "
-                    "names (~/.cache/huggingface), or train from scratch: encoder_weights=None",
+                    remedy="start once with network access and copy the folder HF_HOME "
+                    "(~/.cache/huggingface), or train from scratch: encoder_weights=None",
                 ) from None
             self.model.encoder.load_state_dict(source.encoder.state_dict())
         super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        """Compute the decoder's feature map.
-
-        Args:
-            x: Images (B, C, H, W).
+        """Compute the decoder's feature map of images (B, C, H, W).
 
         Returns:
-            One map (B, ``out_channels``, H / s, W / s); the model gives s, 1 for a U-Net. Of
-            padded images whose size s does not divide, it is resized to (H, W).
+            One map (B, ``out_channels``, H / s, W / s) with the model's stride s, 1 for a U-Net;
+            resized to (H, W) if H or W is not divisible by s.
         """
         height, width = x.shape[-2:]
         if not self.model.requires_divisible_input_shape:
@@ -110,15 +107,14 @@ class SMPBackbone(BaseModule):
         features = self.model(x)
         stride = x.shape[-1] // features.shape[-1]
         if height % stride or width % stride:
-            # A crop on the coarse grid would cover more than the image, and the head would squeeze
-            # that into the image's size.
+            # A crop on the coarse grid would cover more than the image.
             features = F.interpolate(features, x.shape[-2:], mode="bilinear", align_corners=False)
             stride = 1
         return (features[..., : height // stride, : width // stride],)
 
 
 def _check_name(option: str, name: object, known: Collection[str]) -> None:
-    """Refuse a name that the library does not know."""
+    """Raise ConfigError for a name unknown to the library."""
     if name in known:
         return
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
@@ -126,5 +122,5 @@ def _check_name(option: str, name: object, known: Collection[str]) -> None:
         f"model.backbone.{option} is unknown to segmentation_models_pytorch",
         expected=", ".join(sorted(known)),
         found=name,
-        remedy=f"did you mean {' or '.join(close)}?" if close else "take one of these",
+        remedy=f"did you mean {' or '.join(close)}?" if close else "choose one of these",
     )

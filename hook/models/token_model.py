@@ -1,4 +1,4 @@
-"""What models with a tokenizer share: facts of the images go in, tokens come out."""
+"""Base class of models with a tokenizer: image facts as inputs, tokens as outputs."""
 
 import math
 from abc import abstractmethod
@@ -15,33 +15,27 @@ from hook.tokenizers import ImageFacts
 
 
 class TokenModel(nn.Module):
-    """One door for what is known of images, and one for their tokens.
+    """Base class of models with a tokenizer.
 
-    In go the validity (``valid_mask`` of the data samples, where the preprocessor has
-    ``mark_invalid=True``), the ground resolution (``resolution`` of their metainfo, where the
-    tokenizer was made with one) and the number of tokens (``num_tokens`` of their metainfo), or
-    the same as arguments. Out come samples with ``tokens``, an
-    :class:`hook.structures.ImageTokens`: those that the prediction was made from.
-
-    A prediction that averages over views (``tta``) has the tokens of the image as it is. One that
-    slides over several crops has none: each crop has its own.
-
-    Raises:
-        ConfigError: The preprocessor has ``mark_invalid=True`` and the tokenizer takes no validity.
+    Inputs, from data samples or as arguments, are the validity (``valid_mask``, with
+    ``mark_invalid=True`` of the preprocessor), the ground resolution (``resolution`` of the
+    metainfo, if the tokenizer has one) and the number of tokens (``num_tokens`` of the metainfo).
+    Returned samples have ``tokens``, an :class:`hook.structures.ImageTokens`: those used for the
+    prediction. With test-time augmentation (``tta``) they are those of the unchanged image; a
+    prediction from several crops has none.
     """
 
     @property
     def marks_invalid(self) -> bool:
-        """Whether the tokenizer is told which pixels are valid."""
+        """Whether validity is passed to the tokenizer."""
         return getattr(self.data_preprocessor, "mark_invalid", False)
 
     def check_tokenizer(self) -> None:
-        """Refuse a tokenizer that cannot take what the preprocessor hands it."""
+        """Raise ConfigError if ``mark_invalid=True`` is not supported by the tokenizer."""
         tokenizer = getattr(self.backbone, "tokenizer", None)
         if self.marks_invalid and not getattr(tokenizer, "takes_valid", False):
             raise ConfigError(
-                "data_preprocessor.mark_invalid=True needs a tokenizer that takes the validity "
-                "of pixels",
+                "data_preprocessor.mark_invalid=True needs a tokenizer that supports validity",
                 expected="hook.HookTokenizer with preset 'fast'",
                 found=f"{type(tokenizer or self.backbone).__name__} "
                 f"(preset {getattr(tokenizer, 'preset', None)!r})",
@@ -51,12 +45,11 @@ class TokenModel(nn.Module):
     def image_facts(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> ImageFacts:
-        """Collect what data samples say of their images.
+        """Collect validity and resolution of images from their data samples, if any.
 
         Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them, padded at the bottom and
-                the right; padding is not valid.
-            data_samples: Their samples; None says nothing.
+            inputs: (B, C, H, W) preprocessed images; their padding is invalid.
+            data_samples: Their samples.
         """
         valid = _valid(inputs, data_samples) if self.marks_invalid else None
         metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
@@ -72,13 +65,13 @@ class TokenModel(nn.Module):
         num_tokens: int | None = None,
         with_tokens: bool = False,
     ) -> tuple[Tensor | tuple[Tensor, ...], list[ImageTokens] | None]:
-        """Give the features that the head takes and, where asked for, the tokens of each image.
+        """Return the inputs of the head and, with ``with_tokens``, the tokens of each image.
 
         Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them.
+            inputs: (B, C, H, W) preprocessed images.
             facts: See :meth:`image_facts`.
-            num_tokens: Number of tokens; None takes what the model would.
-            with_tokens: Give the tokens too; None of a backbone without.
+            num_tokens: Number of tokens; None uses the model's.
+            with_tokens: Return the tokens too; they are None for a backbone without tokens.
         """
         tokens = None
         if not hasattr(self.backbone, "forward_with_tokens"):
@@ -93,7 +86,7 @@ class TokenModel(nn.Module):
     def extract_feat(
         self, inputs: Tensor, facts: ImageFacts | None = None, num_tokens: int | None = None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Give the features that the head takes; see :meth:`extract`."""
+        """Return the inputs of the head; see :meth:`extract`."""
         return self.extract(inputs, facts, num_tokens)[0]
 
     @abstractmethod
@@ -105,14 +98,9 @@ class TokenModel(nn.Module):
         metas: list[dict] | None = None,
         with_tokens: bool = False,
     ) -> tuple[Tensor, list[ImageTokens] | None]:
-        """Give the logits of images and, where asked for, the tokens that they were made from.
+        """Return the logits of images with meta fields ``metas`` and, with ``with_tokens``, tokens.
 
-        Args:
-            inputs: As in :meth:`extract`, like the next two.
-            facts: What else is known of the images.
-            num_tokens: Number of tokens.
-            metas: Meta fields of each image.
-            with_tokens: Give the tokens too; None of images that went through in several crops.
+        Arguments are as in :meth:`extract`. The tokens are None if several crops were used.
         """
 
     def tokenize(
@@ -121,10 +109,10 @@ class TokenModel(nn.Module):
         data_samples: Sequence[BaseDataElement] | None = None,
         num_tokens: int | None = None,
     ) -> list[ImageTokens]:
-        """Give the tokens of images without an answer of the head; see :meth:`predict`.
+        """Return the tokens of images without running the head; see :meth:`predict`.
 
         Raises:
-            ConfigError: The images go through the model in parts.
+            ConfigError: The model splits the images into crops.
         """
         self.check_one_pass(inputs)
         facts = self.image_facts(inputs, data_samples)
@@ -138,28 +126,27 @@ class TokenModel(nn.Module):
         num_tokens: int | None = None,
         tta: str | None = None,
     ) -> list[BaseDataElement]:
-        """Predict images, and give the tokens that the predictions were made from.
+        """Predict images, and return the tokens used for the predictions.
 
         Args:
-            inputs: (B, C, H, W) images as the preprocessor gives them.
-            data_samples: Their samples, which come back with the predictions.
-            num_tokens: Number of tokens; None takes the samples' ``num_tokens``, else what the
-                model would.
+            inputs: (B, C, H, W) preprocessed images.
+            data_samples: Their samples, returned with the predictions.
+            num_tokens: Number of tokens; None uses the samples' ``num_tokens``, else the model's.
             tta: Average over views of the images, ``"flip"`` or ``"d4"``
-                (:func:`hook.engine.tta.views`); None takes ``tta`` of ``test_cfg``.
+                (:func:`hook.engine.tta.views`); None uses ``tta`` of ``test_cfg``.
 
         Returns:
             Samples with ``pred_sem_seg`` and ``seg_logits``, or ``pred_label`` and ``pred_score``;
-            and with ``tokens`` where the backbone has some and the image went through in one pass.
+            and with ``tokens`` if the backbone has tokens and images are not split into crops.
         """
         facts = self.image_facts(inputs, data_samples)
-        num_tokens = asked_tokens(data_samples) if num_tokens is None else num_tokens
+        num_tokens = requested_tokens(data_samples) if num_tokens is None else num_tokens
         metas = data_samples and [sample.metainfo for sample in data_samples]
-        found: list[list[ImageTokens] | None] = []
+        all_tokens: list[list[ImageTokens] | None] = []
 
-        def infer(view: Tensor, known: ImageFacts) -> Tensor:
-            logits, tokens = self.infer(view, known, num_tokens, metas, with_tokens=not found)
-            found.append(tokens)  # the first are those of the image as it is
+        def infer(view: Tensor, facts: ImageFacts) -> Tensor:
+            logits, tokens = self.infer(view, facts, num_tokens, metas, with_tokens=not all_tokens)
+            all_tokens.append(tokens)  # the first view is the unchanged image
             return logits
 
         tta = tta or (self.test_cfg or {}).get("tta")
@@ -168,47 +155,43 @@ class TokenModel(nn.Module):
         else:
             result = infer(inputs, facts)
         samples = self._answer(result, bool(tta), data_samples)
-        if found[0] is not None:
-            tokens = complete_tokens(found[0], inputs, data_samples)
-            for sample, one in zip(samples, tokens, strict=True):
-                sample.tokens = one
+        if all_tokens[0] is not None:
+            tokens = complete_tokens(all_tokens[0], inputs, data_samples)
+            for sample, image_tokens in zip(samples, tokens, strict=True):
+                sample.tokens = image_tokens
         return samples
 
     def check_one_pass(self, inputs: Tensor) -> None:
-        """Refuse images that go through the model in parts, each with tokens of its own."""
+        """Raise ConfigError if the model splits the images into crops."""
 
 
-def asked_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:
-    """Read the number of tokens that the samples of a batch ask for.
-
-    Raises:
-        ConfigError: They ask for different numbers.
-    """
-    asked = {sample.get("num_tokens") for sample in data_samples or ()}
-    if len(asked) > 1:
+def requested_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:
+    """Return ``num_tokens`` of a batch; raise ConfigError if its samples differ."""
+    requested = {sample.get("num_tokens") for sample in data_samples or ()}
+    if len(requested) > 1:
         raise ConfigError(
-            "the images of a batch ask for different numbers of tokens",
-            found=sorted(asked, key=str),
+            "the images of a batch have different num_tokens",
+            found=sorted(requested, key=str),
             remedy="put images with equal num_tokens into one batch",
         )
-    return next(iter(asked), None)
+    return next(iter(requested), None)
 
 
 def complete_tokens(
     tokens: list[ImageTokens], inputs: Tensor, data_samples: Sequence[BaseDataElement] | None
 ) -> list[ImageTokens]:
-    """Add where the images have data, and their sizes without padding."""
+    """Add validity, and image sizes without padding."""
     valid = None
     if any("valid_mask" in sample for sample in data_samples or ()):
         valid = _valid(inputs, data_samples)
-    for row, one in enumerate(tokens):
-        one.valid = None if valid is None else valid[row]
-        one.size = _size(data_samples[row] if data_samples else None, inputs)
+    for row, image_tokens in enumerate(tokens):
+        image_tokens.valid = None if valid is None else valid[row]
+        image_tokens.size = _size(data_samples[row] if data_samples else None, inputs)
     return tokens
 
 
 def _size(sample: BaseDataElement | None, inputs: Tensor) -> tuple[int, int]:
-    """Give an image's size before the preprocessor padded it."""
+    """Return an image's size without padding."""
     padding = (0, 0, 0, 0)
     if sample is not None:
         padding = sample.get("img_padding_size", sample.get("padding_size", padding))
@@ -216,7 +199,7 @@ def _size(sample: BaseDataElement | None, inputs: Tensor) -> tuple[int, int]:
 
 
 def _valid(inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
-    """Give the (B, H, W) validity of padded images."""
+    """Return the (B, H, W) validity of padded images."""
     valid = torch.zeros(len(inputs), *inputs.shape[-2:], dtype=torch.bool, device=inputs.device)
     for row, mask in enumerate(valid):
         sample = data_samples[row] if data_samples else None

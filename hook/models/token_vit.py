@@ -1,4 +1,4 @@
-"""Plain ViT blocks over the tokens of any tokenizer."""
+"""ViT blocks over the tokens of any tokenizer."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from hook.tokenizers import ImageFacts, SeedMap, TokenizerOutput
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
-    """Build a tokenizer of the registry, as wide as the backbone unless it says otherwise.
+    """Build a tokenizer of the registry with the width of the backbone.
 
     Args:
         cfg: ``type`` and the tokenizer's options.
         embed_dims: Width of the backbone.
 
     Raises:
-        ConfigError: The type is unknown, an option is, or the widths differ.
+        ConfigError: The type or an option is unknown, or the widths differ.
     """
     options = dict(embed_dims=embed_dims) | dict(cfg)
     name = options.pop("type", None)
@@ -56,8 +56,8 @@ def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
 class TokenViT(BaseModule):
     """Vision transformer blocks over the tokens of any registered tokenizer.
 
-    With ``out_indices`` the backbone gives dense maps, one per chosen block, for any mmseg decode
-    head; without, the tokens of the last block, for classification.
+    With ``out_indices`` the backbone returns dense maps, one per block, for any mmseg decode head;
+    without, the tokens of the last block, for classification.
 
     Args:
         tokenizer: Config of a tokenizer in :data:`hook.registry.TOKENIZERS`; ``embed_dims``
@@ -65,16 +65,16 @@ class TokenViT(BaseModule):
         embed_dims: Width of the tokens.
         depth: Number of blocks.
         num_heads: Attention heads of a block.
-        mlp_ratio: Hidden width of a block's feed-forward half.
-        qkv_bias: Give query, key and value a bias.
+        mlp_ratio: Hidden width of the feed-forward layers as a multiple of ``embed_dims``.
+        qkv_bias: Whether query, key and value have a bias.
         out_indices: Blocks (from 0; negative counts from the end) whose tokens become dense maps.
-        dense_size: Grid of the dense maps, a side or (height, width); None takes a cell per
-            16 x 16 pixels where tokens choose seeds (the paper's 32 x 32 at 512 pixels), a cell
-            per seed where seeds choose tokens, the patch grid for patch embedding.
-        seed_skip: Also give the seeds (B, seed_dims, h, w), after the dense maps, for a neck that
-            takes them, such as :class:`hook.models.SeedPyramid`.
-        explained: Outside training, give every image as few tokens as explain this share of the
-            variance of its seeds (``HookTokenizer.count_tokens``); None gives all images the
+        dense_size: Grid of the dense maps, a side or (height, width); None uses a cell per
+            16 x 16 pixels for ``assign="seed"`` (the paper's 32 x 32 at 512 pixels), a cell per
+            seed for ``assign="token"``, the patch grid for patch embedding.
+        seed_skip: Also return the seeds (B, seed_dims, h, w), after the dense maps, for a neck
+            such as :class:`hook.models.SeedPyramid`.
+        explained: Outside training, use the smallest number of tokens per image that explains this
+            share of the variance of its seeds (``HookTokenizer.count_tokens``); None uses the
             tokenizer's number.
         final_norm: LayerNorm after the last block (the paper has none; weights of timm do).
         norm_eps: Epsilon of the LayerNorms (paper 1e-5; most timm weights were trained at 1e-6).
@@ -84,7 +84,7 @@ class TokenViT(BaseModule):
             a file or by timm's name of the model.
 
     Raises:
-        ConfigError: An option is out of its range.
+        ConfigError: An option is out of range.
 
     Reference:
         Shao et al. (2024), arXiv:2403.18593; blocks of Dosovitskiy et al. (2021) from timm.
@@ -167,7 +167,7 @@ class TokenViT(BaseModule):
 
         Raises:
             CheckpointError: The checkpoint is missing, unsafe, or fits none of the blocks.
-            ConfigError: ``init_cfg`` is of another type than ``'Pretrained'``.
+            ConfigError: The type of ``init_cfg`` is not ``'Pretrained'``.
         """
         for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:
             if cfg.get("type") != "Pretrained":
@@ -187,70 +187,54 @@ class TokenViT(BaseModule):
 
         Args:
             images: (B, C, H, W) normalised images.
-            num_tokens: Number of tokens of every image; None takes the tokenizer's, or outside
-                training what ``explained`` gives.
-            facts: What else is known of the images; the tokenizer gets what it takes.
+            num_tokens: Number of tokens of every image; None uses the tokenizer's, or outside
+                training that of ``explained``.
+            facts: Validity and resolution; those that the tokenizer does not support are ignored.
 
         Returns:
-            Without ``out_indices`` tokens (B, N, D), class token included; else a tuple of dense
-            maps (B, D, h, w), with ``seed_skip`` followed by the seeds (B, seed_dims, h', w').
-            Where tokens are asked for, images with fewer than the most of the batch are filled up
-            with the mean of their tokens, which leaves their mean as it is.
+            Without ``out_indices`` tokens (B, N, D), class token included, images with fewer than
+            N tokens padded with the mean of their tokens; else a tuple of dense maps (B, D, h, w),
+            with ``seed_skip`` followed by the seeds (B, seed_dims, h', w').
         """
         return self._features(self._passes(images, num_tokens, facts))
 
     def forward_with_tokens(
         self, images: Tensor, num_tokens: int | None = None, facts: ImageFacts | None = None
     ) -> tuple[Tensor | tuple[Tensor, ...], list[ImageTokens]]:
-        """Extract features, and the tokens of each image that they were made from.
-
-        Args:
-            images: As in :meth:`forward`, like all that follow.
-            num_tokens: Number of tokens of every image.
-            facts: What else is known of the images.
-
-        Returns:
-            What :meth:`forward` gives, and the tokens of the B images.
-        """
+        """Return the features of :meth:`forward` and the tokens of the B images."""
         passes = self._passes(images, num_tokens, facts, with_seeds=True)
-        found: dict[int, ImageTokens] = {}
-        for one in passes:
-            index = range(len(images)) if one.index is None else one.index.tolist()
-            last = one.after[-1][:, -one.output.num_tokens :]  # a class token comes first
+        tokens: dict[int, ImageTokens] = {}
+        for group in passes:
+            index = range(len(images)) if group.index is None else group.index.tolist()
+            last = group.after[-1][:, -group.output.num_tokens :]  # without the class token
             for row, image in enumerate(index):
-                own = slice(row, row + 1)
-                found[image] = ImageTokens(
-                    one.output.take(own),
+                rows = slice(row, row + 1)
+                tokens[image] = ImageTokens(
+                    group.output.take(rows),
                     last[row],
-                    None if one.seeds is None else one.seeds.take(own),
-                    one.images[row],
-                    None if one.valid is None else one.valid[row],
+                    None if group.seeds is None else group.seeds.take(rows),
+                    group.images[row],
+                    None if group.valid is None else group.valid[row],
                 )
-        return self._features(passes), [found[image] for image in range(len(images))]
+        return self._features(passes), [tokens[image] for image in range(len(images))]
 
     def forward_tokens(self, images: Tensor) -> tuple[TokenizerOutput, list[Tensor]]:
-        """Run tokenizer and blocks with one number of tokens for all images.
-
-        Args:
-            images: (B, C, H, W) normalised images.
+        """Run tokenizer and blocks on images (B, C, H, W) with the same number of tokens.
 
         Returns:
             The tokenizer's output, and the tokens (B, N, D) of the blocks at ``out_indices`` (in
             their order), or of the last block only.
         """
-        one = self._pass(images, None, None, ImageFacts().accepted_by(self.tokenizer))
-        return one.output, self._chosen(one)
+        group = self._pass(images, None, None, ImageFacts().accepted_by(self.tokenizer))
+        return group.output, self._chosen(group)
 
     def spread(self, images: Tensor, output: TokenizerOutput, tokens: Tensor) -> Tensor:
-        """Spread tokens over the grid of the dense maps.
+        """Project tokens to a dense map (B, D, h, w).
 
         Args:
-            images: (B, C, H, W) images the tokens came from; only their size is used.
+            images: (B, C, H, W) images; only their size is used.
             output: The tokenizer's output for them.
             tokens: (B, N, D) tokens of a block, class token included.
-
-        Returns:
-            (B, D, h, w) dense map.
         """
         if self.dense_size is not None:
             size = self.dense_size
@@ -267,7 +251,7 @@ class TokenViT(BaseModule):
         facts: ImageFacts | None,
         with_seeds: bool = False,
     ) -> list["_Pass"]:
-        """Run tokenizer and blocks; images with equal numbers of tokens go together."""
+        """Run tokenizer and blocks on groups of images with equal numbers of tokens."""
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         adaptive = self.explained is not None and not self.training and num_tokens is None
         with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or self.seed_skip
@@ -278,14 +262,14 @@ class TokenViT(BaseModule):
         passes = []
         for count in counts.unique().tolist():
             index = (counts == count).nonzero()[:, 0]
-            one = self._pass(images[index], seeds.take(index), count, facts.take(index))
-            passes.append(one._replace(index=index))
+            group = self._pass(images[index], seeds.take(index), count, facts.take(index))
+            passes.append(group._replace(index=index))
         return passes
 
     def _pass(
         self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, facts: ImageFacts
     ) -> "_Pass":
-        """Run tokenizer and blocks with one number of tokens."""
+        """Run tokenizer and blocks on images with the same number of tokens."""
         if seeds is not None:
             output = self.tokenizer.vectorize(seeds, num_tokens)
         else:
@@ -300,42 +284,42 @@ class TokenViT(BaseModule):
         after[-1] = self.norm(after[-1])
         return _Pass(images, facts.valid, seeds, output, after)
 
-    def _chosen(self, one: "_Pass") -> list[Tensor]:
-        """Tokens of the blocks at ``out_indices``, or of the last one."""
-        return [one.after[i] for i in self.out_indices or (-1,)]
+    def _chosen(self, group: "_Pass") -> list[Tensor]:
+        """Return the tokens of the blocks at ``out_indices``, or of the last one."""
+        return [group.after[i] for i in self.out_indices or (-1,)]
 
     def _features(self, passes: list["_Pass"]) -> Tensor | tuple[Tensor, ...]:
-        """Give tokens or dense maps, the images in their order."""
+        """Return tokens or dense maps in the order of the images."""
         parts = []
-        maximum = max(one.output.num_tokens for one in passes)
-        for one in passes:
-            chosen = self._chosen(one)
+        maximum = max(group.output.num_tokens for group in passes)
+        for group in passes:
+            chosen = self._chosen(group)
             if self.out_indices is not None:
-                maps = tuple(self.spread(one.images, one.output, tokens) for tokens in chosen)
+                maps = tuple(self.spread(group.images, group.output, tokens) for tokens in chosen)
                 if self.seed_skip:
-                    maps += (one.seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+                    maps += (group.seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
                 parts.append(maps)
                 continue
-            (tokens,), own = chosen, one.output.num_tokens
-            if own < maximum:
-                mean = tokens[:, -own:].mean(1, keepdim=True)
-                tokens = torch.cat([tokens, mean.expand(-1, maximum - own, -1)], dim=1)
+            (tokens,), n = chosen, group.output.num_tokens
+            if n < maximum:
+                mean = tokens[:, -n:].mean(1, keepdim=True)
+                tokens = torch.cat([tokens, mean.expand(-1, maximum - n, -1)], dim=1)
             parts.append((tokens,))
         levels = parts[0]
         if passes[0].index is not None:
-            back = torch.cat([one.index for one in passes]).argsort()
-            levels = tuple(torch.cat(level)[back] for level in zip(*parts, strict=True))
+            order = torch.cat([group.index for group in passes]).argsort()
+            levels = tuple(torch.cat(level)[order] for level in zip(*parts, strict=True))
         return levels[0] if self.out_indices is None else levels
 
 
 class _Pass(NamedTuple):
-    """Images that went through tokenizer and blocks together."""
+    """Images processed together, with the same number of tokens."""
 
     images: Tensor
     valid: Tensor | None
     seeds: SeedMap | None
     output: TokenizerOutput
     after: list[Tensor]
-    """(B, N, D) tokens after each block, the last ones after the final norm."""
+    """(B, N, D) tokens after each block; those of the last block after the final norm."""
     index: Tensor | None = None
-    """Places of the images in their batch; None: all of it."""
+    """Indexes of the images in their batch; None: all."""

@@ -248,7 +248,7 @@ def test_crops_have_no_tokens_of_the_image():
         lambda: tokenize(model, image, valid),
         lambda: RegionPredictor(model)(image[None], valid[None]),
     ):
-        with pytest.raises(ConfigError, match="the model cuts a window into several images"):
+        with pytest.raises(ConfigError, match="the model splits a window into crops"):
             cut()
     one_crop = np.ascontiguousarray(image[:, :16, :16]), valid[:16, :16]
     assert "tokens" in answer(model, *one_crop, None)[0]

@@ -87,5 +87,5 @@ def test_weight_and_name():
 
 def test_pixel_weights_are_refused():
     logits, target = logits_and_target()
-    with pytest.raises(ConfigError, match="no pixel weights"):
+    with pytest.raises(ConfigError, match="does not support pixel weights"):
         DiceLoss()(logits, target, weight=torch.ones(2, 8, 8))

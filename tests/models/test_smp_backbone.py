@@ -131,7 +131,7 @@ def test_options_reach_the_library():
         (dict(arch="UNet"), "did you mean Unet"),
         (dict(encoder_name="resnet43"), "did you mean resnet34"),
         (dict(encoder_weights="imagnet"), "did you mean imagenet"),
-        (dict(encoder_weights=True), "take one of these"),
+        (dict(encoder_weights=True), "choose one of these"),
     ],
 )
 def test_unknown_names(options, remedy):
