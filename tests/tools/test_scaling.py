@@ -101,7 +101,7 @@ def test_picture_table_and_report(tool, run, cls_run, tmp_path, monkeypatch, cap
         (["missing.py"], 1, "missing.py does not exist"),
         (["{config}", "--sides", "0"], 2, "--sides"),
         (["{config}", "--labels", "a", "b"], 2, "--labels has 2 names for 1 configs"),
-        (["{config}", "{config}"], 2, "must tell the configs apart"),
+        (["{config}", "{config}"], 2, "must be unique"),
         (["{config}", "--max-seconds", "0"], 2, "--max-seconds must be positive"),
         (["{config}"], 1, "no config could be measured at any side"),
     ],

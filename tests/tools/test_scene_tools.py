@@ -117,7 +117,7 @@ def test_scenes_are_measured_beside_bare_model_and_slide(tools, seg_run, tmp_pat
     (point,) = report["pixelwise"]
     assert (point["height"], point["width"]) == (600, 700)
     assert point["peak_memory_bytes"] >= point["memory_before_bytes"] > 1 << 27
-    assert point["peak_memory_bytes"] == pytest.approx(point["foretold_memory_bytes"], rel=0.2)
+    assert point["peak_memory_bytes"] == pytest.approx(point["estimated_memory_bytes"], rel=0.2)
     assert point["disk_bytes"] > 1000 and point["accumulator_bytes"] == 512 * 700 * 3 * 4
     picture = np.asarray(Image.open(tmp_path / "r.png"))
     assert picture.std() > 10
@@ -169,7 +169,7 @@ def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
     for colour in ((200, 100, 0), (10, 20, 30)):  # of the legend
         assert (pixels == colour).all(-1).sum() > 50
     for wrong, message in (
-        (["--bounds", 0, 0, 1, 1], "lie outside"),
+        (["--bounds", 0, 0, 1, 1], "are outside"),
         (["--side", 3], "--side"),
         (["--outlines", tmp_path / "none.gpkg"], "cannot be read"),
     ):

@@ -102,9 +102,9 @@ def test_what_cannot_be_measured(run, runs, seg_run, tmp_path, capsys):
         ((config, checkpoint, "--num-tokens", 9), "no queries for that many tokens"),
         ((config, checkpoint, "--sides", 2), "4 pixels or more"),
         ((config, checkpoint, "--explained", 1.5), "shares above 0"),
-        ((*seg_run, "--num-tokens", 2), "no scene classification"),
+        ((*seg_run, "--num-tokens", 2), "not a scene classification"),
         ((config, checkpoint, "--num-tokens", 2, "--beside", other), "varies sides"),
-        ((config, checkpoint, "--num-tokens", 2, "--beside", config), "no report of this tool"),
+        ((config, checkpoint, "--num-tokens", 2, "--beside", config), "not a report of this tool"),
     ):
         with pytest.raises(SystemExit) as stop:
             run(*arguments, "--json", tmp_path / "x.json")

@@ -184,16 +184,16 @@ def test_no_interval_of_one_file_or_of_nothing(tool):
 def test_options_that_cannot_be_used(tool, seg_run, patch_run, cls_run, monkeypatch, capsys):
     config, checkpoint = seg_run
     for arguments, message in (
-        ([config], "no checkpoint was given"),
+        ([config], "no checkpoint given"),
         ([config, checkpoint, "--patch-config", patch_run[0]], "without --patch-checkpoint"),
         ([config, checkpoint, "--patch-checkpoint", patch_run[1]], "without --patch-config"),
         ([config, checkpoint, "--max-images", 0], "--max-images"),
         ([config, checkpoint, "--tolerance", -1], "--tolerance"),
         ([config, checkpoint, "--num-tokens", 9], "no queries for that many tokens"),
-        ([*cls_run], "is no segmentation with tokens"),
+        ([*cls_run], "is not a segmentation with tokens"),
         (
             [config, checkpoint, "--patch-config", config, "--patch-checkpoint", checkpoint],
-            "has no patches to merge",
+            "is not a patch embedding",
         ),
     ):
         with pytest.raises(SystemExit) as ended:
@@ -205,7 +205,7 @@ def test_options_that_cannot_be_used(tool, seg_run, patch_run, cls_run, monkeypa
 def test_images_without_masks(tool, seg_run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         _main(tool, monkeypatch, *seg_run, "--cfg-options", "test_dataloader.dataset.masks=None")
-    assert "no mask on the image's grid" in capsys.readouterr().err
+    assert "no mask on the grid of the image" in capsys.readouterr().err
 
 
 def test_the_metric_in_two_processes_counts_each_image_once(tools, tiny, scenes, tmp_path):

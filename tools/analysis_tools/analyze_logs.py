@@ -18,12 +18,12 @@ Curve = tuple[list[float], list[float]]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", nargs="+", help="work dirs, or scalars.json files")
-    parser.add_argument("--out", required=True, metavar="PNG", help="picture to write")
+    parser.add_argument("--out", required=True, metavar="PNG", help="PNG to write")
     parser.add_argument(
         "--keys",
         nargs="+",
         default=["loss", "mIoU", "accuracy/top1"],
-        help="quantities, one panel each (default: loss, mIoU, accuracy/top1, as far as logged)",
+        help="quantities, one panel each (default: those of loss, mIoU, accuracy/top1 in the logs)",
     )
     parser.add_argument("--legend", nargs="+", help="names of the logs (default: their folders)")
     args = parser.parse_args()
@@ -33,10 +33,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_log(path: Path) -> list[dict]:
-    """Read the records of a run, in order; a resumed run's parts one after the other.
+    """Read the records of a run in order, including the parts of a resumed run.
 
     Raises:
-        DataError: There is no log, or it is no list of JSON records.
+        DataError: If there is no log, or a line is not a JSON record.
     """
     files = [path] if path.is_file() else sorted(path.glob("*/vis_data/scalars.json"))
     if not files:
@@ -52,7 +52,7 @@ def read_log(path: Path) -> list[dict]:
                 records.append(dict(json.loads(line)))
             except (ValueError, TypeError):
                 raise DataError(
-                    f"{file}, line {number}: no log record",
+                    f"{file}, line {number}: not a log record",
                     expected="one JSON object per line, as MMEngine writes them",
                     found=line[:60],
                 ) from None
@@ -60,21 +60,18 @@ def read_log(path: Path) -> list[dict]:
 
 
 def curve_of(records: Sequence[dict], key: str) -> Curve:
-    """Return steps and values of a quantity; of a step logged twice the later value counts."""
+    """Return the steps and values of a quantity; the last value logged at a step counts."""
     points = {r["step"]: r[key] for r in records if key in r and "step" in r}
     steps = sorted(points)
     return steps, [points[step] for step in steps]
 
 
 def draw(curves: dict[str, dict[str, Curve]], units: dict[str, str]) -> np.ndarray:
-    """Draw one panel per quantity, one line per run.
+    """Draw one panel per quantity and one line per run, (H, W, 3) uint8.
 
     Args:
-        curves: Quantity to run to curve.
-        units: Quantity to the unit of its steps.
-
-    Returns:
-        (height, width, 3) uint8.
+        curves: Curve by quantity and run.
+        units: Unit of the steps by quantity.
     """
     figure = Figure(figsize=(5 * len(curves), 3.6), dpi=120, layout="constrained")
     for axes, (key, runs) in zip(

@@ -1,12 +1,11 @@
-"""Compare speed and memory of configs, paired in one run.
+"""Compare the speed and memory of configs in paired rounds.
 
-Every round times one step of each config, in an order that rotates from round to round (A B, B A,
-A B, ...), so that whatever else the machine does falls on all alike. The ratio to the baseline
-config is taken per round; its median and quartiles are reported. Memory is the peak of a fresh
-process above the built model: on a GPU the allocator's, on a CPU the resident memory.
-``--mode train`` measures a whole step (forward, loss, backward, AdamW) and reports the bytes that
-autograd keeps for the backward pass. What is timed is the model of the config, head included, on
-random images; data loading is not.
+Every round times one step of each config in a rotating order, so that other load on the machine
+affects all configs alike. The ratio to the baseline is computed per round; its median and quartiles
+are reported. Memory is the peak of a fresh process above the built model: allocator memory on a
+GPU, resident memory on a CPU. ``--mode train`` measures a full step (forward, loss, backward,
+AdamW) and reports the bytes that autograd saves for the backward pass. The model is timed with its
+head on random images, without data loading.
 """
 
 import argparse
@@ -41,13 +40,13 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     parser.add_argument(
         "configs", nargs="+", metavar="config", help="configs A, B, ...; the last is the baseline"
     )
-    parser.add_argument("--baseline", metavar="CONFIG", help="another one of them as the baseline")
+    parser.add_argument("--baseline", metavar="CONFIG", help="config to use as the baseline")
     parser.add_argument(
         "--shape",
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="height and width, or one side (default: the size each model was made for)",
+        help="height and width, or one side (default: the size of each model)",
     )
     add_step_options(parser, repeats=10)
     args = parser.parse_args()
@@ -66,28 +65,21 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
 
 
 def order_of_round(number: int, count: int) -> list[int]:
-    """Give the order in which a round runs the configs.
+    """Return the order of ``count`` configs in round ``number``, from 0.
 
-    The start rotates; where there are more than two, every other turn goes backwards, so that no
-    config always follows the same one.
-
-    Args:
-        number: Round, from 0.
-        count: Number of configs.
+    The start rotates; with more than two configs every second turn is reversed, so that no config
+    always follows the same one.
     """
-    order = [(number + place) % count for place in range(count)]
+    order = [(number + index) % count for index in range(count)]
     return order[::-1] if count > 2 and number // count % 2 else order
 
 
 def ratios_to_baseline(seconds: np.ndarray, baseline: int) -> list[dict[str, Any]]:
-    """Say how many times as fast as the baseline each config is.
+    """Return ``median`` and ``quartiles`` over the rounds of each config's speed-up.
 
     Args:
         seconds: (R, C) duration of a step per round and config.
         baseline: Index of the baseline config.
-
-    Returns:
-        ``median`` and ``quartiles`` over the rounds, per config.
     """
     ratios = seconds[:, baseline : baseline + 1] / seconds
     low, middle, high = np.percentile(ratios, (25, 50, 75), axis=0)
@@ -107,14 +99,14 @@ def time_rounds(steps: list[Step], repeats: int) -> np.ndarray:
 
 
 def quotient(value: float | None, reference: float | None) -> float | None:
-    """Divide, where both are known and the reference is not zero."""
+    """Divide; None if a value is unknown or the reference is zero."""
     return value / reference if value is not None and reference else None
 
 
 def entries_of(
     configs: list[str], steps: list[Step], seconds: np.ndarray, settings: StepSettings
 ) -> list[dict[str, Any]]:
-    """Collect each config's own numbers, its memory measured here."""
+    """Collect the numbers of each config and measure its memory."""
     entries = []
     for index, (config, step) in enumerate(zip(configs, steps, strict=True)):
         low, middle, high = (float(q) for q in np.percentile(seconds[:, index], (25, 50, 75)))
@@ -135,7 +127,7 @@ def entries_of(
 
 
 def add_ratios(entries: list[dict[str, Any]], seconds: np.ndarray, baseline: int) -> None:
-    """Put the ratios to the baseline into the entries."""
+    """Add the ratios to the baseline to the entries."""
     for entry, speed in zip(entries, ratios_to_baseline(seconds, baseline), strict=True):
         entry["speed_over_baseline"] = speed
         for name in ("peak_memory", "saved_for_backward"):
@@ -146,7 +138,7 @@ def add_ratios(entries: list[dict[str, Any]], seconds: np.ndarray, baseline: int
 
 
 def make_table(entries: list[dict[str, Any]], baseline: int) -> PrettyTable:
-    """Lay the entries out, one column per config."""
+    """Format the entries, one column per config."""
     table = PrettyTable(["", *LETTERS[: len(entries)]])
     table.align = "r"
     table.align[""] = "l"

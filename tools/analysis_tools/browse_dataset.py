@@ -1,11 +1,10 @@
-"""Draw what the model will see: samples of a config's data set after its pipeline, as PNG sheets.
+"""Draw samples of a config's dataset after its pipeline as PNG contact sheets.
 
     python tools/analysis_tools/browse_dataset.py configs/hook/<config>.py --split train --num 24
 
-Images are shown in the units that the model gets them in, stretched together between the 2nd and
-98th percentile of a sheet, so that dark and bright samples stay so; pixels without data are white.
-Beside each image lies its mask in the colours of the classes, over the image; pixels that are
-ignored are striped.
+Images are in model units, stretched with the 2nd and 98th percentile of a sheet; pixels without
+data are white. Next to each image its mask is drawn over it in class colours, ignored pixels as
+stripes.
 """
 
 import argparse
@@ -35,7 +34,7 @@ LEGEND_CLASSES = 30
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as the model gets it."""
+    """One sample after the pipeline."""
 
     title: str
     image: np.ndarray  # (C, H, W) in model units
@@ -46,15 +45,12 @@ class Sample:
 def choose_bands(
     wanted: Sequence[str] | None, names: Sequence[str | int] | None, count: int
 ) -> tuple[int, int, int]:
-    """Choose which bands to show as red, green and blue.
+    """Return the 0-based indexes of the bands to show as red, green and blue.
 
     Args:
         wanted: One or three band names or 1-based indexes; None chooses by name.
-        names: Names of the bands, in order.
+        names: Names of the bands.
         count: Number of bands.
-
-    Returns:
-        Three positions, from 0.
 
     Raises:
         ConfigError: If a band is unknown.
@@ -88,36 +84,24 @@ def choose_bands(
 def stretch(
     images: Sequence[np.ndarray], valid: Sequence[np.ndarray], bands: tuple[int, int, int]
 ) -> list[np.ndarray]:
-    """Stretch images for display, all with the same limits.
+    """Stretch images to (H, W, 3) uint8 with common limits.
 
     Args:
         images: (C, H, W) each.
-        valid: (H, W) bool each; the other pixels become white and do not count.
-        bands: Positions of red, green and blue.
-
-    Returns:
-        (H, W, 3) uint8 each.
+        valid: (H, W) bool each; invalid pixels become white and are left out of the limits.
+        bands: Indexes of red, green and blue.
     """
-    # One long row of pixels gets one pair of limits.
+    # All images as one row of pixels, so that they share their limits.
     flat = [np.asarray(image)[list(bands)].reshape(3, 1, -1) for image in images]
-    seen = np.concatenate([mask.reshape(1, -1) for mask in valid], axis=1)
-    row = stretch_to_rgb(np.concatenate(flat, axis=2), None, seen, (2, 98), gamma=1.0)[0]
+    known = np.concatenate([mask.reshape(1, -1) for mask in valid], axis=1)
+    row = stretch_to_rgb(np.concatenate(flat, axis=2), None, known, (2, 98), gamma=1.0)[0]
     ends = np.cumsum([mask.size for mask in valid])[:-1]
     pixels = np.split(row, ends)
     return [part.reshape(*mask.shape, 3) for part, mask in zip(pixels, valid, strict=True)]
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Lay a mask over a picture; labels without a class (ignored pixels) become stripes.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        mask: (H, W) labels.
-        palette: Colour per class.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Blend a mask (H, W) over a picture (H, W, 3) uint8; ignored pixels become stripes."""
     mixed = 0.45 * picture + 0.55 * render_labels(mask, palette)
     rows, columns = np.indices(mask.shape)
     width = max(2, min(mask.shape) // 32)
@@ -128,18 +112,15 @@ def overlay(picture: np.ndarray, mask: np.ndarray, palette: Sequence[Sequence[in
 
 
 def collect(dataset: Any, num: int, seed: int) -> list[Sample]:
-    """Take evenly spaced samples through the pipeline.
+    """Run ``num`` evenly spaced samples through the pipeline.
 
     Args:
         dataset: MMEngine dataset that packs ``inputs`` and ``data_samples``.
-        num: How many.
+        num: Number of samples.
         seed: Seed of the augmentations.
-
-    Returns:
-        The samples.
     """
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what the transforms draw from
+    np.random.seed(seed)  # noqa: NPY002 - the transforms use the global generator
     torch.manual_seed(seed)
     classes = dataset.metainfo.get("classes", ())
     samples = []
@@ -170,16 +151,13 @@ def collect(dataset: Any, num: int, seed: int) -> list[Sample]:
 def draw_sheet(
     samples: Sequence[Sample], meta: dict[str, Any], bands: tuple[int, int, int], heading: str
 ) -> np.ndarray:
-    """Draw a contact sheet.
+    """Draw a contact sheet, (H, W, 3) uint8.
 
     Args:
-        samples: What to show.
-        meta: Dataset meta, for classes and palette.
-        bands: Positions of red, green and blue.
-        heading: Line above all.
-
-    Returns:
-        (height, width, 3) uint8.
+        samples: Samples to show.
+        meta: Dataset meta with classes and palette.
+        bands: Indexes of red, green and blue.
+        heading: Title of the sheet.
     """
     pictures = stretch([s.image for s in samples], [s.valid for s in samples], bands)
     panels = []
@@ -203,13 +181,8 @@ def draw_sheet(
         axes.set_title(_shorten(title), fontsize=7)
     figure.suptitle(heading, fontsize=9)
     if legend:
-        figure.legend(
-            handles=legend,
-            loc="outside lower center",
-            ncols=columns,
-            fontsize=7,
-            frameon=False,
-        )
+        place = dict(loc="outside lower center", ncols=columns)
+        figure.legend(handles=legend, fontsize=7, frameon=False, **place)
     return figure_to_rgb(figure)
 
 
@@ -244,23 +217,20 @@ def browse(
     seed: int = 0,
     options: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Write contact sheets of a config's data set.
+    """Write contact sheets of a config's dataset and return their paths.
 
     Args:
         config: Config file.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        num: How many samples.
+        num: Number of samples.
         out_dir: Folder for the sheets; default ``work_dirs/browse/<config>``.
         bands: Bands to show, see :func:`choose_bands`.
         seed: Seed of the augmentations.
-        options: Settings that replace those of the config.
-
-    Returns:
-        Paths of the sheets.
+        options: Overrides of the config.
 
     Raises:
-        ConfigError: If the config has no such split, or a band is unknown.
-        DataError: If the data are missing or broken.
+        ConfigError: If the config lacks the split, or a band is unknown.
+        DataError: If the data are missing or damaged.
     """
     if num < 1:
         raise ConfigError("--num", expected="1 or more", found=num, remedy="correct --num")
@@ -293,8 +263,8 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="which data (train)")
-    parser.add_argument("--num", type=int, default=24, help="how many samples (24)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="split to draw (train)")
+    parser.add_argument("--num", type=int, default=24, help="number of samples (24)")
     parser.add_argument("--out-dir", help="folder for the PNGs (work_dirs/browse/<config>)")
     parser.add_argument(
         "--bands", nargs="+", metavar="BAND", help="three bands or one: names, or indexes from 1"
@@ -302,15 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the augmentations (0)")
     add_config_options(parser)
     args = parser.parse_args(arguments)
-    for path in browse(
-        args.config,
-        args.split,
-        args.num,
-        args.out_dir,
-        args.bands,
-        args.seed,
-        args.cfg_options,
-    ):
+    chosen = args.split, args.num, args.out_dir, args.bands, args.seed, args.cfg_options
+    for path in browse(args.config, *chosen):
         print(path)
 
 

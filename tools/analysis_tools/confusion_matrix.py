@@ -11,7 +11,7 @@ from hook.evaluation.confusion import load_confusion_matrix
 from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
-_NUMBERED_CLASSES = 25  # beyond, numbers in the cells cannot be read
+_NUMBERED_CLASSES = 25  # with more classes the numbers in the cells are illegible
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,12 +24,12 @@ def parse_args() -> argparse.Namespace:
         default="true",
         help="share of each true class (default), of each predicted class, or counts",
     )
-    parser.add_argument("--title", default="", help="line above the matrix")
+    parser.add_argument("--title", default="", help="title of the figure")
     return parser.parse_args()
 
 
 def normalize(matrix: np.ndarray, mode: str) -> np.ndarray:
-    """Divide counts (K, K) by the sums of their rows, of their columns, or not at all."""
+    """Divide counts (K, K) by their row sums, their column sums, or not at all."""
     if mode == "none":
         return matrix.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -37,16 +37,13 @@ def normalize(matrix: np.ndarray, mode: str) -> np.ndarray:
 
 
 def draw(values: np.ndarray, classes: Sequence[str], mode: str, title: str) -> np.ndarray:
-    """Draw a matrix.
+    """Draw a confusion matrix, (H, W, 3) uint8.
 
     Args:
-        values: (K, K), rows the true class; NaN where a class does not occur.
+        values: (K, K), rows are true classes; NaN where a class does not occur.
         classes: K names.
         mode: As in :func:`normalize`.
-        title: Line above.
-
-    Returns:
-        (height, width, 3) uint8.
+        title: Title of the figure.
     """
     side = max(4.0, 0.45 * len(classes) + 2.5)
     figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")

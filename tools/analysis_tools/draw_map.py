@@ -1,7 +1,7 @@
-r"""Draw a scene beside its map, with legend and scale bar, as a PNG.
+r"""Draw a scene and its class map side by side, with legend and scale bar, as a PNG.
 
-The map keeps the names and colours it carries. ``--outlines`` draws polygons, such as true ones,
-over both; ``--bounds`` shows a part.
+Class names and colours are read from the map. ``--outlines`` draws polygons, such as reference
+data, over both; ``--bounds`` crops.
 
     python tools/analysis_tools/draw_map.py scene.tif map.tif gallery.png \
         --outlines buildings.gpkg --attribution "Imagery: ..."
@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 from rasterio import features
 from rasterio.enums import Resampling
-from rasterio.windows import Window, from_bounds
+from rasterio.windows import Window, from_bounds, intersect
 
 from hook.engine.configs import make_folder
 from hook.errors import ConfigError, DataError, reports_errors
@@ -35,49 +35,49 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scene", help="raster that was mapped")
-    parser.add_argument("map", help="its class map, such as hook map writes")
-    parser.add_argument("out", type=Path, help="picture to write, .png")
+    parser.add_argument("map", help="class map, such as from hook map")
+    parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("--outlines", metavar="FILE", help="polygons to draw over both")
     parser.add_argument(
         "--bounds",
         type=float,
         nargs=4,
         metavar=("WEST", "SOUTH", "EAST", "NORTH"),
-        help="part to show, in the scene's CRS",
+        help="extent to show, in the CRS of the scene",
     )
     parser.add_argument(
-        "--side", type=int, default=1200, help="longer side of each picture (default 1200 pixels)"
+        "--side", type=int, default=1200, help="longer side of each panel (default 1200 pixels)"
     )
     parser.add_argument(
         "--alpha", type=float, default=0.55, help="opacity of the map over the scene (default 0.55)"
     )
-    parser.add_argument("--title", default="", help="headline")
-    parser.add_argument("--attribution", default="", help="whose the imagery is")
+    parser.add_argument("--title", default="", help="title of the figure")
+    parser.add_argument("--attribution", default="", help="source of the imagery")
     return parser.parse_args()
 
 
 def read_scene(path: str, bounds: list[float] | None, side: int) -> tuple[np.ndarray, dict]:
-    """Read a scene reduced to a picture.
+    """Read a scene, resampled to a picture.
 
     Args:
         path: The scene.
-        bounds: Part to read (west, south, east, north); None: all.
+        bounds: Extent to read (west, south, east, north); None reads all.
         side: Longer side of the picture in pixels.
 
     Returns:
-        (H, W, 3) uint8, and the picture's grid: ``crs``, ``transform``, ``height``, ``width``.
+        (H, W, 3) uint8, and its grid: ``crs``, ``transform``, ``height``, ``width``.
 
     Raises:
-        DataError: The file cannot be read, or the bounds lie outside.
+        DataError: If the file cannot be read, or the bounds are outside it.
     """
     with open_raster(path) as source:
         window = Window(0, 0, source.width, source.height)
         if bounds is not None:
             asked = from_bounds(*bounds, transform=source.transform)
-            if asked.width <= 0 or asked.height <= 0 or not _meet(asked, window):
+            if asked.width <= 0 or asked.height <= 0 or not intersect([asked, window]):
                 raise DataError(
-                    f"--bounds lie outside {path}",
-                    expected=f"a part of {tuple(round(v, 6) for v in source.bounds)}",
+                    f"--bounds are outside {path}",
+                    expected=f"an extent within {tuple(round(v, 6) for v in source.bounds)}",
                     found=tuple(bounds),
                 )
             window = asked.intersection(window)
@@ -95,19 +95,15 @@ def read_scene(path: str, bounds: list[float] | None, side: int) -> tuple[np.nda
         return picture, dict(crs=source.crs, transform=transform, height=size[0], width=size[1])
 
 
-def _meet(one: Window, other: Window) -> bool:
-    return rasterio.windows.intersect([one, other])
-
-
 def read_map(path: str, grid: dict) -> tuple[np.ndarray, list[str], list[tuple[int, ...]]]:
     """Read a map on the grid of a picture.
 
     Returns:
-        (H, W) int64 classes, -1 for none; names and colours of all classes.
+        (H, W) int64 classes, -1 for nodata; names and colours of all classes.
 
     Raises:
-        DataError: The map cannot be read.
-        SceneError: It is no class map.
+        DataError: If the map cannot be read.
+        SceneError: If it is not a class map.
     """
     with ClassMap(path) as source:
         colours, nodata = source.read_colours() or {}, source.nodata
@@ -130,7 +126,7 @@ def draw_outlines(picture: np.ndarray, path: str, grid: dict) -> np.ndarray:
     """Draw the outlines of polygons over a picture.
 
     Raises:
-        DataError: The file cannot be read, or its polygons have no CRS to place them by.
+        DataError: If the file cannot be read, or its polygons have no CRS.
     """
     table = read_vectors(path)
     if grid["crs"] is not None and table.crs is None:
@@ -157,8 +153,8 @@ def main() -> None:
     if args.out.suffix.lower() != ".png":
         raise ConfigError(f"{args.out}", expected="a name ending in .png")
     if args.side < 16 or not 0 < args.alpha <= 1:
-        raise ConfigError("--side and --alpha", expected="16 or more, and above 0 up to 1")
-    make_folder(args.out.parent, "the picture's folder")
+        raise ConfigError("--side and --alpha", expected="at least 16, and above 0 and at most 1")
+    make_folder(args.out.parent, "the output folder")
     picture, grid = read_scene(args.scene, args.bounds, args.side)
     classes, names, colours = read_map(args.map, grid)
     painted = render_labels(classes, colours).astype(np.float32)
@@ -168,9 +164,8 @@ def main() -> None:
     if args.outlines:
         pictures = {k: draw_outlines(v, args.outlines, grid) for k, v in pictures.items()}
         names, colours = [*names, "outlines"], [*colours, OUTLINE]
-    # Of the pixel in the middle of the picture.
-    middle = rasterio.Affine.translation(grid["width"] / 2, grid["height"] / 2)
-    metres = metres_per_pixel(1, 1, grid["transform"] @ middle, grid["crs"])
+    centre = rasterio.Affine.translation(grid["width"] / 2, grid["height"] / 2)
+    metres = metres_per_pixel(1, 1, grid["transform"] @ centre, grid["crs"])
     draw_overview(
         args.out,
         [Panel(title, of) for title, of in pictures.items()],

@@ -1,18 +1,17 @@
-r"""Measure what a few labelled regions are worth: maps from ten labels a class.
+r"""Measure few-label classification: IoU of maps made from ten labelled regions per class.
 
-Cuts the images of two lists into regions, draws ``--per-class`` regions of each class in the first
-list ``--draws`` times, classifies all regions of the second with `hook.apis.classify_regions`, and
-compares the pixels with the masks: median and range of each class's IoU over the draws. A region is
-labelled with the class of most of its pixels.
+The images of two lists are cut into regions. ``--draws`` times, ``--per-class`` regions of each
+class are drawn from the first list, all regions of the second are classified with
+`hook.apis.classify_regions`, and the pixels are compared with the masks: median and range of IoU
+per class over the draws. The label of a region is the class of most of its pixels.
 
     python tools/analysis_tools/few_labels.py configs/hook/hook-fast-skip_vit-192x6_banepa-256.py \
         --model "EuroSAT" configs/hook/hook-fast_vit-192x6_eurosat-2k-64.py eurosat.pth 64 \
         --model "task" configs/hook/hook-fast-skip_vit-192x6_banepa-256.py banepa.pth 256
 
-Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by their tokens, by their
-seeds and by their bands, and SLIC's regions, as many in every window, by their bands (of seeds and
-bands: means and standard deviations). CONFIG of the data says where images and masks are (its test
-data set, whose ``split`` is replaced).
+Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by tokens, by seeds and by
+bands, and as many SLIC regions per window by bands (seeds and bands: means and standard
+deviations). The first CONFIG names images and masks: its test dataset, with ``split`` replaced.
 """
 
 import argparse
@@ -43,31 +42,31 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config whose test data set has images and masks")
+    parser.add_argument("config", help="config with a test dataset of images and masks")
     parser.add_argument(
         "--model",
         nargs=4,
         action="append",
         required=True,
         metavar=("NAME", "CONFIG", "CHECKPOINT", "WINDOW"),
-        help="regions of this model in windows of so many pixels; may be repeated",
+        help="regions of this model in windows of WINDOW pixels; may be repeated",
     )
     parser.add_argument("--labels-from", default="splits/train.txt", metavar="LIST")
     parser.add_argument("--measured-on", default="splits/test.txt", metavar="LIST")
-    parser.add_argument("--num-tokens", type=int, metavar="K", help="default: the models' own")
+    parser.add_argument("--num-tokens", type=int, metavar="K", help="default: that of each model")
     parser.add_argument(
         "--min-region-pixels",
         type=int,
         default=0,
         metavar="PIXELS",
-        help="smallest part of a token",
+        help="minimum area of a region",
     )
     add_old_spelling(parser, "--min-region", "--min-region-pixels")
-    parser.add_argument("--per-class", type=int, default=10, help="labels (default 10)")
+    parser.add_argument("--per-class", type=int, default=10, help="labels per class (default 10)")
     parser.add_argument("--draws", type=int, default=20, help="random draws (default 20)")
     parser.add_argument("--method", choices=("linear", "mean"), default="linear")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the labels, with linear")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--strength", type=float, default=1.0, help="weight of labels (linear)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--json", metavar="FILE", help="write the report here")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     add_config_options(parser)
@@ -92,7 +91,7 @@ class Pool:
         train: bool,
         embeddings: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Add the regions (H, W) of a window, -1 where none is, its image (C, H, W) and mask."""
+        """Add the regions (H, W) of a window, -1 for none, with its image (C, H, W) and mask."""
         known = regions >= 0
         values, truth = image[:, known].astype(np.float64), truth[known]
         used, flat = np.unique(regions[known], return_inverse=True)  # nodata may hide a region
@@ -111,7 +110,7 @@ class Pool:
             self.embeddings.setdefault(kind, []).extend(vectors)
 
     def table(self, embedding: str | None = None) -> geopandas.GeoDataFrame:
-        """Give the regions as `hook regions` does, in places of no meaning."""
+        """Return the regions in the layout of `hook regions`, with placeholder geometries."""
         bands, rows = np.array(self.bands), np.arange(len(self.bands))
         half = bands.shape[1] // 2
         columns: dict[str, Any] = {f"mean_{i}": bands[:, i] for i in range(half)}
@@ -124,15 +123,11 @@ class Pool:
 
 
 def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Cut the images of a list into squares.
-
-    Yields:
-        Values (C, side, side), their validity, and the mask with classes.
-    """
+    """Yield image (C, side, side), validity and class mask of each window of a list's images."""
     dataset = build_dataset(config, "test", lambda data: data | dict(split=split, chip_size=side))
     if not hasattr(dataset, "load_sample"):
         raise ConfigError(
-            "the config's test data are not a folder of rasters",
+            "the test dataset is not a folder of rasters",
             expected="test_dataloader.dataset of type hook.GeoTIFFFolder",
             found=type(dataset).__name__,
         )
@@ -144,12 +139,12 @@ def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarra
 
 
 def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[Pool, Pool]:
-    """Cut all images into the regions of a model, and into as many of SLIC's."""
+    """Cut all images into regions of a model and into as many SLIC regions."""
     number = len(config.metainfo["classes"])
     predict, perceive = (
         RegionPredictor(model, args.num_tokens, args.min_region_pixels, kind) for kind in EMBEDDINGS
     )
-    own, slic = Pool(), Pool()
+    tokens, slic = Pool(), Pool()
     for split in (args.labels_from, args.measured_on):
         train = split == args.labels_from
         for image, valid, truth in read_windows(config, split, side):
@@ -160,17 +155,17 @@ def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[P
             token_ids = np.where(valid, answer.token_ids[0], -1)
             parts = connected_components(token_ids)
             _, first, labels = np.unique(parts[valid], return_index=True, return_inverse=True)
-            places = seeds.seed_of_pixel[0][valid]
+            seed_ids = seeds.seed_of_pixel[0][valid]
             embeddings = {
                 "tokens": answer.embeddings[0][token_ids[valid][first]],
-                "seeds": pool_seeds(seeds.seeds[0], places, labels, len(first)),
+                "seeds": pool_seeds(seeds.seeds[0], seed_ids, labels, len(first)),
             }
-            own.add(parts, image, truth, number, train, embeddings)
+            tokens.add(parts, image, truth, number, train, embeddings)
             rgb = image.transpose(1, 2, 0)
             scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
             others = slic_regions(rgb / scale, int(parts.max()) + 1)
             slic.add(np.where(valid, others, -1), image, truth, number, train)
-    return own, slic
+    return tokens, slic
 
 
 def measure(
@@ -179,11 +174,10 @@ def measure(
     """Draw labels, classify and compare, ``--draws`` times.
 
     Returns:
-        ``iou``: (draws, K) IoU of each class in percent, and ``labels``: regions of each class to
-        draw from.
+        ``iou``: (draws, K) IoU of each class in percent; ``labels``: K numbers of candidates.
     """
-    by = None if features == "bands" else features
-    table, pixels, train = pool.table(by), np.array(pool.pixels), np.array(pool.train)
+    kind = None if features == "bands" else features
+    table, pixels, train = pool.table(kind), np.array(pool.pixels), np.array(pool.train)
     majority = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
     drawn_from = [np.flatnonzero(train & (majority == k)) for k in range(len(classes))]
     for name, rows in zip(classes, drawn_from, strict=True):
@@ -192,21 +186,17 @@ def measure(
                 f"too few regions of class {name} to label",
                 expected=f"{args.per_class} in {args.labels_from}",
                 found=len(rows),
-                remedy="ask for fewer with --per-class, or list more images",
+                remedy="lower --per-class, or list more images",
             )
     rng, found = np.random.default_rng(args.seed), []
     for _ in range(args.draws):
         rows = [rng.choice(rows, args.per_class, replace=False) for rows in drawn_from]
         labels = {int(row): classes[k] for k, drawn in enumerate(rows) for row in drawn}
-        answer = classify_regions(
-            table,
-            labels,
-            method=args.method,
-            features="bands" if by is None else "embedding",
-            strength=args.strength,
-        )
-        named = answer["class_name"].to_numpy()[~train]
-        matrix = np.stack([pixels[~train][named == name].sum(axis=0) for name in classes])
+        options = dict(method=args.method, strength=args.strength)
+        by = "bands" if kind is None else "embedding"
+        predicted = classify_regions(table, labels, features=by, **options)
+        names = predicted["class_name"].to_numpy()[~train]
+        matrix = np.stack([pixels[~train][names == name].sum(axis=0) for name in classes])
         found.append(100 * np.nan_to_num(class_scores(matrix)["iou"]))
     return {"iou": np.array(found), "labels": [len(rows) for rows in drawn_from]}
 
@@ -228,9 +218,9 @@ def main() -> None:
         if not side.isdigit() or int(side) < 1:
             raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
         model = load_model((path, checkpoint), device=args.device)
-        own, slic = cut(config, model, int(side), args)
+        tokens, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
-            *((f"HOOK ({name})", own, kind) for kind in (*EMBEDDINGS, "bands")),
+            *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
             (f"SLIC, as many as {name}", slic, "bands"),
         ):
             found = measure(pool, features, classes, args)
@@ -244,13 +234,13 @@ def main() -> None:
             row |= {"median": median.tolist(), "draws": found["iou"].tolist()}
             report.append(row)
     print(
-        f"{args.per_class} labels a class from {args.labels_from}, measured on "
+        f"{args.per_class} labels per class from {args.labels_from}, measured on "
         f"{args.measured_on}; median [range] over {args.draws} draws; {args.method}"
     )
     print(table)
     if args.json:
-        command = shown_command(sys.argv)
-        write_json(args.json, {"command": command, "classes": classes, "rows": report})
+        head = {"command": shown_command(sys.argv), "classes": classes}
+        write_json(args.json, {**head, "rows": report})
 
 
 if __name__ == "__main__":

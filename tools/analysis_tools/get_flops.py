@@ -1,9 +1,8 @@
-"""Count a config's multiply-accumulate operations and parameters.
+"""Count the multiply-accumulate operations and parameters of a config.
 
 PyTorch's FlopCounterMode counts matrix products, convolutions and attention (two operations per
-multiply-accumulate); element-wise operations and norms are not counted, as usual. The products
-inside attention are told apart, because many counters, and with them the numbers in papers, leave
-them out.
+multiply-accumulate), not element-wise operations and norms. Products inside attention are reported
+separately, because many counters and papers omit them.
 """
 
 import argparse
@@ -26,18 +25,18 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="height and width, or one side (default: the size the model was made for)",
+        help="height and width, or one side (default: the size of the model)",
     )
     parser.add_argument("--bands", type=int, help="number of bands (default: the model's)")
     parser.add_argument(
-        "--depth", type=int, default=3, help="levels of modules in the table (default 3)"
+        "--depth", type=int, default=3, help="depth of the module table (default 3)"
     )
     add_config_options(parser)
     return parser.parse_args()
 
 
 def image_shape(model: torch.nn.Module, shape: list[int] | None) -> tuple[int, int]:
-    """Return height and width from the option, else from the model."""
+    """Return height and width, from the option or the model."""
     if shape is None:
         side = default_window(model)
         return side, side
@@ -55,12 +54,12 @@ def count(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[dict[str, int],
         inputs: (1, C, H, W).
 
     Returns:
-        Module name (the whole model is ``''``) to multiply-accumulates, and those of them that
-        multiply activations with activations, as attention does.
+        Multiply-accumulates by module name (``''`` for the model), and their number inside
+        attention.
     """
     model.eval()
     counter = FlopCounterMode(display=False)
-    # The counter knows matrix products, not the CPU's fused attention.
+    # The counter does not count the fused attention of the CPU.
     with sdpa_kernel(SDPBackend.MATH), counter:
         model(inputs, mode="tensor")
     counts = counter.get_flop_counts()
@@ -68,7 +67,7 @@ def count(model: torch.nn.Module, inputs: torch.Tensor) -> tuple[dict[str, int],
     totals = {name.removeprefix(root): sum(ops.values()) // 2 for name, ops in counts.items()}
     totals[""] = totals.pop("Global")
     for name, module in reversed(list(model.named_modules())):
-        # A list of modules is never called itself.
+        # A ModuleList is not called itself.
         if name:
             inside = sum(totals[f"{name}.{child}"] for child, _ in module.named_children())
             totals.setdefault(name, inside)
@@ -87,9 +86,9 @@ def main() -> None:
         totals, attention = count(model, torch.zeros(1, bands, height, width))
     except ValueError as error:
         raise ConfigError(
-            f"the model cannot take {bands} bands of {height} x {width} pixels",
+            f"the model cannot process {bands} bands of {height} x {width} pixels",
             found=error,
-            remedy="choose another --shape, or --cfg-options model.backbone.tokenizer.img_size=...",
+            remedy="change --shape, or set --cfg-options model.backbone.tokenizer.img_size=...",
         ) from None
     parameters = {
         name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()
@@ -99,19 +98,14 @@ def main() -> None:
     table.align["Module"] = "l"
     for name, _ in model.named_modules():
         if name and name.count(".") < args.depth and (totals[name] or parameters[name]):
-            indent = "  " * name.count(".")
-            table.add_row(
-                [
-                    indent + name.rpartition(".")[2],
-                    f"{totals[name] / 1e9:.3f}",
-                    f"{parameters[name] / 1e6:.3f}",
-                ]
-            )
+            label = "  " * name.count(".") + name.rpartition(".")[2]
+            numbers = f"{totals[name] / 1e9:.3f}", f"{parameters[name] / 1e6:.3f}"
+            table.add_row([label, *numbers])
     print(table)
     print(f"input: {bands} x {height} x {width}")
     print(
         f"multiply-accumulates: {totals[''] / 1e9:.3f} G, "
-        f"{attention / 1e9:.3f} G of them products inside attention"
+        f"{attention / 1e9:.3f} G of them inside attention"
     )
     print(f"parameters: {parameters[''] / 1e6:.3f} M")
 

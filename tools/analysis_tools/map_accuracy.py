@@ -1,7 +1,7 @@
-r"""Compare a class map with true masks on the ground that both cover: IoU per class and mIoU.
+r"""Compare a class map with reference masks where both overlap: IoU per class and mIoU.
 
-The map is read on the grid of each mask (nearest pixel), whatever the CRS of either. Pixels that
-are nodata in the map or ``--ignore-index`` in the mask do not count.
+The map is warped to the grid of each mask (nearest neighbour), so the CRS may differ. Pixels that
+are nodata in the map or ``--ignore-index`` in the mask are ignored.
 
     python tools/analysis_tools/map_accuracy.py map.tif data/banepa_buildings/masks \
         --list configs/_base_/splits/banepa/test.txt
@@ -26,30 +26,25 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("map", type=Path, help="class map, such as hook map writes")
-    parser.add_argument("truth", type=Path, nargs="+", help="true masks, or folders of them")
-    parser.add_argument("--list", type=Path, help="file that lists the masks' stems to use")
-    parser.add_argument("--ignore-index", type=int, default=255, help="label that does not count")
+    parser.add_argument("map", type=Path, help="class map, such as from hook map")
+    parser.add_argument("truth", type=Path, nargs="+", help="reference masks, or folders of them")
+    parser.add_argument("--list", type=Path, help="file with the stems of the masks to use")
+    parser.add_argument("--ignore-index", type=int, default=255, help="label to ignore")
     return parser.parse_args()
 
 
 def list_masks(paths: list[Path], listed: Path | None) -> list[Path]:
-    """Collect the masks.
-
-    Raises:
-        DataError: There is none, or a listed one is missing.
-    """
+    """Collect the masks; raise DataError if there is none or a listed one is missing."""
     masks = {}
     for path in paths:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         masks |= {file.stem: file for file in files if file.suffix.lower() in RASTERS}
     if listed is not None:
-        names = [
-            Path(line.strip()).stem for line in listed.read_text().splitlines() if line.strip()
-        ]
+        lines = map(str.strip, listed.read_text().splitlines())
+        names = [Path(line).stem for line in lines if line]
         missing = [name for name in names if name not in masks]
         if missing:
-            raise DataError(f"{listed} lists masks that are not there", found=missing[:5])
+            raise DataError(f"{listed} lists missing masks", found=missing[:5])
         masks = {name: masks[name] for name in names}
     if not masks:
         raise DataError("no masks", expected=f"files ending in {', '.join(RASTERS)}", found=paths)
@@ -60,7 +55,7 @@ def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
     """Count pairs of true and mapped class: (K, K) int64.
 
     Raises:
-        DataError: A file cannot be read, or the map and the masks do not meet.
+        DataError: If a file cannot be read, or the map and the masks do not overlap.
     """
     counts = np.zeros((256, 256), np.int64)
     with open_raster(map_path) as source:
@@ -75,7 +70,7 @@ def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
     if not counts.any():
         raise DataError(
             f"{map_path} and the masks have no pixel in common",
-            expected="masks of the mapped ground",
+            expected="masks of the mapped area",
             remedy="check the CRS of both",
         )
     size = int(np.flatnonzero(counts.any(axis=0) | counts.any(axis=1)).max()) + 1

@@ -1,8 +1,8 @@
-r"""Compare two models on the same test images by a paired bootstrap over the images.
+r"""Compare two models on the same test images with a paired bootstrap over the images.
 
-Each side names one or more outputs of ``tools/test.py --out``, one per seed. Classification: the
-``predictions.csv`` files with their column ``truth``, or the folders that hold them. Segmentation:
-folders of predicted masks, with ``--truth`` the folder of the true ones.
+``--first`` and ``--second`` each take outputs of ``tools/test.py --out``, one per seed: for a
+classification ``predictions.csv`` files with a ``truth`` column or their folders, for a
+segmentation folders of predicted masks, with the reference masks in ``--truth``.
 
     python tools/analysis_tools/paired_bootstrap.py \
         --first hook_seed0 hook_seed1 hook_seed2 --second patch_seed0 patch_seed1 patch_seed2
@@ -23,7 +23,7 @@ RASTERS = (".tif", ".tiff", ".png")
 
 
 def read_classification(path: Path) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """Give the class names, and truth and prediction by file."""
+    """Return the class names, and truth and prediction by file."""
     path = path / "predictions.csv" if path.is_dir() else path
     try:
         with path.open(newline="") as file:
@@ -32,23 +32,23 @@ def read_classification(path: Path) -> tuple[list[str], dict[str, tuple[str, str
         raise DataError(f"{path} cannot be read", found=error.strerror) from None
     if not rows or not {"file", "class", "truth"} <= rows[0].keys():
         raise DataError(
-            f"{path} holds no predictions with their truth",
+            f"{path} has no predictions with ground truth",
             expected="columns file, class, truth, score_<class>...",
             found=list(rows[0]) if rows else "no row",
-            remedy="write it with tools/test.py --out on a labelled data set",
+            remedy="write it with tools/test.py --out on a labelled dataset",
         )
     classes = [key.removeprefix("score_") for key in rows[0] if key.startswith("score_")]
     return classes, {row["file"]: (row["truth"], row["class"]) for row in rows}
 
 
 def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np.ndarray]:
-    """Give the classes, the files, and (S, I, K, K) matrices with a single one each."""
+    """Return the classes, the files, and one-hot (S, I, K, K) matrices."""
     classes, files, matrices = [], [], []
     for path in paths:
         names, answers = read_classification(path)
         if classes and (names != classes or sorted(answers) != files):
             raise DataError(
-                f"{path} lists other files or classes than {paths[0]}",
+                f"{path} and {paths[0]} list different files or classes",
                 remedy="compare runs on the same test images",
             )
         classes, files = names, sorted(answers)
@@ -62,7 +62,7 @@ def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, float | None]:
-    """Read the only band of a mask, and its nodata value."""
+    """Read the first band of a mask and its nodata value."""
     with open_raster(path) as source:
         return source.read(1), source.nodata
 
@@ -70,7 +70,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, float | None]:
 def segmentation_matrices(
     folders: list[Path], truth: Path, num_classes: int, ignore_index: int
 ) -> tuple[list[str], np.ndarray]:
-    """Give the files, and (S, I, K, K) matrices of pixels."""
+    """Return the files and (S, I, K, K) matrices of pixel counts."""
     masks = {path.stem: path for path in truth.rglob("*") if path.suffix.lower() in RASTERS}
     files: list[str] = []
     matrices = []
@@ -78,8 +78,8 @@ def segmentation_matrices(
         predicted = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in RASTERS}
         if not predicted or set(predicted) - set(masks) or (files and sorted(predicted) != files):
             raise DataError(
-                f"the masks in {folder} do not pair with the truth or with {folders[0]}",
-                expected=f"files named as in {truth}",
+                f"the masks in {folder} do not match those of {truth} or {folders[0]}",
+                expected=f"the file names of {truth}",
                 found=sorted(set(predicted) - set(masks))[:3] or f"{len(predicted)} masks",
             )
         files = sorted(predicted)
@@ -104,11 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--first", nargs="+", type=Path, required=True, help="outputs, one a seed")
+    parser.add_argument(
+        "--first", nargs="+", type=Path, required=True, help="outputs, one per seed"
+    )
     parser.add_argument("--second", nargs="+", type=Path, required=True, help="outputs to compare")
-    parser.add_argument("--truth", type=Path, help="folder of true masks (segmentation)")
+    parser.add_argument("--truth", type=Path, help="folder of reference masks (segmentation)")
     parser.add_argument("--classes", nargs="+", help="class names (segmentation)")
-    parser.add_argument("--ignore-index", type=int, default=255, help="label that does not count")
+    parser.add_argument("--ignore-index", type=int, default=255, help="label to ignore")
     parser.add_argument("--resamples", type=int, default=9999, help="number of resamples")
     args = parser.parse_args()
     if args.truth is None:
@@ -124,7 +126,7 @@ def main() -> None:
         scores = {"mIoU": mean_iou}
         scores |= {f"IoU of {name}": class_iou(i) for i, name in enumerate(args.classes)}
     if files != others:
-        raise DataError("the two sides were tested on different images")
+        raise DataError("--first and --second were tested on different images")
     print(f"{len(files)} images, {len(first)} and {len(second)} seeds, 95 % percentile interval")
     for name, score in scores.items():
         result = paired_bootstrap(first, second, score, args.resamples)

@@ -1,10 +1,9 @@
-r"""Draw time and memory of configs against the side of the image.
+r"""Plot time and memory of configs against the side of the image.
 
-For every side each config's model is built for images of that side and measured in a fresh
-process. A side is left out, and marked so in the table and the picture, where a step would take or
-takes more than ``--max-seconds`` or ``--max-memory``, where the system ends the process for
-memory, or where the model refuses the size. For ratios between configs that differ little take
-``benchmark.py``, which pairs their steps.
+For every side, each model is built for that size and measured in a fresh process. A side is
+skipped, and marked as such, if a step exceeds or is expected to exceed ``--max-seconds`` or
+``--max-memory``, if the system kills the process, or if the model rejects the size. For small
+differences between configs use ``benchmark.py``, which pairs their steps.
 
     python tools/analysis_tools/scaling.py HOOK_CONFIG PATCH_EMBED_CONFIG --labels HOOK patches \
         --sides 128 256 512 --max-seconds 20 --out scaling.png --json scaling.json
@@ -42,14 +41,14 @@ from hook.errors import ConfigError, HookError, reports_errors
 from hook.geo.staging import save_png
 from hook.visualization.drawing import figure_to_rgb
 
-SHARE_OF_MEMORY = 0.8  # of what is free at the start; the rest is for others
+SHARE_OF_MEMORY = 0.8  # of the memory that is free at the start
 
 
 def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="+", metavar="config", help="configs to compare")
-    parser.add_argument("--out", required=True, metavar="PNG", help="picture to write")
-    parser.add_argument("--labels", nargs="+", help="names of the configs (default: their files')")
+    parser.add_argument("--out", required=True, metavar="PNG", help="PNG to write")
+    parser.add_argument("--labels", nargs="+", help="names of the configs (default: file names)")
     parser.add_argument(
         "--sides",
         type=int,
@@ -62,14 +61,13 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
         "--max-seconds",
         type=float,
         default=60.0,
-        help="leave out a side whose step takes longer (default 60)",
+        help="skip sides with longer steps (default 60)",
     )
     parser.add_argument(
         "--max-memory",
         type=float,
         metavar="GIB",
-        help="leave out a side whose step takes more above the built model (default: 80 %% of the "
-        "memory that is free)",
+        help="skip sides with steps above this, model excluded (default: 80 %% of free memory)",
     )
     add_step_options(parser, repeats=5)
     args = parser.parse_args()
@@ -78,7 +76,7 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     elif len(args.labels) != len(args.configs):
         parser.error(f"--labels has {len(args.labels)} names for {len(args.configs)} configs")
     if len(set(args.labels)) < len(args.labels):
-        parser.error(f"--labels must tell the configs apart, got {', '.join(args.labels)}")
+        parser.error(f"--labels must be unique, got {', '.join(args.labels)}")
     args.sides = sorted(set(args.sides))
     if args.sides[0] < 1:
         parser.error("--sides must be at least 1 pixel")
@@ -89,20 +87,16 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
 
 
 def estimate(sides: Sequence[int], values: Sequence[float], side: int) -> float:
-    """Expect a time or a memory at the next side.
+    """Extrapolate time or memory to a larger side; 0 without measurements.
 
-    It grows by the power seen between the last two sides, but at least linearly in the pixels (the
-    second power of the side) and at most quadratically (the fourth, as global attention does).
-    From one side alone the growth is taken as linear: where that is too little, the limits stop
-    the step while it runs.
+    The power is that between the last two sides, at least linear in the pixels (the second power
+    of the side) and at most quadratic (the fourth, as in global attention). With one measured side
+    growth is linear; if it is faster, the limits stop the step while it runs.
 
     Args:
-        sides: Sides measured, rising.
-        values: What was measured there.
+        sides: Measured sides, ascending.
+        values: Values measured there.
         side: A larger side.
-
-    Returns:
-        The value to expect; 0 where nothing was measured.
     """
     if not sides:
         return 0.0
@@ -116,16 +110,16 @@ def estimate(sides: Sequence[int], values: Sequence[float], side: int) -> float:
 def reason_to_skip(
     points: Sequence[dict[str, Any]], side: int, max_seconds: float, max_memory: float | None
 ) -> dict[str, str] | None:
-    """Say why a side need not be tried, from a config's smaller sides.
+    """Return why a side is skipped given a config's smaller sides, or None to measure it.
 
     Args:
-        points: From :func:`measured_point` and :func:`skipped_point`, sides rising.
+        points: From :func:`measured_point` and :func:`skipped_point`, sides ascending.
         side: Side in pixels.
         max_seconds: Limit of a step.
-        max_memory: Limit in bytes; None for none.
+        max_memory: Limit in bytes; None for no limit.
 
     Returns:
-        ``reason`` (``'time'`` or ``'memory'``) and ``detail``, or None to try it.
+        ``reason`` (``'time'`` or ``'memory'``) and ``detail``.
     """
     if points and points[-1]["skipped"] and points[-1]["skipped"]["reason"] != "refused":
         reason = points[-1]["skipped"]["reason"]
@@ -142,7 +136,7 @@ def reason_to_skip(
 
 
 def measured_point(side: int, measured: Measurement) -> dict[str, Any]:
-    """Turn a measurement at a side in pixels into an entry of the report."""
+    """Return the report entry of a measured side."""
     low, middle, high = (float(q) for q in np.percentile(measured.seconds, (25, 50, 75)))
     images = measured.shape[0]
     return {
@@ -158,7 +152,7 @@ def measured_point(side: int, measured: Measurement) -> dict[str, Any]:
 
 
 def skipped_point(side: int, skipped: dict[str, str]) -> dict[str, Any]:
-    """Make the entry of a side that was left out."""
+    """Return the report entry of a skipped side."""
     return {"side": side, "skipped": skipped}
 
 
@@ -169,18 +163,12 @@ def point_at(
     settings: StepSettings,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Measure a config at a side, or say why not."""
-    skipped = reason_to_skip(points, side, args.max_seconds, args.max_memory_bytes)
+    """Return the report entry of a config at a side, measured or skipped."""
+    limits = dict(max_seconds=args.max_seconds, max_memory=args.max_memory_bytes)
+    skipped = reason_to_skip(points, side, **limits)
     if skipped is None:
         try:
-            measured = measure(
-                config,
-                settings,
-                side=side,
-                repeats=args.repeats,
-                max_seconds=args.max_seconds,
-                max_memory=args.max_memory_bytes,
-            )
+            measured = measure(config, settings, side=side, repeats=args.repeats, **limits)
             return measured_point(side, measured)
         except StepStopped as error:
             skipped = {"reason": error.limit, "detail": error.what}
@@ -191,7 +179,7 @@ def point_at(
 
 
 def make_table(configs: Sequence[dict[str, Any]]) -> PrettyTable:
-    """Lay the points out, one row per side and config."""
+    """Format the points, one row per side and config."""
     table = PrettyTable(["side", "config", "ms per image", "ns per pixel", "peak memory (MiB)"])
     table.align = "r"
     table.align["config"] = "l"
@@ -216,14 +204,11 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 
 def draw(configs: Sequence[dict[str, Any]], title: str) -> np.ndarray:
-    """Draw milliseconds per image and MiB against the side, both axes logarithmic.
+    """Plot milliseconds per image and MiB against the side on log axes, (H, W, 3) uint8.
 
     Args:
         configs: ``label`` and ``points`` of each.
-        title: Line above.
-
-    Returns:
-        (height, width, 3) uint8.
+        title: Title of the figure.
     """
     figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -247,16 +232,16 @@ def draw(configs: Sequence[dict[str, Any]], title: str) -> np.ndarray:
         axes.set_xscale("log")
         axes.set_yscale("log")
         if starts:
-            # It starts below all curves; only its slope means something.
+            # A reference slope below all curves.
             first, low = min(starts)
             low *= 0.6
-            reach = np.array([first, sides[-1]], float)
-            line = low * (reach / first) ** 2
-            axes.plot(reach, line, "--", color="0.55", lw=1, label="linear in pixels")
+            ends = np.array([first, sides[-1]], float)
+            line = low * (ends / first) ** 2
+            axes.plot(ends, line, "--", color="0.55", lw=1, label="linear in pixels")
         axes.set_xticks(sides, [str(side) for side in sides])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(sides[0] * 0.8, sides[-1] / 0.8)
-        # Labels at 1, 2 and 5, so that less than a decade has some too.
+        # Labels at 1, 2 and 5, so that ranges below a decade have some.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -268,23 +253,17 @@ def draw(configs: Sequence[dict[str, Any]], title: str) -> np.ndarray:
 
 
 def _mark_skipped(axes, points: Sequence[dict[str, Any]], number: int, colour: str) -> None:
-    """Put a cross and the reason at the lower edge, where no curve of a large side comes."""
+    """Mark skipped sides with a cross and the reason at the lower edge."""
     height = 0.04 + 0.055 * number
     for point in points:
         if point["skipped"]:
-            axes.annotate(
-                f"× {point['skipped']['reason']}",
-                (point["side"], height),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=colour,
-            )
+            style = dict(ha="center", va="center", fontsize=8, color=colour)
+            at, units = (point["side"], height), ("data", "axes fraction")
+            axes.annotate(f"× {point['skipped']['reason']}", at, xycoords=units, **style)
 
 
 def print_points(configs: Sequence[dict[str, Any]]) -> None:
-    """Print the table, and below it why sides were left out."""
+    """Print the table and the reasons of skipped sides."""
     print(make_table(configs))
     for config in configs:
         for point in config["points"]:
@@ -300,7 +279,7 @@ def main() -> None:
         prepare_output(path, option)
     prepare(settings)
     for config in args.configs:
-        load_config(config, settings.options)  # a wrong path must not end the run halfway
+        load_config(config, settings.options)  # report wrong paths before the first measurement
     if args.max_memory is not None:
         args.max_memory_bytes = args.max_memory * 2**30
     else:
@@ -319,13 +298,13 @@ def main() -> None:
                 progress.set_postfix_str(f"{entry['label']} at {side} pixels")
                 entry["points"].append(point_at(config, side, entry["points"], settings, args))
                 progress.update()
-            write_json(args.json, report)  # an interrupted run keeps what it measured
+            write_json(args.json, report)  # an interrupted run keeps its measurements
     points = [point for entry in report["configs"] for point in entry["points"]]
     if all(point["skipped"] for point in points):
         raise ConfigError(
             "no config could be measured at any side",
             found=points[0]["skipped"]["detail"],
-            remedy="choose other --sides, or raise --max-seconds and --max-memory",
+            remedy="change --sides, or raise --max-seconds and --max-memory",
         )
     print_head(report, settings)
     print_points(report["configs"])

@@ -1,13 +1,11 @@
-r"""Measure the mapping of scenes: its rate beside the bare model's and mmseg's slide inference.
+r"""Benchmark the mapping of scenes against the bare model and mmseg's slide inference.
 
-A seeded scene (uint8, three bands, tiled and compressed) is mapped with random weights, reading,
-blending and writing of the Cloud-Optimised GeoTIFF included. The bare model answers as many
-windows, ready in memory, in the same process, before and after the map, in turns. ``--heights``
-then maps scenes of these heights and runs mmseg's slide inference over the same pixels, each in a
-fresh process, and draws time and peak memory of both. ``--pixelwise`` maps scenes of these sizes,
-valid everywhere, with a 1x1 convolution in place of the model, each in a fresh process too, and
-sets their peak memory beside what ``hook map --dry-run`` foretells; ``--skip-rates`` leaves the
-first comparison out.
+A seeded scene (uint8, three bands, tiled and compressed) is mapped with random weights, including
+reading, blending and writing of the Cloud-Optimised GeoTIFF. The bare model runs on as many windows
+in memory, in the same process, alternating with the map. ``--heights`` maps scenes of these heights
+and runs mmseg's slide inference on the same pixels, each in a fresh process, and plots time and
+peak memory. ``--pixelwise`` maps scenes of these sizes with a 1x1 convolution, each in a fresh
+process, and compares memory and disk with the estimates of ``hook map --dry-run``.
 
     python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
         --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
@@ -59,19 +57,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config of a segmentation; its weights do not matter")
+    parser.add_argument("config", help="config of a segmentation; weights are random")
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         default=(3072, 4096),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the scene whose rate is compared (default 3072 4096)",
+        help="size of the scene (default 3072 4096)",
     )
     parser.add_argument("--window", type=int, help="side of a window (default: the model's)")
     parser.add_argument("--overlap", type=float, default=0.25, help="of windows (default 0.25)")
-    parser.add_argument("--batch", type=int, default=4, help="windows per pass (default 4)")
-    parser.add_argument("--repeats", type=int, default=3, help="maps, between bare passes")
+    parser.add_argument("--batch", type=int, default=4, help="windows per batch (default 4)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of maps (default 3)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument(
@@ -80,23 +78,23 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="ROWS",
-        help="also compare time and memory with slide inference, at these heights and the width",
+        help="compare time and memory with slide inference at these heights",
     )
-    parser.add_argument("--slide-width", type=int, default=2048, help="of those (default 2048)")
+    parser.add_argument("--slide-width", type=int, default=2048, help="their width (default 2048)")
     parser.add_argument(
         "--pixelwise",
         type=_size,
         nargs="+",
         default=[],
         metavar="HEIGHTxWIDTH",
-        help="also weigh maps of scenes of these sizes with a 1x1 convolution",
+        help="measure memory and disk of scenes of these sizes with a 1x1 convolution",
     )
-    parser.add_argument("--skip-rates", action="store_true", help="leave out the bare model")
+    parser.add_argument("--skip-rates", action="store_true", help="skip the bare model")
     parser.add_argument("--json", metavar="FILE", help="write the report here")
-    parser.add_argument("--out", metavar="PNG", help="draw the curves over the heights here")
+    parser.add_argument("--out", metavar="PNG", help="plot the results of --heights here")
     args = parser.parse_args()
     if args.out and not args.heights:
-        parser.error("--out draws curves over --heights")
+        parser.error("--out needs --heights")
     return args
 
 
@@ -128,11 +126,7 @@ def write_scene(path: Path, height: int, width: int, empty_rows: int = 0) -> Non
 
 
 def build(args: argparse.Namespace) -> nn.Module:
-    """Build the config's model with random weights, ready to map.
-
-    Raises:
-        ConfigError: It is no segmentation.
-    """
+    """Build the config's model with random weights; raise ConfigError unless it segments."""
     setup_environment()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -141,7 +135,7 @@ def build(args: argparse.Namespace) -> nn.Module:
     model = build_model(cfg).to(args.device).eval()
     if not hasattr(model, "decode_head"):
         raise ConfigError(
-            f"{args.config} is no segmentation",
+            f"{args.config} is not a segmentation",
             expected="mmseg's EncoderDecoder",
             found=type(model).__name__,
         )
@@ -152,10 +146,10 @@ def build(args: argparse.Namespace) -> nn.Module:
 
 
 def run_map(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
-    """Map a scene into a temporary folder; return the seconds from start to finished files."""
+    """Map a scene into a temporary folder and return the duration in seconds."""
     predict = WindowPredictor(model)
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         request = MapRequest(
             scene,
             Path(folder) / "map.tif",
@@ -165,29 +159,29 @@ def run_map(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
             progress=False,
         )
         map_scene(predict, request, num_classes=model.decode_head.num_classes)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
 
 @torch.inference_mode()
 def run_bare(model: nn.Module, batch: torch.Tensor, batches: int) -> float:
-    """Let the model answer batches of windows; return the seconds."""
+    """Run the model on batches of windows and return the duration in seconds."""
     size = tuple(batch.shape[-2:])
     metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)] * len(batch)
     device = next(model.parameters()).device
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(batches):
         model.inference(batch.to(device), metas).cpu()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 @torch.inference_mode()
 def run_slide(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
-    """Run mmseg's slide inference over a scene that lies in memory; return the seconds."""
+    """Run mmseg's slide inference on a scene in memory and return the duration in seconds."""
     window = args.window or default_window(model)
     stride = window - WindowGrid(window, window, window, args.overlap).overlap
     with open_raster(scene) as source:
         image = torch.from_numpy(source.read())
-    begun = time.perf_counter()
+    start = time.perf_counter()
     data = model.data_preprocessor({"inputs": [image.to(args.device)]}, False)
     size = tuple(image.shape[-2:])
     model.test_cfg = type(model.test_cfg)(
@@ -196,11 +190,11 @@ def run_slide(model: nn.Module, scene: Path, args: argparse.Namespace) -> float:
     meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
     logits = model.inference(data["inputs"], [meta])
     logits.softmax(dim=1).argmax(dim=1).to(torch.uint8).cpu()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def compare_rates(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Time maps between passes of the bare model, and a map of a scene half without data."""
+    """Time maps alternating with the bare model, and maps of a scene half without data."""
     model = build(args)
     height, width = args.size
     window = args.window or default_window(model)
@@ -234,7 +228,7 @@ def compare_rates(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict | None:
-    """Call a function in a process of its own; None where it died, of memory most likely."""
+    """Call a function in a fresh process; None if it is killed, most likely for memory."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, function, *arguments))
@@ -253,21 +247,20 @@ def _send(connection, function: Callable[..., dict[str, Any]], *arguments: Any) 
 
 
 def _peak_memory() -> int:
-    """Peak of this process's resident memory in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _time(args: argparse.Namespace, kind: str, scene: Path) -> dict[str, Any]:
-    """Time and weigh one way."""
+    """Measure time and memory of ``map`` or ``slide``."""
     warnings.simplefilter("ignore")
-    model = build(args)
     run = run_map if kind == "map" else run_slide
-    seconds = run(model, scene, args)
+    seconds = run(build(args), scene, args)
     return {"seconds": seconds, "peak_memory_bytes": _peak_memory()}
 
 
 def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Time and weigh both ways over the heights."""
+    """Measure time and memory of maps and slide inference over the heights."""
     points = []
     with tqdm(total=2 * len(args.heights), unit="run", disable=None) as progress:
         for height in args.heights:
@@ -282,7 +275,7 @@ def compare_sizes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]
 
 
 class PixelwiseModel:
-    """A 1x1 convolution as the function that maps scenes."""
+    """A 1x1 convolution as a predict function."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -290,12 +283,12 @@ class PixelwiseModel:
 
     @torch.inference_mode()
     def __call__(self, windows: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Score the windows (B, C, h, w)."""
+        """Return the scores of windows (B, C, h, w)."""
         return self.conv(torch.from_numpy(windows) / 255.0).softmax(dim=1).numpy()
 
 
-def _weigh(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dict[str, Any]:
-    """Map a scene of a size."""
+def _measure(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dict[str, Any]:
+    """Map ``scene.tif`` of a folder and return measured and estimated memory and disk."""
     if args.threads:
         torch.set_num_threads(args.threads)
     scene, output = folder / "scene.tif", folder / "map.tif"
@@ -303,62 +296,50 @@ def _weigh(args: argparse.Namespace, size: tuple[int, int], folder: Path) -> dic
     options = dict(window=window, overlap=args.overlap, batch_size=args.batch, progress=False)
     request = MapRequest(scene, output, **options)
     model = PixelwiseModel()
-    told = estimate(model, *plan_map(request, num_classes=PIXELWISE_CLASSES))
+    expected = estimate(model, *plan_map(request, num_classes=PIXELWISE_CLASSES))
     before = _peak_memory()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     map_scene(model, request, num_classes=PIXELWISE_CLASSES)
     return {
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - start,
         "memory_before_bytes": before,
         "peak_memory_bytes": _peak_memory(),
-        "foretold_memory_bytes": told.memory_bytes,
+        "estimated_memory_bytes": expected.memory_bytes,
         "disk_bytes": sum(file.stat().st_size for file in folder.glob("map.*")),
-        "foretold_disk_bytes": told.disk_bytes,
-        # What a row of windows adds up in: scores of all classes and their weights, float32.
+        "estimated_disk_bytes": expected.disk_bytes,
+        # Of one row of windows: scores of all classes and their weights, float32.
         "accumulator_bytes": window * size[1] * (PIXELWISE_CLASSES + 1) * 4,
     }
 
 
-def weigh_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Weigh maps of scenes of several sizes.
-
-    Raises:
-        DataError: A run died.
-    """
+def measure_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Measure maps of scenes of several sizes; raise DataError if a run is killed."""
     points = []
     for height, width in tqdm(args.pixelwise, unit="scene", disable=None):
         with tempfile.TemporaryDirectory(dir=folder) as name:
             write_scene(Path(name) / "scene.tif", height, width)
-            answer = in_fresh_process(_weigh, args, (height, width), Path(name))
-        if answer is None:
-            raise DataError(f"the map of {height} x {width} pixels died")
-        points.append({"height": height, "width": width} | answer)
+            measured = in_fresh_process(_measure, args, (height, width), Path(name))
+        if measured is None:
+            raise DataError(f"the process mapping {height} x {width} pixels was killed")
+        points.append({"height": height, "width": width} | measured)
     return points
 
 
 def make_memory_table(points: list[dict[str, Any]]) -> PrettyTable:
-    """Lay out what the sizes took beside what was foretold."""
-    table = PrettyTable(
-        ["height", "width", "s", "MiB", "foretold MiB", "accumulators MiB", "disk MiB", "foretold"]
-    )
+    """Format measured and estimated memory and disk by size."""
+    columns = ["MiB", "estimated MiB", "accumulators MiB", "disk MiB", "estimated disk MiB"]
+    table = PrettyTable(["height", "width", "s", *columns])
     table.align = "r"
+    keys = ["peak_memory_bytes", "estimated_memory_bytes", "accumulator_bytes"]
     for point in points:
-        cells = (
-            f"{point[key] / 2**20:.{digits}f}"
-            for key, digits in (
-                ("peak_memory_bytes", 0),
-                ("foretold_memory_bytes", 0),
-                ("accumulator_bytes", 0),
-                ("disk_bytes", 1),
-                ("foretold_disk_bytes", 1),
-            )
-        )
+        cells = [f"{point[key] / 2**20:.0f}" for key in keys]
+        cells += [f"{point[key] / 2**20:.1f}" for key in ("disk_bytes", "estimated_disk_bytes")]
         table.add_row([point["height"], point["width"], f"{point['seconds']:.1f}", *cells])
     return table
 
 
 def make_table(points: list[dict[str, Any]]) -> PrettyTable:
-    """Lay the sizes out."""
+    """Format time and memory of maps and slide inference by height."""
     table = PrettyTable(["height", "map s", "slide s", "map MiB", "slide MiB"])
     table.align = "r"
     for point in points:
@@ -372,7 +353,7 @@ def make_table(points: list[dict[str, Any]]) -> PrettyTable:
 
 
 def draw(points: list[dict[str, Any]]) -> np.ndarray:
-    """Draw time and memory over the height of the scene, (H, W, 3) uint8."""
+    """Plot time and memory against the height of the scene, (H, W, 3) uint8."""
     figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, key, scale, name in (
@@ -406,14 +387,13 @@ def main() -> None:
             "torch": torch.__version__,
         }
         report["sizes"] = compare_sizes(args, folder)
-        report["pixelwise"] = weigh_pixelwise(args, folder)
+        report["pixelwise"] = measure_pixelwise(args, folder)
     if rates := report["rates"]:
         print(
             f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
             f"map {np.median(rates['map_seconds']):.1f} s: "
-            f"{100 * rates['map_rate_over_bare']:.1f} % of the bare rate (median of the rounds' "
-            "ratios); half without data: "
-            f"{rates['half_empty_speed_up']:.2f} times as fast"
+            f"{100 * rates['map_rate_over_bare']:.1f} % of the bare rate (median over rounds); "
+            f"half without data: {rates['half_empty_speed_up']:.2f} times as fast"
         )
     if report["sizes"]:
         print(make_table(report["sizes"]))

@@ -1,10 +1,9 @@
-r"""Measure a classifier over numbers of tokens, image sizes, or tokens chosen per image.
+r"""Measure a classifier over numbers of tokens, image sizes, or shares of explained variance.
 
-One of ``--num-tokens``, ``--sides`` and ``--explained`` says what varies; every value is tested on
-the config's test images with each checkpoint (one per training seed). Images of another side are
-those of the test set, resampled. Time is that of the model alone, per image, the median over the
-batches; measure it on an idle machine. ``--beside`` draws other reports of this tool (such as
-models trained with a fixed number of tokens) into the same picture.
+``--num-tokens``, ``--sides`` or ``--explained`` varies; every value is tested on the test images
+with each checkpoint (one per training seed). With ``--sides`` the test images are resampled. Time
+is that of the model per image, the median over the batches; measure it on an idle machine.
+``--beside`` adds other reports of this tool to the plot (such as fixed numbers of tokens).
 
     python tools/analysis_tools/token_curve.py CONFIG seed0.pth seed1.pth seed2.pth \
         --num-tokens 1 2 4 6 8 12 16 --json curve.json --out curve.png
@@ -55,7 +54,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config of a scene classification")
-    parser.add_argument("checkpoints", nargs="+", help="its checkpoints, one per seed")
+    parser.add_argument("checkpoints", nargs="+", help="checkpoints, one per seed")
     varied = parser.add_mutually_exclusive_group(required=True)
     varied.add_argument("--num-tokens", type=int, nargs="+", metavar="K", help="tokens per image")
     varied.add_argument("--sides", type=int, nargs="+", metavar="PIXELS", help="sides of images")
@@ -64,11 +63,11 @@ def parse_args() -> argparse.Namespace:
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="share of the variance of the seeds that the tokens of an image must explain",
+        help="share of the variance of the seeds that the tokens must explain",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report here")
-    parser.add_argument("--out", metavar="PNG", help="draw the curve here")
-    parser.add_argument("--label", help="name of the config in the picture (default: its file's)")
+    parser.add_argument("--out", metavar="PNG", help="plot the curve here")
+    parser.add_argument("--label", help="name of the config in the plot (default: file name)")
     parser.add_argument("--beside", nargs="+", default=[], metavar="JSON", help="other reports")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
@@ -79,11 +78,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_reports(paths: Sequence[str], varied: str) -> list[dict[str, Any]]:
-    """Read other reports of this tool.
-
-    Raises:
-        DataError: A file is none, or varies something else.
-    """
+    """Read other reports; raise DataError if a file is not one or varies something else."""
     reports = []
     for path in paths:
         try:
@@ -91,8 +86,8 @@ def read_reports(paths: Sequence[str], varied: str) -> list[dict[str, Any]]:
             kinds = {report["varied"], varied}
             report["points"], report["label"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no report of this tool", found=error) from None
-        # Fixed numbers of tokens and chosen ones share an axis.
+            raise DataError(f"{path} is not a report of this tool", found=error) from None
+        # --num-tokens and --explained share an axis.
         if len(kinds) > 1 and "sides" in kinds:
             raise DataError(f"{path} varies {report['varied']}", expected=varied)
         reports.append(report)
@@ -103,16 +98,16 @@ def read_reports(paths: Sequence[str], varied: str) -> list[dict[str, Any]]:
 def test(
     model: nn.Module, loader: DataLoader, side: int | None, num_tokens: int | None = None
 ) -> dict[str, Any]:
-    """Classify a data set.
+    """Classify a dataset.
 
     Args:
         model: A scene classifier.
         loader: Its test images.
-        side: Resample the images to this side in pixels; None leaves them.
-        num_tokens: Number of tokens; None takes what the model would.
+        side: Side in pixels to resample the images to; None keeps their size.
+        num_tokens: Number of tokens; None uses the model's default.
 
     Returns:
-        ``accuracy`` in percent, ``tokens`` per image on average and ``ms_per_image``.
+        ``accuracy`` in percent, mean number of ``tokens`` and ``ms_per_image``.
     """
     right = count = tokens = 0
     seconds = []
@@ -147,8 +142,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Test every checkpoint at every value.
 
     Returns:
-        One entry per value: ``value``, ``accuracy`` per checkpoint, and the means over them of
-        ``tokens`` and ``ms_per_image``.
+        Per value: ``value``, ``accuracy`` per checkpoint, mean ``tokens`` and ``ms_per_image``.
     """
     cfg = load_config(args.config, args.cfg_options)
     values = getattr(args, args.varied)
@@ -180,12 +174,12 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _check(model: nn.Module, args: argparse.Namespace) -> None:
-    """Refuse models and values that cannot be tested, before the first test."""
+    """Check the model and the values before the first test."""
     backbone = getattr(model, "backbone", None)
     if getattr(model, "head", None) is None or not hasattr(backbone, "tokenizer"):
         raise ConfigError(
-            f"{args.config} is no scene classification with a tokenizer",
-            expected="a hook.TokenClassifier over a hook.TokenViT",
+            f"{args.config} is not a scene classification with a tokenizer",
+            expected="a hook.TokenClassifier with a hook.TokenViT",
             found=type(model).__name__,
         )
     for tokens in args.num_tokens or []:
@@ -194,7 +188,7 @@ def _check(model: nn.Module, args: argparse.Namespace) -> None:
     if wrong or (args.explained and not hasattr(backbone.tokenizer, "count_tokens")):
         raise ConfigError(
             "--explained cannot be used",
-            expected="shares above 0 and up to 1, and a model with hook.HookTokenizer",
+            expected="shares above 0 and at most 1, and a model with hook.HookTokenizer",
             found=wrong or type(backbone.tokenizer).__name__,
         )
     small = [side for side in args.sides or [] if side < 4]
@@ -203,7 +197,7 @@ def _check(model: nn.Module, args: argparse.Namespace) -> None:
 
 
 def make_table(report: dict[str, Any]) -> PrettyTable:
-    """Lay a report out, one row per value."""
+    """Format a report, one row per value."""
     table = PrettyTable([report["varied"], "accuracy", "s.d.", "mean tokens", "ms per image"])
     table.align = "r"
     for point in report["points"]:
@@ -221,11 +215,7 @@ def make_table(report: dict[str, Any]) -> PrettyTable:
 
 
 def draw(reports: Sequence[dict[str, Any]], varied: str) -> np.ndarray:
-    """Draw accuracy and time of reports, the spread over the seeds as bars.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """Plot accuracy with its spread over the seeds, and time, (H, W, 3) uint8."""
     figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
     accuracy, times = figure.subplots(1, 2)
     for report in reports:

@@ -1,30 +1,28 @@
-r"""Measure how far tokens are objects, beside other ways to cut an image into as many parts.
+r"""Measure how well tokens match objects, compared with other segmenters of as many regions.
 
-Goes over the config's test images, which need masks. Two comparisons for every number of tokens:
+The config's test images need masks. Every number of tokens has two comparisons:
 
-- equal number of labels: tokens may own scattered pixels, and so may the clusters of k-means on
-  colour and position; SLIC, a regular grid and merged patches get as many regions as an image has
-  tokens;
-- equal number of connected components: the connected parts of the tokens (those under 16 pixels
-  merged into the neighbour with the longest shared border), and as many regions of SLIC,
-  Felzenszwalb and Huttenlocher, a regular grid and merged patches.
+- equal number of labels: tokens and clusters of k-means on colour and position may be scattered;
+  SLIC, a regular grid and merged patches get as many regions as an image has tokens;
+- equal number of connected components: connected parts of tokens (those below 16 pixels merged into
+  the neighbour with the longest common border), and as many regions of SLIC, Felzenszwalb and
+  Huttenlocher, a regular grid and merged patches.
 
-Both put the tokens of ``--beside`` models in rows of their own, such as tokenizers that have never
-seen the data, each with SLIC in as many regions. ``--diffusion-steps`` lets neighbouring seeds of
-like colour share their tokens before any map is made (see HookTokenizer), and
-``--min-region-pixels`` gives connected parts of tokens below an area to the neighbour they look
-most like; SLIC has a step of that kind itself.
+``--beside`` adds the tokens of other models, such as tokenizers that were not trained on the data,
+and SLIC with as many regions. ``--diffusion-steps`` smooths the assignment over neighbouring seeds
+of similar colour first (see HookTokenizer). ``--min-region-pixels`` merges connected parts of tokens below
+an area into the most similar neighbour, as SLIC does.
 
-Merged patches are the tokens of a patch embedding, joined with their most similar neighbours
-(Ward's criterion) until as many are left: as the embedding gives them, and after the ViT's blocks.
+Merged patches are the tokens of a patch embedding, before and after the ViT's blocks, merged with
+their most similar neighbours (Ward's criterion).
 
     python tools/analysis_tools/token_quality.py CONFIG CHECKPOINT --untrained \
         --patch-config PATCH_CONFIG --patch-checkpoint PATCH_CHECKPOINT \
         --json quality.json --show-dir quality
 
-Each row gives the mean over the images and, below it, the 95 % interval of a bootstrap over the
-files they were cut from. UE and VI are better when low. Shares, UE and VI are those of objects, the
-connected parts of each class (a class named background is one object); ASA is that of classes.
+Rows have the mean over the images and the 95 % interval of a bootstrap over their files. Lower is
+better for UE and VI. Shares, UE and VI refer to objects, the connected parts of each class (a class
+named background is one object), ASA to classes.
 """
 
 import argparse
@@ -82,7 +80,7 @@ from hook.visualization.overview import Panel, draw_overview
 IGNORE_INDEX = 255
 FRAGMENT = 16  # pixels; the area of a seed
 RESAMPLES = 9999
-PICTURE_SIDE = 900  # pixels, about, so that borders of a pixel are thin
+PICTURE_SIDE = 900  # approximate pixels, so that borders of one pixel are thin
 MET, MISSED, SPURIOUS = (40, 170, 90), (215, 30, 160), (250, 190, 40)
 
 
@@ -90,8 +88,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config of a segmentation whose test images have masks")
-    parser.add_argument("checkpoint", nargs="?", help="its checkpoint; may miss with --untrained")
+    parser.add_argument("config", help="config of a segmentation with test images and masks")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint; optional with --untrained")
     parser.add_argument(
         "--num-tokens", type=int, nargs="+", metavar="K", help="tokens (default: the model's)"
     )
@@ -101,26 +99,29 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("NAME", "CONFIG", "CHECKPOINT"),
-        help="another model with tokens, a classification too; may be repeated",
+        help="additional model with tokens, of any task; may be repeated",
     )
     parser.add_argument(
-        "--diffusion-steps", type=int, metavar="N", help="of all tokenizers (default: their own)"
+        "--diffusion-steps",
+        type=int,
+        metavar="N",
+        help="of all tokenizers (default: as configured)",
     )
     parser.add_argument(
         "--min-region-pixels",
         type=int,
         default=0,
         metavar="PIXELS",
-        help="smallest connected part of a token; smaller ones go to what surrounds them",
+        help="minimum area of a connected part of a token; smaller parts are merged",
     )
     add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument("--patch-config", metavar="CONFIG", help="config of a patch embedding")
-    parser.add_argument("--patch-checkpoint", metavar="FILE", help="its checkpoint")
+    parser.add_argument("--patch-checkpoint", metavar="FILE", help="checkpoint of --patch-config")
     parser.add_argument(
-        "--untrained", action="store_true", help="also show the models with fresh weights"
+        "--untrained", action="store_true", help="also measure the models with random weights"
     )
     parser.add_argument(
-        "--max-images", type=int, metavar="N", help="images, spread over the test set (default all)"
+        "--max-images", type=int, metavar="N", help="number of evenly spaced images (default all)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report here")
     parser.add_argument(
@@ -129,19 +130,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--tolerance", type=float, default=3, help="of boundaries, in pixels (default 3)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of k-means, bootstrap, fresh weights")
+    parser.add_argument("--seed", type=int, default=0, help="of k-means, bootstrap, random weights")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     add_config_options(parser)
     return parser.parse_args()
 
 
-# ---------------------------------------------------------------------------------- what is cut
+# ---------------------------------------------------------------------------------- inputs
 @dataclass(frozen=True)
 class Chip:
     """One test image."""
 
     name: str
-    file: str  # it was cut from; chips of one file are not independent
+    file: str  # source file; chips of one file are not independent
     inputs: torch.Tensor  # (C, H, W) in model units
     sample: BaseDataElement
     truth: np.ndarray  # (H, W) classes
@@ -150,31 +151,27 @@ class Chip:
 
     @property
     def pixels(self) -> np.ndarray:
-        """(H, W, C) in model units, zero where they are not finite."""
+        """(H, W, C) in model units, zero where not finite."""
         return np.nan_to_num(self.inputs.float().numpy().transpose(1, 2, 0), posinf=0, neginf=0)
 
     @property
     def colours(self) -> np.ndarray:
-        """(H, W, C) as superpixels take them: red, green, blue from 0 to 1, or all bands."""
+        """(H, W, C) for superpixels: RGB from 0 to 1, or all bands."""
         return self.rgb / 255 if len(self.inputs) == 3 else self.pixels
 
 
 def read_chip(dataset: Dataset, index: int) -> Chip:
-    """Read a test image with its mask.
-
-    Raises:
-        DataError: It has no mask, or one of another size.
-    """
+    """Read a test image with its mask; raise DataError without a mask of its size."""
     packed = dataset[index]
     inputs, sample = packed["inputs"], packed["data_samples"]
     file = str(sample.get("img_path", f"image {index}"))
     truth = sample.gt_sem_seg.data[0].numpy() if "gt_sem_seg" in sample else None
     if truth is None or truth.shape != tuple(inputs.shape[-2:]):
         raise DataError(
-            f"{file}: no mask on the image's grid",
+            f"{file}: no mask on the grid of the image",
             expected=f"a mask of {tuple(inputs.shape[-2:])} pixels",
             found="none" if truth is None else truth.shape,
-            remedy="give masks for the images of test_dataloader, of the size of the images",
+            remedy="add masks of the size of the images to test_dataloader",
         )
     valid = np.isfinite(inputs.float().numpy()).all(0)
     if "valid_mask" in sample:
@@ -186,54 +183,52 @@ def read_chip(dataset: Dataset, index: int) -> Chip:
 
 
 @dataclass(frozen=True)
-class Tokenizing:
-    """A model whose tokens are measured."""
+class TokenSegmenter:
+    """A model and the minimum area of its regions."""
 
     name: str
     model: nn.Module
     min_region_pixels: int = 0  # pixels
 
-    def can_give(self, num_tokens: int | None) -> bool:
-        """Whether the model has queries for so many tokens."""
+    def supports(self, num_tokens: int | None) -> bool:
+        """Whether the model has queries for this number of tokens."""
         maximum = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
         return num_tokens is None or num_tokens <= maximum
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
-        """(H, W) index of the token of each pixel; -1 where there is none."""
+        """Return the token id of each pixel (H, W), -1 for none."""
         return token_regions(_tokens_of(self.model, chip, num_tokens), self.min_region_pixels)
 
 
 @torch.no_grad()
 def _tokens_of(model: nn.Module, chip: Chip, num_tokens: int | None = None) -> ImageTokens:
-    """Cut an image as the model does when it is tested."""
+    """Tokenize an image as in a test."""
     data = {"inputs": [chip.inputs], "data_samples": [chip.sample.clone()]}
     return model.tokenize(**model.data_preprocessor(data, False), num_tokens=num_tokens)[0]
 
 
 class MergedPatches:
-    """The patches of a model, merged where they are alike."""
+    """The patches of a model, merged by similarity."""
 
     def __init__(self, name: str, model: nn.Module) -> None:
         self.name, self.model = name, model
 
     def features(self, chip: Chip) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name of the row to the features (N, D) of the patches and the patch (H, W) of pixels."""
+        """Return patch features (N, D) and the patch of each pixel (H, W) by name of the row."""
         tokens = _tokens_of(self.model, chip)
         before = tokens.output.tokens[0, -tokens.num_tokens :]
         cells = tokens.spread(tokens.output.token_map()[0], everywhere=True)
+        after = tokens.embeddings
         return {
             f"patches merged, embedding {self.name}": (before.float().cpu().numpy(), cells),
-            f"patches merged, after a ViT {self.name}": (
-                tokens.embeddings.float().cpu().numpy(),
-                cells,
-            ),
+            f"patches merged, after a ViT {self.name}": (after.float().cpu().numpy(), cells),
         }
 
 
 # ---------------------------------------------------------------------------------- comparisons
 @dataclass
 class Comparison:
-    """Rows of one table: a list of measures per image for each."""
+    """One table: per row a list of measures, one per image."""
 
     title: str
     kind: str
@@ -243,7 +238,7 @@ class Comparison:
 
 def compare(
     chips: Sequence[Callable[[], Chip]],
-    models: Sequence[Tokenizing],
+    models: Sequence[TokenSegmenter],
     patches: Sequence[MergedPatches],
     counts: Sequence[int | None],
     measure: Callable[[Chip, np.ndarray], dict[str, float]],
@@ -252,16 +247,16 @@ def compare(
     """Measure all segmenters on all images.
 
     Args:
-        chips: Reads each image.
-        models: The first one's tokens say how many regions the others get; SLIC has a row with as
-            many as each other model too.
-        patches: Models whose patches are merged.
-        counts: Numbers of tokens; None takes the models'.
-        measure: Takes the measures of one map of regions.
-        seed: Of k-means.
+        chips: Functions that read one image each.
+        models: The first sets the number of regions of the other segmenters; each further model
+            has a row of SLIC with as many regions as its own.
+        patches: Patch embeddings to merge.
+        counts: Numbers of tokens; None uses those of the models.
+        measure: Function of a chip and its regions.
+        seed: Seed of k-means.
 
     Returns:
-        Two comparisons per number of tokens, then name and file of each image.
+        Two comparisons per number of tokens, and name and file of each image.
     """
     comparisons = []
     for count in counts:
@@ -280,20 +275,18 @@ def compare(
             counts, comparisons[::2], comparisons[1::2], strict=True
         ):
             maps = {
-                model.name: model.regions(chip, count) for model in models if model.can_give(count)
+                model.name: model.regions(chip, count) for model in models if model.supports(count)
             }
             parts = {name: merge_fragments(regions, FRAGMENT) for name, regions in maps.items()}
             labels = others(chip, _count(maps[models[0].name]), features, "labels", seed)
             components = others(chip, _count(parts[models[0].name]), features, "components", seed)
             for model in models[1:]:
                 if model.name in maps:
-                    like = f"SLIC, as many as {model.name}"
-                    labels[like] = slic(chip, _count(maps[model.name]))
-                    components[like] = slic(chip, _count(parts[model.name]))
-            for comparison, found in (
-                (by_labels, maps | labels),
-                (by_components, parts | components),
-            ):
+                    row = f"SLIC, as many as {model.name}"
+                    labels[row] = slic(chip, _count(maps[model.name]))
+                    components[row] = slic(chip, _count(parts[model.name]))
+            rows = ((by_labels, maps | labels), (by_components, parts | components))
+            for comparison, found in rows:
                 for name, regions in found.items():
                     comparison.rows.setdefault(name, []).append(measure(chip, regions))
     return comparisons, names, files
@@ -306,20 +299,20 @@ def others(
     kind: str,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Cut an image into a number of regions in every other way.
+    """Segment an image with the methods to compare with.
 
     Args:
         chip: The image.
         count: Number of regions.
-        features: Of :meth:`MergedPatches.features`.
+        features: From :meth:`MergedPatches.features`.
         kind: ``"labels"`` or ``"components"``.
-        seed: Of k-means.
+        seed: Seed of k-means.
 
     Returns:
-        Name of the way to (H, W) regions, -1 where the image is not valid; fewer than asked for
-        where regions lie in a corner without data.
+        (H, W) regions by name of the method, -1 where invalid; there may be fewer than ``count``
+        if the image has invalid pixels.
     """
-    box = _bounding_box(chip.valid)  # so that no region is spent on padding
+    box = _bounding_box(chip.valid)  # no regions for padding
     colours, size = chip.colours[box], chip.valid[box].shape
     count = min(count, size[0] * size[1])
     if kind == "labels":
@@ -332,24 +325,24 @@ def others(
     for name, (of_cells, cells) in features.items():
         used, packed = np.unique(cells[box], return_inverse=True)
         found[name] = merge_by_similarity(of_cells[used], packed.reshape(size), [count])[0]
-    return {name: _whole(chip, box, regions) for name, regions in found.items()}
+    return {name: _uncrop(chip, box, regions) for name, regions in found.items()}
 
 
 def slic(chip: Chip, count: int) -> np.ndarray:
-    """Cut an image into (H, W) regions by SLIC alone; see :func:`others`."""
+    """Segment an image into (H, W) regions with SLIC; see :func:`others`."""
     box = _bounding_box(chip.valid)
-    return _whole(chip, box, slic_regions(chip.colours[box], count))
+    return _uncrop(chip, box, slic_regions(chip.colours[box], count))
 
 
-def _whole(chip: Chip, box: tuple[slice, slice], regions: np.ndarray) -> np.ndarray:
-    """Lay the regions of a box into the whole image."""
-    whole = np.full(chip.valid.shape, NO_REGION, np.int64)
-    whole[box] = np.where(chip.valid[box], regions, NO_REGION)
-    return whole
+def _uncrop(chip: Chip, box: tuple[slice, slice], regions: np.ndarray) -> np.ndarray:
+    """Pad the regions of a box to the size of the image."""
+    padded = np.full(chip.valid.shape, NO_REGION, np.int64)
+    padded[box] = np.where(chip.valid[box], regions, NO_REGION)
+    return padded
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Give the rows and columns that hold all True pixels; all of them where there is none."""
+    """Return the rows and columns with True pixels, or all if there are none."""
     if not mask.any():
         return slice(None), slice(None)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -363,11 +356,9 @@ def _count(regions: np.ndarray) -> int:
 def take_measures(
     chip: Chip, regions: np.ndarray, classes: Sequence[str], tolerance: float
 ) -> dict[str, float]:
-    """Count the regions of an image and take every measure of them."""
-    values = {
-        "labels": float(_count(regions)),
-        "components": float(_count(connected_components(regions))),
-    }
+    """Count and measure the regions of an image."""
+    parts = connected_components(regions)
+    values = {"labels": float(_count(regions)), "components": float(_count(parts))}
     return values | measure_regions(
         regions, chip.truth, chip.pixels, tolerance, IGNORE_INDEX, stuff_classes(classes)
     )
@@ -376,31 +367,28 @@ def take_measures(
 # ---------------------------------------------------------------------------------- intervals
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images and its 95 % interval; NaN where undefined."""
+    """A mean and its 95 % interval; NaN where undefined."""
 
     mean: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """Give the numbers for JSON, which has no NaN."""
+        """Return the numbers for JSON, with None for NaN."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high}
         return {name: None if np.isnan(value) else value for name, value in numbers.items()}
 
 
 def bootstrap_mean(values: Sequence[float], files: Sequence[str], seed: int) -> Interval:
-    """Give the mean over images and its interval, the files drawn anew with replacement.
+    """Return the mean over images and its percentile interval from a bootstrap over the files.
+
+    The interval is NaN with fewer than two files. Reference: Efron and Tibshirani, "An introduction
+    to the bootstrap", 1993, chapter 13.
 
     Args:
-        values: One per image; NaN does not count.
-        files: The file each image was cut from; those of one file are drawn together.
-        seed: Of the draws; equal for equal files, so that rows are drawn alike.
-
-    Returns:
-        The mean and the percentile interval; an interval of NaN with fewer than two files.
-
-    Reference:
-        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+        values: One per image; NaN is ignored.
+        files: Source file of each image; images of one file are drawn together.
+        seed: Seed of the draws; the same files get the same draws.
     """
     values = np.asarray(values, float)
     known = ~np.isnan(values)
@@ -423,12 +411,11 @@ def bootstrap_mean(values: Sequence[float], files: Sequence[str], seed: int) -> 
 def summarise(
     comparison: Comparison, names: Sequence[str], files: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Turn a comparison into means, intervals, and differences from its first row.
+    """Compute means, intervals, and differences from the first row of a comparison.
 
     Returns:
-        For JSON: ``title``, ``kind``, ``num_tokens`` and ``rows``, each with ``name``, ``labels``
-        and ``components`` (means), ``measures``, ``first_minus_this`` (paired by image) and
-        ``images`` (the values of each).
+        ``title``, ``kind``, ``num_tokens`` and ``rows``, each with ``name``, mean ``labels`` and
+        ``components``, ``measures``, ``first_minus_this`` (paired by image) and ``images``.
     """
     rows, first = [], None
     for name, images in comparison.rows.items():
@@ -462,16 +449,9 @@ def summarise(
 
 
 def make_table(summary: dict[str, Any]) -> str:
-    """Lay out a comparison: mean and interval of each measure, percent but for VI, in bits."""
-    heads = {
-        "BoundaryRecall": "BRecall",
-        "BoundaryPrecision": "BPrecision",
-        "BoundaryF1": "BF1",
-        "VI": "VI (bit)",
-    }
-    table = PrettyTable(
-        ["segmenter", "labels", "parts", *(heads.get(name, name) for name in MEASURES)]
-    )
+    """Format a comparison: mean and interval of each measure, in percent, VI in bits."""
+    heads = [name.replace("Boundary", "B").replace("VI", "VI (bit)") for name in MEASURES]
+    table = PrettyTable(["segmenter", "labels", "parts", *heads])
     table.align["segmenter"] = "l"
     for row in summary["rows"]:
         cells = []
@@ -482,8 +462,7 @@ def make_table(summary: dict[str, Any]) -> str:
                 for end in ("mean", "low", "high")
             )
             cells.append(f"{mean}\n{low}..{high}")
-        head, _, rest = row["name"].partition(" (")
-        name = f"{head}\n  ({rest}" if rest else head
+        name = row["name"].replace(" (", "\n  (", 1)
         table.add_row([name, f"{row['labels']:.1f}", f"{row['components']:.1f}", *cells])
     return f"{summary['title']}\n{table}"
 
@@ -498,15 +477,15 @@ def draw_chip(
     meta: dict[str, Any],
     tolerance: float,
 ) -> None:
-    """Draw image, truth, tokens, and where the tokens' boundaries meet the true ones.
+    """Draw image, truth, tokens, and the token boundaries that match true ones.
 
     Args:
         path: PNG to write.
         chip: The image.
-        regions: (H, W) index of the token of each pixel.
+        regions: (H, W) token ids.
         row: Name of the segmenter.
-        verdict: What the image stands for, with its score.
-        meta: The dataset's ``classes`` and ``palette``.
+        verdict: Title with the rank and score of the image.
+        meta: Dataset meta with ``classes`` and ``palette``.
         tolerance: Of boundaries, in pixels.
     """
     classes = tuple(meta["classes"])
@@ -556,11 +535,11 @@ def draw_chip(
 def load_models(
     config: str, checkpoint: str | None, args: argparse.Namespace, options: dict | None
 ) -> list[tuple[str, nn.Module]]:
-    """Give a config's models: trained where a checkpoint is named, untrained where asked for.
+    """Load a config's models: trained with a checkpoint, untrained with ``--untrained``.
 
     Raises:
-        ConfigError: It is no segmentation with a tokenizer.
-        CheckpointError: The checkpoint cannot be read or belongs to another model.
+        ConfigError: If the model is not a segmentation with a tokenizer.
+        CheckpointError: If the checkpoint cannot be read or does not fit the model.
     """
     cfg = load_config(config, options)
     models = []
@@ -572,55 +551,44 @@ def load_models(
     for _, model in models:
         if not is_segmentation(model) or not hasattr(model.backbone, "tokenizer"):
             raise ConfigError(
-                f"{config} is no segmentation with tokens",
-                expected="a segmentor over a hook.TokenViT",
-                found=f"{type(model).__name__} over {type(model.backbone).__name__}",
-                remedy="give a segmentation config, such as those of configs/hook",
+                f"{config} is not a segmentation with tokens",
+                expected="a segmentor with a hook.TokenViT",
+                found=f"{type(model).__name__} with {type(model.backbone).__name__}",
+                remedy="use a segmentation config, such as those of configs/hook",
             )
     return models
 
 
-def load_beside(args: argparse.Namespace) -> list[Tokenizing]:
-    """Load the models of ``--beside``.
-
-    Raises:
-        ConfigError: A model has no tokens.
-        CheckpointError: A checkpoint cannot be read or belongs to another model.
-    """
+def load_beside(args: argparse.Namespace) -> list[TokenSegmenter]:
+    """Load the models of ``--beside``; errors as in :func:`load_models`."""
     models = []
     for name, config, checkpoint in args.beside:
         model = load_model((load_config(config), checkpoint), device=args.device)
         if not isinstance(getattr(model.backbone, "tokenizer", None), HookTokenizer):
             raise ConfigError(
-                f"--beside {name}: {config} has no tokens of its own",
+                f"--beside {name}: {config} has no tokenizer",
                 expected="a model with hook.HookTokenizer",
                 found=type(model.backbone).__name__,
             )
-        models.append(Tokenizing(f"HOOK tokens ({name})", model, args.min_region_pixels))
+        models.append(TokenSegmenter(f"HOOK tokens ({name})", model, args.min_region_pixels))
     return models
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options that cannot be used, before the images are read.
-
-    Raises:
-        ConfigError: An option is missing or out of its range.
-    """
+    """Check the options before the images are read; raise ConfigError."""
     if args.checkpoint is None and not args.untrained:
         raise ConfigError(
-            "no checkpoint was given",
+            "no checkpoint given",
             expected="CONFIG CHECKPOINT",
-            remedy="name one, or measure fresh weights with --untrained",
+            remedy="add one, or measure random weights with --untrained",
         )
     if args.patch_config and not (args.patch_checkpoint or args.untrained):
         raise ConfigError(
-            "--patch-config came without --patch-checkpoint",
-            remedy="name one, or measure fresh weights with --untrained",
+            "--patch-config without --patch-checkpoint",
+            remedy="add it, or measure random weights with --untrained",
         )
     if args.patch_checkpoint and not args.patch_config:
-        raise ConfigError(
-            "--patch-checkpoint came without --patch-config", remedy="name its config"
-        )
+        raise ConfigError("--patch-checkpoint without --patch-config", remedy="add its config")
     if args.max_images is not None and args.max_images < 1:
         raise ConfigError("--max-images", expected="1 or more", found=args.max_images)
     if args.min_region_pixels < 0:
@@ -641,23 +609,23 @@ def main() -> None:
     check(args)
     setup_environment()
     models = [
-        Tokenizing(_tokens_name(model, state), model, args.min_region_pixels)
+        TokenSegmenter(_tokens_name(model, state), model, args.min_region_pixels)
         for state, model in load_models(args.config, args.checkpoint, args, args.cfg_options)
     ]
     counts = args.num_tokens or [None]
-    for tokenizing in models:
+    for segmenter in models:
         for count in counts:
-            chosen_tokens(tokenizing.model, count)
+            chosen_tokens(segmenter.model, count)
     models += load_beside(args)
     if args.diffusion_steps is not None:
-        for tokenizing in models:
-            tokenizing.model.backbone.tokenizer.diffusion_steps = args.diffusion_steps
+        for segmenter in models:
+            segmenter.model.backbone.tokenizer.diffusion_steps = args.diffusion_steps
     patches = []
     if args.patch_config:
         for state, model in load_models(args.patch_config, args.patch_checkpoint, args, None):
             if model.backbone.tokenizer.assign != "grid":
                 raise ConfigError(
-                    f"--patch-config {args.patch_config} has no patches to merge",
+                    f"--patch-config {args.patch_config} is not a patch embedding",
                     expected="a model with hook.PatchEmbedTokenizer",
                     found=type(model.backbone.tokenizer).__name__,
                 )
@@ -677,8 +645,7 @@ def main() -> None:
     summaries = [summarise(each, names, files, args.seed) for each in comparisons]
     print(
         f"{len(names)} of {total} test images from {len(set(files))} files, boundaries within "
-        f"{args.tolerance:g} px; percent, VI in bits; below each mean its 95 % interval "
-        "(bootstrap over files)"
+        f"{args.tolerance:g} px; percent, VI in bits; mean and 95 % interval (bootstrap over files)"
     )
     for summary in summaries:
         print(make_table(summary))
@@ -705,14 +672,11 @@ def main() -> None:
     if args.show_dir is not None:
         scores = [image["ASA"] for image in comparisons[0].rows[models[0].name]]
         order = np.argsort(np.nan_to_num(scores, nan=-1.0), kind="stable")
-        for word, place in (("best", -1), ("median", len(order) // 2), ("worst", 0)):
-            chosen = int(order[place])
+        for name, position in (("best", -1), ("median", len(order) // 2), ("worst", 0)):
+            chosen = int(order[position])
             chip = readers[chosen]()
-            path = Path(args.show_dir) / f"{word}_{chip.name}.png"
-            verdict = (
-                f"The {word} of {len(order)} images: one class per token can get "
-                f"{100 * scores[chosen]:.1f} % of pixels right"
-            )
+            path = Path(args.show_dir) / f"{name}_{chip.name}.png"
+            verdict = f"The {name} of {len(order)} images: ASA {100 * scores[chosen]:.1f} %"
             regions = models[0].regions(chip, counts[0])
             draw_chip(path, chip, regions, models[0].name, verdict, meta, args.tolerance)
             print(shown_path(str(path)))
