@@ -7,4 +7,5 @@ model = dict(
         tokenizer=dict(type="hook.HookTokenizer", preset="fast", img_size=256, seed_dims=128),
     ),
     neck=dict(in_channels=None),
+    data_preprocessor=dict(mark_invalid=False),
 )

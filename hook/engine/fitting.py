@@ -18,6 +18,7 @@ from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset
 from hook.engine.runner import set_amp
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster
+from hook.tokenizers import PRESETS
 
 # An epoch of a few chips would end a training before it has begun.
 _LEAST_BATCHES = 16
@@ -57,7 +58,7 @@ def check_base(cfg: Config, base: Any, default: str) -> None:
 
 
 def fit_sizes(cfg: Config, num_tokens: int, chip_size: int, batch_size: int) -> None:
-    """Set the number of tokens, the size of chips and of batches.
+    """Set the number of tokens and the sizes; let the tokenizer ignore invalid pixels if it can.
 
     Args:
         cfg: Config of a segmentation; it is changed, here and in all functions of this module.
@@ -74,6 +75,8 @@ def fit_sizes(cfg: Config, num_tokens: int, chip_size: int, batch_size: int) -> 
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     if "size" in cfg.model.data_preprocessor:
         cfg.model.data_preprocessor.size = (chip_size, chip_size)
+    if PRESETS.get((tokenizer or {}).get("preset"), {}).get("takes_valid"):
+        cfg.model.data_preprocessor.mark_invalid = True
     for part in PARTS:
         loader = cfg[f"{part}_dataloader"]
         loader.batch_size = batch_size
@@ -107,8 +110,7 @@ def fit_data(cfg: Config, found: LabelledImages) -> None:
         dataset.grid = "image"
         dataset.update(found.options)
     backbone = cfg.model.backbone
-    token_id = backbone.get("tokenizer") or backbone
-    token_id.in_channels = len(found.bands)
+    (backbone.get("tokenizer") or backbone).in_channels = len(found.bands)
     cfg.model.decode_head.num_classes = len(found.classes)
     with open_raster(found.images[0]) as src:
         is_picture = len(found.bands) == 3 and set(src.dtypes) == {"uint8"}

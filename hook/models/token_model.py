@@ -52,6 +52,10 @@ class TokenModel(nn.Module):
             data_samples: Their samples.
         """
         valid = _valid(inputs, data_samples) if self.marks_invalid else None
+        if valid is not None and valid.all():
+            valid = (
+                None  # the faster path of the tokenizer, and the numbers of images without a mask
+            )
         metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
         resolution = None
         if not all(map(math.isnan, metres)):

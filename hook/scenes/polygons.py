@@ -508,11 +508,11 @@ def add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray,
     edges_before = np.concatenate([[0], np.cumsum(length)])
     at_end = (row == 0) | (row == len(framed) - 2)
     straight = np.flatnonzero(is_corner & at_end & across & ~upright)
-    token_id = np.searchsorted(ring_starts[polygon_starts], edge[straight], side="right") - 1
+    polygon = np.searchsorted(ring_starts[polygon_starts], edge[straight], side="right") - 1
     ring_starts = points_before[edges_before[ring_starts]]
     return (
         shapely.from_ragged_array(kind, points[kept], (ring_starts, polygon_starts)),
-        np.column_stack([token_id, points[straight]]),
+        np.column_stack([polygon, points[straight]]),
     )
 
 
