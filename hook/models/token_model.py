@@ -53,9 +53,7 @@ class TokenModel(nn.Module):
         """
         valid = _valid(inputs, data_samples) if self.marks_invalid else None
         if valid is not None and valid.all():
-            valid = (
-                None  # the faster path of the tokenizer, and the numbers of images without a mask
-            )
+            valid = None  # the tokenizer's faster path
         metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
         resolution = None
         if not all(map(math.isnan, metres)):

@@ -176,3 +176,12 @@ def test_validity_reaches_the_tokenizer_in_training_and_test():
         assert (answer.tokens.token_map() < 0).sum() == (valid == 0).sum()
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_mask_without_invalid_pixels_changes_nothing():
+    model = ours(config(dict(FAST), mark_invalid=True))
+    inputs, sample = torch.randn(1, 3, 32, 32), SegDataSample()
+    sample.valid_mask = PixelData(data=torch.ones(1, 32, 32))
+    assert model.image_facts(inputs, [sample]).valid is None
+    sample.valid_mask.data[:, 3, 4] = 0
+    assert model.image_facts(inputs, [sample]).valid.sum() == 32 * 32 - 1
