@@ -1,1 +1,1 @@
-"""Metrics for scene classification and segmentation, and of how far tokens are objects."""
+"""Metrics for scene classification, segmentation and the homogeneity of tokens."""

@@ -1,4 +1,4 @@
-"""Accuracy of scene classification: top-k, per class, mean over classes; predictions as CSV."""
+"""Accuracy of scene classification: top-k, per class and mean; predictions as CSV."""
 
 import csv
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from hook.registry import METRICS
 class Accuracy(BaseMetric):
     """Top-k accuracy over all images and accuracy per class.
 
-    Reports ``accuracy/top1`` (and each further k), ``accuracy/mean_class`` (the mean of the
-    per-class accuracies over the classes that occur) and logs a table with images, accuracy,
-    precision and F1 of each class. All values in percent.
+    Reports ``accuracy/top1`` (and each further k) and ``accuracy/mean_class`` (mean over the
+    classes that occur), and logs a table of images, accuracy, precision and F1 per class, all in
+    percent.
 
     Args:
         topk: Values of k.
         output_dir: Folder for ``predictions.csv`` (file, predicted class, score of each class)
-            and ``confusion_matrix.json``; nothing is written where None.
+            and ``confusion_matrix.json``; None writes no files.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
     """
@@ -47,9 +47,9 @@ class Accuracy(BaseMetric):
         if not self.topk or min(self.topk) < 1:
             raise ConfigError(
                 "hook.Accuracy: topk",
-                expected="whole numbers from 1",
+                expected="integers from 1",
                 found=self.topk,
-                remedy="give topk=1 or topk=(1, 5)",
+                remedy="set topk=1 or topk=(1, 5)",
             )
         self.output_dir = output_dir
 
@@ -59,7 +59,7 @@ class Accuracy(BaseMetric):
         Args:
             data_batch: Not used.
             data_samples: :class:`hook.structures.ClsDataSample` objects as dictionaries, with
-                ``pred_score`` (K,) and, unless only predictions are wanted, ``gt_label``.
+                ``pred_score`` (K,) and optionally ``gt_label``.
         """
         num_classes = len(class_names(self.dataset_meta, "hook.Accuracy"))
         for sample in data_samples:
@@ -69,7 +69,7 @@ class Accuracy(BaseMetric):
             where = sample.get("img_path", "an image")
             if score.numel() != num_classes:
                 raise ConfigError(
-                    f"the model's head gives {score.numel()} scores",
+                    f"the model's head returns {score.numel()} scores",
                     expected=f"{num_classes}, the number of classes of the dataset",
                     found=score.numel(),
                     remedy="set num_classes of the head to the number of classes",
@@ -87,10 +87,10 @@ class Accuracy(BaseMetric):
         """Compute the metrics of all images.
 
         Args:
-            results: What :meth:`process` kept, each image once.
+            results: One per image, from :meth:`process`.
 
         Returns:
-            Metric name to percent; empty where no image has a label.
+            Metrics in percent by name; empty without labels.
         """
         classes = class_names(self.dataset_meta, "hook.Accuracy")
         if self.output_dir is not None:
@@ -101,7 +101,7 @@ class Accuracy(BaseMetric):
             return {}
         truth = np.array([t for t, _ in labelled])
         scores = np.stack([s for _, s in labelled])
-        # A stable sort gives equal scores to the lower class, as argmax does.
+        # A stable sort ranks the lower class first among equal scores, as argmax does.
         ranking = np.argsort(-scores, axis=1, kind="stable")
         metrics = {}
         for k in self.topk:
@@ -123,10 +123,10 @@ class Accuracy(BaseMetric):
 
 
 def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
-    """Write classifications as CSV: file, predicted class, true class if known, all scores.
+    """Write classifications as CSV, atomically: file, predicted class, true class if known, scores.
 
     Args:
-        path: Target; it appears complete or not at all.
+        path: CSV file.
         classes: Class names in the order of the scores.
         results: (file, index of the true class or None, (K,) scores) per image.
     """

@@ -1,7 +1,6 @@
-"""What any trained segmentation model must beat: one class everywhere, and colour alone.
+"""Baselines for segmentation: majority class and nearest centroid.
 
-Both baselines see a pixel at a time and learn in one pass over the training images, so they need
-no more memory than one image.
+Both are fitted in one pass over the training images, with one image in memory at a time.
 """
 
 from collections.abc import Sequence
@@ -13,13 +12,10 @@ from hook.evaluation.confusion import check_labels, check_same_size, class_score
 
 
 def segmentation_scores(matrix: np.ndarray) -> dict[str, float | list[float]]:
-    """Intersection over union, accuracy and F1 from a confusion matrix.
+    """Compute IoU, accuracy and F1 from a confusion matrix (K, K), rows the true class.
 
-    A class that is neither in the truth nor predicted has no IoU (NaN) and is left out of the
+    A class that is neither in the truth nor predicted has no IoU (NaN) and is excluded from the
     means, as in mmsegmentation's ``IoUMetric``.
-
-    Args:
-        matrix: (K, K) counts, row = true class, column = predicted class.
 
     Returns:
         dict: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``, ``mF1`` and the list ``IoU`` per
@@ -46,7 +42,7 @@ class MajorityClass:
 
     Args:
         num_classes: Number of classes K.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of ignored pixels.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -61,13 +57,9 @@ class MajorityClass:
 
     @property
     def label(self) -> int:
-        """The most frequent class.
-
-        Raises:
-            DataError: If no labelled pixel was seen.
-        """
+        """The most frequent class; DataError before any labelled pixel was seen."""
         if not self.counts.any():
-            raise _nothing_learned()
+            raise _not_fitted()
         return int(self.counts.argmax())
 
     def predict(self, image: np.ndarray) -> np.ndarray:
@@ -76,16 +68,15 @@ class MajorityClass:
 
 
 class NearestCentroid:
-    """Predict the class whose mean spectrum is nearest: the minimum-distance classifier.
+    """Predict the class with the nearest mean spectrum: the minimum-distance classifier.
 
-    Distances are Euclidean after each band is divided by its standard deviation over all training
-    pixels, so that a band with large numbers does not decide alone. A class without training
-    pixels is never predicted.
+    Distances are Euclidean, with each band divided by its standard deviation over all training
+    pixels. A class without training pixels is never predicted.
 
     Args:
         num_classes: Number of classes K.
         num_bands: Number of bands C.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of ignored pixels.
 
     Reference:
         Richards and Jia, Remote Sensing Digital Image Analysis (2006), chapter 8.3.
@@ -97,21 +88,21 @@ class NearestCentroid:
         self._count = np.zeros(num_classes, np.int64)
         self._sum = np.zeros((num_classes, num_bands))
         self._square = np.zeros(num_bands)
-        # Sums are kept about the first pixels' mean: squares of large counts would cancel.
+        # Sums are relative to the mean of the first image, to avoid cancellation of squares.
         self._origin: np.ndarray | None = None
 
     def partial_fit(
         self, image: np.ndarray, labels: np.ndarray, valid: np.ndarray | None = None
     ) -> "NearestCentroid":
-        """Take one training image into the class means.
+        """Add one training image to the class means.
 
         Args:
             image: (C, H, W) values of any real dtype.
             labels: (H, W) integer class indexes.
-            valid: (H, W) bool; pixels that are False do not count.
+            valid: (H, W) bool; False for ignored pixels.
 
         Raises:
-            DataError: If the number of bands, a size or a label does not fit.
+            DataError: The number of bands, a size or a label is wrong.
         """
         self._check_bands(image)
         check_same_size(image[0], labels, "image and labels")
@@ -134,7 +125,7 @@ class NearestCentroid:
     def centroids(self) -> np.ndarray:
         """Class means, (K, C) float64; NaN for a class without training pixels."""
         if self._origin is None:
-            raise _nothing_learned()
+            raise _not_fitted()
         with np.errstate(invalid="ignore"):
             return self._sum / self._count[:, None] + self._origin
 
@@ -142,31 +133,30 @@ class NearestCentroid:
     def mean(self) -> np.ndarray:
         """Mean of each band over all training pixels, (C,) float64."""
         if self._origin is None:
-            raise _nothing_learned()
+            raise _not_fitted()
         return self._sum.sum(0) / self._count.sum() + self._origin
 
     @property
     def scale(self) -> np.ndarray:
         """Standard deviation of each band over all training pixels, (C,) float64."""
         if self._origin is None:
-            raise _nothing_learned()
+            raise _not_fitted()
         total = self._count.sum()
         variance = self._square / total - np.square(self._sum.sum(0) / total)
-        # A constant band says nothing; dividing by one keeps it harmless.
+        # A constant band has no scale and is divided by one.
         return np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1.0)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Label an image (C, H, W): (H, W) int64.
 
         Raises:
-            DataError: If the number of bands differs or nothing was learned.
+            DataError: The number of bands differs, or no labelled pixel was seen.
         """
         self._check_bands(image)
         centroids, scale = self.centroids / self.scale, self.scale
-        known = np.flatnonzero(self._count)
         best = np.full(image.shape[1:], np.inf)
         label = np.zeros(image.shape[1:], np.int64)
-        for k in known:
+        for k in np.flatnonzero(self._count):
             distance = np.zeros(image.shape[1:])
             for band in range(self.num_bands):
                 distance += np.square(image[band] / scale[band] - centroids[k, band])
@@ -177,29 +167,29 @@ class NearestCentroid:
     def _check_bands(self, image: np.ndarray) -> None:
         if image.ndim != 3 or image.shape[0] != self.num_bands:
             raise DataError(
-                "the image has another number of bands",
+                "the number of bands of the image differs",
                 expected=f"({self.num_bands}, H, W)",
                 found=image.shape,
-                remedy="give images with the bands that the baseline was fitted to",
+                remedy="use images with the bands that the baseline was fitted to",
             )
 
 
 def check_margins(
     score: float, majority: float, centroid: float, lead: float = 20.0
 ) -> Sequence[str]:
-    """List what a model's mIoU lacks against the two baselines.
+    """Compare a model's mIoU with the two baselines.
 
     Args:
         score: mIoU of the model in percent.
         majority: mIoU of the majority-class map.
         centroid: mIoU of the nearest-centroid classifier.
-        lead: Points the model must be ahead of the majority-class map.
+        lead: Required lead over the majority-class map in percentage points.
 
     Returns:
-        Sequence[str]: One sentence per bar missed; empty where both are met.
+        Sequence[str]: A message per missed threshold; empty if both are met.
 
     Raises:
-        ConfigError: If a score is not a number.
+        ConfigError: A score is not a number.
     """
     for name, value in (("model", score), ("majority", majority), ("centroid", centroid)):
         if not np.isfinite(value):
@@ -219,7 +209,7 @@ def check_margins(
     return missed
 
 
-def _nothing_learned() -> DataError:
+def _not_fitted() -> DataError:
     return DataError(
         "the baseline saw no labelled pixel",
         expected="at least one training image with labels",

@@ -1,4 +1,4 @@
-"""Is one model better than another, or were the test images lucky? Paired bootstrap over images."""
+"""Significance of the difference of two models: paired bootstrap over test images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,17 +31,17 @@ class Comparison(NamedTuple):
 
 
 def mean_iou(confusion: np.ndarray) -> float:
-    """Mean intersection over union of a (K, K) confusion matrix in percent, absent classes out."""
+    """Return the mean IoU of a (K, K) confusion matrix in percent, without absent classes."""
     return 100 * float(np.nanmean(class_scores(confusion)["iou"]))
 
 
 def class_iou(index: int) -> Callable[[np.ndarray], float]:
-    """Give the function that computes one class's intersection over union in percent."""
+    """Return a function that computes the IoU of one class in percent."""
     return lambda confusion: 100 * float(class_scores(confusion)["iou"][index])
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """Share of correct answers of a (K, K) confusion matrix in percent."""
+    """Return the overall accuracy of a (K, K) confusion matrix in percent."""
     return 100 * float(np.trace(confusion) / confusion.sum())
 
 
@@ -53,21 +53,21 @@ def paired_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models on the same images, drawn anew with replacement.
+    """Compare two models on the same images, resampled with replacement.
 
-    The score of a model is the mean over its seeds of the score of the summed confusion matrices,
-    so runs of both methods may differ in number.
+    The score of a model is the mean over its seeds of the score of the summed confusion matrices;
+    the models may have different numbers of seeds.
 
     Args:
-        first: (S, I, K, K) confusion matrix of every seed and image of the first model.
+        first: (S, I, K, K) confusion matrices by seed and image of the first model.
         second: (T, I, K, K), the same images in the same order.
-        score: Maps a (K, K) confusion matrix to percent.
+        score: Function of a (K, K) confusion matrix that returns percent.
         n_resamples: Number of resamples.
         confidence: Level of the percentile interval.
         seed: Seed of the resampling.
 
     Raises:
-        DataError: The models were tested on different images, or on fewer than two.
+        DataError: The images or classes differ, or there are fewer than two images.
 
     Reference:
         Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters 8 and 13.

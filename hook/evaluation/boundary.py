@@ -1,10 +1,10 @@
-"""Boundaries of label maps, and how many of their pixels another map's boundaries meet.
+"""Boundaries of label maps, and matching of two maps' boundaries within a tolerance.
 
 References:
     Martin, Fowlkes and Malik, "Learning to detect natural image boundaries using local brightness,
     color, and texture cues", IEEE TPAMI 26(5), 2004: precision and recall of boundaries.
     Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?",
-    BMVC 2013: the same for each class of a semantic segmentation (BF score).
+    BMVC 2013: the same per class of a semantic segmentation (BF score).
 """
 
 import math
@@ -17,15 +17,14 @@ from hook.evaluation.confusion import check_labels, check_same_size
 
 
 def label_boundary(labels: np.ndarray, ignore_index: int | None = 255) -> np.ndarray:
-    """Mark the pixels at which a region ends: those with a 4-neighbour of another label.
+    """Mark the pixels with a 4-neighbour of a different label.
 
     Both sides of an edge are marked, so the boundary of one class is ``label_boundary(labels) &
-    (labels == k)``. The image's border is no boundary. An ignored pixel is neither on a boundary
-    nor makes its neighbours be.
+    (labels == k)``. The image's border and edges of ignored pixels are not boundaries.
 
     Args:
-        labels: (H, W) integers: classes, or any other regions, such as tokens.
-        ignore_index: Label of pixels that do not count; None where all do.
+        labels: (H, W) integers: classes, or other regions, such as tokens.
+        ignore_index: Label of ignored pixels; None for none.
 
     Returns:
         (H, W) bool.
@@ -40,28 +39,24 @@ def label_boundary(labels: np.ndarray, ignore_index: int | None = 255) -> np.nda
 
 
 def count_matched(boundary: np.ndarray, reference: np.ndarray, tolerance: float) -> int:
-    """Count the boundary pixels that have a reference pixel near.
+    """Count the boundary pixels within a tolerance of a reference pixel.
 
     Args:
         boundary: (H, W) bool.
         reference: (H, W) bool.
-        tolerance: Largest distance that is near, Euclidean, in pixels, this value included.
-
-    Returns:
-        How many True pixels of ``boundary`` are within ``tolerance`` of a True one of
-        ``reference``.
+        tolerance: Maximum distance, Euclidean, in pixels, inclusive.
 
     Raises:
-        ConfigError: The tolerance is negative or no number.
+        ConfigError: The tolerance is negative or not a number.
     """
     check_tolerance(tolerance, "tolerance")
     return int(np.count_nonzero(near(reference, tolerance)[boundary]))
 
 
 def near(reference: np.ndarray, tolerance: float) -> np.ndarray:
-    """Mark the pixels within a distance of those marked in ``reference``, (H, W) bool both."""
-    # What a disc around each reference pixel covers. For the few pixels of a tolerance, this is a
-    # hundred times as fast as a distance transform and as exact.
+    """Mark the pixels within a distance of those marked in ``reference``; (H, W) bool."""
+    # For small tolerances, dilation by a disc is exact and 100 times faster than a distance
+    # transform.
     return cv2.dilate(reference.astype(np.uint8), _disc(tolerance)).astype(bool)
 
 
@@ -72,16 +67,14 @@ def boundary_counts(
     tolerance: float,
     ignore_index: int | None = 255,
 ) -> np.ndarray:
-    """Count boundary pixels of each class, and those that find one of the other map near.
-
-    Counts of several images may be added.
+    """Count boundary pixels per class, and those matched in the other map; sum over images.
 
     Args:
         truth: (H, W) integer classes.
-        prediction: (H, W) integer classes; does not count where the truth is ignored.
+        prediction: (H, W) integer classes; ignored where the truth is ignored.
         num_classes: K.
-        tolerance: Largest distance that is near, Euclidean, in pixels, this value included.
-        ignore_index: Label of pixels that do not count; None where all do.
+        tolerance: Maximum distance of a match, Euclidean, in pixels, inclusive.
+        ignore_index: Label of ignored pixels; None for none.
 
     Returns:
         (K, 4) int64: predicted boundary pixels near a true one of the same class, all predicted,
@@ -89,7 +82,7 @@ def boundary_counts(
 
     Raises:
         DataError: The maps differ in size, or a boundary pixel has a class outside ``[0, K)``.
-        ConfigError: The tolerance is negative or no number.
+        ConfigError: The tolerance is negative or not a number.
     """
     check_tolerance(tolerance, "tolerance")
     check_same_size(truth, prediction)
@@ -110,42 +103,34 @@ def boundary_counts(
 
 
 def boundary_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Turn counts into precision, recall and their harmonic mean.
-
-    Args:
-        counts: (K, 4) as :func:`boundary_counts` gives them.
+    """Compute precision, recall and F1 from the (K, 4) counts of :func:`boundary_counts`.
 
     Returns:
         ``precision``, ``recall`` and ``f1``, (K,) each, 0 to 1. NaN where undefined: precision
-        where no boundary is predicted, recall where there is none in the truth, F1 where there is
-        none in either; with a boundary in only one of them, F1 is 0.
+        without a predicted boundary, recall without a true one, F1 without either; with a boundary
+        in only one of them, F1 is 0.
     """
     matched_predicted, predicted, matched_true, true = counts.T.astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = matched_predicted / predicted, matched_true / true
         f1 = 2 * precision * recall / (precision + recall)
-    # Near is mutual: where one side finds nothing, neither does the other, and 0/0 means 0.
+    # Matches are mutual: without a match on one side there is none on the other, and F1 is 0.
     f1[(matched_predicted == 0) & (predicted + true > 0)] = 0.0
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def check_tolerance(tolerance: float, option: str) -> None:
-    """Refuse what is no distance.
-
-    Raises:
-        ConfigError: It is negative or no number.
-    """
+    """Raise ConfigError if a tolerance is negative or not a number."""
     if not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
         raise ConfigError(
             option,
             expected="a distance in pixels, 0 or more",
             found=tolerance,
-            remedy="set it to what a careful annotator may be off, such as 3",
+            remedy="set it to the accuracy of the annotation, such as 3",
         )
 
 
 def _disc(radius: float) -> np.ndarray:
     """Return a (2r + 1, 2r + 1) uint8 mask of the pixels within a radius of its centre."""
-    reach = math.floor(radius)
-    offsets = np.arange(-reach, reach + 1)
+    offsets = np.arange(-math.floor(radius), math.floor(radius) + 1)
     return (np.hypot(*np.meshgrid(offsets, offsets)) <= radius).astype(np.uint8)

@@ -14,28 +14,25 @@ from hook.registry import METRICS
 
 @METRICS.register_module()
 class BoundaryMetric(BaseMetric):
-    """How well the boundaries of each class are met, within a tolerance.
+    """Precision, recall and F1 of the boundaries of each class, within a tolerance.
 
-    The boundary of a class is its pixels with a 4-neighbour of another class, see
-    :func:`hook.evaluation.boundary.label_boundary`; where a chip was cut from its scene is none.
+    The boundary of a class is its pixels with a 4-neighbour of a different class, see
+    :func:`hook.evaluation.boundary.label_boundary`; the border of the image is not a boundary.
     Precision is the share of predicted boundary pixels within ``tolerance`` of a true one of the
     same class, recall the share of true ones within ``tolerance`` of a predicted one, F1 their
     harmonic mean.
 
-    The counts of all images are added, and the scores computed of the sums, for each class; then
-    the mean is taken over the classes. (Csurka et al. average scores of single images, in which an
-    image with ten boundary pixels weighs as much as one with ten thousand, and take distances
-    below the tolerance, not up to it.) A class without a boundary in truth and prediction has no
-    score and is left out of the mean.
+    Scores are computed per class from the counts summed over all images, then averaged over the
+    classes. (Csurka et al. average scores of images, in which ten boundary pixels weigh as much as
+    ten thousand, and use distances below the tolerance, exclusive.) A class without a boundary in
+    truth and prediction has no score and is excluded from the mean.
 
-    It stands in a list beside ``hook.IoUMetric``. ``save_best="auto"`` takes the first metric's
-    first score; to keep the best by this one: ``save_best="mBF1", rule="greater"``.
+    Use it in a list with ``hook.IoUMetric``. ``save_best="auto"`` uses the first score of the first
+    metric; to select by this one, set ``save_best="mBF1", rule="greater"``.
 
     Args:
-        tolerance: Largest distance that still matches, Euclidean, in pixels of the evaluated
-            images, this value included.
-        ignore_index: Label of pixels that do not count: their boundaries do not, nor do
-            predictions there.
+        tolerance: Maximum distance of a match, Euclidean, in pixels, inclusive.
+        ignore_index: Label of ignored pixels.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
 
@@ -62,7 +59,7 @@ class BoundaryMetric(BaseMetric):
         Args:
             data_batch: Not used.
             data_samples: mmseg's SegDataSample objects as dictionaries, with ``pred_sem_seg``
-                (1, H, W) and, unless only predictions are wanted, ``gt_sem_seg`` (1, H, W).
+                (1, H, W) and optionally ``gt_sem_seg`` (1, H, W).
         """
         num_classes = len(class_names(self.dataset_meta, "hook.BoundaryMetric"))
         for sample in data_samples:
@@ -79,11 +76,11 @@ class BoundaryMetric(BaseMetric):
         """Compute the metrics of all images.
 
         Args:
-            results: What :meth:`process` kept, each image once.
+            results: One per image, from :meth:`process`.
 
         Returns:
-            ``mBF1``, ``mBPrecision``, ``mBRecall`` and ``BF1.<class>``; percent. Empty where no
-            image has a mask, or where there is no boundary at all.
+            ``mBF1``, ``mBPrecision``, ``mBRecall`` and ``BF1.<class>`` in percent; empty without
+            masks or boundaries.
 
         Raises:
             DataError: Some images have a mask and some have none.
@@ -101,18 +98,14 @@ class BoundaryMetric(BaseMetric):
             )
             return {}
         scores = boundary_scores(counts)
-        names = {
-            "BF1": scores["f1"],
-            "BPrecision": scores["precision"],
-            "BRecall": scores["recall"],
-        }
+        keys = {"BF1": "f1", "BPrecision": "precision", "BRecall": "recall"}
         table = PrettyTable()
         table.add_column("Class", list(classes))
         metrics: dict[str, float] = {}
-        for name, of_class in names.items():
-            table.add_column(name, [f"{value * 100:.2f}" for value in of_class])
-            if not np.isnan(of_class).all():
-                metrics[f"m{name}"] = round(float(np.nanmean(of_class)) * 100, 4)
+        for name, key in keys.items():
+            table.add_column(name, [f"{value * 100:.2f}" for value in scores[key]])
+            if not np.isnan(scores[key]).all():
+                metrics[f"m{name}"] = round(float(np.nanmean(scores[key])) * 100, 4)
         for label, value in zip(classes, scores["f1"], strict=True):
             if not np.isnan(value):
                 metrics[f"BF1.{label}"] = round(float(value) * 100, 4)

@@ -1,4 +1,4 @@
-"""Confusion matrices of class maps: counts, scores of each class, and the file they are kept in."""
+"""Confusion matrices of class maps: counts, scores per class, reading and writing."""
 
 import json
 import os
@@ -16,22 +16,13 @@ CONFUSION_FILE = "confusion_matrix.json"
 def check_same_size(
     first: np.ndarray, second: np.ndarray, names: str = "truth and prediction"
 ) -> None:
-    """Refuse two maps of different sizes.
-
-    Args:
-        first: (H, W).
-        second: (H, W).
-        names: What they are.
-
-    Raises:
-        DataError: They differ.
-    """
+    """Raise DataError if two maps (H, W), called ``names`` in the message, differ in size."""
     if first.shape != second.shape:
         raise DataError(
             f"{names} differ in size",
             expected=first.shape,
             found=second.shape,
-            remedy=f"give {names} of the same image, on one grid",
+            remedy=f"use {names} of the same image, on one grid",
         )
 
 
@@ -41,16 +32,16 @@ def check_labels(
     ignore_index: int | None,
     problem: str = "label outside the range",
 ) -> np.ndarray:
-    """Return the labels that count, as (n,) int64.
+    """Return the labels other than ``ignore_index``, as (n,) int64.
 
     Args:
         labels: Class indexes of any shape.
         num_classes: K.
-        ignore_index: Label of pixels that do not count; None where all do.
-        problem: First words of the message.
+        ignore_index: Label of ignored pixels; None for none.
+        problem: Start of the error message.
 
     Raises:
-        DataError: One that counts is outside ``[0, K)``.
+        DataError: One of them is outside ``[0, K)``.
     """
     counted = labels[labels != ignore_index].astype(np.int64)
     if counted.size and not 0 <= counted.min() <= counted.max() < num_classes:
@@ -73,14 +64,13 @@ def confusion_matrix(
         truth: Class indexes of any shape.
         prediction: Class indexes of the same shape.
         num_classes: K.
-        ignore_index: True class of pixels that do not count; None where all do.
+        ignore_index: True class of ignored pixels; None for none.
 
     Returns:
-        (K, K) int64, rows the true class, columns the predicted one. Exact for any count, unlike
-        float32 histograms.
+        (K, K) int64, rows the true class, columns the predicted one.
 
     Raises:
-        DataError: The shapes differ, or a class that counts is outside ``[0, K)``.
+        DataError: The shapes differ, or a class is outside ``[0, K)``.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     check_same_size(truth, prediction)
@@ -94,14 +84,11 @@ def confusion_matrix(
 
 
 def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the scores of each class from a confusion matrix.
-
-    Args:
-        matrix: (K, K) counts, rows the true class, columns the predicted one.
+    """Compute the scores of each class from a confusion matrix (K, K), rows the true class.
 
     Returns:
-        ``recall``, ``precision``, ``f1`` and ``iou``, (K,) each, from 0 to 1; NaN where undefined:
-        a class that neither occurs nor is predicted has none of them.
+        ``recall``, ``precision``, ``f1`` and ``iou``, (K,) each, from 0 to 1; NaN where undefined,
+        as for a class that is neither in the truth nor predicted.
     """
     hit, true, predicted = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -123,16 +110,13 @@ def save_confusion_matrix(folder: str | os.PathLike, classes: Sequence[str], mat
 
 
 def load_confusion_matrix(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
-    """Read what :func:`save_confusion_matrix` wrote.
+    """Read class names and (K, K) int64 counts written by :func:`save_confusion_matrix`.
 
     Args:
-        path: The file, or the folder that holds it.
-
-    Returns:
-        Class names, and the (K, K) int64 counts.
+        path: The file, or its folder.
 
     Raises:
-        DataError: The file is missing or holds something else.
+        DataError: The file is missing or has different content.
     """
     path = Path(path)
     if path.is_dir():
@@ -144,9 +128,9 @@ def load_confusion_matrix(path: str | os.PathLike) -> tuple[list[str], np.ndarra
             raise ValueError(f"a matrix of shape {matrix.shape} for {len(classes)} classes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} holds no confusion matrix",
+            f"{path} is not a confusion matrix",
             expected="confusion_matrix.json as tools/test.py --out writes it",
             found=str(error),
-            remedy="run tools/test.py CONFIG CHECKPOINT --out FOLDER and give FOLDER",
+            remedy="run tools/test.py CONFIG CHECKPOINT --out FOLDER and use FOLDER",
         ) from None
     return classes, matrix

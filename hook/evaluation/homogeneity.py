@@ -1,13 +1,12 @@
-"""How homogeneous regions are: does a token cover one object, and has an object one token?
+"""Homogeneity of regions: whether a token covers one object, and an object has one token.
 
-The functions compare a map of regions (tokens, superpixels, any partition of the image) with the
-true segments, or with the image itself. Three kinds of true segments are told apart by the caller:
-classes, objects (:func:`object_map`), or any other partition.
+The functions compare a map of regions (tokens, superpixels, any partition of the image) with true
+segments (classes, objects of :func:`object_map`, or any other partition), or with the image.
 
 References:
     Shao et al. (2024), arXiv:2403.18593: a token is an object; the token-object confusion matrix.
     Stutz, Hermans and Leibe, "Superpixels: An evaluation of the state-of-the-art", Computer Vision
-    and Image Understanding 166, 2018: the measures of superpixels side by side.
+    and Image Understanding 166, 2018: an overview of measures.
 """
 
 from collections.abc import Collection
@@ -19,7 +18,7 @@ from hook.evaluation.boundary import boundary_scores, count_matched, label_bound
 from hook.evaluation.confusion import check_same_size
 
 NO_REGION = -1
-"""Label of pixels that belong to no region or segment; so does every other negative one."""
+"""Label of pixels without a region or segment, like any other negative label."""
 
 
 def connected_components(labels: np.ndarray) -> np.ndarray:
@@ -29,9 +28,8 @@ def connected_components(labels: np.ndarray) -> np.ndarray:
         labels: (H, W) integers; negative where there is no region.
 
     Returns:
-        (H, W) int64, numbered from 0 in the order of their first pixels, row by row; two pixels
-        are together where a path of 4-neighbours of the same label joins them. -1 where there is
-        no region.
+        (H, W) int64 4-connected components, numbered from 0 in the row-major order of their first
+        pixels; -1 where there is no region.
     """
     labels = np.maximum(labels.astype(np.int64), NO_REGION)
     return label(labels, background=NO_REGION, connectivity=1).astype(np.int64) - 1
@@ -40,18 +38,16 @@ def connected_components(labels: np.ndarray) -> np.ndarray:
 def object_map(
     truth: np.ndarray, ignore_index: int | None = 255, stuff: Collection[int] = ()
 ) -> np.ndarray:
-    """Turn a segmentation into objects: the connected components of each class.
-
-    Objects of one class that touch are one, as the masks do not tell them apart.
+    """Convert a segmentation to objects: the connected components of each class.
 
     Args:
         truth: (H, W) integer classes.
-        ignore_index: Label of pixels that do not count; None where all do.
-        stuff: Classes that are no countable things, such as the background: each is one object,
+        ignore_index: Label of ignored pixels; None for none.
+        stuff: Classes that are not countable, such as the background: each is one object,
             connected or not.
 
     Returns:
-        (H, W) int64, numbered from 0; -1 where no truth is known.
+        (H, W) int64, numbered from 0; -1 for ignored pixels.
     """
     truth = truth.astype(np.int64)  # masks are unsigned and have no negative label
     known = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
@@ -68,16 +64,16 @@ def object_map(
 def overlap_matrix(segments: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Count the pixels that each true segment shares with each region.
 
-    With objects and tokens this is the paper's token-object confusion matrix: of a perfect
-    tokenizer, each row and each column holds a single number.
+    With objects and tokens this is the paper's token-object confusion matrix: for a perfect
+    tokenizer, each row and each column has a single non-zero entry.
 
     Args:
-        segments: (H, W) integer true segments; negative where nothing is known.
+        segments: (H, W) integer true segments; negative where unknown.
         regions: (H, W) integers; negative where there is no region.
 
     Returns:
-        (S, R) int64; the segments and regions that occur, in ascending order of their labels.
-        Pixels without segment or without region do not count.
+        (S, R) int64, segments and regions in ascending order of their labels; pixels without
+        segment or region are ignored.
 
     Raises:
         DataError: The maps differ in size.
@@ -95,15 +91,15 @@ def overlap_matrix(segments: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 
 def object_share(overlap: np.ndarray) -> float:
-    """Mean share of an object that lies in its best token: has an object one token?
+    """Return the mean share of an object in its best token, unweighted by size.
 
-    Every object weighs the same, whatever its size. One token that owns the whole image reaches 1.
+    A single token for the whole image reaches 1.
 
     Args:
         overlap: (S, R) of :func:`overlap_matrix`, a row per object.
 
     Returns:
-        0 to 1, above 0; NaN without an object.
+        Above 0, up to 1; NaN without an object.
 
     Reference:
         Summary of the rows of the confusion matrix of Shao et al. (2024).
@@ -112,16 +108,15 @@ def object_share(overlap: np.ndarray) -> float:
 
 
 def token_share(overlap: np.ndarray) -> float:
-    """Mean share of a token that its best object fills: does a token cover one object?
+    """Return the mean share of a token in its best object, unweighted by size.
 
-    Every token weighs the same, whatever its size; weighted by size this is
-    :func:`achievable_accuracy`. A token per pixel reaches 1.
+    Weighted by size this is :func:`achievable_accuracy`. A token per pixel reaches 1.
 
     Args:
         overlap: (S, R) of :func:`overlap_matrix`, a row per object.
 
     Returns:
-        0 to 1, above 0; NaN without a token.
+        Above 0, up to 1; NaN without a token.
 
     Reference:
         Summary of the columns of the confusion matrix of Shao et al. (2024).
@@ -130,16 +125,15 @@ def token_share(overlap: np.ndarray) -> float:
 
 
 def achievable_accuracy(overlap: np.ndarray) -> float:
-    """Share of pixels that are right if every region gets the segment it overlaps most (ASA).
+    """Return the accuracy if every region is assigned the segment it overlaps most (ASA).
 
-    With a row per class it bounds the pixel accuracy of any classifier that says one class per
-    region.
+    With a row per class it bounds the pixel accuracy of any classifier of regions.
 
     Args:
         overlap: (S, R) of :func:`overlap_matrix`.
 
     Returns:
-        0 to 1, above 0; NaN without a pixel.
+        Above 0, up to 1; NaN without a pixel.
 
     Reference:
         Liu, Tuzel, Ramalingam and Chellappa, "Entropy rate superpixel segmentation", CVPR 2011.
@@ -148,18 +142,17 @@ def achievable_accuracy(overlap: np.ndarray) -> float:
 
 
 def undersegmentation_error(overlap: np.ndarray) -> float:
-    """Share of pixels by which regions leak over the edges of segments.
+    """Return the share of pixels by which regions leak across the edges of segments.
 
-    The definition of Neubert and Protzel, without a free parameter: a region that a segment cuts
-    in two adds the smaller part to that segment's error, so regions that merely touch a segment
-    cost little. (Levinshtein et al. 2009 add the whole outer part.) It is summed over all pairs
-    and divided by the number of pixels, so it can exceed 1.
+    The parameter-free definition of Neubert and Protzel: a region split by a segment adds the
+    smaller part to that segment's error. (Levinshtein et al. 2009 add all of the outer part.) The
+    sum over all pairs is divided by the number of pixels, so it can exceed 1.
 
     Args:
         overlap: (S, R) of :func:`overlap_matrix`.
 
     Returns:
-        0 or more; 0 where no region is cut. NaN without a pixel.
+        0 or more; 0 if no region is split. NaN without a pixel.
 
     Reference:
         Neubert and Protzel, "Superpixel benchmark and comparison", Forum Bildverarbeitung 2012.
@@ -171,15 +164,15 @@ def undersegmentation_error(overlap: np.ndarray) -> float:
 
 
 def variation_of_information(overlap: np.ndarray) -> tuple[float, float]:
-    """Information, in bits, that segments and regions do not share.
+    """Return the information, in bits, that segments and regions do not share.
 
     Args:
         overlap: (S, R) of :func:`overlap_matrix`.
 
     Returns:
-        H(segments | regions), what regions merge that is apart, and H(regions | segments), what
-        they split that is together. Their sum is the variation of information: 0 for equal
-        partitions. NaN without a pixel.
+        H(segments | regions), due to merged segments, and H(regions | segments), due to split
+        ones. Their sum is the variation of information, 0 for equal partitions. NaN without a
+        pixel.
 
     Reference:
         Meila, "Comparing clusterings: an information based distance", Journal of Multivariate
@@ -190,7 +183,7 @@ def variation_of_information(overlap: np.ndarray) -> tuple[float, float]:
     joint = overlap / overlap.sum()
     bits = _entropy(joint)
     merged, split = bits - _entropy(joint.sum(0)), bits - _entropy(joint.sum(1))
-    return max(merged, 0.0), max(split, 0.0)  # rounding may fall below
+    return max(merged, 0.0), max(split, 0.0)  # rounding may give negative values
 
 
 def _entropy(shares: np.ndarray) -> float:
@@ -205,18 +198,18 @@ def region_boundary_scores(
     """Compare the boundaries of regions with those of the true segments.
 
     Args:
-        segments: (H, W) integer true segments; negative where nothing is known.
-        regions: (H, W) integers; do not count where nothing is known.
-        tolerance: Largest distance that is near, Euclidean, in pixels, this value included.
+        segments: (H, W) integer true segments; negative where unknown.
+        regions: (H, W) integers; ignored where the segments are unknown.
+        tolerance: Maximum distance of a match, Euclidean, in pixels, inclusive.
 
     Returns:
-        ``recall``, the share of true boundary pixels with one of a region near; ``precision``, the
-        share of the regions' boundary pixels with a true one near; ``f1``, their harmonic mean.
-        0 to 1; NaN where undefined, as :func:`hook.evaluation.boundary.boundary_scores` says.
+        ``recall``, the share of true boundary pixels near one of a region; ``precision``, the share
+        of the regions' boundary pixels near a true one; ``f1``, their harmonic mean. 0 to 1; NaN
+        where undefined, see :func:`hook.evaluation.boundary.boundary_scores`.
 
     Raises:
         DataError: The maps differ in size.
-        ConfigError: The tolerance is negative or no number.
+        ConfigError: The tolerance is negative or not a number.
 
     Reference:
         Martin, Fowlkes and Malik, "Learning to detect natural image boundaries using local
@@ -237,14 +230,14 @@ def region_boundary_scores(
 
 # ---------------------------------------------------------------------------------- no truth
 def explained_variation(image: np.ndarray, regions: np.ndarray) -> float:
-    """Share of the variance of the pixels that their regions' means explain; needs no truth.
+    """Return the share of the variance of the pixels explained by the means of their regions.
 
     Args:
-        image: (H, W, C) values, in any unit; all bands together.
-        regions: (H, W) integers; negative where pixels do not count.
+        image: (H, W, C) values in any unit.
+        regions: (H, W) integers; negative for ignored pixels.
 
     Returns:
-        0 to 1: 0 for one region, 1 for a region per pixel or an image of one value. NaN without a
+        From 0 for one region to 1 for a region per pixel; 1 for a constant image. NaN without a
         pixel.
 
     Raises:
@@ -268,11 +261,11 @@ def explained_variation(image: np.ndarray, regions: np.ndarray) -> float:
 
 
 def compactness(regions: np.ndarray) -> float:
-    """How compact regions are: their area against that of a disc of their perimeter.
+    """Return the compactness of regions: their area relative to a disc of the same perimeter.
 
     The mean of 4 pi area / perimeter^2 over the regions, weighted by area. The perimeter is the
-    length of the edges between pixels, the image's border included, so squares have the most,
-    pi / 4, a digital disc pi^2 / 16, and a region in scattered parts little.
+    length of the pixel edges, the image's border included, so squares have the maximum, pi / 4,
+    and a digital disc pi^2 / 16.
 
     Args:
         regions: (H, W) integers; negative where there is no region.
@@ -313,7 +306,7 @@ MEASURES = {
     "EV": "explained variation of the image",
     "CO": "compactness",
 }
-"""Names of the measures and what they are; UE and VI are better when low."""
+"""Names and descriptions of the measures; lower is better for UE and VI."""
 
 
 def measure_regions(
@@ -324,25 +317,25 @@ def measure_regions(
     ignore_index: int | None = 255,
     stuff: Collection[int] = (),
 ) -> dict[str, float]:
-    """Take every measure of the regions of one image.
+    """Compute all measures of the regions of one image.
 
-    Achievable accuracy is that of classes; shares, under-segmentation error and variation of
-    information are those of objects (:func:`object_map`).
+    Achievable accuracy and boundaries refer to classes; shares, under-segmentation error and
+    variation of information to objects (:func:`object_map`).
 
     Args:
         regions: (H, W) integers; negative where there is no region.
         truth: (H, W) integer classes.
         image: (H, W, C) values in any unit; None leaves out the explained variation.
-        tolerance: Of boundaries, in pixels.
-        ignore_index: Label of pixels that do not count; None where all do.
-        stuff: Classes that are one object each, connected or not.
+        tolerance: Tolerance of boundaries in pixels.
+        ignore_index: Label of ignored pixels; None for none.
+        stuff: See :func:`object_map`.
 
     Returns:
-        The value of each name in :data:`MEASURES`; NaN where it is undefined.
+        The value of each name in :data:`MEASURES`; NaN where undefined.
 
     Raises:
         DataError: The sizes differ.
-        ConfigError: The tolerance is negative or no number.
+        ConfigError: The tolerance is negative or not a number.
     """
     objects = object_map(truth, ignore_index, stuff)
     overlap = overlap_matrix(objects, regions)
@@ -363,9 +356,5 @@ def measure_regions(
 
 
 def stuff_classes(classes: Collection[str]) -> tuple[int, ...]:
-    """Find the classes that are no countable things by their name: the background.
-
-    Returns:
-        Indexes of the classes named ``background``, whatever the case.
-    """
+    """Return the indexes of classes that are not countable: ``background``, in any case."""
     return tuple(i for i, name in enumerate(classes) if name.casefold() == "background")

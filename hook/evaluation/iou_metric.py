@@ -18,23 +18,21 @@ from hook.registry import METRICS
 
 @METRICS.register_module()
 class IoUMetric(MMSegIoUMetric):
-    """mmseg's IoUMetric on exact counts, with georeferenced predictions.
+    """mmseg's IoUMetric with exact counts and georeferenced predictions.
 
-    Differences from mmseg's: counts are integers, so that they stay exact over any number of
-    pixels; labels outside the range end the run with the file's name instead of being dropped;
-    ``IoU.<class>`` of each class is reported beside the means; predictions of georeferenced
-    datasets become GeoTIFFs (see :class:`hook.evaluation.prediction_writer.PredictionWriter`).
-
-    Pixels count where the label is not ``ignore_index``. A class that neither occurs nor is
-    predicted has no IoU and is left out of the mean.
+    Unlike in mmseg, counts are integers, exact for any number of pixels; labels outside the range
+    are errors instead of being ignored; ``IoU.<class>`` is reported too; predictions of
+    georeferenced datasets are GeoTIFFs (see
+    :class:`hook.evaluation.prediction_writer.PredictionWriter`). A class that is neither in the
+    truth nor predicted has no IoU and is excluded from the mean.
 
     Args:
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of ignored pixels.
         iou_metrics: Any of ``'mIoU'``, ``'mDice'``, ``'mFscore'``.
-        nan_to_num: Value in place of the undefined ones; None leaves them out.
+        nan_to_num: Value of undefined scores; None leaves them out.
         beta: Weight of recall in the F-score.
         output_dir: Folder for the predicted masks and ``confusion_matrix.json``.
-        format_only: Write predictions, compute nothing (for images without labels).
+        format_only: Write predictions only (for images without labels).
         **kwargs: ``collect_device`` and ``prefix``, as in mmseg.
     """
 
@@ -55,7 +53,7 @@ class IoUMetric(MMSegIoUMetric):
                 "hook.IoUMetric: iou_metrics",
                 expected="one or more of mIoU, mDice, mFscore",
                 found=", ".join(sorted(unknown)) or "none",
-                remedy="choose iou_metrics among these",
+                remedy="choose iou_metrics from these",
             )
         super().__init__(
             ignore_index=ignore_index,
@@ -70,13 +68,12 @@ class IoUMetric(MMSegIoUMetric):
         self._writer: PredictionWriter | None = None
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Count pixels of one batch, and keep its predictions where they are to be written.
+        """Count pixels of one batch, and keep its predictions with ``output_dir``.
 
         Args:
             data_batch: Not used.
-            data_samples: mmseg's SegDataSample objects as dictionaries, with ``pred_sem_seg``
-                (1, H, W), ``gt_sem_seg`` (1, H, W) and, where there is one, ``valid_mask``
-                (1, H, W).
+            data_samples: mmseg's SegDataSample objects as dictionaries, with ``pred_sem_seg``,
+                ``gt_sem_seg`` and optionally ``valid_mask``, (1, H, W) each.
         """
         classes = class_names(self.dataset_meta, "hook.IoUMetric")
         for sample in data_samples:
@@ -94,14 +91,14 @@ class IoUMetric(MMSegIoUMetric):
         """Compute the metrics of all images.
 
         Args:
-            results: What :meth:`process` kept, each image once.
+            results: One per image, from :meth:`process`.
 
         Returns:
             ``aAcc``, ``mIoU``, ``mAcc`` and so on as in mmseg, and ``IoU.<class>`` (or Dice,
-            Fscore); percent. Empty with ``format_only``.
+            Fscore), in percent; empty with ``format_only``.
 
         Raises:
-            DataError: Not one pixel has a label.
+            DataError: No pixel has a label.
         """
         logger = MMLogger.get_current_instance()
         classes = class_names(self.dataset_meta, "hook.IoUMetric")
@@ -144,7 +141,7 @@ class IoUMetric(MMSegIoUMetric):
                     if not np.isnan(value):
                         per_class[f"{name}.{label}"] = round(float(value) * 100, 4)
         print_log(f"per class results:\n{table.get_string()}", logger=logger)
-        # save_best='auto' takes the first: a mean over classes, not the overall accuracy.
+        # save_best='auto' uses the first: a mean over classes, not the overall accuracy.
         metrics["aAcc"] = overall
         metrics.update(per_class)
         return metrics

@@ -1,4 +1,4 @@
-"""Predicted masks as files: GeoTIFF where the data are georeferenced, PNG elsewhere."""
+"""Write predicted masks: GeoTIFF for georeferenced data, else PNG."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ from hook.geo.staging import atomic_write, save_png
 from hook.geo.styles import distinct_palette, map_dtype
 
 
-@dataclass(frozen=True)  # MMEngine would make a plain tuple of a named one
+@dataclass(frozen=True)  # MMEngine would convert a named tuple to a plain one
 class Part:
-    """One chip's prediction, waiting in a temporary file."""
+    """Prediction of one chip, in a temporary file."""
 
     file: str
     img_path: str
@@ -30,19 +30,18 @@ class Part:
 
 
 class PredictionWriter:
-    """Writes class maps, one file per image, or per scene where chips were cut from one.
+    """Write class maps, one file per image, or per scene for chips of a scene.
 
-    Every process of a distributed test keeps its chips under a temporary name; the main process
-    then writes each file once. The folder must be visible to all of them.
+    In distributed tests, every process writes its chips to temporary files, and the main process
+    merges them; the folder must be visible to all processes.
 
-    GeoTIFFs carry CRS, transform, colour table and nodata (255, or 65535 beyond 255 classes) where
-    the input has no valid pixel. Chips that name their scene (``geo['source']``) and place
-    (``geo['window']``) are put together to one GeoTIFF on that scene's grid (``scene_transform``,
-    ``scene_shape``).
+    GeoTIFFs have CRS, transform, colour table and nodata (255, or 65535 beyond 255 classes) where
+    the input is not valid. Chips with ``geo['source']`` and ``geo['window']`` are merged into one
+    GeoTIFF on their scene's grid (``scene_transform``, ``scene_shape``).
 
     Args:
         folder: Output folder.
-        dataset_meta: ``classes`` and, for colours, ``palette``.
+        dataset_meta: ``classes`` and optionally ``palette``.
     """
 
     def __init__(self, folder: str | os.PathLike, dataset_meta: dict) -> None:
@@ -53,20 +52,16 @@ class PredictionWriter:
         self._parts = self.folder / ".parts"
         self._count = 0
         if get_rank() == 0:
-            # A test that is broken off leaves nothing behind. Other processes may end before the
-            # main one has read their chips.
+            # Clean up after an aborted test; other processes may end before theirs are read.
             weakref.finalize(self, shutil.rmtree, self._parts, ignore_errors=True)
 
     def keep(self, sample: dict, prediction: np.ndarray) -> Part:
-        """Set one prediction aside.
+        """Write one prediction to a temporary file, for :meth:`finish`.
 
         Args:
-            sample: Data sample as a dictionary, with ``img_path`` and, where there are such,
-                ``geo`` and ``valid_mask``.
+            sample: Data sample as a dictionary, with optional ``img_path``, ``geo`` and
+                ``valid_mask``.
             prediction: (H, W) class indexes.
-
-        Returns:
-            What :meth:`finish` needs to know about it.
         """
         mask = prediction.astype(self.dtype)
         if "valid_mask" in sample:
@@ -80,10 +75,10 @@ class PredictionWriter:
         return Part(str(file), str(sample.get("img_path", file.stem)), sample.get("geo"))
 
     def finish(self, parts: Sequence[Part]) -> int:
-        """Write all files and remove the temporary ones.
+        """Write all files, and remove the temporary ones.
 
         Args:
-            parts: What :meth:`keep` returned in all processes, each chip once.
+            parts: Results of :meth:`keep` of all processes, each chip once.
 
         Returns:
             The number of files written.
@@ -117,25 +112,25 @@ class PredictionWriter:
             written += 1
         return written
 
-    def _name(self, source: str, suffix: str, taken: dict[str, str]) -> Path:
-        """Return the source's name with ``suffix``, with its folder's name where that is taken."""
+    def _name(self, source: str, suffix: str, names: dict[str, str]) -> Path:
+        """Return a unique name: the source's with ``suffix``, after its folders' if needed."""
         path = Path(source)
         stem, parents = path.stem, list(path.parents)
         name, level = stem + suffix, 0
-        while taken.get(name, source) != source or (name in taken and level == 0):
+        while names.get(name, source) != source or (name in names and level == 0):
             if level >= len(parents) or not parents[level].name:
-                name = f"{stem}_{len(taken)}{suffix}"
+                name = f"{stem}_{len(names)}{suffix}"
                 break
             stem = f"{parents[level].name}_{stem}"
             name, level = stem + suffix, level + 1
-        taken[name] = source
+        names[name] = source
         return self.folder / name
 
     def _open(self, target: Path, crs: str, transform: Affine, height: int, width: int):
         return class_map_file(target, crs, transform, height, width, self.classes, self.palette)
 
     def _write_scene(self, target: Path, chips: Sequence[Part]) -> None:
-        """Put chips together on their scene's grid; where no chip lies stays nodata."""
+        """Merge chips on their scene's grid; nodata outside all chips."""
         first = chips[0].geo
         if "scene_transform" in first:
             transform = Affine(*first["scene_transform"][:6])
@@ -155,16 +150,16 @@ class PredictionWriter:
                     continue
                 window = Window(col + left, row + top, mask.shape[1], mask.shape[0])
                 before = sink.read(1, window=window)
-                # Overlapping or padded chips must not erase what another chip knows.
+                # Nodata of overlapping or padded chips must not replace classes of other chips.
                 sink.write(np.where(mask == self.nodata, before, mask), 1, window=window)
 
     def _write_png(self, target: Path, mask: np.ndarray) -> None:
         if mask.dtype != np.uint8:
             raise DataError(
-                f"{target}: a PNG mask holds at most 255 classes",
+                f"{target}: a PNG mask supports at most 255 classes",
                 expected="georeferenced data for more classes",
                 found=f"{len(self.classes)} classes",
-                remedy="give georeferenced images, whose masks are GeoTIFFs, or merge classes",
+                remedy="use georeferenced images, to write GeoTIFFs, or merge classes",
             )
         colours = np.zeros((256, 3), np.uint8)
         for index, colour in colour_table(self.classes, self.palette).items():
@@ -182,16 +177,16 @@ def class_map_file(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[DatasetWriter]:
-    """Make a GeoTIFF of class indexes, which gets its name when it is complete.
+    """Create a GeoTIFF of class indexes, atomically.
 
     Args:
         target: File to write.
-        crs: CRS as WKT; None for an image that is not georeferenced.
+        crs: CRS as WKT; None without a georeference.
         transform: Affine transform of the pixels.
         height: Rows.
         width: Columns.
         classes: Class names.
-        palette: One (r, g, b) per class; None for colours of our choice.
+        palette: One (r, g, b) per class; None for default colours.
 
     Yields:
         A rasterio dataset open for reading and writing, filled with nodata.
@@ -213,7 +208,7 @@ def class_map_file(
         "bigtiff": "if_safer",
     }
     with atomic_write(target) as partial:
-        # Closed and opened again, so that what is not written yet reads as nodata.
+        # Reopened, so that blocks not written yet read as nodata.
         with quiet_open(partial, "w", **profile) as sink:
             sink.write_colormap(1, colour_table(classes, palette))
             sink.set_band_description(1, "class")
@@ -225,7 +220,7 @@ def class_map_file(
 def colour_table(
     classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None
 ) -> dict[int, tuple[int, int, int, int]]:
-    """Return GDAL's colour table of a class map: one (r, g, b, 255) each, nodata transparent."""
+    """Return GDAL's colour table of a class map: (r, g, b, 255) per class, nodata transparent."""
     palette = palette or distinct_palette(len(classes))
     table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
     table[map_dtype(len(classes))[1]] = (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What every metric reads first: the class names, and truth and prediction of an image."""
+"""Inputs of the metrics: class names, truth and prediction of an image."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,19 +10,15 @@ from hook.evaluation.confusion import check_labels
 
 
 def class_names(dataset_meta: Mapping | None, metric: str) -> Sequence[str]:
-    """Return the data set's class names.
-
-    Args:
-        dataset_meta: What MMEngine hands a metric.
-        metric: Name of the metric, for the message.
+    """Return the class names of a metric's ``dataset_meta``.
 
     Raises:
-        ConfigError: The data set names none.
+        ConfigError: There are none; the message names ``metric``.
     """
     classes = (dataset_meta or {}).get("classes")
     if not classes:
         raise ConfigError(
-            f"{metric}: the dataset names no classes",
+            f"{metric}: the dataset has no class names",
             expected="metainfo['classes']",
             found=dataset_meta,
             remedy="set metainfo=dict(classes=(...)) in the dataset's config",
@@ -33,20 +29,19 @@ def class_names(dataset_meta: Mapping | None, metric: str) -> Sequence[str]:
 def truth_and_prediction(
     sample: dict, num_classes: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the class maps of a segmented image, checked.
+    """Return the true and predicted class maps of a segmented image, checked.
 
     Args:
         sample: mmseg's SegDataSample as a dictionary, with ``pred_sem_seg`` and ``gt_sem_seg``,
             (1, H, W) each.
         num_classes: K.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of ignored pixels.
 
     Returns:
-        True and predicted class of each pixel, (H, W) int64 on the CPU; where the truth is not
-        ``ignore_index``, both are in ``[0, K)``.
+        (H, W) int64 on the CPU; both in ``[0, K)`` where the truth is not ``ignore_index``.
 
     Raises:
-        DataError: The image has no mask, its mask has another size, or a class is out of range.
+        DataError: The mask is missing, its size differs, or a class is out of range.
     """
     image = sample.get("img_path", "an image")
     where = sample.get("seg_map_path") or image
@@ -55,7 +50,7 @@ def truth_and_prediction(
             f"{image} has no mask",
             expected="a label for every image that is evaluated",
             found="none",
-            remedy="give the masks, or set format_only=True of hook.IoUMetric in test_evaluator "
+            remedy="add the masks, or set format_only=True of hook.IoUMetric in test_evaluator "
             "to predict only",
         )
     truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().long()
@@ -65,7 +60,7 @@ def truth_and_prediction(
             f"{where}: mask and prediction have different sizes",
             expected=f"{tuple(prediction.shape)}, the size of the image",
             found=tuple(truth.shape),
-            remedy="give masks on the grid of their images",
+            remedy="use masks on the grid of their images",
         )
     counted = truth != ignore_index
     for name, labels in (("label", truth), ("prediction", prediction)):
@@ -76,11 +71,7 @@ def truth_and_prediction(
 
 
 def of_labelled(results: Sequence, score: str) -> list:
-    """Return the results of images with a mask, which all must have or none.
-
-    Args:
-        results: One for each image, None for one without a mask.
-        score: What is computed, for the log.
+    """Return the results of images with a mask; None in ``results`` marks an image without one.
 
     Raises:
         DataError: Some images have a mask and some have none.
@@ -92,6 +83,6 @@ def of_labelled(results: Sequence, score: str) -> list:
         raise DataError(
             f"{len(results) - len(labelled)} of {len(results)} images have no mask",
             expected="a label for every image that is evaluated, or for none",
-            remedy="give the masks, or leave the images out of test_dataloader",
+            remedy="add the masks, or leave the images out of test_dataloader",
         )
     return labelled

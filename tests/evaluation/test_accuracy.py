@@ -83,7 +83,7 @@ def test_bad_input():
         _evaluate(Accuracy(), _samples(np.eye(5)[[0]], [0]))
     metric = Accuracy()
     metric.dataset_meta = {}
-    with pytest.raises(ConfigError, match="names no classes"):
+    with pytest.raises(ConfigError, match="has no class names"):
         metric.process({}, _samples(np.eye(4)[[0]], [0]))
 
 

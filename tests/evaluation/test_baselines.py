@@ -107,7 +107,7 @@ def test_nearest_centroid_leaves_out_invalid_pixels_and_unseen_classes():
 @pytest.mark.parametrize(
     ("image", "labels", "message"),
     [
-        (np.zeros((3, 4, 4)), np.zeros((4, 4), int), "another number of bands"),
+        (np.zeros((3, 4, 4)), np.zeros((4, 4), int), "the number of bands of the image differs"),
         (np.zeros((2, 4, 4)), np.zeros((4, 5), int), "differ in size"),
     ],
 )

@@ -106,7 +106,7 @@ def test_beside_the_iou_metric():
 def test_bad_input():
     with pytest.raises(ConfigError, match=r"hook\.BoundaryMetric: tolerance"):
         BoundaryMetric(tolerance=-1)
-    with pytest.raises(ConfigError, match="names no classes"):
+    with pytest.raises(ConfigError, match="has no class names"):
         BoundaryMetric().process({}, [_sample(np.zeros((2, 2), int))])
     good = np.zeros((2, 2), int)
     with pytest.raises(DataError, match="label outside the range"):

@@ -44,7 +44,7 @@ def test_round_trip_and_damaged_files(tmp_path):
         assert matrix.tolist() == [[1, 2], [3, 4]]
     for text in ("{", "[]", '{"classes": ["a"], "matrix": [[1, 2]]}'):
         (tmp_path / "confusion_matrix.json").write_text(text)
-        with pytest.raises(DataError, match="holds no confusion matrix"):
+        with pytest.raises(DataError, match="is not a confusion matrix"):
             load_confusion_matrix(tmp_path)
     with pytest.raises(DataError):
         load_confusion_matrix(tmp_path / "none.json")

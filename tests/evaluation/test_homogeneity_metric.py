@@ -93,7 +93,7 @@ def test_nothing_to_score(caplog):
 def test_bad_input():
     with pytest.raises(ConfigError, match=r"hook\.HomogeneityMetric: tolerance"):
         HomogeneityMetric(tolerance=-1)
-    with pytest.raises(ConfigError, match="names no classes"):
+    with pytest.raises(ConfigError, match="has no class names"):
         HomogeneityMetric().process({}, [_sample(np.zeros((2, 2), int))])
     flat = np.zeros((8, 8), int)
     sample = _sample(flat, flat)
