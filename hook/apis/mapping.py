@@ -110,9 +110,8 @@ class SceneMapper(SceneModel):
         """Map a scene as a request says; returns and raises as :meth:`map`."""
         if request.output is None and not request.dry_run:
             require_xarray("the map")
-        return super().run(request)
-
-    def _run(self, request: MapRequest) -> MapReport | Estimate:
+        if request.in_memory:
+            return self._run_in_files(request)
         request, segments = self.resolved(request), self.function.segments
         step = request.window - overlap_pixels(request.overlap, request.window)
         classes = dict(

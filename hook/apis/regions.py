@@ -100,7 +100,10 @@ class RegionExtractor(SceneModel):
         """
         return self.run(RegionRequest(input, output, **options))
 
-    def _run(self, request: RegionRequest) -> RegionReport:
+    def run(self, request: RegionRequest) -> RegionReport | geopandas.GeoDataFrame:
+        """Write regions as a request says; returns and raises as :meth:`extract`."""
+        if request.in_memory:
+            return self._run_in_files(request)
         resolved = self.resolved(request)
         with self.sharing(request) as run_blocks:
             return extract_regions(

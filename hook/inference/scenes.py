@@ -60,6 +60,9 @@ class MakeFunction:
 class SceneModel:
     """A model, the devices it runs on, and the function of windows made of it.
 
+    A subclass has ``run``, which does what a request asks; ``_temporary``, the name of its output
+    where none is given; and ``_read``, which reads that.
+
     Args:
         kind: Class of the function that the engine of :mod:`hook.scenes` calls, made from the
             model and ``options``.
@@ -119,23 +122,12 @@ class SceneModel:
             **self._options,
         }
 
-    def run(self, request: SceneRequest) -> Any:
-        """Do what is asked of a scene, in files or arrays.
-
-        Returns:
-            What was done; without ``output`` the result itself.
-
-        Raises:
-            ConfigError: An option cannot be used.
-            DataError: The scene lacks the model's bands.
-            SceneError: The scene cannot be read, or the output not be written.
-        """
-        if request.output is not None and not request.has_arrays:
-            return self._run(request)
+    def _run_in_files(self, request: SceneRequest) -> Any:
+        """Run what has arrays, or returns its result, via temporary files."""
         refuse_resume(request.resume, request.output)
         with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
             output = request.output or Path(folder, self._temporary)
-            report = self._run(replace(request, input=files, output=output))
+            report = self.run(replace(request, input=files, output=output))
             return self._read(output) if request.output is None and output.exists() else report
 
     def resolved(self, request: SceneRequest) -> SceneRequest:

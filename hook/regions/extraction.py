@@ -17,13 +17,10 @@ from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
 from hook.regions.strips import StripWriter, read_strips
-from hook.scenes.blocks import Block
-from hook.scenes.journal import Journal
 from hook.scenes.pipeline import (
     Job,
     RunBlocks,
     Scene,
-    move_windows,
     refuse_input,
     run_missing_blocks,
     unfinished,
@@ -198,31 +195,12 @@ def _check_bands(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     return names
 
 
-def _run_blocks(
-    tokenize: Tokenize,
-    reader: SceneReader,
-    plan: RegionPlan,
-    blocks: Sequence[Block],
-    journal: Journal,
-    report: Callable[[int], None],
-) -> None:
-    """Move the windows of some blocks through reader and model into the journal."""
-
-    def answer(images: np.ndarray, valid: np.ndarray) -> TokenBatch:
-        return check_answer(tokenize(images, valid), len(images), plan)
-
-    move_windows(answer, reader, plan, blocks, StripWriter(plan, journal), report)
-
-
-def _nothing_to_join(journal: Journal, plan: RegionPlan, index: int) -> None:
-    """Seams are seen to when the file is written, from top to bottom."""
-
-
 def _cache_bytes(reader: SceneReader, plan: RegionPlan) -> int:
     """Give the size of GDAL's block cache: a row of windows."""
     rows = min(plan.window + 2 * reader.block_height, plan.height)
     return int(np.clip(rows * reader.row_bytes, 16 << 20, 512 << 20))
 
 
-REGIONS = Job(_run_blocks, _nothing_to_join, _cache_bytes)
-"""Blocks of :func:`extract_regions` for the workers of a cluster."""
+# Seams are seen to when the file is written, from top to bottom.
+REGIONS = Job(check_answer, StripWriter, _cache_bytes)
+"""Blocks of :func:`extract_regions`."""

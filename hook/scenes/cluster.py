@@ -14,7 +14,7 @@ import rasterio
 from hook.errors import SceneError
 from hook.scenes.blocks import Block
 from hook.scenes.journal import Journal
-from hook.scenes.pipeline import Job, RunBlocks, Scene, WindowPlan
+from hook.scenes.pipeline import Job, RunBlocks, Scene, WindowPlan, move_windows
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -125,7 +125,8 @@ def on_cluster(
         try:
             for future in as_completed(futures):
                 index = _result(future)
-                job.join(journal, plan, index)
+                if job.join is not None:
+                    job.join(journal, plan, index)
                 report(len(plan.blocks[index].windows(plan.grid)))
         finally:
             client.cancel(futures)
@@ -169,8 +170,8 @@ def _run_block(
         device = devices and devices[_number_of_worker(folder) % len(devices)]
         _PREDICTORS[key] = make_predict(device)
     with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)):
-        blocks = [plan.blocks[index]]
-        job.run(_PREDICTORS[key], reader, plan, blocks, Journal.join(folder), _ignore)
+        blocks, journal = [plan.blocks[index]], Journal.join(folder)
+        move_windows(job, _PREDICTORS[key], reader, plan, blocks, journal, _ignore)
     return index
 
 

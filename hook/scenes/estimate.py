@@ -86,7 +86,7 @@ def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:
             if not seconds:
                 predict(images, valid)
             begun = time.perf_counter()
-            scores = check_scores(predict(images, valid), size, plan.num_classes, plan.window)
+            scores = check_scores(predict(images, valid), size, plan)
             seconds.append(time.perf_counter() - begun)
             for (window, data), score in zip(batch, scores, strict=False):
                 stored += _stored_bytes(plan, window, score, data.covered)

@@ -43,7 +43,6 @@ from hook.scenes.pipeline import (
     Scene,
     Step,
     WindowPlan,
-    move_windows,
     refuse_input,
     run_missing_blocks,
     unfinished,
@@ -312,35 +311,15 @@ def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None
 
 
 # ---------------------------------------------------------------------------------- blocks
-def map_blocks(
-    predict: Predict,
-    reader: SceneReader | CellReader,
-    plan: MapPlan,
-    blocks: Sequence[Block],
-    journal: Journal,
-    report: Callable[[int], None],
-) -> None:
-    """Move the windows of some blocks through reader and model into the journal.
+class _BlockWriter:
+    """Blends the answers to the windows of blocks and writes what is finished to the journal.
+
+    The owner of the journal also blends the seams of neighbours that are both finished.
 
     Args:
-        predict: See :func:`map_scene`.
-        reader: The scene.
-        plan: How it is cut up.
-        blocks: Blocks to map.
-        journal: Takes their finished rows and their seams; its owner also blends the seams of
-            neighbours that are both finished, see :func:`join_seams`.
-        report: Called with the number of windows that the model has answered.
+        plan: How the scene is cut up.
+        journal: Takes finished rows and seams.
     """
-
-    def answer(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        scores = predict(images, valid)
-        return check_scores(scores, len(images), plan.num_classes, plan.window)
-
-    move_windows(answer, reader, plan, blocks, _BlockWriter(plan, journal), report)
-
-
-class _BlockWriter:
-    """Blends the answers to the windows of blocks and writes what is finished to the journal."""
 
     def __init__(self, plan: MapPlan, journal: Journal) -> None:
         self._plan, self._journal = plan, journal
@@ -419,15 +398,15 @@ class _BlockWriter:
             file.close()
 
 
-def check_scores(scores, batch: int, num_classes: int, window: int) -> np.ndarray:
+def check_scores(scores: Any, batch: int, plan: MapPlan) -> np.ndarray:
     """Refuse a model's answer of another shape; copy it.
 
     Raises:
         SceneError: It is none of (batch, num_classes, window, window), or, of windows with one
             class each, (batch, num_classes).
     """
-    expected = (batch, num_classes, window, window)
-    if window == 1 and getattr(scores, "shape", None) == expected[:2]:
+    expected = (batch, plan.num_classes, plan.window, plan.window)
+    if plan.window == 1 and getattr(scores, "shape", None) == expected[:2]:
         scores = np.reshape(scores, expected)  # one class per window
     found = getattr(scores, "shape", None)
     if found is None or tuple(found) != expected:
@@ -536,5 +515,5 @@ def cache_bytes(reader: SceneReader | CellReader, plan: MapPlan) -> int:
     return int(np.clip(max(read, written), 16 << 20, 512 << 20))
 
 
-MAPPING = Job(map_blocks, join_seams, cache_bytes)
+MAPPING = Job(check_scores, _BlockWriter, cache_bytes, join_seams)
 """Blocks of :func:`map_scene`."""

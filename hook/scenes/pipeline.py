@@ -82,22 +82,25 @@ class WindowPlan:
 
 
 class Job(NamedTuple):
-    """What is done with a block; functions of modules, which survive pickling."""
+    """What is made of the answers to windows; names of modules, which survive pickling."""
 
-    run: Callable[[Any, SceneReader, Any, Sequence[Block], Journal, Callable[[int], None]], None]
-    """Moves blocks through the function into the journal: function, scene, plan, blocks, journal,
-    and whom to tell of windows that are done."""
-    join: Callable[[Journal, Any, int], None]
-    """What the caller does with a block that a worker has finished: journal, plan, its number."""
+    check: Callable[[Any, int, Any], Any]
+    """Refuses a wrong answer to a batch, and copies it: answer, number of windows, plan."""
+    writer: Callable[[Any, Journal], Any]
+    """Makes, of plan and journal, what writes blocks: its ``consume`` is called with every
+    :class:`Step` and the answer to it (None where a step has no images), in order; then its
+    ``close``, whatever happened."""
     cache_bytes: Callable[[SceneReader, Any], int]
     """Size of GDAL's block cache: scene, plan."""
+    join: Callable[[Journal, Any, int], None] | None = None
+    """What the caller does with a block that a worker has finished: journal, plan, its number."""
 
 
 RunBlocks = Callable[
     [Job, Scene, WindowPlan, Sequence[Block], Journal, Callable[[int], None]], None
 ]
-"""Runs blocks elsewhere: calls the job's ``run`` for each in some process, with a journal of the
-same folder, then ``join`` here, and reports the windows that are done."""
+"""Runs blocks elsewhere: calls :func:`move_windows` for each in some process, with a journal of the
+same folder, then the job's ``join`` here, and reports the windows that are done."""
 
 
 @contextmanager
@@ -141,7 +144,7 @@ def run_missing_blocks(
     """Do the blocks that the journal lacks.
 
     Args:
-        job: What is done with a block.
+        job: What is made of the answers.
         function: The function of windows; not called with ``run_blocks``.
         scene: The scene.
         reader: The same, open.
@@ -159,7 +162,7 @@ def run_missing_blocks(
     # GDAL's block cache is a share of the machine's memory; a row of windows needs far less.
     with rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)), bar:
         if run_blocks is None or not missing:
-            job.run(function, reader, plan, missing, journal, bar.update)
+            move_windows(job, function, reader, plan, missing, journal, bar.update)
         else:
             run_blocks(job, scene, plan, missing, journal, bar.update)
     return resumed
@@ -192,24 +195,26 @@ class Step:
 
 
 def move_windows(
-    answer: Callable[[np.ndarray, np.ndarray], Any],
+    job: Job,
+    function: Callable[[np.ndarray, np.ndarray], Any],
     reader: SceneReader | CellReader,
     plan: WindowPlan,
     blocks: Sequence[Block],
-    writer: Any,
+    journal: Journal,
     report: Callable[[int], None],
 ) -> None:
-    """Read windows ahead in one thread, ask the model in this one, consume answers in another.
+    """Read windows ahead in one thread, ask the model in this one, write answers in another.
 
     Args:
-        answer: Asked about images (B, C, window, window) and their validity (B, window, window).
+        job: What is made of the answers.
+        function: Asked about images (B, C, window, window) and their validity (B, window, window).
         reader: The scene.
         plan: How it is cut up.
         blocks: Blocks whose windows are to be moved.
-        writer: Its ``consume`` is called with every :class:`Step` and the answer to it (None where
-            a step has no images), in order; then its ``close``, whatever happened.
+        journal: Takes what is finished.
         report: Called with the number of windows that the model has answered.
     """
+    writer = job.writer(plan, journal)
     steps = _read_steps(reader, plan, blocks)
     # Tasks of a stage run one after the other on its only thread and never wait for another
     # stage, so that a failure anywhere cannot leave somebody waiting.
@@ -220,7 +225,9 @@ def move_windows(
         reads = deque(read_stage.submit(next, steps, None) for _ in range(QUEUE_SIZE))
         while (step := reads.popleft().result()) is not None:
             reads.append(read_stage.submit(next, steps, None))
-            answered = None if step.images is None else answer(step.images, step.valid)
+            answered = None
+            if step.images is not None:
+                answered = job.check(function(step.images, step.valid), len(step.images), plan)
             while len(written) >= QUEUE_SIZE or (written and written[0].done()):
                 written.popleft().result()
             written.append(write_stage.submit(writer.consume, step, answered))

@@ -99,6 +99,11 @@ class SceneRequest:
             self._set(aoi=area_of_interest(self.aoi))
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the scene comes as an array, or the result goes back as one."""
+        return self.output is None or self.has_arrays
+
+    @property
     def has_arrays(self) -> bool:
         """Whether the scene, or a part of it, is an array and not a file."""
         parts = self.input if isinstance(self.input, list | tuple) else [self.input]
