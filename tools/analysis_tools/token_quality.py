@@ -10,8 +10,8 @@ The config's test images need masks. Every number of tokens has two comparisons:
 
 ``--beside`` adds the tokens of other models, such as tokenizers that were not trained on the data,
 and SLIC with as many regions. ``--diffusion-steps`` smooths the assignment over neighbouring seeds
-of similar colour first (see HookTokenizer). ``--min-region-pixels`` merges connected parts of tokens below
-an area into the most similar neighbour, as SLIC does.
+of similar colour first (see HookTokenizer). ``--min-region-pixels`` merges connected parts of
+tokens below an area into the most similar neighbour, as SLIC does.
 
 Merged patches are the tokens of a patch embedding, before and after the ViT's blocks, merged with
 their most similar neighbours (Ward's criterion).

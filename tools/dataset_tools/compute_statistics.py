@@ -1,9 +1,9 @@
-"""Compute the statistics of every band over a dataset, once.
+"""Compute band statistics of a dataset.
 
     python tools/dataset_tools/compute_statistics.py CONFIG [--split train] [--out file.json]
 
-Mean and standard deviation are in model units (``value * scale + offset`` of the dataset meta),
-over valid pixels only; padding and nodata count nowhere. The printed lines go into the metainfo.
+Mean and standard deviation are in model units (``value * scale + offset`` of the dataset meta) over
+valid pixels, without padding and nodata. Copy the printed lines into the metainfo.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from hook.geo.staging import atomic_write
 
 
 def snippet(result: Mapping[str, Any]) -> str:
-    """Write mean and std as lines for a config."""
+    """Format mean and std as lines of a config."""
 
     def numbers(values: list[float]) -> str:
         return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
@@ -31,8 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("config", help="config file")
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
-    parser.add_argument("--out", type=Path, help="JSON file for the numbers in full precision")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument("--out", type=Path, help="JSON file to write, in full precision")
+    parser.add_argument("--quiet", action="store_true", help="hide the progress bar")
     add_config_options(parser)
     return parser.parse_args(argv)
 

@@ -1,11 +1,11 @@
-"""Draw train and test lists of a data set in class folders, the same on every machine.
+"""Draw reproducible train and test lists of a dataset in class folders.
 
     python tools/dataset_tools/make_splits.py data/nwpu_resisc45/NWPU-RESISC45 \
         --name nwpu_resisc45 --train 6300 --out-dir data/nwpu_resisc45/splits
 
-writes ``nwpu_resisc45_train_hook_seed0.txt`` and ``nwpu_resisc45_test_hook_seed0.txt``: the name
-says that the draw is this project's and not that of the paper's authors. A file's place in the draw
-follows from a hash of the seed and its name, and every class gives its share.
+writes ``nwpu_resisc45_train_hook_seed0.txt`` and ``nwpu_resisc45_test_hook_seed0.txt``; the name
+marks the draw as this project's, not that of the paper's authors. The draw is stratified and
+depends on a hash of the seed and the file names.
 """
 
 import argparse
@@ -17,17 +17,7 @@ from hook.errors import ConfigError, DataError, reports_errors
 
 
 def amount(text: str) -> int | float:
-    """Read a number of files (``6300``) or a share of them (``0.5``).
-
-    Args:
-        text: What the user typed.
-
-    Returns:
-        An integer, or a float in (0, 1).
-
-    Raises:
-        argparse.ArgumentTypeError: If it is neither.
-    """
+    """Parse a number of files (``6300``) as int or a share of them (``0.5``) as float in (0, 1)."""
     try:
         value = float(text)
     except ValueError:
@@ -47,22 +37,19 @@ def make_splits(
     seed: int = 0,
     out_dir: str | Path | None = None,
 ) -> list[Path]:
-    """Draw a stratified split and write its lists.
+    """Draw a stratified split, write its lists and return their paths.
 
     Args:
-        folder: Holds one folder per class.
-        name: Beginning of the lists' names.
+        folder: Folder with one folder per class.
+        name: Prefix of the list names.
         train: Number or share of the training files.
-        test: Number or share of the test files; None takes all others.
+        test: Number or share of the test files; None takes the remaining files.
         seed: Seed of the draw.
-        out_dir: Folder for the lists; default ``splits`` beside ``folder``.
-
-    Returns:
-        Paths of the training and the test list.
+        out_dir: Folder for the lists; default ``splits`` next to ``folder``.
 
     Raises:
-        DataError: If the folder is missing or holds no class folders.
-        ConfigError: If more files are asked for than there are.
+        DataError: If the folder is missing or has no class folders.
+        ConfigError: If there are fewer files than requested.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -70,12 +57,12 @@ def make_splits(
             f"{folder} does not exist",
             expected="a folder with one folder per class",
             found="nothing",
-            remedy="give the folder that holds the class folders",
+            remedy="pass the parent of the class folders",
         )
     if not name or "/" in name:
         raise ConfigError(
-            f"--name {name!r} cannot begin a file name",
-            expected="a word such as nwpu_resisc45",
+            f"--name {name!r} is not a valid prefix of a file name",
+            expected="a name such as nwpu_resisc45",
             found=name,
             remedy="correct --name",
         )
@@ -94,12 +81,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", help="folder that holds one folder per class")
-    parser.add_argument("--name", required=True, help="name of the data set, begins the lists'")
+    parser.add_argument("folder", help="folder with one folder per class")
+    parser.add_argument("--name", required=True, help="name of the dataset, prefix of the lists")
     parser.add_argument("--train", type=amount, required=True, help="number, or share below 1")
-    parser.add_argument("--test", type=amount, help="number, or share below 1 (all others)")
+    parser.add_argument(
+        "--test", type=amount, help="number, or share below 1 (the remaining files)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
-    parser.add_argument("--out-dir", help="folder for the lists (splits beside the folder)")
+    parser.add_argument("--out-dir", help="folder for the lists (splits next to the folder)")
     args = parser.parse_args(arguments)
     make_splits(args.folder, args.name, args.train, args.test, args.seed, args.out_dir)
 

@@ -1,18 +1,17 @@
-"""Prepare the Banepa buildings: 48 aerial chips with building masks, and 16 without.
+"""Prepare the Banepa buildings: 48 aerial chips with building masks and 16 without.
 
     git clone https://github.com/hotosm/fAIr-models
     git -C fAIr-models checkout 95f0727e8fb05816c1544766e8039f5237c3867d
     python tools/dataset_tools/prepare_banepa.py fAIr-models data/banepa_buildings
 
 writes ``images/*.tif``, ``masks/*.tif`` (0 background, 1 building), ``predict_unlabelled/*.tif``,
-``buildings_osm.geojson``, ``classes.txt`` and ``splits/{train,val,test}.txt`` (32, 8 and 8 chips in
-columns of their own; the lists are in ``configs/_base_/splits/banepa``), and ``scene.tif``, all 48
-side by side as one scene of 3,072 x 4,096 pixels in web mercator.
+``buildings_osm.geojson``, ``classes.txt``, ``splits/{train,val,test}.txt`` (32, 8 and 8 chips in
+separate columns; lists from ``configs/_base_/splits/banepa``), and ``scene.tif``, a mosaic of the
+48 chips of 3,072 x 4,096 pixels in web mercator.
 
-The chips of the repository are plain JPEG files named .tif; their place on the ground stands only
-in their names (``OAM-<x>-<y>-<z>``, web mercator tiles) and in sidecar files. Here they become
-GeoTIFFs in EPSG:4326 with the same pixels. Masks are the footprints rasterised on each chip's own
-grid: a pixel is building where its centre is.
+The chips of the repository are JPEG files named .tif, georeferenced only by their names
+(``OAM-<x>-<y>-<z>``, web mercator tiles) and sidecar files; they are written as GeoTIFFs in
+EPSG:4326 with unchanged pixels. Masks are rasterised footprints, by pixel centres.
 
 Imagery: OpenAerialMap contributors, CC BY 4.0 (item 62d85d11d8499800053796c1), via HOTOSM fAIr.
 Building footprints (c) OpenStreetMap contributors, ODbL.
@@ -37,19 +36,15 @@ from hook.geo.raster import quiet_open
 from hook.geo.staging import atomic_write
 
 SPLITS = ("train", "val", "test")
-# Where the parts lie in the public repository, and in a folder prepared before.
+# Paths in the public repository, and in a prepared folder.
 CHIPS = ("data/sample/train/oam", "images")
 UNLABELLED = ("data/sample/predict/oam", "predict_unlabelled")
-MERCATOR_EDGE = math.pi * 6378137  # metres from the middle of the web mercator map to its edge
+MERCATOR_EDGE = math.pi * 6378137  # half the width of the web mercator map in metres
 FOOTPRINTS = ("data/sample/train/osm/osm_features_*.geojson", "buildings_osm.geojson")
 
 
 def tile_of(name: str) -> tuple[int, int, int]:
-    """Read column, row and zoom level of a web mercator tile from a chip's name.
-
-    Raises:
-        DataError: If the name is of another form.
-    """
+    """Parse column, row and zoom level of a web mercator tile; raise DataError for other names."""
     match = re.fullmatch(r"OAM-(\d+)-(\d+)-(\d+)", name)
     if match is None:
         raise DataError(
@@ -63,19 +58,7 @@ def tile_of(name: str) -> tuple[int, int, int]:
 
 
 def tile_transform(name: str, width: int, height: int) -> Affine:
-    """Compute the grid of a chip in EPSG:4326 from its name.
-
-    Args:
-        name: ``OAM-<x>-<y>-<z>``, a web mercator tile.
-        width: Pixels across.
-        height: Pixels down.
-
-    Returns:
-        The transform from (column, row) to (longitude, latitude) in degrees.
-
-    Raises:
-        DataError: If the name is of another form.
-    """
+    """Return the EPSG:4326 transform of a chip from its name, see :func:`tile_of`."""
     x, y, zoom = tile_of(name)
     tiles = 2**zoom
 
@@ -89,29 +72,17 @@ def tile_transform(name: str, width: int, height: int) -> Affine:
 
 
 def building_mask(geometries: list[dict], transform: Affine, shape: tuple[int, int]) -> np.ndarray:
-    """Rasterise footprints.
-
-    Args:
-        geometries: GeoJSON geometries in the grid's CRS.
-        transform: Of the grid.
-        shape: (H, W).
-
-    Returns:
-        (H, W) uint8: 1 where a pixel's centre lies in a building, else 0.
-    """
+    """Rasterise GeoJSON footprints to (H, W) uint8: 1 where a pixel's centre is in a building."""
     shapes = [(geometry, 1) for geometry in geometries]
     return rasterize(shapes, out_shape=shape, transform=transform, dtype="uint8")
 
 
 def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
-    """Write images, masks and lists.
+    """Write images, masks and lists; return the number of chips per split and of unlabelled chips.
 
     Args:
         source: Clone of the public repository, or a folder in the layout of ``out``.
         out: Data root to write.
-
-    Returns:
-        Number of chips per split, and of unlabelled ones.
 
     Raises:
         DataError: If the source lacks a chip or the footprints.
@@ -121,10 +92,10 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
     found = [path for pattern in FOOTPRINTS for path in sorted(source.glob(pattern))]
     if chips is None or not found:
         raise DataError(
-            f"{source} is no clone of hotosm/fAIr-models",
+            f"{source} is not a clone of hotosm/fAIr-models",
             expected=f"{CHIPS[0]}/*.tif and {FOOTPRINTS[0]}",
             found=f"{'chips' if chips else 'no chips'}, {len(found)} files of footprints",
-            remedy="clone it and check out the commit that --help names",
+            remedy="clone it and check out the commit in --help",
         )
     lists = {
         split: (SPLITS_DIR / "banepa" / f"{split}.txt").read_text().split() for split in SPLITS
@@ -136,7 +107,7 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
             f"{chips} lacks chips",
             expected=f"{len(names)} chips",
             found=f"{len(absent)} missing, the first {absent[0]}.tif",
-            remedy="check out the commit that --help names",
+            remedy="check out the commit in --help",
         )
     try:
         features = json.loads(found[0].read_text(encoding="utf-8"))["features"]
@@ -169,11 +140,11 @@ def prepare_banepa(source: str | Path, out: str | Path) -> dict[str, int]:
 
 
 def write_scene(path: Path, chips: dict[str, np.ndarray]) -> None:
-    """Write chips side by side, as a Cloud-Optimised GeoTIFF with JPEG blocks in EPSG:3857.
+    """Write a mosaic of chips as a Cloud-Optimised GeoTIFF with JPEG compression in EPSG:3857.
 
     Args:
-        path: The scene.
-        chips: (3, H, W) uint8 each, by name; of one size and zoom level.
+        path: File to write.
+        chips: (3, H, W) uint8 by name, of the same size and zoom level.
     """
     tiles = {tile_of(name): image for name, image in chips.items()}
     height, width = next(iter(tiles.values())).shape[1:]
@@ -186,21 +157,17 @@ def write_scene(path: Path, chips: dict[str, np.ndarray]) -> None:
     for (x, y, _), image in tiles.items():
         top, left = (y - rows[0]) * height, (x - columns[0]) * width
         scene[:, top : top + height, left : left + width] = image
-    transform = from_origin(
-        columns[0] * side - MERCATOR_EDGE,
-        MERCATOR_EDGE - rows[0] * side,
-        side / width,
-        side / height,
-    )
-    whole = path.with_name(f".{path.name}.whole")
-    _write(whole, scene, transform, crs="EPSG:3857", photometric="rgb")
+    west, north = columns[0] * side - MERCATOR_EDGE, MERCATOR_EDGE - rows[0] * side
+    transform = from_origin(west, north, side / width, side / height)
+    mosaic = path.with_name(f".{path.name}.mosaic")
+    _write(mosaic, scene, transform, crs="EPSG:3857", photometric="rgb")
     with atomic_write(path) as scratch:
-        rasterio.shutil.copy(whole, scratch, driver="COG", compress="jpeg", quality=92)
-    whole.unlink()
+        rasterio.shutil.copy(mosaic, scratch, driver="COG", compress="jpeg", quality=92)
+    mosaic.unlink()
 
 
-def _folder(source: Path, places: tuple[str, ...]) -> Path | None:
-    return next((source / name for name in places if (source / name).is_dir()), None)
+def _folder(source: Path, names: tuple[str, ...]) -> Path | None:
+    return next((source / name for name in names if (source / name).is_dir()), None)
 
 
 def _write(

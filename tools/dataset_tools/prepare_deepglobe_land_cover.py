@@ -2,15 +2,15 @@
 
     python tools/dataset_tools/prepare_deepglobe_land_cover.py archive.zip data/deepglobe_land_cover
 
-takes the public download (the 803 labelled images ``<id>_sat.jpg`` with ``<id>_mask.png``, in
-whatever folders; images without a mask are passed over) and writes tiles of 512 x 512 pixels in the
-layout that ``torchgeo.datasets.DeepGlobeLandCover`` reads,
-``data/{training_data,test_data}/{images,masks}``. Training and test tiles come from different
-images. The draw is this project's (seed 0); ``splits/dglcc_{train,test}_hook_seed0.txt`` lists it.
+reads the public download (803 labelled images ``<id>_sat.jpg`` with ``<id>_mask.png`` in any
+folders; images without a mask are skipped) and writes tiles of 512 x 512 pixels in the layout of
+``torchgeo.datasets.DeepGlobeLandCover``, ``data/{training_data,test_data}/{images,masks}``.
+Training and test tiles are from different images. The draw is this project's (seed 0), listed in
+``splits/dglcc_{train,test}_hook_seed0.txt``.
 
-Tiles are stored as JPEG, as TorchGeo wants them, at quality 100 without chroma subsampling. Mask
-colours are first brought to 0 or 255 at 128, as the data set's authors advise: TorchGeo takes a
-colour that is off by one for the first class.
+Tiles are JPEG, as TorchGeo requires, at quality 100 without chroma subsampling. Mask colours are
+first thresholded at 128, as the authors of the dataset advise: TorchGeo maps unknown colours to the
+first class.
 """
 
 from functools import lru_cache
@@ -36,17 +36,7 @@ class DeepGlobeTiles(TiledDataset):
     places = {"train": "data/training_data", "test": "data/test_data"}
 
     def find_scenes(self, source: Path) -> list[Scene]:
-        """Pair the images of the download with their masks.
-
-        Args:
-            source: Folder with ``<id>_sat.jpg`` and ``<id>_mask.png`` somewhere below.
-
-        Returns:
-            The labelled images, by id.
-
-        Raises:
-            DataError: If there is none.
-        """
+        """Pair images and masks, at any depth; raise DataError if there is no pair."""
         masks = {path.stem.removesuffix("_mask"): path for path in source.rglob("*_mask.png")}
         images = {path.stem.removesuffix("_sat"): path for path in source.rglob("*_sat.jpg")}
         labelled = sorted(set(images) & set(masks))
@@ -55,7 +45,7 @@ class DeepGlobeTiles(TiledDataset):
                 f"{source} is not the DeepGlobe land cover download",
                 expected="<id>_sat.jpg with <id>_mask.png",
                 found=f"{len(images)} images and {len(masks)} masks without partners",
-                remedy="give the folder or zip archive of the whole download",
+                remedy="pass the folder or zip archive of the complete download",
             )
         return [Scene(name, images[name], masks[name]) for name in labelled]
 
@@ -64,12 +54,12 @@ class DeepGlobeTiles(TiledDataset):
         return _decoded(scene.image)[window.toslices()].transpose(2, 0, 1)
 
     def read_labels(self, scene: Scene, window: Window) -> np.ndarray:
-        """Read a window of a colour mask as indexes 0 to 6."""
+        """Read a window of a colour mask as class indexes 0 to 6."""
         colours = np.where(_decoded(scene.mask)[window.toslices()] >= 128, 255, 0)
         return colours_to_indexes(colours.transpose(2, 0, 1), INDEX_OF, scene.mask)
 
     def write(self, out: Path, split: str, name: str, image: np.ndarray, labels: np.ndarray) -> str:
-        """Write a tile as JPEG, with its mask in colours."""
+        """Write a tile as JPEG with its colour mask."""
         target, colours = out / self.places[split], np.array(COLOURS, dtype=np.uint8)
         image, listed = image.transpose(1, 2, 0), f"images/{name}_sat.jpg"
         write_image(target / "masks" / f"{name}_mask.png", colours[labels])
@@ -79,7 +69,7 @@ class DeepGlobeTiles(TiledDataset):
 
 @lru_cache(maxsize=2)
 def _decoded(path: Path) -> np.ndarray:
-    # With PIL, as TorchGeo does: GDAL's decoder restores the colours of a JPEG a little otherwise.
+    # With PIL like TorchGeo, because GDAL decodes JPEG colours slightly differently.
     try:
         with Image.open(path) as file:
             return np.array(file.convert("RGB"))

@@ -1,16 +1,16 @@
-"""Prepare EuroSAT: the small RGB lots of configs/_base_/datasets/eurosat_2k.py, or all bands.
+"""Prepare EuroSAT: the RGB subsets of configs/_base_/datasets/eurosat_2k.py, or all bands.
 
     python tools/dataset_tools/prepare_eurosat.py EuroSAT_RGB.zip data
     python tools/dataset_tools/prepare_eurosat.py EuroSATallBands.zip data
 
-The first form takes the public RGB download of 27,000 JPEGs (folder or zip archive), or any part of
-it, and writes ``data/eurosat_rgb`` (1,200 images to train, 400 to choose on, 400 to test) and
-``data/eurosat_rgb_15k`` (12,000 to train, 3,000 to test), exactly the images that the lists in
-``configs/_base_/splits/eurosat`` name. A lot of which images are missing is left out, and said.
+The first form reads the public RGB download of 27,000 JPEGs (folder or zip archive), or a part of
+it, and writes ``data/eurosat_rgb`` (1,200 training, 400 validation and 400 test images) and
+``data/eurosat_rgb_15k`` (12,000 training and 3,000 test images) with the images listed in
+``configs/_base_/splits/eurosat``. Subsets with missing images are skipped with a message.
 
-The second form takes the 13-band GeoTIFFs and, beside them, the lists ``eurosat-train.txt``,
-``eurosat-val.txt`` and ``eurosat-test.txt`` of TorchGeo's mirror, and writes ``data/eurosat`` as
-``torchgeo.datasets.EuroSAT`` reads it.
+The second form reads the 13-band GeoTIFFs and the lists ``eurosat-train.txt``, ``eurosat-val.txt``
+and ``eurosat-test.txt`` of TorchGeo's mirror next to them, and writes ``data/eurosat`` in the
+layout of ``torchgeo.datasets.EuroSAT``.
 """
 
 from pathlib import Path
@@ -19,20 +19,13 @@ from preparing import SPLITS_DIR, download_parser, opened_source, place, progres
 
 from hook.errors import DataError, reports_errors
 
-LOTS = {"eurosat_rgb": ("train", "val", "test"), "eurosat_rgb_15k": ("train", "test")}
+SUBSETS = {"eurosat_rgb": ("train", "val", "test"), "eurosat_rgb_15k": ("train", "test")}
 ALL_BANDS_DIR = Path("ds/images/remote_sensing/otherDatasets/sentinel_2/tif")
 ALL_BANDS_LISTS = ("eurosat-train.txt", "eurosat-val.txt", "eurosat-test.txt")
 
 
 def read_compact_list(path: str | Path) -> list[str]:
-    """Read a committed list: a line ``Class: 3 52 57`` stands for ``Class/Class_3.jpg`` and so on.
-
-    Args:
-        path: The list file.
-
-    Returns:
-        The names, in the order of the file.
-    """
+    """Read the names of a list with lines ``Class: 3 52``, short for ``Class/Class_3.jpg`` etc."""
     names = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         class_name, _, numbers = line.partition(":")
@@ -41,66 +34,61 @@ def read_compact_list(path: str | Path) -> list[str]:
 
 
 def prepare_rgb(source: str | Path, out: str | Path) -> dict[str, dict[str, int]]:
-    """Write the lots that the source has all images of.
+    """Write the subsets that are complete in the source.
 
     Args:
-        source: Folder or zip archive with the class folders, or folders above them.
-        out: Folder to write the lots in.
+        source: Folder or zip archive with class folders at any depth.
+        out: Folder to write the subsets in.
 
     Returns:
-        Number of images per lot and split, for the lots that were written.
+        Number of images by subset and split, for the subsets written.
 
     Raises:
-        DataError: If the source has not all images of any lot.
+        DataError: If no subset is complete.
     """
     written, missing = {}, {}
     with opened_source(source) as folder:
         images = {f"{path.parent.name}/{path.name}": path for path in folder.rglob("*_*.jpg")}
-        for lot, splits in LOTS.items():
+        for subset, splits in SUBSETS.items():
             lists = {
-                split: read_compact_list(SPLITS_DIR / "eurosat" / f"{lot}_{split}.txt")
+                split: read_compact_list(SPLITS_DIR / "eurosat" / f"{subset}_{split}.txt")
                 for split in splits
             }
             names = [name for split in splits for name in lists[split]]
             absent = [name for name in names if name not in images]
             if absent:
-                missing[lot] = absent
+                missing[subset] = absent
                 continue
-            for name in progress(names, f"copying {lot}"):
-                if not (Path(out) / lot / name).exists():
-                    place(images[name], Path(out) / lot / name)
-            classes = sorted({name.split("/")[0] for name in names})
-            write_list(Path(out) / lot / "classes.txt", classes)
+            root = Path(out) / subset
+            for name in progress(names, f"copying {subset}"):
+                if not (root / name).exists():
+                    place(images[name], root / name)
+            write_list(root / "classes.txt", sorted({name.split("/")[0] for name in names}))
             for split in splits:
-                write_list(Path(out) / lot / "splits" / f"{split}.txt", lists[split])
-            written[lot] = {split: len(lists[split]) for split in splits}
+                write_list(root / "splits" / f"{split}.txt", lists[split])
+            written[subset] = {split: len(lists[split]) for split in splits}
     if not written:
+        found = (f"{k}: {len(v)} images missing, the first {v[0]}" for k, v in missing.items())
         raise DataError(
             f"{source} is not EuroSAT RGB",
-            expected="<Class>/<Class>_<n>.jpg, all images of a lot",
-            found="; ".join(
-                f"{lot}: {len(names)} images missing, the first {names[0]}"
-                for lot, names in missing.items()
-            ),
-            remedy="give the whole EuroSAT_RGB download",
+            expected="<Class>/<Class>_<n>.jpg, all images of a subset",
+            found="; ".join(found),
+            remedy="pass the complete EuroSAT_RGB download",
         )
-    for lot, names in missing.items():
-        print(f"{lot} left out: {len(names)} of its images are not in {source}")
+    for subset, names in missing.items():
+        print(f"{subset} skipped: {len(names)} of its images are not in {source}")
     return written
 
 
 def prepare_all_bands(source: str | Path, out: str | Path) -> int:
-    """Lay out the 13-band GeoTIFFs as TorchGeo reads them.
+    """Copy the 13-band GeoTIFFs to TorchGeo's layout and return their number.
 
     Args:
-        source: Folder or zip archive with the GeoTIFFs; the lists in it or beside it.
+        source: Folder or zip archive with the GeoTIFFs; the lists in it or next to it.
         out: Folder to write ``eurosat`` in.
 
-    Returns:
-        Number of GeoTIFFs.
-
     Raises:
-        DataError: If a list is missing, or GeoTIFFs that the lists name.
+        DataError: If a list or a listed GeoTIFF is missing.
     """
     root = Path(out) / "eurosat"
     with opened_source(source) as folder:
@@ -113,9 +101,9 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
         if absent:
             raise DataError(
                 f"{', '.join(absent)} missing",
-                expected=f"the three lists of TorchGeo's mirror beside {source}",
+                expected=f"the three lists of TorchGeo's mirror next to {source}",
                 found="no file",
-                remedy="download them with the images (torchgeo.datasets.EuroSAT names the place)",
+                remedy="download them with the images (see torchgeo.datasets.EuroSAT)",
             )
         texts = {name: path.read_text().split() for name, path in lists.items()}
         named = {Path(line).with_suffix(".tif").name for lines in texts.values() for line in lines}
@@ -125,7 +113,7 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
                 f"{source} is not EuroSAT with all bands",
                 expected=f"{len(named)} GeoTIFFs",
                 found=f"{len(absent)} missing, the first {absent[0]}",
-                remedy="give the whole EuroSATallBands download",
+                remedy="pass the complete EuroSATallBands download",
             )
         for name, path in progress(list(images.items()), "copying eurosat"):
             target = root / ALL_BANDS_DIR / name.rsplit("_", 1)[0] / name
@@ -140,15 +128,15 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
 def main(arguments: list[str] | None = None) -> None:
     parser = download_parser(__doc__, "data")
     parser.add_argument(
-        "--all-bands", action="store_true", help="the source holds the 13-band GeoTIFFs"
+        "--all-bands", action="store_true", help="the source has the 13-band GeoTIFFs"
     )
     args = parser.parse_args(arguments)
     if args.all_bands or "allbands" in Path(args.source).name.lower():
         print(f"{prepare_all_bands(args.source, args.out)} GeoTIFFs in {args.out}/eurosat")
         return
-    for lot, sizes in prepare_rgb(args.source, args.out).items():
+    for subset, sizes in prepare_rgb(args.source, args.out).items():
         text = ", ".join(f"{size} {split}" for split, size in sizes.items())
-        print(f"{args.out}/{lot}: {text}")
+        print(f"{args.out}/{subset}: {text}")
 
 
 if __name__ == "__main__":

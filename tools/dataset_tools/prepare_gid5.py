@@ -2,12 +2,12 @@
 
     python tools/dataset_tools/prepare_gid5.py "Large-scale Classification_5classes" data/gid5
 
-takes the official download, ``image_RGB/<scene>.tif`` with ``label_5classes/<scene>_label.tif``
-(colours: built-up red, farmland green, forest cyan, meadow yellow, water blue, unlabelled black),
-and writes ``data/gid5/{train,test}/<tile>.png`` with ``{train,test}_labels/<tile>.png`` (0 is
-unlabelled, 1 to 5 are the classes). Training and test tiles come from different scenes. The draw is
-this project's (seed 0); ``data/gid5/splits/gid5_{train,test}_hook_seed0.txt`` lists it. The tiles
-that the paper's authors released have the same layout and need no preparation.
+reads the official download, ``image_RGB/<scene>.tif`` with ``label_5classes/<scene>_label.tif``
+(built-up red, farmland green, forest cyan, meadow yellow, water blue, unlabelled black), and writes
+``data/gid5/{train,test}/<tile>.png`` with ``{train,test}_labels/<tile>.png`` (0 unlabelled, 1 to 5
+classes). Training and test tiles are from different scenes. The draw is this project's (seed 0),
+listed in ``data/gid5/splits/gid5_{train,test}_hook_seed0.txt``. The tiles released by the paper's
+authors have the same layout and need no preparation.
 """
 
 from pathlib import Path
@@ -30,35 +30,23 @@ class GID5Tiles(TiledDataset):
     places = {"train": "train", "test": "test"}
 
     def find_scenes(self, source: Path) -> list[Scene]:
-        """Pair the images and masks of the official download.
-
-        Args:
-            source: Folder at or above ``image_RGB`` and ``label_5classes``.
-
-        Returns:
-            The scenes, by name.
-
-        Raises:
-            DataError: If there is none, or an image has no mask.
-        """
-        masks = {
-            path.stem.removesuffix("_label"): path
-            for path in sorted(source.rglob("label_5classes/*.tif"))
-        }
+        """Pair images and masks; raise DataError if there is no image, or one without a mask."""
+        labels = sorted(source.rglob("label_5classes/*.tif"))
+        masks = {path.stem.removesuffix("_label"): path for path in labels}
         images = sorted(source.rglob("image_RGB/*.tif"))
         if not images or not masks:
             raise DataError(
                 f"{source} is not the official GID-5 download",
                 expected="image_RGB/<scene>.tif and label_5classes/<scene>_label.tif",
                 found=f"{len(images)} images and {len(masks)} masks",
-                remedy='give the folder "Large-scale Classification_5classes"',
+                remedy='pass the folder "Large-scale Classification_5classes"',
             )
-        lonely = [path for path in images if path.stem not in masks]
-        if lonely:
+        unpaired = [path for path in images if path.stem not in masks]
+        if unpaired:
             raise DataError(
-                f"{lonely[0]} has no mask",
-                expected=f"label_5classes/{lonely[0].stem}_label.tif",
-                found=f"{len(lonely)} images without masks",
+                f"{unpaired[0]} has no mask",
+                expected=f"label_5classes/{unpaired[0].stem}_label.tif",
+                found=f"{len(unpaired)} images without masks",
                 remedy="complete the download",
             )
         return [Scene(path.stem, path, masks[path.stem]) for path in images]
@@ -68,13 +56,13 @@ class GID5Tiles(TiledDataset):
         return read_window(scene.image, window)[:3]
 
     def read_labels(self, scene: Scene, window: Window) -> np.ndarray:
-        """Read a window of a mask, in colours or indexes, as indexes 0 to 5."""
+        """Read a window of a mask of colours or indexes as class indexes 0 to 5."""
         labels = read_window(scene.mask, window)
         if labels.shape[0] >= 3:
             return colours_to_indexes(labels[:3], INDEX_OF, scene.mask)
         if labels.max() > len(GID5.classes):
             raise DataError(
-                f"{scene.mask} holds a label that means no class",
+                f"{scene.mask} has a label without a class",
                 expected="0 to 5",
                 found=int(labels.max()),
                 remedy="use the masks of the original download",

@@ -5,8 +5,8 @@
 copies the class folders of the download (a folder or a zip archive) to
 ``data/nasc_tg2/NaSC-TG2`` and draws the lists
 ``data/nasc_tg2/splits/nasc_tg2_{train,test}_hook_seed0.txt``
-(1,000 and 19,000 images). Put the paper authors' lists (``train.csv`` and
-``test.csv``) beside them where you have them: the configs prefer those.
+(1,000 and 19,000 images). The configs prefer the lists of the paper's authors
+(``train.csv`` and ``test.csv``) in the same folder.
 """
 
 from preparing import class_folders_command

@@ -5,8 +5,8 @@
 copies the class folders of the download (a folder or a zip archive) to
 ``data/nwpu_resisc45/NWPU-RESISC45`` and draws the lists
 ``data/nwpu_resisc45/splits/nwpu_resisc45_{train,test}_hook_seed0.txt``
-(6,300 and 25,200 images). Put the paper authors' lists (``train.csv`` and
-``test.csv``) beside them where you have them: the configs prefer those.
+(6,300 and 25,200 images). The configs prefer the lists of the paper's authors
+(``train.csv`` and ``test.csv``) in the same folder.
 """
 
 from preparing import class_folders_command

@@ -5,8 +5,8 @@
 copies the class folders of the download (a folder or a zip archive) to
 ``data/whu_rs19/WHU-RS19`` and draws the lists
 ``data/whu_rs19/splits/whu_rs19_{train,test}_hook_seed0.txt``
-(half of each class each). Put the paper authors' lists (``train0.5.csv`` and
-``test0.5.csv``) beside them where you have them: the configs prefer those.
+(half of each class). The configs prefer the lists of the paper's authors
+(``train0.5.csv`` and ``test0.5.csv``) in the same folder.
 """
 
 from preparing import class_folders_command

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: unpacking, placing files, drawing and writing lists."""
+"""Helpers of the scripts in this folder: unpack, copy files, draw and write lists."""
 
 import argparse
 import hashlib
@@ -22,13 +22,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 def download_parser(
     description: str, out: str, source: str = "the download: a folder or a zip archive"
 ) -> argparse.ArgumentParser:
-    """Make a parser of the arguments every script here takes: ``source`` and ``out``.
-
-    Args:
-        description: Docstring of the script.
-        out: Default of ``out``.
-        source: What ``source`` is.
-    """
+    """Return a parser with the common arguments ``source`` and ``out`` and their defaults."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,18 +33,10 @@ def download_parser(
 
 @contextmanager
 def opened_source(source: str | Path) -> Iterator[Path]:
-    """Give a folder to read from: the source itself, or the content of a zip archive.
-
-    An archive is unpacked to a temporary folder, which is removed afterwards.
-
-    Args:
-        source: Folder or zip archive that the user downloaded.
-
-    Yields:
-        The folder.
+    """Yield a folder as it is, or a zip archive unpacked to a temporary folder.
 
     Raises:
-        DataError: If the source is missing or no readable zip archive.
+        DataError: If the source is missing, or neither a folder nor a readable zip archive.
     """
     source = Path(source)
     if source.is_dir():
@@ -61,14 +47,14 @@ def opened_source(source: str | Path) -> Iterator[Path]:
             f"{source} does not exist",
             expected="the downloaded folder or zip archive",
             found="nothing",
-            remedy="give the path of your download",
+            remedy="pass the path of your download",
         )
     if not zipfile.is_zipfile(source):
         raise DataError(
-            f"{source} is no zip archive",
+            f"{source} is not a zip archive",
             expected="a folder or an undamaged .zip",
-            found=f"{source.suffix or 'another'} file of {source.stat().st_size} bytes",
-            remedy="unpack .rar and .7z archives yourself and give the folder",
+            found=f"{source.suffix or 'unknown'} file of {source.stat().st_size} bytes",
+            remedy="unpack .rar and .7z archives yourself and pass the folder",
         )
     with tempfile.TemporaryDirectory(prefix="hook_prepare_") as scratch:
         try:
@@ -86,28 +72,24 @@ def opened_source(source: str | Path) -> Iterator[Path]:
 
 
 def progress(items: Iterable, description: str) -> tqdm:
-    """Show a progress bar where someone is watching."""
+    """Show a progress bar on a terminal."""
     return tqdm(items, desc=description, disable=None, leave=False)
 
 
 def place(source: Path, target: Path) -> None:
-    """Copy a file so that the target is never there half."""
+    """Copy a file atomically."""
     with atomic_write(target) as scratch:
         shutil.copyfile(source, scratch)
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
-    """Write one name per line; the file is never there half."""
+    """Write one name per line, atomically."""
     with atomic_write(path) as scratch:
         scratch.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def rank(names: Iterable[str], seed: int) -> list[str]:
-    """Shuffle names by a hash of seed and name.
-
-    The order of one name against another depends on nothing else: not on the library's version,
-    the file system's order or the other names, so anybody can draw the same split again.
-    """
+    """Shuffle names by a hash of seed and name, so that the order is reproducible anywhere."""
     return sorted(
         names, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).digest(), name)
     )
@@ -122,16 +104,16 @@ def draw_split(
     """Draw a stratified train and test split.
 
     Args:
-        names_by_class: The names of each class.
-        train: Number of training names over all classes, or their share of each class (below 1).
-        test: The same for testing; None takes all other names.
+        names_by_class: Names of each class.
+        train: Number of training names over all classes, or share of each class (below 1).
+        test: The same for testing; None takes the remaining names.
         seed: Seed of the draw.
 
     Returns:
         Training and test names, each sorted.
 
     Raises:
-        ConfigError: If more is asked for than there is.
+        ConfigError: If there are fewer names than requested.
     """
     shuffled = {name: rank(names, seed) for name, names in sorted(names_by_class.items())}
     sizes = {name: len(names) for name, names in shuffled.items()}
@@ -150,7 +132,7 @@ def draw_split(
                 f"class {name} is too small for this split",
                 expected=f"{train_sizes[name]} + {test_sizes[name]} names",
                 found=len(ranked),
-                remedy="ask for less",
+                remedy="request fewer",
             )
         train_names += ranked[: train_sizes[name]]
         test_names += ranked[train_sizes[name] : train_sizes[name] + test_sizes[name]]
@@ -165,26 +147,20 @@ def _shares(sizes: Mapping[str, int], wanted: int | float, what: str) -> dict[st
     if not 0 <= wanted <= total:
         raise ConfigError(
             f"{what}={wanted} cannot be drawn",
-            expected=f"0 to {total}, the names there are, or a share below 1",
+            expected=f"0 to {total}, the number of names, or a share below 1",
             found=wanted,
-            remedy="complete the download, or ask for less",
+            remedy="complete the download, or request fewer",
         )
     exact = {name: wanted * size / max(total, 1) for name, size in sizes.items()}
     shares = {name: int(value) for name, value in exact.items()}
-    rest = sorted(sizes, key=lambda name: (shares[name] - exact[name], name))
-    for name in rest[: int(wanted) - sum(shares.values())]:
+    ranked = sorted(sizes, key=lambda name: (shares[name] - exact[name], name))
+    for name in ranked[: int(wanted) - sum(shares.values())]:
         shares[name] += 1
     return shares
 
 
 def images_by_class(folder: Path) -> dict[str, list[str]]:
-    """List the images of class folders as ``Class/file.jpg``.
-
-    Args:
-        folder: Holds one folder per class.
-
-    Returns:
-        Names by class, sorted.
+    """List the images of class folders as ``Class/file.jpg``, sorted, by class.
 
     Raises:
         DataError: If there is no image.
@@ -201,16 +177,16 @@ def images_by_class(folder: Path) -> dict[str, list[str]]:
     names = {name: files for name, files in names.items() if files}
     if not names:
         raise DataError(
-            f"{folder} holds no class folders",
+            f"{folder} has no class folders",
             expected="<Class>/<image> in it",
             found=", ".join(path.name for path in sorted(folder.iterdir())[:5]) or "nothing",
-            remedy="give the folder that holds the class folders",
+            remedy="pass the parent of the class folders",
         )
     return names
 
 
 def spellings(class_names: Sequence[str], aliases: Mapping[str, str] | None = None) -> dict:
-    """Map every way to write a class folder, normalised, to the name of the class."""
+    """Map the normalised names and aliases of class folders to class names."""
     from hook.datasets.torchgeo_sources import normalise_name
 
     known = {normalise_name(key): value for key, value in (aliases or {}).items()}
@@ -220,16 +196,13 @@ def spellings(class_names: Sequence[str], aliases: Mapping[str, str] | None = No
 def find_class_folders(
     source: Path, class_names: Sequence[str], what: str, aliases: Mapping[str, str] | None = None
 ) -> Path:
-    """Find the folder, at most three levels down, that holds a folder for every class.
+    """Find the folder, at most three levels down, that has a folder for every class.
 
     Args:
-        source: Where to begin.
-        class_names: The classes.
-        what: Name of the data set, for messages.
-        aliases: Other names of class folders.
-
-    Returns:
-        The folder.
+        source: Folder to search.
+        class_names: Names of the classes.
+        what: Name of the dataset, for messages.
+        aliases: Alternative names of class folders.
 
     Raises:
         DataError: If there is none.
@@ -250,7 +223,7 @@ def find_class_folders(
         f"no class folders of {what} in {source}",
         expected=", ".join(class_names),
         found=f"missing: {', '.join(name for name in class_names if name not in best)}",
-        remedy="give the folder or zip archive of the whole download",
+        remedy="pass the folder or zip archive of the complete download",
     )
 
 
@@ -266,24 +239,21 @@ def prepare_class_folders(
     aliases: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> tuple[int, int]:
-    """Copy class folders to their place and draw the split lists of the paper's sizes.
+    """Copy class folders, draw the split lists, and return the numbers of images in them.
 
     Args:
         source: Downloaded folder or zip archive.
         out: Data root to write.
-        directory: Folder in it that takes the class folders.
-        name: Name of the data set in the list files.
-        class_names: The classes.
+        directory: Folder in it for the class folders.
+        name: Name of the dataset in the list files.
+        class_names: Names of the classes.
         train: As in :func:`draw_split`.
         test: As in :func:`draw_split`.
-        aliases: Other names that downloads give to class folders.
+        aliases: Alternative names of class folders.
         seed: Seed of the draw.
 
-    Returns:
-        Number of training and test images.
-
     Raises:
-        DataError: If the download is not complete.
+        DataError: If the download is incomplete.
     """
     from hook.datasets.torchgeo_sources import normalise_name
 
@@ -307,13 +277,7 @@ def prepare_class_folders(
 
 
 def class_folders_command(description: str, name: str, **options: Any) -> Callable[..., None]:
-    """Make the command that prepares a data set in class folders.
-
-    Args:
-        description: Docstring of the script.
-        name: Name of the data set in the list files, and its folder in ``data``.
-        **options: Of :func:`prepare_class_folders`.
-    """
+    """Return the command that prepares ``data/<name>``; options as in `prepare_class_folders`."""
 
     @reports_errors
     def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Cut large labelled images into tiles: what the two segmentation data sets share."""
+"""Cut large labelled images into tiles."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ class Scene:
 
 
 def read_window(path: Path, window: Window | None = None) -> np.ndarray:
-    """Read a window of an image file, (C, H, W); None reads all."""
+    """Read a window of an image file, (C, H, W); None reads the full image."""
     with open_raster(path) as file:
         return file.read(window=window)
 
@@ -33,18 +33,15 @@ def read_window(path: Path, window: Window | None = None) -> np.ndarray:
 def colours_to_indexes(
     colours: np.ndarray, index_of: Mapping[tuple[int, int, int], int], path: Path
 ) -> np.ndarray:
-    """Turn a colour mask into an index mask.
+    """Convert a colour mask (3, H, W) uint8 to an index mask (H, W) uint8.
 
     Args:
-        colours: (3, H, W) uint8.
+        colours: The mask.
         index_of: Index of each colour.
-        path: File, for messages.
-
-    Returns:
-        (H, W) uint8.
+        path: File name for messages.
 
     Raises:
-        DataError: If the mask holds another colour.
+        DataError: If the mask has a different colour.
     """
     codes = (
         colours[0].astype(np.uint32) << 16
@@ -57,7 +54,7 @@ def colours_to_indexes(
     if (indexes == 255).any():
         code = int(codes[indexes == 255][0])
         raise DataError(
-            f"{path} holds a colour that means no class",
+            f"{path} has a colour without a class",
             expected=", ".join(str(colour) for colour in index_of),
             found=(code >> 16, code >> 8 & 255, code & 255),
             remedy="use the masks of the original download, not resampled or JPEG copies",
@@ -66,16 +63,14 @@ def colours_to_indexes(
 
 
 class TiledDataset(ABC):
-    """A data set of large labelled images, to be cut into tiles and divided.
-
-    Training and test tiles come from different scenes.
+    """A dataset of large labelled images, cut into training and test tiles of different scenes.
 
     Attributes:
-        title: Name of the data set, for progress bars.
-        name: Name of the data set in the list files.
-        folder: Where the data set lies by default.
-        unlabelled: Index that means no label.
-        places: Folder of the images of each split, for messages.
+        title: Name of the dataset, for progress bars.
+        name: Name of the dataset in the list files.
+        folder: Default folder of the dataset.
+        unlabelled: Index of unlabelled pixels.
+        places: Image folder of each split, for messages.
     """
 
     title: str
@@ -86,11 +81,7 @@ class TiledDataset(ABC):
 
     @abstractmethod
     def find_scenes(self, source: Path) -> list[Scene]:
-        """Pair the images of a download with their masks.
-
-        Raises:
-            DataError: If there is none, or an image has no mask.
-        """
+        """Pair the images of a download with their masks; raise DataError without a pair."""
 
     @abstractmethod
     def read_image(self, scene: Scene, window: Window) -> np.ndarray:
@@ -102,15 +93,7 @@ class TiledDataset(ABC):
 
     @abstractmethod
     def write(self, out: Path, split: str, name: str, image: np.ndarray, labels: np.ndarray) -> str:
-        """Write a tile; return its line in the list of its split.
-
-        Args:
-            out: Data root.
-            split: ``'train'`` or ``'test'``.
-            name: Of the tile.
-            image: (3, H, W) uint8.
-            labels: (H, W) uint8 indexes.
-        """
+        """Write a tile (3, H, W) uint8 with labels (H, W) uint8; return its line in the list."""
 
     def prepare(
         self,
@@ -121,18 +104,15 @@ class TiledDataset(ABC):
         size: int = 512,
         seed: int = 0,
     ) -> dict[str, int]:
-        """Cut and draw the tiles.
+        """Draw and write the tiles; return their number per split.
 
         Args:
-            source: Download, a folder or a zip archive.
+            source: Downloaded folder or zip archive.
             out: Data root to write.
             train: Number of training tiles.
             test: Number of test tiles.
             size: Side of a tile in pixels.
             seed: Seed of the draw.
-
-        Returns:
-            Number of tiles per split.
 
         Raises:
             DataError: If the download is incomplete or damaged.
@@ -149,11 +129,10 @@ class TiledDataset(ABC):
     def _cut(
         self, scenes: Sequence[Scene], out: Path, split: str, count: int, size: int, seed: int
     ) -> list[str]:
-        """Draw tiles from scenes and write them; return their lines in the list, sorted.
+        """Write up to ``count`` tiles drawn from scenes; return their lines in the list, sorted.
 
-        The tiles lie on a grid from each scene's upper left corner and do not overlap; what is left
-        at the right and lower edge is not used, and tiles without any label are passed over. There
-        are fewer than ``count`` where the scenes have no more.
+        Tiles are on a grid from the upper left corner of each scene without overlap. Remainders at
+        the right and lower edge are not used, tiles without labels are skipped.
         """
         places = {}
         for scene in scenes:
@@ -178,14 +157,14 @@ class TiledDataset(ABC):
         }
         chosen = set([name for name in rank(places, seed) if name in labelled][:count])
         lines = []
-        # Scene by scene, so that what reads whole files reads each once.
+        # Scene by scene, so that cached files are read once.
         for name in progress([name for name in places if name in chosen], f"{title}: writing"):
             image, labels = self.read_image(*places[name]), self.read_labels(*places[name])
             lines.append(self.write(out, split, name, image, labels))
         return sorted(lines)
 
     def command(self, description: str) -> Callable[..., None]:
-        """Make the command of a script, ``description`` its docstring."""
+        """Return the command of a script with the docstring ``description``."""
 
         @reports_errors
         def main(arguments: list[str] | None = None) -> None:
@@ -199,7 +178,7 @@ class TiledDataset(ABC):
             counts = self.prepare(args.source, args.out, *sizes, args.seed)
             for split, count in counts.items():
                 wanted = getattr(args, split)
-                text = "" if count == wanted else f" ({wanted} asked for, the scenes hold no more)"
+                text = "" if count == wanted else f" ({wanted} requested, no more in the scenes)"
                 print(f"{args.out}/{self.places[split]}: {count} tiles{text}")
 
         return main
@@ -208,16 +187,7 @@ class TiledDataset(ABC):
 def divide_scenes(
     scenes: Sequence[Scene], train: int, test: int, seed: int
 ) -> dict[str, list[Scene]]:
-    """Share scenes out to training and testing, so that no scene gives tiles to both.
-
-    Args:
-        scenes: All scenes.
-        train: Number of training tiles wanted.
-        test: Number of test tiles wanted.
-        seed: Seed of the draw.
-
-    Returns:
-        Scenes per split, in the proportion of the tiles.
+    """Divide scenes into training and test scenes, in the proportion of the tiles wanted.
 
     Raises:
         DataError: If there are fewer than two scenes.
@@ -227,7 +197,7 @@ def divide_scenes(
             "too few scenes for two splits",
             expected="at least 2",
             found=len(scenes),
-            remedy="give the whole download",
+            remedy="pass the complete download",
         )
     by_name = {scene.name: scene for scene in scenes}
     ranked = [by_name[name] for name in rank(by_name, seed)]
@@ -236,6 +206,6 @@ def divide_scenes(
 
 
 def write_image(path: Path, array: np.ndarray, kind: str = "PNG", **options: int) -> None:
-    """Write an image (H, W) or (H, W, 3) uint8 by Pillow."""
+    """Write an image (H, W) or (H, W, 3) uint8 with Pillow."""
     with atomic_write(path) as scratch:
         Image.fromarray(np.ascontiguousarray(array)).save(scratch, format=kind, **options)
