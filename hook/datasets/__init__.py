@@ -1,4 +1,4 @@
-"""TorchGeo and folders of GeoTIFFs as MMEngine datasets, with samplers and transforms."""
+"""MMEngine datasets over TorchGeo and folders of GeoTIFFs, with samplers and transforms."""
 
 from hook.datasets.check_hook import DatasetCheckHook
 from hook.datasets.geotiff_folder import GeoTIFFFolder

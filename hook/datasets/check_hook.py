@@ -1,5 +1,6 @@
-"""Stop a training before it starts where data and config do not fit."""
+"""Stop a training run before it starts if data and config do not match."""
 
+from dataclasses import replace
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -13,14 +14,10 @@ from hook.registry import HOOKS
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Read from a model what its data must fit.
+    """Return the keyword arguments of :func:`hook.datasets.checks.check_dataset` for a model.
 
     Args:
-        model: Segmentor or classifier, wrapped for distributed training or not.
-
-    Returns:
-        ``num_classes``, ``ignore_index``, ``mean``, ``std`` and ``in_channels``, as
-        :func:`hook.datasets.checks.check_dataset` takes them.
+        model: Segmentor or classifier, with or without a distributed wrapper.
     """
     if is_model_wrapper(model):
         model = model.module
@@ -58,15 +55,15 @@ def _in_channels(backbone: nn.Module) -> int | None:
 class DatasetCheckHook(Hook):
     """Compare training and validation data with the model before the first iteration.
 
-    Bands, value range, label histogram, ignore index and class names are compared
-    (:func:`hook.datasets.checks.check_dataset`), and the run ends with everything that does not
-    fit, and what to do about it. With several processes the first one looks and all of them end.
+    Compares bands, value range, label histogram, ignore index and class names
+    (:func:`hook.datasets.checks.check_dataset`) and ends the run with a list of all mismatches and
+    their remedies. In distributed runs rank 0 checks and all ranks stop.
 
     Args:
-        max_samples: How many samples of each data set to look at.
+        max_samples: Number of samples to read from each data set.
 
     Raises:
-        ConfigError: If the config does not fit the data.
+        ConfigError: If the config does not match the data.
         DataError: If the data are at fault.
     """
 
@@ -76,17 +73,13 @@ class DatasetCheckHook(Hook):
         self.max_samples = max_samples
 
     def before_train(self, runner: Any) -> None:
-        """Check, and end the run on all processes where something was found.
-
-        Args:
-            runner: The MMEngine runner.
-        """
+        """Run the checks; raise on all ranks if there are findings."""
         shared: list[list[Finding] | None] = [None]
         if is_main_process():
             shared = [self._findings(runner)]
         broadcast_object_list(shared, src=0)
         raise_findings(shared[0], "before training")
-        print_log("data and config fit", logger="current")
+        print_log("data and config match", logger="current")
 
     def _findings(self, runner: Any) -> list[Finding]:
         facts = model_facts(runner.model)
@@ -95,17 +88,9 @@ class DatasetCheckHook(Hook):
         loop = runner.val_loop
         if loop is None:
             return findings
-        told = {(one.what, str(one.found)) for one in findings}
+        reported = {(one.what, str(one.found)) for one in findings}
         validation = loop.dataloader.dataset
         for one in check_dataset(validation, **facts, max_samples=self.max_samples):
-            if (one.what, str(one.found)) not in told:
-                findings.append(
-                    Finding(
-                        f"validation data: {one.what}",
-                        one.expected,
-                        one.found,
-                        one.remedy,
-                        one.in_data,
-                    )
-                )
+            if (one.what, str(one.found)) not in reported:
+                findings.append(replace(one, what=f"validation data: {one.what}"))
         return findings + check_pair(train, validation)

@@ -1,8 +1,8 @@
-"""Compare a data set with the config before anything is trained on it.
+"""Compare a data set with the config before training.
 
-Most wasted trainings come from a handful of mistakes: statistics in other units than the data, a
-label that means "unlabelled" trained as a class, an ignore index that the labels do not use. The
-data say so at the first glance; :func:`check_dataset` takes it and tells all it found at once.
+Most failed training runs come from a few mistakes: statistics in different units than the data, an
+"unlabelled" label trained as a class, an ignore index that the labels do not use.
+:func:`check_dataset` detects them from a few samples and reports all of them at once.
 """
 
 import random
@@ -18,24 +18,23 @@ import torch
 from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
 
-# How far sampled data may be from the statistics they are normalised with. Wide enough for a
-# handful of dark or bright samples under ImageNet's numbers, far too narrow for wrong units.
+# Allowed deviation of sampled data from the normalisation statistics: wide enough for a few dark or
+# bright samples with ImageNet statistics, far too narrow for wrong units.
 MAX_SHIFT = 8.0  # distance of the means, in standard deviations of the config
-MAX_SPREAD = 12.0  # standard deviation of the data over that of the config
+MAX_SPREAD = 12.0  # standard deviation of the data divided by the config's
 MIN_SPREAD = 0.02
-# Before a class is said to be absent, so many samples are looked at.
-CONFIRM_SAMPLES = 2000
+CONFIRM_SAMPLES = 2000  # samples to read before a class is reported as absent
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One mismatch of data and config.
+    """A mismatch between data and config.
 
     Attributes:
-        what: What does not fit.
-        expected: What the config asks for.
-        found: What the data hold.
-        remedy: What to do.
+        what: What does not match.
+        expected: Value according to the config.
+        found: Value in the data.
+        remedy: How to correct it.
         in_data: Whether the data are at fault rather than the config.
     """
 
@@ -50,8 +49,8 @@ class Finding:
 
 
 @dataclass
-class _Seen:
-    """What the sampled data look like."""
+class _SampleSummary:
+    """Counts and statistics of the sampled data."""
 
     samples: int = 0
     bands: Counter = field(default_factory=Counter)
@@ -76,20 +75,20 @@ def check_dataset(
 ) -> list[Finding]:
     """Compare a data set with the model's config.
 
-    Evenly spaced samples are taken through the data set's own pipeline, so that what is checked is
-    what the model sees. Random states are left as they were.
+    Evenly spaced samples are read through the data set's pipeline, so that the model's actual
+    inputs are checked. Random states are restored.
 
     Args:
         dataset: MMEngine dataset that packs ``inputs`` (C, H, W) and ``data_samples``.
-        num_classes: Classes of the model; None does not check them.
-        ignore_index: Label that the loss leaves out.
-        mean: Mean per band of the model's preprocessor, in model units; None for none.
-        std: Standard deviation per band of the model's preprocessor.
-        in_channels: Bands that the model takes; None does not check them.
-        max_samples: How many samples to look at.
+        num_classes: Number of classes of the model; None skips this check.
+        ignore_index: Label that the loss ignores.
+        mean: Mean per band of the model's preprocessor, in model units, or None.
+        std: Standard deviation per band of the model's preprocessor, or None.
+        in_channels: Number of input bands of the model; None skips this check.
+        max_samples: Number of samples to read.
 
     Returns:
-        All findings; empty where data and config fit.
+        All findings; empty if data and config match.
 
     Raises:
         ConfigError: If ``max_samples`` is not positive.
@@ -99,7 +98,7 @@ def check_dataset(
             "max_samples must be positive",
             expected="1 or more",
             found=max_samples,
-            remedy="leave the check out of custom_hooks to do without it",
+            remedy="to skip the check, remove it from custom_hooks",
         )
     meta = dict(getattr(dataset, "metainfo", None) or {})
     findings = list(_check_meta(meta, num_classes, ignore_index, mean, std, in_channels))
@@ -108,41 +107,41 @@ def check_dataset(
             *findings,
             Finding("data set", "samples", "none", "check the split list and data_root", True),
         ]
-    with _same_random_state():
-        seen = _look(dataset, _spread(len(dataset), max_samples))
+    with _keep_random_state():
+        seen = _read_samples(dataset, _spaced_indexes(len(dataset), max_samples))
         findings += _check_errors(seen)
         if seen.samples:
             findings += _check_bands(seen, mean, in_channels)
             findings += _check_values(seen, mean, std)
             if num_classes is not None:
-                _look_for_classes(dataset, seen, ignore_index)
+                _search_classes(dataset, seen, ignore_index)
                 findings += _check_labels(seen, num_classes, ignore_index)
                 findings += _check_reduced(dataset, seen, num_classes, ignore_index)
     return findings
 
 
 def check_pair(train: Any, other: Any, name: str = "validation") -> list[Finding]:
-    """Compare the training data with the data that are to judge the model.
+    """Compare classes, bands and images of training and evaluation data.
 
     Args:
         train: Training data set.
         other: Validation or test data set.
-        name: What the second one is, for messages.
+        name: Name of the second data set in messages.
 
     Returns:
-        Findings: other classes, other bands, or images in both.
+        A finding for different classes, for different bands and for images in both data sets.
     """
     findings = []
-    ours, theirs = (dict(getattr(ds, "metainfo", None) or {}) for ds in (train, other))
+    metas = [dict(getattr(ds, "metainfo", None) or {}) for ds in (train, other)]
     for key in ("classes", "bands"):
-        first, second = ours.get(key), theirs.get(key)
+        first, second = (meta.get(key) for meta in metas)
         if first is not None and second is not None and list(first) != list(second):
             findings.append(
                 Finding(
                     f"{key} of the {name} data",
-                    f"those of the training data: {', '.join(map(str, first))}",
+                    f"the same as in the training data: {', '.join(map(str, first))}",
                     ", ".join(map(str, second)),
-                    "give both data sets the same metainfo",
+                    "use the same metainfo for both data sets",
                 )
             )
     images, others = _image_files(train), _image_files(other)
@@ -153,22 +152,22 @@ def check_pair(train: Any, other: Any, name: str = "validation") -> list[Finding
                 f"training and {name} images",
                 "no image in both",
                 f"{len(shared)} shared, the first: {shared[0]}",
-                "use two lists of the same draw",
+                "use lists of the same split",
             )
         )
     return findings
 
 
 def raise_findings(findings: Sequence[Finding], where: str) -> None:
-    """End the run where anything was found.
+    """Raise an error that lists all findings, if there are any.
 
     Args:
-        findings: Of :func:`check_dataset`.
-        where: Which data they are about.
+        findings: From :func:`check_dataset`.
+        where: Prefix of the message.
 
     Raises:
-        ConfigError: If a finding is about the config.
-        DataError: If all findings are about the data.
+        ConfigError: If the config is at fault.
+        DataError: If only the data are at fault.
     """
     if not findings:
         return
@@ -183,16 +182,16 @@ def raise_findings(findings: Sequence[Finding], where: str) -> None:
         f"\n     remedy: {one.remedy}"
         for number, one in enumerate(findings, start=1)
     )
-    raise error(f"{where}: data and config do not fit in {len(findings)} points{lines}")
+    raise error(f"{where}: data and config do not match in {len(findings)} points{lines}")
 
 
-def _spread(total: int, wanted: int) -> list[int]:
-    return sorted({int(index) for index in np.linspace(0, total - 1, min(total, wanted))})
+def _spaced_indexes(total: int, count: int) -> list[int]:
+    return sorted({int(index) for index in np.linspace(0, total - 1, min(total, count))})
 
 
 @contextmanager
-def _same_random_state() -> Iterator[None]:
-    # Pipelines draw random numbers; the run must not depend on whether it was checked.
+def _keep_random_state() -> Iterator[None]:
+    # Pipelines draw random numbers; a run must not change because it was checked.
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
@@ -202,8 +201,8 @@ def _same_random_state() -> Iterator[None]:
         torch.set_rng_state(pytorch)
 
 
-def _look(dataset: Any, indexes: Sequence[int]) -> _Seen:
-    seen = _Seen()
+def _read_samples(dataset: Any, indexes: Sequence[int]) -> _SampleSummary:
+    seen = _SampleSummary()
     for index in indexes:
         try:
             packed = dataset[index]
@@ -233,7 +232,7 @@ def _look(dataset: Any, indexes: Sequence[int]) -> _Seen:
     return seen
 
 
-def _count_labels(seen: _Seen, sample: Any) -> None:
+def _count_labels(seen: _SampleSummary, sample: Any) -> None:
     mask = getattr(sample, "gt_sem_seg", None)
     if mask is not None:
         seen.is_segmentation = True
@@ -266,9 +265,9 @@ def _check_meta(
     if num_classes is not None and 0 <= ignore_index < num_classes:
         yield Finding(
             "ignore index",
-            f"a label that is no class (not 0 to {num_classes - 1})",
+            f"a label outside the classes (not 0 to {num_classes - 1})",
             f"ignore_index={ignore_index}",
-            "use 255, and map the label to ignore to 255 in the data set",
+            "use 255, and map the ignored label to 255 in the data set",
         )
     if meta.get("ignore_index", ignore_index) != ignore_index:
         yield Finding(
@@ -301,7 +300,7 @@ def _check_meta(
                 f"{name} of the data preprocessor",
                 f"metainfo[{name!r}]={_numbers(stated)}",
                 _numbers(values),
-                "give both the same numbers: the metainfo fills nodata and travels in the "
+                "use the same numbers in both: metainfo fills nodata and is saved in the "
                 "checkpoint, the preprocessor normalises",
             )
 
@@ -315,14 +314,14 @@ def _numbers(values: Any) -> str:
     return "[" + ", ".join(f"{value:.4g}" for value in np.atleast_1d(np.asarray(values))) + "]"
 
 
-def _check_errors(seen: _Seen) -> Iterator[Finding]:
-    told = set()
+def _check_errors(seen: _SampleSummary) -> Iterator[Finding]:
+    reported = set()
     for error in seen.errors:
         key = (error.expected, str(error.found))
-        if key in told or len(told) == 3:
+        if key in reported or len(reported) == 3:
             continue
-        told.add(key)
-        more = f" ({len(seen.errors)} of the samples looked at fail)" if not told - {key} else ""
+        reported.add(key)
+        more = f" ({len(seen.errors)} of the samples read fail)" if len(reported) == 1 else ""
         yield Finding(
             error.what + more,
             error.expected,
@@ -333,14 +332,14 @@ def _check_errors(seen: _Seen) -> Iterator[Finding]:
 
 
 def _check_bands(
-    seen: _Seen, mean: Sequence[float] | None, in_channels: int | None
+    seen: _SampleSummary, mean: Sequence[float] | None, in_channels: int | None
 ) -> Iterator[Finding]:
     if len(seen.bands) > 1:
         yield Finding(
             "number of bands",
             "the same in all images",
             " and ".join(f"{count} in {seen.bands[count]} images" for count in sorted(seen.bands)),
-            "name the bands to read in metainfo['bands']",
+            "select bands with metainfo['bands']",
             True,
         )
         return
@@ -350,19 +349,19 @@ def _check_bands(
             "bands of the images",
             f"{in_channels} (in_channels of the model)",
             found,
-            "choose bands in metainfo['bands'], or set in_channels of the tokenizer",
+            "select bands with metainfo['bands'], or set in_channels of the tokenizer",
         )
     if mean is not None and len(mean) not in (1, found):
         yield Finding(
             "bands of the images",
-            f"{len(mean)} (numbers in mean of the data preprocessor)",
+            f"{len(mean)} (length of mean in the data preprocessor)",
             found,
-            "give mean and std one number per band",
+            "set one value of mean and std per band",
         )
 
 
 def _check_values(
-    seen: _Seen, mean: Sequence[float] | None, std: Sequence[float] | None
+    seen: _SampleSummary, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Iterator[Finding]:
     if seen.not_finite:
         yield Finding(
@@ -376,17 +375,17 @@ def _check_values(
         yield Finding(
             "valid pixels",
             "some in every image",
-            f"none in all {seen.samples} images looked at",
-            "correct metainfo['nodata']: it takes all pixels for missing",
+            f"none in the {seen.samples} images read",
+            "correct metainfo['nodata']: it marks all pixels as missing",
         )
     statistics = seen.statistics
     if statistics.count and seen.constant == seen.samples - seen.without_pixels:
         yield Finding(
             "pixel values",
             "images with content",
-            "every image looked at is of one colour (the first band "
+            "all images read are constant (the first band "
             f"{statistics.minimum[0]:g} to {statistics.maximum[0]:g})",
-            "check that the files are images, and the scale of the bands",
+            "check the files and the scale of the bands",
             True,
         )
     elif statistics.count and mean is not None and std is not None:
@@ -414,18 +413,18 @@ def _check_statistics(
     )
     if low >= 0 and high <= 1.5 and mean.max() > 5:
         remedy = (
-            "the data are in 0 to 1 and the statistics in larger units: set metainfo['scale'] "
+            "the data are in 0 to 1 but the statistics in larger units: set metainfo['scale'] "
             "(255 for statistics of 0 to 255), or divide mean and std"
         )
     elif mean.max() <= 1.5 and std.max() <= 1.5 and high > 5:
         remedy = (
-            "the statistics are in 0 to 1 and the data in larger units: set metainfo['scale'] "
+            "the statistics are in 0 to 1 but the data in larger units: set metainfo['scale'] "
             "(1/255 for 8-bit data), or multiply mean and std"
         )
     else:
         remedy = (
             "compute mean and std with tools/dataset_tools/compute_statistics.py, and check "
-            "metainfo['scale'] and the order of the bands"
+            "metainfo['scale'] and the band order"
         )
     yield Finding("value range", expected, found, remedy)
 
@@ -435,17 +434,17 @@ def _histogram(labels: Counter) -> str:
     return ", ".join(f"{label}: {labels[label] / total:.1%}" for label in sorted(labels)[:20])
 
 
-def _look_for_classes(dataset: Any, seen: _Seen, ignore_index: int) -> None:
-    """Look at more samples where labels are so sparse that few tell nothing about the classes."""
+def _search_classes(dataset: Any, seen: _SampleSummary, ignore_index: int) -> None:
+    """Read more samples if labels are so sparse that the first ones hardly show the classes."""
     if not seen.is_segmentation or seen.errors or not seen.labels.get(ignore_index, 0):
         return
-    for index in _spread(len(dataset), CONFIRM_SAMPLES):
+    for index in _spaced_indexes(len(dataset), CONFIRM_SAMPLES):
         if len(seen.labels) > 2:
             return
-        seen.labels.update(_look(dataset, [index]).labels)
+        seen.labels.update(_read_samples(dataset, [index]).labels)
 
 
-def _check_labels(seen: _Seen, num_classes: int, ignore_index: int) -> Iterator[Finding]:
+def _check_labels(seen: _SampleSummary, num_classes: int, ignore_index: int) -> Iterator[Finding]:
     if not seen.is_segmentation:
         ignore_index = -1
     if seen.unlabelled:
@@ -469,7 +468,7 @@ def _check_labels(seen: _Seen, num_classes: int, ignore_index: int) -> Iterator[
             "labels",
             expected,
             f"only the ignore index {ignore_index}",
-            "check reduce_zero_label, label_map and metainfo['nodata']: they ignore everything",
+            "check reduce_zero_label, label_map and metainfo['nodata']: every pixel is ignored",
         )
     elif outside:
         remedy = "set num_classes of the head and metainfo['classes'] to all classes"
@@ -483,10 +482,9 @@ def _check_labels(seen: _Seen, num_classes: int, ignore_index: int) -> Iterator[
             yield Finding(
                 "labels",
                 f"{num_classes} classes",
-                f"{shares}: only class {only}, all else is ignored",
-                f"masks that store a class as {ignore_index} need "
-                f"label_map={{{ignore_index}: 1}}; masks that store background as 0 must not have "
-                "it ignored (reduce_zero_label=False)",
+                f"{shares}: only class {only}, the rest is ignored",
+                f"if masks store a class as {ignore_index}, set label_map={{{ignore_index}: 1}}; "
+                "if they store the background as 0, set reduce_zero_label=False",
             )
 
 
@@ -502,38 +500,36 @@ def _label_remedy(outside: list[int], classes: set[int], num_classes: int) -> st
     if max(inside) == num_classes:
         return (
             f"there are {num_classes + 1} labels with 0: set reduce_zero_label=True if 0 means "
-            "unlabelled, else count it as a class (num_classes and metainfo['classes'] one more)"
+            "unlabelled, else add a class to num_classes and metainfo['classes']"
         )
     return "map the labels with label_map, or set num_classes and metainfo['classes'] to all labels"
 
 
 def _check_reduced(
-    dataset: Any, seen: _Seen, num_classes: int, ignore_index: int
+    dataset: Any, seen: _SampleSummary, num_classes: int, ignore_index: int
 ) -> Iterator[Finding]:
-    """Look for a class 0 that ``reduce_zero_label`` took for "unlabelled"."""
+    """Detect a class 0 that ``reduce_zero_label`` treats as unlabelled."""
     last = num_classes - 1
     if not getattr(dataset, "reduce_zero_label", False) or not seen.is_segmentation:
         return
     suspicious = seen.labels.get(ignore_index, 0) and not seen.labels.get(last, 0)
     if not suspicious or seen.errors:
         return
-    for index in _spread(len(dataset), CONFIRM_SAMPLES):
-        more = _look(dataset, [index])
-        seen.labels.update(more.labels)
-        if more.labels.get(last, 0):
+    for index in _spaced_indexes(len(dataset), CONFIRM_SAMPLES):
+        seen.labels.update(_read_samples(dataset, [index]).labels)
+        if seen.labels.get(last, 0):
             return
     yield Finding(
         "labels",
-        f"label {last} somewhere ({num_classes} classes)",
+        f"label {last} in some sample ({num_classes} classes)",
         f"{_histogram(seen.labels)} after reduce_zero_label=True",
         "if the stored 0 is a class, set reduce_zero_label=False",
     )
 
 
 def _image_files(dataset: Any) -> set[str]:
-    """Files of a data set whose images lie in one file each; empty where that is unknown."""
-    if getattr(dataset, "files", None) is None or not hasattr(dataset, "get_data_info"):
-        return set()
-    if not hasattr(dataset, "source"):
+    """Return the image files of a data set with one file per image; empty if unknown."""
+    attributes = ("get_data_info", "source")
+    if getattr(dataset, "files", None) is None or not all(hasattr(dataset, a) for a in attributes):
         return set()
     return {dataset.get_data_info(index)["img_path"] for index in range(len(dataset))}

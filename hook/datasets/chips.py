@@ -1,7 +1,7 @@
-"""Pixels of chips, from open files.
+"""Read the pixels of chips from open files.
 
-TorchGeo reads by coordinates through a warped view, and its rounding can move a chip by a pixel or
-resample it; here chips are windows of a file's own pixels wherever the file needs no resampling.
+TorchGeo reads by coordinates through a warped view; its rounding can shift a chip by a pixel or
+resample it. Here chips are pixel windows of the file unless the file needs resampling.
 """
 
 import os
@@ -17,13 +17,13 @@ from hook.datasets.scene_files import MaskFile, Scene
 from hook.geo.raster import Validity, open_dataset, reading, warped
 
 OPEN_FILES = 32
-# Pixels by which GDAL may be off when it interpolates coordinates (its 0.125 moves labels; rasterio
-# cannot open a warped view with 0).
+# Error in pixels that GDAL may make when it interpolates coordinates (its default of 0.125 moves
+# labels; rasterio cannot open a warped view with 0).
 WARP_TOLERANCE = 1e-4
 
 
 class ChipReader:
-    """Reads chips of images and masks, and keeps the files open for the next one.
+    """Read chips of images and masks, and keep the files open for the next chip.
 
     Args:
         chip_size: (height, width) in pixels.
@@ -35,23 +35,23 @@ class ChipReader:
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files stay behind: a worker opens its own.
+        # Open files are not pickled: each worker opens its own.
         return {**self.__dict__, "open_files": OrderedDict()}
 
     def read(
         self, file: Scene | MaskFile, scene: Scene, row: int, col: int, nodata: float | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a chip of a scene, or of one of its masks.
+        """Read a chip of a scene or of one of its masks.
 
         Args:
             file: The scene itself, or the mask.
             scene: The scene.
             row: First row of the chip in the scene's grid.
             col: First column.
-            nodata: Value that means no data, NaN for none; None for what the file says.
+            nodata: Nodata value, NaN for none; None uses the file's nodata value.
 
         Returns:
-            (C, H, W) values, (H, W) bool validity; zero and False beyond the file and beyond the
+            (C, H, W) values, (H, W) bool validity; zero and False outside the file and outside the
             scene's window.
 
         Raises:
@@ -81,9 +81,9 @@ class ChipReader:
     def _open(
         self, file: Scene | MaskFile, grid: Grid, nodata: float | None
     ) -> tuple[Any, Validity]:
-        """Open a raster, or its view on a scene's grid where that has other pixels."""
+        """Open a raster, warped to the scene's grid if its pixels differ."""
         if self._pid != os.getpid():
-            # A forked worker shares file positions with its parent: it opens files of its own.
+            # A forked worker would share file positions with its parent.
             self.open_files, self._pid = OrderedDict(), os.getpid()
         key = (file.path, grid if file.offset is None else None)
         if key not in self.open_files:
@@ -101,7 +101,7 @@ class ChipReader:
                     resampling=file.resampling,
                     tolerance=WARP_TOLERANCE,
                 )
-                nodata = None  # the view has it
+                nodata = None  # set on the warped view
             self.open_files[key] = source, Validity(source, file.indexes, nodata)
             while len(self.open_files) > OPEN_FILES:
                 self.open_files.popitem(last=False)[1][0].close()

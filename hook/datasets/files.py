@@ -1,4 +1,4 @@
-"""Finding, pairing and reading files, with errors that name them."""
+"""Find, pair and read files, with errors that name them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,20 +11,20 @@ from hook.errors import ConfigError, DataError
 from hook.geo.vector import read_vectors
 
 IGNORE_INDEX = 255
-"""Label of pixels that count nowhere, unless the dataset meta names another."""
-# Endings that say "image" or "mask"; without them the names of a pair are equal.
+"""Label of ignored pixels, unless the dataset meta sets a different one."""
+# Name endings of images and masks, ignored when pairing by name.
 ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 
 
 def some(items: Iterable[Any], limit: int = 8) -> str:
-    """Join the first items for a message, and count the rest."""
+    """Join the first items for a message and count the remaining ones."""
     items = [str(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def names_of(paths: Iterable[str]) -> str:
-    """Join the first file names for a message, and count the rest."""
+    """Join the first file names for a message and count the remaining ones."""
     return some(Path(path).name for path in paths)
 
 
@@ -35,26 +35,25 @@ def list_files(
     suffixes: Sequence[str],
     option: str,
 ) -> list[str]:
-    """List the files of an option: folders (searched through and through), files, or both.
+    """List the files of an option: folders (searched recursively), files, or both.
 
     Args:
-        paths: One or more folders or files; relative ones are looked for below ``data_root``.
+        paths: One or more folders or files.
         data_root: Folder for relative paths.
-        glob: One or more patterns for names inside folders; None for every file with one of
-            ``suffixes``.
+        glob: One or more patterns for names inside folders; None matches ``suffixes``.
         suffixes: Lower-case endings.
-        option: Name of the option, for messages.
+        option: Name of the option in messages.
 
     Returns:
-        Sorted paths without repetition.
+        Sorted unique paths.
 
     Raises:
         DataError: If a path does not exist or nothing matches.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     globs = [glob] if isinstance(glob, str) else list(glob or ())
     files: set[str] = set()
-    for item in given:
+    for item in items:
         path = Path(data_root or "", item)
         if path.is_dir():
             if globs:
@@ -81,7 +80,7 @@ def list_files(
             )
     if not files:
         raise DataError(
-            f"{option} names no file",
+            f"{option} is empty",
             expected="at least one folder or file",
             found=paths,
             remedy=f"correct {option}",
@@ -90,7 +89,7 @@ def list_files(
 
 
 def pair_name(path: str) -> str:
-    """Reduce a file name to what an image and its mask share."""
+    """Return the part of a file name that an image and its mask share."""
     stem = Path(path).stem.casefold()
     for ending in ROLE_ENDINGS:
         if stem.endswith(ending) and len(stem) > len(ending):
@@ -105,9 +104,9 @@ def read_features(
 
     Args:
         path: The file.
-        layer: Its layer; None for the first.
-        attribute: Attribute that it must have.
-        option: Option that names the attribute, for messages.
+        layer: Layer name or index; None for the first.
+        attribute: Required attribute.
+        option: Option that names the attribute in messages.
 
     Raises:
         ConfigError: If the attribute is missing.

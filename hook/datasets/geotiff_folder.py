@@ -1,4 +1,4 @@
-"""Folders of GeoTIFFs and their masks as one MMEngine dataset."""
+"""MMEngine dataset of folders of GeoTIFFs and masks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,76 +23,73 @@ from hook.registry import DATASETS
 
 @DATASETS.register_module()
 class GeoTIFFFolder(BaseDataset):
-    """Folders of GeoTIFFs, with masks as rasters or as vector files, for semantic segmentation.
+    """Folders of GeoTIFFs with raster or vector masks for semantic segmentation.
 
-    Two ways to take chips:
+    Chips are read in one of two modes:
 
-    - ``mode='cover'``: a deterministic cover. Each scene is cut into chips side by side, the last
-      ones padded; every pixel is in exactly one chip. Small scenes are padded, never skipped.
-    - ``mode='random'``: chips at random places, weighted by area, whole inside the scene wherever
-      it is large enough. Together with :class:`hook.datasets.RandomGeoSampler` draws are the same
-      for any number of workers and ranks; with another sampler every item is drawn afresh.
+    - ``mode='cover'``: a deterministic grid of adjacent chips. Every pixel is in exactly one chip;
+      chips at the right and bottom edges are padded, and so are small scenes.
+    - ``mode='random'``: chips at random positions, weighted by area, inside the scene if it is
+      large enough. With :class:`hook.datasets.RandomGeoSampler` the draws do not depend on the
+      number of workers and ranks; any other sampler draws each item independently.
 
-    No chip crosses from one file to another. Where image and mask share a grid, their values are
-    those of the files, bit for bit. Files of several CRS or resolutions need ``grid``; images are
-    then resampled bilinearly, labels always by nearest neighbour, and the log says so.
+    A chip never spans two files. If image and mask share a grid, values are returned unchanged.
+    Files with several CRSs or resolutions need ``grid``: images are then resampled bilinearly,
+    labels by nearest neighbour, with a warning in the log.
 
     Each sample holds ``img`` (H, W, C) in native values and band order of ``metainfo['bands']``,
-    ``valid`` (H, W) uint8, ``gt_seg_map`` (H, W) where there are masks (ignore index where nothing
-    is known, where the image has no data, and in padding), and ``geo``: ``crs`` (WKT),
-    ``transform`` (a, b, c, d, e, f) and size of the chip, ``source``, ``window`` (row, col, height,
-    width of the chip in the scene; the chip may reach beyond it), ``scene_transform`` and
-    ``scene_shape``.
+    ``valid`` (H, W) uint8, ``gt_seg_map`` (H, W) if there are masks (ignore index without label,
+    without image data, and in padding), and ``geo``: ``crs`` (WKT), ``transform``
+    (a, b, c, d, e, f) and size of the chip, ``source``, ``window`` (row, col, height, width of the
+    chip in the scene; it may extend beyond the scene), ``scene_transform`` and ``scene_shape``.
 
     Args:
-        images: Folder(s) or file(s) with the images; folders are searched through and through.
-        masks: Folder(s) or file(s) with the masks: rasters of one band, or vector files, which are
+        images: Folder(s), searched recursively, or file(s) with the images.
+        masks: Folder(s) or file(s) with the masks: single-band rasters, or vector files, which are
             rasterised on the image's grid. None for images without labels.
         data_root: Folder for relative paths.
-        metainfo: Dataset meta; ``classes`` is needed where there are masks. ``nodata`` replaces the
-            nodata value of the images; their alpha bands and masks count in any case.
+        metainfo: Dataset meta; ``classes`` is required with masks. ``nodata`` replaces the nodata
+            value of the images; their alpha bands and masks are always used.
         pipeline: Transforms.
         chip_size: Side of a chip in pixels, or (height, width).
         mode: ``'random'`` or ``'cover'``; default ``'cover'`` in test mode, else ``'random'``.
-        ignore_index: Label of pixels that count nowhere; default ``metainfo['ignore_index']``, else
-            255.
-        length: Chips per epoch in random mode; default as many as cover the data.
+        ignore_index: Label of ignored pixels; default ``metainfo['ignore_index']``, else 255.
+        length: Chips per epoch in random mode; default the number of chips that cover the data.
         test_mode: As in :class:`mmengine.dataset.BaseDataset`.
         **options: See below.
 
     Keyword Args:
-        split: Which part of the data: a list file or a list of file names (with or without folder
-            and suffix); ``dict(attribute=..., value=...)`` for the images whose GeoTIFF tag has
-            that value (or one of several); the same with ``file=``, a CSV whose first column names
-            images, or a vector file whose polygons with that value are the split's area;
+        split: Part of the data: a list file or a list of file names (with or without folder and
+            suffix); ``dict(attribute=..., value=...)`` for images with that value (or one of
+            several) in a GeoTIFF tag; the same with ``file=``, a CSV with image names in the first
+            column, or a vector file whose polygons with that value are the area of the split;
             ``dict(bounds=(minx, miny, maxx, maxy), crs=...)`` for the pixels in a box.
-        grid: None where all files have one CRS and resolution; ``dict(crs=..., res=...)`` for the
-            grid to resample others to; ``'image'`` to keep every image as it is and resample masks
-            only.
+        grid: None if all files have one CRS and resolution; ``dict(crs=..., res=...)`` for the grid
+            to resample to; ``'image'`` to keep each image's grid and resample masks only.
         image_glob: Pattern(s) for image names in folders.
         mask_glob: Pattern(s) for mask names in folders.
-        pair_by: ``'name'``: an image's mask has its name (endings such as ``_image`` and ``_mask``
-            aside); ``'location'``: all masks where it lies; ``'auto'``: by name where the names
-            allow it.
-        missing_masks: What becomes of an image without a mask: ``'error'``, ``'skip'``, or
+        pair_by: ``'name'``: mask and image have the same name, except for endings such as
+            ``_image`` and ``_mask``; ``'location'``: all masks that overlap the image; ``'auto'``:
+            by name if the names are unique and match.
+        missing_masks: How to treat images without a mask: ``'error'``, ``'skip'``, or
             ``'background'``.
         label_map: Class (index, name, or ``'ignore'``) for each value in the masks or in
-            ``label_field``. Values that it does not name are errors.
+            ``label_field``. Other values are errors.
         label_field: Attribute of vector files that holds the class (index or name).
-        label: Class of every feature where there is no ``label_field``.
-        background: Class where no feature lies, or ``'ignore'``.
-        mask_layer: Layer of the vector files; default their first.
-        all_touched: Burn every pixel that a feature touches, not only those whose centre it covers.
-        mask_nodata: ``'tag'`` to ignore pixels with the masks' own nodata value, a number to ignore
-            in place of it, or None where the masks have no nodata whatever their tag says.
-        indices: Use only these chips of the cover, or the first so many.
+        label: Class of all features without ``label_field``.
+        background: Class outside all features, or ``'ignore'``.
+        mask_layer: Layer of the vector files; default the first.
+        all_touched: Burn all pixels touched by a feature, not only pixels with their centre inside.
+        mask_nodata: ``'tag'`` to ignore pixels with the nodata value of the masks, a number to
+            ignore instead, or None to treat the nodata value as a label.
+        indices: Use only these chips of the cover, or the first ``indices`` chips.
         lazy_init: As in :class:`mmengine.dataset.BaseDataset`.
         serialize_data: As in :class:`mmengine.dataset.BaseDataset`.
         max_refetch: As in :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
         ConfigError: If options contradict each other or name an unknown class, band or attribute.
-        DataError: If files are missing, unreadable, not what the config says, or do not overlap.
+        DataError: If files are missing, unreadable, inconsistent with the config or disjoint.
     """
 
     def __init__(
@@ -139,8 +136,8 @@ class GeoTIFFFolder(BaseDataset):
             self.labels = Labels(label_options, meta.get("classes", ()), self.ignore_index)
         self.reader = ChipReader(self.chip_size)
         self.scenes: list[Scene] = []
-        # (row, col, height, width) per scene from which random chips are taken; where raster masks
-        # cover only a part of an image, the part around them.
+        # (row, col, height, width) per scene to draw random chips from: the bounding box of the
+        # raster masks if they cover only a part of the image.
         self.sampling_windows: list[tuple[int, int, int, int]] = []
         self.torchgeo_dataset: Any = None
         super().__init__(
@@ -154,12 +151,12 @@ class GeoTIFFFolder(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict:
-        # MMEngine's takes any text in the meta for the name of a file to load.
+        # MMEngine's own method treats any string in the meta as a file to load.
         return {**cls.METAINFO, **(metainfo or {})}
 
     def load_data_list(self) -> list[dict]:
-        """Find the scenes and their masks, and list the chips of the deterministic cover."""
-        from hook.datasets.scene_index import SceneIndex  # loads TorchGeo: a second
+        """Find the scenes and their masks, and list the chips of the cover."""
+        from hook.datasets.scene_index import SceneIndex  # imports TorchGeo, about 1 s
 
         index = SceneIndex(self.options, self._metainfo.get("bands"), self.labels)
         self.scenes, self.torchgeo_dataset = index.scenes, index.torchgeo_dataset
@@ -179,53 +176,43 @@ class GeoTIFFFolder(BaseDataset):
         return info
 
     def random_query(self) -> ChipQuery:
-        """Draw one random chip, weighted by area, from PyTorch's global random numbers."""
+        """Draw a random chip, weighted by area, with PyTorch's global random state."""
         areas = torch.tensor([height * width for _, _, height, width in self.sampling_windows])
         scene = int(torch.multinomial(areas.double(), 1))
         return ChipQuery(scene, *ChipPlacer(self.sampling_windows[scene], self.chip_size).draw())
 
     def __len__(self) -> int:
-        """Return the chips of an epoch: drawn ones in random mode, else those of the cover."""
+        """Return the number of chips per epoch in random mode, else of the cover."""
         chips = super().__len__()
         return self.length if self.mode == "random" else chips
 
     def get_data_info(self, idx: int | ChipQuery) -> dict:
-        """Tell which chip an index or a query means, without reading it.
+        """Return ``scene``, ``row``, ``col``, ``img_path``, ``seg_map_path`` and ``sample_idx``.
 
         Args:
-            idx: Index of a chip, or a query of :class:`hook.datasets.RandomGeoSampler`. In random
-                mode an index stands for a chip drawn at random.
-
-        Returns:
-            dict with ``scene``, ``row``, ``col``, ``img_path``, ``seg_map_path`` and
-            ``sample_idx``.
+            idx: Index of a chip (in random mode: draws a random chip), or a query of
+                :class:`hook.datasets.RandomGeoSampler`.
         """
         if not self._fully_initialized:
             self.full_init()
         if not isinstance(idx, tuple) and self.mode == "cover":
             return super().get_data_info(idx)
         if not isinstance(idx, tuple) and not -len(self) <= idx < len(self):
-            raise IndexError(idx)  # else a plain loop over the dataset would never end
+            raise IndexError(idx)  # ends a plain loop over the dataset
         query = ChipQuery(*idx) if isinstance(idx, tuple) else self.random_query()
         info = self._chip_info(*query)
         info["sample_idx"] = query.scene if isinstance(idx, tuple) else int(idx)
         return info
 
     def prepare_data(self, idx: int | ChipQuery) -> Any:
-        """Read a chip and send it through the pipeline."""
+        """Read a chip and run the pipeline on it."""
         return self.pipeline(self.load_sample(idx))
 
     def load_sample(self, idx: int | ChipQuery) -> dict[str, Any]:
-        """Read a chip.
-
-        Args:
-            idx: Index, or query of a sampler.
-
-        Returns:
-            The sample dictionary described at the class.
+        """Read a chip as the sample dictionary documented for the class.
 
         Raises:
-            DataError: If a file cannot be read or holds labels outside the range.
+            DataError: If a file cannot be read or contains labels outside the range.
         """
         results = self.get_data_info(idx)
         scene = self.scenes[results.pop("scene")]
@@ -237,7 +224,7 @@ class GeoTIFFFolder(BaseDataset):
         if scene.area is not None:
             inside &= inside_area(scene.grid, scene.area, row, col, (height, width))
         valid &= inside
-        # Not even the pixels of another split may reach the model through its receptive field.
+        # Pixels of other splits must not reach the model through its receptive field.
         image[:, ~inside] = 0
         results.update(
             img=np.ascontiguousarray(image.transpose(1, 2, 0)),
@@ -267,16 +254,16 @@ class GeoTIFFFolder(BaseDataset):
         return results
 
     def _read_labels(self, scene: Scene, row: int, col: int) -> np.ndarray:
-        """Read (H, W) labels; the ignore index where no mask knows better."""
+        """Read (H, W) labels; the ignore index where no mask has data."""
         if not scene.masks or scene.masks[0].is_vector:
             return self.labels.rasterise(scene.masks, scene.grid, row, col, self.chip_size)
         labels = np.full(self.chip_size, self.ignore_index, dtype=np.int64)
         known = np.zeros(self.chip_size, dtype=bool)
         for mask in scene.masks:
             values, valid = self.reader.read(mask, scene, row, col, self.labels.nodata)
-            fresh = valid & ~known
-            labels[fresh] = self.labels.decode(values[0], valid, mask.path)[fresh]
-            known |= fresh
+            new = valid & ~known
+            labels[new] = self.labels.decode(values[0], valid, mask.path)[new]
+            known |= new
         return labels
 
 
@@ -285,7 +272,7 @@ def _checked_chip_size(chip_size: int | Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
         raise ConfigError(
             f"GeoTIFFFolder: chip_size={chip_size!r}",
-            expected="a positive whole number of pixels, or (height, width)",
+            expected="a positive integer in pixels, or (height, width)",
             found=chip_size,
             remedy="correct chip_size",
         )

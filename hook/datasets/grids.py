@@ -1,4 +1,4 @@
-"""Pixel grids, windows of them, and the part of the world that a split takes."""
+"""Pixel grids, their windows, and the areas of splits."""
 
 import functools
 import math
@@ -16,9 +16,9 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-# Resolutions closer than this are one resolution: tiles of one mosaic differ a little in degrees.
+# Relative tolerance for equal resolutions: tiles of one mosaic differ slightly in degrees.
 SAME_RESOLUTION = 0.01
-# Grids whose pixels lie closer than this share of a pixel are the same grid.
+# Maximum offset between pixels of the same grid, as a fraction of a pixel.
 SAME_PIXEL = 0.01
 
 
@@ -51,32 +51,30 @@ class Grid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top of the box around all pixels, in CRS units."""
+        """Left, bottom, right, top of the bounding box in CRS units."""
         corners = [(0, 0), (self.width, 0), (0, self.height), (self.width, self.height)]
         xs, ys = zip(*(self.affine * corner for corner in corners), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     def window_affine(self, row: int, col: int) -> Affine:
-        """Transform of a window that starts at (row, col)."""
+        """Return the transform of a window that starts at (row, col)."""
         return self.affine * Affine.translation(col, row)
 
     def same_crs(self, other: "Grid") -> bool:
-        """Tell whether both grids have the same CRS."""
+        """Return whether both grids have the same CRS."""
         return self.crs == other.crs or CRS.from_wkt(self.crs) == CRS.from_wkt(other.crs)
 
     def same_res(self, other: "Grid", tolerance: float = SAME_RESOLUTION) -> bool:
-        """Tell whether pixel sizes agree to a relative ``tolerance``."""
-        return all(
-            math.isclose(mine, theirs, rel_tol=tolerance)
-            for mine, theirs in zip(self.res, other.res, strict=True)
-        )
+        """Return whether pixel sizes agree to a relative ``tolerance``."""
+        pairs = zip(self.res, other.res, strict=True)
+        return all(math.isclose(first, second, rel_tol=tolerance) for first, second in pairs)
 
     def is_like(self, other: "Grid") -> bool:
-        """Tell whether both grids have the same CRS and pixel size."""
+        """Return whether both grids have the same CRS and pixel size."""
         return self.same_crs(other) and self.same_res(other)
 
     def offset_of(self, other: "Grid") -> tuple[int, int] | None:
-        """Tell at which (row, col) of this grid another one starts, if it has the same pixels."""
+        """Return the (row, col) at which ``other`` starts; None if its pixels are not aligned."""
         if not self.same_crs(other):
             return None
         step = ~self.affine * other.affine
@@ -90,7 +88,7 @@ class Grid:
         return round(step.f), round(step.c)
 
     def describe(self) -> str:
-        """Short text for messages: CRS and pixel size."""
+        """Return CRS and pixel size for messages."""
         crs = CRS.from_wkt(self.crs)
         xres, yres = self.res
         size = f"{xres:.8g}" if math.isclose(xres, yres) else f"{xres:.8g} x {yres:.8g}"
@@ -99,13 +97,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Area:
-    """The part of the world that a split takes: a half-open box, or polygons.
+    """The area of a split: a half-open box, or polygons.
 
     Args:
         crs: WKT.
-        bounds: minx, miny, maxx, maxy; a pixel belongs to the box when its centre has
-            ``minx <= x < maxx`` and ``miny <= y < maxy``, so that boxes side by side share nothing.
-        polygons: Polygons, where there is no box.
+        bounds: minx, miny, maxx, maxy; a pixel is in the box if its centre has
+            ``minx <= x < maxx`` and ``miny <= y < maxy``, so that adjacent boxes are disjoint.
+        polygons: Polygons that replace the box.
     """
 
     crs: str
@@ -115,12 +113,12 @@ class Area:
 
 @functools.lru_cache(maxsize=64)
 def transformer(source: str, target: str) -> pyproj.Transformer:
-    """Return the transformer from one CRS (WKT) to another, axes in the order x, y."""
+    """Return the transformer between two CRSs (WKT), with axes in x, y order."""
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
 def grid_of(src: rasterio.DatasetReader) -> Grid | None:
-    """Take the grid of an open raster; None where it is not georeferenced."""
+    """Return the grid of an open raster, None if it is not georeferenced."""
     if src.crs is None or src.transform == Affine.identity():
         return None
     return Grid(src.crs.to_wkt(), tuple(src.transform)[:6], src.width, src.height)
@@ -129,7 +127,7 @@ def grid_of(src: rasterio.DatasetReader) -> Grid | None:
 def cover(
     window: tuple[int, int, int, int], chip_size: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the first (row, col) of the chips that cover a window side by side."""
+    """Yield the first (row, col) of the adjacent chips that cover a window."""
     row, col, height, width = window
     for top in range(row, row + height, chip_size[0]):
         for left in range(col, col + width, chip_size[1]):
@@ -139,7 +137,7 @@ def cover(
 def clip(
     row: int, col: int, size: tuple[int, int], area: tuple[int, int, int, int]
 ) -> tuple[tuple[slice, slice], Window]:
-    """Cut a chip to an area: where the rest lies in the chip, and its window of the grid."""
+    """Clip a chip to an area; return its slices in the chip and its window in the grid."""
     top, left = max(row, area[0]), max(col, area[1])
     bottom = max(min(row + size[0], area[0] + area[2]), top)
     right = max(min(col + size[1], area[1] + area[3]), left)
@@ -148,7 +146,7 @@ def clip(
 
 
 def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], bool]:
-    """Tell the window of a grid that holds an area, and whether it is exactly that area."""
+    """Return the window of a grid that contains an area, and whether it is exactly that area."""
     straight = grid.transform[1] == 0 and grid.transform[3] == 0
     if area.polygons is None and straight and CRS.from_wkt(area.crs) == CRS.from_wkt(grid.crs):
         xs = grid.transform[2] + grid.transform[0] * (np.arange(grid.width) + 0.5)
@@ -167,7 +165,7 @@ def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], b
         return (0, 0, 0, 0), False
     inverse = ~grid.affine
     corners = [inverse * corner for corner in outline.exterior.coords]
-    # Two pixels wider, because the sides of a reprojected box are curved.
+    # Two pixels of margin, because the sides of a reprojected box are curved.
     left = max(math.floor(min(x for x, _ in corners)) - 2, 0)
     top = max(math.floor(min(y for _, y in corners)) - 2, 0)
     right = min(math.ceil(max(x for x, _ in corners)) + 2, grid.width)
@@ -177,12 +175,12 @@ def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], b
 
 @functools.lru_cache(maxsize=64)
 def projected_polygons(area: Area, crs: str) -> tuple[Any, ...]:
-    """Return the polygons of an area in another CRS (WKT)."""
+    """Return the polygons of an area in the given CRS (WKT)."""
     return tuple(gpd.GeoSeries(list(area.polygons), crs=area.crs).to_crs(crs))
 
 
 def inside_area(grid: Grid, area: Area, row: int, col: int, size: tuple[int, int]) -> np.ndarray:
-    """Tell which pixels of a chip lie in an area.
+    """Return a (height, width) bool mask of the pixels of a chip inside an area.
 
     Args:
         grid: Grid of the scene.
@@ -190,9 +188,6 @@ def inside_area(grid: Grid, area: Area, row: int, col: int, size: tuple[int, int
         row: First row of the chip in the grid.
         col: First column.
         size: (height, width) of the chip.
-
-    Returns:
-        (height, width) bool.
     """
     height, width = size
     affine = grid.window_affine(row, col)

@@ -1,4 +1,4 @@
-"""Which part of labelled images a model trains on, and which is held out to judge it."""
+"""Split labelled images into parts for training, validation and test."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,18 +22,18 @@ PARTS = ("train", "val", "test")
 
 
 def split_folder(found: LabelledImages, root: Path) -> None:
-    """Divide a folder into train, val and test, so that neighbours stay together.
+    """Split a folder into train, val and test, keeping neighbouring images together.
 
-    The lists ``splits/{train,val,test}.txt`` are taken where they exist. Else three or more images
-    are divided by place (60 / 15 / 25 %), a single one into strips (58 / 12 / 30 %); of two images
-    the smaller one is the test part.
+    Uses the lists ``splits/{train,val,test}.txt`` if they exist. Otherwise three or more images are
+    split by location (60 / 15 / 25 %), a single one into strips (58 / 12 / 30 %); of two images the
+    smaller one is the test part.
 
     Args:
         found: Images and labels; ``splits`` and ``how`` are set.
         root: The folder, with the images in ``images/``.
 
     Raises:
-        DataError: A list is missing.
+        DataError: If one of the lists is missing.
     """
     lists = {part: root / "splits" / f"{part}.txt" for part in PARTS}
     missing = [part for part, path in lists.items() if not path.is_file()]
@@ -46,7 +46,7 @@ def split_folder(found: LabelledImages, root: Path) -> None:
             f"{root / 'splits'} is not complete",
             expected="train.txt, val.txt and test.txt",
             found=", ".join(f"{part}.txt" for part in PARTS if part not in missing),
-            remedy="add the missing lists, or remove the folder to split by place",
+            remedy="add the missing lists, or remove the folder to split by location",
         )
     count = len(found.scenes)
     if count >= 3:
@@ -58,7 +58,7 @@ def split_folder(found: LabelledImages, root: Path) -> None:
             for part, paths in parts.items()
         }
         counts = ", ".join(f"{len(paths)} {part}" for part, paths in parts.items())
-        found.how = f"by place: {counts} images"
+        found.how = f"by location: {counts} images"
         return
     large, *small = sorted(found.scenes, key=lambda scene: -scene.grid.width * scene.grid.height)
     strips = _strips(large.grid, (0.85, 1.0) if small else (0.58, 0.70, 1.0))
@@ -72,19 +72,19 @@ def split_folder(found: LabelledImages, root: Path) -> None:
 
 
 def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -> None:
-    """Divide images into a part to train on and one held out.
+    """Split images into a training part and a held-out part.
 
     Args:
         found: Images and labels; ``splits`` and ``how`` are set.
-        fraction: Share held out, where ``val`` is None: whole images at one end of the region
-            where there are several, an area at one end of a single one.
-        val: What is held out: names of images or a file with a list of them, or an area: a vector
-            file, a table of polygons, or ``dict(bounds=..., crs=...)``.
+        fraction: Fraction held out if ``val`` is None: images at one end of the region, or an area
+            at one end of a single image.
+        val: Held-out part: image names or a file that lists them, or an area: a vector file, a
+            table of polygons, or ``dict(bounds=..., crs=...)``.
         work_dir: Folder for the areas.
 
     Raises:
-        ConfigError: ``val`` is not understood, or leaves nothing to train on.
-        DataError: A file cannot be read.
+        ConfigError: If ``val`` is invalid, or leaves nothing to train on.
+        DataError: If a file cannot be read.
     """
     images = found.images
     if val is None:
@@ -95,11 +95,11 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
             found.how = f"by area: {100 * fraction:g} % of {Path(images[0]).name}"
             return
         count = min(max(1, round(fraction * len(images))), len(images) - 1)
-        rest, held = _cut_images(found, (len(images) - count, count))
-        found.how = f"by place: {len(rest)} train, {len(held)} val images"
+        train, held = _cut_images(found, (len(images) - count, count))
+        found.how = f"by location: {len(train)} train, {len(held)} val images"
     elif _is_area(val):
         found.splits = _write_areas(found, _polygons(val), work_dir / "split.gpkg")
-        found.how = "by the area asked for"
+        found.how = "by the given area"
         return
     else:
         if isinstance(val, str | Path):
@@ -107,34 +107,32 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
         elif isinstance(val, Iterable):
             held = sorted(match_names([str(name) for name in val], images, "val"))
         else:
-            raise bad_argument(
-                "val", val, "names of images, a file with a list of them, or an area"
-            )
-        rest = [path for path in images if path not in held]
-        if not rest:
+            raise bad_argument("val", val, "names of images, a file that lists them, or an area")
+        train = [path for path in images if path not in held]
+        if not train:
             raise ConfigError(
                 "val holds out every image",
                 expected="images left to train on",
                 found=f"{len(held)} of {len(images)}",
                 remedy="name fewer images, or an area",
             )
-        found.how = f"as asked: {len(rest)} train, {len(held)} val images"
-    found.splits = dict(train=dict(images=rest), val=dict(images=held))
+        found.how = f"as requested: {len(train)} train, {len(held)} val images"
+    found.splits = dict(train=dict(images=train), val=dict(images=held))
 
 
 def check_share(name: str, value: Any) -> float:
-    """Check the share of the images that is held out.
+    """Check the fraction of the images that is held out.
 
     Raises:
-        ConfigError: It is no number above 0 and below 1.
+        ConfigError: If it is not a number above 0 and below 1.
     """
-    remedy = f"correct {name}: a model needs a part it never saw to be judged on"
+    remedy = f"correct {name}: a model must be evaluated on data it was not trained on"
     return check_number(name, value, above=0, below=1, remedy=remedy)
 
 
-# ---------------------------------------------------------------------------------- by place
+# ------------------------------------------------------------------------------- by location
 def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]:
-    """Cut the images, in their order along the longer axis of the region, into parts."""
+    """Split the images, ordered along the longer axis of the region, into parts."""
     centres = np.array([_centre(scene.grid) for scene in found.scenes])
     axis = int(np.ptp(centres, axis=0).argmax())
     order = np.lexsort((centres[:, 1 - axis], centres[:, axis]))
@@ -150,7 +148,7 @@ def _centre(grid: Grid) -> tuple[float, float]:
 def _strips(
     grid: Grid, shares: Sequence[float], box: Sequence[float] | None = None
 ) -> list[dict[str, Any]]:
-    """Cut the bounds of an image, or a box in them, along the longer side at cumulative shares."""
+    """Split the bounds of an image, or ``box``, along the longer side at cumulative shares."""
     left, bottom, right, top = map(float, grid.bounds if box is None else box)
     wide = grid.width >= grid.height if box is None else right - left >= top - bottom
     strips, start = [], 0.0
@@ -165,11 +163,11 @@ def _strips(
 
 
 def _cut_image(found: LabelledImages, fraction: float) -> list[dict[str, Any]]:
-    """Hold out one end of a single image, or of the labelled part of it."""
+    """Hold out one end of a single image, or of its labelled part."""
     scene, share = found.scenes[0], 1 - fraction
     if found.options.get("background") != "ignore" or not is_vector_file(found.masks[0]):
         return _strips(scene.grid, (share, 1.0))
-    # Polygons here and there: a share of what is labelled, not of the ground.
+    # Sparse polygons: the fraction refers to the labelled area, not to the image.
     left, bottom, right, top = bounds = scene.grid.bounds
     tables = [read_features(mask).to_crs(scene.grid.crs) for mask in found.masks]
     shapes = [shape for table in tables for shape in table.geometry]
@@ -179,15 +177,11 @@ def _cut_image(found: LabelledImages, fraction: float) -> list[dict[str, Any]]:
             f"{scene.path}: too few polygons to hold some out",
             expected="two or more polygons on the image",
             found=f"{len(inside)} of {len(shapes)}",
-            remedy="draw more, correct the CRS of the labels, or give val",
+            remedy="draw more, correct the CRS of the labels, or pass val",
         )
     west, south, east, north = shapely.total_bounds(inside)
-    left, bottom, right, top = (
-        max(left, west),
-        max(bottom, south),
-        min(right, east),
-        min(top, north),
-    )
+    left, bottom = max(left, west), max(bottom, south)
+    right, top = min(right, east), min(top, north)
     if right - left >= top - bottom:
         along = [(shape.centroid.x - left) / (right - left) for shape in inside]
     else:
@@ -207,14 +201,14 @@ def _is_area(val: Any) -> bool:
 
 
 def _polygons(val: Any) -> geopandas.GeoSeries:
-    """Read an area held out as polygons with a CRS."""
+    """Read the held-out area as polygons with a CRS."""
     if isinstance(val, Mapping):
         try:
             box = shapely.box(*(float(value) for value in val["bounds"]))
             shapes = geopandas.GeoSeries([box], crs=val["crs"])
-        except Exception as error:  # pyproj's and shapely's own
+        except Exception as error:  # errors of pyproj and shapely
             raise ConfigError(
-                "val is no area",
+                "val is not an area",
                 expected="dict(bounds=(minx, miny, maxx, maxy), crs='EPSG:...')",
                 found=f"{dict(val)} ({error})",
                 remedy="correct val",
@@ -224,16 +218,16 @@ def _polygons(val: Any) -> geopandas.GeoSeries:
     shapes = shapes[~(shapes.isna() | shapes.is_empty)]
     if shapes.crs is None or not len(shapes) or not (shapes.area > 0).all():
         raise DataError(
-            "val is no area",
+            "val is not an area",
             expected="polygons with a CRS",
             found=f"{len(shapes)} shapes, CRS {shapes.crs}",
-            remedy="give polygons, and set their CRS with set_crs",
+            remedy="pass polygons, and set their CRS with set_crs",
         )
     return shapes
 
 
 def _write_areas(found: LabelledImages, held: geopandas.GeoSeries, file: Path) -> dict[str, Any]:
-    """Write the area to train on and the one held out as polygons, for the data set to read."""
+    """Write the training area and the held-out area as polygons, for the data set to read."""
     crs = found.scenes[0].grid.crs
     held = held.to_crs(crs).union_all()
 
@@ -241,14 +235,14 @@ def _write_areas(found: LabelledImages, held: geopandas.GeoSeries, file: Path) -
         box = shapely.box(*scene.grid.bounds)
         return geopandas.GeoSeries([box], crs=scene.grid.crs).to_crs(crs)[0]
 
-    whole = shapely.union_all([footprint(scene) for scene in found.scenes])
-    parts = dict(train=whole.difference(held), val=whole.intersection(held))
+    covered = shapely.union_all([footprint(scene) for scene in found.scenes])
+    parts = dict(train=covered.difference(held), val=covered.intersection(held))
     for part, area in parts.items():
         if area.area == 0:
             raise ConfigError(
-                "val holds out everything" if part == "train" else "val lies outside the images",
+                "val holds out everything" if part == "train" else "val is outside the images",
                 expected="an area that covers a part of the images",
-                found=f"{100 * parts['val'].area / whole.area:.0f} % of them covered",
+                found=f"{100 * parts['val'].area / covered.area:.0f} % of them covered",
                 remedy="correct val, or its CRS",
             )
     table = geopandas.GeoDataFrame(dict(split=list(parts)), geometry=list(parts.values()), crs=crs)

@@ -1,4 +1,4 @@
-"""What a user's images and labels hold: bands, classes, colours and what the labels mean."""
+"""Read bands, classes, colours and label values of a user's images and labels."""
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,25 +17,25 @@ from hook.geo.styles import distinct_palette, read_category_names
 from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
 from hook.progress import progress_bar
 
-_MOST_CLASSES = 64
+_MAX_CLASSES = 64
 
 Colour = Sequence[int] | str
 
 
 @dataclass
 class LabelledImages:
-    """Images and their labels, in the terms of :class:`hook.datasets.GeoTIFFFolder`.
+    """Images and labels as options of :class:`hook.datasets.GeoTIFFFolder`.
 
     Attributes:
         scenes: The images, each on its own grid.
-        masks: Their labels: rasters, or vector files.
+        masks: The labels: rasters, or vector files.
         bands: Names or 1-based numbers of the bands, in the model's order.
         classes: Names, in the order of the labels.
-        palette: A colour [r, g, b] for each class.
-        options: Further options of the data set, the same for all parts.
-        splits: For each part the options ``split`` and, where it has images of its own, ``images``;
-            see :mod:`hook.datasets.holdout`.
-        how: How it was divided, in words.
+        palette: Colour [r, g, b] of each class.
+        options: Further options, equal for all parts.
+        splits: Options ``split`` and, for separate images, ``images`` of each part; see
+            :mod:`hook.datasets.holdout`.
+        how: Description of the split.
     """
 
     scenes: list[Scene]
@@ -54,41 +54,35 @@ class LabelledImages:
 
 
 def inspect_folder(root: Path) -> LabelledImages:
-    """Find images, masks and classes in a folder.
+    """Find images, masks and classes in a folder; ``splits`` is left empty.
 
-    ``images/`` holds GeoTIFFs, ``masks/`` class indexes or vector files whose features are the
-    second class; ``classes.txt``, which may be absent, a ``name`` or ``name #rrggbb`` per line.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        Everything but the division into parts.
+    ``images/`` holds GeoTIFFs, ``masks/`` class indexes or vector files with features of the second
+    class; the optional ``classes.txt`` has a ``name`` or ``name #rrggbb`` per line.
 
     Raises:
-        DataError: The folder is not laid out so, or its files contradict it.
+        DataError: If the folder has a different layout, or its files are inconsistent.
     """
     images, masks = root / "images", root / "masks"
     for folder, suffixes in (
         (images, RASTER_SUFFIXES),
         (masks, RASTER_SUFFIXES + VECTOR_SUFFIXES),
     ):
-        there = folder.is_dir()
-        if not there or not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
-            outer = folder if there else root
+        exists = folder.is_dir()
+        if not exists or not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+            outer = folder if exists else root
             listed = sorted(path.name for path in outer.iterdir()) if outer.is_dir() else ()
             raise DataError(
-                f"{folder} holds no file that can be used" if there else f"{folder} does not exist",
+                f"{folder} has no usable file" if exists else f"{folder} does not exist",
                 expected=f"GeoTIFFs in {images} and their masks in {masks}, ending in "
                 + ", ".join(suffixes),
                 found=some(listed) or "nothing",
-                remedy="arrange or convert the files so, or correct the folder",
+                remedy="arrange or convert the files, or correct the folder",
             )
     path = root / "classes.txt"
     names, palette = read_classes_file(path) if path.is_file() else (None, None)
     try:
         return inspect_files(images, masks, classes=names, palette=palette)
-    except ConfigError as error:  # nobody gave an option: the files contradict each other
+    except ConfigError as error:  # no option was set, so the files are inconsistent
         raise DataError(
             f"{root}: {error.what}",
             expected=error.expected,
@@ -98,13 +92,13 @@ def inspect_folder(root: Path) -> LabelledImages:
 
 
 def read_classes_file(path: Path) -> tuple[list[str], dict[str, list[int]]]:
-    """Read class names, one per line, ``name`` or ``name #rrggbb``; indexes may stand before them.
+    """Read class names, one ``name`` or ``name #rrggbb`` per line, optionally after an index.
 
     Returns:
-        The names, and the colours of those that have one.
+        The names, and a colour for each name that has one.
 
     Raises:
-        DataError: The file is no text, or does not name two or more different classes.
+        DataError: If the file is not text, or does not name two or more different classes.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -121,8 +115,8 @@ def read_classes_file(path: Path) -> tuple[list[str], dict[str, list[int]]]:
         colour = _hex_colour(code) if name else None
         names.append(name.strip() if colour else line)
         colours.append(colour)
-    heads = [name.partition(" ")[0].strip(":,;") for name in names]
-    if heads == [str(index) for index in range(len(names))]:  # "0 background", "1 building"
+    prefixes = [name.partition(" ")[0].strip(":,;") for name in names]
+    if prefixes == [str(index) for index in range(len(names))]:  # "0 background", "1 building"
         names = [name.partition(" ")[2].strip() or name for name in names]
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(
@@ -148,22 +142,22 @@ def inspect_files(
 
     Args:
         images: Folder(s) or file(s).
-        labels: Folder(s) or file(s): rasters of one band, or vector files.
+        labels: Folder(s) or file(s): single-band rasters, or vector files.
         label: Attribute of the vector files that holds the class.
         classes: Names in the order of the labels, or a name for each value.
-        palette: Colours in the order of the classes, or by their names.
-        background: Class where nothing is labelled.
+        palette: Colours in the order of the classes, or by name.
+        background: Class of unlabelled pixels.
 
     Returns:
-        Everything but the division into parts.
+        Images and labels; ``splits`` is empty.
 
     Raises:
-        ConfigError: The options contradict each other or the labels.
-        DataError: A file is missing or not what it should be.
+        ConfigError: If the options contradict each other or the labels.
+        DataError: If a file is missing or invalid.
     """
     paths = list_files(images, "", None, RASTER_SUFFIXES, "images")
     masks = list_files(labels, "", None, RASTER_SUFFIXES + VECTOR_SUFFIXES, "labels")
-    check_one_kind(masks, "labels", "name the files of one kind")
+    check_one_kind(masks, "labels", "pass files of one kind")
     with open_raster(paths[0]) as src:
         bands = band_names(src)
     scenes = read_scenes(paths, masks, bands)
@@ -186,14 +180,14 @@ def inspect_files(
 
 # ---------------------------------------------------------------------------------- colours
 def _colours(palette: Any, names: list[str], mask: str, options: Mapping) -> list[list[int]]:
-    """Take a colour for each class: the one given, else the mask's own, else a distinct one."""
-    given = palette is not None and len(palette)
-    own = {} if given or is_vector_file(mask) else _colour_table(mask)
+    """Return a colour for each class: from ``palette``, else from the mask, else a distinct one."""
+    ignores_mask = (palette is not None and len(palette)) or is_vector_file(mask)
+    stored = {} if ignores_mask else _colour_table(mask)
     values = options.get("label_map") or {index: index for index in range(len(names))}
     colours = {
-        names[index]: list(own[value][:3])
+        names[index]: list(stored[value][:3])
         for value, index in reversed(values.items())
-        if value in own and index != "ignore"
+        if value in stored and index != "ignore"
     }
     if isinstance(palette, Mapping):
         unknown = [name for name in palette if name not in names]
@@ -208,10 +202,10 @@ def _colours(palette: Any, names: list[str], mask: str, options: Mapping) -> lis
     elif palette is not None:
         if isinstance(palette, str) or len(palette) != len(names):
             raise ConfigError(
-                "palette has another number of colours than there are classes",
+                "the number of colours in palette differs from the number of classes",
                 expected=f"{len(names)}: {', '.join(names)}",
                 found=palette if isinstance(palette, str) else len(palette),
-                remedy="give a colour for each class, or palette={name: colour} for some",
+                remedy="set a colour for each class, or palette={name: colour} for some",
             )
         colours = dict(zip(names, map(_rgb, palette), strict=True))
     spare = zip(names, distinct_palette(len(names)), strict=True)
@@ -241,7 +235,7 @@ def _rgb(colour: Colour) -> list[int]:
             values = None
     if values is None:
         raise ConfigError(
-            f"palette: {colour!r} is no colour",
+            f"palette: {colour!r} is not a colour",
             expected="(red, green, blue) from 0 to 255, or '#rrggbb'",
             found=colour,
             remedy="correct palette",
@@ -253,10 +247,10 @@ def _rgb(colour: Colour) -> list[int]:
 def _classes_of_rasters(
     masks: list[str], classes: Any, background: str | None
 ) -> tuple[list[str], dict[str, Any]]:
-    """Tell the classes of masks; values that are not class indexes need ``label_map``."""
+    """Return the classes of masks; values that are not class indexes need ``label_map``."""
     values, labels = _mask_values(masks)
     if isinstance(classes, Mapping):
-        given = {_whole_number(value): str(name) for value, name in classes.items()}
+        given = {_mask_value(value): str(name) for value, name in classes.items()}
     else:
         names, options = _classes_of_indexes(masks, labels, classes)
         if background is None:
@@ -275,9 +269,9 @@ def _classes_of_rasters(
             found=some(sorted(values), 12),
             remedy="correct classes: {value in the mask: name}",
         )
-    rest = "ignore" if background is None else names.index(background)
+    default = "ignore" if background is None else names.index(background)
     label_map = {value: names.index(name) for value, name in given.items()}
-    label_map |= {value: rest for value in values if value not in given}
+    label_map |= {value: default for value in values if value not in given}
     options = {} if background is None else dict(mask_nodata=None, missing_masks="error")
     return names, dict(label_map=label_map) | options
 
@@ -285,14 +279,11 @@ def _classes_of_rasters(
 def _classes_of_indexes(
     masks: list[str], values: Mapping[int, str], classes: Sequence[str] | str | None
 ) -> tuple[list[str], dict[str, Any]]:
-    """Tell the classes of masks whose values are class indexes, named or not."""
+    """Return the classes of masks with class indexes as values."""
     names = _names_in_mask(masks[0]) if classes is None else _check_names(_as_names(classes))
-    if (
-        set(values) <= {0, IGNORE_INDEX}
-        and IGNORE_INDEX in values
-        and (names is None or len(names) == 2)
-    ):
-        # The habit of binary masks: 255 is the object, not "no label".
+    is_binary = set(values) <= {0, IGNORE_INDEX} and IGNORE_INDEX in values
+    if is_binary and (names is None or len(names) == 2):
+        # Convention of binary masks: 255 is the object, not "no label".
         names = names or ["background", "object"]
         return names, dict(label_map={0: 0, IGNORE_INDEX: 1}, mask_nodata=None)
     found = sorted(value for value in values if value != IGNORE_INDEX)
@@ -307,10 +298,10 @@ def _classes_of_indexes(
                 remedy="correct the mask, or name all classes",
             )
         return names, {}
-    if not 1 < len(found) <= _MOST_CLASSES:
+    if not 1 < len(found) <= _MAX_CLASSES:
         raise DataError(
-            f"{Path(masks[0]).parent}: the masks' values are no class indexes",
-            expected=f"2 to {_MOST_CLASSES} different values, {IGNORE_INDEX} for no label",
+            f"{Path(masks[0]).parent}: the values of the masks are not class indexes",
+            expected=f"2 to {_MAX_CLASSES} different values, {IGNORE_INDEX} for no label",
             found=f"{len(found)}: {some(found, 12)}",
             remedy="relabel the masks, or name the classes",
         )
@@ -321,15 +312,15 @@ def _classes_of_indexes(
     return names, dict(label_map={value: index for index, value in enumerate(found)} | ignored)
 
 
-def _whole_number(value: Any) -> int:
+def _mask_value(value: Any) -> int:
     try:
         if float(value) == int(value):
             return int(value)
     except (TypeError, ValueError):
         pass
     raise ConfigError(
-        f"classes: {value!r} is no value of a raster",
-        expected="{whole number: name}",
+        f"classes: {value!r} is not an integer raster value",
+        expected="{integer: name}",
         found=value,
         remedy="correct classes",
     )
@@ -345,23 +336,23 @@ def _check_names(names: list[str]) -> list[str]:
             "classes names fewer than two classes, or one twice",
             expected="two or more different names",
             found=", ".join(names) or "none",
-            remedy="correct classes, or name what lies between the objects with background=",
+            remedy="correct classes, or name the class between the objects with background=",
         )
     return names
 
 
 def _mask_values(masks: list[str]) -> tuple[dict[int, str], dict[int, str]]:
-    """Find which values occur, with a file of each: all, and those that are not nodata."""
+    """Return a file for each value that occurs: for all values, and for all except nodata."""
     values: dict[int, str] = {}
     labels: dict[int, str] = {}
     for path in progress_bar(masks, desc="masks", unit="file", leave=False, delay=2):
         with open_raster(path) as src:
             if np.dtype(src.dtypes[0]).kind not in "iu" or src.count != 1:
                 raise DataError(
-                    f"{path} is no mask",
+                    f"{path} is not a mask",
                     expected="one band of integers",
                     found=f"{src.count} bands of {src.dtypes[0]}",
-                    remedy="convert it, or take it out of the masks",
+                    remedy="convert it, or remove it from the masks",
                 )
             for _, window in src.block_windows(1):
                 for value in np.unique(src.read(1, window=window)).tolist():
@@ -384,7 +375,7 @@ def _names_in_mask(path: str) -> list[str] | None:
 def _classes_of_attribute(
     masks: list[str], label: str, classes: Any, background: str | None
 ) -> tuple[list[str], dict[str, Any]]:
-    """Tell the classes of polygons from an attribute."""
+    """Return the classes of polygons from an attribute."""
     values: set[Any] = set()
     for path in masks:
         table = read_features(path, attribute=label, option="label")
@@ -394,21 +385,21 @@ def _classes_of_attribute(
                 f"{path}: features without {label}",
                 expected="a class for each feature",
                 found=f"{int(column.isna().sum())} of {len(table)} without one",
-                remedy="complete the attribute, or leave these features out",
+                remedy="complete the attribute, or remove these features",
             )
         values |= {_plain(value) for value in column.unique()}
-    if len(values) > _MOST_CLASSES:
+    if len(values) > _MAX_CLASSES:
         raise ConfigError(
             f"label={label!r} has {len(values)} different values",
-            expected=f"an attribute with the class, at most {_MOST_CLASSES}",
+            expected=f"an attribute with at most {_MAX_CLASSES} classes",
             found=some(values),
-            remedy="name another attribute, or give classes={value: name} for those that count",
+            remedy="use a different attribute, or select values with classes={value: name}",
         )
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     given = _names_of_values(ordered, label, classes)
     names = list(dict.fromkeys(given.values()))
     if isinstance(classes, Sequence) and not isinstance(classes, str):
-        names = _as_names(classes)  # in the caller's order, absent ones too
+        names = _as_names(classes)  # in the caller's order, including absent classes
     if background is None and len(names) == 1:
         background = "background"
     if background is not None and background not in names:
@@ -422,7 +413,7 @@ def _classes_of_attribute(
 def _classes_without_attribute(
     masks: list[str], _: None, classes: Any, background: str | None
 ) -> tuple[list[str], dict[str, Any]]:
-    """Tell the two classes of polygons that are all of one: inside and outside."""
+    """Return the two classes, inside and outside, of polygons of a single class."""
     for path in masks:
         read_features(path)
     names = ["object"] if classes is None else classes
@@ -431,7 +422,7 @@ def _classes_without_attribute(
         names = [background or "background", *names]
     if len(names) != 2 or (background is not None and background not in names):
         raise ConfigError(
-            "polygons without a class tell two classes apart: inside and outside",
+            "polygons without a class attribute have two classes: inside and outside",
             expected="label= (the attribute with the class), or two names of classes",
             found=", ".join(names),
             remedy="name the attribute: label='...', or rasterise the classes",
@@ -441,7 +432,7 @@ def _classes_without_attribute(
 
 
 def _names_of_values(values: list[Any], label: str, classes: Any) -> dict[Any, str]:
-    """Name the values of an attribute."""
+    """Return a class name for each value of an attribute."""
     if classes is None:
         return {value: str(value) for value in values}
     if isinstance(classes, Mapping):
@@ -453,7 +444,7 @@ def _names_of_values(values: list[Any], label: str, classes: Any) -> dict[Any, s
         }
         if not given:
             raise ConfigError(
-                f"classes: none of its values occurs in {label!r}",
+                f"classes: none of the values occurs in {label!r}",
                 expected=some(values),
                 found=some(classes),
                 remedy="correct classes: {value of the attribute: name}",
@@ -469,12 +460,12 @@ def _names_of_values(values: list[Any], label: str, classes: Any) -> dict[Any, s
         f"classes does not name the values of {label!r}",
         expected=some(values, 16),
         found=", ".join(names),
-        remedy="give a name for each value: classes={value: name}; values left out are ignored",
+        remedy="name each value: classes={value: name}; other values are ignored",
     )
 
 
 def _plain(value: Any) -> Any:
-    """A value as a config can hold it."""
+    """Convert a value to a type that a config can hold."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -1,4 +1,4 @@
-"""Labels of chips, from raster masks and from vector files."""
+"""Labels of chips from raster masks and vector files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from hook.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What the masks mean; see :class:`hook.datasets.GeoTIFFFolder`."""
+    """Options of the masks; see :class:`hook.datasets.GeoTIFFFolder`."""
 
     label_map: Mapping[Any, int | str | None] | None = None
     label_field: str | None = None
@@ -29,15 +29,15 @@ class LabelOptions:
 
 
 class Labels:
-    """Turns values of masks and attributes of features into labels.
+    """Convert values of masks and attributes of features to labels.
 
     Args:
-        options: What the masks mean.
+        options: Options of the masks.
         classes: Class names in the order of the labels.
-        ignore_index: Label of pixels that count nowhere.
+        ignore_index: Label of ignored pixels.
 
     Raises:
-        ConfigError: If there are no classes, or an option names an unknown one.
+        ConfigError: If there are no classes, or an option names an unknown class.
     """
 
     def __init__(self, options: LabelOptions, classes: Sequence[str], ignore_index: int) -> None:
@@ -56,23 +56,23 @@ class Labels:
             self.label_map = {key: self.class_index(value, "label_map") for key, value in pairs}
             self._label_of_text = {str(key): label for key, label in self.label_map.items()}
         nodata = options.mask_nodata
-        # As Validity takes it: None is what the file says, NaN no value.
+        # As in Validity: None uses the nodata value of the file, NaN disables it.
         self.nodata = None if nodata == "tag" else math.nan if nodata is None else float(nodata)
         self._features: dict[tuple[str, str], tuple] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Loaded features stay behind: a worker loads its own.
+        # Loaded features are not pickled: each worker loads its own.
         return {**self.__dict__, "_features": {}}
 
     def class_index(self, value: Any, option: str) -> int:
-        """Turn a class index, a class name or ``'ignore'`` into a label.
+        """Return the label of a class index, a class name or ``'ignore'``.
 
         Args:
-            value: What an option or a file says.
-            option: Where it says so, for messages.
+            value: The class.
+            option: Name of the option in messages.
 
         Raises:
-            ConfigError: If there is no such class.
+            ConfigError: If the class does not exist.
         """
         if value is None or value == "ignore" or value == self.ignore_index:
             return self.ignore_index
@@ -94,7 +94,7 @@ class Labels:
         )
 
     def label_of(self, value: Any) -> int | None:
-        """Return the label of a value of a mask or an attribute, None where it has none."""
+        """Return the label of a mask or attribute value, None if it has no label."""
         if self.label_map is not None:
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
@@ -107,24 +107,21 @@ class Labels:
             return None
 
     def decode(self, values: np.ndarray, valid: np.ndarray, path: str) -> np.ndarray:
-        """Turn the values of a raster mask into labels.
+        """Convert (H, W) values of a raster mask to (H, W) int64 labels.
 
         Args:
-            values: (H, W) of the file.
-            valid: (H, W) bool; the rest is ignored.
+            values: (H, W) stored values.
+            valid: (H, W) bool; other pixels are ignored.
             path: The file, for messages.
 
-        Returns:
-            (H, W) int64.
-
         Raises:
-            DataError: If a value is no class.
+            DataError: If a value is not a class.
         """
         found = np.unique(values[valid])
         if found.dtype.kind == "f" and not np.array_equal(found, np.round(found)):
             raise DataError(
-                f"{path}: the mask holds no class labels",
-                expected="whole numbers",
+                f"{path}: the values of the mask are not class labels",
+                expected="integers",
                 found=some(f"{value:g}" for value in found),
                 remedy="use a mask with one class per pixel",
             )
@@ -139,25 +136,25 @@ class Labels:
                     if self.label_map is not None
                     else f"0 to {last} ({last + 1} classes), or {self.ignore_index} to ignore",
                     found=some(int(value) for value in found.tolist()),
-                    remedy="map the values with label_map, such as {1: 0, 2: 1, 0: 'ignore'}, "
+                    remedy="map the values with label_map, e.g. {1: 0, 2: 1, 0: 'ignore'}, "
                     "or name all classes in metainfo['classes']",
                 )
             labels[valid & (values == value)] = label
         return labels
 
     def features(self, path: str, crs: str) -> tuple[np.ndarray, np.ndarray, shapely.STRtree]:
-        """Load a vector file once.
+        """Load a vector file, cached.
 
         Args:
             path: The file.
             crs: WKT.
 
         Returns:
-            Geometries in ``crs``, the label of each, and a spatial index.
+            Geometries in ``crs``, their labels, and a spatial index.
 
         Raises:
-            ConfigError: If the file lacks ``label_field``.
-            DataError: If it cannot be read or placed, or names an unknown class.
+            ConfigError: If the file has no ``label_field``.
+            DataError: If it cannot be read, has no CRS, or contains an unknown class.
         """
         key = (path, crs)
         if key in self._features:
@@ -179,7 +176,7 @@ class Labels:
         labels = [self.label_of(value) for value in values]
         if None in labels:
             raise DataError(
-                f"{path}: {self.options.label_field}={values[labels.index(None)]!r} is no known "
+                f"{path}: {self.options.label_field}={values[labels.index(None)]!r} is not a known "
                 "class",
                 expected=", ".join(map(str, self.label_map or self.classes)),
                 found=some(sorted({str(value) for value in values})),
@@ -190,17 +187,14 @@ class Labels:
     def rasterise(
         self, masks: Sequence[MaskFile], grid: Grid, row: int, col: int, size: tuple[int, int]
     ) -> np.ndarray:
-        """Burn the features of vector files into a chip; later ones lie on top.
+        """Burn the features of vector files into a (height, width) int64 chip.
 
         Args:
-            masks: The files; none leave the background.
+            masks: The files; later ones overwrite earlier ones.
             grid: Grid of the scene.
             row: First row of the chip in the grid.
             col: First column.
             size: (height, width) of the chip.
-
-        Returns:
-            (height, width) int64.
         """
         height, width = size
         affine = grid.window_affine(row, col)

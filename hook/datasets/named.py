@@ -1,8 +1,8 @@
-"""Data sets of the paper that TorchGeo does not read as the paper used them.
+"""Data sets of the paper that TorchGeo lacks or splits differently.
 
-They are written in TorchGeo's style, so that :class:`hook.datasets.TorchGeoClassification` and
-:class:`hook.datasets.TorchGeoSegmentation` wrap them like TorchGeo's own. None of them downloads
-anything: the scripts in ``tools/dataset_tools`` prepare what the user has downloaded.
+They follow TorchGeo's interface, so that :class:`hook.datasets.TorchGeoClassification` and
+:class:`hook.datasets.TorchGeoSegmentation` can wrap them. They do not download anything: the
+scripts in ``tools/dataset_tools`` prepare downloaded files.
 """
 
 import difflib
@@ -28,13 +28,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 class ClassFolderDataset(NonGeoClassificationDataset):
     """RGB images in one folder per class.
 
-    Class folders are recognised whatever their case and punctuation; labels follow the order of
-    :attr:`class_names`.
+    Names of class folders are matched regardless of case and punctuation; labels follow the order
+    of :attr:`class_names`.
 
     Args:
-        root: Folder of the data: the one that holds the class folders, or the one above it with
-            the name that the download gives it (:attr:`directories`).
-        transforms: Takes a sample and returns a transformed one.
+        root: Folder that holds the class folders, or its parent if the folder has the name of the
+            download (:attr:`directories`).
+        transforms: Function from sample to sample.
 
     Raises:
         FileNotFoundError: If the root or a class folder is missing or empty.
@@ -66,13 +66,7 @@ class ClassFolderDataset(NonGeoClassificationDataset):
         )
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Match the class folders with the class names, as torchvision's ``ImageFolder`` asks.
-
-        Args:
-            directory: Folder that holds the class folders.
-
-        Returns:
-            The class names, and the label of each folder.
+        """Return the class names and the label of each folder, for torchvision's ``ImageFolder``.
 
         Raises:
             FileNotFoundError: If the folder of a class is missing.
@@ -114,17 +108,9 @@ class EuroSATRGB(ClassFolderDataset):
     If you use this data set, please cite https://doi.org/10.1109/JSTARS.2019.2918242.
     """
 
-    class_names = (
-        "AnnualCrop",
-        "Forest",
-        "HerbaceousVegetation",
-        "Highway",
-        "Industrial",
-        "Pasture",
-        "PermanentCrop",
-        "Residential",
-        "River",
-        "SeaLake",
+    class_names = tuple(
+        "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop "
+        "Residential River SeaLake".split()
     )
     directories = ("EuroSAT_RGB", "2750")
     layout = "<root>/<Class>/<Class>_<n>.jpg for the ten classes, lists in <root>/splits"
@@ -132,71 +118,32 @@ class EuroSATRGB(ClassFolderDataset):
 
 
 class NWPURESISC45(RESISC45):
-    """NWPU-RESISC45 without a split of its own.
+    """NWPU-RESISC45 with the additional split ``'all'``, to be used with a split list.
 
     The paper draws 6,300 images for training and 25,200 for testing from all 31,500, whereas
-    :class:`torchgeo.datasets.RESISC45` knows three fixed splits (18,900 / 6,300 / 6,300). This is
-    TorchGeo's class with one more split, ``'all'``; a list file then chooses among all images.
+    :class:`torchgeo.datasets.RESISC45` has three fixed splits (18,900 / 6,300 / 6,300).
 
     If you use this data set, please cite https://doi.org/10.1109/JPROC.2017.2675998.
 
     Args:
         root: Folder that holds ``NWPU-RESISC45/<class>/<class>_<nnn>.jpg``.
-        split: ``'all'``, or one of TorchGeo's.
-        transforms: Takes a sample and returns a transformed one.
-        download: Download TorchGeo's copy when nothing is in the root.
-        checksum: Check the MD5 sum of what was downloaded.
+        split: ``'all'``, or one of TorchGeo's splits.
+        transforms: Function from sample to sample.
+        download: Download TorchGeo's copy if the root is empty.
+        checksum: Check the MD5 sum of the download.
 
     Raises:
         torchgeo.datasets.DatasetNotFoundError: If the data are missing.
     """
 
-    class_names = (
-        "airplane",
-        "airport",
-        "baseball_diamond",
-        "basketball_court",
-        "beach",
-        "bridge",
-        "chaparral",
-        "church",
-        "circular_farmland",
-        "cloud",
-        "commercial_area",
-        "dense_residential",
-        "desert",
-        "forest",
-        "freeway",
-        "golf_course",
-        "ground_track_field",
-        "harbor",
-        "industrial_area",
-        "intersection",
-        "island",
-        "lake",
-        "meadow",
-        "medium_residential",
-        "mobile_home_park",
-        "mountain",
-        "overpass",
-        "palace",
-        "parking_lot",
-        "railway",
-        "railway_station",
-        "rectangular_farmland",
-        "river",
-        "roundabout",
-        "runway",
-        "sea_ice",
-        "ship",
-        "snowberg",
-        "sparse_residential",
-        "stadium",
-        "storage_tank",
-        "tennis_court",
-        "terrace",
-        "thermal_power_station",
-        "wetland",
+    class_names = tuple(
+        "airplane airport baseball_diamond basketball_court beach bridge chaparral church "
+        "circular_farmland cloud commercial_area dense_residential desert forest freeway "
+        "golf_course ground_track_field harbor industrial_area intersection island lake meadow "
+        "medium_residential mobile_home_park mountain overpass palace parking_lot railway "
+        "railway_station rectangular_farmland river roundabout runway sea_ice ship snowberg "
+        "sparse_residential stadium storage_tank tennis_court terrace thermal_power_station "
+        "wetland".split()
     )
     splits = (*RESISC45.splits, "all")
     bands = ("red", "green", "blue")
@@ -219,13 +166,13 @@ class NWPURESISC45(RESISC45):
         self.download = download
         self.checksum = checksum
         self._verify()
-        # Past RESISC45, whose initialiser wants a split file: all images are wanted here.
+        # Skips RESISC45.__init__, which requires a split file.
         NonGeoClassificationDataset.__init__(
             self, root=str(Path(root) / self.directory), transforms=transforms
         )
 
     def _download(self) -> None:
-        self.splits = RESISC45.splits  # only these have list files to fetch
+        self.splits = RESISC45.splits  # the splits with list files to download
         super()._download()
 
 
@@ -252,26 +199,9 @@ class WHURS19(ClassFolderDataset):
     https://www.isprs.org/proceedings/XXXVIII/part7/a/pdf/298_XXXVIII-part7A.pdf.
     """
 
-    class_names = (
-        "Airport",
-        "Beach",
-        "Bridge",
-        "Commercial",
-        "Desert",
-        "Farmland",
-        "footballField",
-        "Forest",
-        "Industrial",
-        "Meadow",
-        "Mountain",
-        "Park",
-        "Parking",
-        "Pond",
-        "Port",
-        "railwayStation",
-        "Residential",
-        "River",
-        "Viaduct",
+    class_names = tuple(
+        "Airport Beach Bridge Commercial Desert Farmland footballField Forest Industrial Meadow "
+        "Mountain Park Parking Pond Port railwayStation Residential River Viaduct".split()
     )
     directories = ("WHU-RS19", "RSDataset")
     layout = "<root>/WHU-RS19/<Class>/<class>_<nn>.jpg for the 19 classes, lists in <root>/splits"
@@ -282,8 +212,8 @@ class NaSCTG2(ClassFolderDataset):
     """NaSC-TG2.
 
     The `NaSC-TG2 <https://doi.org/10.1109/JSTARS.2021.3063096>`__ data set holds natural scenes
-    from the wideband imaging spectrometer of the space laboratory Tiangong-2. The RGB images are
-    read here.
+    from the wideband imaging spectrometer of the space laboratory Tiangong-2. This class reads the
+    RGB images.
 
     Dataset features:
 
@@ -300,17 +230,9 @@ class NaSCTG2(ClassFolderDataset):
     If you use this data set, please cite https://doi.org/10.1109/JSTARS.2021.3063096.
     """
 
-    class_names = (
-        "beach",
-        "circular_farmland",
-        "cloud",
-        "desert",
-        "forest",
-        "mountain",
-        "rectangular_farmland",
-        "residential",
-        "river",
-        "snowberg",
+    class_names = tuple(
+        "beach circular_farmland cloud desert forest mountain rectangular_farmland residential "
+        "river snowberg".split()
     )
     directories = ("NaSC-TG2", "NaSC-TG2_RGB", "RGB")
     aliases: ClassVar[dict[str, str]] = {
@@ -326,8 +248,8 @@ class GID5(NonGeoDataset):
 
     The `GID <https://x-ytong.github.io/project/GID.html>`__ data set holds 150 Gaofen-2 scenes of
     6,800 x 7,200 px over 60 Chinese cities. The paper trains on 2,000 and tests on 2,500 tiles of
-    512 x 512 px; ``tools/dataset_tools/prepare_gid5.py`` cuts them from the official download, and
-    the tiles that the paper's authors released are read as they are.
+    512 x 512 px; ``tools/dataset_tools/prepare_gid5.py`` cuts them from the official download. The
+    tiles released by the paper's authors can be read directly.
 
     Dataset format:
 
@@ -348,7 +270,7 @@ class GID5(NonGeoDataset):
     Args:
         root: Folder of the data.
         split: ``'train'`` or ``'test'``.
-        transforms: Takes a sample and returns a transformed one.
+        transforms: Function from sample to sample.
 
     Raises:
         AssertionError: If the split is unknown.
@@ -396,16 +318,10 @@ class GID5(NonGeoDataset):
         return len(self.image_fns)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return one tile.
-
-        Args:
-            index: Which.
-
-        Returns:
-            ``image`` (3, H, W) float32 in [0, 255] and ``mask`` (H, W) int64, 0 to 4 or 255.
+        """Return ``image`` (3, H, W) float32 in [0, 255], ``mask`` (H, W) int64, 0 to 4 or 255.
 
         Raises:
-            ValueError: If the mask is no index mask of 0 to 5.
+            ValueError: If the mask is not an index mask with values 0 to 5.
         """
         with Image.open(self.image_fns[index]) as file:
             image = np.array(file.convert("RGB"))
@@ -417,7 +333,7 @@ class GID5(NonGeoDataset):
                 f"convert it with {self.prepare_script}"
             )
         if stored.max() > len(self.classes):
-            raise ValueError(f"{self.mask_fns[index]} holds label {stored.max()}, 5 is the last")
+            raise ValueError(f"{self.mask_fns[index]} contains label {stored.max()}, above 5")
         mask = stored.astype(np.int64) - 1
         mask[stored == 0] = self.ignore_index
         sample = {
@@ -428,16 +344,10 @@ class GID5(NonGeoDataset):
 
 
 def find_dataset_class(name: str) -> type[NonGeoDataset]:
-    """Find a data set by class name, in TorchGeo first, then here.
-
-    Args:
-        name: Class name, such as ``'EuroSAT'`` or ``'GID5'``.
-
-    Returns:
-        A subclass of :class:`torchgeo.datasets.NonGeoDataset`.
+    """Return a data set class by name, such as ``'EuroSAT'``, from TorchGeo or this module.
 
     Raises:
-        ConfigError: If no such class exists, or if it is one of TorchGeo's geo datasets.
+        ConfigError: If the class does not exist, or is one of TorchGeo's geo datasets.
     """
     modules = (torchgeo.datasets, sys.modules[__name__])
     found = next((getattr(each, name) for each in modules if hasattr(each, name)), None)
@@ -447,7 +357,7 @@ def find_dataset_class(name: str) -> type[NonGeoDataset]:
         raise ConfigError(
             f"dataset={name!r} is one of TorchGeo's geo datasets",
             expected="a dataset of fixed image chips (NonGeoDataset)",
-            found="scenes that are sampled by place (GeoDataset)",
+            found="scenes that are sampled by location (GeoDataset)",
             remedy="use type='hook.GeoTIFFFolder' on the folder of its files",
         )
     known = [

@@ -12,12 +12,12 @@ from torch.utils.data import Sampler
 from hook.errors import ConfigError
 from hook.registry import DATA_SAMPLERS
 
-# Up to so many positions a shuffled list of all is cheaper than drawing until one is new.
+# Up to this number of positions, a shuffled list is faster than rejection sampling.
 LISTED_POSITIONS = 4096
 
 
 class ChipQuery(NamedTuple):
-    """Which chip to cut: a scene, and the chip's first row and column in that scene's grid."""
+    """A chip: index of the scene, and first row and column of the chip in the scene's grid."""
 
     scene: int
     row: int
@@ -25,13 +25,13 @@ class ChipQuery(NamedTuple):
 
 
 class ChipPlacer:
-    """Draw chip positions in one window without repeating one before all were drawn.
+    """Draw chip positions in a window, without replacement while possible.
 
     Args:
         window: (row, col, height, width) in pixels of the scene.
-        chip_size: (height, width) of a chip. Where the window is smaller, the chip starts at the
-            window's first row or column and is padded.
-        generator: Random numbers.
+        chip_size: (height, width) of a chip. If the window is smaller, the chip starts at the first
+            row or column of the window and is padded.
+        generator: Random number generator.
     """
 
     def __init__(
@@ -50,14 +50,13 @@ class ChipPlacer:
 
     def draw(self) -> tuple[int, int]:
         """Return the next (row, col)."""
-        if self.rows * self.cols <= LISTED_POSITIONS:
+        count = self.rows * self.cols
+        if count <= LISTED_POSITIONS:
             if not self.listed:
-                self.listed = torch.randperm(
-                    self.rows * self.cols, generator=self.generator
-                ).tolist()
+                self.listed = torch.randperm(count, generator=self.generator).tolist()
             row, col = divmod(self.listed.pop(), self.cols)
         else:
-            if len(self.used) > self.rows * self.cols // 2:
+            if len(self.used) > count // 2:
                 self.used.clear()
             while True:
                 row, col = self._random_position()
@@ -69,8 +68,8 @@ class ChipPlacer:
     def _random_position(self) -> tuple[int, int]:
         from torchgeo.samplers.utils import get_random_bounding_box
 
-        # In pixels, where TorchGeo's draw is exact. One pixel is added to each side because it
-        # rounds down and would otherwise never reach the last row and column.
+        # TorchGeo's draw is exact in pixels. One pixel is added to each side because it rounds down
+        # and would never return the last row and column.
         x, y = get_random_bounding_box(
             (0, 0, self.cols + self.chip_size[1], self.rows + self.chip_size[0]),
             self.chip_size,
@@ -83,14 +82,11 @@ class ChipPlacer:
 def chips_per_epoch(
     windows: Sequence[tuple[int, int, int, int]], chip_size: tuple[int, int]
 ) -> int:
-    """Count the chips that cover all windows side by side; a small window takes one.
+    """Return the number of adjacent chips that cover all windows, at least one per window.
 
     Args:
-        windows: (row, col, height, width) of each.
+        windows: (row, col, height, width) of each window.
         chip_size: (height, width).
-
-    Returns:
-        The number of chips.
     """
     return sum(
         math.ceil(height / chip_size[0]) * math.ceil(width / chip_size[1])
@@ -99,59 +95,58 @@ def chips_per_epoch(
 
 
 def deal(queries: Sequence[ChipQuery], world_size: int) -> list[list[ChipQuery]]:
-    """Deal queries to ranks in turn, equal ones to one rank wherever the hands allow it.
+    """Distribute queries over ranks round robin, and equal queries to the same rank if possible.
 
     Args:
         queries: The global sequence.
         world_size: Number of ranks.
 
     Returns:
-        One list per rank, in the order of the sequence; lengths differ by one at most.
+        One list per rank, in the order of the sequence; lengths differ by at most one.
     """
-    places: dict[ChipQuery, list[int]] = {}
-    for place, query in enumerate(queries):
-        places.setdefault(query, []).append(place)
+    positions: dict[ChipQuery, list[int]] = {}
+    for position, query in enumerate(queries):
+        positions.setdefault(query, []).append(position)
     sizes = [len(range(rank, len(queries), world_size)) for rank in range(world_size)]
-    hands: list[list[int]] = [[] for _ in range(world_size)]
+    shards: list[list[int]] = [[] for _ in range(world_size)]
     single = []
-    for repeated in places.values():
-        room = [size - len(hand) for size, hand in zip(sizes, hands, strict=True)]
-        if 1 < len(repeated) <= max(room):
-            hands[room.index(max(room))] += repeated
+    for repeated in positions.values():
+        free = [size - len(shard) for size, shard in zip(sizes, shards, strict=True)]
+        if 1 < len(repeated) <= max(free):
+            shards[free.index(max(free))] += repeated
         else:
             single += repeated
-    turn = 0
-    for place in sorted(single):
-        while len(hands[turn % world_size]) >= sizes[turn % world_size]:
-            turn += 1
-        hands[turn % world_size].append(place)
-        turn += 1
-    return [[queries[place] for place in sorted(hand)] for hand in hands]
+    rank = 0
+    for position in sorted(single):
+        while len(shards[rank % world_size]) >= sizes[rank % world_size]:
+            rank += 1
+        shards[rank % world_size].append(position)
+        rank += 1
+    return [[queries[position] for position in sorted(shard)] for shard in shards]
 
 
 @DATA_SAMPLERS.register_module()
 class RandomGeoSampler(Sampler[ChipQuery]):
     """Random chips of a :class:`hook.datasets.GeoTIFFFolder`, weighted by area.
 
-    Every scene gets its share of an epoch's chips in proportion to its area (rounded at random), at
-    random positions that repeat only where a scene has fewer positions than chips. The order is
-    random. One global sequence is drawn from ``seed + epoch`` and dealt to the ranks in turn, a
-    repeated chip to the rank that has it already: ranks hold disjoint samples, and their union does
-    not depend on how many there are (but for up to ``world size - 1`` further samples that make the
-    ranks equally long).
+    The number of chips per scene is proportional to its area (rounded at random); positions repeat
+    only if a scene has fewer positions than chips. The order is random. One global sequence is
+    drawn from ``seed + epoch`` and distributed over the ranks, repeated chips to the same rank:
+    ranks have disjoint samples, and their union does not depend on the number of ranks (except for
+    up to ``world size - 1`` additional samples that make all ranks equally long).
 
     Args:
-        dataset: A ``GeoTIFFFolder``; anything with ``sampling_windows`` (one (row, col, height,
-            width) per scene) and ``chip_size`` (height, width), whose items are
-            :class:`ChipQuery`.
-        seed: Random seed, equal on all ranks; None draws one and shares it.
+        dataset: A ``GeoTIFFFolder``, or a dataset indexed by :class:`ChipQuery` with
+            ``sampling_windows`` (one (row, col, height, width) per scene) and ``chip_size``
+            (height, width).
+        seed: Random seed, equal on all ranks; None draws and shares one.
         length: Chips per epoch over all ranks; default ``len(dataset)``.
-        round_up: Make all ranks equally long by drawing further samples.
-        infinite: Go on with the next epoch for ever, for iteration-based training. MMEngine resumes
-            such a run without loading the chips already seen.
+        round_up: Draw additional samples to make all ranks equally long.
+        infinite: Continue with the next epoch indefinitely, for iteration-based training. MMEngine
+            resumes such a run without loading the chips already used.
 
     Raises:
-        ConfigError: If the dataset cannot be sampled by place, or ``length`` is not positive.
+        ConfigError: If the dataset has no sampling windows, or ``length`` is not positive.
     """
 
     def __init__(
@@ -167,8 +162,8 @@ class RandomGeoSampler(Sampler[ChipQuery]):
                 f"hook.RandomGeoSampler cannot sample {type(dataset).__name__}",
                 expected="hook.GeoTIFFFolder",
                 found=type(dataset).__name__,
-                remedy="use DefaultSampler, or give all folders to one GeoTIFFFolder "
-                "(images=[...]) in place of ConcatDataset or RepeatDataset",
+                remedy="use DefaultSampler, or pass all folders to one GeoTIFFFolder "
+                "(images=[...]) instead of ConcatDataset or RepeatDataset",
             )
         if length is not None and length < 1:
             raise ConfigError(
@@ -193,17 +188,16 @@ class RandomGeoSampler(Sampler[ChipQuery]):
             self.num_samples = math.ceil((self.length - self.rank) / self.world_size)
             self.total_size = self.length
         if infinite:
-            # MMEngine takes the mere presence of ``skip`` for a promise, which a finite epoch
-            # would not keep.
+            # Only set here: MMEngine calls ``skip`` wherever it exists, also for finite epochs.
             self.skip = self._skip
 
     def _epoch_queries(self, epoch: int) -> list[ChipQuery]:
-        """Draw the global sequence of an epoch, the same on every rank."""
+        """Draw the global sequence of an epoch, equal on all ranks."""
         generator = torch.Generator()
         generator.manual_seed(self.seed + epoch)
         areas = torch.tensor([h * w for _, _, h, w in self.windows], dtype=torch.float64)
-        # Systematic sampling: a scene whose share is 3.4 chips gets 3 or 4, so that folders of
-        # ready-cut tiles are seen evenly, which independent draws would not do.
+        # Systematic sampling: a scene with a share of 3.4 chips gets 3 or 4, so that equally large
+        # tiles are drawn equally often, unlike with independent draws.
         shares = torch.cumsum(areas, 0) / areas.sum() * self.length
         shares[-1] = self.length
         start = torch.rand(1, generator=generator, dtype=torch.float64)
@@ -224,7 +218,7 @@ class RandomGeoSampler(Sampler[ChipQuery]):
         return ChipQuery(scene, *placers[scene].draw())
 
     def __iter__(self) -> Iterator[ChipQuery]:
-        """Iterate over this rank's queries of the epoch."""
+        """Iterate over the queries of this rank."""
         epoch, skipped = self.epoch, 0
         if self.infinite:
             epoch, skipped = divmod(self._start, self.num_samples)
@@ -240,11 +234,7 @@ class RandomGeoSampler(Sampler[ChipQuery]):
         return self.num_samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, and with it the chips that the next iteration draws.
-
-        Args:
-            epoch: Number of the epoch.
-        """
+        """Set the epoch, which determines the chips of the next iteration."""
         self.epoch = epoch
 
     def _skip(self, num_samples: int) -> None:

@@ -1,4 +1,4 @@
-"""Image and mask files of a folder, and what their headers say: bands, grids, partners."""
+"""Image and mask files of a folder, and their bands and grids."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ PathLike = str | Path
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Where images and masks lie and how they pair; see :class:`hook.datasets.GeoTIFFFolder`."""
+    """Files of images and masks, and their pairing; see :class:`hook.datasets.GeoTIFFFolder`."""
 
     images: PathLike | Sequence[PathLike]
     masks: PathLike | Sequence[PathLike] | None = None
@@ -49,9 +49,9 @@ class MaskFile:
     Attributes:
         path: The file.
         own: Its grid; None for vector files.
-        placed_by: The file with its georeference: itself, or its image.
-        nodata: Its own nodata value.
-        offset: (row, col) of its first pixel in the scene, None where it must be resampled.
+        placed_by: File with the georeference: the mask, or its image.
+        nodata: Its nodata value.
+        offset: (row, col) of its first pixel in the scene, None if it must be resampled.
         indexes: 1-based bands.
     """
 
@@ -65,23 +65,23 @@ class MaskFile:
 
     @property
     def is_vector(self) -> bool:
-        """Whether it holds features rather than pixels."""
+        """Whether the file contains features rather than pixels."""
         return self.own is None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, the grid its chips lie on, and its masks.
+    """An image, the grid of its chips, and its masks.
 
     Attributes:
         path: The file.
-        own: Its grid.
-        placed_by: The file with its georeference: itself, or its mask.
+        own: Grid of the file.
+        placed_by: File with the georeference: the image, or its mask.
         indexes: 1-based bands in the model's order.
         grid: Grid of the chips.
-        window: (row, col, height, width) of the split's part of ``grid``.
-        area: The split's area where it is not exactly ``window``.
-        masks: Its masks; features of later ones lie on top, pixels of earlier ones.
+        window: (row, col, height, width) of the split in ``grid``.
+        area: Area of the split, if it is not exactly ``window``.
+        masks: Its masks. Features of later masks, but pixels of earlier masks take precedence.
     """
 
     path: str
@@ -96,25 +96,21 @@ class Scene:
 
     @property
     def offset(self) -> tuple[int, int] | None:
-        """(0, 0) where chips are windows of the file, None where it must be resampled."""
+        """(0, 0) if chips are windows of the file, None if it must be resampled."""
         return (0, 0) if self.grid == self.own else None
 
     def on_grid(self, grid: Grid) -> "Scene":
-        """Return the scene on another grid."""
+        """Return the scene on the given grid."""
         return replace(self, grid=grid, window=(0, 0, grid.height, grid.width))
 
 
 def warn(text: str) -> None:
-    """Log what users should know about their folder."""
+    """Log a warning about a folder."""
     print_log(f"GeoTIFFFolder: {text}", logger="current", level=logging.WARNING)
 
 
 def check_choice(option: str, value: Any, allowed: Sequence[str]) -> None:
-    """Check an option of :class:`hook.datasets.GeoTIFFFolder` with a few possible values.
-
-    Raises:
-        ConfigError: If the value is not allowed.
-    """
+    """Raise :class:`~hook.errors.ConfigError` if the value of an option is not allowed."""
     if value not in allowed:
         raise ConfigError(
             f"GeoTIFFFolder: {option}={value!r}",
@@ -150,16 +146,10 @@ def _checked_grid(grid: Any) -> str | dict[str, Any] | None:
 
 
 def list_scene_files(options: SceneOptions) -> tuple[list[str], list[str]]:
-    """List the files of images and masks.
-
-    Args:
-        options: Of the dataset.
-
-    Returns:
-        Sorted paths of the images and of the masks, which are all rasters or all vector files.
+    """Return the sorted paths of images and masks; masks are all rasters or all vector files.
 
     Raises:
-        ConfigError: If files are images and masks at once, or rasters and vectors are mixed.
+        ConfigError: If a file is image and mask at once, or rasters and vectors are mixed.
         DataError: If there are no files.
     """
     root, image_glob, mask_glob = options.data_root, options.image_glob, options.mask_glob
@@ -172,7 +162,7 @@ def list_scene_files(options: SceneOptions) -> tuple[list[str], list[str]]:
     if both and (image_glob or not mask_glob):
         raise ConfigError(
             "GeoTIFFFolder: files are images and masks at once",
-            expected="each file one of the two",
+            expected="each file either image or mask",
             found=some(sorted(both)),
             remedy="separate them with image_glob and mask_glob",
         )
@@ -184,7 +174,7 @@ def list_scene_files(options: SceneOptions) -> tuple[list[str], list[str]]:
             found=f"{len(masks)} masks",
             remedy="correct mask_glob or image_glob",
         )
-    check_one_kind(masks, "masks", "choose with mask_glob, such as '*.gpkg'")
+    check_one_kind(masks, "masks", "select with mask_glob, e.g. '*.gpkg'")
     return files, masks
 
 
@@ -196,7 +186,7 @@ def check_one_kind(masks: Sequence[PathLike], option: str, remedy: str) -> None:
     """
     if len({is_vector_file(path) for path in masks}) > 1:
         raise ConfigError(
-            f"{option}: raster and vector files side by side",
+            f"{option}: raster and vector files are mixed",
             expected="one kind",
             found=some(masks),
             remedy=remedy,
@@ -206,18 +196,18 @@ def check_one_kind(masks: Sequence[PathLike], option: str, remedy: str) -> None:
 def read_scenes(
     files: Sequence[str], mask_files: Sequence[str], bands: Sequence[str | int] | None
 ) -> list[Scene]:
-    """Read the headers of images; one that is not georeferenced takes the grid of its mask.
+    """Read the headers of images; an image without georeference gets the grid of its mask.
 
     Args:
         files: The images.
-        mask_files: Masks, among which the one of the same name and size is looked for.
+        mask_files: Masks to search for one of the same name and size.
         bands: See :func:`hook.geo.bands.resolve_bands`.
 
     Returns:
-        The scenes, each on its own grid and without masks.
+        The scenes on their own grids, without masks.
 
     Raises:
-        DataError: If a file cannot be read or placed, or band counts differ.
+        DataError: If a file cannot be read or has no georeference, or band counts differ.
     """
     scenes, counts, borrowed = [], {}, []
     by_name = {pair_name(path): path for path in mask_files if not is_vector_file(path)}
@@ -239,13 +229,13 @@ def read_scenes(
         scenes.append(Scene(path, grid, placed_by, indexes, grid, ()).on_grid(grid))
     if borrowed:
         warn(
-            f"{len(borrowed)} of {len(files)} images are not georeferenced and take the grid of "
-            f"the mask of their name and size: {names_of(borrowed)}"
+            f"{len(borrowed)} of {len(files)} images are not georeferenced and use the grid of "
+            f"the mask of the same name and size: {names_of(borrowed)}"
         )
     if len(counts) > 1:
         raise DataError(
             "images differ in their band count",
-            expected="one band count, or metainfo['bands'] to choose",
+            expected="one band count, or a selection in metainfo['bands']",
             found=some(f"{path}: {count}" for count, path in sorted(counts.items())),
             remedy="name the bands in metainfo['bands'], or separate the files with image_glob",
         )
@@ -253,17 +243,17 @@ def read_scenes(
 
 
 def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
-    """Read the headers of masks; one that is not georeferenced takes the grid of its image.
+    """Read the headers of masks; a mask without georeference gets the grid of its image.
 
     Args:
         files: Raster or vector files.
         scenes: The scenes.
 
     Returns:
-        The masks, not placed on a scene yet.
+        The masks, without ``offset``.
 
     Raises:
-        DataError: If a file cannot be read or placed, or has several bands.
+        DataError: If a file cannot be read, has no georeference, or has several bands.
     """
     masks = []
     by_name = {pair_name(scene.path): scene for scene in scenes}
@@ -275,7 +265,7 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
             check_complete(src)
             if src.count != 1:
                 raise DataError(
-                    f"{path}: a mask of {src.count} bands",
+                    f"{path}: a mask with {src.count} bands",
                     expected="one band of class labels",
                     found=f"{src.count} bands of {src.dtypes[0]}",
                     remedy="convert colours to class indexes, or correct mask_glob",

@@ -1,7 +1,7 @@
-"""Scenes with their masks, paired by TorchGeo.
+"""Pair scenes with their masks by TorchGeo's spatial index.
 
-TorchGeo's ``RasterDataset``, ``VectorDataset`` and ``IntersectionDataset`` index the files by place
-and find which masks overlap which images.
+TorchGeo's ``RasterDataset``, ``VectorDataset`` and ``IntersectionDataset`` index the files by
+location and find overlapping images and masks.
 """
 
 import math
@@ -34,11 +34,11 @@ from hook.geo.vector import is_vector_file
 
 
 class PlacedFiles(RasterDataset):
-    """Images or raster masks as TorchGeo indexes them.
+    """TorchGeo index of images or raster masks.
 
     Args:
         files: Scenes or masks.
-        first: Grid whose CRS and pixel size the index takes.
+        first: Grid with the CRS and pixel size of the index.
     """
 
     def __init__(self, files: Sequence[Scene | MaskFile], first: Grid) -> None:
@@ -50,21 +50,20 @@ class PlacedFiles(RasterDataset):
 
 
 class SceneIndex:
-    """The scenes of a folder and the masks of each.
+    """The scenes of a folder with their masks.
 
     Args:
-        options: Where the files lie, and how they pair.
+        options: The files and their pairing.
         bands: See :func:`hook.geo.bands.resolve_bands`.
         labels: Reader of the labels; None without masks.
 
     Attributes:
         scenes: The scenes of the split.
-        torchgeo_dataset: TorchGeo's dataset of the images, intersected with the masks where there
-            are any.
+        torchgeo_dataset: TorchGeo's dataset of the images, intersected with the masks if any.
 
     Raises:
         ConfigError: If options contradict each other or the files.
-        DataError: If files are missing, unreadable or do not fit together.
+        DataError: If files are missing, unreadable or inconsistent.
     """
 
     def __init__(
@@ -92,16 +91,15 @@ class SceneIndex:
                     expected="one, or the option grid",
                     found=f"{first.path} ({first.grid.describe()}), "
                     f"{scene.path} ({scene.grid.describe()})",
-                    remedy="name the grid to resample to, such as "
-                    "grid=dict(crs='EPSG:32633', res=10), or grid='image' to keep every image as "
-                    "it is",
+                    remedy="set the grid to resample to, e.g. "
+                    "grid=dict(crs='EPSG:32633', res=10), or grid='image' to keep the image grids",
                 )
             if grid is not None and "crs" not in grid and not scene.grid.same_crs(first.grid):
                 raise DataError(
-                    f"{scene.path}: another CRS than the images before it",
+                    f"{scene.path}: the CRS differs from that of the first image",
                     expected=first.grid.describe(),
                     found=scene.grid.describe(),
-                    remedy="name the CRS too: grid=dict(crs=..., res=...)",
+                    remedy="set the CRS too: grid=dict(crs=..., res=...)",
                 )
         if grid is None:
             return scenes
@@ -121,15 +119,15 @@ class SceneIndex:
             return self.options.pair_by == "name"
         names, mask_names = ({pair_name(path) for path in paths} for paths in (files, mask_files))
         unique = len(mask_names) == len(mask_files) and len(names) == len(files)
-        same = names & mask_names
-        return unique and bool(same) and same in (names, mask_names)
+        shared = names & mask_names
+        return unique and bool(shared) and shared in (names, mask_names)
 
     def _add_masks(self, scenes: list[Scene], files: list[str], by_name: bool) -> list[Scene]:
-        """Give each scene its masks, by TorchGeo's intersection of the two."""
+        """Add the masks that overlap each scene in TorchGeo's intersection."""
         names = {pair_name(scene.path) for scene in scenes}
-        wanted = [path for path in files if not by_name or pair_name(path) in names]
-        masks = read_masks(wanted, scenes)
-        # A vector file without features has no place; by name it still says that nothing is there.
+        candidates = [path for path in files if not by_name or pair_name(path) in names]
+        masks = read_masks(candidates, scenes)
+        # A vector file without features has no extent; paired by name it means background only.
         empty = {
             mask.path
             for mask in masks
@@ -138,13 +136,13 @@ class SceneIndex:
         pairs = self._intersect(scenes, [mask for mask in masks if mask.path not in empty])
         paired, missing = [], []
         for scene in scenes:
-            mine = [
+            placed = [
                 self._place_mask(scene, mask)
                 for mask in masks
                 if (not by_name or pair_name(mask.path) == pair_name(scene.path))
                 and ((scene.path, mask.path) in pairs or (by_name and mask.path in empty))
             ]
-            scene = replace(scene, masks=tuple(mask for mask in mine if mask is not None))
+            scene = replace(scene, masks=tuple(mask for mask in placed if mask is not None))
             complete = scene.masks or self.options.missing_masks == "background"
             (paired if complete else missing).append(scene)
         if missing:
@@ -156,7 +154,7 @@ class SceneIndex:
                 found=f"{len(scenes)} images, {len(masks)} masks",
                 remedy="correct images, masks or pair_by",
             )
-        self._warn_of_masks(paired)
+        self._warn_about_masks(paired)
         return paired
 
     def _intersect(self, scenes: list[Scene], masks: list[MaskFile]) -> set[tuple[str, str]]:
@@ -190,7 +188,7 @@ class SceneIndex:
         return set(zip(index["filepath_1"], index["filepath_2"], strict=True))
 
     def _place_mask(self, scene: Scene, mask: MaskFile) -> MaskFile | None:
-        """Find where a mask lies on a scene's grid; None where they only touch."""
+        """Return the mask with its offset in the scene; None if they only touch."""
         if mask.is_vector:
             return mask
         offset = scene.grid.offset_of(mask.own)
@@ -203,11 +201,11 @@ class SceneIndex:
             return replace(mask, offset=offset) if touches else None
         if self.options.grid is None and not scene.grid.is_like(mask.own):
             raise DataError(
-                "image and mask have another CRS or resolution",
+                "image and mask differ in CRS or resolution",
                 expected="one, or the option grid",
                 found=f"{scene.path} ({scene.grid.describe()}), "
                 f"{mask.path} ({mask.own.describe()})",
-                remedy="set grid='image' to resample masks to their image, or name a grid such as "
+                remedy="set grid='image' to resample masks to their image, or set a grid, e.g. "
                 "grid=dict(crs='EPSG:32633', res=10)",
             )
         return mask
@@ -217,21 +215,21 @@ class SceneIndex:
     ) -> None:
         if self.options.missing_masks == "skip":
             names = names_of(scene.path for scene in missing)
-            warn(f"{len(missing)} images without mask are left out: {names}")
+            warn(f"{len(missing)} images without mask are skipped: {names}")
             return
         names = {pair_name(path) for path in masks}
         apart = [scene for scene in missing if by_name and pair_name(scene.path) in names]
-        elsewhere = f" that overlaps them ({len(apart)} have one of their name elsewhere)"
+        elsewhere = f" that overlaps them ({len(apart)} have one of the same name elsewhere)"
         raise DataError(
             f"{len(missing)} of {len(scenes)} images have no mask" + elsewhere * bool(apart),
-            expected="a mask of the same name" if by_name else "a mask where the image lies",
+            expected="a mask of the same name" if by_name else "a mask that overlaps the image",
             found=some(scene.path for scene in missing),
-            remedy="add the masks, correct the CRS, leave the images out of the split, or set "
+            remedy="add the masks, correct the CRS, remove the images from the split, or set "
             "missing_masks='skip'" + " or 'background'" * is_vector_file(masks[0]),
         )
 
-    def _warn_of_masks(self, scenes: list[Scene]) -> None:
-        """Log which masks are resampled, and whether a class is taken for nodata."""
+    def _warn_about_masks(self, scenes: list[Scene]) -> None:
+        """Warn about resampled masks, and about a class that is the nodata value."""
         rasters = {
             mask.path: mask for scene in scenes for mask in scene.masks if not mask.is_vector
         }
@@ -252,30 +250,30 @@ class SceneIndex:
     # Area ---------------------------------------------------------------------------------------
 
     def _apply_area(self, scenes: list[Scene]) -> list[Scene]:
-        """Cut the scenes to the area of the split."""
+        """Clip the scenes to the area of the split."""
         area = split_area(self.options.split, self.options.data_root, scenes[0].grid.crs)
         if area is None:
             return scenes
-        cut = []
+        clipped = []
         for scene in scenes:
             window, exact = window_of_area(scene.grid, area)
             if window[2] > 0 and window[3] > 0:
-                cut.append(replace(scene, window=window, area=None if exact else area))
-        if not cut:
+                clipped.append(replace(scene, window=window, area=None if exact else area))
+        if not clipped:
             raise DataError(
-                "no image lies in the area of the split",
-                expected=f"images that reach into {tuple(round(v, 6) for v in area.bounds)} "
+                "no image overlaps the area of the split",
+                expected=f"images that overlap {tuple(round(v, 6) for v in area.bounds)} "
                 f"({CRS.from_wkt(area.crs).to_string()})",
                 found=f"{len(scenes)} images inside {_extent(PlacedFiles(scenes, scenes[0].grid))}",
                 remedy="correct the bounds or the crs of split",
             )
-        return cut
+        return clipped
 
 
 def _target_grid(
     scene: Scene, crs: CRS | None = None, res: tuple[float, float] | None = None
 ) -> Grid:
-    """Return the grid that a scene is resampled to: its own where that fits."""
+    """Return the grid that a scene is resampled to: its own grid if that matches."""
     own = scene.own
     crs = crs or CRS.from_wkt(own.crs)
     xres, yres = res or own.res
@@ -291,9 +289,9 @@ def _target_grid(
             f"{scene.path} cannot be projected to {crs.to_string()}",
             expected="an image inside the area of use of grid's CRS",
             found=" ".join(str(error).split()),
-            remedy="choose another CRS in grid",
+            remedy="choose a different CRS in grid",
         ) from error
-    # Snapped to multiples of the resolution, so that neighbours share one grid.
+    # Aligned to multiples of the resolution, so that neighbouring scenes share a grid.
     col0, row0 = math.floor(left / xres + 1e-6), math.ceil(top / yres - 1e-6)
     width = max(math.ceil(right / xres - 1e-6) - col0, 1)
     height = max(row0 - math.floor(bottom / yres + 1e-6), 1)

@@ -1,4 +1,4 @@
-"""Which part of a folder a split takes: by list, by attribute or by area."""
+"""Select the part of a folder in a split: by list, by attribute or by area."""
 
 import csv
 import os
@@ -18,8 +18,8 @@ from hook.geo.vector import is_vector_file
 
 
 def _values(value: Any) -> set[str]:
-    many = isinstance(value, Sequence | set) and not isinstance(value, str)
-    return {str(each) for each in value} if many else {str(value)}
+    is_sequence = isinstance(value, Sequence | set) and not isinstance(value, str)
+    return {str(each) for each in value} if is_sequence else {str(value)}
 
 
 def _no_match(what: str, wanted: set[str], seen: Iterable[Any]) -> DataError:
@@ -32,13 +32,13 @@ def _no_match(what: str, wanted: set[str], seen: Iterable[Any]) -> DataError:
 
 
 def find_file(data_root: str, path: str | Path, option: str) -> Path:
-    """Find a file that an option names, as given or below ``data_root``."""
+    """Find the file of an option, relative to the working directory or to ``data_root``."""
     for candidate in (Path(path), Path(data_root, path)):
         if candidate.is_file():
             return candidate
     raise DataError(
         f"{option}: {path} does not exist",
-        expected=f"a file at this path, here or below {data_root or '.'}",
+        expected=f"a file at this path, or at this path below {data_root or '.'}",
         found="nothing",
         remedy=f"correct {option}",
     )
@@ -47,19 +47,16 @@ def find_file(data_root: str, path: str | Path, option: str) -> Path:
 def choose_files(
     files: list[str], split: str | Path | Sequence[str] | Mapping[str, Any] | None, data_root: str
 ) -> list[str]:
-    """Choose the images of a split; a split by area takes all.
+    """Return the images of a split, and all images of a split by area.
 
     Args:
         files: The images.
         split: As in :class:`hook.datasets.GeoTIFFFolder`.
         data_root: Folder for relative paths.
 
-    Returns:
-        The images chosen.
-
     Raises:
-        ConfigError: If the split is not understood.
-        DataError: If it names files that are missing, or none.
+        ConfigError: If the split is invalid.
+        DataError: If it names missing files, or none.
     """
     if split is None:
         return files
@@ -72,7 +69,7 @@ def choose_files(
     if unknown or not ({"attribute", "bounds", "file"} & set(split)):
         raise ConfigError(
             "GeoTIFFFolder: split",
-            expected="dict(attribute=..., value=...), with file=... or without, or "
+            expected="dict(attribute=..., value=...), optionally with file=..., or "
             "dict(bounds=..., crs=...)",
             found=dict(split),
             remedy="correct split",
@@ -132,15 +129,12 @@ def _files_of_tag(files: list[str], attribute: str, wanted: set[str]) -> list[st
 def split_area(
     split: str | Path | Sequence[str] | Mapping[str, Any] | None, data_root: str, default_crs: str
 ) -> Area | None:
-    """Take the area of a split by box or by polygons.
+    """Return the area of a split by box or polygons, None for other splits.
 
     Args:
         split: As in :class:`hook.datasets.GeoTIFFFolder`.
         data_root: Folder for relative paths.
         default_crs: CRS (WKT) of a box without one.
-
-    Returns:
-        The area; None where the split is not by area.
 
     Raises:
         ConfigError: If the box, the CRS or the attribute is wrong.
@@ -182,19 +176,14 @@ def split_area(
 
 
 def read_split_list(path: str | Path) -> list[str]:
-    """Read the names of a split.
-
-    Two forms are read: a text file with one relative name per line (``Class/file.jpg``), and a
-    CSV file as the paper's authors give it, ``index,path,label`` below a header line.
+    """Read the names of a split, in the order of the file and with ``/`` between folders.
 
     Args:
-        path: The list file.
-
-    Returns:
-        The names, in the order of the file, with ``/`` between folders.
+        path: Text file with one relative name per line (``Class/file.jpg``), or a CSV file in the
+            format of the paper's authors, ``index,path,label`` below a header line.
 
     Raises:
-        DataError: If the file is missing, holds no name or holds a name twice.
+        DataError: If the file is missing, is empty or has a duplicate name.
     """
     path = Path(path)
     try:
@@ -204,18 +193,17 @@ def read_split_list(path: str | Path) -> list[str]:
             f"split list {path} cannot be read",
             expected="a text file with one relative name per line, or the authors' CSV",
             found=error,
-            remedy="correct the name of the list, or draw one with "
-            "tools/dataset_tools/make_splits.py",
+            remedy="correct the path, or create a list with tools/dataset_tools/make_splits.py",
         ) from error
     if path.suffix.lower() == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row][1:]
         short = next((row for row in rows if len(row) < 2), None)
         if short is not None:
             raise DataError(
-                f"split list {path} is no list of files",
+                f"split list {path} is not a list of files",
                 expected="rows of index,path,label below a header",
                 found=",".join(short),
-                remedy="give the file names in the second column, or use a .txt list",
+                remedy="put the file names in the second column, or use a .txt list",
             )
         names = [row[1].strip() for row in rows]
     else:
@@ -226,15 +214,15 @@ def read_split_list(path: str | Path) -> list[str]:
             f"split list {path} is empty",
             expected="at least one name",
             found="none",
-            remedy="name files in it, or draw one with tools/dataset_tools/make_splits.py",
+            remedy="add file names, or create a list with tools/dataset_tools/make_splits.py",
         )
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        duplicate = next(name for name in names if names.count(name) > 1)
         raise DataError(
             f"split list {path} names a file twice",
             expected="each name once",
-            found=twice,
-            remedy="remove the repetition: it would count twice in every metric",
+            found=duplicate,
+            remedy="remove the duplicate: it would count twice in all metrics",
         )
     return names
 
@@ -242,19 +230,16 @@ def read_split_list(path: str | Path) -> list[str]:
 def match_names(
     names: Sequence[str], files: Sequence[str], origin: str, by_base: bool = False
 ) -> list[str]:
-    """Find the files that a list names, by any tail of their path, with or without suffix.
+    """Return the file of each name, matching any tail of the path, with or without suffix.
 
     Args:
         names: File names, with or without folders.
         files: The files.
-        origin: Where the names stand, for messages.
-        by_base: Take a name without its folder where no file lies in such a folder.
-
-    Returns:
-        A file for each name.
+        origin: Source of the names, for messages.
+        by_base: Ignore the folder of a name if no file is in such a folder.
 
     Raises:
-        DataError: If there is no name, or one is missing, ambiguous or a repetition.
+        DataError: If there is no name, or one is missing, ambiguous or duplicated.
     """
     keys = [Path(name.replace("\\", "/")) for name in names]
     depth = max((len(key.parts) for key in keys), default=1)
@@ -277,20 +262,20 @@ def match_names(
             chosen += matches
     if missing or ambiguous or not names:
         raise DataError(
-            f"{origin}: names that are not exactly one image",
+            f"{origin}: names that do not match exactly one image",
             expected=f"names of files among {some(Path(path).name for path in files)}",
             found=f"missing: {some(missing) or 'none'}; ambiguous: {some(ambiguous) or 'none'}"
             if names
-            else "no name at all",
-            remedy="correct the list where the data set does not hold an image; give names with "
-            "their folder where two are alike",
+            else "no names",
+            remedy="correct names of images that the data set does not contain; add the folder to "
+            "ambiguous names",
         )
     if len(set(chosen)) < len(chosen):
-        twice = sorted(path for path, count in Counter(chosen).items() if count > 1)
+        duplicates = sorted(path for path, count in Counter(chosen).items() if count > 1)
         raise DataError(
             f"{origin}: an image is named twice",
             expected="each image once",
-            found=some(twice),
-            remedy="remove the repetition: it would count twice",
+            found=some(duplicates),
+            remedy="remove the duplicate: it would count twice",
         )
     return chosen

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and range of every band over data sets."""
+"""Mean, standard deviation and range of each band over data sets."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hook.progress import progress_bar
 
 @dataclass
 class BandStatistics:
-    """Running moments of several bands, merged chunk by chunk in float64.
+    """Running moments of several bands, merged in float64.
 
     Source: T. F. Chan, G. H. Golub, R. J. LeVeque, *Updating formulae and a pairwise algorithm for
     computing sample variances*, 1979.
@@ -57,7 +57,7 @@ class BandStatistics:
         self.count = total
 
     def result(self) -> dict[str, Any]:
-        """Return mean, std (of the population), min, max per band; the share of valid pixels."""
+        """Return mean, population std, min and max per band, and the share of valid pixels."""
         return {
             "mean": self.mean.tolist(),
             "std": np.sqrt(self.squares / self.count).tolist(),
@@ -70,7 +70,7 @@ class BandStatistics:
 
 
 def plain_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside MMEngine's wrappers, each once however often it is repeated."""
+    """Yield the datasets inside MMEngine's wrappers, ignoring repetitions."""
     if hasattr(dataset, "datasets"):
         for part in dataset.datasets:
             yield from plain_datasets(part)
@@ -81,7 +81,7 @@ def plain_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def without_pipelines(cfg: Any) -> Any:
-    """Copy a dataset's config with empty pipelines, so that images stay as they are read."""
+    """Copy a dataset config with empty pipelines."""
     if isinstance(cfg, Mapping):
         copied = {key: without_pipelines(value) for key, value in cfg.items()}
         return {**copied, "pipeline": []} if "pipeline" in copied else copied
@@ -91,7 +91,7 @@ def without_pipelines(cfg: Any) -> Any:
 
 
 def samples(dataset: Any) -> Iterator[dict[str, Any]]:
-    """Yield every sample of a dataset, a folder of GeoTIFFs by its full cover."""
+    """Yield all samples of a dataset; a ``GeoTIFFFolder`` is switched to its cover."""
     if getattr(dataset, "mode", None) == "random":
         dataset.mode = "cover"
     for index in range(len(dataset)):
@@ -99,7 +99,7 @@ def samples(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def inside_scene(sample: Mapping[str, Any]) -> tuple[slice, slice]:
-    """Tell which part of a chip lies in its scene: padding is no missing data."""
+    """Return the slices of a chip inside its scene, without padding."""
     geo = sample.get("geo") or {}
     if "window" not in geo or "scene_shape" not in geo:
         return slice(None), slice(None)
@@ -109,14 +109,14 @@ def inside_scene(sample: Mapping[str, Any]) -> tuple[slice, slice]:
 
 
 def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str, Any]:
-    """Compute the statistics over all samples of some datasets.
+    """Compute the statistics over all samples of datasets.
 
     Args:
-        datasets: Datasets without pipeline, whose samples hold ``img`` and, where known, ``valid``.
-        quiet: Show no progress bar.
+        datasets: Datasets without pipeline; samples hold ``img`` and optionally ``valid``.
+        quiet: Hide the progress bar.
 
     Returns:
-        See :meth:`BandStatistics.result`, and ``bands`` where the dataset meta names them.
+        See :meth:`BandStatistics.result`, and ``bands`` if set in the dataset meta.
 
     Raises:
         DataError: If no pixel is valid, or the datasets differ in bands.
@@ -135,10 +135,10 @@ def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str
             valid = np.ones(image.shape[:2], np.uint8) if valid is None else valid[part]
             if num_bands is not None and image.shape[2] != num_bands:
                 raise DataError(
-                    f"{sample.get('img_path', 'a sample')}: another band count",
+                    f"{sample.get('img_path', 'a sample')}: different band count",
                     expected=num_bands,
                     found=image.shape[2],
-                    remedy="choose bands with metainfo['bands']",
+                    remedy="select bands with metainfo['bands']",
                 )
             num_bands = image.shape[2]
             scaled = to_model_units(image.transpose(2, 0, 1), valid, meta).transpose(1, 2, 0)
@@ -147,7 +147,7 @@ def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str
         raise DataError(
             "no valid pixel in the dataset",
             expected="at least one",
-            found=f"{statistics.pixels} pixels, all without data",
+            found=f"{statistics.pixels} pixels, all nodata",
             remedy="correct metainfo['nodata'] or the split",
         )
     result = statistics.result()
@@ -159,16 +159,13 @@ def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str
 def labelled_statistics(
     dataset: Any, num_classes: int, desc: str = "", show: bool = True
 ) -> tuple[BandStatistics, np.ndarray]:
-    """Compute statistics of native values, and count labels.
+    """Compute statistics of native values, and (K,) pixel counts of the classes.
 
     Args:
         dataset: A folder of GeoTIFFs with masks, without pipeline.
         num_classes: Number of classes K.
-        desc: Text beside the progress bar.
-        show: Show the bar.
-
-    Returns:
-        The statistics, and (K,) pixels of each class.
+        desc: Label of the progress bar.
+        show: Show the progress bar.
     """
     statistics, counts = BandStatistics(), np.zeros(num_classes, np.int64)
     bar = dict(total=len(dataset), desc=desc, unit="chip", leave=False, delay=2, show=show)

@@ -1,4 +1,4 @@
-"""What TorchGeo's non-geo data sets say of their files, classes and bands."""
+"""Files, classes and bands of TorchGeo's non-geo data sets."""
 
 import inspect
 import re
@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from hook.errors import ConfigError, DataError
 
-# Where the files of TorchGeo's own classes belong, and which script puts them there. The classes
-# of hook.datasets.named carry the same two texts as attributes.
+# File layout of TorchGeo's classes, and the script that prepares it. The classes of
+# hook.datasets.named have both as attributes.
 TORCHGEO_LAYOUTS = {
     "EuroSAT": (
         "<root>/eurosat-{train,val,test}.txt and "
@@ -30,15 +30,15 @@ TORCHGEO_LAYOUTS = {
 
 
 def build_source(cls: type[Dataset], arguments: Mapping[str, Any], data_root: str) -> Dataset:
-    """Build a data set of TorchGeo's.
+    """Build a TorchGeo data set.
 
     Args:
-        cls: Its class.
+        cls: Class of the data set.
         arguments: Its arguments. ``root`` defaults to ``data_root``, ``download`` to False.
         data_root: Folder of the data.
 
     Raises:
-        ConfigError: If an argument is unknown or refused.
+        ConfigError: If an argument is unknown or invalid.
         DataError: If the data are missing or cannot be read.
     """
     name, accepted, arguments = cls.__name__, inspect.signature(cls).parameters, dict(arguments)
@@ -68,7 +68,7 @@ def build_source(cls: type[Dataset], arguments: Mapping[str, Any], data_root: st
         ) from error
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"dataset_args of {name} are refused",
+            f"dataset_args of {name} are invalid",
             expected=_accepted_values(cls),
             found=f"{arguments} ({error})" if str(error) else str(arguments),
             remedy="correct dataset_args",
@@ -93,9 +93,8 @@ def build_source(cls: type[Dataset], arguments: Mapping[str, Any], data_root: st
 
 
 def layout_of(cls: type[Dataset]) -> tuple[str, str]:
-    """Tell the expected layout of a data set, and the sentence that names its prepare script."""
-    layout = getattr(cls, "layout", None)
-    script = getattr(cls, "prepare_script", None)
+    """Return the expected layout of a data set, and a hint that names its prepare script."""
+    layout, script = getattr(cls, "layout", None), getattr(cls, "prepare_script", None)
     if layout is None:
         for base in cls.__mro__:
             if base.__name__ in TORCHGEO_LAYOUTS:
@@ -104,7 +103,7 @@ def layout_of(cls: type[Dataset]) -> tuple[str, str]:
     if layout is None:
         layout = f"the files that the documentation of {cls.__module__}.{cls.__name__} lists"
     if script is None:
-        return layout, ", or say download=True in dataset_args where the class can download"
+        return layout, ", or set download=True in dataset_args if the class can download"
     return layout, f", or prepare your download with {script}"
 
 
@@ -118,20 +117,18 @@ def _accepted_values(cls: type[Dataset]) -> str:
 
 
 def normalise_name(name: str) -> str:
-    """Reduce a class name to what two spellings of it share: letters and digits, lower case."""
+    """Return a class name as lower-case letters and digits, to compare spellings."""
     return re.sub(r"[^0-9a-z]", "", name.casefold())
 
 
 def class_names(source: Dataset) -> tuple[str, ...] | None:
-    """Return the class names that a TorchGeo data set knows."""
+    """Return the class names of a TorchGeo data set, None if it has none."""
     classes = getattr(source, "classes", None)
-    if isinstance(classes, Mapping):
-        classes = list(classes)
-    return _names(classes)
+    return _names(list(classes) if isinstance(classes, Mapping) else classes)
 
 
 def class_colours(source: Dataset, num_classes: int) -> list[list[int]] | None:
-    """Return the colours [r, g, b] that a TorchGeo data set knows for so many classes."""
+    """Return the colours [r, g, b] of a TorchGeo data set, None if their number differs."""
     for attribute in ("palette", "colormap", "cmap"):
         colours = getattr(source, attribute, None)
         if isinstance(colours, Mapping):
@@ -153,14 +150,7 @@ def _names(values: Any) -> tuple[str, ...] | None:
 
 
 def sample_files(source: Dataset) -> list[tuple[str, str | None]] | None:
-    """Tell the image and mask file of each sample, where a TorchGeo data set lets one know.
-
-    Args:
-        source: The data set.
-
-    Returns:
-        One (image, mask or None) per sample, in the order of the samples; None where unknown.
-    """
+    """Return (image, mask or None) files of all samples of a TorchGeo data set, None if unknown."""
     samples = getattr(source, "samples", None)  # torchvision's ImageFolder
     if isinstance(samples, list) and samples and isinstance(samples[0], tuple):
         return [(str(path), None) for path, _ in samples] if len(samples) == len(source) else None
@@ -186,7 +176,7 @@ def sample_files(source: Dataset) -> list[tuple[str, str | None]] | None:
 
 
 def band_names(source: Dataset) -> tuple[str, ...] | None:
-    """Tell the names of the bands that a TorchGeo data set loads, where it knows them."""
+    """Return the names of the bands that a TorchGeo data set loads, None if unknown."""
     for attribute in ("bands", "band_names", "all_band_names", "all_bands"):
         if (names := _names(getattr(source, attribute, None))) is not None:
             return names
@@ -194,50 +184,50 @@ def band_names(source: Dataset) -> tuple[str, ...] | None:
 
 
 def select_bands(
-    dataset: str, wanted: Sequence[str | int] | None, known: tuple[str, ...] | None
+    dataset: str, bands: Sequence[str | int] | None, known: tuple[str, ...] | None
 ) -> list[int] | None:
     """Resolve ``metainfo['bands']`` to positions in the data set's band order.
 
     Args:
         dataset: Name for messages.
-        wanted: Names or 1-based indexes, in the model's order.
+        bands: Names or 1-based indexes, in the model's order.
         known: Names of the bands that the data set loads.
 
     Returns:
-        0-based positions, or None where all bands are taken as they come (also where the data set
-        knows no names and ``wanted`` only gives names to them).
+        0-based positions, or None for all bands in their order (also if the data set has no band
+        names, so that ``bands`` only names them).
 
     Raises:
         ConfigError: If a name is unknown or an index is not positive.
     """
-    if wanted is None or (known is not None and tuple(wanted) == known):
+    if bands is None or (known is not None and tuple(bands) == known):
         return None
-    numbers = [not isinstance(band, str) for band in wanted]
-    if any(numbers) and not all(numbers):
+    is_index = [not isinstance(band, str) for band in bands]
+    if any(is_index) and not all(is_index):
         raise ConfigError(
             f"{dataset}: metainfo['bands'] mixes names and indexes",
             expected="band names, or 1-based indexes",
-            found=list(wanted),
-            remedy="use one of the two",
+            found=list(bands),
+            remedy="use either names or indexes",
         )
-    if all(numbers):
-        if min(wanted) < 1:
+    if all(is_index):
+        if min(bands) < 1:
             raise ConfigError(
                 f"{dataset}: metainfo['bands'] has an index below 1",
                 expected="1-based indexes",
-                found=list(wanted),
+                found=list(bands),
                 remedy="count bands from 1, as GDAL does",
             )
-        return [int(band) - 1 for band in wanted]
+        return [int(band) - 1 for band in bands]
     if known is None:
         return None
     lower = [name.casefold() for name in known]
-    unknown = [band for band in wanted if band.casefold() not in lower]
+    unknown = [band for band in bands if band.casefold() not in lower]
     if unknown:
         raise ConfigError(
             f"{dataset}: unknown band {', '.join(unknown)}",
             expected=", ".join(known),
-            found=", ".join(wanted),
+            found=", ".join(bands),
             remedy="correct metainfo['bands']",
         )
-    return [lower.index(band.casefold()) for band in wanted]
+    return [lower.index(band.casefold()) for band in bands]

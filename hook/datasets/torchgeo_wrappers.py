@@ -1,9 +1,8 @@
-"""MMEngine datasets around TorchGeo's non-geo classification and segmentation datasets.
+"""MMEngine wrappers of TorchGeo's non-geo classification and segmentation datasets.
 
-TorchGeo knows where a data set's files lie and what its labels mean; MMEngine knows how to train.
-:class:`TorchGeoClassification` and :class:`TorchGeoSegmentation` join the two: a config names a
-class of :mod:`torchgeo.datasets` (or of :mod:`hook.datasets.named`) and its arguments, and gets the
-sample dictionaries that every pipeline of this project takes.
+A config of :class:`TorchGeoClassification` or :class:`TorchGeoSegmentation` names a class of
+:mod:`torchgeo.datasets` or :mod:`hook.datasets.named` and its arguments; samples are dictionaries
+for the pipelines of this project.
 """
 
 import abc
@@ -35,31 +34,29 @@ from hook.registry import DATASETS
 
 
 class TorchGeoDataset(BaseDataset, abc.ABC):
-    """What the classification and the segmentation wrapper share.
+    """Base class of the classification and segmentation wrappers.
 
     Args:
         dataset: Class name, see :func:`hook.datasets.named.find_dataset_class`.
         dataset_args: Arguments of that class. ``root`` defaults to ``data_root``, ``download`` to
-            False: nothing is fetched unless the config says so.
-        split_list: Optional list file (:func:`hook.datasets.splits.read_split_list`) that chooses
-            among the data set's samples; a relative path is looked for as given, then below
-            ``data_root``. Of several files the first that exists is taken (the authors' list, else
-            ours). Its name is kept as ``metainfo['split']``, so that results say which split they
-            are of.
+            False.
+        split_list: Optional list file (:func:`hook.datasets.splits.read_split_list`) that selects
+            samples, relative to the working directory or ``data_root``. The first existing file of
+            several is used. Its name is stored as ``metainfo['split']``.
         data_root: Folder of the data.
-        metainfo: Dataset meta. ``classes``, ``palette`` and ``bands`` default to what the TorchGeo
-            class knows. ``bands`` that the class knows by name, or 1-based indexes, are selected in
-            that order; ``nodata`` marks pixels as invalid.
-        dtype: Integer type of the stored pixels, such as ``'uint8'``. TorchGeo hands every image
-            over as float32; this takes the cast back (an error where that would lose values).
-        ignore_index: Label of pixels that count nowhere.
+        metainfo: Dataset meta. ``classes``, ``palette`` and ``bands`` default to the values of the
+            TorchGeo class. ``bands`` selects and orders bands by name or 1-based index; ``nodata``
+            marks pixels as invalid.
+        dtype: Integer type of the stored pixels, such as ``'uint8'``, to cast TorchGeo's float32
+            images back to; an error if that would change values.
+        ignore_index: Label of ignored pixels.
         pipeline: Transforms.
         **options: Of :class:`mmengine.dataset.BaseDataset`: ``indices``, ``test_mode``,
             ``lazy_init``, ``serialize_data``, ``max_refetch``.
 
     Raises:
         ConfigError: If the class, one of its arguments, or a class name is unknown.
-        DataError: If the data are missing or not what the config says they are.
+        DataError: If the data are missing or do not match the config.
     """
 
     def __init__(
@@ -74,7 +71,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         pipeline: Sequence[dict | Callable] = (),
         **options: Any,
     ) -> None:
-        from hook.datasets.named import find_dataset_class  # loads TorchGeo: a second
+        from hook.datasets.named import find_dataset_class  # imports TorchGeo, about 1 s
 
         self.dataset_name = dataset
         meta = dict(metainfo or {})
@@ -96,7 +93,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        # MMEngine's own would open every text in the meta (a split called "train") as a file.
+        # MMEngine's own method treats any string in the meta (such as a split) as a file to load.
         return copy.deepcopy(dict(metainfo or {}))
 
     # Building -----------------------------------------------------------------------------------
@@ -112,7 +109,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                 f"dtype={dtype!r} is unknown",
                 expected="uint8, uint16, int16 or float32",
                 found=dtype,
-                remedy="name the type of the stored pixels",
+                remedy="set the type of the stored pixels",
             ) from error
 
     def _find_split_list(
@@ -120,17 +117,17 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
     ) -> Path | None:
         if split_list is None:
             return None
-        wanted = [split_list] if isinstance(split_list, str | Path) else list(split_list)
-        for name in wanted:
+        candidates = [split_list] if isinstance(split_list, str | Path) else list(split_list)
+        for name in candidates:
             for path in (Path(name), Path(data_root) / name):
                 if path.is_file():
                     return path
         _, script = layout_of(type(self.source))
         raise DataError(
-            f"split list {' or '.join(map(str, wanted))} does not exist",
-            expected=f"a list file at this path, here or below {data_root or '.'}",
+            f"split list {' or '.join(map(str, candidates))} does not exist",
+            expected=f"a list file at this path, or at this path below {data_root or '.'}",
             found="no file",
-            remedy="put the authors' list there, or draw ours with "
+            remedy="copy the authors' list there, or create one with "
             f"tools/dataset_tools/make_splits.py{script}",
         )
 
@@ -155,9 +152,8 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
             )
         self._check_classes(meta["classes"], known)
         if meta.get("palette") is None:
-            meta["palette"] = self._known_palette(len(meta["classes"])) or distinct_palette(
-                len(meta["classes"])
-            )
+            count = len(meta["classes"])
+            meta["palette"] = self._known_palette(count) or distinct_palette(count)
         known_bands = band_names(self.source)
         if meta.get("bands") is None and known_bands:
             meta["bands"] = known_bands
@@ -177,18 +173,18 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
 
     @abc.abstractmethod
     def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
-        """Compare the classes of the metainfo with those the data set knows."""
+        """Compare the classes of the metainfo with the data set's classes."""
 
     # Samples ------------------------------------------------------------------------------------
 
     def load_data_list(self) -> list[dict]:
-        """List the samples: ``source_index``, and paths and labels known without opening files."""
+        """List ``source_index`` and, if known without opening files, paths and label of samples."""
         chosen = range(len(self.source))
         if self.split_list is not None:
             if self.files is None:
                 raise ConfigError(
-                    f"{self.dataset_name} does not tell the names of its files",
-                    expected="a data set whose samples can be chosen by name",
+                    f"{self.dataset_name} does not list its files",
+                    expected="a data set with samples that can be selected by name",
                     found=f"split_list={self.split_list}",
                     remedy="use the split argument of the class in dataset_args",
                 )
@@ -210,31 +206,28 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         return data_list
 
     def _add_label(self, info: dict[str, Any]) -> None:
-        """Add what is known of a sample's label without opening its files (here: nothing)."""
+        """Add the label of a sample if it is known without opening files; by default none."""
 
     def prepare_data(self, idx: int) -> Any:
-        """Load sample ``idx`` and send it through the pipeline."""
+        """Load sample ``idx`` and run the pipeline on it."""
         return self.pipeline(self.load_sample(idx))
 
     def load_sample(self, idx: int) -> dict[str, Any]:
-        """Load sample ``idx`` as the dictionary that pipelines take.
-
-        Args:
-            idx: Index of the sample.
+        """Load sample ``idx`` as a dictionary.
 
         Returns:
             ``img`` (H, W, C) in the band order of ``metainfo['bands']``, ``valid`` (H, W) uint8,
-            the label, and the paths and sizes that go with them.
+            the label, paths and sizes.
 
         Raises:
-            DataError: If the files cannot be read or hold something else.
+            DataError: If the files cannot be read or have unexpected content.
         """
         results = self.get_data_info(idx)
         path = results["img_path"]
         try:
             sample = self.source[results.pop("source_index")]
         except (OSError, RuntimeError, ValueError, SyntaxError) as error:
-            # PIL says SyntaxError where a PNG is truncated, rasterio RasterioIOError (an OSError).
+            # PIL raises SyntaxError for truncated PNGs, rasterio RasterioIOError (an OSError).
             raise DataError(
                 f"{path} or its label cannot be read",
                 expected=f"an image that {self.dataset_name} can open",
@@ -260,18 +253,18 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
 
     @abc.abstractmethod
     def _label(self, sample: Mapping[str, Any], results: dict[str, Any]) -> None:
-        """Take the label of a TorchGeo sample over into the results."""
+        """Copy the label of a TorchGeo sample to the results."""
 
     def _image(self, sample: Mapping[str, Any], path: str) -> np.ndarray:
         image = sample.get("image")
         if image is None or image.ndim != 3:
             raise DataError(
-                f"{path}: {self.dataset_name} gives no single image",
+                f"{path}: {self.dataset_name} returns no single image",
                 expected="sample['image'] of shape (C, H, W)",
                 found="no key 'image', but " + ", ".join(sample)
                 if image is None
                 else f"shape {tuple(image.shape)}",
-                remedy="choose another data set, or a mode of this one with one image per sample",
+                remedy="use a data set, or a mode of this one, with one image per sample",
             )
         array = torch.as_tensor(image).permute(1, 2, 0).numpy()
         if self.band_indexes is not None:
@@ -290,7 +283,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                 f"{path}: wrong band count",
                 expected=f"{len(bands)} (metainfo['bands']: {list(bands)})",
                 found=f"{array.shape[2]}",
-                remedy="correct metainfo['bands'], or choose bands in dataset_args",
+                remedy="correct metainfo['bands'], or select bands in dataset_args",
             )
         return np.ascontiguousarray(array)
 
@@ -300,9 +293,9 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         if not np.array_equal(cast[valid], image[valid]):
             raise DataError(
                 f"{path}: dtype={self.dtype.name!r} would change pixel values",
-                expected=f"values that {self.dtype.name} holds",
+                expected=f"values representable as {self.dtype.name}",
                 found=f"{image[valid].min():g} to {image[valid].max():g}, stored as {image.dtype}",
-                remedy="name the type of the stored pixels, or leave dtype out",
+                remedy="set the type of the stored pixels, or remove dtype",
             )
         return cast
 
@@ -311,11 +304,11 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
 class TorchGeoClassification(TorchGeoDataset):
     """Any TorchGeo scene-classification data set with one label per image.
 
-    ``metainfo['classes']`` may list the classes in another order or spelling (case and punctuation
-    aside) than the class folders; labels follow the metainfo.
+    The order of ``metainfo['classes']``, and their case and punctuation, may differ from the class
+    folders; labels follow the metainfo.
 
-    Each sample holds ``img`` (H, W, C), ``valid`` (H, W) and ``gt_label`` (int) beside the paths
-    and sizes. See :class:`TorchGeoDataset` for the arguments and errors.
+    Each sample holds ``img`` (H, W, C), ``valid`` (H, W), ``gt_label`` (int), paths and sizes. See
+    :class:`TorchGeoDataset` for the arguments and errors.
 
     Example:
         >>> dict(type='hook.TorchGeoClassification', dataset='EuroSAT', data_root='data/eurosat',
@@ -326,10 +319,10 @@ class TorchGeoClassification(TorchGeoDataset):
         self.label_of: list[int] | None = None
         if known is None:
             return
-        ours = {normalise_name(name): index for index, name in enumerate(classes)}
-        theirs = [normalise_name(name) for name in known]
-        unknown = [name for name in classes if normalise_name(name) not in theirs]
-        extra = [name for name in known if normalise_name(name) not in ours]
+        index_of = {normalise_name(name): index for index, name in enumerate(classes)}
+        stored = [normalise_name(name) for name in known]
+        unknown = [name for name in classes if normalise_name(name) not in stored]
+        extra = [name for name in known if normalise_name(name) not in index_of]
         if unknown or extra:
             raise ConfigError(
                 f"{self.dataset_name}: metainfo['classes'] are not the classes of the data",
@@ -341,7 +334,7 @@ class TorchGeoClassification(TorchGeoDataset):
                 ),
                 remedy="correct metainfo['classes'] or the class folders",
             )
-        self.label_of = [ours[name] for name in theirs]
+        self.label_of = [index_of[name] for name in stored]
 
     def _add_label(self, info: dict[str, Any]) -> None:
         targets = getattr(self.source, "targets", None)
@@ -352,10 +345,10 @@ class TorchGeoClassification(TorchGeoDataset):
         label = torch.as_tensor(label)
         if label.numel() != 1 or label.is_floating_point():
             raise DataError(
-                f"{path}: {self.dataset_name} gives no single class label",
+                f"{path}: {self.dataset_name} returns no single class label",
                 expected="one integer per image",
                 found=f"a label of shape {tuple(label.shape)} and type {label.dtype}",
-                remedy="choose a data set with one class per image",
+                remedy="use a data set with one class per image",
             )
         value = int(label)
         limit = len(self._metainfo["classes"]) if self.label_of is None else len(self.label_of)
@@ -372,10 +365,10 @@ class TorchGeoClassification(TorchGeoDataset):
         label = sample.get("label")
         if label is None:
             raise DataError(
-                f"{results['img_path']}: {self.dataset_name} gives no label",
+                f"{results['img_path']}: {self.dataset_name} returns no label",
                 expected="sample['label']",
                 found=", ".join(sample),
-                remedy="use hook.TorchGeoSegmentation where it has masks",
+                remedy="use hook.TorchGeoSegmentation if it has masks",
             )
         results["gt_label"] = self._map_label(label, results["img_path"])
 
@@ -384,16 +377,14 @@ class TorchGeoClassification(TorchGeoDataset):
 class TorchGeoSegmentation(TorchGeoDataset):
     """Any TorchGeo semantic-segmentation data set with one mask per image.
 
-    Each sample holds ``img`` (H, W, C), ``valid`` (H, W) and ``gt_seg_map`` (H, W) beside the paths
-    and sizes; pixels that are not valid get the ignore index. See :class:`TorchGeoDataset` for the
-    other arguments and errors.
+    Each sample holds ``img`` (H, W, C), ``valid`` (H, W), ``gt_seg_map`` (H, W) with the ignore
+    index at invalid pixels, paths and sizes. See :class:`TorchGeoDataset` for the other arguments
+    and errors.
 
     Args:
-        label_map: New label of stored labels, such as ``{0: 255, 1: 0}``; labels that it does not
-            name stay. In Python configs write ``label_map={...}``.
-        reduce_zero_label: Stored 0 means unlabelled and becomes the ignore index, all others go
-            down by one. Decided here and nowhere else: transforms always see
-            ``reduce_zero_label=False``.
+        label_map: Mapping of stored labels, such as ``{0: 255, 1: 0}``; other labels are kept.
+        reduce_zero_label: Map the stored label 0 (unlabelled) to the ignore index and subtract one
+            from all others. Transforms always get ``reduce_zero_label=False``.
         **kwargs: See :class:`TorchGeoDataset`.
     """
 
@@ -413,11 +404,11 @@ class TorchGeoSegmentation(TorchGeoDataset):
                 remedy="write the whole mapping as label_map",
             )
         try:
-            # Options of the command line arrive as text.
+            # Command-line options are strings.
             self.label_map = {int(old): int(new) for old, new in (label_map or {}).items()}
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"{dataset}: label_map is no mapping of labels",
+                f"{dataset}: label_map is not a mapping of labels",
                 expected="integers to integers, such as {0: 255, 1: 0}",
                 found=label_map,
                 remedy="correct label_map",
@@ -426,14 +417,7 @@ class TorchGeoSegmentation(TorchGeoDataset):
         super().__init__(dataset, *args, **kwargs)
 
     def map_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Turn stored labels into labels of the model.
-
-        Args:
-            labels: Integers of any shape.
-
-        Returns:
-            int64 array of the same shape.
-        """
+        """Map stored integer labels of any shape to int64 labels of the model."""
         labels = labels.astype(np.int64)
         if self.reduce_zero_label:
             ignored = (labels == 0) | (labels == self.ignore_index)
@@ -445,8 +429,8 @@ class TorchGeoSegmentation(TorchGeoDataset):
 
     def _known_classes(self) -> tuple[str, ...] | None:
         known = class_names(self.source)
-        # Whether TorchGeo's names begin with the unlabelled 0 differs from class to class (LoveDA
-        # leaves it out), so with reduce_zero_label the config has to name them.
+        # TorchGeo's class names include the unlabelled 0 in some data sets only (not in LoveDA), so
+        # with reduce_zero_label the config must list them.
         if known is None or self.reduce_zero_label:
             return None
         named: dict[int, str] = {}
@@ -463,9 +447,8 @@ class TorchGeoSegmentation(TorchGeoDataset):
         if colours is None or self.reduce_zero_label:
             return super()._known_palette(num_classes)
         chosen: dict[int, list[int]] = {}
-        for label, colour in zip(
-            self.map_labels(np.arange(len(colours))).tolist(), colours, strict=True
-        ):
+        labels = self.map_labels(np.arange(len(colours))).tolist()
+        for label, colour in zip(labels, colours, strict=True):
             chosen.setdefault(label, colour)
         if all(label in chosen for label in range(num_classes)):
             return [chosen[label] for label in range(num_classes)]
@@ -474,21 +457,21 @@ class TorchGeoSegmentation(TorchGeoDataset):
     def _check_classes(self, classes: tuple[str, ...], known: tuple[str, ...] | None) -> None:
         if known is None:
             return
-        ours = [normalise_name(name) for name in classes]
-        theirs = [normalise_name(name) for name in known]
-        if len(ours) != len(theirs):
+        names = [normalise_name(name) for name in classes]
+        stored = [normalise_name(name) for name in known]
+        if len(names) != len(stored):
             raise ConfigError(
-                f"{self.dataset_name}: metainfo['classes'] has another number of classes",
+                f"{self.dataset_name}: metainfo['classes'] has a different number of classes",
                 expected=f"{len(known)} after the label mapping: {', '.join(known)}",
                 found=f"{len(classes)}: {', '.join(classes)}",
                 remedy="correct metainfo['classes'], label_map or reduce_zero_label",
             )
-        if ours != theirs and sorted(ours) == sorted(theirs):
+        if names != stored and sorted(names) == sorted(stored):
             raise ConfigError(
-                f"{self.dataset_name}: metainfo['classes'] are in another order than the labels",
+                f"{self.dataset_name}: the order of metainfo['classes'] differs from the labels",
                 expected=", ".join(known),
                 found=", ".join(classes),
-                remedy="write them in the order of the labels, or map the labels with label_map",
+                remedy="list them in the order of the labels, or map the labels with label_map",
             )
 
     def _label(self, sample: Mapping[str, Any], results: dict[str, Any]) -> None:
@@ -496,27 +479,27 @@ class TorchGeoSegmentation(TorchGeoDataset):
         mask = sample.get("mask")
         if mask is None:
             raise DataError(
-                f"{path}: {self.dataset_name} gives no mask",
+                f"{path}: {self.dataset_name} returns no mask",
                 expected="sample['mask']",
                 found=", ".join(sample),
-                remedy="use hook.TorchGeoClassification where it has one label per image",
+                remedy="use hook.TorchGeoClassification if it has one label per image",
             )
         stored = torch.as_tensor(mask).numpy()
         if stored.ndim == 3 and stored.shape[0] == 1:
             stored = stored[0]
         if stored.shape != results["img_shape"]:
             raise DataError(
-                f"{path}: the mask does not fit its image",
+                f"{path}: the mask and its image differ in size",
                 expected=f"(H, W) = {tuple(results['img_shape'])}",
                 found=tuple(stored.shape),
                 remedy="restore the pair from the download",
             )
         if stored.dtype.kind == "f" and not np.array_equal(stored, np.round(stored)):
             raise DataError(
-                f"{path}: the mask holds no class labels",
-                expected="whole numbers",
+                f"{path}: the values of the mask are not class labels",
+                expected="integers",
                 found=f"{stored.dtype} values from {stored.min():g} to {stored.max():g}",
-                remedy="choose a data set with one class per pixel",
+                remedy="use a data set with one class per pixel",
             )
         labels = self.map_labels(stored)
         num_classes = len(self._metainfo["classes"])
@@ -526,8 +509,8 @@ class TorchGeoSegmentation(TorchGeoDataset):
                 f"{path}: labels outside the range",
                 expected=f"0 to {num_classes - 1}, or {self.ignore_index} to ignore a pixel",
                 found=f"{np.unique(wrong)[:8].tolist()} after the label mapping",
-                remedy="map them with label_map (or reduce_zero_label=True where 0 means "
-                "unlabelled), or name their classes in metainfo['classes']",
+                remedy="map them with label_map (or reduce_zero_label=True if 0 means "
+                "unlabelled), or add their classes to metainfo['classes']",
             )
         labels[results["valid"] == 0] = self.ignore_index
         small = num_classes <= 255 and 0 <= self.ignore_index <= 255

@@ -214,7 +214,7 @@ def test_an_area_of_the_users_own_is_held_out(scene, tmp_path):
     parts = geopandas.read_file(found.splits["val"]["split"]["file"]).set_index("split")
     assert parts.geometry["val"].area == pytest.approx(2500)
     assert parts.geometry["train"].area == pytest.approx((SIZE * RES) ** 2 - 2500)
-    with pytest.raises(ConfigError, match="lies outside the images"):
+    with pytest.raises(ConfigError, match="is outside the images"):
         hold_out(found, 0.2, dict(bounds=(0, 0, 1, 1), crs=CRS), tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_an_area_of_the_users_own_is_held_out(scene, tmp_path):
         (dict(epochs=0), ConfigError, "epochs=0"),
         (dict(base="nothing"), ConfigError, "config nothing does not exist"),
         (dict(base="demo_hook"), ConfigError, "base demo_hook is no config"),
-        (dict(palette=["#fff", "#000"]), ConfigError, "is no colour"),
+        (dict(palette=["#fff", "#000"]), ConfigError, "is not a colour"),
         (dict(device="cuda:77"), ConfigError, "device cuda:77"),
         (dict(pretrained="none.pth"), CheckpointError, "none.pth does not exist"),
         (dict(pretrained="nobody"), ConfigError, "there is no model 'nobody'"),

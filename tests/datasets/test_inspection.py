@@ -91,7 +91,7 @@ def test_images_that_only_their_mask_places(labelled, load_tool, repo):
     ("prepare", "message"),
     [
         (lambda r: (r / "masks").rename(r / "labels"), "masks does not exist"),
-        (lambda r: [p.unlink() for p in (r / "images").iterdir()], "no file that can be used"),
+        (lambda r: [p.unlink() for p in (r / "images").iterdir()], "has no usable file"),
         (lambda r: (r / "images" / "tile_0.tif").write_bytes(b"II*\0"), "cannot be read"),
         (lambda r: (r / "masks" / "tile_0.tif").write_text("no raster"), "cannot be read"),
         (lambda r: (r / "classes.txt").write_text("only one\n"), "does not name the classes"),
@@ -119,10 +119,10 @@ def test_bad_folders_end_with_a_clear_error(load_tool, labelled, prepare, messag
     assert not (root / "out").exists()
 
 
-def test_masks_that_are_no_class_indexes(labelled):
-    with pytest.raises(DataError, match="no class indexes"):
+def test_masks_without_class_indexes(labelled):
+    with pytest.raises(DataError, match="are not class indexes"):
         inspect(labelled([np.arange(1280).reshape(32, 40) % 200]))
-    with pytest.raises(DataError, match="is no mask"):
+    with pytest.raises(DataError, match="is not a mask"):
         inspect(labelled([checkerboard(0, 1)], dtype="float32"))
 
 

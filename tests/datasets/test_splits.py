@@ -17,7 +17,7 @@ def test_another_folder_counts_only_where_that_is_asked_for():
         (["2019/b.tif"], {}, "missing: 2019/b.tif"),
         (["a"], {}, "ambiguous: a"),
         (["2019/a"], dict(by_base=True), "ambiguous: 2019/a"),
-        ([], {}, "no name at all"),
+        ([], {}, "no names"),
     ):
         with pytest.raises(DataError) as caught:
             match_names(names, FILES, "list", **options)

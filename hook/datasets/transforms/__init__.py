@@ -1,10 +1,6 @@
-"""Transforms of sample dictionaries: units, augmentation, packing.
+"""Transforms of sample dictionaries: units, augmentation, packing."""
 
-Importing :mod:`mmcv.transforms` here makes mmcv's own transforms (``Resize``, ``RandomFlip`` ...)
-known wherever ours are.
-"""
-
-import mmcv.transforms  # noqa: F401
+import mmcv.transforms  # noqa: F401 - registers Resize, RandomFlip, ...
 
 from hook.datasets.transforms.augmentation import Albumentations
 from hook.datasets.transforms.packing import PackClsSample, PackSegSample

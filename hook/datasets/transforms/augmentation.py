@@ -16,7 +16,7 @@ from hook.datasets.transforms.packing import ground_resolution
 from hook.errors import ConfigError
 from hook.registry import TRANSFORMS
 
-# Those that move pixels and leave their size on the ground as it is.
+# Transforms that move pixels without changing the ground resolution.
 _KEEP_SCALE = frozenset(
     "D4 HorizontalFlip VerticalFlip Transpose RandomRotate90 SquareSymmetry Rotate CenterCrop Crop "
     "RandomCrop CropNonEmptyMaskIfExists Pad PadIfNeeded GridDropout CoarseDropout".split()
@@ -24,7 +24,7 @@ _KEEP_SCALE = frozenset(
 
 
 def _albumentations() -> Any:
-    # Without this its import asks a package index for a newer version.
+    # Otherwise its import checks a package index for updates.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
@@ -35,23 +35,23 @@ def _albumentations() -> Any:
 class Albumentations(BaseTransform):
     """Run an Albumentations pipeline on the image and all its masks.
 
-    Geometric transforms work on any band count and on uint8, uint16, int16 and float32; most
-    photometric ones want uint8 or float32, so put :class:`ScaleBands` before them, and note that
-    they clip float images to [0, 1]. Pixels that a transform makes up (the corners of a rotation)
-    become invalid and get the ignore index. ``geo`` is dropped where pixels may have moved, and
-    the ground resolution counts as unknown where they may have another size.
+    Geometric transforms support any band count and uint8, uint16, int16 and float32; most
+    photometric ones require uint8 or float32, so put :class:`ScaleBands` before them, and note that
+    they clip float images to [0, 1]. Pixels filled by a transform (the corners of a rotation)
+    become invalid and get the ignore index. ``geo`` is dropped if pixels may have moved, and the
+    ground resolution is set to unknown (NaN) if it may have changed.
 
-    The random numbers come from NumPy's global state, which MMEngine seeds in the main process and
-    in each data-loader worker: a run is repeatable and workers differ.
+    Random numbers come from NumPy's global state, which MMEngine seeds in the main process and in
+    each data-loader worker.
 
     Args:
         transforms: One dict per transform, ``type`` and its arguments, such as
-            ``dict(type='HorizontalFlip', p=0.5)``; ``OneOf``, ``SomeOf`` and ``Sequential`` take
-            ``transforms`` of their own.
-        ignore_index: Label of pixels without one; default that of the dataset meta, else 255.
+            ``dict(type='HorizontalFlip', p=0.5)``; ``OneOf``, ``SomeOf`` and ``Sequential`` have
+            nested ``transforms``.
+        ignore_index: Label of filled pixels; default from the dataset meta, else 255.
 
     Raises:
-        ConfigError: If a transform or argument is unknown, or cannot take the image at hand.
+        ConfigError: If a transform or argument is unknown, or does not support the image.
 
     Modified keys: ``img``, ``gt_seg_map``, ``valid``, ``img_shape``.
     """
@@ -87,9 +87,9 @@ class Albumentations(BaseTransform):
         accepted = inspect.signature(cls.__init__).parameters
         unknown = [key for key in arguments if key not in accepted]
         if unknown:
-            # Albumentations itself only warns and goes on without the argument.
+            # Albumentations only warns and ignores the argument.
             raise ConfigError(
-                f"hook.Albumentations: {name} takes no argument {', '.join(unknown)}",
+                f"hook.Albumentations: {name} has no argument {', '.join(unknown)}",
                 expected=", ".join(key for key in accepted if key != "self"),
                 found=", ".join(arguments),
                 remedy="correct the arguments",
@@ -98,7 +98,7 @@ class Albumentations(BaseTransform):
             return cls(**arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"hook.Albumentations: {name} refuses its arguments",
+                f"hook.Albumentations: invalid arguments of {name}",
                 expected=", ".join(key for key in accepted if key != "self"),
                 found=f"{arguments} ({' '.join(str(error).split())})",
                 remedy="correct the arguments",
@@ -117,31 +117,31 @@ class Albumentations(BaseTransform):
             valid = np.ones(image.shape[:2], dtype=np.uint8)
         masks = [np.ascontiguousarray(valid)]
         if labels is not None:
-            # OpenCV warps no 32-bit integers; float32 holds every label up to 2**24.
+            # OpenCV cannot warp 32-bit integers; float32 represents labels up to 2**24 exactly.
             as_float = labels.dtype.itemsize > 2
             masks.append(np.ascontiguousarray(labels.astype(np.float32) if as_float else labels))
         self.compose.set_random_seed(int(np.random.randint(2**31)))  # noqa: NPY002 - see class
         image = np.ascontiguousarray(image)
         try:
-            done = self.compose(image=image, masks=masks)
+            output = self.compose(image=image, masks=masks)
         except Exception as error:
-            # The library raises whatever its parts do: TypeError, KeyError, cv2.error, ...
-            raise self._cannot_take(image, error) from error
-        image, valid = done["image"], np.asarray(done["masks"][0])
+            # Transforms raise TypeError, KeyError, cv2.error, ...
+            raise self._unsupported_image(image, error) from error
+        image, valid = output["image"], np.asarray(output["masks"][0])
         if image.ndim == 2:
             image = image[:, :, None]
         results["img"] = image[:, :, 0] if squeezed else image
         results["img_shape"] = image.shape[:2]
-        made_up = valid != 1
+        invalid = valid != 1
         if labels is not None:
             ignore = self.ignore_index
             if ignore is None:
                 ignore = (results.get("dataset_meta") or {}).get("ignore_index", 255)
-            moved = np.asarray(done["masks"][1]).astype(labels.dtype)
-            moved[made_up] = ignore
-            results["gt_seg_map"] = moved
-        if known_valid or made_up.any():
-            results["valid"] = (~made_up).astype(np.uint8)
+            labels = np.asarray(output["masks"][1]).astype(labels.dtype)
+            labels[invalid] = ignore
+            results["gt_seg_map"] = labels
+        if known_valid or invalid.any():
+            results["valid"] = (~invalid).astype(np.uint8)
             fields = results.setdefault("seg_fields", [])
             if "valid" not in fields:
                 fields.append("valid")
@@ -150,23 +150,23 @@ class Albumentations(BaseTransform):
             results.pop("geo", None)
         return results
 
-    def _cannot_take(self, image: np.ndarray, error: Exception) -> ConfigError:
-        culprits = []
+    def _unsupported_image(self, image: np.ndarray, error: Exception) -> ConfigError:
+        failing = []
         for transform in _leaves(self.compose):
-            always, transform.p = transform.p, 1.0
+            probability, transform.p = transform.p, 1.0
             try:
                 transform(image=image)
             except Exception:
-                culprits.append(type(transform).__name__)
+                failing.append(type(transform).__name__)
             finally:
-                transform.p = always
-        names = culprits or [cfg["type"] for cfg in self.cfg]
+                transform.p = probability
+        names = failing or [cfg["type"] for cfg in self.cfg]
         return ConfigError(
-            f"hook.Albumentations: {', '.join(names)} cannot take this image",
+            f"hook.Albumentations: {', '.join(names)} does not support this image",
             expected=" ".join(str(error).split()) or type(error).__name__,
             found=f"{image.shape[0]} x {image.shape[1]} pixels, {image.shape[2]} bands, "
             f"{image.dtype}",
-            remedy="leave it out, or put hook.ScaleBands before it where the type is the reason",
+            remedy="remove it, or put hook.ScaleBands before it if the data type is unsupported",
         )
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The last step of a pipeline: tensors and data elements."""
+"""Pack samples as tensors and data elements, the last step of a pipeline."""
 
 import functools
 import math
@@ -32,20 +32,14 @@ META_KEYS = (
 )
 
 
-_parse_crs = functools.lru_cache(maxsize=64)(CRS.from_wkt)  # a data set has few, its chips many
+_parse_crs = functools.lru_cache(maxsize=64)(CRS.from_wkt)  # the chips of a data set share CRSs
 
 
 def ground_resolution(results: dict) -> float | None:
-    """Give the ground size of a sample's pixels in metres.
+    """Return the ground resolution of a sample in metres per pixel, None if unknown.
 
-    It is ``resolution`` where a transform has set it, else that of ``geo``, else that of the
-    dataset meta, and larger or smaller where a pipeline resized the image (``scale_factor``).
-
-    Args:
-        results: A sample in a pipeline.
-
-    Returns:
-        Metres; None where nothing tells.
+    From ``resolution`` if set by a transform, else ``geo``, else the dataset meta; divided by the
+    ``scale_factor`` of the pipeline.
     """
     geo, metres = results.get("geo"), results.get("resolution")
     if metres is None and geo is not None and geo.get("crs"):
@@ -59,7 +53,7 @@ def ground_resolution(results: dict) -> float | None:
 
 
 class _PackSample(BaseTransform):
-    """What packing for segmentation and for classification share."""
+    """Base class of the packing transforms."""
 
     def __init__(
         self,
@@ -78,9 +72,9 @@ class _PackSample(BaseTransform):
             if field is not None and field.shape[:2] != (height, width):
                 raise ConfigError(
                     f"{results.get('img_path', 'sample')}: image and {key} differ in size",
-                    expected=f"{key} of {height} x {width} pixels, as the image",
+                    expected=f"{key} of {height} x {width} pixels, like the image",
                     found=f"{field.shape[0]} x {field.shape[1]}",
-                    remedy="use transforms that change all of results['seg_fields']: "
+                    remedy="use transforms that change all results['seg_fields']: "
                     "hook.Albumentations or mmseg's; mmcv's own Resize, Pad and CenterCrop do not",
                 )
         units = sample_units(results, self.scale, self.offset, self.mean)
@@ -112,11 +106,11 @@ class PackSegSample(_PackSample):
 
     Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
     mean, and ``data_samples``, a :class:`mmseg.structures.SegDataSample` with ``gt_sem_seg``
-    (1, H, W) int64 where labelled, ``valid_mask`` (1, H, W) uint8 where known, and in its metainfo
-    ``resolution``, metres per pixel where they are known.
+    (1, H, W) int64 if labelled, ``valid_mask`` (1, H, W) uint8 if known, and ``resolution`` in
+    metres per pixel or None in its metainfo.
 
     Args:
-        meta_keys: Keys of the sample that become meta fields, where present.
+        meta_keys: Keys of the sample to copy to the metainfo, if present.
         scale: Number, or one per band; default ``scale`` of the dataset meta, else 1.
         offset: Number, or one per band; default ``offset`` of the dataset meta, else 0.
         mean: Fill of invalid pixels in model units; default ``mean`` of the dataset meta, else 0.
@@ -139,16 +133,8 @@ class PackSegSample(_PackSample):
 class PackClsSample(_PackSample):
     """Pack a sample for scene classification.
 
-    Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
-    mean, and ``data_samples``, a :class:`hook.structures.ClsDataSample` with ``gt_label`` where
-    labelled, ``valid_mask`` (1, H, W) uint8 where known, and in its metainfo ``resolution``, metres
-    per pixel where they are known.
-
-    Args:
-        meta_keys: Keys of the sample that become meta fields, where present.
-        scale: Number, or one per band; default ``scale`` of the dataset meta, else 1.
-        offset: Number, or one per band; default ``offset`` of the dataset meta, else 0.
-        mean: Fill of invalid pixels in model units; default ``mean`` of the dataset meta, else 0.
+    Like :class:`PackSegSample`, with the same arguments, but ``data_samples`` is a
+    :class:`hook.structures.ClsDataSample` with ``gt_label`` if labelled.
     """
 
     def transform(self, results: dict) -> dict:

@@ -1,4 +1,4 @@
-"""From native values to model units inside a pipeline."""
+"""Conversion from native values to model units in a pipeline."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,10 @@ def sample_units(
     offset: float | Sequence[float] | None,
     mean: float | Sequence[float] | None,
 ) -> dict:
-    """Gather scale, offset and mean: a transform's own arguments, else the dataset meta.
+    """Return scale, offset and mean for :func:`hook.geo.bands.to_model_units`.
 
-    A sample whose values are in model units already (``results['in_model_units']``) is not scaled
-    again.
-
-    Args:
-        results: Sample dictionary, with ``dataset_meta`` where the dataset has one.
-        scale: Argument of the transform, or None.
-        offset: Argument of the transform, or None.
-        mean: Argument of the transform, or None.
-
-    Returns:
-        dict for :func:`hook.geo.bands.to_model_units`.
+    Arguments that are None default to the dataset meta. Samples with ``in_model_units`` set are not
+    scaled again.
     """
     meta = results.get("dataset_meta") or {}
     units = {"mean": meta.get("mean") if mean is None else mean}
@@ -38,16 +29,13 @@ def sample_units(
 
 
 def image_in_model_units(results: dict, units: dict) -> np.ndarray:
-    """Convert the image of a sample.
+    """Convert the image of a sample to (C, H, W) float32, with the mean at invalid pixels.
 
     Args:
-        results: Sample dictionary with ``img`` (H, W, C) or (H, W) and, where known, ``valid``
-            (H, W). Only pixels whose ``valid`` is exactly 1 count as valid: mmseg's
-            ``RandomRotate`` fills the new pixels of every segmentation field with 255.
+        results: Sample dictionary with ``img`` (H, W, C) or (H, W) and optionally ``valid`` (H, W).
+            Only pixels with ``valid`` equal to 1 are valid: mmseg's ``RandomRotate`` fills new
+            pixels of all segmentation fields with 255.
         units: From :func:`sample_units`.
-
-    Returns:
-        (C, H, W) float32, pixels that are not valid filled with the mean.
     """
     image = results["img"]
     if image.ndim == 2:
@@ -63,10 +51,10 @@ def image_in_model_units(results: dict, units: dict) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ScaleBands(BaseTransform):
-    """Bring ``img`` into model units (float32) and fill its invalid pixels with the mean.
+    """Convert ``img`` to model units (float32) and fill its invalid pixels with the mean.
 
-    Put it before transforms that mix neighbouring pixels (resize, rotate, blur), so that no nodata
-    value leaks into valid pixels. Without it the packing transforms scale at the end.
+    Put it before transforms that mix neighbouring pixels (resize, rotate, blur), so that nodata
+    values do not leak into valid pixels. Without it, the packing transforms scale at the end.
 
     Args:
         scale: Number, or one per band; default ``scale`` of the dataset meta, else 1.
