@@ -1,7 +1,4 @@
-"""Maps of whole scenes: window grid, reader, blending, layers, polygons and styles.
-
-Needs a function from windows to class probabilities and knows nothing of the model behind it.
-"""
+"""Maps of whole scenes, from any function that maps windows to class probabilities."""
 
 from hook.scenes.blending import RowBlender, RowBlock
 from hook.scenes.grid import Window, WindowGrid

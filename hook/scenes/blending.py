@@ -1,4 +1,4 @@
-"""Overlapping windows blended into one scene, a few rows at a time."""
+"""Blending overlapping windows of a scene, a few rows at a time."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from hook.scenes.grid import Window, WindowGrid
 BLENDS = ("hann", "mean", "crop")
 # Larger states win where windows meet.
 _UNREAD, _INVALID, _VALID = 0, 1, 2
-# Finished rows leave in small blocks, so that what is derived from them (an argmax is int64) stays
-# small beside the accumulators.
+# Finished rows are emitted in small blocks, so that arrays derived from them (an int64 argmax) are
+# small compared with the accumulators.
 _ROWS, _PIXELS = 64, 64 * 8192
 
 
 def rows_at_a_time(width: int) -> int:
-    """Number of rows of a scene of some width that are finished together."""
+    """Return the number of rows that are emitted together."""
     return min(max(_PIXELS // width, 1), _ROWS)
 
 
 class RowBlock(NamedTuple):
-    """Finished rows of a scene; the arrays are views that hold only while they are consumed."""
+    """Finished rows of a scene; the arrays are views, valid only until the next block."""
 
     row_off: int
     scores: np.ndarray
@@ -33,34 +33,27 @@ class RowBlock(NamedTuple):
 
 
 class SeamRows(NamedTuple):
-    """Rows that two blocks of windows share, as one of them leaves them."""
+    """Accumulated rows that two blocks of windows share, from one of them."""
 
     row_off: int
     mean: np.ndarray
     """(K, n, width) float32 weighted mean of the scores."""
     weight: np.ndarray
-    """(n, width) float32 weight of that mean, 0 where no window of the block had data."""
+    """(n, width) float32 weight of the mean, 0 where no window of the block had data."""
     state: np.ndarray
-    """(n, width) uint8: not read, not valid, or valid."""
+    """(n, width) uint8: unread, invalid or valid."""
 
 
 def blend_profile(window: int, overlap: int, blend: str = "hann") -> np.ndarray:
-    """Weights of a window along one axis.
+    """Return the weights of a window along one axis, (window,) float32, all greater than 0.
 
-    ``hann`` rises as a squared sine over the overlap and is 1 between, so that regular neighbours
-    add up to 1; it is taken at pixel centres and therefore never zero. ``mean`` is 1 throughout,
-    and so is ``crop``, which takes every pixel from one window only, see :meth:`WindowGrid.core`.
-
-    Returns:
-        (window,) float32, all greater than 0.
+    ``hann`` is a squared sine over the overlap and 1 in between, so that regular neighbours sum
+    to 1; it is sampled at pixel centres and never zero. ``mean`` is 1, and so is ``crop``, which
+    uses one window per pixel, see :meth:`WindowGrid.core`.
     """
     if blend not in BLENDS:
-        raise SceneError(
-            "blend",
-            expected=" or ".join(BLENDS),
-            found=blend,
-            remedy="choose one of these (--blend)",
-        )
+        remedy = "choose one of these (--blend)"
+        raise SceneError("blend", expected=" or ".join(BLENDS), found=blend, remedy=remedy)
     ramp = min(overlap, window // 2)
     profile = np.ones(window)
     if blend == "hann" and ramp:
@@ -73,21 +66,20 @@ def blend_profile(window: int, overlap: int, blend: str = "hann") -> np.ndarray:
 class RowBlender:
     """Weighted mean of the scores of overlapping windows, held for one row of windows only.
 
-    The mean is kept as such and moved towards each new window's score by that window's share of
-    the weight so far (West 1979, "Updating mean and variance estimates"). Where all windows agree
-    the step is exactly zero, so a constant or purely pixelwise model comes out bit for bit, in
-    float32 and for any weights.
+    An incremental weighted mean (West 1979, "Updating mean and variance estimates"): where all
+    windows agree, updates are exactly zero, so a constant or pixelwise model is reproduced bit for
+    bit in float32, for any weights.
 
-    Windows must come in the grid's order. Memory: ``min(window, height) x width x (4 K + 5)``
-    bytes.
+    Windows must be added in the order of the grid. Memory: ``min(window, height) x width x (4 K +
+    5)`` bytes.
 
     Args:
-        grid: The windows that will come.
+        grid: The windows.
         num_classes: Number of scores per pixel, K.
-        emit: Gets every :class:`RowBlock`, from top to bottom.
+        emit: Called with each :class:`RowBlock`, from top to bottom.
         blend: ``"hann"``, ``"mean"`` or ``"crop"``, see :func:`blend_profile`.
-        block: Only the windows of this block will come; None: all of the grid.
-        emit_seam: Gets the rows that the block shares with its neighbours.
+        block: Only the windows of this block are added; None for all.
+        emit_seam: Called with the rows that the block shares with its neighbours.
     """
 
     def __init__(
@@ -117,38 +109,34 @@ class RowBlender:
         return self._mean.nbytes + self._weight.nbytes + self._state.nbytes
 
     def add(self, window: Window, scores: np.ndarray, covered: np.ndarray) -> None:
-        """Blend one window in.
+        """Blend one window.
 
         Args:
-            window: Where it lies.
-            scores: (K, h, w) with at least the window's rows and columns.
+            window: Position in the scene.
+            scores: (K, h, w) with at least the rows and columns of the window.
             covered: (window.height, window.width) bool, the pixels that get a class.
 
         Raises:
             SceneError: Rows that this window finishes are incomplete.
         """
-        area, own = self._enter(window)
-        state = _INVALID + covered[own].astype(np.uint8)
+        area, part = self._enter(window)
+        state = _INVALID + covered[part].astype(np.uint8)
         np.maximum(self._state[area], state, out=self._state[area])
         weight, mean = self._weight[area], self._mean[(slice(None), *area)]
-        added = self._window_weights[own]
+        added = self._window_weights[part]
         weight += added
         share = added / weight  # exactly 1 for the first window of a pixel
-        step = scores[(slice(None), *own)] - mean
+        step = scores[(slice(None), *part)] - mean
         step *= share
         mean += step
 
     def skip(self, window: Window) -> None:
-        """Pass a window without a valid pixel, which the model did not see.
-
-        Raises:
-            SceneError: Rows that this window finishes are incomplete.
-        """
+        """Add a window without valid pixels, which has no scores; errors as :meth:`add`."""
         area, _ = self._enter(window)
         np.maximum(self._state[area], _INVALID, out=self._state[area])
 
     def _enter(self, window: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Emit the rows above a window; return its place in the accumulators, and in itself."""
+        """Emit the rows above a window; return its slices of the accumulators and of its scores."""
         self._advance(window.row_off)
         part = self._grid.core(window) if self._crop else window
         top = part.row_off - self._row_off
@@ -159,22 +147,18 @@ class RowBlender:
         )
 
     def finish(self) -> None:
-        """Emit the rows still held.
-
-        Raises:
-            SceneError: They are incomplete.
-        """
+        """Emit the remaining rows; errors as :meth:`add`."""
         self._advance(self._stop)
 
     def _advance(self, row: int) -> None:
-        """Emit and free all rows above ``row``, which no later window touches."""
+        """Emit and free all rows above ``row``, which later windows do not cover."""
         count = row - self._row_off
         if count < 0 or count > len(self._weight):
             raise SceneError(
                 "windows out of order",
                 expected=f"row offsets from {self._row_off} to {self._row_off + len(self._weight)}",
                 found=row,
-                remedy="hand the windows over in the order of the grid",
+                remedy="add the windows in the order of the grid",
             )
         block = rows_at_a_time(self._grid.width)
         for start in range(0, count, block):
@@ -182,7 +166,7 @@ class RowBlender:
         if not count:
             return
         for rows in (*self._mean, self._weight, self._state):
-            # In pieces: numpy buffers the whole of an assignment whose two sides overlap.
+            # In pieces: NumPy copies the source of an assignment whose sides overlap.
             kept = len(rows) - count
             for start in range(0, kept, block):
                 stop = min(start + block, kept)
@@ -191,7 +175,7 @@ class RowBlender:
         self._row_off = row
 
     def _emit_rows(self, start: int, stop: int) -> None:
-        """Emit accumulated rows, those of the seams apart."""
+        """Emit accumulated rows, seams separately."""
         top, bottom = (min(max(row - self._row_off, start), stop) for row in self._seams)
         for first, last, is_seam in (
             (start, top, True),
@@ -213,7 +197,7 @@ class RowBlender:
 
 
 def finish_rows(rows: SeamRows) -> RowBlock:
-    """Turn accumulated rows into finished ones.
+    """Check and convert accumulated rows.
 
     Raises:
         SceneError: A pixel was not read, or its scores are not finite.
@@ -225,8 +209,8 @@ def finish_rows(rows: SeamRows) -> RowBlock:
         raise SceneError(
             f"rows {row_off} to {row_off + len(state) - 1}: not every pixel was mapped",
             expected=f"{missed.size} pixels covered by windows",
-            found=f"{int(missed.sum())} without one",
-            remedy="choose another --window or --overlap: the grid must cover every pixel",
+            found=f"{int(missed.sum())} not covered",
+            remedy="choose a different --window or --overlap: the grid must cover every pixel",
         )
     finite = np.isfinite(scores).all(axis=0)
     if not finite[valid].all():
@@ -240,21 +224,18 @@ def finish_rows(rows: SeamRows) -> RowBlock:
 
 
 def join_seam(above: SeamRows, below: SeamRows) -> SeamRows:
-    """Blend the rows that two blocks share.
-
-    As in :class:`RowBlender` the mean moves by the share of the weight, so that where both agree
-    nothing moves at all.
+    """Blend the rows that two blocks share, as :class:`RowBlender` does.
 
     Args:
-        above: The rows as the upper block leaves them.
-        below: The same rows as the lower block leaves them.
+        above: The rows from the upper block.
+        below: The same rows from the lower block.
     """
     if above.row_off != below.row_off or above.mean.shape != below.mean.shape:
         raise SceneError(
-            "blocks that do not meet",
+            "seams of blocks do not match",
             expected=f"{above.mean.shape} from row {above.row_off}",
             found=f"{below.mean.shape} from row {below.row_off}",
-            remedy="throw away what was left (--overwrite) and map again",
+            remedy="discard the unfinished map (--overwrite) and map again",
         )
     weight = above.weight + below.weight
     share = np.divide(below.weight, weight, out=np.zeros_like(weight), where=weight > 0)

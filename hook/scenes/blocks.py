@@ -1,4 +1,4 @@
-"""Rows of windows in groups that are mapped on their own and joined afterwards."""
+"""Groups of rows of windows that are mapped independently and joined afterwards."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,14 @@ from hook.errors import SceneError
 from hook.scenes.grid import Window, WindowGrid
 
 WINDOWS_PER_BLOCK = 64
-"""Least number of windows of a block: few enough to lose to an interruption, and enough that the
-last batch, which may be filled up, costs little."""
+"""Minimum number of windows of a block: an interruption loses little, padding of the last batch
+too."""
 
 
 class Block(NamedTuple):
     """Consecutive rows of windows, and the rows of pixels they cover.
 
-    Neighbouring blocks share pixels where their windows overlap: the *seams*. What lies between
-    the seams is finished by the block alone.
+    Where their windows overlap, neighbouring blocks share rows of pixels, the *seams*.
     """
 
     index: int
@@ -30,30 +29,30 @@ class Block(NamedTuple):
     stop: int
     """Row of pixels after the last one covered."""
     top: int
-    """Row of pixels after the seam with the block above; ``start`` where there is none."""
+    """Row of pixels after the seam with the block above; ``start`` if there is none."""
     bottom: int
-    """First row of pixels of the seam with the block below; ``stop`` where there is none."""
+    """First row of pixels of the seam with the block below; ``stop`` if there is none."""
 
     @property
     def note(self) -> str:
-        """Name of the journal's note that the block is done."""
+        """Name of the file in the journal that marks the block as done."""
         return f"block{self.index:06d}.done"
 
     def windows(self, grid: WindowGrid) -> list[Window]:
-        """Give the block's windows in the grid's order."""
+        """Return the windows of the block in the order of the grid."""
         columns = len(grid.col_offs)
         return grid[self.first * columns : self.last * columns]
 
 
 class BlockPlan(Sequence[Block]):
-    """All blocks of a grid, a function of the grid alone.
+    """All blocks of a grid.
 
-    Because nothing else decides what is computed together, the map is the same however many
-    workers share the blocks and wherever a run was interrupted.
+    They depend on the arguments only, so that the map is the same for any number of workers and
+    after any interruption.
 
     Args:
         grid: The windows.
-        windows: Least number of windows of a block.
+        windows: Minimum number of windows of a block.
 
     Raises:
         SceneError: ``windows`` is not a positive integer.
@@ -65,11 +64,11 @@ class BlockPlan(Sequence[Block]):
                 "windows of a block",
                 expected="1 or more",
                 found=windows,
-                remedy="give block_windows as a whole number from 1",
+                remedy="set block_windows to a positive integer",
             )
         rows = math.ceil(windows / len(grid.col_offs))
         firsts = list(range(0, len(grid.row_offs), rows))
-        # The last one, where it is a mere rest, and those so low that three would meet in a pixel.
+        # Merge a small last block, and blocks so low that three would share a pixel.
         if len(firsts) > 1 and len(grid.row_offs) - firsts[-1] < (rows + 1) // 2:
             firsts.pop()
         number = 1

@@ -1,4 +1,4 @@
-"""Blocks of a scene on several processes, GPUs or machines, through Dask."""
+"""Processing blocks of a scene on several processes, GPUs or machines with Dask."""
 
 import contextlib
 import dataclasses
@@ -20,28 +20,23 @@ if TYPE_CHECKING:
     from distributed import Client
 
 MakePredict = Callable[[str | None], Callable]
-"""Makes the function that answers windows, on a device; it must survive pickling."""
+"""Creates the function of windows on a device; must be picklable."""
 
 
-# What this process, a worker, has loaded.
-_PREDICTORS: dict[str, Callable] = {}
-# How often a block may take its worker with it before it is taken for the culprit.
-_DEATHS_ALLOWED = 5
+_PREDICTORS: dict[str, Callable] = {}  # loaded in this worker process
+_DEATHS_ALLOWED = 5  # workers that die on a block before the run fails
 
 
 @contextlib.contextmanager
 def connect(address: str, workers: int = 2) -> Iterator["Client"]:
-    """Start workers on this machine, or join those of a Dask scheduler.
+    """Start workers on this machine, or connect to a Dask scheduler.
 
     Args:
         address: ``"local"``, or the address of a scheduler such as ``tcp://10.0.0.1:8786``.
         workers: Number of processes that ``"local"`` starts.
 
-    Yields:
-        A client of theirs.
-
     Raises:
-        SceneError: ``distributed`` is not installed, or nobody answers at the address.
+        SceneError: ``distributed`` is not installed, or no scheduler answers.
     """
     try:
         import distributed
@@ -92,18 +87,16 @@ def on_cluster(
     key: str,
     devices: Sequence[str] | None = None,
 ) -> RunBlocks:
-    """Have blocks run by the workers of a cluster.
+    """Return a function that runs blocks on the workers of a cluster.
 
-    Each worker loads the model once. A block whose worker is lost runs again elsewhere. Workers
-    and the caller must see the same folder under the same name: the input, and the place of the
-    output, where finished blocks wait.
+    Each worker loads the model once. Blocks of a lost worker run again on a different one. Workers
+    and the caller must share the folders of input and output under the same names.
 
     Args:
         client: Of the cluster.
-        make_predict: Makes a worker's model.
-        key: Name of the model, so that a worker that has it does not load it again.
-        devices: The first worker of a machine takes the first one, and so on; None leaves it to
-            ``make_predict``.
+        make_predict: Creates the model of a worker.
+        key: Name of the model, for caching in the workers.
+        devices: Devices of the workers of a machine, in order; None leaves it to ``make_predict``.
     """
 
     def run(
@@ -141,10 +134,10 @@ def _result(future) -> int:
         return future.result()
     except KilledWorker as error:
         raise SceneError(
-            "workers die over a block of the scene",
-            expected="workers that live",
+            "workers died on a block of the scene",
+            expected="workers that stay alive",
             found=str(error).splitlines()[0],
-            remedy="look into the workers' logs; give them more memory or smaller batches",
+            remedy="check the logs of the workers; use more memory or smaller batches",
         ) from None
 
 
@@ -158,11 +151,11 @@ def _run_block(
     job: Job,
     index: int,
 ) -> int:
-    """Do a block in a worker; return its number."""
+    """Process a block in a worker; return its index."""
     if not folder.is_dir():
         raise SceneError(
-            f"{folder}: a worker does not see this folder",
-            expected="a disk that all workers share",
+            f"{folder}: not accessible to a worker",
+            expected="a disk shared by all workers",
             remedy="write the output to one",
         )
     if key not in _PREDICTORS:
@@ -176,14 +169,14 @@ def _run_block(
 
 
 def _ignore(windows: int) -> None:
-    """Report to nobody: the caller counts whole blocks."""
+    """Report nothing: the caller counts blocks."""
 
 
 def _number_of_worker(folder: Path) -> int:
-    """Number of this worker among those of its machine.
+    """Return the number of this worker on its machine.
 
-    Those of a local cluster are named by numbers. Others, which are named by their addresses, take
-    the next number that no process of this machine has taken in the folder of the unfinished map.
+    Workers of a local cluster are named by numbers; others create the next free file of their
+    machine in the folder of the unfinished map.
     """
     from distributed import get_worker
 

@@ -1,4 +1,4 @@
-"""Tables as named tuples of columns, arrays with one entry (or row) per record."""
+"""Tables as named tuples of columns: arrays with one entry (or row) per record."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -14,23 +14,23 @@ def take(table: Columns, index: np.ndarray | slice) -> Columns:
 
 
 def join(tables: Sequence[Columns]) -> Columns:
-    """Put one or more tables below each other."""
+    """Concatenate one or more tables."""
     columns = (np.concatenate(parts) for parts in zip(*tables, strict=True))
     return type(tables[0])(*columns)
 
 
 def regroup(tables: Iterable[Columns], size: int) -> Iterator[Columns]:
-    """Regroup tables of any lengths into such of ``size`` records, the last of fewer."""
+    """Regroup tables into tables of ``size`` records; the last may have fewer."""
     waiting, count = [], 0
     for table in tables:
         waiting.append(table)
         count += len(table[0])
         if count < size:
             continue
-        whole = join(waiting)
+        joined = join(waiting)
         end = count - count % size
         for start in range(0, end, size):
-            yield take(whole, slice(start, start + size))
-        waiting, count = [take(whole, slice(end, None))], count - end
+            yield take(joined, slice(start, start + size))
+        waiting, count = [take(joined, slice(end, None))], count - end
     if count:
         yield join(waiting)

@@ -1,4 +1,4 @@
-"""Connected regions of class maps, and small ones dissolved into their neighbours."""
+"""Connected regions of class maps, and dissolving small ones into their neighbours."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,21 +10,20 @@ from hook.geo.measure import pixel_areas
 from hook.geo.styles import NO_CLASS
 from hook.scenes.statistics import ClassMap
 
-# Sizes of regions are whole numbers, so that their sums do not depend on the order of summing.
+# Sizes of regions are integers, so that their sums do not depend on the order of summation.
 _SIZE_STEPS = 1 << 20
 
 
 def label(classes: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the 4-connected regions of one class in the order of their first pixels.
 
-    Runs of equal pixels in a row are the nodes of a graph, which is far smaller than one of
-    pixels; its connected components are the regions.
+    They are the connected components of a graph of runs of equal pixels in rows.
 
     Args:
         classes: (h, w) class indexes, -1 for none.
 
     Returns:
-        (h, w) int32 numbers of regions, -1 where there is no class, and how many there are.
+        (h, w) int32 region numbers, -1 for no class, and the number of regions.
     """
     starts = np.ones(classes.shape, bool)
     starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
@@ -50,7 +49,7 @@ def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         (size,) the component of each node.
     """
-    # A fifth of a second to load, which only maps with polygons should pay.
+    # Slow to import, and needed for polygons only.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -63,12 +62,12 @@ def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class Dissolving(NamedTuple):
-    """What becomes of the regions of a map, numbered strip by strip."""
+    """New classes of the regions of a map, numbered strip by strip."""
 
     new_classes: np.ndarray
 
     def apply(self, strips: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the strips of which the plan was made with their new classes."""
+        """Yield the strips of the map with their new classes."""
         offset = 0
         for row_off, classes in strips:
             labels, count = label(classes)
@@ -80,13 +79,13 @@ class Dissolving(NamedTuple):
 def plan_dissolving(
     source: ClassMap, min_area: float, strip_rows: int | None, progress: bool
 ) -> Dissolving:
-    """Find the regions of the whole map, their sizes and neighbours; dissolve the small ones."""
-    # Sizes are counted in steps of the pixel in the map's centre.
+    """Plan the dissolving of the small regions of a map."""
+    # Sizes are fractions of the area of the centre pixel of the map.
     centre = 1.0
     if source.crs:
         areas = pixel_areas(source, source.height // 2, 1)
         centre = areas[0, areas.shape[1] // 2]
-    # The margin forgives the rounding of an area that is meant to be a number of pixels.
+    # The margin allows for rounding of areas that are multiples of a pixel.
     smallest = math.ceil(min_area / centre * _SIZE_STEPS * (1 - 1e-9))
     nothing = np.empty((0, 2), np.int64)
     sizes, kinds, seams, edges = [], [], [nothing], [nothing]
@@ -96,14 +95,14 @@ def plan_dissolving(
         areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
         steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
         inside = labels >= 0
-        # Exact: whole numbers far below 2**53.
+        # Exact: integers far below 2**53.
         size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
         kind = np.zeros(count, np.int32)
         kind[labels[inside]] = classes[inside]
         beside = touching(labels[:, :-1], labels[:, 1:])
         below = touching(labels[:-1], labels[1:])
         pairs = _unique_pairs(np.concatenate([beside, below]))
-        # Large regions side by side stay as they are, whatever they are parts of.
+        # Edges between two large regions are not needed.
         edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
         labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)
         if above is not None:
@@ -126,15 +125,14 @@ def plan_dissolving(
 
 
 def touching(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pairs of regions, (M, 2) int64, from arrays of neighbouring pixels."""
+    """Return pairs of adjacent regions, (M, 2) int64, from arrays of neighbouring pixels."""
     border = (first != second) & (first >= 0) & (second >= 0)
     return _unique_pairs(np.column_stack([first[border], second[border]]).astype(np.int64))
 
 
 def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
-    """Each pair of (M, 2) int64 once, whichever way round; numbers below 2**31."""
-    # One number each, sorted: np.unique takes many times as long for rows, and for such numbers,
-    # which its hash does not scatter.
+    """Return unique unordered pairs of (M, 2) int64, numbers below 2**31."""
+    # Packed into one integer and sorted, which is much faster than np.unique.
     codes = np.sort(pairs.min(axis=1) << 32 | pairs.max(axis=1))
     codes = codes[np.append(True, codes[1:] != codes[:-1])] if len(codes) else codes
     return np.column_stack([codes >> 32, codes & 0xFFFFFFFF])
@@ -145,14 +143,14 @@ def _dissolve(
 ) -> np.ndarray:
     """Dissolve small regions into their largest neighbours.
 
-    In each round every small region goes to its largest neighbour, and on to where that goes. One
-    that is larger than all its neighbours waits: they are small too and go in this round. Regions
-    of one class that now touch become one. Rounds go on until no small region has a neighbour.
+    In each round, small regions are merged into their largest neighbour, transitively. A small
+    region larger than all its neighbours is kept: these are merged in this round. Then adjacent
+    regions of the same class are joined. Repeats until no small region has a neighbour.
 
     Args:
         sizes: (N,) int64.
         classes: (N,) int32.
-        edges: (M, 2) int64 pairs of neighbours; those of two large regions may be missing.
+        edges: (M, 2) int64 pairs of neighbours; pairs of two large regions may be missing.
         smallest: Regions below this size are dissolved.
 
     Returns:
@@ -165,23 +163,24 @@ def _dissolve(
         edges = edges[(sizes[edges] < smallest).any(axis=1)]
         if not len(edges):
             return classes[root]
-        here, there = np.concatenate([edges, edges[:, ::-1]]).T
-        going = sizes[here] < smallest
-        here, there = here[going], there[going]
-        # Of equal neighbours the first; "larger" is a strict order, so that nobody goes in circles.
-        order = np.lexsort((-there, sizes[there], here))
-        here, there = here[order], there[order]
-        last = np.append(here[1:] != here[:-1], True)
-        here, there = here[last], there[last]
-        larger = (sizes[there] > sizes[here]) | ((sizes[there] == sizes[here]) & (there < here))
+        region, neighbour = np.concatenate([edges, edges[:, ::-1]]).T
+        small = sizes[region] < smallest
+        region, neighbour = region[small], neighbour[small]
+        # The first of equal neighbours; "larger" is a strict order, which excludes cycles.
+        order = np.lexsort((-neighbour, sizes[neighbour], region))
+        region, neighbour = region[order], neighbour[order]
+        last = np.append(region[1:] != region[:-1], True)
+        region, neighbour = region[last], neighbour[last]
+        larger = sizes[neighbour] > sizes[region]
+        larger |= (sizes[neighbour] == sizes[region]) & (neighbour < region)
         target = np.arange(len(sizes))
-        target[here[larger]] = there[larger]
-        while (further := target[target] != target).any():
-            target[further] = target[target[further]]
+        target[region[larger]] = neighbour[larger]
+        while (pending := target[target] != target).any():
+            target[pending] = target[target[pending]]
         moved = np.flatnonzero(target != np.arange(len(sizes)))
         np.add.at(sizes, target[moved], sizes[moved])
         edges = target[edges]
-        # Only what grew can have met its like.
+        # Only regions that grew can touch a region of their own class.
         met = edges[classes[edges[:, 0]] == classes[edges[:, 1]]]
         met = met[met[:, 0] != met[:, 1]]
         if len(met):

@@ -8,10 +8,7 @@ from hook.arguments import bad_argument, check_int, is_number
 
 
 class Window(NamedTuple):
-    """A rectangle of a scene in pixels: ``height x width`` from ``(row_off, col_off)``.
-
-    It always lies inside the scene; it is smaller than the model's window only where the scene is.
-    """
+    """A rectangle inside a scene in pixels: ``height x width`` from ``(row_off, col_off)``."""
 
     row_off: int
     col_off: int
@@ -23,17 +20,16 @@ class WindowGrid(Sequence[Window]):
     """Square windows that cover a scene, in row-major order.
 
     Windows start every ``window - overlap`` pixels; the last one of a row or column is shifted back
-    so that it ends with the scene, and no offset is ever negative. The list depends on the
-    arguments alone and is computed on demand, so that a huge scene costs no memory.
+    to end with the scene. They are computed on demand.
 
     Args:
         height: Rows of the scene.
         width: Columns of the scene.
         window: Side of a window in pixels.
-        overlap: Pixels that neighbours share, or a fraction of the window where below 1.
+        overlap: Pixels that neighbours share, or a fraction of the window if below 1.
 
     Raises:
-        ConfigError: A size is not a positive integer or the overlap leaves no step.
+        ConfigError: A size is not a positive integer, or the overlap is not below the window.
     """
 
     def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
@@ -62,18 +58,14 @@ class WindowGrid(Sequence[Window]):
         )
 
     def core(self, window: Window) -> Window:
-        """Give the part of a window that lies nearer to its centre than to its neighbours'.
-
-        The cores of all windows cover the scene once: neighbours meet in the middle of what they
-        share.
-        """
+        """Return a window without the outer half of its overlaps; cores cover a scene once."""
         rows = _core(self.row_offs, window.row_off, self.window, self.height)
         columns = _core(self.col_offs, window.col_off, self.window, self.width)
         return Window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
 
 
 def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int, int]:
-    """First pixel and the pixel after the last one of a window's core along an axis."""
+    """Return start and stop of the core of a window along an axis."""
     index = bisect.bisect_left(offsets, offset)
     first, last = 0, size
     if index:
@@ -84,27 +76,27 @@ def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int,
 
 
 def check_overlap(overlap: float, window: int | None = None) -> float:
-    """Take an overlap of windows: a fraction of the window below 1, or whole pixels.
+    """Check an overlap of windows: a fraction below 1, or an integer of pixels.
 
     Args:
-        overlap: What was given.
-        window: Side of a window in pixels, which whole pixels must stay below; None: unknown yet.
+        overlap: The value.
+        window: Side of a window in pixels, which the overlap must be below; None if unknown.
 
     Raises:
-        ConfigError: It is neither, or leaves no step between windows.
+        ConfigError: It is neither, or not below the window.
     """
     if not is_number(overlap) or overlap < 0 or (overlap >= 1 and overlap != int(overlap)):
-        expected = "a fraction in [0, 1) or a whole number of pixels"
+        expected = "a fraction in [0, 1) or an integer number of pixels"
     elif window is not None and overlap >= max(window, 1):
         expected = f"fewer pixels than the window's {window}"
     else:
         return overlap
-    remedy = "give a fraction such as 0.25, or pixels below the window (--overlap)"
+    remedy = "use a fraction such as 0.25, or pixels below the window (--overlap)"
     raise bad_argument("overlap", overlap, expected, remedy)
 
 
 def overlap_pixels(overlap: float, window: int) -> int:
-    """Give the overlap of windows in pixels; see :func:`check_overlap` for its values."""
+    """Return the overlap of windows in pixels; see :func:`check_overlap` for its values."""
     check_overlap(overlap, window)
     return min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
 

@@ -1,4 +1,4 @@
-"""What an unfinished map has so far, in a folder beside it, so that a later run can go on."""
+"""Finished pieces of an unfinished map in a folder, from which a later run can resume."""
 
 import contextlib
 import hashlib
@@ -16,9 +16,9 @@ _HEADER_BYTES = 1 << 16
 
 
 def fingerprint_of_file(path: str | Path) -> dict[str, Any]:
-    """Tell a file from a changed one without reading all of it: size, time, checksum of its head.
+    """Return size, time and checksum of the first bytes of a file, to detect changes.
 
-    A name that is no file of this machine (``/vsicurl/...``) is told by its name alone.
+    For other dataset names (``/vsicurl/...``), the name only.
     """
     name, path = str(path), Path(path)
     if not path.is_file():
@@ -30,23 +30,23 @@ def fingerprint_of_file(path: str | Path) -> dict[str, Any]:
 
 
 class Journal:
-    """Folder of finished pieces of a map, tied to a fingerprint of all that decides its bytes.
+    """Folder of finished pieces of a map, with a fingerprint of all that determines its bytes.
 
-    A piece is there when a file has its name: it is written under another one and renamed. So
-    the process may be killed at any moment, and several processes may write the same piece.
+    Pieces are written under a temporary name and renamed, so the process may be killed at any
+    time, and several processes may write the same piece.
 
     Args:
-        output: The map; the folder ``.<name>.unfinished`` lies beside it.
-        fingerprint: What decides the map's bytes, as JSON can hold it.
-        resume: Go on with what an interrupted run left.
-        overwrite: Throw it away.
+        output: The map; the folder is ``.<name>.unfinished`` in the same folder.
+        fingerprint: Determines the bytes of the map; serialisable as JSON.
+        resume: Continue an interrupted run.
+        overwrite: Discard it.
 
     Attributes:
-        owned: This process opened the folder; others that join it do no more than their blocks.
+        owned: This process opened the folder; processes that join it only process their blocks.
 
     Raises:
-        SceneError: There is an unfinished map and neither was asked for, or the fingerprint has
-            changed; or the folder cannot be made.
+        SceneError: There is an unfinished map and neither option is set, the fingerprint has
+            changed, or the folder cannot be created.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Journal:
         self.output, self.owned = Path(output), True
         self.folder = self.output.parent / f".{self.output.name}.unfinished"
         text = json.dumps(fingerprint, indent=1, sort_keys=True, default=str)
-        # A run killed between its last steps left both the map and the folder.
+        # A run killed in its last steps leaves both the map and the folder.
         left = self.folder.exists() or self._removed.exists()
         self._check_target(overwrite or (resume and left))
         if self.folder.exists() and not resume:
@@ -67,14 +67,14 @@ class Journal:
                 raise SceneError(
                     f"{self.output}: an interrupted run left part of this map",
                     found=self.folder,
-                    remedy="go on with it (--resume), or throw it away (--overwrite)",
+                    remedy="continue it (--resume), or discard it (--overwrite)",
                 )
             self.remove()
         found = self._read()
         if found is not None:
             self._compare(json.loads(text), found)
         else:
-            self.remove()  # pieces of which nobody knows what they are of
+            self.remove()  # pieces without a fingerprint
             try:
                 self.folder.mkdir(exist_ok=True)
             except OSError as error:
@@ -82,7 +82,7 @@ class Journal:
                     f"{self.output}: cannot be written",
                     expected=f"an existing, writable folder {self.output.parent}",
                     found=error.strerror,
-                    remedy="create the folder or choose another one",
+                    remedy="create the folder or choose a different one",
                 ) from error
             self.write_text(_FINGERPRINT, text)
         for stale in self.folder.glob("*.partial*"):
@@ -90,15 +90,12 @@ class Journal:
 
     def _check_target(self, overwrite: bool) -> None:
         if self.output.is_dir():
-            raise SceneError(
-                f"{self.output}: is a folder",
-                expected="a file name",
-                remedy="name a file in that folder",
-            )
+            what = f"{self.output}: is a folder"
+            raise SceneError(what, expected="a file name", remedy="name a file in that folder")
         if self.output.exists() and not overwrite:
             raise SceneError(
                 f"{self.output}: exists already",
-                remedy="choose another name, or allow overwriting (--overwrite)",
+                remedy="choose a different name or allow overwriting (--overwrite)",
             )
 
     def _read(self) -> dict[str, Any] | None:
@@ -108,66 +105,60 @@ class Journal:
             return None
         except (OSError, ValueError) as error:
             raise SceneError(
-                f"{self.folder}: cannot be read",
-                found=error,
-                remedy="throw it away (--overwrite)",
+                f"{self.folder}: cannot be read", found=error, remedy="discard it (--overwrite)"
             ) from error
 
     def _compare(self, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         keys = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
         if keys:
             raise SceneError(
-                f"{self.output}: the interrupted run was another one; what differs: "
+                f"{self.output}: the interrupted run had different settings; what differs: "
                 f"{', '.join(keys)}",
                 expected={key: found.get(key) for key in keys},
                 found={key: wanted.get(key) for key in keys},
-                remedy="run it as it was, or throw away what it left (--overwrite without "
-                "--resume)",
+                remedy="use the same settings, or discard it (--overwrite without --resume)",
             )
 
     @classmethod
     def join(cls, folder: Path) -> "Journal":
-        """Work on a folder that another process has opened."""
+        """Join a folder that a different process has opened."""
         journal = cls.__new__(cls)
         journal.folder, journal.owned = Path(folder), False
         return journal
 
     def path(self, name: str) -> Path:
-        """Name a piece."""
+        """Return the path of a piece."""
         return self.folder / name
 
     def has(self, name: str) -> bool:
-        """Tell whether a piece is there."""
+        """Whether a piece exists."""
         return self.path(name).exists()
 
     def partial(self, name: str) -> Path:
-        """Name the file to write a piece to."""
+        """Return the temporary path to write a piece to."""
         return self.folder / f"{name}.partial{os.getpid()}"
 
     def commit(self, names: Sequence[str]) -> None:
-        """Give written pieces their names, in the order given."""
+        """Rename written pieces to their final names, in the given order."""
         for name in names:
             os.replace(self.partial(name), self.path(name))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small piece at once."""
+        """Write a text file."""
         self.partial(name).write_text(text)
         self.commit([name])
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a piece of :meth:`write_text`."""
+        """Read a JSON file."""
         return json.loads(self.path(name).read_text())
 
     def drop(self, names: Sequence[str]) -> None:
-        """Remove pieces that are not needed any more."""
+        """Delete pieces."""
         for name in names:
             self.path(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder, and what a process that was killed on the way left of one.
-
-        It loses its name first: a folder from which files are missing must not be gone on with.
-        """
+        """Delete the folder, renaming it first, so that no run resumes from an incomplete one."""
         shutil.rmtree(self._removed, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.replace(self.folder, self._removed)

@@ -1,4 +1,4 @@
-"""Layers of a map: what finished rows become, and how they become Cloud-Optimised GeoTIFFs."""
+"""Layers of a map: encoding finished rows and writing Cloud-Optimised GeoTIFFs."""
 
 import contextlib
 import logging
@@ -22,14 +22,14 @@ from hook.scenes.blending import RowBlock
 
 BLOCK_SIZE = 512
 SCORE_SCALE = 0.004
-"""What one step of a score layer's uint8 is worth: 250 steps are exactly 1."""
+"""Scale of the uint8 of a score layer: 250 is exactly 1."""
 SCORE_NODATA = 255
 SCORE_KINDS = ("probs", "entropy", "margin")
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 
 
 class SceneGeometry(NamedTuple):
-    """Size and place of a scene."""
+    """Size, CRS and transform of a scene."""
 
     height: int
     width: int
@@ -41,15 +41,15 @@ class Layer(ABC):
     """One file of a map.
 
     Args:
-        output: Its final name.
+        output: Final name.
         count: Number of bands.
         dtype: Data type of the bands, uint8 or uint16.
-        nodata: Value of pixels without data.
+        nodata: Nodata value.
         descriptions: One per band.
-        resampling: Of the overviews, in GDAL's words.
+        resampling: Resampling of the overviews, a name of GDAL.
         colormap: Value -> (red, green, blue), for a single band.
         scale: Factor from stored to real values.
-        creation_options: Options of GDAL's COG driver, over the defaults.
+        creation_options: Options of GDAL's COG driver, which override the defaults.
     """
 
     def __init__(
@@ -76,31 +76,31 @@ class Layer(ABC):
 
     @abstractmethod
     def encode(self, block: RowBlock) -> np.ndarray:
-        """Turn finished rows into stored values (count, n, width)."""
+        """Encode finished rows as stored values (count, n, width)."""
 
     def add_to(self, files: StagedFiles) -> Path:
-        """Claim the layer's names; return where the GeoTIFF is to be written."""
-        for ending in (".ovr", ".msk"):  # GDAL would take these for the new file's
-            files.supersede(f"{self.output}{ending}")
+        """Add the files of the layer; return the path to write the GeoTIFF to."""
+        for suffix in (".ovr", ".msk"):  # GDAL would use these for the new file
+            files.supersede(f"{self.output}{suffix}")
         return files.add(self.output)
 
     @abstractmethod
     def finish(self) -> None:
-        """Write the files beside the GeoTIFF."""
+        """Write the side files of the GeoTIFF."""
 
     def options(self, geometry: SceneGeometry) -> dict[str, object]:
-        """Give the options of GDAL's COG driver."""
+        """Return the options of GDAL's COG driver."""
         return {
             "BLOCKSIZE": _block_size(geometry),
             "COMPRESS": "DEFLATE",
             "BIGTIFF": "IF_SAFER",
             "OVERVIEW_RESAMPLING": self.resampling,
-            "NUM_THREADS": "ALL_CPUS",  # blocks are written in order: the bytes are the same
+            "NUM_THREADS": "ALL_CPUS",  # blocks are written in order: deterministic bytes
             **self.creation_options,
         }
 
     def describe(self) -> dict[str, object]:
-        """Give what decides the bytes of the file, for a fingerprint."""
+        """Return what determines the bytes of the file, for a fingerprint."""
         return {
             "kind": type(self).__name__,
             "bands": self.descriptions,
@@ -112,17 +112,16 @@ class Layer(ABC):
 
 
 class ClassLayer(Layer):
-    """The class of each pixel: a COG with a colour table, class names beside it, and a style.
+    """The class of each pixel: a COG with a colour table, and class names and style in side files.
 
-    Values are class indexes: uint8, or uint16 above 255 classes. Pixels that are not valid hold
-    ``nodata``. Ties go to the lower class.
+    Values are class indexes: uint8, or uint16 above 255 classes. Ties go to the lower class.
 
     Args:
         output: Final name of the map.
         class_names: One per class.
         palette: (red, green, blue) per class.
-        nodata: Value of pixels without data; 255, or 65535 above 255 classes, if None.
-        creation_options: Options of GDAL's COG driver, over the defaults.
+        nodata: Value of invalid pixels; 255, or 65535 above 255 classes, if None.
+        creation_options: Options of GDAL's COG driver, which override the defaults.
 
     Raises:
         SceneError: The nodata value is a class or does not fit.
@@ -151,13 +150,13 @@ class ClassLayer(Layer):
         )
 
     def encode(self, block: RowBlock) -> np.ndarray:
-        """Turn finished rows into classes (1, n, width)."""
+        """Encode finished rows as classes (1, n, width)."""
         classes = block.scores.argmax(axis=0).astype(self.dtype)
         classes[~block.valid] = self.nodata
         return classes[np.newaxis]
 
     def add_to(self, files: StagedFiles) -> Path:
-        """Claim the names of the side files and, last, of the map: where it is, all is."""
+        """Add the side files and, last, the map, so that a map is never without them."""
         self._category_path = files.add(f"{self.output}.aux.xml")
         self._style_path = files.add(self.output.with_suffix(".qml"))
         return super().add_to(files)
@@ -168,22 +167,22 @@ class ClassLayer(Layer):
         write_qml(self._style_path, self.class_names, self.palette)
 
     def describe(self) -> dict[str, object]:
-        """Give what decides the bytes of the files, for a fingerprint."""
+        """Return what determines the bytes of the files, for a fingerprint."""
         return {**super().describe(), "classes": self.class_names}
 
 
 class ScoreLayer(Layer):
-    """How sure a map is: a COG of uint8 bands, ``value x 0.004``, nodata 255.
+    """Confidence of a map: a COG of uint8 bands, ``value x 0.004``, nodata 255.
 
-    ``probs`` has a band per class, its probability. ``entropy`` is the entropy of the
-    probabilities over that of K equal ones, 0 where one class is certain and 1 where all are
-    alike; ``margin`` is the largest probability less the second largest.
+    ``probs`` has a band of probabilities per class. ``entropy`` is normalised: 0 where one class
+    is certain, 1 where all are equally likely. ``margin`` is the largest probability minus the
+    second largest.
 
     Args:
         output: Final name of the file.
         class_names: One per class.
-        kinds: One or more of :data:`SCORE_KINDS`, whose bands follow each other.
-        creation_options: Options of GDAL's COG driver, over the defaults.
+        kinds: One or more of :data:`SCORE_KINDS`, in the order of the bands.
+        creation_options: Options of GDAL's COG driver, which override the defaults.
 
     Raises:
         SceneError: A kind is unknown.
@@ -203,7 +202,7 @@ class ScoreLayer(Layer):
                 "scores",
                 expected=f"one or more of {', '.join(SCORE_KINDS)}",
                 found=list(kinds),
-                remedy="choose scores among these (--scores)",
+                remedy="choose among these (--scores)",
             )
         self.kinds = tuple(kinds)
         bands: list[str] = []
@@ -221,21 +220,21 @@ class ScoreLayer(Layer):
         )
 
     def add_to(self, files: StagedFiles) -> Path:
-        """Claim the file's name."""
+        """Add the file."""
         files.supersede(f"{self.output}.aux.xml")
         return super().add_to(files)
 
     def finish(self) -> None:
-        """Do nothing: no file lies beside the scores."""
+        """Do nothing: scores have no side files."""
 
     def encode(self, block: RowBlock) -> np.ndarray:
-        """Turn finished rows into steps of the scale (count, n, width).
+        """Encode finished rows as scaled scores (count, n, width).
 
         Raises:
-            SceneError: A score at a valid pixel is no probability.
+            SceneError: A score at a valid pixel is not a probability.
         """
         scores = np.where(block.valid, block.scores, 0)
-        # Rounding may leave a softmax a hair outside.
+        # Rounding may leave a softmax slightly outside.
         if scores.min() < -1e-4 or scores.max() > 1 + 1e-4:
             raise SceneError(
                 f"rows {block.row_off} to {block.row_off + scores.shape[1] - 1}: scores cannot be "
@@ -254,7 +253,7 @@ class ScoreLayer(Layer):
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy over its largest value, (1, n, width); 0 for a single class."""
+    """Return the entropy over its maximum, (1, n, width); 0 for a single class."""
     if len(probabilities) == 1:
         return np.zeros_like(probabilities)
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
@@ -263,7 +262,7 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _margin(probabilities: np.ndarray) -> np.ndarray:
-    """Largest less second largest, (1, n, width); the only one for a single class."""
+    """Return the largest minus the second largest, (1, n, width)."""
     if len(probabilities) == 1:
         return probabilities
     second, first = np.partition(probabilities, -2, axis=0)[-2:]
@@ -271,17 +270,10 @@ def _margin(probabilities: np.ndarray) -> np.ndarray:
 
 
 class PartFile:
-    """Consecutive rows of a layer as a plain GeoTIFF in strips, from which the layer is made.
-
-    Args:
-        path: The file to write.
-        layer: The layer.
-        rows: Number of rows.
-        width: Width of the scene.
-    """
+    """Consecutive rows of a layer as a plain GeoTIFF in strips, input of :func:`write_cog`."""
 
     STRIP_ROWS = 64
-    """Rows of a strip: what is buffered before it is compressed."""
+    """Rows of a strip, which is buffered before it is compressed."""
 
     def __init__(self, path: Path, layer: Layer, rows: int, width: int) -> None:
         self.path = path
@@ -309,7 +301,7 @@ class PartFile:
         """Append rows (count, n, width).
 
         Raises:
-            SceneError: GDAL cannot write, for instance because the disk is full.
+            SceneError: GDAL cannot write, for example because the disk is full.
         """
         start = 0
         while start < rows.shape[1]:
@@ -329,7 +321,7 @@ class PartFile:
             self._filled = 0
 
     def finish(self) -> None:
-        """Write what is buffered and close the file.
+        """Write the buffer and close the file.
 
         Raises:
             SceneError: Rows are missing or GDAL cannot write.
@@ -342,12 +334,12 @@ class PartFile:
                 f"{self.path.name}: incomplete",
                 expected=f"{self._rows} rows",
                 found=self._written,
-                remedy="throw away what was left (--overwrite) and map again",
+                remedy="discard the unfinished map (--overwrite) and map again",
             )
 
     def close(self) -> None:
-        """Release the file, finished or not."""
-        # An unfinished file is thrown away; the error that left it so is the one to see.
+        """Close the file, finished or not."""
+        # Errors of an unfinished file would hide the original one.
         with contextlib.suppress(*GDAL_ERRORS):
             self._file.close()
 
@@ -363,20 +355,19 @@ class Part(NamedTuple):
 def write_cog(
     path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence[Part], scratch: Path
 ) -> np.ndarray:
-    """Join the parts of a layer into its Cloud-Optimised GeoTIFF, and read it once.
+    """Join the parts of a layer into a Cloud-Optimised GeoTIFF, and read it back once.
 
-    A COG cannot be written in one pass, so GDAL's COG driver copies the parts, which a virtual
-    raster presents as one.
+    A COG cannot be written in one pass: GDAL's COG driver copies a virtual raster of the parts.
 
     Args:
-        path: The file to make.
+        path: The file to write.
         layer: The layer.
-        geometry: Size and place of the scene.
+        geometry: Of the scene.
         parts: All rows, from top to bottom.
         scratch: Folder for the virtual raster.
 
     Returns:
-        (largest value + 1,) number of pixels of each value, over all bands.
+        (maximum + 1,) number of pixels of each value, over all bands.
 
     Raises:
         SceneError: Rows are missing or GDAL cannot write.
@@ -388,7 +379,7 @@ def write_cog(
                 f"{path.name}: incomplete",
                 expected=f"row {row}",
                 found=part.row_off,
-                remedy="throw away what was left (--overwrite) and map again",
+                remedy="discard the unfinished map (--overwrite) and map again",
             )
         row += part.rows
     if row != geometry.height:
@@ -396,7 +387,7 @@ def write_cog(
             f"{path.name}: incomplete",
             expected=f"{geometry.height} rows",
             found=row,
-            remedy="throw away what was left (--overwrite) and map again",
+            remedy="discard the unfinished map (--overwrite) and map again",
         )
     virtual = scratch / f"{path.stem}.vrt"
     write_vrt(virtual, layer, geometry, parts)
@@ -405,7 +396,7 @@ def write_cog(
         rasterio.shutil.copy(virtual, path, driver="COG", **layer.options(geometry))
         virtual.unlink()
         with quiet_open(path) as source:
-            # A full disk may go unnoticed until a block is asked for.
+            # A full disk may go unnoticed until a block is read.
             for _, window in source.block_windows(1):
                 values = source.read(window=window)
                 counts += np.bincount(values.ravel(), minlength=len(counts))
@@ -413,14 +404,7 @@ def write_cog(
 
 
 def write_vrt(path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence[Part]) -> None:
-    """Write GDAL's virtual raster of the parts of a layer.
-
-    Args:
-        path: The ``.vrt``, in the folder of the parts.
-        layer: The layer.
-        geometry: Size and place of the scene.
-        parts: All rows, from top to bottom.
-    """
+    """Write a virtual raster (VRT) of the parts of a layer, in the folder of the parts."""
     width = str(geometry.width)
     root = ElementTree.Element("VRTDataset", rasterXSize=width, rasterYSize=str(geometry.height))
     if geometry.crs is not None:
@@ -453,17 +437,17 @@ def write_vrt(path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence
             ).text = part.path.name
             ElementTree.SubElement(source, "SourceBand").text = str(number)
             rows = str(part.rows)
-            place = {"xOff": "0", "xSize": width, "ySize": rows}
-            ElementTree.SubElement(source, "SrcRect", yOff="0", **place)
-            ElementTree.SubElement(source, "DstRect", yOff=str(part.row_off), **place)
+            rect = {"xOff": "0", "xSize": width, "ySize": rows}
+            ElementTree.SubElement(source, "SrcRect", yOff="0", **rect)
+            ElementTree.SubElement(source, "DstRect", yOff=str(part.row_off), **rect)
     ElementTree.ElementTree(root).write(path, encoding="unicode")
 
 
 def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
-    """Make a tiny file first: a refused option is better known before hours of work.
+    """Check creation options on a tiny file before the scene is processed.
 
     Raises:
-        SceneError: GDAL refuses an option, does not know it, or it loses values.
+        SceneError: An option is invalid, unknown, or makes the file lossy.
     """
     size = 64
     plain, cog = scratch / "trial.tif", scratch / "trial.cog.tif"
@@ -496,14 +480,14 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
             "creation options",
             expected="a lossless compression, such as DEFLATE, LZW or ZSTD",
             found=options,
-            remedy="choose another COMPRESS: classes and scores must come back as they were",
+            remedy="choose a different COMPRESS: classes and scores must be lossless",
         )
 
 
 def _block_size(geometry: SceneGeometry) -> int:
-    """The side of a COG's blocks: 512, unless rio-cogeo's validator would stumble over it.
+    """Return the block size of a COG: 512, unless rio-cogeo's validator rejects it.
 
-    It takes an image (or overview) more than 512 high for strips if its blocks are as wide as it.
+    It considers an image (or overview) of over 512 rows striped if its blocks have its width.
     """
     for size in (BLOCK_SIZE, 256):
         height, width = geometry.height, geometry.width
@@ -511,12 +495,12 @@ def _block_size(geometry: SceneGeometry) -> int:
             height, width = math.ceil(height / 2), math.ceil(width / 2)
         if height <= 512:
             return size
-    return 384  # a width that halves to 512 or 256 never does to this
+    return 384  # widths that halve to 512 or 256 never halve to 384
 
 
 @contextlib.contextmanager
 def _gdal_messages() -> Iterator[list[str]]:
-    """Collect what GDAL says of creation options it does not know and would ignore."""
+    """Collect GDAL's warnings about unknown creation options, which it ignores."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -530,12 +514,12 @@ def _gdal_messages() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell errors of GDAL as errors of the file being written."""
+    """Translate errors of GDAL into errors of the file being written."""
     try:
         yield
     except GDAL_ERRORS as error:
         raise SceneError(
             f"{path.name}: cannot be written",
             found=reason(error),
-            remedy="check the free space of the disk and the folder's permissions",
+            remedy="check the free disk space and the permissions of the folder",
         ) from error

@@ -1,4 +1,4 @@
-"""Windows of a scene through a function, block by block: what maps and regions share."""
+"""Applying a function to the windows of a scene, block by block, for maps and regions."""
 
 import os
 from collections import deque
@@ -20,26 +20,24 @@ from hook.scenes.journal import Journal
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader, fingerprint_of_raster
 from hook.scenes.request import SceneRequest
 
-# Batches read ahead of the model, and batches of answers waiting to be consumed.
-QUEUE_SIZE = 2
-# Windows without data are passed on without a batch in groups of this size at most.
-_EMPTY_WINDOWS = 256
+QUEUE_SIZE = 2  # batches read ahead, and batches of outputs waiting to be written
+_EMPTY_WINDOWS = 256  # maximum number of windows of a step without images
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is read: the arguments of :class:`SceneReader`."""
+    """Arguments of :class:`SceneReader`."""
 
     paths: tuple[str, ...]
     indexes: tuple[int, ...] | None = None
     nodata: float | str | None = None
     aoi: AreaOfInterest | None = None
     cells: tuple[int, int] | None = None
-    """Sides of a window and of a cell, where a class is one cell's, see :class:`CellReader`."""
+    """Sides of a window and of a cell, for one class per cell, see :class:`CellReader`."""
 
     @classmethod
     def of(cls, request: SceneRequest, cells: tuple[int, int] | None = None) -> "Scene":
-        """Take what is read from a request."""
+        """Create it from a request."""
         return cls(request.input, request.bidx, request.nodata, request.aoi, cells)
 
     def open(self) -> SceneReader | CellReader:
@@ -48,7 +46,7 @@ class Scene:
         return reader if self.cells is None else CellReader(reader, *self.cells)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Give what tells the scene from another, or from its own later state."""
+        """Return what identifies the scene in its present state."""
         return {
             "input": [fingerprint_of_raster(path) for path in self.paths],
             "bands": self.indexes,
@@ -61,7 +59,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """How a scene is cut into windows, and these into batches and blocks."""
+    """Division of a scene into windows, batches and blocks."""
 
     height: int
     width: int
@@ -82,42 +80,38 @@ class WindowPlan:
 
 
 class Job(NamedTuple):
-    """What is made of the answers to windows; names of modules, which survive pickling."""
+    """Functions that process the outputs of windows; module-level, to be picklable."""
 
     check: Callable[[Any, int, Any], Any]
-    """Refuses a wrong answer to a batch, and copies it: answer, number of windows, plan."""
+    """Checks and copies the output of a batch: output, number of windows, plan."""
     writer: Callable[[Any, Journal], Any]
-    """Makes, of plan and journal, what writes blocks: its ``consume`` is called with every
-    :class:`Step` and the answer to it (None where a step has no images), in order; then its
-    ``close``, whatever happened."""
+    """Creates the writer of blocks from plan and journal. Its ``consume`` is called with each
+    :class:`Step` and its output (None for a step without images), in order; finally its
+    ``close``, also after errors."""
     cache_bytes: Callable[[SceneReader, Any], int]
     """Size of GDAL's block cache: scene, plan."""
     join: Callable[[Journal, Any, int], None] | None = None
-    """What the caller does with a block that a worker has finished: journal, plan, its number."""
+    """Called in this process for each block that a worker has finished: journal, plan, index."""
 
 
 RunBlocks = Callable[
     [Job, Scene, WindowPlan, Sequence[Block], Journal, Callable[[int], None]], None
 ]
-"""Runs blocks elsewhere: calls :func:`move_windows` for each in some process, with a journal of the
-same folder, then the job's ``join`` here, and reports the windows that are done."""
+"""Runs blocks in other processes: calls :func:`move_windows` for each, with a journal of the same
+folder, then ``join`` of the job in this process, and reports the windows done."""
 
 
 @contextmanager
 def unfinished(
     request: SceneRequest, fingerprint: Mapping[str, Any]
 ) -> Iterator[tuple[Journal, StagedFiles]]:
-    """Hold the journal and the staged files of a run for the life of a ``with`` block.
+    """Open the journal and the staged files of a run, to be committed in the ``with`` block.
 
-    Finished blocks survive an error, so that the run can be resumed; the journal is removed when
-    the ``with`` block ends without one.
+    After an error, finished blocks are kept for resuming; otherwise the journal is removed.
 
     Args:
-        request: What is asked.
-        fingerprint: All that decides the bytes of the output, see :class:`Journal`.
-
-    Yields:
-        The journal, and the files to be committed in the ``with`` block.
+        request: Options of the run.
+        fingerprint: All that determines the bytes of the output, see :class:`Journal`.
     """
     output, replace = request.output, request.overwrite or request.resume
     journal = Journal(output, fingerprint, request.resume, request.overwrite)
@@ -126,7 +120,7 @@ def unfinished(
             yield journal, files
     except BaseException:
         if not any(journal.folder.glob("*.done")):
-            journal.remove()  # there is nothing to go on with
+            journal.remove()  # nothing to resume
         raise
     journal.remove()
 
@@ -141,25 +135,25 @@ def run_missing_blocks(
     run_blocks: RunBlocks | None,
     progress: bool,
 ) -> int:
-    """Do the blocks that the journal lacks.
+    """Process the blocks that the journal lacks.
 
     Args:
-        job: What is made of the answers.
+        job: Functions that process the outputs.
         function: The function of windows; not called with ``run_blocks``.
         scene: The scene.
-        reader: The same, open.
-        plan: How it is cut up.
-        journal: What is finished.
-        run_blocks: Runs the blocks elsewhere; None: here.
+        reader: The open scene.
+        plan: Its division into blocks.
+        journal: Finished blocks.
+        run_blocks: Runs the blocks in other processes; None for this one.
         progress: Show a progress bar on a terminal.
 
     Returns:
-        The number of windows that were finished before.
+        The number of windows that were already finished.
     """
     missing = [block for block in plan.blocks if not journal.has(block.note)]
     resumed = len(plan.grid) - sum(len(block.windows(plan.grid)) for block in missing)
     bar = progress_bar(total=len(plan.grid), initial=resumed, unit="window", show=progress)
-    # GDAL's block cache is a share of the machine's memory; a row of windows needs far less.
+    # GDAL's default block cache is a share of the memory; a row of windows needs far less.
     with rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)), bar:
         if run_blocks is None or not missing:
             move_windows(job, function, reader, plan, missing, journal, bar.update)
@@ -169,29 +163,25 @@ def run_missing_blocks(
 
 
 def refuse_input(output: os.PathLike, inputs: Sequence[str]) -> None:
-    """Refuse an output that is the scene.
-
-    Raises:
-        SceneError: It is.
-    """
+    """Raise a SceneError if the output is one of the inputs."""
     for path in inputs:
         if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
             raise SceneError(
-                f"{output}: is the input", remedy="give the output another name than the scene"
+                f"{output}: is the input", remedy="choose a different name for the output"
             )
 
 
 @dataclass
 class Step:
-    """Consecutive windows of a block; ``images`` and ``valid`` hold those that are not empty."""
+    """Consecutive windows of a block; ``images`` and ``valid`` are of the non-empty ones."""
 
     block: Block
     windows: list[tuple[Window, np.ndarray | None]]
-    """Each with the pixels to be mapped, None where there are none."""
+    """Each with the mask of pixels to be mapped, None if there are none."""
     images: np.ndarray | None
     valid: np.ndarray | None
     last: bool
-    """The block's last one."""
+    """Whether it is the last step of the block."""
 
 
 def move_windows(
@@ -203,21 +193,21 @@ def move_windows(
     journal: Journal,
     report: Callable[[int], None],
 ) -> None:
-    """Read windows ahead in one thread, ask the model in this one, write answers in another.
+    """Read windows in one thread, call the function in this one, write outputs in a third.
 
     Args:
-        job: What is made of the answers.
-        function: Asked about images (B, C, window, window) and their validity (B, window, window).
+        job: Functions that process the outputs.
+        function: Of images (B, C, window, window) and their validity (B, window, window).
         reader: The scene.
-        plan: How it is cut up.
-        blocks: Blocks whose windows are to be moved.
-        journal: Takes what is finished.
-        report: Called with the number of windows that the model has answered.
+        plan: Its division into windows.
+        blocks: Blocks to process.
+        journal: Receives finished blocks.
+        report: Called with the number of windows done.
     """
     writer = job.writer(plan, journal)
     steps = _read_steps(reader, plan, blocks)
-    # Tasks of a stage run one after the other on its only thread and never wait for another
-    # stage, so that a failure anywhere cannot leave somebody waiting.
+    # Tasks of a stage run in order on its only thread and never wait for other stages, so that a
+    # failure cannot cause a deadlock.
     read_stage = ThreadPoolExecutor(1, "read")
     write_stage = ThreadPoolExecutor(1, "write")
     written: deque = deque()
@@ -225,12 +215,12 @@ def move_windows(
         reads = deque(read_stage.submit(next, steps, None) for _ in range(QUEUE_SIZE))
         while (step := reads.popleft().result()) is not None:
             reads.append(read_stage.submit(next, steps, None))
-            answered = None
+            result = None
             if step.images is not None:
-                answered = job.check(function(step.images, step.valid), len(step.images), plan)
+                result = job.check(function(step.images, step.valid), len(step.images), plan)
             while len(written) >= QUEUE_SIZE or (written and written[0].done()):
                 written.popleft().result()
-            written.append(write_stage.submit(writer.consume, step, answered))
+            written.append(write_stage.submit(writer.consume, step, result))
             report(len(step.windows))
         for task in written:
             task.result()
@@ -263,7 +253,7 @@ def _read_steps(
 def _step(block, windows, images, valid, size: int, last: bool) -> Step:
     if not images:
         return Step(block, windows, None, None, last)
-    # Full batches only: what a model answers may depend on how many windows it is asked about.
+    # Full batches only: the output of a model may depend on the batch size.
     fill = size - len(images)
     images = np.stack([*images, *images[-1:] * fill])
     return Step(block, windows, images, np.stack([*valid, *valid[-1:] * fill]), last)

@@ -46,62 +46,55 @@ def polygonize(
     progress: bool = True,
     strip_rows: int | None = None,
 ) -> int:
-    """Write the 4-connected regions of a class map as polygons that cover it once.
+    """Write the 4-connected regions of a class map as non-overlapping polygons.
 
-    Fields: ``class_id``, ``class_name``, ``score`` (the mean over the region, with ``scores``
-    only), ``area_m2`` and ``perimeter_m``, see :func:`areas_m2` and :func:`perimeters_m`. The CRS
-    is the map's; GeoJSON is in WGS 84, as RFC 7946 wants it, and alone may hold multipolygons:
-    those it cuts at the antimeridian. Edges follow pixel edges, and neighbours have the same
-    vertices along their common edge. Polygons come in the order of their last pixels; FlatGeobuf
-    has an order of its own.
+    Fields: ``class_id``, ``class_name``, ``score`` (mean of the region, only with ``scores``),
+    ``area_m2`` and ``perimeter_m``, see :func:`areas_m2` and :func:`perimeters_m`. The CRS is that
+    of the map; GeoJSON is in WGS 84 and cut into multipolygons at the antimeridian (RFC 7946).
+    Edges follow pixel edges, and neighbours have the same vertices along their common edge.
+    Polygons are in the order of their last pixels, except in FlatGeobuf.
 
-    Where the classes have names, a QGIS style with these and the map's colours comes beside the
-    file (``.qml``), unless there is one of that name.
+    If the classes have names, a QGIS style with names and colours is written next to the file
+    (``.qml``), unless it exists.
 
-    The map is read in strips of whole rows; a region that goes on in the next strip is held until
-    it ends, the others go to the file. Polygons, their order and the bytes of the file do not
-    depend on the height of the strips. ``min_area`` reads the map twice and holds up to some
-    400 bytes per region, its neighbours included. ``simplify`` holds **all** polygons: what an edge
-    may become depends on the edges around it.
+    The map is read in strips of whole rows, and regions are written once complete. The bytes of
+    the file do not depend on the height of the strips. ``min_area`` reads the map twice and holds
+    up to about 400 bytes per region. ``simplify`` holds **all** polygons in memory.
 
     Args:
         map_path: A raster of class indexes.
         output: ``.gpkg`` (GeoPackage), ``.parquet`` (GeoParquet 1.1), ``.fgb`` (FlatGeobuf),
             ``.geojson`` or ``.json`` (GeoJSON).
-        class_names: Names of the classes; the map's category names if None, else ``class_0``, ...
-        nodata: Value that is no class; the map's own nodata value if None.
-        min_area: Regions below this many square metres (pixels in a map without a CRS) are
-            dissolved into their largest neighbour, of equal ones into that whose first pixel comes
-            first. A region whose neighbours are all smaller waits for them to be dissolved. One
-            with nothing but nodata around it stays.
-        simplify: Tolerance of Visvalingam and Whyatt's simplification in units of the CRS (of the
-            pixel without one): about the square root of the area of the corners cut off. Common
-            edges stay common, the border to nodata and the map's border stay as they are. Areas
-            and perimeters are those of the simplified polygons.
-        scores: A raster on the map's grid: one band, or one per class, of which a region's own
-            class counts. Scale, offset and nodata value of the bands are heeded.
+        class_names: Names of the classes; None for the category names of the map, else
+            ``class_0``, ...
+        nodata: Nodata value; that of the map if None.
+        min_area: Dissolve regions below this many square metres (pixels in a map without a CRS)
+            into their largest neighbour, the first of equal ones. Smaller neighbours of a region
+            are dissolved before it. Regions surrounded by nodata are kept.
+        simplify: Tolerance of Visvalingam-Whyatt simplification in units of the CRS (pixels without
+            one): about the square root of the area of removed corners. Common edges stay common;
+            the borders to nodata and of the map are kept. Areas and perimeters are those of the
+            simplified polygons.
+        scores: A raster on the grid of the map: one band, or one per class. Scale, offset and
+            nodata value of the bands are applied.
         layer: Name of the layer in the file; GeoParquet has none.
         overwrite: Replace the output if it exists.
-        progress: Show a progress bar (on a terminal).
+        progress: Show a progress bar on a terminal.
         strip_rows: Rows read at a time; by default about 2 million pixels.
 
     Returns:
         The number of polygons.
 
     Raises:
-        SceneError: The map is unreadable or no class map, a class has no name, the scores do not
+        SceneError: The map is unreadable or not a class map, a class has no name, the scores do not
             fit the map, the output exists or cannot be written, or its format is unknown.
     """
     output = Path(output)
     driver = driver_of(output)
     for name, value in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= value < math.inf:
-            raise SceneError(
-                name,
-                expected="a number from 0",
-                found=value,
-                remedy="give a number from 0",
-            )
+            remedy = "use a non-negative number"
+            raise SceneError(name, expected="a number >= 0", found=value, remedy=remedy)
     if simplify and not hasattr(shapely, "coverage_simplify"):
         raise SceneError(
             "simplify: needs shapely 2.1 or newer",
@@ -117,7 +110,7 @@ def polygonize(
         score_map = stack.enter_context(ScoreMap(scores, source)) if scores else None
         staged = files.add(output)
         style = output.with_suffix(".qml")
-        if source.class_names and not style.exists():  # it may be the map's, or a user's own
+        if source.class_names and not style.exists():  # it may belong to the map or the user
             _write_style(files.add(style), source)
         plan = plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
         strips = source.strips(strip_rows, "writing polygons", progress)
@@ -129,14 +122,13 @@ def polygonize(
         count = write_tables(tables, schema, source, staged, output, driver, layer)
         files.commit()
     if source.crs is None:
-        warnings.warn(
-            f"{map_path}: no CRS, so its regions have no area and no perimeter", stacklevel=2
-        )
+        message = f"{map_path}: no CRS, so its regions have no area and no perimeter"
+        warnings.warn(message, stacklevel=2)
     return count
 
 
 def _write_style(path: Path, source: ClassMap) -> None:
-    """Write a QGIS style with the names and colours of a map."""
+    """Write a QGIS style with the class names and colours of a map."""
     colours = source.read_colours() or {}
     palette = distinct_palette(len(source.class_names))
     named = [(value, name) for value, name in enumerate(source.class_names) if name]
@@ -151,38 +143,38 @@ def _write_style(path: Path, source: ClassMap) -> None:
 class ScoreMap:
     """Scores of a class map: one band, or one per class.
 
-    Of a file with bands of several kinds, as ``hook map --scores probs,entropy`` writes it, those
-    count that are named like the classes, else the one named ``margin``.
+    Of a file with several kinds of scores (``hook map --scores probs,entropy``), the bands with
+    the names of the classes are read, else the band ``margin``.
 
     Args:
-        path: A raster on the map's grid.
+        path: A raster on the grid of the map.
         class_map: The map.
 
     Raises:
-        SceneError: The file cannot be opened, or its grid or values are of another kind.
+        SceneError: The file cannot be opened, or its grid or values do not fit.
     """
 
     def __init__(self, path: str | Path, class_map: ClassMap) -> None:
         self.path = str(path)
         self._source = source = open_dataset(path, SceneError)
         try:
-            ours = (class_map.height, class_map.width)
+            size = (class_map.height, class_map.width)
             same_crs = not source.crs or not class_map.crs or source.crs == class_map.rasterio_crs
-            if source.shape != ours or not _same_grid(source.transform, class_map) or not same_crs:
+            if source.shape != size or not _same_grid(source.transform, class_map) or not same_crs:
                 raise SceneError(
                     f"{path}: not on the map's grid",
-                    expected=f"{ours[0]} x {ours[1]} pixels at {tuple(class_map.transform)[:6]}, "
+                    expected=f"{size[0]} x {size[1]} pixels at {tuple(class_map.transform)[:6]}, "
                     f"{class_map.rasterio_crs}",
                     found=f"{source.height} x {source.width} pixels at "
                     f"{tuple(source.transform)[:6]}, {source.crs}",
-                    remedy="take the scores that were written with the map, or warp them to it",
+                    remedy="use the scores that were written with the map, or warp them to it",
                 )
             if any(np.dtype(dtype).kind not in "iuf" for dtype in source.dtypes):
                 raise SceneError(
                     f"{path}: not scores",
                     expected="real numbers",
                     found=source.dtypes[0],
-                    remedy="take the scores that were written with the map",
+                    remedy="use the scores that were written with the map",
                 )
             names = class_map.class_names
             described = list(source.descriptions)
@@ -204,21 +196,21 @@ class ScoreMap:
             f"{self.path}: number of bands",
             expected=f"1 or {expected}",
             found=self._source.count,
-            remedy="take the scores that were written with the map",
+            remedy="use the scores that were written with the map",
         )
 
     def read(self, row_off: int, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the score of each pixel's class.
+        """Read the score of the class of each pixel.
 
         Args:
             row_off: First row.
             classes: (h, width) class indexes, -1 for none.
 
         Returns:
-            (h, width) stored values, and where they count, bool.
+            (h, width) stored values, and their validity, bool.
 
         Raises:
-            SceneError: The file is damaged or has no band for a class.
+            SceneError: The file is damaged or lacks the band of a class.
         """
         window = Window(0, row_off, classes.shape[1], classes.shape[0])
         with reading(self.path, SceneError):
@@ -231,8 +223,8 @@ class ScoreMap:
                         raise self._band_error(f"at least {class_id + 1}")
                     band, mask = self._read_band(self._bands[class_id], window)
                     scores = np.zeros_like(band) if scores is None else scores
-                    own = classes == class_id
-                    scores[own], known[own] = band[own], mask[own]
+                    pixels = classes == class_id
+                    scores[pixels], known[pixels] = band[pixels], mask[pixels]
                 scores = np.zeros(classes.shape) if scores is None else scores
         known &= classes >= 0
         if scores.dtype.kind == "f":
@@ -244,15 +236,12 @@ class ScoreMap:
         return values[0], read_valid(self._source, [number], values, window)
 
     def means(self, sums: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Mean scores of regions.
+        """Return the mean scores of regions, (N,) float64, NaN where no pixel has a score.
 
         Args:
-            sums: (N,) of stored values.
-            counts: (N,) of pixels with a score.
-            classes: (N,) of the regions.
-
-        Returns:
-            (N,) float64, NaN where no pixel has a score.
+            sums: (N,) sums of stored values.
+            counts: (N,) numbers of pixels with a score.
+            classes: (N,) classes.
         """
         bands = classes if len(self._bands) > 1 else np.zeros_like(classes)
         means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
@@ -270,10 +259,10 @@ class ScoreMap:
 
 
 def _same_grid(transform: rasterio.Affine, class_map: ClassMap) -> bool:
-    """Whether both place the map's corners alike, to a hundredth of a pixel."""
-    back = ~class_map.transform * transform
+    """Whether the corners of both grids are equal to a hundredth of a pixel."""
+    to_map = ~class_map.transform * transform
     corners = [(0, 0), (class_map.width, 0), (0, class_map.height)]
-    return all(math.dist(back @ corner, corner) < 0.01 for corner in corners)
+    return all(math.dist(to_map @ corner, corner) < 0.01 for corner in corners)
 
 
 class _Regions(NamedTuple):
@@ -286,14 +275,14 @@ class _Regions(NamedTuple):
     last_pixels: np.ndarray
     """(N,) int64: row-major index in the map."""
     score_sums: np.ndarray
-    """(N,) float64: of stored values."""
+    """(N,) float64: sums of stored values."""
     score_counts: np.ndarray
     """(N,) int64: pixels with a score."""
 
 
 @dataclass
 class _OpenRegion:
-    """A region that goes on in the next strip."""
+    """A region that continues in the next strip."""
 
     class_id: int
     last_pixel: int
@@ -301,10 +290,10 @@ class _OpenRegion:
     score_count: int
     pieces: list[shapely.Polygon]
     straight: list[np.ndarray]
-    """Corners of pieces on seams that are no corners of the region, (n, 2) each."""
+    """Corners of pieces on seams that are not corners of the region, (n, 2) each."""
 
     def add(self, other: "_OpenRegion") -> None:
-        """Take in what another has."""
+        """Merge a region."""
         self.last_pixel = max(self.last_pixel, other.last_pixel)
         self.score_sum += other.score_sum
         self.score_count += other.score_count
@@ -312,16 +301,16 @@ class _OpenRegion:
         self.straight += other.straight
 
     def polygon(self) -> shapely.Polygon:
-        """The pieces as one."""
-        # Normalised, rings start at their least corner, which is never among those to leave out.
+        """Return the union of the pieces."""
+        # Normalised rings start at their minimum corner, which is never among those to omit.
         union = shapely.normalize(shapely.coverage_union_all(self.pieces))
         kind, points, (rings, polygons) = shapely.to_ragged_array([union])
         straight = np.concatenate(self.straight)
         span = points[:, 0].max() + 1
-        # Whole numbers far below 2**53.
+        # Integers far below 2**53.
         kept = ~np.isin(points @ [1, span], straight @ [1, span])
         before = np.concatenate([[0], np.cumsum(kept)])
-        # Again, because the order of holes is one of their corners.
+        # Again, because the order of holes depends on their corners.
         return shapely.normalize(
             shapely.from_ragged_array(kind, points[kept], (before[rings], polygons))[0]
         )
@@ -341,7 +330,7 @@ def _regions(
 def _with_row_below(
     strips: Iterable[tuple[int, np.ndarray]], width: int
 ) -> Iterator[tuple[tuple[int, np.ndarray], np.ndarray]]:
-    """Yield strips together with the row below each, of -2 below the last."""
+    """Yield strips with the row below each; -2 below the last."""
     strips = iter(strips)
     strip = next(strips)
     for following in strips:
@@ -351,18 +340,14 @@ def _with_row_below(
 
 
 class _Joiner:
-    """Joins the regions of strips to those of the map.
-
-    Args:
-        width: Columns of the map.
-    """
+    """Joins the regions of strips into regions of a map of ``width`` columns."""
 
     def __init__(self, width: int) -> None:
         self._width = width
         self._above = np.full(width, _OUTSIDE, np.int32)
         self._open: list[_OpenRegion] = []
-        # Index of the open region above each column; what it is elsewhere does not matter.
-        self._places = np.zeros(width, np.int64)
+        # Index of the open region above each column; arbitrary elsewhere.
+        self._open_above = np.zeros(width, np.int64)
 
     def add(
         self,
@@ -371,36 +356,33 @@ class _Joiner:
         below: np.ndarray,
         scores: tuple[np.ndarray, np.ndarray] | None,
     ) -> _Regions:
-        """Take the next strip.
+        """Add the next strip; return the regions that end in it.
 
         Args:
             row_off: Its first row.
             classes: (h, width) class indexes, -1 for none.
             below: (width,) classes of the row below, -2 outside the map.
-            scores: (h, width) stored scores and where they count.
-
-        Returns:
-            The regions that end in the strip.
+            scores: (h, width) stored scores and their validity.
         """
         labels, count = label(classes)
         pieces, straight = self._pieces(row_off, labels, count, classes, below, scores)
-        # A graph of the open regions and the pieces, joined where a seam runs through one region.
+        # A graph of the open regions and the pieces, with edges where a seam crosses a region.
         number_open = len(self._open)
         crossed = (classes[0] >= 0) & (classes[0] == self._above)
         parts = components(
-            number_open + count, self._places[crossed], labels[0, crossed] + number_open
+            number_open + count, self._open_above[crossed], labels[0, crossed] + number_open
         )
         number_parts = parts.max(initial=-1) + 1
         crossing = (classes[-1] >= 0) & (classes[-1] == below)
         parts_below = parts[labels[-1, crossing] + number_open]
-        goes_on = np.zeros(number_parts, bool)
-        goes_on[parts_below] = True
-        joined = goes_on.copy()
+        continues = np.zeros(number_parts, bool)
+        continues[parts_below] = True
+        joined = continues.copy()
         joined[parts[:number_open]] = True
 
         regions: dict[int, _OpenRegion] = {}
-        whole = ~joined[parts[number_open:]]
-        held = np.flatnonzero(~whole)
+        complete = ~joined[parts[number_open:]]
+        held = np.flatnonzero(~complete)
         columns = (column.tolist() for column in take(pieces, held))
         starts = np.searchsorted(straight[:, 0], [held, held + 1]).T
         opened = (
@@ -413,19 +395,19 @@ class _Joiner:
         for number, region in zip(numbers.tolist(), chain(self._open, opened), strict=True):
             known = regions.setdefault(number, region)
             if known is not region:
-                # The long lists stay, or a region of many rows would be copied in each strip.
+                # Extend the longer list, to avoid copying a region of many rows in each strip.
                 if len(known.pieces) < len(region.pieces):
                     known, region = region, known
                     regions[number] = known
                 known.add(region)
 
-        ended = [region for number, region in regions.items() if not goes_on[number]]
-        self._open = [region for number, region in regions.items() if goes_on[number]]
-        place = np.zeros(number_parts, np.int64)
-        place[[number for number in regions if goes_on[number]]] = np.arange(len(self._open))
-        self._places[crossing] = place[parts_below]
+        ended = [region for number, region in regions.items() if not continues[number]]
+        self._open = [region for number, region in regions.items() if continues[number]]
+        index = np.zeros(number_parts, np.int64)
+        index[[number for number in regions if continues[number]]] = np.arange(len(self._open))
+        self._open_above[crossing] = index[parts_below]
         self._above = classes[-1]
-        return join([take(pieces, whole), _as_columns(ended)])
+        return join([take(pieces, complete), _as_columns(ended)])
 
     def _pieces(
         self,
@@ -436,7 +418,7 @@ class _Joiner:
         below: np.ndarray,
         scores: tuple[np.ndarray, np.ndarray] | None,
     ) -> tuple[_Regions, np.ndarray]:
-        """The regions of one strip as if it were all, and see :func:`add_junctions`."""
+        """Return the regions of one strip on its own, and the corners of :func:`add_junctions`."""
         framed = np.full((len(classes) + 2, self._width + 2), _OUTSIDE, np.int32)
         framed[1:-1, 1:-1] = classes
         framed[0, 1:-1], framed[-1, 1:-1] = self._above, below
@@ -452,7 +434,7 @@ class _Joiner:
         numbers = labels[inside]
         kinds, last = np.empty(count, np.int32), np.empty(count, np.int64)
         kinds[numbers] = classes[inside]
-        last[numbers] = np.flatnonzero(inside) + row_off * self._width  # the last one stays
+        last[numbers] = np.flatnonzero(inside) + row_off * self._width  # the last one wins
         sums, counts = np.zeros(count), np.zeros(count, np.int64)
         if scores:
             values, known = scores
@@ -462,7 +444,7 @@ class _Joiner:
 
 
 def _as_columns(regions: Sequence[_OpenRegion]) -> _Regions:
-    """Open regions, which are so no longer, as a table."""
+    """Return a table of regions that ended."""
     polygons = np.empty(len(regions), object)
     polygons[:] = [region.polygon() for region in regions]
     return _Regions(
@@ -475,24 +457,23 @@ def _as_columns(regions: Sequence[_OpenRegion]) -> _Regions:
 
 
 def add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Add the corners where three regions meet to the straight edges that run through them.
+    """Add vertices where three regions meet on straight edges, which GDAL omits.
 
-    GDAL drops them, because they bend nothing; but only with them do neighbours have the same
-    vertices along their common edge, which tools for coverages (validation, simplification that
-    keeps shared edges shared) ask for. So do the pieces of a region on both sides of a seam.
+    With them, neighbours have the same vertices along their common edge, as required by tools for
+    coverages (validation, simplification) and by the union of pieces across a seam.
 
     Args:
         polygons: (N,) polygons in pixel coordinates (column, row), edges along pixel edges.
-        framed: (H + 2, W + 2) the strip they are from, framed with what is around it.
+        framed: (H + 2, W + 2) their strip, framed with the adjacent pixels.
 
     Returns:
-        The polygons; and (M, 3) polygon, column and row of the corners that only the strip's end
-        makes, by polygon: those in whose place the map has a straight edge.
+        The polygons; and (M, 3) polygon, column and row of corners at the ends of the strip where
+        the map has a straight edge, by polygon.
     """
     kind, corners, (ring_starts, polygon_starts) = shapely.to_ragged_array(polygons)
     step = np.zeros_like(corners)
     step[:-1] = np.diff(corners, axis=0)
-    step[ring_starts[1:] - 1] = 0  # a ring ends; what follows is another
+    step[ring_starts[1:] - 1] = 0  # from the end of a ring to the next ring
     length = np.abs(step).sum(axis=1).astype(np.int64).clip(min=1)
     edge = np.repeat(np.arange(len(corners)), length)
     along = np.arange(len(edge)) - np.repeat(np.cumsum(length) - length, length)
@@ -522,22 +503,22 @@ def add_junctions(polygons: np.ndarray, framed: np.ndarray) -> tuple[np.ndarray,
 def _simplified(
     regions: Iterator[_Regions], source: ClassMap, tolerance: float
 ) -> Iterator[_Regions]:
-    """Yield regions in the map's CRS, simplified all together where that is asked for."""
+    """Yield regions in the CRS of the map, simplified together with a tolerance above 0."""
     regions = (
         part._replace(polygons=apply_affine(part.polygons, source.transform)) for part in regions
     )
     if not tolerance:
         yield from regions
         return
-    whole = join(list(regions))
-    polygons = shapely.coverage_simplify(whole.polygons, tolerance, simplify_boundary=False)
-    yield whole._replace(polygons=polygons)
+    joined = join(list(regions))
+    polygons = shapely.coverage_simplify(joined.polygons, tolerance, simplify_boundary=False)
+    yield joined._replace(polygons=polygons)
 
 
 def _tables(
     regions: Iterator[_Regions], source: ClassMap, score_map: ScoreMap | None
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Yield tables of 20,000 rows, the last of fewer, and the bounds (n, 4) of their polygons."""
+    """Yield tables of 20,000 rows, except the last, and the bounds (n, 4) of their polygons."""
     for part in regroup(regions, _BATCH):
         names = [source.name_of(class_id) for class_id in part.classes.tolist()]
         columns = {"class_id": pa.array(part.classes), "class_name": pa.array(names, pa.string())}

@@ -1,4 +1,4 @@
-"""Windows of a scene as arrays, with what is valid in them."""
+"""Reading windows of a scene as arrays with validity masks."""
 
 import math
 import warnings
@@ -34,53 +34,50 @@ from hook.geo.vector import apply_affine
 from hook.scenes.grid import Window
 from hook.scenes.journal import fingerprint_of_file
 
-_BESIDE = (".aux.xml", ".ovr", ".msk")
+_SIDE_FILES = (".aux.xml", ".ovr", ".msk")
 
 
 class WindowData(NamedTuple):
-    """One window as the model gets it.
+    """One window, the input of a model.
 
-    ``image`` (C, size, size) and ``valid`` (size, size) are extended beyond the scene by
-    reflection, so that a model sees plausible surroundings. ``covered`` (h, w) is the part inside
-    the scene.
+    ``image`` (C, size, size) and ``valid`` (size, size) are padded by reflection beyond the scene;
+    ``covered`` (h, w) is the part inside the scene.
     """
 
     image: np.ndarray
     """Native values, native dtype."""
     valid: np.ndarray
-    """True where all bands are valid: what a model may trust."""
+    """True where all bands are valid."""
     covered: np.ndarray
-    """True where at least one band is valid: what gets a class in the map."""
+    """True where at least one band is valid: pixels that get a class in the map."""
 
 
 class AreaOfInterest(NamedTuple):
-    """Where a map is wanted."""
+    """Area to be mapped."""
 
     shapes: tuple[Any, ...]
-    """Polygons of shapely."""
+    """Shapely polygons."""
     crs: CRS | None = None
-    """Their CRS; None: the scene's."""
+    """Their CRS; None for that of the scene."""
 
 
 class SceneReader:
     """Reads windows of a raster that GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, ``/vsi...``).
 
-    A band is invalid at a pixel where it equals its nodata value, where an alpha or mask band of
-    the file says so, and where it is NaN.
-
-    Several files make one scene on the grid of the first: what lies on another grid is resampled
-    to the nearest pixel, and where files overlap the first valid one counts.
+    For the validity of pixels see :class:`hook.geo.raster.Validity`. Several files form one scene
+    on the grid of the first: files on a different grid are resampled (nearest), and where files
+    overlap the first valid one is used.
 
     Args:
-        paths: File name or any other dataset name GDAL understands, or several.
-        indexes: 1-based bands, in the order wanted; all but alpha bands if None.
+        paths: File or any dataset name GDAL accepts, or several.
+        indexes: 1-based bands, in the order of the model; all except alpha if None.
         nodata: Replaces the nodata value of the files: a number, ``"nan"``, or None to keep it.
-        aoi: Area of interest: the scene ends with its bounding box, and what lies outside its
-            polygons (of a pixel its centre) is not valid.
+        aoi: Area of interest: the scene is cropped to its bounding box, and pixels with centres
+            outside its polygons are invalid.
 
     Raises:
-        SceneError: A file is missing or unreadable, a band does not exist, the files do not go
-            together, or the area of interest lies outside.
+        SceneError: A file is missing or unreadable, a band does not exist, the files do not fit
+            together, or the area of interest is outside the scene.
     """
 
     def __init__(
@@ -92,12 +89,8 @@ class SceneReader:
     ) -> None:
         paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
         if not paths:
-            raise SceneError(
-                "input",
-                expected="one raster or more",
-                found="none",
-                remedy="name the scene's file",
-            )
+            remedy = "name the files of the scene"
+            raise SceneError("input", expected="one or more rasters", found="none", remedy=remedy)
         self.path = str(paths[0])
         self._nodata = parse_nodata(nodata, "nodata", SceneError)
         self._sources: list[rasterio.DatasetReader] = []
@@ -107,14 +100,14 @@ class SceneReader:
                 self._sources.append(open_dataset(str(path), SceneError))
                 self._open.append(self._sources[-1])
             self._source = self._sources[0]
-            self._describe(indexes)
-            self._place()
+            self._check_bands(indexes)
+            self._align()
             self._crop(aoi)
         except BaseException:
             self.close()
             raise
 
-    def _describe(self, indexes: Sequence[int] | None) -> None:
+    def _check_bands(self, indexes: Sequence[int] | None) -> None:
         source = self._source
         if indexes is None:
             indexes = image_bands(source)
@@ -125,7 +118,7 @@ class SceneReader:
                     f"{other.name}: bands that the file does not have",
                     expected=f"1-based indexes from 1 to {other.count}",
                     found=self.indexes,
-                    remedy="name the bands of this file",
+                    remedy="choose bands of this file",
                 )
             for index in self.indexes:
                 if self._nodata is not None and not math.isnan(self._nodata):
@@ -140,29 +133,29 @@ class SceneReader:
                 found=self.dtype,
                 remedy="convert the file to amplitude first",
             )
-        # Pixel-interleaved files cache the blocks of all bands, whichever are asked for.
+        # GDAL caches the blocks of all bands of pixel-interleaved files.
         self._pixel_bytes = source.count * self.dtype.itemsize
         self.block_height = max(height for height, _ in source.block_shapes)
         moments = [_time_of(other) for other in self._sources]
         self.times = None if None in moments else (min(moments), max(moments))
         if source.crs is None or source.transform.is_identity:
             warnings.warn(
-                f"{self.path}: not georeferenced; what is made from it will not be either",
+                f"{self.path}: not georeferenced; its outputs will not be either",
                 stacklevel=4,
             )
 
-    def _place(self) -> None:
-        """Find the grid that all files lie on, and every file's place on it."""
+    def _align(self) -> None:
+        """Compute the common grid of all files, and the position of each file on it."""
         first = self._source
         self.crs, transform = first.crs, first.transform
         boxes = []
         for source in self._sources:
             if source is not first and (source.crs is None) != (first.crs is None):
                 raise SceneError(
-                    f"{source.name}: does not go with {first.name}",
+                    f"{source.name}: does not fit {first.name}",
                     expected=f"CRS {first.crs}",
                     found=f"CRS {source.crs}",
-                    remedy="give files that all have a CRS, or none",
+                    remedy="use files that all have a CRS, or none",
                 )
             boxes.append(_box_on_grid(source, self.crs, transform))
         left, top = (math.floor(min(box[i] for box in boxes) + 1e-3) for i in (0, 1))
@@ -183,13 +176,13 @@ class SceneReader:
                     resampling=Resampling.nearest,
                 )
                 self._open.append(source)
-                offset, nodata = (0, 0), None  # the view has the nodata value for its own
+                offset, nodata = (0, 0), None  # the warped dataset has the nodata value
             validity = Validity(source, self.indexes, nodata)
             self._layers.append(_SourceOnGrid(source, *offset, validity))
         self.row_bytes = self.width * self._pixel_bytes
 
     def _crop(self, aoi: AreaOfInterest | None) -> None:
-        """Let the scene end with the area of interest."""
+        """Crop the scene to the area of interest."""
         self._shapes, self._origin = None, (0, 0)
         if aoi is None:
             return
@@ -203,7 +196,7 @@ class SceneReader:
         if area.is_empty or not area.area > 0:
             raise SceneError(
                 "area of interest: outside the scene",
-                expected=f"polygons that meet {self.path}, CRS {self.crs}",
+                expected=f"polygons that intersect {self.path}, CRS {self.crs}",
                 found=f"{len(shapes)} polygons, CRS {aoi.crs or 'not given'}",
                 remedy="check the CRS of both files",
             )
@@ -219,37 +212,37 @@ class SceneReader:
     def _check_nodata(self, source: Dataset, index: int) -> None:
         if nodata_of(source, index, self._nodata) is None:
             warnings.warn(
-                f"{self.path}: nodata {self._nodata:g} does not fit {source.dtypes[index - 1]}; no "
-                "pixel equals it",
+                f"{self.path}: nodata {self._nodata:g} does not fit {source.dtypes[index - 1]} and "
+                "is ignored",
                 stacklevel=5,
             )
 
     def read(self, window: Window, size: int) -> WindowData:
-        """Read a window and extend it to ``size x size`` pixels.
+        """Read a window and pad it to ``size x size`` pixels.
 
         Args:
             window: Part of the scene, at most ``size`` pixels high and wide.
-            size: Side of the arrays returned.
+            size: Side of the returned arrays.
 
         Raises:
             SceneError: A block of the file is damaged or missing.
         """
-        wanted = self._wanted(window)
-        if wanted is not None and not wanted.any():
+        in_aoi = self._in_aoi(window)
+        if in_aoi is not None and not in_aoi.any():
             image = np.zeros((len(self.indexes), window.height, window.width), self.dtype)
             masks = np.zeros(image.shape, bool)
         else:
             image, masks = self._read_sources(window)
-            if wanted is not None:
-                masks &= wanted
+            if in_aoi is not None:
+                masks &= in_aoi
         valid, covered = masks.all(axis=0), masks.any(axis=0)
-        below, beside = size - window.height, size - window.width
-        if below or beside:
-            image, valid = _extend(image, valid, (0, below), (0, beside))
+        below, right = size - window.height, size - window.width
+        if below or right:
+            image, valid = _pad(image, valid, (0, below), (0, right))
         return WindowData(image, valid, covered)
 
-    def _wanted(self, window: Window) -> np.ndarray | None:
-        """Tell which pixels lie in the area of interest; None: all."""
+    def _in_aoi(self, window: Window) -> np.ndarray | None:
+        """Return the mask of pixels in the area of interest; None if all are."""
         if self._shapes is None:
             return None
         box = shapely.box(
@@ -271,7 +264,7 @@ class SceneReader:
         )
 
     def _read_sources(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Read all files' parts of a window: values and validity (C, height, width)."""
+        """Read a window from all files: values and validity (C, height, width)."""
         top, left = window.row_off + self._origin[0], window.col_off + self._origin[1]
         image = masks = None
         for layer in self._layers:
@@ -315,7 +308,7 @@ class SceneReader:
         """Read a part of a file: values and validity (C, height, width)."""
         source = layer.source
         try:
-            # A JPEG block that ends early is a mere warning to libjpeg, and grey to the model.
+            # libjpeg only warns of truncated blocks and fills them with grey.
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
                 image = source.read(self.indexes, window=area, out_dtype=self.dtype)
                 return image, layer.validity.read(image, window=area)
@@ -324,7 +317,7 @@ class SceneReader:
                 f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
                 expected=f"{window.height} x {window.width} readable pixels",
                 found=reason(error),
-                remedy="the file is damaged or incomplete: fetch or write it again",
+                remedy="the file is damaged or incomplete; fetch or write it again",
             ) from error
 
     def close(self) -> None:
@@ -340,10 +333,10 @@ class SceneReader:
 
 
 class CellReader:
-    """Reads the windows around the cells of a scene, for a model that gives each one class.
+    """Reads windows centred on the cells of a scene, for a model that returns a class per window.
 
-    Cells are squares of pixels from the upper left corner; those at the right and lower border may
-    reach beyond the scene. In the middle of a window lies its cell.
+    Cells are squares of pixels from the upper left corner; at the right and lower border they may
+    extend beyond the scene.
 
     Args:
         reader: The scene.
@@ -360,7 +353,7 @@ class CellReader:
                 "cells",
                 expected=f"1 to {window} pixels, the window's side",
                 found=cell,
-                remedy="choose a smaller cell, or more overlap",
+                remedy="choose a smaller cell or more overlap",
             )
         self._reader, self._window, self._cell = reader, window, cell
         self.height = math.ceil(reader.height / cell)
@@ -372,11 +365,7 @@ class CellReader:
         self.block_height = reader.block_height + window
 
     def read(self, window: Window, size: int) -> WindowData:
-        """Read the window around a cell.
-
-        Args:
-            window: The cell: a row and a column of cells, 1 x 1.
-            size: Side of the cell in cells, 1.
+        """Read the window around a cell; ``window`` is 1 x 1 in rows and columns of cells.
 
         Raises:
             SceneError: A block of the file is damaged or missing.
@@ -390,19 +379,19 @@ class CellReader:
         first_row, first_col = rows[0], columns[0]
         inside = Window(first_row, first_col, rows[1] - rows[0], columns[1] - columns[0])
         image, valid, covered = reader.read(inside, max(inside.height, inside.width))
-        image, valid = _extend(
+        image, valid = _pad(
             image[:, : inside.height, : inside.width],
             valid[: inside.height, : inside.width],
             (max(-top, 0), max(top + side - reader.height, 0)),
             (max(-left, 0), max(left + side - reader.width, 0)),
         )
-        # Where more was read than the window has, for the reflection to reach.
+        # Crop what was read outside the window for the reflection.
         part = np.s_[max(top - first_row, 0) :, max(left - first_col, 0) :]
         image, valid = image[(slice(None), *part)], valid[part]
         image, valid = image[:, :side, :side], valid[:side, :side]
         row, col = top + margin - first_row, left + margin - first_col
-        own = covered[row : row + self._cell, col : col + self._cell]
-        return WindowData(image, valid, np.array([[own.any()]]))
+        covered = covered[row : row + self._cell, col : col + self._cell]
+        return WindowData(image, valid, np.array([[covered.any()]]))
 
     def close(self) -> None:
         """Close the files."""
@@ -416,29 +405,26 @@ class CellReader:
 
 
 def _inside(start: int, side: int, size: int) -> tuple[int, int]:
-    """What to read of a window that may reach beyond a scene, along an axis.
-
-    The part inside, and as much more as a reflection at the border needs.
-    """
+    """Return start and stop of the part to read of a window along an axis, for the reflection."""
     before, after = max(-start, 0), max(start + side - size, 0)
     first = min(max(start, 0), size - after if after else size)
     last = max(min(start + side, size), before)
     return max(first, 0), min(last, size)
 
 
-def _extend(
+def _pad(
     image: np.ndarray, valid: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Extend a window by reflection."""
+    """Pad a window by reflection."""
     if any((*rows, *columns)):
-        # "symmetric" repeats, so that it works from a scene of one pixel on.
+        # "symmetric" works for scenes of one pixel.
         image = np.pad(image, ((0, 0), rows, columns), mode="symmetric")
         valid = np.pad(valid, (rows, columns), mode="symmetric")
     return image, valid
 
 
 class _SourceOnGrid(NamedTuple):
-    """A file, and where its first pixel lies on the scene's grid."""
+    """A file, and its offset on the grid of the scene."""
 
     source: Any
     col_off: int
@@ -447,14 +433,10 @@ class _SourceOnGrid(NamedTuple):
 
 
 def fingerprint_of_raster(path: str) -> dict[str, Any]:
-    """Tell a raster from a changed one without reading all of it.
+    """Return a fingerprint of a raster without reading all of it, to detect changes.
 
-    A file of this machine is told by size, time and checksum of its head; what lies elsewhere
-    (``/vsicurl/...``) by its grid and the checksums of three of its blocks. A VRT is that of its
-    sources too.
-
-    Args:
-        path: File name, or any other dataset name GDAL understands.
+    For local files see :func:`fingerprint_of_file`; for other dataset names (``/vsicurl/...``) the
+    grid and checksums of three blocks. A VRT includes its sources.
 
     Raises:
         SceneError: It cannot be read.
@@ -462,8 +444,8 @@ def fingerprint_of_raster(path: str) -> dict[str, Any]:
     found = fingerprint_of_file(path)
     with open_raster(path, SceneError) as source:
         if source.driver == "VRT":
-            # GDAL may write statistics and overviews beside the files at any time.
-            others = [name for name in source.files if not name.endswith(_BESIDE)]
+            # Statistics and overviews may be added at any time.
+            others = [name for name in source.files if not name.endswith(_SIDE_FILES)]
             found["sources"] = [
                 fingerprint_of_file(name)
                 if Path(name).is_file() and Path(name).suffix.lower() != ".vrt"
@@ -483,9 +465,9 @@ def fingerprint_of_raster(path: str) -> dict[str, Any]:
 
 
 def _time_of(source: rasterio.DatasetReader) -> datetime | None:
-    """When a file's image was taken, as its tags tell; None where none does.
+    """Return the acquisition time from the tags of a file, None without any.
 
-    TIFF's own tag is the time the image was made, which need not be that of the sensor.
+    The TIFF tag is the time of image creation, which may differ from the acquisition.
     """
     for text, layout in (
         (source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), "%Y-%m-%d %H:%M:%S"),
@@ -493,26 +475,26 @@ def _time_of(source: rasterio.DatasetReader) -> datetime | None:
     ):
         try:
             return datetime.strptime((text or "").strip(), layout).replace(tzinfo=UTC)
-        except ValueError:  # blank, or a time that is none: writers fill it with zeros
+        except ValueError:  # blank or invalid: some writers fill it with zeros
             continue
     return None
 
 
 def _reproject(shape, source: CRS, target: CRS):
-    """Bring a polygon into another CRS."""
+    """Reproject a polygon."""
     try:
         return shapely.geometry.shape(warp.transform_geom(source, target, shape))
     except GDAL_ERRORS as error:
         raise SceneError(
-            "area of interest: cannot be brought to the scene's CRS",
+            "area of interest: cannot be reprojected to the scene's CRS",
             expected=f"a CRS that can be transformed to {target}",
             found=reason(error),
-            remedy="give the area in the scene's CRS",
+            remedy="provide the area in the scene's CRS",
         ) from error
 
 
 def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[float, ...]:
-    """Give the (left, top, right, bottom) of a file in pixels of a grid."""
+    """Return the (left, top, right, bottom) of a file in pixels of a grid."""
     outline = shapely.box(0, 0, source.width, source.height).segmentize(
         max(source.width, source.height) / 32
     )
@@ -525,11 +507,11 @@ def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[f
 
 
 def _fits_grid(source, crs, transform: rasterio.Affine, box: tuple[float, ...]) -> bool:
-    """Tell whether a file's pixels are pixels of a grid."""
+    """Whether the pixels of a file are pixels of a grid."""
     same_size = np.allclose(
         (box[2] - box[0], box[3] - box[1]), (source.width, source.height), atol=1e-2
     )
     turned = ~transform @ source.transform
     upright = np.allclose((turned.a, turned.b, turned.d, turned.e), (1, 0, 0, 1), atol=1e-6)
-    whole = np.allclose(box[:2], np.round(box[:2]), atol=1e-2)
-    return bool(source.crs == crs and same_size and upright and whole)
+    aligned = np.allclose(box[:2], np.round(box[:2]), atol=1e-2)
+    return bool(source.crs == crs and same_size and upright and aligned)

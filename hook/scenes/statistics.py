@@ -1,4 +1,4 @@
-"""What is where in a class map: reading it by rows, areas on the earth, areas per class."""
+"""Reading class maps by rows, and areas per class."""
 
 import math
 import warnings
@@ -30,13 +30,13 @@ class ClassMap:
     """A raster of class indexes, read in strips of whole rows.
 
     Args:
-        path: Any raster of one integer band that GDAL opens.
-        nodata: Value that is no class; the file's own nodata value if None.
-        class_names: Names of the values 0, 1, ...; the map's category names if None. With none,
-            also in the map, any value from 0 is a class.
+        path: Any raster with one integer band that GDAL opens.
+        nodata: Nodata value; that of the file if None.
+        class_names: Names of the values 0, 1, ...; the category names of the map if None. Without
+            names, any value from 0 is a class.
 
     Raises:
-        SceneError: The file cannot be opened or is no class map.
+        SceneError: The file cannot be opened or is not a class map.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ClassMap:
                     f"{path}: not a class map",
                     expected="one band of integers",
                     found=f"{source.count} band(s) of {source.dtypes[0]}",
-                    remedy="give a map of classes, such as hook map writes",
+                    remedy="use a class map, such as written by hook map",
                 )
             self.height, self.width = source.height, source.width
             self.transform = source.transform
@@ -69,26 +69,20 @@ class ClassMap:
             raise
 
     def name_of(self, class_id: int) -> str:
-        """The name of a class; ``class_3`` where it has none."""
+        """Return the name of a class, ``class_3`` without one."""
         name = self.class_names[class_id] if self.class_names else ""
         return name or f"class_{class_id}"
 
     def read(
         self, row_off: int, rows: int, col_off: int = 0, cols: int | None = None
     ) -> np.ndarray:
-        """Read a part of the map.
-
-        Args:
-            row_off: First row.
-            rows: Number of rows.
-            col_off: First column.
-            cols: Number of columns; all to the right if None.
+        """Read a window, up to the right border if ``cols`` is None.
 
         Returns:
-            (rows, cols) int32 class indexes, -1 where there is no class.
+            (rows, cols) int32 class indexes, -1 for no class.
 
         Raises:
-            SceneError: The file is damaged, or a value is no class.
+            SceneError: The file is damaged, or a value is not a class.
         """
         window = Window(col_off, row_off, self.width - col_off if cols is None else cols, rows)
         with reading(self.path, SceneError):
@@ -102,19 +96,19 @@ class ClassMap:
                 f"{self.path}: values that are no class",
                 expected=f"0 to {largest}" if self.class_names else "0 or more",
                 found=_some(np.unique(values[wrong]).tolist()),
-                remedy="name all classes, or name the nodata value",
+                remedy="name all classes, or set the nodata value",
             )
         return np.where(valid, values.astype(np.int32), NO_CLASS)
 
     def strips(
         self, rows: int | None = None, label: str = "reading", progress: bool = False
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield first rows and classes (see :meth:`read`) of strips from top to bottom.
+        """Yield the first row and classes (see :meth:`read`) of strips from top to bottom.
 
         Args:
-            rows: Rows per strip; by default as many as hold about 2 million pixels.
-            label: What the progress bar says.
-            progress: Show it (on a terminal).
+            rows: Rows per strip; by default about 2 million pixels.
+            label: Label of the progress bar.
+            progress: Show it on a terminal.
         """
         rows = rows or max(1, _STRIP_PIXELS // self.width)
         with progress_bar(total=self.height, unit="row", desc=label, show=progress) as bar:
@@ -124,7 +118,7 @@ class ClassMap:
                 bar.update(size)
 
     def read_colours(self) -> dict[int, Colour] | None:
-        """The colour table, beside the map or in it; None where there is none."""
+        """Return the colour table, of the side file or the map; None if there is none."""
         try:
             table = self._source.colormap(1)
         except ValueError:
@@ -147,17 +141,17 @@ def _some(values: list[int]) -> str:
 
 
 class ClassArea(NamedTuple):
-    """How much of one class there is."""
+    """Area of one class."""
 
     zone: object
-    """Of the zones; None for the whole map."""
+    """Name of the zone; None for the whole map."""
     class_id: int
     class_name: str
     pixels: int
     area_m2: float
     """NaN in a map without a CRS."""
     share: float
-    """Of the valid area of the zone or the map (of the pixels without a CRS); NaN where none is."""
+    """Of the valid area of the zone or map (of the pixels without a CRS); NaN if that is 0."""
 
     @property
     def area_ha(self) -> float:
@@ -175,29 +169,29 @@ def class_statistics(
     progress: bool = True,
     strip_rows: int | None = None,
 ) -> list[ClassArea]:
-    """Measure the area of each class of a map, as a whole or by zone.
+    """Measure the area of each class of a map, in total or by zone.
 
-    Areas are sums of those of pixels, see :func:`pixel_areas`: true also in a geographic CRS and in
-    Mercator. A pixel belongs to a zone if its centre is inside; zones may overlap, or reach beyond
-    the map. The map is read in strips, so that its size does not matter.
+    Areas are sums of pixel areas, see :func:`pixel_areas`: correct also in a geographic CRS and in
+    Mercator. A pixel belongs to a zone if its centre is inside; zones may overlap, or extend beyond
+    the map. The map is read in strips and may be larger than memory.
 
     Args:
         map_path: A raster of class indexes.
-        zones: Polygons in any vector format GDAL reads, or GeoParquet, or a table of them, in any
-            CRS.
-        zone_field: Field that names the zones; their feature ids if None.
-        class_names: Names of the classes; the map's category names if None, else ``class_0``, ...
-        nodata: Value that is no class; the map's own nodata value if None.
-        progress: Show a progress bar (on a terminal).
+        zones: Polygons in any CRS: a vector file that GDAL reads, GeoParquet, or a GeoDataFrame.
+        zone_field: Field with the names of the zones; their feature ids if None.
+        class_names: Names of the classes; None for the category names of the map, else
+            ``class_0``, ...
+        nodata: Nodata value; that of the map if None.
+        progress: Show a progress bar on a terminal.
         strip_rows: Rows read at a time; by default about 2 million pixels.
 
     Returns:
-        A row per class, or per zone (in the order of the file) and class. Named classes are there
-        also where no pixel has them.
+        A row per class, or per zone (in the order of the file) and class, including named classes
+        without pixels.
 
     Raises:
-        SceneError: The map is unreadable or no class map, a value has no name, or the zones are
-            unreadable, no polygons, or without the field.
+        SceneError: The map is unreadable or not a class map, a value has no name, or the zones are
+            unreadable, not polygons, or lack the field.
     """
     with ClassMap(map_path, nodata, class_names) as source:
         if zones is None:
@@ -229,7 +223,7 @@ def class_statistics(
 def _sum_classes(
     source: ClassMap, parts: Iterator[tuple[int, int, np.ndarray]]
 ) -> dict[int, tuple[int, float]]:
-    """Pixels and square metres by class of parts of the map: first row, first column, classes."""
+    """Return pixels and square metres by class of parts (first row, first column, classes)."""
     pixels: dict[int, int] = {}
     areas: dict[int, list[float]] = {}
     for row_off, col_off, classes in parts:
@@ -250,21 +244,21 @@ def _sum_classes(
 def _rows(
     zone: object, by_class: dict[int, tuple[int, float]], names: dict[int, str]
 ) -> Iterator[ClassArea]:
-    whole_pixels = sum(pixels for pixels, _ in by_class.values())
-    whole_area = math.fsum(area for _, area in by_class.values())
+    total_pixels = sum(pixels for pixels, _ in by_class.values())
+    total_area = math.fsum(area for _, area in by_class.values())
     for class_id, name in names.items():
-        pixels, area = by_class.get(class_id, (0, math.nan if math.isnan(whole_area) else 0.0))
-        if not whole_pixels:
+        pixels, area = by_class.get(class_id, (0, math.nan if math.isnan(total_area) else 0.0))
+        if not total_pixels:
             share = math.nan
         else:
-            share = pixels / whole_pixels if math.isnan(whole_area) else area / whole_area
+            share = pixels / total_pixels if math.isnan(total_area) else area / total_area
         yield ClassArea(zone, class_id, name, pixels, area, share)
 
 
 def _read_zones(
     path: str | Path | geopandas.GeoDataFrame, zone_field: str | None, source: ClassMap
 ) -> geopandas.GeoDataFrame:
-    """Read zones in pixel coordinates of the map, indexed by their names."""
+    """Read zones in pixel coordinates of the map, indexed by name."""
     if isinstance(path, geopandas.GeoDataFrame):
         path, table = "zones", path
     else:
@@ -281,21 +275,21 @@ def _read_zones(
     kinds = set(table.geom_type.fillna("none"))
     if not kinds <= {"Polygon", "MultiPolygon"}:
         raise SceneError(
-            f"{path}: zones that have no area",
+            f"{path}: zones without area",
             expected="polygons",
             found=", ".join(sorted(kinds)),
-            remedy="give a layer of polygons, points and lines as polygons around them",
+            remedy="use a layer of polygons; buffer points and lines",
         )
     if (table.crs is None) != (source.crs is None):
         raise SceneError(
-            f"{path}: cannot be laid over {source.path}",
-            expected=f"a CRS in both, or in neither; the map's is {source.crs and source.crs.name}",
+            f"{path}: cannot be overlaid on {source.path}",
+            expected=f"a CRS in both or neither; CRS of the map: {source.crs and source.crs.name}",
             found=table.crs and table.crs.name,
-            remedy="give the one without a CRS its own",
+            remedy="set the missing CRS",
         )
     table = table.set_geometry(shapely.force_2d(table.geometry.to_numpy()), crs=table.crs)
     if table.crs != source.crs:
-        # Straight edges do not stay straight: only in short pieces do they land where they should.
+        # Straight edges become curved: reproject them in short segments.
         bounds = shapely.bounds(table.geometry.to_numpy())
         step = np.maximum(bounds[:, 2:] - bounds[:, :2], 0).max(axis=1) / 256
         step = np.where(step > 0, step, 1)
@@ -304,15 +298,15 @@ def _read_zones(
             table = table.set_geometry(dense, crs=table.crs).to_crs(source.crs)
         except ProjError as error:
             raise SceneError(
-                f"{path}: cannot be brought to the map's CRS",
+                f"{path}: cannot be reprojected to the CRS of the map",
                 found=error,
-                remedy="give the zones in the map's CRS",
+                remedy="provide the zones in the CRS of the map",
             ) from error
         if not np.isfinite(shapely.get_coordinates(table.geometry.to_numpy())).all():
             raise SceneError(
-                f"{path}: zones that the map's CRS cannot hold",
+                f"{path}: zones outside the area of the map's CRS",
                 expected=f"polygons in the area of {source.crs.name}",
-                remedy="leave out the zones far from the map",
+                remedy="remove zones far from the map",
             )
     pixels = apply_affine(table.geometry.to_numpy(), ~source.transform)
     return table.set_geometry(pixels, crs=None)
@@ -321,7 +315,7 @@ def _read_zones(
 def _parts_inside(
     source: ClassMap, polygon: shapely.Geometry, strip_rows: int | None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield first row, first column and classes around a zone, -1 outside it."""
+    """Yield the first row, first column and classes of strips of a zone, -1 outside it."""
     if polygon.is_empty:
         return
     left, top, right, bottom = polygon.bounds

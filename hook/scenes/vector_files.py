@@ -1,4 +1,4 @@
-"""Tables of polygons, streamed into files: GeoParquet, and the formats that GDAL writes."""
+"""Streaming tables of polygons into GeoParquet and formats of GDAL."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from hook.errors import SceneError
 from hook.geo.vector import GEOMETRY
 
 _BOUNDS = ["xmin", "ymin", "xmax", "ymax"]
-# pyogrio raises RuntimeError where GDAL fails amid a stream.
+# pyogrio raises RuntimeError if GDAL fails in a stream.
 _WRITE_ERRORS = (
     DataSourceError,
     DataLayerError,
@@ -33,7 +33,7 @@ _WRITE_ERRORS = (
 
 
 class Place(NamedTuple):
-    """Where pixels lie."""
+    """CRS, transform and size of a raster."""
 
     crs: CRS | None
     transform: rasterio.Affine
@@ -51,14 +51,14 @@ def write_tables(
     layer: str,
     kind: str = "Polygon",
 ) -> int:
-    """Write tables of features; a GeoPackage says what the metadata of the schema say.
+    """Write tables of features; metadata of the schema become metadata of a GeoPackage.
 
     Args:
-        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
+        tables: Tables with the geometries as WKB, and their bounds (n, 4).
         schema: Of the tables.
-        place: Or anything with its attributes: says the CRS, and for GeoJSON the size of a pixel.
+        place: Or an object with its attributes, for the CRS and the precision of GeoJSON.
         staged: File to write.
-        output: Its name in messages.
+        output: Final name, for messages.
         driver: GDAL's name of the format.
         layer: Name of the layer; GeoParquet has none.
         kind: ``"Polygon"`` or ``"MultiPolygon"``.
@@ -80,13 +80,13 @@ def write_tables(
         raise SceneError(
             f"{output}: cannot be written",
             found=error,
-            remedy="check the free space of the disk and the folder's permissions",
+            remedy="check the free disk space and the permissions of the folder",
         ) from error
 
 
 @contextmanager
 def _without_clock() -> Iterator[None]:
-    """Keep the time of writing out of GeoPackages: the same map gives the same bytes."""
+    """Omit the time of writing from GeoPackages, for deterministic bytes."""
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
     try:
@@ -105,18 +105,7 @@ def _write_with_gdal(
     geometry_type: str,
     metadata: Mapping[str, str],
 ) -> int:
-    """Stream tables into a file of GDAL's; return the number of rows.
-
-    Args:
-        tables: Tables with the geometries as WKB, and the bounds (n, 4) of these.
-        schema: Of the tables.
-        path: File to write.
-        driver: GDAL's name of the format.
-        layer: Name of the layer.
-        place: Says the CRS, and for GeoJSON the size of a pixel.
-        geometry_type: ``"Polygon"`` or ``"MultiPolygon"``.
-        metadata: Of the layer, for GeoPackage.
-    """
+    """Stream tables into a file with GDAL; return the number of rows, see :func:`write_tables`."""
     count, failure = 0, None
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -125,7 +114,7 @@ def _write_with_gdal(
             for table, _ in tables:
                 count += len(table)
                 yield table
-        except BaseException as error:  # GDAL would tell only that there was one
+        except BaseException as error:  # GDAL does not pass it on
             failure = error
             raise
 
@@ -134,7 +123,7 @@ def _write_with_gdal(
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(place))}
     try:
         with warnings.catch_warnings():
-            # A map without a CRS is told of once, in our words.
+            # HOOK warns of maps without a CRS itself.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_arrow(
                 pa.RecordBatchReader.from_batches(schema, batches()),
@@ -155,7 +144,7 @@ def _write_with_gdal(
 
 
 def _decimals(place: Place) -> int:
-    """Digits of longitude and latitude that tell a hundredth of a pixel, at least RFC 7946's 7."""
+    """Return the decimals of degrees for a hundredth of a pixel, at least 7 (RFC 7946)."""
     to_wgs84 = Transformer.from_crs(place.crs, "OGC:CRS84", always_xy=True)
     col, row = place.width // 2, place.height // 2
     corners = [place.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
@@ -175,8 +164,7 @@ def _write_geoparquet(
 ) -> int:
     """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
 
-    Layout: https://geoparquet.org/releases/v1.1.0/, with bounding boxes for readers that want a
-    part. The file's own box is known at the end only, where Parquet has its metadata.
+    Layout: https://geoparquet.org/releases/v1.1.0/, with a column of bounding boxes.
     """
     box = pa.struct([(name, pa.float64()) for name in _BOUNDS])
     schema = schema.append(pa.field("bbox", box))

@@ -291,7 +291,7 @@ def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
     fields = geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=local)
     for aoi, message in (
         (table, "has no geometries"),
-        (fields, "cannot be brought to the scene's CRS"),
+        (fields, "cannot be reprojected to the scene's CRS"),
         (pandas.DataFrame({"a": [1]}), "is no box"),
         (["a", 0, 1, 2], "is no box"),
     ):

@@ -180,7 +180,7 @@ def test_bad_zones_are_named(write_scene, tmp_path):
         (tmp_path / "text.gpkg", {}, r"text\.gpkg cannot be read"),
         (write_zones(tmp_path / "a.gpkg", box, a=[1]), {"zone_field": "b"}, "no field 'b'"),
         (write_zones(tmp_path / "p.gpkg", [shapely.Point(3e5, 3e6)]), {}, "expected: polygons"),
-        (write_zones(tmp_path / "c.fgb", box, crs=None), {}, r"c\.fgb: cannot be laid over"),
+        (write_zones(tmp_path / "c.fgb", box, crs=None), {}, r"c\.fgb: cannot be overlaid on"),
     ]
     for zones, options, message in cases:
         with pytest.raises(SceneError, match=message):
