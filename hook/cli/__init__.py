@@ -1,40 +1,18 @@
 """The ``hook`` command, based on :mod:`hook.apis`."""
 
 import argparse
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hook import __version__
-from hook.cli import export as export_command
-from hook.cli import label as label_command
-from hook.cli import map as map_command
-from hook.cli import models as models_command
-from hook.cli import predict as predict_command
-from hook.cli import regions as regions_command
-from hook.cli import similar as similar_command
-from hook.cli import stats as stats_command
-from hook.cli import style as style_command
-from hook.cli import tokens as tokens_command
-from hook.cli import vectorize as vectorize_command
 from hook.cli.options import CommandParser
 from hook.errors import reports_errors
 
 _PACKAGE = Path(__file__).parents[1]
-_COMMANDS = (
-    predict_command,
-    tokens_command,
-    map_command,
-    regions_command,
-    similar_command,
-    label_command,
-    export_command,
-    vectorize_command,
-    stats_command,
-    style_command,
-    models_command,
-)
+_COMMANDS = "predict tokens map regions similar label export vectorize stats style models".split()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
     )
-    for command in _COMMANDS:
-        command.add_parser(commands)
+    for name in _COMMANDS:
+        importlib.import_module(f"hook.cli.{name}").add_parser(commands)
     return parser
 
 

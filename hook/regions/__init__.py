@@ -1,6 +1,6 @@
 """Token regions of whole scenes: polygons with statistics and embeddings, search, classes.
 
-Needs a function from windows to tokens and knows nothing of the model behind it.
+Independent of the model, which is passed as a function from windows to tokens.
 """
 
 from hook.regions.extraction import RegionReport, extract_regions

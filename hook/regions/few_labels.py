@@ -1,4 +1,4 @@
-"""Classes for all regions of a file from labels of a few of them."""
+"""Classify all regions of a file from labels of a few of them."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ from hook.regions.table import Regions, chunks, refuse_inputs, some
 METHODS = ("linear", "mean")
 """Kinds of classifier."""
 FEATURES = ("embedding", "bands")
-"""What regions can be told apart by."""
+"""Kinds of features."""
 
 Labels = str | os.PathLike | geopandas.GeoDataFrame | Mapping[int, object]
 
@@ -42,33 +42,31 @@ def classify_regions(
     layer: str = "regions",
     overwrite: bool = False,
 ) -> geopandas.GeoDataFrame:
-    """Classify all regions after labels of a few of them.
+    """Classify all regions from labels of a few of them.
 
-    The answer has all fields of the regions, and ``class_id``, ``class_name`` and ``score`` in the
-    place of any that had these names. Class ids are those of the names in alphabetical order.
-    Regions without features (an embedding that is null, zero or not finite; a band without a
-    statistic) have null in all three. Labelled regions have the class that the model gives them.
+    The result has all fields of the regions, and ``class_id``, ``class_name`` and ``score``, which
+    replace fields of the same names. Class ids follow the alphabetical order of the names. Regions
+    without features (an embedding that is null, zero or not finite; a band without statistics)
+    have null in all three. Labelled regions have the predicted class too.
 
-    A point labels the region it lies in; on a common edge, the first. A polygon labels the regions
-    of which it covers more than half, and if there are none, that of which it covers the largest
-    area.
+    A point labels the region it is in; on a common edge, the first. A polygon labels the regions
+    it covers by more than half, or if there are none, the one it covers the largest area of.
 
     Args:
-        regions: GeoParquet or a vector file of GDAL's as ``hook regions`` writes them, or a table
-            of this kind.
-        labels: Names of classes by region id (row number, from 0); a ``.csv`` with the columns
+        regions: GeoParquet or vector file as written by ``hook regions``, or such a table.
+        labels: Class names by region id (row number, from 0); a ``.csv`` with the columns
             ``region_id`` and ``field``; or points or polygons with a class in ``field``: a vector
-            file or a table, in any CRS (that of the regions where it has none).
+            file or a table, in any CRS (default: that of the regions).
         output: File to write: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. The
             first two hold the embeddings too; GeoJSON is in WGS 84.
-        field: Field of the labels that holds the class.
+        field: Class field of the labels.
         method: ``"linear"``: multinomial logistic regression with an L2 penalty, classes weighted
-            equally, on features standardised over all regions; ``score`` is the class's
-            probability. ``"mean"``: the class whose mean embedding has the largest cosine, which
-            is ``score``; the mean is that of vectors of length 1.
+            equally, on features standardised over all regions; ``score`` is the probability.
+            ``"mean"``: the class mean, of vectors of length 1, with the largest cosine, which is
+            ``score``.
         features: ``"embedding"``, or ``"bands"``: the fields ``mean_<band>`` and ``std_<band>``,
             standardised over all regions with either method.
-        strength: Of the labels against the penalty (scikit-learn's C) with ``"linear"``.
+        strength: Inverse strength of the penalty (scikit-learn's C) with ``"linear"``.
         layer: Name of the layer in the file; GeoParquet has none.
         overwrite: Replace the output if it exists.
 
@@ -77,9 +75,9 @@ def classify_regions(
 
     Raises:
         ConfigError: An option is unknown, or a label names a region that does not exist.
-        DataError: The labels are of no kind that is known; a file cannot be read or lacks the field
-            or the features; there are fewer than two classes; a label has no class or hits no
-            region, regions without features, or one that another label calls otherwise.
+        DataError: The labels are of an unknown kind; a file cannot be read or lacks the field or
+            the features; there are fewer than two classes; a label has no class, hits no region or
+            one without features, or contradicts another label.
         SceneError: The output exists, is an input or cannot be written.
     """
     for name, value, known in (("method", method, METHODS), ("features", features, FEATURES)):
@@ -95,15 +93,15 @@ def classify_regions(
             "strength of the labels",
             expected="a number above 0",
             found=short_repr(strength),
-            remedy="give a number such as 1.0; more trusts the labels more",
+            remedy="use a number such as 1.0; larger values regularise less",
         )
     if not isinstance(labels, str | os.PathLike | Mapping | geopandas.GeoDataFrame):
         raise DataError(
-            "labels: what was given labels no regions",
+            "labels: of an unknown kind",
             expected="{region_id: class}, the name of a file, or a GeoDataFrame of points or "
             "polygons with a class",
             found=short_repr(labels),
-            remedy="give one of these",
+            remedy="pass one of these",
         )
     with StagedFiles(overwrite) as files:
         if output is not None:
@@ -111,8 +109,8 @@ def classify_regions(
             refuse_inputs(output, (regions, labels))
             staged = files.add(output)
         table = Regions.read(regions)
-        named = _read_labels(labels, table, field)
-        classified = _classify(table, named, method, features, strength)
+        class_of = _read_labels(labels, table, field)
+        classified = _classify(table, class_of, method, features, strength)
         if output is not None:
             classified.write(staged, Path(output), layer)
         files.commit()
@@ -121,32 +119,32 @@ def classify_regions(
 
 # ------------------------------------------------------------------------------------- classifying
 def _classify(
-    table: Regions, named: Mapping[int, str], method: str, features: str, strength: float
+    table: Regions, class_of: Mapping[int, str], method: str, features: str, strength: float
 ) -> Regions:
-    """Add the fields of classes."""
-    # It takes a second to import, which writing and searching regions need not wait for.
+    """Add the class fields."""
+    # Takes a second to import, and is not needed to write or search regions.
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    classes = sorted(set(named.values()))
+    classes = sorted(set(class_of.values()))
     if len(classes) < 2:
         raise DataError(
             "the labels name fewer than two classes",
             expected="regions of two classes or more",
             found=", ".join(classes) or "no label",
-            remedy="label a region of another class",
+            remedy="label a region of a second class",
         )
     values = _Embeddings(table) if features == "embedding" else _Bands(table)
-    rows = np.array(sorted(named))
+    rows = np.array(sorted(class_of))
     wrong = rows[~values.usable[rows]]
     if len(wrong):
         raise DataError(
             f"{table.source}: labelled regions without features ({features})",
-            expected="finite numbers, and an embedding that is not zero",
+            expected="finite numbers, and a nonzero embedding",
             found=f"region {some(wrong)}",
-            remedy="label other regions in their stead",
+            remedy="label other regions instead",
         )
-    targets = np.array([classes.index(named[row]) for row in rows.tolist()])
+    targets = np.array([classes.index(class_of[row]) for row in rows.tolist()])
     scaler = StandardScaler()
     usable = np.flatnonzero(values.usable)
     scaled = method == "linear" or features == "bands"
@@ -159,7 +157,7 @@ def _classify(
 
     known = np.concatenate([read(part) for part in values.chunks(rows)])
     if method == "linear":
-        # Labels are as many as somebody had time for; that says nothing of how common classes are.
+        # Numbers of labels do not reflect class frequencies.
         model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
         score = model.fit(known, targets).predict_proba
     else:
@@ -170,34 +168,34 @@ def _classify(
 
     ids, scores = np.zeros(len(table), np.int32), np.zeros(len(table))
     for part in values.chunks(usable):
-        answer = score(read(part))
-        ids[part] = answer.argmax(axis=1)
-        scores[part] = answer.max(axis=1)
-    without = ~values.usable
-    if without.any():
+        predicted = score(read(part))
+        ids[part] = predicted.argmax(axis=1)
+        scores[part] = predicted.max(axis=1)
+    unusable = ~values.usable
+    if unusable.any():
         warnings.warn(
-            f"{table.source}: {without.sum()} of {len(table)} regions have no features "
+            f"{table.source}: {unusable.sum()} of {len(table)} regions have no features "
             f"({features}), and so no class",
             stacklevel=3,
         )
     names = np.array(classes, object)[ids]
     return table.with_fields(
         {
-            "class_id": pa.array(ids, mask=without),
-            "class_name": pa.array(names, pa.string(), mask=without),
-            "score": pa.array(scores, mask=without),
+            "class_id": pa.array(ids, mask=unusable),
+            "class_name": pa.array(names, pa.string(), mask=unusable),
+            "score": pa.array(scores, mask=unusable),
         }
     )
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """Vectors (n, F) at length 1; those of zeros stay."""
+    """Normalise vectors (n, F) to length 1; zero vectors stay zero."""
     length = np.sqrt((x * x).sum(axis=1, keepdims=True))
     return x / np.where(length > 0, length, 1)
 
 
 def _class_means(known: np.ndarray, targets: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Mean directions (K, F) of the classes."""
+    """Return the mean directions (K, F) of the classes."""
     units = _unit(known)
     means = np.stack([units[targets == k].mean(axis=0) for k in range(len(classes))])
     lengths = np.sqrt((means * means).sum(axis=1))
@@ -205,7 +203,7 @@ def _class_means(known: np.ndarray, targets: np.ndarray, classes: list[str]) -> 
         raise DataError(
             f"class {classes[int(lengths.argmin())]}: its labelled regions have no mean direction",
             found="features that cancel each other",
-            remedy="label more regions of the class, or use another method",
+            remedy="label more regions of the class, or use a different method",
         )
     return means / lengths[:, np.newaxis]
 
@@ -221,15 +219,15 @@ class _Embeddings:
             self.usable[part] = np.isfinite(values).all(axis=1) & values.any(axis=1)
 
     def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Cut row numbers into parts that are read at a time."""
+        """Split row numbers into chunks to read."""
         return chunks(rows, self._values.shape[1])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features (n, F) float64 of rows."""
+        """Return the features (n, F) float64 of rows."""
         return self._values[rows].astype(np.float64)
 
 
-class _Bands:
+class _Bands(_Embeddings):
     """Means and standard deviations of bands as features."""
 
     def __init__(self, table: Regions) -> None:
@@ -239,7 +237,7 @@ class _Bands:
         wanted = [name for name in wanted if name in names]
         if not wanted:
             raise DataError(
-                f"{table.source}: has no statistics of bands",
+                f"{table.source}: has no band statistics",
                 expected="fields mean_<band> and std_<band>",
                 found=", ".join(table.fields.column_names) or "no fields",
                 remedy="write the regions with 'hook regions'",
@@ -253,24 +251,16 @@ class _Bands:
                     f"{table.source}: field {name}",
                     expected="numbers",
                     found=table.fields[name].type,
-                    remedy="take a field of numbers, or leave it out of the features",
+                    remedy="store numbers in the field, or remove it",
                 ) from None
             columns.append(column.to_numpy())  # null becomes NaN
         self._values = np.column_stack(columns)
         self.usable = np.isfinite(self._values).all(axis=1)
 
-    def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Cut row numbers into parts that are read at a time."""
-        return chunks(rows, self._values.shape[1])
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Features (n, F) float64 of rows."""
-        return self._values[rows]
-
 
 # ------------------------------------------------------------------------------------- labels
 def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
-    """Class names by region id."""
+    """Return class names by region id."""
     if isinstance(labels, Mapping):
         pairs = [(region, region, name) for region, name in labels.items()]
         return _without_conflicts(_checked_ids(pairs, table, "the labels"))
@@ -301,20 +291,20 @@ def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
 def _field_error(source: str, field: str, names: list[str]) -> DataError:
     return DataError(
         f"{source}: has no field {field}",
-        expected="the field that holds the class of a label",
+        expected="the class field of the labels",
         found=", ".join(map(str, names)) or "no fields",
         remedy="name the field (--field)",
     )
 
 
 Pair = tuple[object, int, str]
-"""What a label is called in messages, a region, its class."""
+"""Name of a label in messages, region id, class name."""
 
 
 def _checked_ids(
     pairs: list[tuple[object, object, object]], table: Regions, source: str
 ) -> list[Pair]:
-    """Read ids and classes that somebody wrote down."""
+    """Check region ids and class names."""
     checked = []
     for label, region, name in pairs:
         try:
@@ -326,14 +316,14 @@ def _checked_ids(
                 f"{source}: a label hits no region",
                 expected=f"a region id from 0 to {len(table) - 1}",
                 found=region,
-                remedy="give row numbers of the file of regions, from 0",
+                remedy="use row numbers of the file of regions, from 0",
             )
         checked.append((label, number, _class_name(name, source, label)))
     return checked
 
 
 def _class_name(value: object, source: str, label: object) -> str:
-    """The name of a class, which may be a number."""
+    """Return the name of a class, given as text or a number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of integers with gaps
     name = "" if value is None or value != value else str(value)
@@ -342,13 +332,13 @@ def _class_name(value: object, source: str, label: object) -> str:
             f"{source}: label {label} has no class",
             expected="a name or a number",
             found=value,
-            remedy="fill it in, or take the label out",
+            remedy="fill it in, or remove the label",
         )
     return name
 
 
 def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: str) -> list[Pair]:
-    """Find the regions of points and polygons."""
+    """Return the regions of points and polygons."""
     shapes = labels.geometry.to_numpy()
     kinds = {None if s is None else s.geom_type.removeprefix("Multi") for s in shapes}
     if wrong := kinds - {"Point", "Polygon"}:
@@ -356,7 +346,7 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
             f"{source}: labels that are neither points nor polygons",
             expected="points or polygons",
             found=", ".join(sorted(kind or "no geometry" for kind in wrong)),
-            remedy="give a layer of points or polygons, lines as polygons around them",
+            remedy="use a layer of points or polygons; buffer lines to polygons",
         )
     if labels.crs is None and table.crs is not None:
         warn_of_missing_crs(source, "the regions'")
@@ -375,32 +365,32 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
         left, bottom, right, top = shapely.total_bounds(table.geometry).tolist()
         raise DataError(
             f"{source}: labels that hit no region",
-            expected=f"a place in x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}",
+            expected=f"a position in x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}",
             found=f"label {some(np.array(missed))} (counted from 0): "
             f"{shapely.to_wkt(shapely.centroid(shapes[missed[0]]), rounding_precision=6)}",
-            remedy="check the labels' CRS, or take these labels out",
+            remedy="check the labels' CRS, or remove these labels",
         )
     return pairs
 
 
 def _covered(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
-    """Regions that a polygon labels."""
+    """Return the regions that a polygon labels."""
     rows, shared = table.overlapping(polygon if polygon.is_valid else shapely.make_valid(polygon))
     if not len(rows):
         return rows
-    maximum = rows[shared > table.areas(table.geometry[rows]) / 2]
-    return maximum if len(maximum) else rows[[shared.argmax()]]
+    covered = rows[shared > table.areas(table.geometry[rows]) / 2]
+    return covered if len(covered) else rows[[shared.argmax()]]
 
 
 def _without_conflicts(pairs: list[Pair]) -> dict[int, str]:
-    """Refuse regions that two labels call differently."""
-    named: dict[int, str] = {}
+    """Return class names by region; refuse regions with labels of two classes."""
+    class_of: dict[int, str] = {}
     first: dict[int, object] = {}
     conflicts = []
     for label, region, name in pairs:
-        if named.setdefault(region, name) != name:
+        if class_of.setdefault(region, name) != name:
             conflicts.append(
-                f"region {region} is {named[region]} (label {first[region]}) and {name} "
+                f"region {region} is {class_of[region]} (label {first[region]}) and {name} "
                 f"(label {label})"
             )
         first.setdefault(region, label)
@@ -408,8 +398,8 @@ def _without_conflicts(pairs: list[Pair]) -> dict[int, str]:
         more = f", and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
         raise DataError(
             "labels contradict each other",
-            expected="one class for a region",
+            expected="one class per region",
             found="; ".join(conflicts[:3]) + more,
-            remedy="take one of the labels out, or cut the scene into smaller regions",
+            remedy="remove one of the labels, or use smaller regions",
         )
-    return named
+    return class_of

@@ -1,4 +1,4 @@
-"""Find regions that look like another: nearest neighbours among embeddings."""
+"""Find similar regions: nearest neighbours among embeddings."""
 
 import importlib.util
 import os
@@ -21,33 +21,31 @@ from hook.regions.table import Regions, chunks, some
 APPROXIMATE_ABOVE = 1_000_000
 """Number of regions above which :class:`RegionIndex` searches approximately by default."""
 
-# Lengths of vectors that have a direction, in float32 with room for sums of squares.
-_SHORTEST, _LONGEST = 1e-30, 1e30
-# Of the graph of the approximate search: candidates per region asked for, and the least number.
-# They are ranked exactly afterwards.
-_OVERSAMPLING, _LEAST_CANDIDATES = 4, 256
+# Range of lengths of usable vectors: sums of squares must not overflow in float32.
+_MIN_LENGTH, _MAX_LENGTH = 1e-30, 1e30
+# Candidates of the approximate search, which are ranked exactly: per result, and minimum.
+_OVERSAMPLING, _MIN_CANDIDATES = 4, 256
 
 
 class RegionIndex:
-    """Ranks the regions of a file by the cosine of their embeddings with that of a query.
+    """Searches the regions of a file by cosine similarity of embeddings.
 
-    A region's id is its row number in the file, from 0; the feature ids of a GeoPackage count
-    from 1. Answers are tables with all fields of the file, after ``region_id`` and before
-    ``similarity``, the cosine, from the most similar region on; equals come in the order of the
-    file. Regions whose embedding is null, zero or not finite are never found.
+    A region's id is its row number in the file, from 0; the feature ids of a GeoPackage start at
+    1. Results are tables of ``region_id``, all fields of the file and ``similarity``, the cosine,
+    in descending order, ties in the order of the file. Regions with an embedding that is null,
+    zero or not finite are never found.
 
-    Up to ``approximate_above`` regions the search is exact: each query is compared with all
-    embeddings. Above that, the first query builds a graph of nearest neighbours (HNSW,
-    https://arxiv.org/abs/1603.09320, of usearch). What it finds is ranked exactly, but a few of
-    the nearest can be missing, and others from run to run. Queries for more than a tenth of the
-    regions are answered exactly all the same. The graph is worth its time for thousands of
-    queries: with 200,000 embeddings of width 192 on two cores it took 145 s to build, and a query
-    then 6 ms in place of 66 ms; it takes 2 D + 550 bytes per region.
+    Up to ``approximate_above`` regions the search is exact. Above that, the first query builds a
+    graph of nearest neighbours (HNSW, https://arxiv.org/abs/1603.09320, of usearch). Its
+    candidates are ranked exactly, but a few neighbours can be missing, and they differ from run to
+    run. Queries for more than a tenth of the regions are always exact. The graph pays off for
+    thousands of queries: with 200,000 embeddings of width 192 on two cores it took 145 s to build,
+    and reduced a query from 66 ms to 6 ms; it takes 2 D + 550 bytes per region.
 
-    The embeddings are held in memory, 4 D bytes per region, with all fields and polygons.
+    Embeddings (4 D bytes per region), fields and polygons are held in memory.
 
     Args:
-        regions: A file that :func:`hook.regions.extract_regions` wrote, ``.parquet`` or
+        regions: A file written by :func:`hook.regions.extract_regions`, ``.parquet`` or
             ``.gpkg``, or a table with such a field ``embedding``.
         approximate_above: Number of regions above which the search is approximate; None: never.
 
@@ -58,8 +56,8 @@ class RegionIndex:
 
     Raises:
         DataError: The file cannot be read, is empty or has no embeddings.
-        ConfigError: An approximate search is due, and usearch is not installed; or
-            ``approximate_above`` is no whole number.
+        ConfigError: ``approximate_above`` is not an integer, or usearch is needed and not
+            installed.
 
     Example:
         >>> index = RegionIndex("regions.parquet")
@@ -84,14 +82,14 @@ class RegionIndex:
             raise ConfigError(
                 f"{len(table)} regions are searched approximately, for which usearch is needed",
                 expected="the package usearch",
-                found="no such package",
+                found="usearch is not installed",
                 remedy="pip install 'hook-rs[search]', or search exactly: approximate_above=None",
             )
         self._lengths = np.empty(len(table))
         for rows in self._chunks(np.arange(len(table))):
             part = self._embeddings[rows].astype(np.float64)
             self._lengths[rows] = np.sqrt((part * part).sum(axis=1))
-        self._usable = (self._lengths > _SHORTEST) & (self._lengths < _LONGEST)  # NaN: neither
+        self._usable = (self._lengths > _MIN_LENGTH) & (self._lengths < _MAX_LENGTH)  # NaN: no
         if not self._usable.all():
             warnings.warn(
                 f"{table.source}: {np.sum(~self._usable)} of {len(table)} regions have an "
@@ -110,11 +108,8 @@ class RegionIndex:
 
         Args:
             region: Its id: row number in the file, from 0.
-            k: Number of regions to find; all there are, where these are fewer.
-            keep_query: Let the region itself be found too.
-
-        Returns:
-            The regions, see above.
+            k: Number of regions to find, at most.
+            keep_query: Keep the region itself in the result.
 
         Raises:
             ConfigError: There is no such region, or ``k`` is not positive.
@@ -125,7 +120,7 @@ class RegionIndex:
                 f"{self.source}: no such region",
                 expected=f"a row number from 0 to {len(self) - 1}",
                 found=short_repr(region),
-                remedy="take the number of a row of the file of regions",
+                remedy="use a row number of the file of regions",
             )
         rows = np.array([int(region)])
         return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
@@ -133,38 +128,36 @@ class RegionIndex:
     def by_point(
         self, x: float, y: float, crs: object = None, k: int = 50, *, keep_query: bool = False
     ) -> geopandas.GeoDataFrame:
-        """Find the regions most similar to that at a place.
+        """Find the regions most similar to the one at a point; on a common edge, to the first.
 
         Args:
             x: Easting or longitude.
             y: Northing or latitude.
-            crs: CRS of these, as pyproj understands it; None: that of the regions.
+            crs: CRS of the point, any pyproj accepts; None: that of the regions.
             k: Number of regions to find.
-            keep_query: Let the region at the place be found too.
-
-        Returns:
-            The regions, see above. On a common edge the query is the first of its regions.
+            keep_query: Keep the region at the point in the result.
 
         Raises:
-            ConfigError: No region is there, the CRS cannot be used, or ``k`` is not positive.
+            ConfigError: The point is outside all regions, the CRS cannot be used, or ``k`` is not
+                positive.
             DataError: The region's embedding is null, zero or not finite.
         """
         if not (is_number(x) and is_number(y)):
             raise ConfigError(
-                f"point {short_repr(x)} {short_repr(y)}: no place",
+                f"point {short_repr(x)} {short_repr(y)}: not a position",
                 expected="two finite numbers",
                 found=f"x={short_repr(x)}, y={short_repr(y)}",
-                remedy="give X and Y in the regions' CRS, or theirs with crs (--crs)",
+                remedy="pass X and Y in the regions' CRS, or their CRS with crs (--crs)",
             )
-        place = f"point {x:.10g} {y:.10g}"
-        point = self._regions.to_own_crs(np.array([shapely.Point(x, y)]), crs, place)
+        name = f"point {x:.10g} {y:.10g}"
+        point = self._regions.to_own_crs(np.array([shapely.Point(x, y)]), crs, name)
         rows = self._regions.containing(point)
         if rows[0] < 0:
             raise ConfigError(
-                f"{place}: outside all regions of {self.source}",
+                f"{name}: outside all regions of {self.source}",
                 expected=self._extent(),
                 found=shapely.to_wkt(point[0], rounding_precision=6),
-                remedy="check the coordinates, and name their CRS if it is another one",
+                remedy="check the coordinates, and pass their CRS if it is not that of the regions",
             )
         return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
 
@@ -178,63 +171,59 @@ class RegionIndex:
     ) -> geopandas.GeoDataFrame:
         """Find the regions most similar to an area.
 
-        Its embedding is the mean of those of the regions it overlaps, weighted by the areas they
-        share with it (:func:`hook.geo.measure.areas_m2`). Regions whose embedding is null,
-        zero or not finite do not count.
+        The query is the mean embedding of the regions it overlaps, weighted by the shared areas
+        (:func:`hook.geo.measure.areas_m2`). Embeddings that are null, zero or not finite are
+        skipped.
 
         Args:
             polygon: Polygon or multipolygon of shapely, or a table or vector file of polygons,
-                which count as one.
-            crs: CRS of a shape, as pyproj understands it; None: that of the regions. Tables and
-                files have their own.
+                which are joined.
+            crs: CRS of a shapely geometry, any pyproj accepts; None: that of the regions.
             k: Number of regions to find.
-            keep_query: Let the regions that it overlaps be found too.
-
-        Returns:
-            The regions, see above.
+            keep_query: Keep the overlapped regions in the result.
 
         Raises:
             ConfigError: It has no area, overlaps no region, the CRS cannot be used, or ``k`` is
                 not positive.
-            DataError: The file cannot be read, no region that it overlaps has an embedding that can
-                be used, or their mean is zero.
+            DataError: The file cannot be read, no overlapped region has a usable embedding, or
+                their mean is zero.
         """
         polygon, crs = self._as_one(polygon, crs)
         if not isinstance(polygon, BaseGeometry):
-            kinds = "a shape of shapely, a GeoDataFrame, or a vector file of polygons"
+            kinds = "a shapely geometry, a GeoDataFrame, or a vector file of polygons"
             raise bad_argument("polygon", polygon, kinds)
         if not polygon.area > 0:
             raise ConfigError(
                 "the polygon to search with has no area",
                 expected="a polygon or multipolygon",
                 found=polygon.geom_type,
-                remedy="draw a polygon; by_point (--at) takes a place",
+                remedy="use a polygon, or by_point (--at) for a point",
             )
-        own = self._regions.to_own_crs(np.array([polygon]), crs, "the polygon to search with")[0]
-        if not own.is_valid:
-            own = shapely.make_valid(own)
-        rows, areas = self._regions.overlapping(own)
+        query = self._regions.to_own_crs(np.array([polygon]), crs, "the polygon to search with")[0]
+        if not query.is_valid:
+            query = shapely.make_valid(query)
+        rows, areas = self._regions.overlapping(query)
         if not len(rows):
             raise ConfigError(
                 f"the polygon to search with overlaps no region of {self.source}",
                 expected=self._extent(),
-                found=_box(own.bounds),
+                found=_box(query.bounds),
                 remedy="check its CRS",
             )
         return self._answer(self._mean(rows, areas), k, rows, keep_query)
 
     def _as_one(self, polygon: object, crs: object) -> tuple[object, object]:
-        """The union of polygons, and their CRS; anything else as it is."""
+        """Return the union of polygons and their CRS; other input unchanged."""
         if isinstance(polygon, str | os.PathLike):
             polygon = read_vectors(polygon, what="polygons", expected="a vector file of polygons")
         if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
             return polygon, crs
         if crs is not None:
             raise ConfigError(
-                "crs goes with a shape",
-                expected="a shape of shapely, or polygons alone",
-                found=f"crs={crs!r} beside a table or a file",
-                remedy="leave crs out; set a table's own with set_crs()",
+                "crs is for shapely geometries only",
+                expected="a shapely geometry, or a table or file without crs",
+                found=f"crs={crs!r} with a table or a file",
+                remedy="omit crs; set the CRS of a table with set_crs()",
             )
         if getattr(polygon, "active_geometry_name", "geometry") is None:
             raise bad_argument(
@@ -246,17 +235,14 @@ class RegionIndex:
         return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs
 
     def by_vector(self, vector: np.ndarray, k: int = 50) -> geopandas.GeoDataFrame:
-        """Find the regions whose embeddings are most similar to a vector.
+        """Find the regions most similar to a vector.
 
         Args:
-            vector: (D,) real numbers, such as an embedding from another file of the same model.
+            vector: (D,) real numbers, such as an embedding of the same model.
             k: Number of regions to find.
 
-        Returns:
-            The regions, see above.
-
         Raises:
-            ConfigError: The vector has another width, is zero or not finite, or ``k`` is not
+            ConfigError: The vector has a wrong width, is zero or not finite, or ``k`` is not
                 positive.
         """
         try:
@@ -268,35 +254,35 @@ class RegionIndex:
                 "the vector to search with",
                 expected=f"shape ({self.embed_dims},), as the embeddings of {self.source}",
                 found=f"shape {np.shape(vector)}" if numbers is not None else short_repr(vector),
-                remedy="take an embedding of the model that the regions are from",
+                remedy="use an embedding of the model of the regions",
             )
         vector = numbers
-        if not _SHORTEST < np.sqrt((vector * vector).sum()) < _LONGEST:
+        if not _MIN_LENGTH < np.sqrt((vector * vector).sum()) < _MAX_LENGTH:
             raise ConfigError(
                 "the vector to search with has no direction",
                 expected="finite numbers, not all zero",
                 found=vector,
-                remedy="take the embedding of a region or of a chip",
+                remedy="use the embedding of a region or of a chip",
             )
         return self._answer(vector, k, np.empty(0, np.int64), keep_query=False)
 
     # ---------------------------------------------------------------------------------- search
     def _mean(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Mean embedding (D,) of regions, those that have none left out."""
+        """Return the weighted mean (D,) of the usable embeddings of regions."""
         usable = self._usable[rows]
         if not usable.any():
             raise DataError(
                 f"{self.source}: no embedding to search with",
                 expected="finite numbers, not all zero",
                 found=f"null, zero or not finite in region {some(rows)}",
-                remedy="search with another region",
+                remedy="search with a different region",
             )
         rows, weights = rows[usable], weights[usable] / weights[usable].sum()
         mean, start = np.zeros(self.embed_dims), 0
         for part in self._chunks(rows):
             mean += weights[start : start + len(part)] @ self._embeddings[part].astype(np.float64)
             start += len(part)
-        if not np.sqrt((mean * mean).sum()) > _SHORTEST:
+        if not np.sqrt((mean * mean).sum()) > _MIN_LENGTH:
             raise DataError(
                 f"{self.source}: the mean embedding of the regions has no direction",
                 found=f"zero over region {some(rows)}",
@@ -305,20 +291,20 @@ class RegionIndex:
         return mean
 
     def _answer(
-        self, vector: np.ndarray, k: int, own: np.ndarray, keep_query: bool
+        self, vector: np.ndarray, k: int, query: np.ndarray, keep_query: bool
     ) -> geopandas.GeoDataFrame:
-        """The table of the regions nearest to a vector (D,)."""
+        """Return the regions nearest to a vector (D,) of the regions ``query``."""
         if not is_int(k) or k < 1:
             raise ConfigError(
                 "k, the number of regions to find",
                 expected="1 or more",
                 found=short_repr(k),
-                remedy="give the number of regions that are wanted",
+                remedy="pass the number of regions to find",
             )
         unit = vector / np.sqrt((vector * vector).sum())
         allowed = self._usable.copy()
         if not keep_query:
-            allowed[own] = False
+            allowed[query] = False
         rows = self._candidates(unit, int(k), allowed)
         cosines = self._cosines(unit, rows)
         order = np.lexsort((rows, -cosines))[: int(k)]
@@ -327,13 +313,13 @@ class RegionIndex:
         return found.with_fields({"region_id": pa.array(rows)}, first=True).to_geodataframe()
 
     def _candidates(self, unit: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
-        """Rows (M,) among which the k nearest are, M close to k."""
+        """Return rows (M,) that include the k nearest, with M close to k."""
         count = int(allowed.sum())
         if count <= k:
             return np.flatnonzero(allowed)
-        wanted = k + int(np.sum(self._usable & ~allowed))  # the graph knows nothing of the query
+        wanted = k + int(np.sum(self._usable & ~allowed))  # the graph includes the query
         if self.approximate and wanted <= len(self) / 10:
-            number = min(max(_OVERSAMPLING * wanted, _LEAST_CANDIDATES), len(self._graph))
+            number = min(max(_OVERSAMPLING * wanted, _MIN_CANDIDATES), len(self._graph))
             self._graph.expansion_search = number
             rows = np.sort(self._graph.search(unit.astype(np.float32), number).keys.astype(np.intp))
             rows = rows[allowed[rows]]
@@ -341,23 +327,23 @@ class RegionIndex:
                 return rows
         cosines = np.empty(len(self), np.float32)
         query = unit.astype(np.float32)
-        with np.errstate(all="ignore"):  # of those that are not allowed
+        with np.errstate(all="ignore"):  # of rows that are not allowed
             for rows in self._chunks(np.arange(len(self))):
                 part = slice(rows[0], rows[-1] + 1)
                 cosines[part] = (self._embeddings[part] @ query) / self._lengths[part]
         cosines[~allowed] = -np.inf
-        # Sums in float32 differ with the place of a row. Those that they cannot tell from the
-        # k-th are compared in float64, where equal embeddings have equal cosines.
+        # Sums in float32 depend on the position of a row. Ties with the k-th within their error
+        # are ranked in float64, where equal embeddings have equal cosines.
         error = 2 * (self.embed_dims + 4) * np.finfo(np.float32).eps
         minimum = np.partition(cosines, len(self) - k)[len(self) - k] - error
         return np.flatnonzero(allowed & (cosines >= minimum))
 
     def _cosines(self, unit: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Cosines (M,) float64 of a vector of length 1 with the embeddings of rows."""
+        """Return the cosines (M,) float64 of a unit vector with the embeddings of rows."""
         cosines, start = np.empty(len(rows)), 0
         for part in self._chunks(rows):
             vectors = self._embeddings[part].astype(np.float64)
-            # Unlike a product of matrices, sums of rows do not depend on the rows around them.
+            # Unlike a matrix product, sums of rows do not depend on other rows.
             dots = (vectors * unit).sum(axis=1)
             cosines[start : start + len(part)] = dots / self._lengths[part]
             start += len(part)
@@ -365,7 +351,7 @@ class RegionIndex:
 
     @cached_property
     def _graph(self):
-        """Usearch's index of all embeddings of length 1 by their rows."""
+        """Index of usearch of all usable embeddings, normalised, by row."""
         from usearch.index import Index  # an extra, needed for large files only
 
         graph = Index(ndim=self.embed_dims, metric="cos", dtype="f16")
@@ -383,7 +369,7 @@ class RegionIndex:
 
     def _extent(self) -> str:
         crs = f", {self.crs.to_string()}" if self.crs else ""
-        return f"a place in {_box(shapely.total_bounds(self._regions.geometry))}{crs}"
+        return f"a position in {_box(shapely.total_bounds(self._regions.geometry))}{crs}"
 
 
 def _box(bounds) -> str:

@@ -1,4 +1,4 @@
-"""Regions as a layer of a GeoParquet file or a GeoPackage."""
+"""Write regions as a layer of GeoParquet or GeoPackage."""
 
 import math
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from hook.scenes.columns import regroup
 from hook.scenes.vector_files import Place, write_tables
 
 FORMATS = {".parquet": "Parquet", ".gpkg": "GPKG"}
-"""Endings of region files and GDAL's names of their formats."""
+"""Suffixes of region files and their GDAL drivers."""
 
 EMBEDDING = "embedding"
-"""Name of the column of embeddings."""
+"""Name of the embedding column."""
 
-# Of a row group or batch: embeddings make rows long.
+# Limits of a row group or batch; rows with embeddings are large.
 _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 20_000
 
@@ -45,10 +45,10 @@ def write_layer(
 
 
 def embedding_field(dims: int, driver: str) -> tuple[pa.Field, dict[str, str]]:
-    """Give the field of embeddings of D numbers in a format, and what its layer says of it."""
+    """Return the field of embeddings of D numbers in a format, and its layer metadata."""
     if driver == "Parquet":
         return pa.field(EMBEDDING, pa.list_(pa.float32(), dims)), {}
-    # Formats of GDAL's have no lists of numbers that all programs read.
+    # GDAL's list fields are not readable by all programs.
     return pa.field(EMBEDDING, pa.binary()), {
         "embedding": f"BLOB of {dims} little-endian float32",
         "embedding_dims": str(dims),
@@ -56,7 +56,7 @@ def embedding_field(dims: int, driver: str) -> tuple[pa.Field, dict[str, str]]:
 
 
 def embedding_column(vectors: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Embeddings (n, D) as a column of that type."""
+    """Return embeddings (n, D) as a column of a type."""
     vectors = np.ascontiguousarray(vectors, "<f4")
     if pa.types.is_binary(kind):
         return pa.array([row.tobytes() for row in vectors], pa.binary())
@@ -64,7 +64,7 @@ def embedding_column(vectors: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def _finished(strips: Iterator[Strip], plan: RegionPlan) -> Iterator[RegionTable]:
-    """Yield regions as they are complete."""
+    """Yield completed regions."""
     if plan.merge is None:
         yield from (strip.regions for strip in strips)
         return
@@ -112,11 +112,11 @@ def _tables(
 
 
 def _perimeters(polygons: np.ndarray, crs: CRS | None) -> np.ndarray:
-    """Lengths of the rings of (multi)polygons in metres."""
+    """Return the perimeters of (multi)polygons in metres."""
     parts, token_ids = shapely.get_parts(polygons, return_index=True)
     return np.bincount(token_ids, perimeters_m(parts, crs), minlength=len(polygons))
 
 
 def batch_rows(dims: int) -> int:
-    """Rows of a row group or batch with embeddings of D numbers."""
+    """Return the number of rows of a row group or batch with embeddings of D numbers."""
     return int(np.clip(_BATCH_BYTES // (4 * max(dims, 1)), 1, _BATCH_ROWS))

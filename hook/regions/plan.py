@@ -1,4 +1,4 @@
-"""How a scene is cut into regions, and what a model says of its windows."""
+"""Options of token regions, and the model output they are made from."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,13 +21,13 @@ By seeds (a tokenizer trained on EuroSAT), three in four of the neighbours of on
 
 
 class TokenBatch(NamedTuple):
-    """What is known of the tokens of a batch of windows. Scores of one kind at most.
+    """Tokens of a batch of windows, with one kind of scores at most.
 
-    A region's embedding is its token's, or, of ``seeds``, their means and standard deviations.
+    A region's embedding is its token's, or with ``seeds`` their means and standard deviations.
     """
 
     token_ids: np.ndarray
-    """(B, h, w) integers: the token, from 0 to N - 1, that each pixel belongs to."""
+    """(B, h, w) integers: token id of each pixel, from 0 to N - 1."""
     embeddings: np.ndarray | None
     """(B, N, D) real numbers; None with ``seeds``."""
     token_scores: np.ndarray | None = None
@@ -35,24 +35,23 @@ class TokenBatch(NamedTuple):
     pixel_scores: np.ndarray | None = None
     """(B, K, h, w) class probabilities of each pixel."""
     seeds: np.ndarray | None = None
-    """(B, M, D / 2) real numbers; zero for a seed of which nothing is known."""
+    """(B, M, D / 2) real numbers; zero for seeds without data."""
     seed_of_pixel: np.ndarray | None = None
-    """(B, h, w) integers: the seed, from 0 to M - 1, that each pixel lies in; with ``seeds``."""
+    """(B, h, w) integers: seed of each pixel, from 0 to M - 1; with ``seeds``."""
 
 
 @dataclass(frozen=True)
 class RegionRequest(SceneRequest):
-    """Options of regions, see :func:`extract_regions`: those of any scene, and these.
+    """Options of :func:`extract_regions`: those of any scene, and the following.
 
-    Of overlapping windows only the cores count; by default windows do not overlap.
+    By default windows do not overlap.
 
     Args:
-        explode: Make every 4-connected part of a token a region of its own.
-        merge: Join regions of neighbouring windows that touch and whose embeddings agree.
-        merge_threshold: Cosine of embeddings above which they do, from -1 to 1. The default joins
-            what the same query has found; about 0.998 also asks for like contents. A token of many
-            parts touches many others, so that without ``explode`` chains of them can run through
-            the scene.
+        explode: Make a region of every 4-connected part of a token.
+        merge: Merge touching regions of neighbouring windows with similar embeddings.
+        merge_threshold: Cosine of embeddings above which they are merged, from -1 to 1. The
+            default merges regions of the same query; about 0.998 also requires similar contents.
+            Without ``explode`` tokens of many parts can be merged in chains across the scene.
         layer: Name of the layer in a GeoPackage.
     """
 
@@ -64,7 +63,7 @@ class RegionRequest(SceneRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        remedy = "give a merge threshold such as 0.9"
+        remedy = "use a merge threshold such as 0.9"
         check_number("merge_threshold", self.merge_threshold, -1, 1, remedy=remedy)
         if not isinstance(self.layer, str):
             raise bad_argument("layer", self.layer, "a name")
@@ -72,7 +71,7 @@ class RegionRequest(SceneRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionPlan(WindowPlan):
-    """How a scene is cut into regions; the same in every process."""
+    """Options that determine the regions of a scene, the same in every process."""
 
     embed_dims: int
     bands: tuple[str, ...]
@@ -82,12 +81,12 @@ class RegionPlan(WindowPlan):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K, 0 where there are none."""
+        """Number of classes K, 0 without classes."""
         return len(self.class_names or ())
 
 
 def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch:
-    """Refuse a model's answer of another shape or with impossible values; copy it."""
+    """Check shapes and values of a model's output, and return a copy."""
     answer = TokenBatch(*(None if a is None else np.asarray(a) for a in answer))
     if (answer.embeddings is None) == (answer.seeds is None):
         raise SceneError(
@@ -98,7 +97,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
         )
     side, k = plan.window, plan.num_classes
     tokens, seeds = _count(answer.embeddings), _count(answer.seeds)
-    if answer.embeddings is None:  # a token beyond the last that owns a pixel does not matter
+    if answer.embeddings is None:  # tokens without pixels may be missing
         scores = answer.token_scores
         tokens = int(answer.token_ids.max(initial=0)) + 1 if scores is None else _count(scores)
     shapes = {
@@ -119,8 +118,8 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
                 what,
                 expected=f"shape {shapes[name]}",
                 found=f"shape {array.shape}",
-                remedy="check embed_dims and class_names, and that the model answers at the "
-                "input's resolution",
+                remedy="check embed_dims and class_names, and that the output has the size of the "
+                "input",
             )
         if name in bounds and (array.min() < 0 or array.max() >= bounds[name]):
             raise SceneError(
@@ -151,7 +150,7 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
             found=f"{given} kinds of scores, {k} class names",
             remedy="return scores where class_names are given, and only there",
         )
-    # Copies, because the model may use its buffers again before these are looked at.
+    # Copies, because the model may reuse its buffers.
     return TokenBatch(
         **{
             name: None if a is None else np.array(a, np.int32 if name in bounds else np.float32)
@@ -161,29 +160,25 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
 
 
 def _count(vectors: np.ndarray | None) -> int:
-    """Number of vectors of a window (B, n, ...)."""
+    """Return the number of vectors n of (B, n, ...)."""
     return vectors.shape[1] if vectors is not None and vectors.ndim == 3 else 0
 
 
 def pool_seeds(
     seeds: np.ndarray, seed_of_pixel: np.ndarray, labels: np.ndarray, count: int
 ) -> np.ndarray:
-    """Embed regions by the seeds that their pixels lie in.
-
-    What a region's bands are to its colour these are to its texture and surroundings: means alone
-    say what is typical of it, the spread how mixed it is.
+    """Embed regions by means and standard deviations of the seeds of their pixels.
 
     Args:
-        seeds: (M, F) features; a seed that is all zero does not count.
-        seed_of_pixel: (P,) the seed of each pixel.
-        labels: (P,) the region of each pixel.
+        seeds: (M, F) features; all-zero seeds are skipped.
+        seed_of_pixel: (P,) seed of each pixel.
+        labels: (P,) region of each pixel.
         count: Number of regions n.
 
     Returns:
-        (n, 2 F) float32: means over a region's pixels, then standard deviations; zero where none
-        of its seeds counts.
+        (n, 2 F) float32: means, then standard deviations; zero for regions without nonzero seeds.
     """
-    from scipy import sparse  # a fifth of a second, for embeddings by seeds only
+    from scipy import sparse  # takes 0.2 s, for embeddings by seeds only
 
     known = seeds.any(axis=1)
     pairs = np.ones(len(labels)), (labels, seed_of_pixel)
@@ -191,7 +186,7 @@ def pool_seeds(
     pixels = np.maximum(shares.sum(axis=1), 1)[:, np.newaxis]
     features = seeds[known].astype(np.float64)
     means = shares @ features / pixels
-    # Of differences from the window's mean: squares of the features would lose digits.
+    # Subtract the window's mean first: squares of the features would lose digits.
     centre = features.mean(axis=0) if len(features) else 0
     shift = np.where(shares.sum(axis=1)[:, np.newaxis] > 0, means - centre, 0)
     squares = shares @ (features - centre) ** 2 / pixels

@@ -1,4 +1,4 @@
-"""Rows of windows: from answers to regions with statistics and outlines, kept in a journal."""
+"""Rows of windows: regions with statistics and outlines, stored in a journal."""
 
 import bisect
 import json
@@ -25,7 +25,7 @@ _OUTSIDE = -2
 
 
 class RegionTable(NamedTuple):
-    """Regions in columns."""
+    """Columns of regions."""
 
     windows: np.ndarray
     """(n,) int64: number of the window."""
@@ -36,11 +36,11 @@ class RegionTable(NamedTuple):
     counts: np.ndarray
     """(n,) int64: pixels where all bands are valid."""
     means: np.ndarray
-    """(n, C) float64: of these, 0 where there are none."""
+    """(n, C) float64: means over these, 0 without any."""
     squares: np.ndarray
     """(n, C) float64: sums of squared differences from the mean."""
     votes: np.ndarray
-    """(n, K) int64: pixels of each class; 0 with scores of tokens."""
+    """(n, K) int64: pixels of each class; 0 with token scores."""
     scores: np.ndarray
     """(n, K) float64: sums of probabilities over all pixels."""
     embeddings: np.ndarray
@@ -56,15 +56,15 @@ class Strip(NamedTuple):
     height: int
     regions: RegionTable
     top: np.ndarray
-    """(width,) int32: which region each pixel of the first row lies in, -1 for none."""
+    """(width,) int32: region of each pixel of the first row, -1 for none."""
     bottom: np.ndarray
-    """(width,) int32: of the last row."""
+    """(width,) int32: the same of the last row."""
     pairs: np.ndarray
     """(m, 2) int64: regions that share an edge along a seam of windows; only for merging."""
 
 
 class StripWriter:
-    """Makes regions of the answers to windows and writes rows of windows to the journal."""
+    """Converts model output to regions and writes rows of windows to the journal."""
 
     def __init__(self, plan: RegionPlan, journal: Journal) -> None:
         self._plan, self._journal, self._grid = plan, journal, plan.grid
@@ -78,7 +78,7 @@ class StripWriter:
         self._empty = self._pixels = 0
 
     def consume(self, step: Step, answer: TokenBatch | None) -> None:
-        """Take the windows of a step."""
+        """Add the windows of a step."""
         number = 0
         for window, covered in step.windows:
             row = bisect.bisect_left(self._grid.row_offs, window.row_off)
@@ -108,7 +108,7 @@ class StripWriter:
         valid: np.ndarray,
         answer: TokenBatch,
     ) -> None:
-        """Take one window; ``answer`` is what is known of it, without the axis of the batch."""
+        """Add one window; ``answer`` has no batch axis."""
         core = self._grid.core(window)
         top, left = core.row_off - window.row_off, core.col_off - window.col_off
         part = np.s_[..., top : top + core.height, left : left + core.width]
@@ -117,46 +117,46 @@ class StripWriter:
             return
         labels = np.where(inside, answer.token_ids[part], np.int32(_NOTHING))
         labels, tokens = _number_regions(labels, self._plan.explode)
-        count, own = len(tokens), labels[inside]
-        pixels = np.bincount(own, minlength=count)
+        count, region = len(tokens), labels[inside]
+        pixels = np.bincount(region, minlength=count)
         if answer.seeds is None:
             embeddings = answer.embeddings[tokens]
         else:
             seeds = answer.seed_of_pixel[part][inside]
-            embeddings = pool_seeds(answer.seeds, seeds, own, count)
+            embeddings = pool_seeds(answer.seeds, seeds, region, count)
         regions = RegionTable(
             np.full(count, self._number(window), np.int64),
             tokens.astype(np.int32),
             pixels,
             *_measure(image[part], inside & valid[part], labels, count),
-            *self._count_classes(answer, part, inside, own, tokens, pixels),
+            *self._count_classes(answer, part, inside, region, tokens, pixels),
             embeddings,
             np.empty(count, object),
         )
         base = sum(len(earlier.tokens) for earlier in self._parts)
         self._parts.append(regions)
         target = self._labels[:, core.col_off : core.col_off + core.width]
-        target[inside] = own + base
-        self._pixels += len(own)
+        target[inside] = region + base
+        self._pixels += len(region)
 
     def _number(self, window: Window) -> int:
-        """Number of a window in row-major order."""
+        """Return the number of a window in row-major order."""
         return self._row * len(self._grid.col_offs) + bisect.bisect_left(
             self._grid.col_offs, window.col_off
         )
 
-    def _count_classes(self, answer, part, inside, own, tokens, pixels) -> tuple:
-        """Votes and sums of probabilities (n, K) of the regions of a window."""
+    def _count_classes(self, answer, part, inside, region, tokens, pixels) -> tuple:
+        """Return votes and sums of probabilities (n, K) of the regions of a window."""
         count, k = len(tokens), self._plan.num_classes
         votes, sums = np.zeros((count, k), np.int64), np.zeros((count, k))
         if answer.token_scores is not None:
             sums = answer.token_scores[tokens].astype(np.float64) * pixels[:, np.newaxis]
         elif answer.pixel_scores is not None:
             scores = answer.pixel_scores[part][:, inside]  # K P
-            votes = np.bincount(own * k + scores.argmax(axis=0), minlength=count * k)
+            votes = np.bincount(region * k + scores.argmax(axis=0), minlength=count * k)
             votes = votes.reshape(count, k)
             for number, band in enumerate(scores):
-                sums[:, number] = np.bincount(own, band, minlength=count)
+                sums[:, number] = np.bincount(region, band, minlength=count)
         return votes, sums
 
     def _finish_row(self) -> None:
@@ -188,18 +188,18 @@ class StripWriter:
         self._row, self._labels, self._parts = None, None, []
 
     def close(self) -> None:
-        """Nothing is held open between rows of windows."""
+        """Do nothing: no file is kept open."""
 
 
 def _number_regions(labels: np.ndarray, explode: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Number the regions of a window, by token, parts of one in the order of first pixels.
+    """Number the regions of a window by token, and parts of a token by their first pixels.
 
     Args:
-        labels: (h, w) int32 tokens, -1 for none.
+        labels: (h, w) int32 token ids, -1 for none.
         explode: Number the 4-connected parts of tokens.
 
     Returns:
-        (h, w) int32 numbers, -1 for none; and (n,) the tokens of the regions.
+        (h, w) int32 region numbers, -1 for none; and (n,) the token ids of the regions.
     """
     inside = labels >= 0
     if not explode:
@@ -220,27 +220,27 @@ def _number_regions(labels: np.ndarray, explode: bool) -> tuple[np.ndarray, np.n
 def _measure(
     image: np.ndarray, known: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure the bands of regions.
+    """Compute band statistics of regions.
 
     Args:
         image: (C, h, w) native values.
-        known: (h, w) bool, pixels that count.
-        labels: (h, w) numbers of regions where pixels count.
+        known: (h, w) bool, valid pixels.
+        labels: (h, w) region numbers.
         count: Number of regions n.
 
     Returns:
-        (n,) pixels that count, (n, C) means and (n, C) sums of squared differences from these.
+        (n,) valid pixels, (n, C) means and (n, C) sums of squared differences from them.
     """
-    own = labels[known]
-    counts = np.bincount(own, minlength=count)
+    region = labels[known]
+    counts = np.bincount(region, minlength=count)
     means, squares = np.zeros((2, count, len(image)))
     for number, band in enumerate(image):
         values = band[known].astype(np.float64)
-        sums = np.bincount(own, values, minlength=count)
+        sums = np.bincount(region, values, minlength=count)
         means[:, number] = np.divide(sums, counts, out=np.zeros(count), where=counts > 0)
-        # Twice through the values: a sum of squares would lose the digits of a small spread.
-        values -= means[own, number]
-        squares[:, number] = np.bincount(own, values * values, minlength=count)
+        # Two passes: a sum of squares would lose the digits of a small variance.
+        values -= means[region, number]
+        squares[:, number] = np.bincount(region, values * values, minlength=count)
     return counts, means, squares
 
 
@@ -248,14 +248,14 @@ def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.
     """Trace the regions of a row of windows.
 
     Args:
-        labels: (h, width) int32 numbers of regions, -1 for none.
+        labels: (h, width) int32 region numbers, -1 for none.
         count: Number of regions n.
-        first_row: Row of the scene that ``labels`` begin with.
+        first_row: Row of the scene at which ``labels`` start.
         explode: Each region is one polygon.
 
     Returns:
-        (n,) multipolygons, or polygons with ``explode``, in pixel coordinates of the scene. Along
-        the upper and lower edge they have their own corners only, not those of what is beyond.
+        (n,) multipolygons, or polygons with ``explode``, in pixel coordinates of the scene, without
+        the vertices of neighbours above and below.
     """
     if not count:
         return np.empty(0, object)
@@ -277,12 +277,12 @@ def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.
 
 
 def strip_name(row: int) -> str:
-    """Name of the file of a row of windows."""
+    """Return the file name of a row of windows."""
     return f"row{row:06d}.npz"
 
 
 def _save_strip(file, strip: Strip) -> None:
-    """Write a row of windows, polygons as arrays of corners, which are whole numbers."""
+    """Write a row of windows, polygons as arrays of integer vertices."""
     columns = strip.regions._asdict()
     arrays = strip._asdict() | columns
     del arrays["regions"], arrays["polygons"]
@@ -301,7 +301,7 @@ def _load_strip(path: Path) -> Strip:
         raise SceneError(
             f"{path}: cannot be read",
             found=error,
-            remedy="start again without what the interrupted run left (--overwrite)",
+            remedy="start again without the files of the interrupted run (--overwrite)",
         ) from error
     polygons = np.empty(0, object)
     if "kind" in arrays:
@@ -321,7 +321,7 @@ def _load_strip(path: Path) -> Strip:
 
 
 def read_strips(journal: Journal, plan: RegionPlan) -> Iterator[Strip]:
-    """Read the rows of windows, with the vertices that neighbours above and below ask for."""
+    """Read the rows of windows, with the vertices of neighbours above and below."""
     above, strip = None, _load_strip(journal.path(strip_name(0)))
     for row in range(len(plan.grid.row_offs)):
         last = row + 1 == len(plan.grid.row_offs)
@@ -338,24 +338,24 @@ def read_strips(journal: Journal, plan: RegionPlan) -> Iterator[Strip]:
 
 
 def _changes(row: np.ndarray) -> np.ndarray:
-    """Columns of the edges between unlike pixels of a row."""
+    """Return the columns of edges between different pixels of a row."""
     return np.flatnonzero(row[1:] != row[:-1]) + 1.0
 
 
 def insert_vertices(polygons: np.ndarray, row: int, columns: np.ndarray) -> np.ndarray:
-    """Add vertices to the edges that lie on a line between two rows of pixels.
+    """Add vertices to the edges of polygons on a line between two rows of pixels.
 
     Args:
         polygons: (n,) geometries of one type in pixel coordinates.
         row: The line.
-        columns: Where on it, in ascending order.
+        columns: Positions of the vertices, ascending.
     """
     if not len(polygons) or not len(columns):
         return polygons
     kind, points, (rings, *outer) = shapely.to_ragged_array(polygons)
     on_line = np.zeros(len(points), bool)
     on_line[:-1] = (points[:-1, 1] == row) & (points[1:, 1] == row)
-    on_line[rings[1:] - 1] = False  # a ring ends; what follows is another
+    on_line[rings[1:] - 1] = False  # last vertex of a ring
     start = points[:, 0]
     end = np.append(start[1:], 0)
     first = np.searchsorted(columns, np.minimum(start, end), side="right")

@@ -1,4 +1,4 @@
-"""Region files read back: fields, geometries and embeddings as arrays, and written again."""
+"""Read and write region files as arrays of fields, geometries and embeddings."""
 
 import math
 import os
@@ -20,18 +20,13 @@ from hook.arguments import short_repr
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.measure import areas_m2
 from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
-from hook.regions.layer import (
-    EMBEDDING,
-    batch_rows,
-    embedding_column,
-    embedding_field,
-)
+from hook.regions.layer import EMBEDDING, batch_rows, embedding_column, embedding_field
 from hook.scenes.vector_files import Place, write_tables
 
 CHUNK_BYTES = 64 << 20
-"""Size of the embeddings that are worked on at a time."""
+"""Size of a chunk of embeddings."""
 
-# GDAL's formats that hold no numbers beside each other that other programs read.
+# Formats without a binary field that other programs read.
 _WITHOUT_EMBEDDINGS = ("FlatGeobuf", "GeoJSON")
 
 
@@ -43,8 +38,8 @@ class Regions:
         source: Name of the file in messages.
         fields: All but geometry and embedding, N rows.
         geometry: (N,) shapely (multi)polygons.
-        crs: Their CRS.
-        embeddings: (N, D) float32, or None where the file has none. A row of NaN stands for null.
+        crs: CRS of the geometry.
+        embeddings: (N, D) float32 with NaN for null; None if the file has none.
     """
 
     source: str
@@ -55,23 +50,23 @@ class Regions:
 
     @classmethod
     def from_table(cls, table: geopandas.GeoDataFrame) -> "Regions":
-        """Take a table, also an empty one.
+        """Convert a table, which may be empty.
 
         Raises:
-            DataError: Its embeddings are no vectors of one width.
+            DataError: Its embeddings are not vectors of one width.
         """
         return _from_table(table, "the table of regions")
 
     @classmethod
     def read(cls, regions: str | os.PathLike | geopandas.GeoDataFrame) -> "Regions":
-        """Read a file, or take a table.
+        """Read a file, or convert a table.
 
         Args:
-            regions: GeoParquet or any vector file of GDAL's (its first layer), with the embedding
-                as a list of numbers or a BLOB of little-endian float32; or a table of this kind.
+            regions: GeoParquet or the first layer of any vector file, with the embedding as a list
+                of numbers or a BLOB of little-endian float32; or such a table.
 
         Raises:
-            DataError: It is neither or cannot be read, holds no regions, or its embeddings are no
+            DataError: It is neither, cannot be read, has no regions, or its embeddings are not
                 vectors of one width.
         """
         if isinstance(regions, geopandas.GeoDataFrame):
@@ -82,24 +77,24 @@ class Regions:
                     f"{source} has no geometries",
                     expected="polygons",
                     found=", ".join(map(str, regions.columns)) or "no fields",
-                    remedy="name the column that holds them with set_geometry",
+                    remedy="set the geometry column with set_geometry",
                 )
         elif not isinstance(regions, str | os.PathLike):
             raise DataError(
-                "regions: what was given is no file and no table of polygons",
-                expected="a file that 'hook regions' wrote, or a GeoDataFrame",
+                "regions: not a file or a table of polygons",
+                expected="a file written by 'hook regions', or a GeoDataFrame",
                 found=short_repr(regions),
-                remedy="give the file's name, or read it with geopandas",
+                remedy="pass the name of a file, or read it with geopandas",
             )
         else:
             source = os.fspath(regions)
             read = _from_file
-        expected = "regions as 'hook regions' writes them, .parquet or .gpkg"
+        expected = "regions written by 'hook regions', .parquet or .gpkg"
         with reading_vectors(source, "regions", expected):
             found = read(regions, source)
         if not len(found):
             raise DataError(
-                f"{source}: holds no regions",
+                f"{source}: has no regions",
                 expected="one region or more",
                 remedy="write the regions again (hook regions), of a scene with valid pixels",
             )
@@ -124,7 +119,7 @@ class Regions:
         return self.embeddings
 
     def take(self, rows: np.ndarray) -> "Regions":
-        """Choose rows (M,), in that order."""
+        """Return the rows (M,), in that order."""
         return replace(
             self,
             fields=self.fields.take(pa.array(rows)),
@@ -133,29 +128,24 @@ class Regions:
         )
 
     def with_fields(self, new: Mapping[str, pa.Array], first: bool = False) -> "Regions":
-        """Add fields, in the place of any that have their names.
+        """Return the table with fields of N values added, replacing fields of the same names.
 
-        Args:
-            new: Columns of N values.
-            first: Before the others, not after them.
+        They are added after the others, or before them with ``first``.
         """
-        # Fields of a GeoPackage are told apart without regard to case.
+        # Field names of a GeoPackage are case-insensitive.
         names = {name.casefold() for name in new}
         kept = {n: self.fields[n] for n in self.fields.column_names if n.casefold() not in names}
         columns = {**new, **kept} if first else {**kept, **new}
         return replace(self, fields=pa.table(columns))
 
-    # ------------------------------------------------------------------------------ places
+    # ------------------------------------------------------------------------------ positions
     @cached_property
     def tree(self) -> shapely.STRtree:
-        """Finds regions by their place."""
+        """Spatial index of the regions."""
         return shapely.STRtree(self.geometry)
 
     def containing(self, points: np.ndarray) -> np.ndarray:
-        """Find the region of each point; of several, on a common edge, the first.
-
-        Args:
-            points: (P,) shapely points in the regions' CRS.
+        """Return the regions of points (P,) in the regions' CRS; on a common edge, the first.
 
         Returns:
             (P,) region ids, -1 outside all regions.
@@ -166,14 +156,10 @@ class Regions:
         return np.where(found < len(self), found, -1)
 
     def overlapping(self, polygon: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
-        """Find the regions that share an area with a polygon.
-
-        Args:
-            polygon: (Multi)polygon in the regions' CRS.
+        """Return the regions that overlap a (multi)polygon in the regions' CRS.
 
         Returns:
-            (M,) region ids in ascending order, and the areas they share with it:
-            :func:`hook.geo.measure.areas_m2`, or those of the plane without a CRS.
+            (M,) region ids in ascending order, and the shared areas, see :meth:`areas`.
         """
         rows = np.sort(self.tree.query(polygon, predicate="intersects"))
         geometry = self.geometry[rows]
@@ -183,22 +169,22 @@ class Regions:
         return rows[areas > 0], areas[areas > 0]
 
     def areas(self, geometry: np.ndarray) -> np.ndarray:
-        """Areas in square metres, or in units of the plane without a CRS."""
+        """Return areas in square metres, or in squared coordinate units without a CRS."""
         return shapely.area(geometry) if self.crs is None else areas_m2(geometry, self.crs)
 
     def to_own_crs(
         self, geometry: np.ndarray, crs: object, what: str, error: type = ConfigError
     ) -> np.ndarray:
-        """Bring geometries into the regions' CRS.
+        """Transform geometries to the regions' CRS.
 
         Args:
             geometry: (P,) shapely geometries.
-            crs: Theirs, as pyproj understands it; None: that of the regions.
-            what: What they are, for messages.
+            crs: Their CRS, any pyproj accepts; None: that of the regions.
+            what: Name of the geometries in messages.
             error: Class of the error.
 
         Raises:
-            ConfigError: The CRS is unknown, or the regions have none. Or another ``error``.
+            ConfigError: (or ``error``) The CRS is unknown, or the regions have none.
         """
         if crs is None:
             return geometry
@@ -213,10 +199,10 @@ class Regions:
             ) from None
         if self.crs is None:
             raise error(
-                f"{what}: {self.source} has no CRS to bring it into",
+                f"{what}: {self.source} has no CRS to transform it to",
                 expected="no CRS",
                 found=crs.to_string(),
-                remedy="leave the CRS out, and give coordinates of the regions' plane",
+                remedy="omit the CRS, and use coordinates of the regions",
             )
         if crs == self.crs:
             return geometry
@@ -234,9 +220,9 @@ class Regions:
                 remedy="check the coordinates, longitude (or x) first, and their CRS",
             ) from None
 
-    # ------------------------------------------------------------------------------ answers
+    # ------------------------------------------------------------------------------ output
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """Give the table to pandas; ``embedding`` holds arrays (D,)."""
+        """Convert to geopandas; ``embedding`` holds arrays (D,)."""
         table = self.fields.to_pandas()
         table.index = range(len(self))  # a table without fields has no rows
         if self.embeddings is not None:
@@ -244,18 +230,15 @@ class Regions:
         return geopandas.GeoDataFrame(table, geometry=self.geometry, crs=self.crs)
 
     def write(self, staged: Path, output: Path, layer: str) -> int:
-        """Write a vector file.
+        """Write a vector file, and return the number of regions.
 
-        FlatGeobuf and GeoJSON are without embeddings; GeoJSON is in WGS 84, and FlatGeobuf has an
-        order of its own.
+        FlatGeobuf and GeoJSON have no embeddings; GeoJSON is in WGS 84, and FlatGeobuf reorders
+        rows.
 
         Args:
             staged: File to write.
-            output: Its name, whose ending says the format (:func:`driver_of`).
+            output: Final name; its suffix sets the format (:func:`driver_of`).
             layer: Name of the layer; GeoParquet has none.
-
-        Returns:
-            The number of regions.
 
         Raises:
             SceneError: The file cannot be written, or is GeoJSON and there is no CRS.
@@ -289,41 +272,37 @@ class Regions:
         return write_tables(tables(), schema, self._grid(), staged, output, driver, layer, kind)
 
     def _grid(self) -> Place:
-        """Say the CRS, and how fine the coordinates of GeoJSON must be: as the smallest region."""
+        """Return the CRS, and the smallest region's size for the precision of GeoJSON."""
         areas = shapely.area(self.geometry)
         side = math.sqrt(areas[areas > 0].min(initial=math.inf))
-        if side == math.inf:  # there are none
+        if side == math.inf:  # no regions
             return Place(self.crs, rasterio.Affine.identity())
         left, _, _, top = shapely.total_bounds(self.geometry).tolist()
         return Place(self.crs, rasterio.Affine(side, 0, left, 0, -side, top))
 
 
 def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:
-    """Refuse to write over a file that is read.
-
-    Args:
-        output: File to be written.
-        inputs: Files that are read; what is no path is passed over.
+    """Refuse an output that is one of the inputs; inputs that are not paths are skipped.
 
     Raises:
-        SceneError: It is one of them.
+        SceneError: The output is an input.
     """
     for path in inputs:
         if not isinstance(path, str | os.PathLike):
             continue
         if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
-            raise SceneError(f"{output}: is an input", remedy="give the output another name")
+            raise SceneError(f"{output}: is an input", remedy="use a different output name")
 
 
 def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:
-    """Cut row numbers into parts whose embeddings of D numbers fit into ``CHUNK_BYTES``."""
+    """Split row numbers into chunks with embeddings of at most ``CHUNK_BYTES``."""
     step = max(CHUNK_BYTES // (4 * dims), 1)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
 
 
 def some(rows: np.ndarray) -> str:
-    """Name a few row numbers."""
+    """Format row numbers for a message, at most ten."""
     return ", ".join(map(str, rows[:10].tolist())) + (", ..." if len(rows) > 10 else "")
 
 
@@ -337,13 +316,13 @@ def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:
 def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
     vectors = None
     if EMBEDDING in table:
-        # Row by row, for arrays of numpy and bytes alike.
+        # Row by row, for NumPy arrays and bytes.
         column = pa.array([None if _is_null(v) else v for v in table[EMBEDDING]])
         vectors = _matrix([column], len(table), source)
     others = table.drop(columns=[table.geometry.name, *({EMBEDDING} & set(table.columns))])
     fields = pa.Table.from_pandas(others, preserve_index=False).replace_schema_metadata(None)
     if vectors is not None and not vectors.size:
-        vectors = None  # an empty table does not tell their width
+        vectors = None  # unknown width in an empty table
     return Regions(source, fields, table.geometry.to_numpy(), table.crs, vectors)
 
 
@@ -358,7 +337,7 @@ def _from_file(path: str | os.PathLike, source: str) -> Regions:
         kept = [name for name in file.schema.names if name != EMBEDDING]
 
         def columns() -> Iterator[pa.Array | None]:
-            # Batch by batch, so that embeddings are not held twice.
+            # Batch by batch, so that embeddings are in memory once.
             for batch, geometry in file.batches:
                 fields.append(pa.Table.from_batches([batch]).select(kept))
                 shapes.append(geometry)
@@ -376,9 +355,9 @@ def _from_file(path: str | os.PathLike, source: str) -> Regions:
 
 
 def _matrix(columns: Iterable[pa.Array], count: int, source: str) -> np.ndarray:
-    """Put the embeddings of a file's parts into one array (N, D)."""
+    """Concatenate columns of embeddings to one array (N, D)."""
     matrix, start = None, 0
-    waiting = 0  # rows without an embedding, before the first that tells the width
+    waiting = 0  # leading rows without an embedding
     for column in columns:
         known = column.is_valid().to_numpy(zero_copy_only=False)
         vectors = _vectors(column.drop_null(), source)
@@ -404,7 +383,7 @@ def _matrix(columns: Iterable[pa.Array], count: int, source: str) -> np.ndarray:
 
 
 def _vectors(column: pa.Array, source: str) -> np.ndarray:
-    """Vectors without nulls as (n, D) float32."""
+    """Return a column without nulls as (n, D) float32."""
     kind = column.type
     if not len(column):
         return np.empty((0, 0), np.float32)
@@ -428,7 +407,7 @@ def _vectors(column: pa.Array, source: str) -> np.ndarray:
             f"{source}: field {EMBEDDING}",
             expected="a list of numbers, or a BLOB of little-endian float32",
             found=kind,
-            remedy="take a file that hook regions wrote",
+            remedy="use a file written by hook regions",
         )
     if len(widths) != 1 or 0 in widths:
         raise _width_error(source, widths)

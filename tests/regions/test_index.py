@@ -126,7 +126,7 @@ def test_polygons_as_tables_and_files(index, tmp_path):
     with pytest.warns(UserWarning, match="no CRS"):
         found = index.by_polygon(table.set_crs(None, allow_override=True), k=9)
     assert found.equals(wanted)
-    with pytest.raises(ConfigError, match="crs goes with a shape"):
+    with pytest.raises(ConfigError, match="crs is for shapely geometries"):
         index.by_polygon(table, "EPSG:4326")
     with pytest.raises(DataError, match="cannot be read"):
         index.by_polygon(tmp_path / "none.gpkg")
@@ -337,7 +337,7 @@ def test_bad_queries(index):
         index.by_point(499999, 4000015)
     assert "500000 to 500080" in caught.value.expected
     for x in (np.nan, np.inf):
-        with pytest.raises(ConfigError, match="no place"):
+        with pytest.raises(ConfigError, match="not a position"):
             index.by_point(x, 4000015)
     with pytest.raises(ConfigError, match="unknown CRS"):
         index.by_point(500015, 4000015, "EPSG:moon")
@@ -378,8 +378,8 @@ def test_bad_files(embeddings, tmp_path):
     for name in ("empty.parquet", "empty.gpkg"):
         empty = Regions.read(regions).take(np.empty(0, int))
         empty.write(tmp_path / name, tmp_path / name, "regions")
-        refused(tmp_path / name, f"{name}: holds no regions")
-    refused(regions.iloc[:0], "holds no regions")
+        refused(tmp_path / name, f"{name}: has no regions")
+    refused(regions.iloc[:0], "has no regions")
     refused(grid([None] * 3), "has no embeddings")
     refused(grid([[1.0, 2.0], [1.0]]), "embedding\n.*one width\n.*vectors of 1, 2 numbers")
     refused(grid([[], []]), "one width")
@@ -462,7 +462,7 @@ def test_a_missing_library_is_told(many, monkeypatch):
 # --------------------------------------------------------------------------------- wrong types
 @pytest.mark.parametrize("regions", [None, 3, pandas.DataFrame({"a": [1]}), ["r.parquet"]])
 def test_what_is_no_table_of_regions(regions):
-    with pytest.raises(DataError, match="regions: what was given is no file"):
+    with pytest.raises(DataError, match="regions: not a file"):
         RegionIndex(regions)
 
 
