@@ -1,22 +1,21 @@
-"""Train, evaluate, map and picture in one go: what ``make demo`` runs.
+"""Train, evaluate, map and plot in one run, as in ``make demo``.
 
-Without ``--data`` the embedded scene is generated and used. With ``--data FOLDER`` the same happens
-on a folder of the user's own::
+Without ``--data`` a demo scene is generated; ``--data FOLDER`` uses a folder of your own::
 
     FOLDER/images/*.tif      GeoTIFFs with the same bands
-    FOLDER/masks/*.tif       class indexes, one mask per image (same name, or same place);
-                             or one vector file whose features are the second class
+    FOLDER/masks/*.tif       class indexes, one mask per image (same name or same extent);
+                             or one vector file of the second class
     FOLDER/classes.txt       optional: one class per line, ``name`` or ``name #rrggbb``
     FOLDER/splits/{train,val,test}.txt    optional: names of images
 
-Class names come from ``classes.txt``, else from the mask's category names or its tag ``classes``,
-else from the values found; colours from ``classes.txt``, else from the mask's colour table. Bands
-are those of the files; statistics are computed on the training part. Without ``splits/``, three or
-more images are divided along the longer axis of the region (60 / 15 / 25 %), fewer by area.
+Class names are read from ``classes.txt``, else from the mask's category names or ``classes`` tag,
+else they are the values found; colours from ``classes.txt``, else from the mask's colour table.
+Statistics are computed on the training part. Without ``splits/``, three or more images are divided
+along the longer axis of the region (60 / 15 / 25 %), fewer by area.
 
-The embedded demo ends with exit status 1 unless the model's mIoU on the part it never saw is 20
-points above a majority-class map and not below a per-pixel nearest-centroid classifier. On a user's
-folder the same comparison is printed; it decides the exit status only with ``--strict``.
+The exit status of the demo scene is 1 unless the model's test mIoU is 20 points above a
+majority-class map and not below a per-pixel nearest-centroid classifier. With ``--data`` this
+comparison is printed and sets the exit status only with ``--strict``.
 """
 
 import argparse
@@ -48,11 +47,11 @@ from hook.progress import progress_bar
 
 LEAD = 20.0  # points of mIoU above the majority-class map
 TITLES = {"HookTokenizer": "HOOK", "PatchEmbedTokenizer": "Patch embedding"}
-VIEW = 1536  # largest side of the overview's pictures in pixels
+VIEW = 1536  # maximum side of the panels of the overview in pixels
 
 
 def chip_arrays(sample: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (C, H, W), labels (H, W) and validity (H, W) of a packed sample."""
+    """Return image (C, H, W), labels (H, W) and validity (H, W) of a packed sample."""
     labels = sample["data_samples"].gt_sem_seg.data[0].numpy()
     valid = sample["data_samples"].valid_mask.data[0].numpy().astype(bool)
     return sample["inputs"].numpy(), labels, valid
@@ -62,7 +61,7 @@ def chip_arrays(sample: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit_baselines(cfg):
-    """Fit both baselines on the training part in one pass."""
+    """Fit both baselines on the training part."""
     from hook.evaluation.baselines import MajorityClass, NearestCentroid
 
     dataset = cover_of(cfg, "train")
@@ -76,7 +75,7 @@ def fit_baselines(cfg):
 
 
 def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
-    """Score model and baselines on the test part, chip by chip, with one confusion matrix each."""
+    """Score model and baselines on the test part."""
     import torch
 
     from hook.evaluation.baselines import segmentation_scores
@@ -84,10 +83,8 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
 
     dataset = cover_of(cfg, "test")
     count = cfg.model.decode_head.num_classes
-    matrices = {
-        name: np.zeros((count, count), np.int64)
-        for name in ("model", "nearest_centroid", "majority_class")
-    }
+    names = ("model", "nearest_centroid", "majority_class")
+    matrices = {name: np.zeros((count, count), np.int64) for name in names}
     size = cfg.test_dataloader.batch_size
     starts = range(0, len(dataset), size)
     for start in progress_bar(starts, desc="test", unit="batch", leave=False):
@@ -98,19 +95,19 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
         for sample, result in zip(samples, results, strict=True):
             image, labels, valid = chip_arrays(sample)
             truth = np.where(valid, labels, IGNORE_INDEX)
-            answers = {
+            predictions = {
                 "model": result.pred_sem_seg.data[0].numpy(),
                 "nearest_centroid": centroid.predict(image),
                 "majority_class": majority.predict(image),
             }
-            for name, answer in answers.items():
-                matrices[name] += confusion_matrix(truth, answer, count)
+            for name, prediction in predictions.items():
+                matrices[name] += confusion_matrix(truth, prediction, count)
     if not matrices["model"].any():
         raise DataError(
             "the test part has no labelled pixel",
-            expected="labels in the images set aside for the test",
+            expected="labels in the test images",
             found="none",
-            remedy="name the split in splits/train.txt, val.txt and test.txt",
+            remedy="define the split in splits/train.txt, val.txt and test.txt",
         )
     return {
         name: {**segmentation_scores(m), "confusion_matrix": m.tolist()}
@@ -121,11 +118,8 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
 def table(scores: dict[str, dict], classes: list[str], title: str) -> str:
     """Format the scores of model and baselines as text."""
     rows = [("", "mIoU", "pixel acc.", *classes)]
-    labels = dict(
-        model=title,
-        nearest_centroid="nearest centroid, per pixel",
-        majority_class="majority class everywhere",
-    )
+    labels = {"model": title, "nearest_centroid": "nearest centroid, per pixel"}
+    labels |= {"majority_class": "majority class everywhere"}
     for name, label in labels.items():
         s = scores[name]
         cells = [s["mIoU"], s["aAcc"], *s["IoU"]]
@@ -144,7 +138,7 @@ def table(scores: dict[str, dict], classes: list[str], title: str) -> str:
 
 @dataclass
 class View:
-    """The part of a scene that the overview shows."""
+    """The part of a scene shown in the overview."""
 
     image: np.ndarray
     valid: np.ndarray
@@ -155,8 +149,8 @@ class View:
     metres: float | None
 
 
-def look_at(cfg, model, test_set, scene: int) -> View:
-    """Gather image, truth and tokens of a scene around its test part."""
+def read_view(cfg, model, test_set, scene: int) -> View:
+    """Read image, truth and tokens of a scene around its test part."""
     import torch
 
     info = test_set.scenes[scene]
@@ -167,8 +161,8 @@ def look_at(cfg, model, test_set, scene: int) -> View:
     left = int(np.clip(col + width / 2 - w / 2, 0, full_w - w))
     a, _, c, _, e, f = info.grid.transform
     xs, ys = sorted((c + a * left, c + a * (left + w))), sorted((f + e * top, f + e * (top + h)))
-    whole = (h, w) == (full_h, full_w)
-    area = None if whole else dict(bounds=(xs[0], ys[0], xs[1], ys[1]), crs=info.grid.crs)
+    bounds = xs[0], ys[0], xs[1], ys[1]
+    area = None if (h, w) == (full_h, full_w) else dict(bounds=bounds, crs=info.grid.crs)
     options = cfg.test_dataloader.dataset
     masks = str(Path(options.get("data_root") or "", options.masks))
     dataset = cover_of(cfg, "test", images=[info.path], masks=masks, data_root="", split=area)
@@ -195,7 +189,7 @@ def look_at(cfg, model, test_set, scene: int) -> View:
 
 
 def _paste(view: View, sample: dict, tokens: np.ndarray) -> None:
-    """Put a chip where it lies in the view; what reaches beyond is padding."""
+    """Paste a chip into the view without its padding."""
     image, labels, valid = chip_arrays(sample)
     top, left, h, w = view.window
     row, col = sample["data_samples"].geo["window"][:2]
@@ -228,28 +222,20 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
         Panel("Prediction", render_labels(prediction, meta["palette"]), note, **framed),
         Panel("Token map", tokens, texts["tokens"]),
     ]
-    draw_overview(
-        path,
-        panels,
-        meta["classes"],
-        meta["palette"],
-        view.metres,
-        texts["title"],
-        texts["subtitle"],
-        texts["attribution"],
-    )
+    texts = (texts["title"], texts["subtitle"], texts["attribution"])
+    draw_overview(path, panels, meta["classes"], meta["palette"], view.metres, *texts)
 
 
 # ------------------------------------------------------------------------------------- the command
 
 
-def say(text: str) -> None:
-    """Print a line at once, so that logs stay in order."""
+def log(text: str) -> None:
+    """Print a line without buffering, so that logs stay in order."""
     print(text, flush=True)
 
 
 def georeferenced(scene, out: Path) -> Path:
-    """The scene's file, or a VRT beside the results that adds the georeference of its mask."""
+    """Return the file of a scene, or a VRT that adds the georeference of its mask."""
     path = Path(scene.path)
     with open_raster(path) as src:
         if src.crs is not None:
@@ -264,12 +250,11 @@ def georeferenced(scene, out: Path) -> Path:
 
 
 def _make_scene(out_dir: Path, seed: int):
-    """Call the generator, which lies beside the package and not in it."""
+    """Run the generator, which is not part of the package."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location(
-        "make_demo_scene", REPO / "data" / "make_demo_scene.py"
-    )
+    script = REPO / "data" / "make_demo_scene.py"
+    spec = importlib.util.spec_from_file_location("make_demo_scene", script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -277,7 +262,7 @@ def _make_scene(out_dir: Path, seed: int):
 
 
 def _plain(value):
-    """Replace what JSON has no word for: the IoU of a class that never occurs becomes null."""
+    """Replace NaN (the IoU of a class that does not occur) with None for JSON."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -291,13 +276,12 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def verdict(missed: list[str], required: bool) -> tuple[int, list[str]]:
-    """Exit status and last lines for the bars that were missed."""
+    """Return the exit status and the last lines, given the margins that were missed."""
     if not missed:
-        return 0, [
-            f"passed: {LEAD:g} points above the majority class, not below the nearest centroid"
-        ]
-    word = "failed" if required else "warning"
-    return int(required), [f"{word}: {sentence}" for sentence in missed]
+        margins = f"{LEAD:g} points above the majority class, not below the nearest centroid"
+        return 0, [f"passed: {margins}"]
+    status = "failed" if required else "warning"
+    return int(required), [f"{status}: {sentence}" for sentence in missed]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -306,14 +290,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with images/ and masks/ of your own")
+    parser.add_argument("--data", type=Path, help="your folder with images/ and masks/")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"))
     parser.add_argument("--config", default=str(REPO / "configs" / "hook" / "demo_hook.py"))
     parser.add_argument(
-        "--scene-dir", type=Path, default=REPO / "data" / "demo", help="where the demo scene goes"
+        "--scene-dir", type=Path, default=REPO / "data" / "demo", help="folder of the demo scene"
     )
     parser.add_argument("--strict", action="store_true", help="exit status 1 also with --data")
-    parser.add_argument("--attribution", default="", help="source of your imagery, for the picture")
+    parser.add_argument(
+        "--attribution", default="", help="source of your imagery, for the overview"
+    )
     add_config_options(parser)
     return parser.parse_args(argv)
 
@@ -321,27 +307,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @reports_errors
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    begun = time.monotonic()
+    start = time.monotonic()
     seconds: dict[str, float] = {}
-    clock = [begun]
+    clock = [start]
 
-    def lap(name: str) -> None:
+    def record_time(name: str) -> None:
         now = time.monotonic()
         seconds[name], clock[0] = round(now - clock[0], 1), now
 
     embedded = args.data is None
     if embedded:
-        say("[1/6] Generating the demo scene")
+        log("[1/6] Generating the demo scene")
         _make_scene(args.scene_dir, seed=0)
         folder = None
-        say(f"      {args.scene_dir}")
+        log(f"      {args.scene_dir}")
     else:
-        say(f"[1/6] Looking at {args.data}")
+        log(f"[1/6] Inspecting {args.data}")
         folder = inspect_folder(args.data.resolve())
         split_folder(folder, args.data.resolve())
-        say(f"      {len(folder.images)} images, bands {', '.join(map(str, folder.bands))}")
-        say(f"      classes {', '.join(folder.classes)}; split {folder.how}")
-    lap("data")
+        log(f"      {len(folder.images)} images, bands {', '.join(map(str, folder.bands))}")
+        log(f"      classes {', '.join(folder.classes)}; split {folder.how}")
+    record_time("data")
 
     from mmengine.registry import init_default_scope
 
@@ -360,40 +346,35 @@ def main(argv: list[str] | None = None) -> int:
     out = prepare_work_dir(args.work_dir, overwrite=True)
     cfg.work_dir = str(out)
 
-    say("[2/6] Fitting the baselines: majority class, nearest centroid")
+    log("[2/6] Fitting the baselines: majority class, nearest centroid")
     majority, centroid = fit_baselines(cfg)
-    lap("baselines")
+    record_time("baselines")
 
     kind = cfg.model.backbone.tokenizer.type.rpartition(".")[2]
     name = TITLES.get(kind, kind)
-    say(f"[3/6] Training {name}, {cfg.train_cfg.max_iters} iterations; log in {out}")
+    log(f"[3/6] Training {name}, {cfg.train_cfg.max_iters} iterations; log in {out}")
     trained = train_config(cfg, best=True)
-    lap("training")
+    record_time("training")
 
-    say("[4/6] Evaluating on the part never trained on")
+    log("[4/6] Evaluating on the test part")
     model = load_model((trained.config, trained.checkpoint))
     scores = evaluate(cfg, model, majority, centroid)
     meta = model.dataset_meta
     missed = check_margins(
         *[scores[k]["mIoU"] for k in ("model", "majority_class", "nearest_centroid")], lead=LEAD
     )
-    lap("evaluation")
+    record_time("evaluation")
 
     test_set = cover_of(cfg, "test")
     sizes = [h * w for _, _, h, w in test_set.sampling_windows]
     scene = int(np.argmax(sizes))
     source = georeferenced(test_set.scenes[scene], out)
-    say(f"[5/6] Mapping {test_set.scenes[scene].path}")
-    report = SceneMapper(model).map(
-        source,
-        out / "map.tif",
-        batch_size=8,
-        vectors=out / "regions.gpkg",
-        overwrite=True,
-    )
-    lap("mapping")
+    log(f"[5/6] Mapping {test_set.scenes[scene].path}")
+    outputs = dict(vectors=out / "regions.gpkg", overwrite=True)
+    report = SceneMapper(model).map(source, out / "map.tif", batch_size=8, **outputs)
+    record_time("mapping")
 
-    say("[6/6] Drawing the overview")
+    log("[6/6] Drawing the overview")
     count = model.backbone.tokenizer.num_tokens
     shown = "the demo scene" if embedded else Path(test_set.scenes[scene].path).name
     texts = dict(
@@ -404,9 +385,9 @@ def main(argv: list[str] | None = None) -> int:
         tokens=f"{count} tokens in each window of {cfg.model.backbone.tokenizer.img_size} pixels",
         attribution="Synthetic scene by data/make_demo_scene.py" if embedded else args.attribution,
     )
-    view = look_at(cfg, model, test_set, scene)
+    view = read_view(cfg, model, test_set, scene)
     draw(out / "overview.png", view, out / "map.tif", meta, scores, texts)
-    lap("overview")
+    record_time("overview")
 
     metrics = dict(
         config=os.path.relpath(args.config, REPO),
@@ -420,19 +401,19 @@ def main(argv: list[str] | None = None) -> int:
         map=dict(
             scene=str(test_set.scenes[scene].path), windows=report.windows, pixels=report.pixels
         ),
-        seconds=seconds | dict(total=round(time.monotonic() - begun, 1)),
+        seconds=seconds | dict(total=round(time.monotonic() - start, 1)),
     )
     _write_text(out / "metrics.json", json.dumps(_plain(metrics), indent=2) + "\n")
 
-    say("")
-    say(table(scores, meta["classes"], name))
-    say("")
+    log("")
+    log(table(scores, meta["classes"], name))
+    log("")
     for file in ("overview.png", "map.tif", "regions.gpkg", "metrics.json", "checkpoint.pth"):
-        say(f"      {out / file}")
-    say(f"      {time.monotonic() - begun:.0f} s in all")
+        log(f"      {out / file}")
+    log(f"      {time.monotonic() - start:.0f} s in total")
     status, lines = verdict(missed, required=embedded or args.strict)
     for line in lines:
-        say(line)
+        log(line)
     return status
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Several processes on one machine, or on several with NNODES, NODE_RANK, MASTER_ADDR and PORT:
+# Train with several processes; for several machines set NNODES, NODE_RANK, MASTER_ADDR and PORT:
 #   tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]
 # One process per GPU; without a GPU they run on the CPU over gloo.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A job on a Slurm cluster; GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS from the environment:
+# Test on a Slurm cluster; set GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS if needed:
 #   tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
 set -euo pipefail
 
@@ -15,7 +15,7 @@ GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-4}
 HERE=$(dirname "$(readlink -f "$0")")
 
-# SRUN_ARGS holds several words on purpose.
+# SRUN_ARGS is split into several arguments on purpose.
 # shellcheck disable=SC2086
 PYTHONPATH="$HERE/..${PYTHONPATH:+:$PYTHONPATH}" srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \

@@ -45,11 +45,11 @@ def main() -> None:
     cfg = prepare(args)
     if cfg.get("test_dataloader") is None:
         raise ConfigError(
-            f"config {args.config} describes no test data",
+            f"config {args.config} has no test data",
             expected="test_dataloader, test_cfg and test_evaluator",
             remedy="add them to the config",
         )
-    load_checkpoint(args.checkpoint)  # a bad file ends the run before the data are read
+    load_checkpoint(args.checkpoint)  # report a bad file before the data are read
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.out is not None:

@@ -21,8 +21,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on where a run stopped: from the newest checkpoint of the work dir, or from the "
-        "one given",
+        help="resume from the newest checkpoint of the work dir, or from CHECKPOINT",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument(

@@ -79,7 +79,7 @@ def test_a_model_that_half_precision_changes_is_not_published(
     monkeypatch.setattr(tool, "_test", lambda *_: next(scores))
     with pytest.raises(SystemExit):
         tool.main(arguments(config, work_dir / "epoch_4.pth", tmp_path / "m", "--half"))
-    assert "moves top1 too far" in capsys.readouterr().err
+    assert "changes top1 too much" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.safetensors"))
 
 

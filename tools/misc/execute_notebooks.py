@@ -1,12 +1,11 @@
-"""Run notebooks from top to bottom and keep their outputs, small enough to be committed.
+"""Run notebooks and save their outputs, small enough to be committed.
 
     python tools/misc/execute_notebooks.py                   # all
     python tools/misc/execute_notebooks.py notebooks/3_*.ipynb
 
-They run in the repository's root, and read and write ``data/demo`` and ``work_dirs/notebooks``.
-Pictures become JPEG, or PNG with a palette where that is much smaller, at most 1,100 pixels wide;
-what libraries say on the error stream is left out. A notebook that fails, stays above ``--max-kb``
-or holds a path of this machine is not changed.
+Notebooks run in the root of the repository with ``data/demo`` and ``work_dirs/notebooks``. Images
+are stored as JPEG, or as PNG with a palette if much smaller, at most 1,100 pixels wide; stderr is
+dropped. A notebook that fails, exceeds ``--max-kb`` or contains a local path is not changed.
 """
 
 import argparse
@@ -32,20 +31,12 @@ QUALITY = 70
 COLOURS = 128
 WIDEST = 1100
 PICTURES = ("image/png", "image/jpeg")
-REMARKS = ("Could not import OneDL\n",)  # of libraries, on parts that nobody asked for
+REMARKS = ("Could not import OneDL\n",)  # irrelevant messages of libraries
 
 
 def execute(path: Path, timeout: int) -> NotebookNode:
-    """Run a notebook.
-
-    Args:
-        path: The notebook; it is not changed.
-        timeout: Seconds that a cell may take.
-
-    Returns:
-        NotebookNode: The notebook with its outputs.
-    """
-    # The kernel inherits the environment: pictures go inline, progress bars stay away.
+    """Run a notebook and return it with its outputs; ``timeout`` in seconds per cell."""
+    # The kernel inherits the environment: inline figures, no progress bars.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(REPO)}}
@@ -56,7 +47,7 @@ def execute(path: Path, timeout: int) -> NotebookNode:
 
 
 def shrink(notebook: NotebookNode) -> None:
-    """Make outputs small, and free of what differs between machines and runs."""
+    """Shrink outputs and remove what differs between machines and runs."""
     notebook.metadata = NotebookNode(
         kernelspec=dict(display_name="Python 3", language="python", name="python3"),
         language_info=dict(name="python"),
@@ -74,15 +65,15 @@ def shrink(notebook: NotebookNode) -> None:
         for output in cell.outputs:
             output.get("metadata", {}).clear()
             data = output.get("data", {})
-            given = next((data.pop(kind) for kind in PICTURES if kind in data), None)
+            encoded = next((data.pop(kind) for kind in PICTURES if kind in data), None)
             data.pop(PICTURES[1], None)
-            if given is not None:
-                kind, picture = shrink_picture(base64.b64decode(given))
+            if encoded is not None:
+                kind, picture = shrink_picture(base64.b64decode(encoded))
                 data[kind] = base64.b64encode(picture).decode()
 
 
 def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """One output per stretch of printed text, however it came in."""
+    """Merge consecutive stream outputs."""
     joined: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "stream" and not output.text.strip():
@@ -95,15 +86,10 @@ def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def shrink_picture(picture: bytes) -> tuple[str, bytes]:
-    """Write a picture as JPEG, or as PNG with a palette where that takes less than half of it.
-
-    Drawings do; pictures of scenes would lose their colours for little.
-
-    Args:
-        picture: An encoded picture.
+    """Encode an image as JPEG, or as PNG with a palette if less than half as large (drawings).
 
     Returns:
-        tuple: The MIME type and the encoded picture.
+        The MIME type and the encoded image.
     """
     image = Image.open(io.BytesIO(picture))
     if image.mode != "RGB":
@@ -122,23 +108,19 @@ def shrink_picture(picture: bytes) -> tuple[str, bytes]:
 
 
 def check(text: str, path: Path, max_kb: int) -> None:
-    """Refuse a notebook that should not be committed.
-
-    Raises:
-        ConfigError: It is too large, or holds a path of this machine.
-    """
+    """Raise ConfigError if a notebook is too large or contains a local path."""
     if len(text) > 1000 * max_kb:
         raise ConfigError(
             f"{path} is too large to be committed",
             expected=f"at most {max_kb} kB (--max-kb)",
             found=f"{len(text) / 1000:.0f} kB",
-            remedy="draw smaller pictures, or fewer polygons into maps",
+            remedy="draw smaller figures, or fewer polygons in maps",
         )
-    for place in {str(REPO), str(Path.home()), sys.prefix}:
-        if len(place) > 1 and f"{place}/" in text:
+    for folder in {str(REPO), str(Path.home()), sys.prefix}:
+        if len(folder) > 1 and f"{folder}/" in text:
             raise ConfigError(
-                f"{path} holds a path of this machine",
-                found=place,
+                f"{path} contains a path of this machine",
+                found=folder,
                 remedy="print paths relative to the repository",
             )
 
@@ -148,9 +130,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("notebooks", nargs="*", type=Path, help="all of notebooks/ if none")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds that a cell may take")
-    parser.add_argument("--max-kb", type=int, default=500, help="of a notebook with its outputs")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
+    parser.add_argument("--timeout", type=int, default=600, help="limit per cell in seconds")
+    parser.add_argument("--max-kb", type=int, default=500, help="limit per notebook with outputs")
     args = parser.parse_args(argv)
     for path in args.notebooks or sorted((REPO / "notebooks").glob("*.ipynb")):
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Print a config whole, with its ``_base_`` parts and options merged."""
+"""Print a config with its ``_base_`` parts and options merged."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ def main() -> None:
     text = load_config(args.config, args.cfg_options).pretty_text
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # "| head" has seen enough
+    except BrokenPipeError:  # such as "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -4,11 +4,10 @@
     python tools/misc/publish_model.py CHECKPOINT NAME --format safetensors --half --zoo \
       --config CONFIG --data "..." --licence "..." --attribution "..." --measured-on "..."
 
-As ``pth``: weights and meta only, with the digest in the file's name. As ``safetensors``: a file
-that is a model by itself (:mod:`hook.zoo.published`). It is tested on the config's test part before
-and after, and not written where half precision moves a score by more than ``--tolerance``; the
-scores are kept in it. With ``--zoo`` it becomes a model that has a name: the file goes into the
-package, and its entry into ``models.json``.
+``pth`` stores weights and meta, with the digest in the file name. ``safetensors`` stores a
+self-contained model (:mod:`hook.zoo.published`) with its scores: it is tested on the config's test
+data before and after, and not written if half precision changes a score by more than
+``--tolerance``. ``--zoo`` adds the file to the package and its entry to ``models.json``.
 """
 
 import argparse
@@ -39,40 +38,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "out", help="name; the file will be <name>-<8 digits of sha256>.pth, or <name>.safetensors"
     )
     parser.add_argument("--format", choices=("pth", "safetensors"), default="pth")
-    alone = parser.add_argument_group("--format safetensors")
-    alone.add_argument("--config", help="config the checkpoint was trained with")
-    alone.add_argument("--half", action="store_true", help="store weights in half precision")
-    alone.add_argument(
-        "--tolerance", type=float, default=0.1, help="largest change of a score (default 0.1)"
+    group = parser.add_argument_group("--format safetensors")
+    group.add_argument("--config", help="config the checkpoint was trained with")
+    group.add_argument("--half", action="store_true", help="store weights in half precision")
+    group.add_argument(
+        "--tolerance", type=float, default=0.1, help="maximum change of a score (default 0.1)"
     )
-    alone.add_argument(
-        "--no-test", action="store_true", help="publish without scores, where the data are absent"
-    )
-    alone.add_argument("--measured-on", default="", help="what the test part is, in words")
-    alone.add_argument("--data", default="", help="what it was trained on")
-    alone.add_argument("--licence", default="", help="of the weights")
-    alone.add_argument("--attribution", default="", help="what users have to name")
-    alone.add_argument(
-        "--zoo", action="store_true", help="put it into the package, as a model that has a name"
-    )
-    alone.add_argument("--url", help="with --zoo: list it by this address, and write it to OUT")
+    group.add_argument("--no-test", action="store_true", help="publish without scores")
+    group.add_argument("--measured-on", default="", help="description of the test data")
+    group.add_argument("--data", default="", help="description of the training data")
+    group.add_argument("--licence", default="", help="licence of the weights")
+    group.add_argument("--attribution", default="", help="attribution required of users")
+    group.add_argument("--zoo", action="store_true", help="add it to the models of the package")
+    group.add_argument("--url", help="with --zoo: list it with this URL, and write it to OUT")
     add_config_options(parser)
     return parser.parse_args(argv)
 
 
 def publish(checkpoint: str, out: str) -> Path:
-    """Write the published form of a checkpoint.
-
-    Args:
-        checkpoint: Checkpoint of a training run.
-        out: Name, with or without ``.pth``.
-
-    Returns:
-        The file written; the end of its name starts the sha256 of its bytes.
+    """Write weights and meta of a checkpoint to ``<out>-<8 digits of sha256>.pth``.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
-        ConfigError: The folder of ``out`` does not exist.
+        CheckpointError: If the checkpoint cannot be read.
+        ConfigError: If the folder of ``out`` does not exist.
     """
     content = load_checkpoint(checkpoint)
     meta = content.get("meta") or {}
@@ -86,26 +74,20 @@ def publish(checkpoint: str, out: str) -> Path:
     name = Path(out).with_suffix("") if out.endswith(".pth") else Path(out)
     target = name.with_name(f"{name.name}-{digest[:8]}.pth")
     if not target.parent.is_dir():
-        raise ConfigError(f"folder {target.parent} does not exist", remedy="make it first")
+        raise ConfigError(f"folder {target.parent} does not exist", remedy="create it first")
     with atomic_write(target) as partial:
         partial.write_bytes(buffer.getvalue())
     return target
 
 
 def publish_model(args: argparse.Namespace) -> Path:
-    """Write a checkpoint as a model by itself.
-
-    Args:
-        args: Options of the command.
-
-    Returns:
-        The file written.
+    """Write a checkpoint as a self-contained model and return its path.
 
     Raises:
-        ConfigError: The config cannot be published, a score moves too far, or a file cannot be
-            written.
-        CheckpointError: The checkpoint cannot be read or belongs to another model.
-        DataError: The test part is missing.
+        ConfigError: If the config cannot be published, a score changes too much, or a file cannot
+            be written.
+        CheckpointError: If the checkpoint cannot be read or does not fit the model.
+        DataError: If the test data are missing.
     """
     from hook.engine.configs import load_config
     from hook.engine.models import is_segmentation
@@ -119,7 +101,7 @@ def publish_model(args: argparse.Namespace) -> Path:
             "--format safetensors: no config",
             expected="--config CONFIG, the one the checkpoint was trained with",
             found="none",
-            remedy="add it: a checkpoint does not say of which model its weights are",
+            remedy="add it",
         )
     cfg = load_config(args.config, args.cfg_options)
     model = load_model((cfg, args.checkpoint))
@@ -132,7 +114,7 @@ def publish_model(args: argparse.Namespace) -> Path:
     described: dict[str, Any] = dict(
         name=name,
         task="segmentation" if is_segmentation(model) else "classification",
-        model=_built(cfg),
+        model=_model_section(cfg),
         dataset_meta={key: meta[key] for key in META_KEYS if meta.get(key) is not None},
         test_pipeline=_plain([step for step in steps if not _loads(step)]),
         default_scope=cfg.get("default_scope", "hook"),
@@ -153,7 +135,7 @@ def publish_model(args: argparse.Namespace) -> Path:
             _compare(before, metrics, args.tolerance)
         described["metrics"] = metrics
         write_published(target, PublishedModel(**described), weights, args.half)
-    load_model(target)  # as its users will
+    load_model(target)  # check that it loads
     if args.zoo:
         add_entry(
             Entry(
@@ -184,29 +166,29 @@ def _loads(step: dict) -> bool:
     )
 
 
-def _built(cfg: Any) -> dict[str, Any]:
-    """The section ``model`` without what only a training needs."""
+def _model_section(cfg: Any) -> dict[str, Any]:
+    """Return the section ``model`` without keys for training only."""
     model = _plain(cfg.model)
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", _plain(cfg.data_preprocessor))
 
     def without(part: Any) -> Any:
         if isinstance(part, dict):
-            gone = ("init_cfg", "pretrained")
-            return {key: without(value) for key, value in part.items() if key not in gone}
+            dropped = ("init_cfg", "pretrained")
+            return {key: without(value) for key, value in part.items() if key not in dropped}
         return [without(one) for one in part] if isinstance(part, list) else part
 
     return without(model)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON makes of a section of a config."""
+    """Convert a section of a config to JSON types."""
     value = value.to_dict() if hasattr(value, "to_dict") else value
     return json.loads(json.dumps(value))
 
 
 def _test(cfg: Any, weights: str | Path, folder: str) -> dict[str, float]:
-    """Test a checkpoint on the config's test part."""
+    """Test a checkpoint on the config's test data."""
     import copy
 
     from hook.engine.progress import QuietRunner
@@ -220,15 +202,15 @@ def _test(cfg: Any, weights: str | Path, folder: str) -> dict[str, float]:
 
 
 def _compare(before: dict[str, float], after: dict[str, float], tolerance: float) -> None:
-    moved = {key: after[key] - value for key, value in before.items() if key in after}
-    for key, value in moved.items():
+    changes = {key: after[key] - value for key, value in before.items() if key in after}
+    for key, value in changes.items():
         print(f"{key}: {before[key]:.4f} before, {after[key]:.4f} published")
         if not abs(value) <= tolerance:
             raise ConfigError(
-                f"--half moves {key} too far",
+                f"--half changes {key} too much",
                 expected=f"at most {tolerance:g} (--tolerance)",
                 found=f"{before[key]:.4f} before, {after[key]:.4f} after",
-                remedy="publish without --half, or allow more with --tolerance",
+                remedy="publish without --half, or raise --tolerance",
             )
 
 

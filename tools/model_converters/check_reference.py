@@ -1,9 +1,9 @@
-"""Compare our models with numbers of the official implementation, file by file.
+"""Compare the models with outputs of the official implementation.
 
-Each FILE is a safetensors file with the official weights under ``state/``, inputs and outputs
-under ``io/``, and the sizes of the model as JSON under ``config`` in its metadata. The model is
-built from the base configs in ``configs/_base_/models`` and the registries, its weights are
-renamed, and every ``io/`` quantity is computed anew and compared in float32.
+Each FILE is a safetensors file with official weights under ``state/``, inputs and outputs under
+``io/``, and the sizes of the model as JSON under ``config`` in its metadata. The model is built
+from ``configs/_base_/models``, the weights are renamed, and every ``io/`` quantity is recomputed
+and compared in float32.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def read_golden(path: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]
     """Read config, weights and quantities of a golden file.
 
     Raises:
-        DataError: The file is missing, no safetensors file, or has no config or no image.
+        DataError: If the file is missing, not safetensors, or lacks a config or an image.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -61,14 +61,14 @@ def read_golden(path: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]
 
 
 def model_config(config: dict) -> Config:
-    """Give the base config of the file's kind of model, with the file's sizes.
+    """Return the base config of the file's model with the file's sizes.
 
     Raises:
-        ConfigError: The task or the tokenizer is unknown, or a key is.
+        ConfigError: If the task, the tokenizer or a key is unknown.
     """
     if not isinstance(config, dict):
         raise ConfigError(
-            "the file's config is no set of sizes", expected="a JSON object", found=config
+            "the file's config has the wrong type", expected="a JSON object", found=config
         )
     config = dict(config)
     task = config.pop("task", None)
@@ -76,7 +76,7 @@ def model_config(config: dict) -> Config:
     heads = {"classification": "cls", "segmentation": "seg"}
     if task not in heads or kind not in ("hook", "patch_embed"):
         raise ConfigError(
-            "the file's config names an unknown model",
+            "the file's config has an unknown model",
             expected=f"task in {sorted(heads)}, tokenizer 'hook' or 'patch_embed'",
             found=f"task={task!r}, tokenizer={kind!r}",
         )
@@ -99,7 +99,7 @@ def model_config(config: dict) -> Config:
         )
     else:
         tokenizer.patch_size = config.pop("patch_size")
-        for key in HOOK_ONLY:  # sizes of parts a patch embedding does not have
+        for key in HOOK_ONLY:  # not used by a patch embedding
             config.pop(key, None)
     if task == "classification":
         pooling = config.pop("pooling", "mean")
@@ -121,18 +121,12 @@ def model_config(config: dict) -> Config:
             ignore_index=config.pop("ignore_index", 255),
         )
     if config:
-        raise ConfigError(
-            "the file's config has keys that no part of the model takes", found=sorted(config)
-        )
+        raise ConfigError("the file's config has unknown keys", found=sorted(config))
     return cfg
 
 
 def build_model(config: dict, state: dict[str, Tensor]) -> torch.nn.Module:
-    """Build the model and fill it with the official weights.
-
-    Raises:
-        CheckpointError: The renamed weights do not fill the model exactly.
-    """
+    """Build the model with the official weights; raise CheckpointError if they do not fit."""
     try:
         model = MODELS.build(model_config(config).model)
     except KeyError as error:
@@ -145,11 +139,11 @@ def build_model(config: dict, state: dict[str, Tensor]) -> torch.nn.Module:
 
 
 class Quantities:
-    """Everything the files may ask for, computed when asked.
+    """The quantities of golden files, computed on demand.
 
     Args:
         model: The model with the official weights, in eval mode.
-        inputs: ``image`` (B, C, H, W) and, where there is one, ``label``.
+        inputs: ``image`` (B, C, H, W) and optionally ``label``.
     """
 
     def __init__(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> None:
@@ -170,7 +164,7 @@ class Quantities:
         self._gradients: dict[str, Tensor] | None = None
 
     def find(self, name: str) -> Callable[[], Tensor] | None:
-        """Give the function that computes a quantity, or None for an unknown name."""
+        """Return the function that computes a quantity, None for an unknown name."""
         plain = {
             "tokens": lambda: self.tokenized.tokens,
             "attention": lambda: self.tokenized.assignment.flatten(2)[:, None],
@@ -203,7 +197,7 @@ class Quantities:
 
     def _samples(self) -> list:
         if self.label is None:
-            raise DataError("a loss is asked for without labels", expected="io/label")
+            raise DataError("a loss needs labels", expected="io/label")
         if self.segments:
             samples = [SegDataSample() for _ in self.label]
             for sample, label in zip(samples, self.label, strict=True):
@@ -240,7 +234,7 @@ class Quantities:
 
 
 def compare(name: str, ours: Tensor | None, theirs: Tensor) -> tuple[str, str, bool]:
-    """Give name, largest difference and verdict of one quantity."""
+    """Return name, maximum difference and whether a quantity passes."""
     if ours is None:
         return name, "unknown quantity", False
     if ours.shape != theirs.shape:
@@ -251,13 +245,13 @@ def compare(name: str, ours: Tensor | None, theirs: Tensor) -> tuple[str, str, b
     ours, theirs = ours.detach().double(), theirs.double()
     difference = float((ours - theirs).abs().max()) if theirs.numel() else 0.0
     scale = float(theirs.abs().max()) if theirs.numel() else 0.0
-    # Both bars hold at once; a NaN passes neither.
+    # Both tolerances must hold; NaN passes neither.
     passed = difference <= ABSOLUTE and difference <= RELATIVE * scale or difference == 0.0
     return name, f"{difference:.2e} of {scale:.2e}", passed
 
 
 def check_file(path: Path) -> bool:
-    """Print the table of one file and tell whether all of it passed."""
+    """Print the table of one file and return whether all quantities pass."""
     print(f"\n{path}")
     try:
         config, state, quantities = read_golden(path)
@@ -277,8 +271,7 @@ def check_file(path: Path) -> bool:
         print(f"  FAIL {error}")
         return False
     except Exception as error:
-        # A file's config and tensors can be wrong in any way, and one bad file must not hide the
-        # results of the others.
+        # A bad file must not hide the results of the others.
         print(f"  FAIL {type(error).__name__}: {error}")
         return False
     width = max(len(name) for name, _, _ in rows)

@@ -1,7 +1,7 @@
-"""Convert one of our checkpoints into the official form (GeoX-Lab/Hook).
+"""Convert a checkpoint of this package to the official format (GeoX-Lab/Hook).
 
-Keys are renamed, tensors stay as they are. Only models of official parts have names there: HOOK or
-patch embedding, ViT blocks, and the linear head or the paper's pyramid and decode head.
+Keys are renamed, tensors are unchanged. The model must have official parts only: HOOK or patch
+embedding, ViT blocks, and the linear head or the paper's pyramid and decode head.
 """
 
 import argparse
@@ -19,7 +19,7 @@ Weights = dict[str, Tensor]
 
 @reports_errors
 def convert(description: str | None, rename: Callable[[Weights], Weights]) -> None:
-    """Rename the weights of the file that the command line names."""
+    """Rename the weights of the input file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("input", type=Path, help="checkpoint (.pth or .safetensors)")
     parser.add_argument("output", type=Path, help="file to write (.pth or .safetensors)")

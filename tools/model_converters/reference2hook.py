@@ -1,7 +1,7 @@
-"""Convert an official HOOK checkpoint (GeoX-Lab/Hook) into one of ours.
+"""Convert an official HOOK checkpoint (GeoX-Lab/Hook) to the format of this package.
 
-Keys are renamed, tensors stay as they are. The result loads with ``tools/test.py`` or ``load_from``
-in a config of the same sizes.
+Keys are renamed, tensors are unchanged. Load the result with ``tools/test.py`` or ``load_from`` in
+a config of the same sizes.
 """
 
 from hook2reference import convert
