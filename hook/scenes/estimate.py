@@ -1,4 +1,4 @@
-"""What a map will take, before it is made: windows, memory, disk and time."""
+"""Estimating the windows, memory, disk and time of a map."""
 
 import math
 import resource
@@ -16,30 +16,27 @@ from hook.scenes.layers import BLOCK_SIZE, PartFile
 from hook.scenes.mapping import MapPlan, Predict, cache_bytes, check_scores
 from hook.scenes.pipeline import QUEUE_SIZE, Scene
 
-# Windows looked at: evenly over the scene, so that sparse data and busy places both count.
-_SAMPLES = 24
-# Timed batches; the first of all only warms up.
-_BATCHES = 3
-# Overviews that are made of the sample; the further ones shrink as these do.
-_OVERVIEWS = 2
+_SAMPLES = 24  # windows, evenly spaced over the scene
+_BATCHES = 3  # minimum number of timed batches, after a warm-up
+_OVERVIEWS = 2  # overviews computed from the sample; the sizes of others are extrapolated
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a map will take."""
+    """Estimated resources of a map."""
 
     windows: int
     """Windows of the grid."""
     empty_windows: int
     """Windows without a valid pixel, estimated from a sample."""
     memory_bytes: int
-    """Largest resident memory of the process."""
+    """Peak resident memory of the process."""
     disk_bytes: int
-    """Size of the map and its scores, estimated from a sample; polygons come on top."""
+    """Size of the map and its scores, estimated from a sample; without polygons."""
     work_bytes: int
-    """Disk that finished blocks take beside the map until it is complete, estimated."""
+    """Size of finished blocks until the map is complete, estimated."""
     seconds: float
-    """Time on this machine as it is now, estimated from a few windows."""
+    """Time on this machine under its present load, estimated from a few windows."""
 
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
@@ -55,19 +52,18 @@ class Estimate:
 
 
 def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:
-    """Foretell what :func:`hook.scenes.map_scene` will take.
+    """Estimate time, memory and disk of :func:`hook.scenes.map_scene`.
 
-    A few windows go through the model. Time and disk are those of a sample of windows, evenly
-    over the scene; memory is what the process holds after the model has run, and what the row of
-    windows, the queues and GDAL's cache will add.
+    Time and disk are extrapolated from a sample of windows; memory is that of the process after
+    the model has run, plus the accumulators, the queues and GDAL's cache.
 
     Args:
         predict: See :func:`hook.scenes.map_scene`.
         scene: The scene.
-        plan: How it is cut up.
+        plan: Plan of its map.
 
     Raises:
-        SceneError: The scene cannot be read, or the model's answer has another shape.
+        SceneError: The scene cannot be read, or the scores have the wrong shape.
     """
     grid = plan.grid
     chosen = np.unique(np.linspace(0, len(grid) - 1, _SAMPLES).round().astype(int))
@@ -112,7 +108,7 @@ def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:
 def _stored_bytes(
     plan: MapPlan, window: Window, scores: np.ndarray, covered: np.ndarray
 ) -> np.ndarray:
-    """Compress a window's values as the files will: bytes (map, part) x layers."""
+    """Return the compressed size of the values of a window, bytes (map, part) x layers."""
     scores = scores[:, : window.height, : window.width]
     block = RowBlock(window.row_off, scores, covered)
     sizes = np.zeros((2, len(plan.layers)))
@@ -127,7 +123,7 @@ def _stored_bytes(
 
 
 def _layer_bytes(pixels: np.ndarray, levels: int) -> float:
-    """Compress pixels (rows, columns, bands) and their overviews as a COG has them."""
+    """Return the compressed size of pixels (rows, columns, bands) and overviews in a COG."""
     sizes = []
     for level in range(1 + min(levels, _OVERVIEWS)):
         smaller = pixels[:: 2**level, :: 2**level]
@@ -140,12 +136,12 @@ def _layer_bytes(pixels: np.ndarray, levels: int) -> float:
 
 
 def _levels(plan: MapPlan) -> int:
-    """Count the overviews: halves, until one fits a block."""
+    """Return the number of overviews."""
     return max(0, math.ceil(math.log2(max(plan.height, plan.width) / BLOCK_SIZE)))
 
 
 def _added_bytes(plan: MapPlan, dtype: np.dtype, bands: int) -> int:
-    """Bytes that a run holds beside the model's: accumulators, queues, and rows on their way."""
+    """Return the bytes of accumulators, queues and rows being encoded."""
     window, width, k = plan.window, plan.width, plan.num_classes
     accumulators = min(window, plan.height) * width * (4 * k + 5)
     batch = plan.batch_size * window**2
@@ -153,15 +149,15 @@ def _added_bytes(plan: MapPlan, dtype: np.dtype, bands: int) -> int:
         2 * QUEUE_SIZE * batch * (bands * dtype.itemsize + 2) + (QUEUE_SIZE + 1) * batch * 4 * k
     )
     rows = rows_at_a_time(width) * width
-    # Of rows that leave: an argmax, scores clipped and scaled, the layers' values and buffers.
-    leaving = rows * (8 + 1) + sum(
+    # Of finished rows: an argmax, clipped and scaled scores, values and buffers of the layers.
+    encoding = rows * (8 + 1) + sum(
         rows * layer.count * (2 * np.dtype(layer.dtype).itemsize + (12 if layer.scale else 0))
         for layer in plan.layers
     )
-    return accumulators + queues + leaving
+    return accumulators + queues + encoding
 
 
 def _resident() -> int:
-    """Largest memory this process has held so far."""
+    """Return the peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""A scene of any size through a model, into a map."""
+"""Mapping scenes of any size with a model."""
 
 import dataclasses
 import json
@@ -58,20 +58,20 @@ DEFAULT_WINDOW = 512
 
 @dataclass(frozen=True)
 class MapReport:
-    """What :func:`map_scene` did."""
+    """Result of :func:`map_scene`."""
 
     windows: int
     """Windows of the grid."""
     empty_windows: int
-    """Windows without a valid pixel, which the model did not see."""
+    """Windows without valid pixels, which skip the model."""
     pixels: int
-    """Valid pixels, each of which has a class."""
+    """Valid pixels."""
     class_pixels: tuple[int, ...]
     """Valid pixels of each class."""
     seconds: float
     """Wall time."""
     resumed_windows: int = 0
-    """Windows that an interrupted run had mapped already."""
+    """Windows mapped by an interrupted run."""
 
     def __str__(self) -> str:
         return (
@@ -82,14 +82,14 @@ class MapReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MapPlan(WindowPlan):
-    """How a scene is cut up and put together; the same in every process."""
+    """Division of a scene and layers of its map; the same in every process."""
 
     num_classes: int
     blend: str
     layers: tuple[Layer, ...]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Give what decides the bytes of the map, apart from scene and model."""
+        """Return what determines the bytes of the map, except scene and model."""
         options = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -106,23 +106,20 @@ def plan_map(
     palette: Sequence[Sequence[int]] | None = None,
     cell: int | None = None,
 ) -> tuple[Scene, MapPlan]:
-    """Say what is read, how it is cut up and what is written.
+    """Plan a map: what to read, how to divide it and what to write.
 
     Args:
-        request: What is asked; a ``window`` of None means 512 pixels.
+        request: Options; a ``window`` of None means 512 pixels.
         num_classes: Number of classes, K.
         class_names: K names.
         palette: K colours (red, green, blue).
-        cell: For a model that gives every window one class, (B, K): the map then has one pixel per
-            cell of so many pixels of the scene, in the middle of a window; ``overlap`` and
-            ``blend`` mean nothing. None: the model gives a class to every pixel.
-
-    Returns:
-        The scene, and the plan of its map.
+        cell: For a model that returns one class per window, (B, K): side in pixels of the cell at
+            the centre of a window that becomes one pixel of the map; ``overlap`` and ``blend`` are
+            ignored. None for a model that returns a class per pixel.
 
     Raises:
-        ConfigError: The polygons' file cannot be written.
-        SceneError: The scene cannot be read or lacks a band, or an option is impossible.
+        ConfigError: The file of polygons cannot be written.
+        SceneError: The scene cannot be read or lacks a band, or an option is invalid.
     """
     names, colours = check_classes(num_classes, class_names, palette)
     window, overlap, blend = request.window or DEFAULT_WINDOW, request.overlap, request.blend
@@ -132,14 +129,14 @@ def plan_map(
         ClassLayer(request.output, palette=colours, nodata=request.out_nodata, **options)
     ]
     if request.scores:
-        # The map comes last: where it is, all is.
+        # The map is last, so that it is never without its scores.
         layers.insert(0, ScoreLayer(request.scores_file, kinds=request.scores, **options))
     for layer in layers:
         if layer.output.suffix.lower() not in (".tif", ".tiff"):
             raise SceneError(
                 f"{layer.output}: not a name for a GeoTIFF",
                 expected="a name ending in .tif",
-                remedy="give the map a name ending in .tif",
+                remedy="use the suffix .tif",
             )
         refuse_input(layer.output, scene.paths)
     if cell is not None:
@@ -158,7 +155,7 @@ def plan_map(
         )
         if request.vectors is not None:
             _check_vectors(request, scene.paths, reader.crs)
-    blend_profile(plan.grid.window, plan.grid.overlap, blend)  # or an error
+    blend_profile(plan.grid.window, plan.grid.overlap, blend)  # checks the options
     return scene, plan
 
 
@@ -176,50 +173,46 @@ def map_scene(
 ) -> MapReport:
     """Map a whole scene.
 
-    The map is a Cloud-Optimised GeoTIFF of class indexes with colour table; beside it are the
+    The map is a Cloud-Optimised GeoTIFF of class indexes with a colour table. Next to it are
     category names (``<output>.aux.xml``), a QGIS style (``<stem>.qml``) and a STAC Item
     (``<stem>.json``).
 
-    One thread reads windows ahead, the calling thread runs the model, another blends, decides and
-    writes. Memory depends on the window, the batch and the scene's width, not on its height. Any
-    failure ends the run with its error, and files appear under their names only when complete.
+    One thread reads windows, the calling thread runs the model, a third blends and writes. Memory
+    depends on the window, the batch size and the width of the scene, not on its height. Output
+    files appear only when complete.
 
-    The scene is mapped in blocks of windows, whose results wait in ``.<output>.unfinished``
-    beside the output until all are there. A run that was interrupted, at any moment and by
-    anything, goes on from there with ``resume`` and gives the same bytes. What is computed
-    together depends on the scene and the options alone, so the bytes are also the same however
-    many processes share the blocks; neither time nor place of the run is in any output.
+    The scene is mapped in blocks of windows, stored in ``.<output>.unfinished`` next to the output
+    until all are finished. An interrupted run continues from there with ``resume``. The bytes of
+    the outputs depend on the scene and the options only, not on interruptions, number of
+    processes, time or folder.
 
     Args:
         predict: Called with windows (B, C, window, window) in native values and dtype, and their
-            validity (B, window, window) bool, True where all bands are valid. B is always the
-            same; a batch that lacks windows repeats its last one. Returns class probabilities
-            (B, K, window, window). The model is asked only about windows with a valid pixel.
+            validity (B, window, window) bool, True where all bands are valid. B is constant; an
+            incomplete batch repeats its last window. Returns class probabilities
+            (B, K, window, window). Not called for windows without valid pixels.
         request: See :func:`plan_map`.
         num_classes: See :func:`plan_map`.
         class_names: See :func:`plan_map`.
         palette: See :func:`plan_map`.
         cell: See :func:`plan_map`.
-        fingerprint: What decides the answers of ``predict``, as JSON can hold it; to resume a run
-            with another one is refused.
-        run_blocks: Runs the blocks elsewhere, see :data:`RunBlocks`; None: here.
-        model: What the map's STAC Item says of the model, see
+        fingerprint: Determines the outputs of ``predict``, serialisable as JSON; a run with a
+            different one cannot be resumed.
+        run_blocks: Runs the blocks in other processes, see :data:`RunBlocks`; None for this one.
+        model: Metadata of the model for the STAC Item, see
             :func:`hook.scenes.stac.write_stac_item`.
 
-    Returns:
-        What was done.
-
     Raises:
-        SceneError: See :func:`plan_map`; or an output exists, the model's answer has another
-            shape or is not finite, the run to resume was another one, or writing fails.
+        SceneError: See :func:`plan_map`; or an output exists, scores have the wrong shape or are
+            not finite, the run to resume had different settings, or writing fails.
         Exception: Whatever ``predict`` raises, unchanged.
     """
     begun = time.monotonic()
     scene, plan = plan_map(
         request, num_classes=num_classes, class_names=class_names, palette=palette, cell=cell
     )
-    decisive = {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})}
-    with scene.open() as reader, unfinished(request, decisive) as (journal, files):
+    settings = {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})}
+    with scene.open() as reader, unfinished(request, settings) as (journal, files):
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
         item = request.output.with_suffix(".json")
         staged_item = files.add(item)
@@ -264,16 +257,16 @@ def map_scene(
 
 
 def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
-    """Write the polygons of a map that is there, and name them in its Item."""
-    # What a polygon's mean score is taken from; entropy is the opposite of one.
-    sure = {"probs", "margin"} & set(request.scores)
+    """Write the polygons of a finished map, and add them to its Item."""
+    # Scores of the polygons; entropy is not a score, because low is certain.
+    confidence = {"probs", "margin"} & set(request.scores)
     polygonize(
         request.output,
         request.vectors,
         class_names=class_names,
         min_area=request.min_area,
         simplify=request.simplify,
-        scores=request.scores_file if sure else None,
+        scores=request.scores_file if confidence else None,
         overwrite=request.overwrite or request.resume,
         progress=request.progress,
     )
@@ -281,16 +274,16 @@ def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
 
 
 def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None:
-    """Refuse a file that could not be written, before the scene is mapped for hours."""
+    """Check the file of polygons before the scene is mapped."""
     path, output = request.vectors, request.output
     others = [*inputs, output, output.with_suffix(".json"), output.with_suffix(".qml")]
     others += [] if request.scores_path is None else [request.scores_path]
     if path.absolute() in {Path(other).absolute() for other in others}:
         raise ConfigError(
-            f"{path}: is another file of this map",
-            expected="a name for the polygons alone; beside the map lie its .qml and .json",
+            f"{path}: is a different file of this map",
+            expected="a name for the polygons only; the map also has a .qml and .json",
             found=path.name,
-            remedy="give the vectors another name",
+            remedy="choose a different name for the vectors",
         )
     driver_of(path, error=ConfigError)
     if not path.parent.is_dir():
@@ -298,27 +291,23 @@ def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None
             f"{path} cannot be written",
             expected=f"an existing folder {path.parent}",
             found="none",
-            remedy="create the folder or choose another one",
+            remedy="create the folder or choose a different one",
         )
     if path.exists() and not (request.overwrite or request.resume):
         raise ConfigError(
             f"{path} exists already",
             expected="a new file",
             found=f"{path.stat().st_size} bytes",
-            remedy="choose another name or overwrite (--overwrite)",
+            remedy="choose a different name or overwrite (--overwrite)",
         )
     check_geojson(path, crs, f"a scene ({inputs[0]})", ConfigError)
 
 
 # ---------------------------------------------------------------------------------- blocks
 class _BlockWriter:
-    """Blends the answers to the windows of blocks and writes what is finished to the journal.
+    """Blends the scores of windows and writes finished rows and seams to the journal.
 
     The owner of the journal also blends the seams of neighbours that are both finished.
-
-    Args:
-        plan: How the scene is cut up.
-        journal: Takes finished rows and seams.
     """
 
     def __init__(self, plan: MapPlan, journal: Journal) -> None:
@@ -332,7 +321,7 @@ class _BlockWriter:
         self._empty = 0
 
     def consume(self, step: Step, scores: np.ndarray | None) -> None:
-        """Blend the scores of a step's windows that are not empty."""
+        """Blend the scores of the non-empty windows of a step."""
         if self._blender is None:
             self._begin(step.block)
         remaining = iter(() if scores is None else scores)
@@ -374,7 +363,7 @@ class _BlockWriter:
             records.tofile(self._seams[side])
 
     def seam_path(self, side: str) -> Path:
-        """Name the file of the block's upper or lower seam."""
+        """Return the path of the upper or lower seam of the block."""
         return self._journal.path(_seam(self._block.index, side))
 
     def _finish(self, block: Block) -> None:
@@ -393,17 +382,17 @@ class _BlockWriter:
             join_seams(self._journal, self._plan, block.index)
 
     def close(self) -> None:
-        """Release the files of a block that was not finished."""
+        """Close the files of an unfinished block."""
         for file in (*self._files, *self._seams.values()):
             file.close()
 
 
 def check_scores(scores: Any, batch: int, plan: MapPlan) -> np.ndarray:
-    """Refuse a model's answer of another shape; copy it.
+    """Check the shape of scores and copy them.
 
     Raises:
-        SceneError: It is none of (batch, num_classes, window, window), or, of windows with one
-            class each, (batch, num_classes).
+        SceneError: It is not (batch, num_classes, window, window), or, for one class per window,
+            (batch, num_classes).
     """
     expected = (batch, plan.num_classes, plan.window, plan.window)
     if plan.window == 1 and getattr(scores, "shape", None) == expected[:2]:
@@ -411,12 +400,12 @@ def check_scores(scores: Any, batch: int, plan: MapPlan) -> np.ndarray:
     found = getattr(scores, "shape", None)
     if found is None or tuple(found) != expected:
         raise SceneError(
-            "the model's answer to a batch of windows",
+            "the model's output for a batch of windows",
             expected=f"scores of shape {expected} (windows, classes, height, width)",
             found=type(scores).__name__ if found is None else f"shape {tuple(found)}",
-            remedy="check num_classes and that the model answers at the input's resolution",
+            remedy="check num_classes and that the output has the resolution of the input",
         )
-    # A copy, because the model may use its buffer again before this one is blended.
+    # A copy, because the model may reuse its buffer before it is blended.
     return np.array(scores, np.float32)
 
 
@@ -434,7 +423,7 @@ def _seam(block: int, side: str) -> str:
 
 
 def _seam_row(plan: MapPlan) -> np.dtype:
-    """Layout of a row of a seam in its file."""
+    """Return the dtype of a row of a seam file."""
     k, width = plan.num_classes, plan.width
     return np.dtype(
         [("mean", "<f4", (k, width)), ("weight", "<f4", (width,)), ("state", "u1", (width,))]
@@ -447,14 +436,9 @@ def _read_seam(path: Path, layout: np.dtype, first: int, count: int, row_off: in
 
 
 def join_seams(journal: Journal, plan: MapPlan, index: int) -> None:
-    """Blend the rows that a finished block shares with finished neighbours.
+    """Blend the rows that the finished block ``index`` shares with finished neighbours.
 
-    One process at a time may do this in a journal.
-
-    Args:
-        journal: The finished blocks.
-        plan: How the scene is cut up.
-        index: Number of the block.
+    Only one process at a time may do this in a journal.
     """
     blocks = plan.blocks
     for upper in (index - 1, index):
@@ -508,7 +492,7 @@ def _parts(journal: Journal, plan: MapPlan, layer: Layer) -> list[Part]:
 
 
 def cache_bytes(reader: SceneReader | CellReader, plan: MapPlan) -> int:
-    """Give the size of GDAL's block cache: a row of windows in, later two rows of blocks out."""
+    """Return the size of GDAL's block cache: a row of windows, later two rows of output blocks."""
     read = min(plan.window + reader.block_height, plan.height) * reader.row_bytes
     row_bytes = max(layer.count * np.dtype(layer.dtype).itemsize for layer in plan.layers)
     written = 2 * min(BLOCK_SIZE, plan.height) * plan.width * (row_bytes + 1)

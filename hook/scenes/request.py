@@ -1,4 +1,4 @@
-"""What is asked of a whole scene: one value, checked once, from the caller down to the raster."""
+"""Options of scenes and maps as one frozen value that is checked once."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,36 +23,35 @@ from hook.scenes.stac import TimeSpan, parse_time_span
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """Options of everything that is made from a whole scene, window by window.
+    """Options of processing a whole scene, window by window.
 
     Args:
-        input: The scene: any raster that GDAL opens, several that make up one area (the first in
-            front where they overlap), or a TorchGeo dataset of rasters. Becomes the names of the
-            files. :mod:`hook.apis` also takes an array (bands, rows, cols), or an
-            ``xarray.DataArray`` (band, y, x) with CRS, grid and nodata value as rioxarray reads
-            them.
-        output: File to write. :mod:`hook.apis` returns the result where it is None.
-        window: Side of the model's window in pixels; None for the size the model was made for. A
-            smaller scene is extended by reflection.
-        overlap: Overlap of neighbouring windows, a fraction of the window below 1 or whole pixels.
-        batch_size: Windows per pass of the model.
-        bidx: 1-based bands of the scene in the model's order; None for those that the model's
-            dataset meta names, or without these for all bands but alpha.
+        input: The scene: any raster that GDAL opens, several of one area (the first on top where
+            they overlap), or a TorchGeo dataset of rasters; stored as file names.
+            :mod:`hook.apis` also accepts an array (bands, rows, cols), or an ``xarray.DataArray``
+            (band, y, x) with CRS, coordinates and nodata value as read by rioxarray.
+        output: File to write. :mod:`hook.apis` returns the result if it is None.
+        window: Side of the window in pixels; None for the size the model was trained with. A
+            smaller scene is padded by reflection.
+        overlap: Overlap of neighbouring windows, a fraction of the window below 1 or in pixels.
+        batch_size: Windows per batch.
+        bidx: 1-based bands of the scene in the model's order; None for the bands of the model's
+            dataset meta, else all bands except alpha.
         nodata: Replaces the scene's nodata value: a number or ``"nan"``.
-        aoi: Area of interest; only its bounding box is processed, and in it only what lies inside:
-            a vector file of polygons, a table of them, or a box (left, bottom, right, top) in the
-            scene's CRS. Becomes an :class:`hook.scenes.reader.AreaOfInterest`.
-        cluster: ``"local"`` starts ``workers`` processes on this machine that share the scene; an
-            address joins the workers of the Dask scheduler there. None: this process alone.
+        aoi: Area of interest; only its bounding box is processed, and pixels outside it are
+            invalid: a vector file of polygons, a GeoDataFrame, or a box (left, bottom, right, top)
+            in the scene's CRS. Stored as :class:`hook.scenes.reader.AreaOfInterest`.
+        cluster: ``"local"`` starts ``workers`` processes on this machine; an address connects to
+            the Dask scheduler there. None for this process only.
         workers: Number of processes of ``cluster="local"``.
-        resume: Continue an interrupted run; start where there is none.
-        overwrite: Replace outputs that exist and, without ``resume``, what an interrupted run left.
+        resume: Continue an interrupted run, if there is one.
+        overwrite: Replace existing outputs and, without ``resume``, discard an interrupted run.
         progress: Show a progress bar on a terminal.
-        block_windows: Minimum number of windows of a block, the unit of resuming and of sharing.
+        block_windows: Minimum number of windows of a block, the unit of resuming and of workers.
 
     Raises:
-        ConfigError: An option has the wrong type or an impossible value.
-        DataError: A dataset has no files, or the area of interest is none or cannot be read.
+        ConfigError: An option has the wrong type or value.
+        DataError: A dataset has no files, or the area of interest is invalid or cannot be read.
     """
 
     input: Any
@@ -80,7 +79,7 @@ class SceneRequest:
             self._set(window=check_int("window", self.window))
         for name in ("batch_size", "workers", "block_windows"):
             self._set(**{name: check_int(name, getattr(self, name))})
-        # JSON, and with it the fingerprint of an unfinished run, knows no numbers of NumPy.
+        # The fingerprint of an unfinished run is JSON, which cannot store NumPy scalars.
         overlap = self.overlap.item() if isinstance(self.overlap, np.generic) else self.overlap
         self._set(overlap=check_overlap(overlap, self.window))
         if not isinstance(self.cluster, str | None):
@@ -90,7 +89,7 @@ class SceneRequest:
         if self.bidx is not None:
             if isinstance(self.bidx, str) or not isinstance(self.bidx, Sequence | np.ndarray):
                 raise bad_argument("bidx", self.bidx, "a list of bands, from 1, such as [3, 2, 1]")
-            # Names too, as the dataset meta may have.
+            # Names are allowed too, as in the dataset meta.
             bands = [b if isinstance(b, str) else check_int("bidx", b) for b in self.bidx]
             self._set(bidx=tuple(bands))
         for name in self._outputs:
@@ -100,55 +99,54 @@ class SceneRequest:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the scene comes as an array, or the result goes back as one."""
+        """Whether the scene is an array, or the result is returned as one."""
         return self.output is None or self.has_arrays
 
     @property
     def has_arrays(self) -> bool:
-        """Whether the scene, or a part of it, is an array and not a file."""
+        """Whether the scene, or a part of it, is an array rather than a file."""
         parts = self.input if isinstance(self.input, list | tuple) else [self.input]
         return any(map(is_array, parts))
 
     def _set(self, **values: Any) -> None:
-        """Replace options by what was read from them."""
+        """Replace options by their parsed values."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def _check_output(self, name: str) -> None:
-        """Take the name of a file to write as a path."""
+        """Check the name of an output and store it as a path."""
         if getattr(self, name) is None:
             return
         path = check_path(name, getattr(self, name))
         self._set(**{name: path})
-        # The area is read now, and its file would be overwritten later.
+        # The area has been read, and its file would be overwritten later.
         if isinstance(self.aoi, str | os.PathLike) and Path(self.aoi).absolute() == path.absolute():
-            raise bad_argument(name, path, "another file than the area of interest")
+            raise bad_argument(name, path, "a file other than the area of interest")
 
 
 @dataclass(frozen=True)
 class MapRequest(SceneRequest):
-    """Options of a map, see :func:`hook.scenes.map_scene`: those of any scene, and these.
+    """Options of a map, see :func:`hook.scenes.map_scene`.
 
     Args:
         blend: ``"hann"``, ``"mean"`` or ``"crop"``, see
             :func:`hook.scenes.blending.blend_profile`.
-        out_nodata: Value of the map where no band of the scene is valid; None for 255 (65535 above
-            255 classes).
+        out_nodata: Nodata value of the map; None for 255 (65535 above 255 classes).
         scores: Also write ``"probs"``, ``"entropy"`` or ``"margin"``, or several, see
             :class:`hook.scenes.layers.ScoreLayer`.
-        scores_path: File of the scores; None for ``<stem>.scores.tif`` beside the map.
-        vectors: Also write the regions of one class as polygons: ``.gpkg``, ``.parquet``, ``.fgb``
-            or ``.geojson``, see :func:`hook.scenes.polygonize`.
+        scores_path: File of the scores; None for ``<stem>.scores.tif`` next to the map.
+        vectors: Also write regions as polygons: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``,
+            see :func:`hook.scenes.polygonize`.
         min_area: Dissolve polygons below this many square metres into their largest neighbour.
-        simplify: Tolerance of the polygons' edges in units of the scene's CRS.
-        datetime: Time of the scene for the map's STAC Item: ``"2024-05-31"``,
-            ``"2024-05-31T10:20:30Z"`` or two of these as ``"first/last"``; None for that in the
-            tags of the scene's files.
+        simplify: Tolerance of simplification of the polygons, in units of the scene's CRS.
+        datetime: Acquisition time for the STAC Item of the map: ``"2024-05-31"``,
+            ``"2024-05-31T10:20:30Z"`` or two of these as ``"first/last"``; None for the tags of
+            the scene's files.
         creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
         dry_run: Write nothing; estimate windows, memory, disk and time.
 
     Raises:
-        SceneError: ``datetime`` is no time.
+        SceneError: ``datetime`` is invalid.
     """
 
     blend: str = "hann"
@@ -185,35 +183,32 @@ class MapRequest(SceneRequest):
                 "scores need a file",
                 expected="output or scores_path",
                 found="neither",
-                remedy="name a file for them with scores_path",
+                remedy="set scores_path",
             )
 
     @property
     def times(self) -> TimeSpan | None:
-        """First and last moment of the scene, where ``datetime`` tells."""
+        """First and last time of the scene from ``datetime``, or None."""
         return None if self.datetime is None else parse_time_span(self.datetime)
 
     @property
     def scores_file(self) -> Path | None:
-        """File of the scores; None where none are asked for."""
+        """File of the scores; None without scores."""
         if not self.scores:
             return None
         return self.scores_path or self.output.with_suffix(".scores.tif")
 
 
 def scene_files(input: Any) -> tuple[str, ...]:
-    """List the files of a scene.
-
-    Args:
-        input: See :class:`SceneRequest`; no array.
+    """List the files of a scene, see ``input`` of :class:`SceneRequest`; not for arrays.
 
     Raises:
-        ConfigError: It names no file.
+        ConfigError: It does not name a file.
         DataError: A dataset has no files.
     """
     if isinstance(input, str | os.PathLike):
         return (os.fspath(input),)
-    # Known by name: importing TorchGeo for a check takes a second.
+    # By name: importing TorchGeo takes a second.
     is_dataset = any(kind.__name__ == "GeoDataset" for kind in type(input).__mro__)
     if is_dataset:
         input = sorted(map(str, getattr(input, "files", ())))
@@ -221,47 +216,44 @@ def scene_files(input: Any) -> tuple[str, ...]:
             raise DataError(
                 "the scene is a dataset without raster files",
                 expected="a TorchGeo RasterDataset with files",
-                remedy="give the files themselves",
+                remedy="pass the files themselves",
             )
     try:
-        # A table would be gone through by the names of its columns.
+        # Iterating over a table would yield its column names.
         files = () if hasattr(input, "columns") else tuple(os.fspath(path) for path in input)
     except TypeError:
         files = ()
     if not files:
         raise ConfigError(
             "input: no scene to read",
-            expected="a file's name, a list of them, a TorchGeo dataset, or an array",
+            expected="a file name, a list of them, a TorchGeo dataset, or an array",
             found=short_repr(input),
-            remedy="name the scene's file",
+            remedy="name the file of the scene",
         )
     return files
 
 
 def area_of_interest(aoi: Any) -> AreaOfInterest:
-    """Read an area of interest.
-
-    Args:
-        aoi: See :class:`SceneRequest`.
+    """Read an area of interest, see ``aoi`` of :class:`SceneRequest`.
 
     Raises:
-        ConfigError: Four numbers are no box.
-        DataError: The file cannot be read, or holds no polygons.
+        ConfigError: Four numbers are not a box.
+        DataError: The file cannot be read, or has no polygons.
     """
     if isinstance(aoi, AreaOfInterest):
         return aoi
     if isinstance(aoi, str | os.PathLike):
         aoi = read_vectors(aoi)
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        # Drawn by hand, outlines cross themselves; the area of a bow tie is then 0.
+        # Manually drawn outlines may self-intersect; the signed area of a bow tie is 0.
         shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
         wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
         if wrong or not shapes:
             raise DataError(
-                "the area of interest is no area",
+                "the area of interest has no area",
                 expected="polygons",
                 found=", ".join(wrong) or "nothing",
-                remedy="give a layer of polygons",
+                remedy="use a layer of polygons",
             )
         if aoi.crs is None:
             warn_of_missing_crs("the area of interest", "the scene's")
@@ -273,9 +265,9 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
         box = ()
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
         raise ConfigError(
-            "the area of interest is no box",
+            "the area of interest is not a box",
             expected="left, bottom, right, top",
             found=box or repr(aoi)[:80],
-            remedy="give a box in the scene's CRS, a table of polygons, or the name of their file",
+            remedy="use a box in the scene's CRS, a GeoDataFrame of polygons, or a vector file",
         )
     return AreaOfInterest((shapely.box(*box),))

@@ -1,8 +1,7 @@
-"""A STAC Item beside every map, so that catalogues and GIS programs find it.
+"""STAC Items of maps, for catalogues and GIS programs.
 
-Follows STAC 1.1 (https://github.com/radiantearth/stac-spec) and its extensions projection,
-classification, raster, file and processing, and of MLM (Machine Learning Model) where the model's
-file is known: its schema asks for it among the assets.
+STAC 1.1 (https://github.com/radiantearth/stac-spec) with the extensions projection, classification,
+raster, file and processing, and MLM (Machine Learning Model) if the file of the model is known.
 """
 
 import json
@@ -35,31 +34,31 @@ _VECTORS = {
     ".geojson": "application/geo+json",
     ".json": "application/geo+json",
 }
-# STAC has no word for a time that nobody knows, and an Item must have one. This span holds that
-# of any scene there is, and fits the nanoseconds that tables of Items count in.
+# A STAC Item must have a time. This span contains that of any scene, and fits timestamps in
+# nanoseconds, as in tables of Items.
 UNKNOWN_TIME = datetime(1900, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
 _POINTS_PER_SIDE = 32
-_DIGITS = 9  # of a degree, a tenth of a millimetre: less is noise of the projection library
+_DIGITS = 9  # of a degree, a tenth of a millimetre: the rest is noise of the projection library
 _TOLERANCE = 1e-7  # of a degree, a centimetre
 
 TimeSpan = tuple[datetime, datetime]
 
 
 class ModelCard(NamedTuple):
-    """What is known of the model that made a map."""
+    """Metadata of the model of a map."""
 
     fields: Mapping[str, Any]
-    """Of the extension MLM, for the Item's properties."""
+    """Properties of the Item from the extension MLM."""
     asset: Mapping[str, Any] | None = None
-    """Its file, with ``mlm:artifact_type`` and ``eo:bands``; None where no file is known."""
+    """Its file, with ``mlm:artifact_type`` and ``eo:bands``; None if unknown."""
 
 
 class WrittenLayer(NamedTuple):
-    """A layer of a map whose file is complete."""
+    """A complete layer of a map."""
 
     layer: Layer
     path: Path
-    """Where the file lies now; ``layer.output`` is where it will be found."""
+    """Present path of the file; its final path is ``layer.output``."""
     counts: np.ndarray
     """(largest value + 1,) number of pixels of each value."""
 
@@ -76,17 +75,17 @@ def write_stac_item(
 ) -> None:
     """Write the Item of a map.
 
-    Nothing of it depends on when or where it is written: names of other files are relative, those
-    of the scene without their folder, and the time is the scene's.
+    It does not depend on the time and folder of writing: links are relative, and names of the
+    scene's files are without folders.
 
     Args:
         path: The file to write.
-        geometry: Size and place of the map.
-        layers: What there is of it.
-        output: Final name of the Item; its stem is the Item's id.
+        geometry: Of the map.
+        layers: Layers of the map.
+        output: Final name of the Item; its stem is the id of the Item.
         inputs: Names of the scene's files.
-        times: First and last moment of the scene; None: unknown.
-        model: What is known of the model.
+        times: First and last time of the scene; None if unknown.
+        model: Metadata of the model.
     """
     outline = outline_wgs84(geometry)
     assets: dict[str, dict[str, Any]] = {}
@@ -124,19 +123,15 @@ def write_stac_item(
         "assets": assets,
     }
     if outline is None:
-        del item["bbox"]  # what has no place has no box either
+        del item["bbox"]  # not allowed without a geometry
     _write(path, item)
 
 
 def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
-    """Name a map's polygons in its Item.
-
-    Args:
-        item_path: The Item.
-        vectors: The polygons' file.
+    """Add the polygons of a map to the assets of its Item.
 
     Raises:
-        SceneError: The Item is gone or is none.
+        SceneError: The Item is missing or invalid.
     """
     item_path, vectors = Path(item_path), Path(vectors)
     try:
@@ -162,14 +157,7 @@ def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
 
 
 def item_of_map(map_path: str | Path) -> Path | None:
-    """Find the Item that :func:`write_stac_item` wrote beside a map.
-
-    Args:
-        map_path: The map.
-
-    Returns:
-        The Item; None where there is none, or another ``.json`` has its name.
-    """
+    """Return the Item of a map, None if there is none or its name is used by a different file."""
     path = Path(map_path).with_suffix(".json")
     try:
         item = json.loads(path.read_text("utf-8"))
@@ -185,14 +173,14 @@ def class_objects(
     counts: Sequence[int] | None = None,
     nodata: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Describe classes as the classification extension does.
+    """Return class objects of the classification extension.
 
     Args:
-        class_names: K names. A ``name`` of the extension has letters, digits, ``-`` and ``_``
-            only, so that the whole one is the ``title``.
+        class_names: K names, used as ``title``; a ``name`` of the extension allows only letters,
+            digits, ``-`` and ``_``.
         palette: K colours.
         counts: Number of pixels of each value, or None.
-        nodata: Value of pixels without a class; None: there are none.
+        nodata: Value of pixels without a class, or None.
     """
     classes, used = [], set()
     for value, (title, colour) in enumerate(zip(class_names, palette, strict=True)):
@@ -218,14 +206,14 @@ def class_objects(
 
 
 def parse_time_span(text: str) -> TimeSpan:
-    """Read the time of a scene: a day, a moment, or the first and the last of either.
+    """Parse the time of a scene.
 
     Args:
-        text: ``2024-05-31``, ``2024-05-31T10:20:30Z``, or two of these with a ``/`` between. A
-            moment without a zone is UTC.
+        text: ``2024-05-31``, ``2024-05-31T10:20:30Z``, or two of these separated by ``/``; UTC if
+            without time zone.
 
     Raises:
-        SceneError: It is none.
+        SceneError: It is invalid.
     """
     parts = text.split("/")
     try:
@@ -239,7 +227,7 @@ def parse_time_span(text: str) -> TimeSpan:
             "time of the scene",
             expected="2024-05-31, 2024-05-31T10:20:30Z or two of these as first/last",
             found=f"{text}: {error}",
-            remedy="write the time like one of these (--datetime)",
+            remedy="use one of these formats (--datetime)",
         ) from None
     return first, last
 
@@ -254,17 +242,14 @@ def _moment(text: str, of_day: time) -> datetime:
 
 
 def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
-    """Outline of a scene in longitude and latitude, cut at the antimeridian as RFC 7946 asks.
+    """Return the outline of a scene in WGS 84, cut at the antimeridian (RFC 7946).
 
-    The sides have points between the corners, because they are curved in another CRS. A scene
-    around a pole is closed along the edge of the longitude-latitude plane.
-
-    Args:
-        geometry: Size and place of the scene.
+    The sides are densified, because they are curved in WGS 84. A scene around a pole is closed
+    along the edge of the longitude-latitude plane.
 
     Returns:
-        Polygons; None where the scene has no place on the earth, or reaches beyond what its CRS can
-        show.
+        Polygons; None if the scene has no georeference, a CRS that is not tied to the earth, or
+        extends beyond the domain of its CRS.
     """
     if geometry.crs is None or geometry.transform.is_identity:
         return None
@@ -276,10 +261,10 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
             for start, end in zip(corners[:-1], corners[1:], strict=True)
         ]
     )
-    places = np.column_stack(geometry.transform @ tuple(ring.T))
+    points = np.column_stack(geometry.transform @ tuple(ring.T))
     try:
-        lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *places.T)[:2])
-    except GDAL_ERRORS:  # an engineer's own plane, which lies nowhere on the earth
+        lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *points.T)[:2])
+    except GDAL_ERRORS:  # a local CRS
         return None
     if not np.isfinite([lon, lat]).all():
         return None
@@ -299,16 +284,16 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
         ]
     if not parts:
         return None
-    # What is straight in longitude and latitude needs its corners only.
-    whole = shapely.union_all(parts).simplify(_TOLERANCE)
-    return shapely.transform(shapely.orient_polygons(whole), lambda xy: xy.round(_DIGITS))
+    # Remove points on sides that are straight in longitude and latitude.
+    outline = shapely.union_all(parts).simplify(_TOLERANCE)
+    return shapely.transform(shapely.orient_polygons(outline), lambda xy: xy.round(_DIGITS))
 
 
 def _bbox(outline: shapely.Geometry) -> list[float]:
-    """West, south, east, north; west is the larger one where the antimeridian lies between."""
+    """Return west, south, east, north; west > east across the antimeridian."""
     west, south, east, north = shapely.bounds(outline).tolist()
     if west <= -180 and east >= 180:
-        # Of what is cut there, the widest gap is where the scene is not.
+        # The widest gap in longitude is outside the scene.
         spans = sorted(shapely.bounds(part)[[0, 2]].tolist() for part in shapely.get_parts(outline))
         reach, gap = spans[0][1], (0.0, west, east)
         for start, end in spans[1:]:
@@ -340,7 +325,7 @@ def _time_text(moment: datetime) -> str:
 def _projection_fields(geometry: SceneGeometry) -> dict[str, Any]:
     fields: dict[str, Any] = {"proj:code": None, "proj:shape": [geometry.height, geometry.width]}
     if geometry.crs is not None:
-        # Only a code that means exactly this CRS; a near one would shift the map.
+        # Only the code of exactly this CRS; a similar one would shift the map.
         authority = geometry.crs.to_authority(confidence_threshold=100)
         fields["proj:code"] = authority and ":".join(authority)
         fields["proj:wkt2"] = geometry.crs.to_wkt(version="WKT2_2019")
@@ -375,12 +360,12 @@ def _assets(written: WrittenLayer, item: Path) -> dict[str, dict[str, Any]]:
             stored |= {"raster:scale": layer.scale, "raster:offset": 0}
         asset["bands"] = [{"name": name, **stored} for name in layer.descriptions]
         return {"scores": asset}
-    # Of a single band, all but its name belongs to the asset.
+    # Fields of a single band, except its name, belong to the asset.
     asset |= {**stored, "bands": [{"name": layer.descriptions[0]}]}
     asset["classification:classes"] = class_objects(
         layer.class_names, layer.palette, counts, layer.nodata
     )
-    beside = {
+    side_files = {
         "style": (layer.output.with_suffix(".qml"), "Style of QGIS"),
         "categories": (Path(f"{layer.output}.aux.xml"), "Names of the classes, of GDAL"),
     }
@@ -393,13 +378,13 @@ def _assets(written: WrittenLayer, item: Path) -> dict[str, dict[str, Any]]:
                 "title": title,
                 "roles": ["metadata"],
             }
-            for key, (file, title) in beside.items()
+            for key, (file, title) in side_files.items()
         },
     }
 
 
 def _href(file: Path, item: Path) -> str:
-    """A file as seen from the Item."""
+    """Return the path of a file relative to the Item."""
     relative = Path(os.path.relpath(file, Path(item).parent)).as_posix()
     return relative if relative.startswith("../") else f"./{relative}"
 

@@ -234,9 +234,9 @@ def test_an_area_of_interest_as_file_table_or_box(seg_run, scenes, tmp_path):
             assert np.allclose(result.bounds, box, atol=2.01 if name == "file" else 1e-6)
     points = geopandas.GeoDataFrame(geometry=[shapely.Point(left, top)], crs=crs)
     for aoi, message in (
-        (points, "is no area"),
+        (points, "has no area"),
         (tmp_path / "none.gpkg", "none.gpkg cannot be read"),
-        ((1, 2, 0, 3), "is no box"),
+        ((1, 2, 0, 3), "is not a box"),
         ((0, 0, 1, 1), "outside the scene"),
     ):
         with pytest.raises(HookError, match=message):
@@ -292,8 +292,8 @@ def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
     for aoi, message in (
         (table, "has no geometries"),
         (fields, "cannot be reprojected to the scene's CRS"),
-        (pandas.DataFrame({"a": [1]}), "is no box"),
-        (["a", 0, 1, 2], "is no box"),
+        (pandas.DataFrame({"a": [1]}), "is not a box"),
+        (["a", 0, 1, 2], "is not a box"),
     ):
         with pytest.raises(HookError, match=message):
             mapper.map(scene, out, aoi=aoi, progress=False)
@@ -311,7 +311,7 @@ def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
     [
         ((None,), {}, "no scene to read"),
         (([],), {}, "no scene to read"),
-        (("second",), dict(vectors="map.json"), "is another file of this map"),
+        (("second",), dict(vectors="map.json"), "is a different file of this map"),
         (("nowhere",), dict(vectors="map.geojson"), "GeoJSON needs coordinates"),
         (("second",), dict(bidx=[1, 9]), "no band 9"),
     ],

@@ -122,5 +122,5 @@ def test_an_area_of_interest_is_read_once(tmp_path):
     ],
 )
 def test_the_area_of_interest_is_not_overwritten(make, tmp_path):
-    with pytest.raises(ConfigError, match="another file than the area of interest"):
+    with pytest.raises(ConfigError, match="a file other than the area of interest"):
         make(tmp_path / "area.gpkg")
