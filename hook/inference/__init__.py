@@ -1,1 +1,1 @@
-"""A loaded model as functions of images, windows and tokens; ONNX files and model cards."""
+"""Inference on images, windows, scenes and tokens; ONNX export and model cards."""

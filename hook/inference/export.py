@@ -1,7 +1,7 @@
-"""A model as an ONNX file, which runs without HOOK and PyTorch: in QGIS, for one.
+"""Export a model to ONNX, for QGIS and other programs without HOOK and PyTorch.
 
-The file holds all that lies between the pixels of a raster and the probabilities of its classes,
-and the metadata that the QGIS plugin Deepness reads.
+The graph maps raster values to class probabilities; its metadata are those of the QGIS plugin
+Deepness.
 """
 
 import importlib
@@ -30,31 +30,31 @@ from hook.inference.windows import WindowPredictor
 from hook.tokenizers import ImageFacts
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability between PyTorch and the file."""
+"""Largest allowed difference of probabilities between PyTorch and ONNX Runtime."""
 
 DEFAULT_OPSET = 18
-"""The oldest that PyTorch's exporter writes by itself; every ONNX Runtime from 1.14 knows it."""
+"""The oldest opset of PyTorch's exporter, supported by ONNX Runtime from 1.14."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# protobuf, which ONNX files are written with, ends there.
-_MOST_BYTES = 2**31 - 2**24
-# Of neighbouring tiles, in percent; what `hook map` takes.
+# Size limit of protobuf.
+_MAX_BYTES = 2**31 - 2**24
+# Overlap of tiles in percent, as the default of `hook map`.
 _OVERLAP = 25
 
 
 class ExportReport(NamedTuple):
-    """What was exported."""
+    """Report of :func:`export_onnx`."""
 
     output: Path
     """The file."""
     window: int
-    """Side of the images it takes, in pixels."""
+    """Side of the input images in pixels."""
     num_bands: int
-    """Number of their bands."""
+    """Number of input bands."""
     difference: float
-    """Largest difference of a probability from PyTorch's in the check."""
+    """Largest difference of probabilities from PyTorch's in the check."""
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
 
 
 def export_onnx(
@@ -66,35 +66,30 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Export a segmentation or a classification to ONNX and compare the file with PyTorch.
+    """Export a segmentation or classification to ONNX and compare the file with PyTorch.
 
-    The graph has one input, ``image`` (B, C, window, window) float32: the raster's own values in
-    the model's band order, divided by 255, which is how the QGIS plugin Deepness gives them,
-    whatever their type. Scale and offset, normalisation and the model are in the graph; NaN and
-    the ``nodata`` of the dataset meta count as no data, as they do in HOOK. Its one output,
-    ``probabilities``, is (B, K, window, window) for a segmentation and (B, K) for a
-    classification, float32, and sums to one over the classes. B is free.
+    The graph has one input, ``image`` (B, C, window, window) float32: raster values in the model's
+    band order, divided by 255 as by the QGIS plugin Deepness, whatever their type. Scale, offset,
+    normalisation and model are in the graph; NaN and the ``nodata`` of the dataset meta count as
+    no data. Its output, ``probabilities`` float32, is (B, K, window, window) for a segmentation
+    and (B, K) for a classification, and sums to one over the classes. B is dynamic.
 
-    What a test pipeline does to images, such as resizing, is not in the graph. Running the file
-    takes more memory than PyTorch does where all seeds meet (preset ``"reference"``): it grows
-    with the fourth power of ``window``.
+    The test pipeline, such as resizing, is not in the graph. With global attention of seeds
+    (preset ``"reference"``) the memory of the graph grows with the fourth power of ``window``.
 
     Args:
-        model: A model loaded on the CPU, or what :func:`hook.apis.load_model` takes.
+        model: A model loaded on the CPU, or argument of :func:`hook.apis.load_model`.
         output: The file to write, ``.onnx``.
-        window: Side of the images in pixels; by default what ``hook map`` takes: the size the
-            model was made for, or 512 where it takes any.
-        num_tokens: Number of tokens; None takes the model's.
+        window: Side of the images in pixels; default as in ``hook map``: the model's input size,
+            or 512 if it takes any.
+        num_tokens: Number of tokens; default: the model's.
         opset: Version of ONNX's operators.
-        overwrite: Replace a file that exists.
-
-    Returns:
-        What was exported.
+        overwrite: Replace an existing file.
 
     Raises:
-        ConfigError: The optional packages are missing, an option cannot be used, the model
-            cannot be expressed in ONNX, or the file and PyTorch differ by more than
-            :data:`TOLERANCE`. Nothing is written then.
+        ConfigError: The optional packages are missing, an option cannot be used, the model cannot
+            be exported, or the file and PyTorch differ by more than :data:`TOLERANCE`. Nothing is
+            written then.
         CheckpointError: See :func:`hook.apis.load_model`.
         SceneError: The file cannot be written.
 
@@ -114,8 +109,7 @@ def export_onnx(
     with torch.no_grad():
         graph = PixelsToProbabilities(model, num_bands, window, num_tokens).eval()
         images, valid = _test_images(graph)
-        # One by one, here and in the check: with many seeds, the attention of all with all takes
-        # gigabytes for an image.
+        # One image at a time, as in the check: global attention can take gigabytes per image.
         predict = WindowPredictor(model, num_tokens=num_tokens)
         each = (slice(i, i + 1) for i in range(len(images)))
         expected = np.concatenate([predict(images[one], valid[one]) for one in each])
@@ -130,13 +124,13 @@ def export_onnx(
 
 
 class PixelsToProbabilities(nn.Module):
-    """A model with all that its readers and its preprocessor do, as one module.
+    """A model with the scaling of its readers and its preprocessor, as one module.
 
     Args:
         model: From :func:`hook.apis.load_model`.
         num_bands: Number of bands C.
         window: Side of the images in pixels.
-        num_tokens: Number of tokens; None takes the model's.
+        num_tokens: Number of tokens; default: the model's.
     """
 
     def __init__(
@@ -147,7 +141,7 @@ class PixelsToProbabilities(nn.Module):
         self.window = window
         self.segments = is_segmentation(model)
         meta, preprocessor = model.dataset_meta, model.data_preprocessor
-        # Refuses what does not have one number for each band; so does the preprocessor.
+        # Raises unless there is one number per band; so does the preprocessor.
         to_model_units(np.zeros((num_bands, 1, 1), np.float32), None, meta)
         blank = [torch.zeros(num_bands, window, window)]
         height, width = preprocessor({"inputs": blank}, False)["inputs"][0].shape[-2:]
@@ -155,7 +149,7 @@ class PixelsToProbabilities(nn.Module):
         self.pad_value = getattr(preprocessor, "pad_val", 0)
         self.nodata = parse_nodata(meta.get("nodata"))
         self.marks = getattr(preprocessor, "mark_invalid", False)
-        # Stock preprocessors of mmseg swap three bands where the config says so.
+        # mmseg's preprocessors swap three bands if the config asks for it.
         self.swaps = num_bands == 3 and getattr(preprocessor, "_channel_conversion", False)
         for name, key, default in (
             ("scale", "scale", 1.0),
@@ -182,7 +176,7 @@ class PixelsToProbabilities(nn.Module):
         """
         invalid = image.isnan()
         if self.nodata is not None and not math.isnan(self.nodata):
-            # A division in float32 is not exact, so the value is recognised within its rounding.
+            # Compare within the rounding of the division in float32.
             nodata = self.nodata / 255
             invalid = invalid | ((image - nodata).abs() <= abs(nodata) * 4e-7)
         invalid = invalid.any(dim=1, keepdim=True)
@@ -214,7 +208,7 @@ class PixelsToProbabilities(nn.Module):
 
 # ------------------------------------------------------------------------------------ checks
 def _check_packages() -> None:
-    """Refuse to start without the packages of the extra ``export``."""
+    """Check that the packages of the extra ``export`` are installed."""
     missing = []
     for name in _PACKAGES:
         try:
@@ -223,7 +217,7 @@ def _check_packages() -> None:
             missing.append(name)
     if missing:
         raise ConfigError(
-            "models cannot be exported with what is installed",
+            "packages for the export are missing",
             expected=", ".join(_PACKAGES),
             found=f"no {', no '.join(missing)}",
             remedy="pip install 'hook-rs[export]'",
@@ -231,28 +225,29 @@ def _check_packages() -> None:
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
-    """Refuse a file that could not be written, before a model is loaded."""
+    """Check that the file can be written, before a model is loaded."""
     if path.suffix.lower() != ".onnx":
         raise ConfigError(
             f"{path}: models are exported as ONNX",
             expected="a name ending in .onnx",
-            remedy="give the output a name ending in .onnx",
+            remedy="choose an output name ending in .onnx",
         )
     if path.is_dir() or (path.exists() and not overwrite):
         raise ConfigError(
             f"{path} {'is a folder' if path.is_dir() else 'exists already'}",
-            remedy="choose another name" + ("" if path.is_dir() else " or overwrite (--overwrite)"),
+            remedy="choose a different name"
+            + ("" if path.is_dir() else " or overwrite (--overwrite)"),
         )
     if not path.parent.is_dir():
         raise ConfigError(
             f"{path} cannot be written",
             expected=f"an existing folder {path.parent}",
-            remedy="create the folder or choose another one",
+            remedy="create the folder or choose a different one",
         )
 
 
 def _check_model(model: nn.Module, num_tokens: int | None) -> None:
-    """Refuse what a graph of fixed operations cannot do."""
+    """Check that a static graph can express the model."""
     if model.training:
         raise ConfigError(
             "the model is in training mode", remedy="call model.eval(), as load_model does"
@@ -260,12 +255,12 @@ def _check_model(model: nn.Module, num_tokens: int | None) -> None:
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise ConfigError(
-            "the model is not on the CPU, where it is exported",
+            "the model is not on the CPU",
             found=device,
             remedy="load it with device='cpu', or call model.cpu()",
         )
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise ConfigError(
             f"{type(model).__name__} is too large for one ONNX file",
             expected="weights of less than 2 GB",
@@ -274,7 +269,7 @@ def _check_model(model: nn.Module, num_tokens: int | None) -> None:
         )
     if getattr(model.backbone, "explained", None) is not None and num_tokens is None:
         raise ConfigError(
-            "the model gives every image its own number of tokens, which ONNX cannot",
+            "the number of tokens differs between images, which ONNX cannot express",
             expected="one number of tokens for all images",
             found=f"model.backbone.explained={model.backbone.explained}",
             remedy="choose the number with --num-tokens",
@@ -290,7 +285,7 @@ def _default_window(model: nn.Module) -> int:
 
 
 def _crop(model: nn.Module) -> tuple[int, int] | None:
-    """Return the crop of a segmentation that slides over its images."""
+    """Return the crop of a segmentation with sliding inference, else None."""
     options = getattr(model, "test_cfg", None) or {}
     if is_segmentation(model) and options.get("mode") == "slide":
         return tuple(options["crop_size"])
@@ -298,20 +293,20 @@ def _crop(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _check_window(model: nn.Module, window: int) -> None:
-    """Refuse a window that the model would cut into smaller ones."""
+    """Refuse a window larger than the crop of a sliding inference."""
     crop = _crop(model)
     if crop is not None and window > min(crop):
         raise ConfigError(
             f"the model slides over windows of {window} x {window} pixels",
             expected=f"windows of at most {min(crop)} pixels, model.test_cfg.crop_size",
             found=window,
-            remedy="leave the sliding to the program that runs the file: give a smaller --window",
+            remedy="use a smaller --window, and slide in the program that runs the file",
         )
 
 
 # ------------------------------------------------------------------------------------ the model
 def _num_bands(model: nn.Module) -> int:
-    """Return the number of bands a model takes."""
+    """Return the number of input bands of a model."""
     count = band_count_of(model)
     if count is None and model.dataset_meta.get("bands"):
         count = len(model.dataset_meta["bands"])
@@ -320,7 +315,7 @@ def _num_bands(model: nn.Module) -> int:
         count = next((layer.in_channels for layer in layers), None)
     if count is None:
         raise ConfigError(
-            f"{type(model.backbone).__name__} does not say how many bands it takes",
+            f"{type(model.backbone).__name__}: unknown number of input bands",
             expected="metainfo['bands'] in the config",
             remedy="name the bands in metainfo['bands'], in the model's order",
         )
@@ -329,19 +324,18 @@ def _num_bands(model: nn.Module) -> int:
 
 # ------------------------------------------------------------------------------------ the file
 def _to_onnx(graph: nn.Module, num_bands: int, window: int, opset: int) -> Any:
-    """Translate the graph into an ``onnx.ModelProto``.
+    """Convert the graph to an ``onnx.ModelProto``, with PyTorch's exporter by ``torch.export``.
 
-    PyTorch's exporter by ``torch.export`` is used. The one by tracing, which it replaces, takes a
-    tenth of the time, but is deprecated, and where the model's code asks for the batch's size it
-    fixes that without a word.
+    The tracing exporter takes a tenth of the time, but is deprecated, and silently fixes the batch
+    size if the model's code uses it.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    # Not 1, which torch.export takes for a constant, and which the check runs: a file that held on
-    # to this number would fail there.
+    # Not 1: torch.export treats it as a constant, and the check, which uses 1, would not find a
+    # fixed batch size.
     example = torch.zeros(3, num_bands, window, window)
     try:
-        with _hushed():
+        with _quiet_exporter():
             program = torch.onnx.export(
                 graph,
                 (example,),
@@ -353,35 +347,35 @@ def _to_onnx(graph: nn.Module, num_bands: int, window: int, opset: int) -> Any:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
             )
-    except Exception as error:  # anything that the model's code does while traced
+    except Exception as error:  # any error of the model's code
         raise ConfigError(
-            f"{_name(graph.model)} cannot be expressed in ONNX",
+            f"{_name(graph.model)} cannot be exported to ONNX",
             found=_cause(error),
-            remedy="leave --opset out, or replace what the message names in the model",
+            remedy="omit --opset, or replace the operation in the model",
         ) from error
-    # Every node carries the Python calls it came from, with the paths of this machine.
+    # Remove stack traces, which contain local paths.
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
     versions = {entry.domain: entry.version for entry in proto.opset_import}
-    if versions[""] != opset:  # the exporter falls back without a word
+    if versions[""] != opset:  # the exporter falls back silently
         raise ConfigError(
             f"opset {opset} cannot be written",
-            expected=f"{DEFAULT_OPSET} or a little newer",
-            found=f"PyTorch {torch.__version__} keeps to {versions['']}",
-            remedy="leave --opset out",
+            expected=f"{DEFAULT_OPSET} or slightly newer",
+            found=f"PyTorch {torch.__version__} writes {versions['']}",
+            remedy="omit --opset",
         )
     if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ConfigError(
-            f"{_name(graph.model)} cannot be exported for any number of images",
-            found="code that takes the number of images for a constant, such as len(images)",
+            f"{_name(graph.model)} cannot be exported with a dynamic batch size",
+            found="code that fixes the number of images, such as len(images)",
             remedy="use images.shape[0] in the model",
         )
     return proto
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep the exporter's remarks, which no user can act on, off the terminal."""
+def _quiet_exporter() -> Iterator[None]:
+    """Suppress log messages and warnings of the exporter."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -396,12 +390,12 @@ def _hushed() -> Iterator[None]:
 
 
 def _name(model: nn.Module) -> str:
-    """Return what messages call a model."""
+    """Return the name of a model in messages."""
     return f"{type(model).__name__} with {type(model.backbone).__name__}"
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first line of what an exporter's error goes back to."""
+    """Return the first line of the root cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -409,23 +403,21 @@ def _cause(error: BaseException) -> str:
 
 
 def _metadata(graph: PixelsToProbabilities) -> dict[str, Any]:
-    """Collect the metadata: first what Deepness reads, then what describes the model."""
+    """Return the metadata: entries of Deepness, then a description of the model."""
     meta, window = graph.model.dataset_meta, graph.window
     num_bands = len(graph.mean)
     found: dict[str, Any] = {
-        # Deepness has no type of model for classifications and refuses this one by its name.
+        # Deepness has no type for classifications, and refuses this one.
         "model_type": "Segmentor" if graph.segments else "Classifier",
         "class_names": {str(i): str(name) for i, name in enumerate(meta["classes"])},
-        # Its documentation has one name, its code reads the other.
+        # One name is documented, the other is read.
         "tile_size": window,
         "tiles_size": window,
         "tiles_overlap": _OVERLAP,
-        # Below a threshold Deepness takes class 0, and it can smooth small regions away; the map
-        # is to be the model's own.
+        # Disable Deepness's threshold, below which it writes class 0, and its smoothing.
         "seg_thresh": 0.0,
         "seg_small_segment": 0,
-        # Deepness's own step after the division by 255; it must do nothing, as the graph has the
-        # statistics. Said for each band, because its default is made for three.
+        # Disable Deepness's normalisation, which is in the graph; its default has three bands.
         "standardization_mean": [0.0] * num_bands,
         "standardization_std": [1.0] * num_bands,
     }
@@ -440,7 +432,7 @@ def _metadata(graph: PixelsToProbabilities) -> dict[str, Any]:
         "bands": [b if isinstance(b, int) else str(b) for b in meta.get("bands") or ()] or None,
         "scale": graph.scale.flatten().tolist(),
         "offset": graph.offset.flatten().tolist(),
-        # As many digits as float32 has.
+        # Digits of float32.
         "mean": [float(f"{value:.7g}") for value in graph.mean.flatten().tolist()],
         "std": [float(f"{value:.7g}") for value in graph.std.flatten().tolist()],
         "nodata": None if graph.nodata is None else str(graph.nodata),
@@ -460,7 +452,7 @@ def _set_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
 
 # ------------------------------------------------------------------------------------ the check
 def _test_images(graph: PixelsToProbabilities) -> tuple[np.ndarray, np.ndarray]:
-    """Make two seeded images in native values: noise, and blocks with pixels without data.
+    """Return two seeded images in native values: noise, and blocks with nodata pixels.
 
     Returns:
         (2, C, window, window) float32, NaN or nodata where not valid; (2, window, window) bool.
@@ -484,24 +476,21 @@ def _test_images(graph: PixelsToProbabilities) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_given(images: np.ndarray) -> np.ndarray:
-    """Give native values as Deepness does."""
+    """Scale native values as Deepness does."""
     return (images / np.float32(255)).astype(np.float32)
 
 
 def _compare(path: Path, name: Path, images: np.ndarray, expected: np.ndarray) -> float:
-    """Run a file on the CPU and compare it with PyTorch.
+    """Run a file on the CPU, and return the largest difference from PyTorch.
 
     Args:
         path: The file.
-        name: What messages call it.
+        name: Its name in messages.
         images: (2, C, H, W) float32.
-        expected: What PyTorch predicts for them.
-
-    Returns:
-        The largest difference, at most :data:`TOLERANCE`.
+        expected: PyTorch's probabilities.
 
     Raises:
-        ConfigError: ONNX Runtime cannot run it, or it differs more.
+        ConfigError: ONNX Runtime cannot run it, or the difference exceeds :data:`TOLERANCE`.
     """
     import onnxruntime
 
@@ -513,26 +502,26 @@ def _compare(path: Path, name: Path, images: np.ndarray, expected: np.ndarray) -
             str(path), options, providers=["CPUExecutionProvider"]
         )
         found = [session.run(None, {"image": image[None]})[0] for image in images]
-    except Exception as error:  # its exceptions have no base but Exception
+    except Exception as error:  # its exceptions have no common base class
         raise ConfigError(
-            f"{name} would not run",
+            f"{name} does not run",
             found=f"ONNX Runtime {onnxruntime.__version__}: "
             + str(error).splitlines()[0].replace(str(path), name.name),
-            remedy="leave --opset out, or install a newer onnxruntime",
+            remedy="omit --opset, or install a newer onnxruntime",
         ) from None
     if any(one.shape != expected[:1].shape for one in found):
         raise ConfigError(
-            f"{name} would give something else than PyTorch",
+            f"{name} differs from PyTorch in shape",
             expected=f"probabilities of shape {expected[:1].shape}",
             found=found[0].shape,
-            remedy="export with another --opset, or take another model: a layer is lost",
+            remedy="use a different --opset or model: a layer was lost",
         )
     difference = float(abs(np.concatenate(found) - expected).max())
     if not difference <= TOLERANCE:  # NaN must not pass
         raise ConfigError(
-            f"{name} would give other probabilities than PyTorch",
+            f"{name} differs from PyTorch in its probabilities",
             expected=f"a difference of at most {TOLERANCE:g}",
             found=f"{difference:.2g}",
-            remedy="try another --opset or the size the model was made for as --window",
+            remedy="use a different --opset, or the model's input size as --window",
         )
     return difference

@@ -1,4 +1,4 @@
-"""Predictions of single images: classes and masks of files and arrays."""
+"""Predict classes or masks of single images."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,20 +22,20 @@ from hook.progress import progress_bar
 
 
 class Prediction(NamedTuple):
-    """What a model says of one file."""
+    """Prediction of one image."""
 
     file: str
-    """The image."""
+    """Name of the image."""
     label: str | None
-    """Predicted class of a scene classification."""
+    """Class name of a classification."""
     scores: np.ndarray | None
-    """(K,) probabilities of a scene classification."""
+    """(K,) probabilities of a classification."""
     mask: np.ndarray | None
     """(H, W) class indexes of a segmentation, 255 where the image has no data; None if written."""
     output: str | None
     """File the mask was written to."""
     geo: Mapping[str, Any] | None = None
-    """Where the image lies: ``crs`` (WKT), ``transform``, ``height`` and ``width``."""
+    """Georeference: ``crs`` (WKT), ``transform``, ``height`` and ``width``."""
 
 
 def predict_files(
@@ -50,23 +50,22 @@ def predict_files(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Prediction]:
-    """Classify or segment single images, each as a whole, through the config's test pipeline.
+    """Classify or segment single images, each as a whole, with the config's test pipeline.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        files: Images: paths, or arrays (see :func:`hook.geo.arrays.raster_file`) where nothing is
-            written.
-        out: For classification a ``.csv`` file. For segmentation a folder for one GeoTIFF mask per
-            image, or with one image a ``.tif`` file. Nothing is written where None.
-        device: Where a model that is not loaded yet runs.
-        batch_size: Images per pass, as far as they have one size.
-        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
-        num_tokens: Number of tokens; None takes the model's.
-        overwrite: Replace files that exist.
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        files: Paths, or without ``out`` also arrays (see :func:`hook.geo.arrays.raster_file`).
+        out: For classification a ``.csv`` file; for segmentation a folder for one GeoTIFF mask per
+            image, or a ``.tif`` file for one image. None writes nothing.
+        device: Device of a model that is not loaded yet.
+        batch_size: Images per batch; a batch has images of one size.
+        tta: Average over flips (``"flip"``) or flips and 90-degree rotations (``"d4"`` or True).
+        num_tokens: Number of tokens; default: the model's.
+        overwrite: Replace existing files.
         progress: Show a progress bar on a terminal.
 
     Returns:
-        One prediction per file, in order. Masks that were written are not kept in memory.
+        One prediction per file, in order. Written masks are not kept in memory.
 
     Raises:
         DataError: A file is missing, unreadable, or does not fit the model.
@@ -91,7 +90,7 @@ def predict_files(
             f"image {missing[0]} is a folder",
             expected="image files",
             found="a folder",
-            remedy="name its files: FOLDER/*.tif, in Python sorted(Path(folder).glob('*.tif'))",
+            remedy="list its files: FOLDER/*.tif, in Python sorted(Path(folder).glob('*.tif'))",
         )
     if missing:
         raise DataError(
@@ -115,7 +114,7 @@ def predict_files(
             target = targets.get(str(path))
             predictions.append(_to_prediction(model, str(path), result, target))
     if out is not None and not segments:
-        from hook.evaluation.accuracy import write_predictions  # with MMEngine's metrics
+        from hook.evaluation.accuracy import write_predictions  # imports MMEngine's metrics
 
         rows = [(p.file, None, p.scores) for p in predictions]
         write_predictions(out, model.dataset_meta["classes"], rows)
@@ -123,22 +122,22 @@ def predict_files(
 
 
 def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]:
-    """Choose each file's output and refuse what would be overwritten, before anything is done."""
+    """Return the output of each file; refuse outputs that exist or are inputs."""
     if out is None:
         return {}
     if any(map(is_array, files)):
         raise ConfigError(
             "arrays have no names for their results",
-            expected="files, where out is given",
+            expected="files, with out",
             found=f"{sum(map(is_array, files))} arrays",
-            remedy="leave out away, and write what is returned",
+            remedy="omit out, and write the returned predictions",
         )
     if not segments:
         if out.suffix.lower() != ".csv":
             raise ConfigError(
                 f"{out}: classifications are written as CSV",
                 expected="a name ending in .csv",
-                remedy="give --out a name ending in .csv",
+                remedy="choose a name ending in .csv for --out",
             )
         targets = {}
         finals = [out]
@@ -147,7 +146,7 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
             raise ConfigError(
                 f"{out} is one file, but {len(files)} images were given",
                 expected="a folder",
-                remedy="give a folder, or one image",
+                remedy="use a folder, or one image",
             )
         targets = {str(files[0]): out}
         finals = [out]
@@ -155,24 +154,25 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
         targets = {str(path): out / f"{Path(path).stem}.tif" for path in files}
         finals = list(targets.values())
         if len(set(finals)) < len(finals):
-            twice = next(path for path in finals if finals.count(path) > 1)
+            duplicate = next(path for path in finals if finals.count(path) > 1)
             raise ConfigError(
-                f"two images would be written to {twice}",
+                f"two images would be written to {duplicate}",
                 remedy="predict images of the same name in separate runs",
             )
     inputs = {Path(path).resolve() for path in files}
     for path in finals:
         if path.resolve() in inputs:
-            raise ConfigError(f"{path} is an input", remedy="choose another output")
+            raise ConfigError(f"{path} is an input", remedy="choose a different output")
         if path.exists() and not overwrite:
             raise ConfigError(
-                f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
+                f"{path} exists already",
+                remedy="choose a different output or overwrite (--overwrite)",
             )
     return targets
 
 
 def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
-    """Give (path, packed sample) in batches of one image size."""
+    """Yield batches of (path, packed sample) with images of one size."""
     batch: list[tuple[str, dict]] = []
     for number, path in enumerate(progress_bar(files, unit="image", show=progress)):
         sample = pipeline(read_sample(path, model))
@@ -190,14 +190,16 @@ def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterato
 @torch.inference_mode()
 def _run(model: nn.Module, batch: list[tuple[str, dict]], options: dict[str, Any]) -> list:
     if model.training:
-        raise RuntimeError("the model is in training mode; load_model gives it in evaluation mode")
+        raise RuntimeError(
+            "the model is in training mode; load_model returns it in evaluation mode"
+        )
     data = {
         "inputs": [sample["inputs"] for _, sample in batch],
         "data_samples": [sample["data_samples"] for _, sample in batch],
     }
     try:
         return model.predict(**model.data_preprocessor(data, False), **options)
-    except ValueError as error:  # a tokenizer tied to a size says so this way
+    except ValueError as error:  # raised by a tokenizer of fixed size
         raise DataError(
             f"image {batch[0][0]} does not fit the model",
             found=error,
@@ -230,11 +232,11 @@ def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
 
 
 def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return where the image has data, on the prediction's grid."""
+    """Return the validity of the image, at the size of the prediction."""
     if "valid_mask" not in result:
         return None
     valid = result.valid_mask.data[0].cpu().numpy() > 0
-    if valid.shape != shape:  # the pipeline resized the image, and the model its answer back
+    if valid.shape != shape:  # the pipeline resized the image
         rows = np.arange(shape[0]) * valid.shape[0] // shape[0]
         cols = np.arange(shape[1]) * valid.shape[1] // shape[1]
         valid = valid[rows[:, None], cols]

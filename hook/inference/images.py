@@ -1,4 +1,4 @@
-"""Images as a model's datasets read them."""
+"""Read images as a model's datasets do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from hook.geo.bands import resolve_bands
 from hook.geo.raster import open_raster, parse_nodata, read_valid
 from hook.inference.models import find_key
 
-# A dataset loads images and masks itself; these would load them again.
+# Loading transforms; samples are loaded already.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
 
 
@@ -23,13 +23,13 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
     """Read an image as the model's datasets do.
 
     Args:
-        path: Any raster GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
+        path: Any raster that GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
             :func:`hook.geo.arrays.raster_file`.
-        model: From :func:`load_model`; its ``dataset_meta`` names the bands.
+        model: A loaded model; the bands are those of its ``dataset_meta``.
 
     Returns:
-        The sample dictionary that pipelines take: ``img`` (H, W, C) native values, ``valid``
-        (H, W) uint8, sizes, and ``geo`` where the file is georeferenced.
+        Sample for a pipeline: ``img`` (H, W, C) native values, ``valid`` (H, W) uint8, sizes, and
+        ``geo`` if the file is georeferenced.
 
     Raises:
         DataError: The file is missing or unreadable, or lacks a band.
@@ -46,10 +46,10 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
     wanted = band_count_of(model)
     if wanted is not None and len(image) != wanted:
         raise DataError(
-            f"image {path} has another number of bands than the model takes",
+            f"image {path} has a different number of bands than the model",
             expected=f"{wanted} bands",
             found=f"{len(image)} bands",
-            remedy="name the bands to take in metainfo['bands'] of the config",
+            remedy="list the bands in metainfo['bands'] of the config",
         )
     sample = {
         "img": np.ascontiguousarray(image.transpose(1, 2, 0)),
@@ -75,15 +75,10 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
 
 
 def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
-    """Take an array as an image.
-
-    Args:
-        model: From :func:`load_model`.
-        image: Native values (C, H, W) in the model's band order.
-        name: What the image is called in messages.
+    """Return an image (C, H, W) of native values as an array.
 
     Raises:
-        DataError: It is no array of numbers of this shape, or has other bands than the model takes.
+        DataError: It is not a numeric array of this shape, or has a wrong number of bands.
     """
     try:
         values = np.asarray(image)
@@ -96,25 +91,22 @@ def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
             f"{name} does not fit the model",
             expected=f"a file, or an array ({bands or 'C'}, h, w) of numbers",
             found=f"shape {values.shape} of {values.dtype}" if values.size else short_repr(image),
-            remedy="give the model's bands in its order",
+            remedy="pass the model's bands in its order",
         )
     return values
 
 
 def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = False) -> np.ndarray:
-    """Take an array that tells which pixels of an image count.
+    """Return the validity of an image as (H, W) bool.
 
     Args:
         values: (C, H, W), the image.
-        valid: (H, W), nonzero where pixels count; all do if None.
-        name: What the image is called in messages.
-        blank: Let there be no pixel that counts.
-
-    Returns:
-        (H, W) bool.
+        valid: (H, W), nonzero where pixels are valid; None: everywhere.
+        name: Name of the image in messages.
+        blank: Allow an image without valid pixels.
 
     Raises:
-        DataError: It has another shape, holds no numbers, or no pixel counts.
+        DataError: It has a wrong shape, is not numeric, or has no valid pixel.
     """
     found = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid)
     numbers = found.dtype.kind in "biuf"
@@ -124,32 +116,28 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
             f"{name}: validity of its pixels (valid)",
             expected=f"shape {values.shape[1:]} with a valid pixel",
             found=f"shape {found.shape} with {what}",
-            remedy="give a validity of the image's height and width, True where its pixels count",
+            remedy="pass a validity of the image's height and width, True where pixels are valid",
         )
     return found != 0
 
 
 def refuse_validity(image: Any, valid: Any) -> None:
-    """Refuse a validity beside an image that has its own.
-
-    Args:
-        image: A file or a DataArray.
-        valid: What the caller gave; None is right.
+    """Refuse ``valid`` for an image with nodata of its own, a file or a DataArray.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: ``valid`` is not None.
     """
     if valid is not None:
         raise ConfigError(
             "valid goes with an array of values",
             found="a DataArray" if is_data_array(image) else f"the file {image}",
-            remedy="leave valid out: its nodata value tells",
+            remedy="omit valid: the nodata value is used",
         )
 
 
 def inference_pipeline(model: nn.Module) -> Callable[[dict], dict]:
     """Build the test pipeline of a model's config for samples of :func:`read_sample`."""
-    from mmengine.dataset import Compose  # with data loaders and samplers, half a second
+    from mmengine.dataset import Compose  # takes half a second
 
     steps = find_key(model.cfg.get("test_dataloader"), "pipeline")
     if not steps:

@@ -1,4 +1,4 @@
-"""What a file made by a model says of the model: fields of STAC's extension MLM.
+"""Describe the model of a map in fields of STAC's extension MLM.
 
 Fields: https://github.com/stac-extensions/mlm
 """
@@ -31,18 +31,18 @@ def model_card(
 
     Args:
         model: From :func:`hook.apis.load_model`.
-        checkpoint: The file of its weights, if that is known.
+        checkpoint: Its file of weights, if known.
         window: Side of its windows in pixels.
-        hyperparameters: What else decides its answers; entries of None are left out.
+        hyperparameters: Further options that determine its output; None values are left out.
 
     Returns:
-        The fields, such as JSON can hold, and the checkpoint as an asset.
+        The JSON-serialisable fields, and the checkpoint as an asset.
     """
     meta = model.dataset_meta
     segments = is_segmentation(model)
     task = "semantic-segmentation" if segments else "scene-classification"
     config = Path(getattr(model.cfg, "filename", None) or "model").stem
-    # The extension's names begin with a letter and end with one or a digit.
+    # Names of the extension start with a letter and end with a letter or digit.
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"hook-{config}").rstrip("_.-")
     classes = list(meta["classes"])
     palette = [tuple(colour) for colour in meta.get("palette") or distinct_palette(len(classes))]
@@ -98,7 +98,7 @@ def model_card(
 
 
 def _model_asset(sha256: str, bands: Sequence[str]) -> dict[str, Any]:
-    """The checkpoint, named by its content (RFC 6920): its place is not for others to know."""
+    """Return the checkpoint as an asset, named by its digest (RFC 6920) instead of its path."""
     digest = base64.urlsafe_b64encode(bytes.fromhex(sha256)).decode().rstrip("=")
     asset = {
         "href": f"ni:///sha-256;{digest}",
@@ -111,7 +111,7 @@ def _model_asset(sha256: str, bands: Sequence[str]) -> dict[str, Any]:
 
 
 def _architecture(model: nn.Module) -> str:
-    """Name the parts of a model from the picture to the answer."""
+    """Return the class names of tokenizer, backbone and head."""
     backbone = getattr(model, "backbone", None)
     parts = (
         getattr(backbone, "tokenizer", None),
@@ -123,10 +123,10 @@ def _architecture(model: nn.Module) -> str:
 
 
 def _value_scaling(model: nn.Module) -> list[dict[str, Any]]:
-    """The normalisation of each band, of values as the scene has them.
+    """Return the normalisation of each band in native values.
 
-    The model's statistics are in its units, which are ``value * scale + offset``; the extension
-    knows one step for each band, so that both become one.
+    The extension has one step per band, so ``value * scale + offset`` and the model's statistics,
+    which are in these units, are combined.
     """
     processor, meta = model.data_preprocessor, model.dataset_meta
     if getattr(processor, "mean", None) is None or getattr(processor, "std", None) is None:
@@ -135,10 +135,10 @@ def _value_scaling(model: nn.Module) -> list[dict[str, Any]]:
         value.flatten().double().cpu().numpy() for value in (processor.mean, processor.std)
     )
     scale, offset = (
-        np.asarray(usual if meta.get(key) is None else meta[key], np.float64)
-        for key, usual in (("scale", 1.0), ("offset", 0.0))
+        np.asarray(default if meta.get(key) is None else meta[key], np.float64)
+        for key, default in (("scale", 1.0), ("offset", 0.0))
     )
-    # float32 has seven digits.
+    # Digits of float32.
     return [
         {"type": "z-score", "mean": float(f"{mean:.7g}"), "stddev": float(f"{std:.7g}")}
         for mean, std in zip((mean - offset) / scale, std / scale, strict=True)

@@ -1,4 +1,4 @@
-"""Models: loaded from a config with its checkpoint, a published file, or by name."""
+"""Load models from a config and checkpoint, a published file, or by name."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ _EXPECTED = (
     "the name of a model, its .safetensors file, a pair (config, checkpoint), or a model from "
     "load_model"
 )
-_REMEDY = "`hook models list` shows the models that have a name"
+_REMEDY = "`hook models list` shows the names of models"
 
 Model = (
     nn.Module | str | os.PathLike | Config | tuple[str | os.PathLike | Config, str | os.PathLike]
 )
-"""What stands for a model, see :func:`load_model`."""
+"""Argument of :func:`load_model`."""
 
 
 def load_model(
@@ -38,12 +38,11 @@ def load_model(
     """Load a model.
 
     Args:
-        model: The name of a model that ``hook models list`` shows; a published ``.safetensors``
-            file; or a pair ``(config, checkpoint)``: the config is a file, the name of one that
-            comes with HOOK, or one that was read already, and every weight of the checkpoint must
-            fit. Reading any of these runs no code from the weights. A model that is loaded
-            already is returned as it is.
-        checkpoint: Deprecated: give the pair as ``model``.
+        model: A name from ``hook models list``; a published ``.safetensors`` file; or a pair
+            ``(config, checkpoint)``, with a config file, the name of a config of HOOK, or a loaded
+            config. All weights must fit, and no code of the weights is executed. A loaded model
+            is returned unchanged.
+        checkpoint: Deprecated: pass the pair as ``model``.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, for a model that is not loaded yet.
 
     Returns:
@@ -51,8 +50,8 @@ def load_model(
         ``bands``, ...: the checkpoint's, else the config's) and ``weights_file``.
 
     Raises:
-        ConfigError: The config or the device cannot be used, or there is no model of that name.
-        CheckpointError: The checkpoint cannot be read, is not safe, or belongs to another model.
+        ConfigError: The config or the device cannot be used, or the name is unknown.
+        CheckpointError: The checkpoint cannot be read, is not safe, or does not fit the model.
 
     Example:
         >>> model = load_model("hook-fast-tiny_eurosat")
@@ -71,17 +70,12 @@ def load_model(
 
 
 def join_checkpoint(model: Model, checkpoint: str | os.PathLike | None) -> Model:
-    """Join the two arguments that stood for a model in the version before into one.
-
-    Args:
-        model: What stands for a model.
-        checkpoint: Of a deprecated call with a config and a checkpoint; else None.
-    """
+    """Return the model argument of a call, joined with a deprecated ``checkpoint``."""
     if checkpoint is None:
         return model
     warnings.warn(
-        "a model is one argument now: give the pair (config, checkpoint) instead of a config and "
-        "a checkpoint",
+        "pass the model as one argument, the pair (config, checkpoint), instead of a config and a "
+        "checkpoint",
         DeprecationWarning,
         stacklevel=3,
     )
@@ -93,10 +87,10 @@ def _is_pair(model: object) -> bool:
 
 
 def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> nn.Module:
-    """Load a config's model with the weights of a checkpoint."""
+    """Load a model from a config and a checkpoint."""
     if not isinstance(config, Config):
         check_path("model", config, _EXPECTED, _REMEDY)
-        # By path, or by the name it has in HOOK.
+        # A path, or the name of a config of HOOK.
         stem = Path(config).stem
         is_name = not Path(config).exists() and Path(config).name == stem == str(config)
         config = load_config(find_config(config) if is_name else config)
@@ -110,7 +104,7 @@ def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
 
 
 def _load_published(name: str | os.PathLike | Config) -> nn.Module:
-    """Load a model that is one file."""
+    """Load a published model."""
     if not isinstance(name, Config):
         check_path("model", name, _EXPECTED, _REMEDY)
     if isinstance(name, Config) or Path(name).suffix in (".py", ".json", ".yml", ".yaml"):
@@ -118,15 +112,14 @@ def _load_published(name: str | os.PathLike | Config) -> nn.Module:
             "a config was given without a checkpoint",
             expected=_EXPECTED,
             found=getattr(name, "filename", name),
-            remedy="give the checkpoint too, in Python as a pair: (config, checkpoint)",
+            remedy="pass the checkpoint too, in Python as a pair: (config, checkpoint)",
         )
     if Path(name).suffix in (".pth", ".pt", ".ckpt"):
         raise ConfigError(
             f"checkpoint {name} was given without its config",
             expected=_EXPECTED,
-            found="a checkpoint alone, which does not say of which model",
-            remedy="give the config first, then the checkpoint, in Python as a pair: "
-            "(config, checkpoint)",
+            found="a checkpoint alone, without a description of the model",
+            remedy="pass the config and the checkpoint, in Python as a pair: (config, checkpoint)",
         )
     path = find_model(name)
     card = read_published(path)
@@ -137,12 +130,12 @@ def _load_published(name: str | os.PathLike | Config) -> nn.Module:
             model=card.model,
             test_dataloader=dict(dataset=dataset),
         ),
-        filename=f"{card.name}.json",  # what files made by it will name
+        filename=f"{card.name}.json",  # name of the config in outputs
         cfg_text=card.to_json(),
         format_python_code=False,
     )
     weights = get_state_dict(load_checkpoint(path))
-    with torch.device("meta"):  # before memory is taken for weights that the file has not
+    with torch.device("meta"):  # before memory is allocated
         check_state_dict(build_model(cfg), weights, path)
     model = build_model(cfg)
     model.load_state_dict(weights, strict=False)  # only BatchNorm counters may be absent
@@ -152,11 +145,7 @@ def _load_published(name: str | os.PathLike | Config) -> nn.Module:
 
 
 def chosen_tokens(model: nn.Module, num_tokens: int | None) -> int | None:
-    """Take a number of tokens for all images, and warn where the model was not trained for it.
-
-    Args:
-        model: A model.
-        num_tokens: What was given; None takes the model's.
+    """Check a number of tokens (None: the model's), and warn if the model was not trained for it.
 
     Raises:
         ConfigError: See :func:`checked_tokens`.
@@ -167,8 +156,8 @@ def chosen_tokens(model: nn.Module, num_tokens: int | None) -> int | None:
     tokenizer = model.backbone.tokenizer
     if num_tokens != tokenizer.num_tokens and not tokenizer.nested:
         print_log(
-            f"The model was trained with all of its {tokenizer.num_tokens} tokens and has to do "
-            "without some. Train with max_tokens for any number.",
+            f"The model was trained with {tokenizer.num_tokens} tokens only. Train with max_tokens "
+            "for any number.",
             "current",
             logging.WARNING,
         )
@@ -176,26 +165,22 @@ def chosen_tokens(model: nn.Module, num_tokens: int | None) -> int | None:
 
 
 def checked_tokens(model: nn.Module, num_tokens: int) -> int:
-    """Take a number of tokens that a model can have.
-
-    Args:
-        model: A model.
-        num_tokens: What was given.
+    """Return a number of tokens, checked for a model.
 
     Raises:
-        ConfigError: It is no whole number, or the model has no queries to choose from, or too few.
+        ConfigError: It is not an integer, or the model has no or too few queries.
     """
     if not is_int(num_tokens):
-        raise bad_argument("num_tokens", num_tokens, "a whole number from 1")
+        raise bad_argument("num_tokens", num_tokens, "an integer from 1")
     tokenizer = getattr(model.backbone, "tokenizer", None)
     maximum = getattr(tokenizer, "max_tokens", None)
     if maximum is None:
         kind = type(model.backbone if tokenizer is None else tokenizer).__name__
         raise ConfigError(
-            f"the number of tokens of {kind} cannot be chosen",
+            f"the number of tokens of {kind} is fixed",
             expected="a model with hook.HookTokenizer",
             found=kind,
-            remedy="leave the number of tokens out",
+            remedy="omit the number of tokens",
         )
     if not 1 <= num_tokens <= maximum:
         raise ConfigError(
@@ -218,10 +203,10 @@ def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> di
     meta.setdefault("classes", tuple(f"class_{index}" for index in range(count)))
     if len(meta["classes"]) != count:
         raise ConfigError(
-            "the model's head and the dataset meta name different numbers of classes",
+            "the model's head and the dataset meta have different numbers of classes",
             expected=f"{count}, num_classes of the head",
             found=f"{len(meta['classes'])}: {', '.join(map(str, meta['classes']))}",
-            remedy="give the config the checkpoint was trained with",
+            remedy="use the config that the checkpoint was trained with",
         )
     return meta
 

@@ -1,4 +1,4 @@
-"""A model applied to whole scenes: what maps and token regions share."""
+"""A model applied to whole scenes, common to maps and token regions."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.pipeline import RunBlocks
 from hook.scenes.request import SceneRequest
 
-# Objects twice as large or small look like others.
-_OTHER_RESOLUTION = 2.0
+# Ratio of resolutions above which a warning is given.
+_MAX_RESOLUTION_RATIO = 2.0
 
 
 @dataclass(frozen=True)
 class MakeFunction:
-    """Loads a model and makes the function of windows, in whichever process calls it.
+    """Loads a model and returns the function of windows, for workers of a cluster.
 
     Args:
         kind: Class of the function, called with the model and ``options``.
@@ -51,25 +51,25 @@ class MakeFunction:
     threads: int
 
     def __call__(self, device: str | None) -> Any:
-        """Load the model onto a device."""
+        """Load the model on a device."""
         torch.set_num_threads(self.threads)
         model = load_model((Config(self.cfg), self.checkpoint), device=device or "cpu")
         return self.kind(model, **self.options)
 
 
 class SceneModel:
-    """A model, the devices it runs on, and the function of windows made of it.
+    """A model, its devices, and its function of windows.
 
-    A subclass has ``run``, which does what a request asks; ``_temporary``, the name of its output
-    where none is given; and ``_read``, which reads that.
+    Subclasses define ``run`` for a request; ``_temporary``, the default name of its output; and
+    ``_read``, which reads the output.
 
     Args:
-        kind: Class of the function that the engine of :mod:`hook.scenes` calls, made from the
-            model and ``options``.
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share a
-            scene.
-        threads: CPU threads of each process; None leaves PyTorch's choice.
+        kind: Class of the function that :mod:`hook.scenes` calls, made from the model and
+            ``options``.
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
+            (``"cuda:0,1"``).
+        threads: CPU threads of each process; default: PyTorch's.
         **options: Further arguments of ``kind``.
 
     Attributes:
@@ -77,7 +77,7 @@ class SceneModel:
         function: The function of windows.
 
     Raises:
-        ConfigError: The config or an option cannot be used, or the model suits no scene.
+        ConfigError: The config or an option cannot be used, or the model is of a wrong kind.
         CheckpointError: See :func:`hook.apis.load_model`.
     """
 
@@ -91,19 +91,18 @@ class SceneModel:
     ) -> None:
         self._devices = list_devices(device)
         if threads is not None:
-            remedy = "leave threads out for PyTorch's choice"
+            remedy = "omit threads for PyTorch's default"
             torch.set_num_threads(check_int("threads", threads, remedy=remedy))
         self.model = load_model(model, device=self._devices[0])
-        # Weights of a loaded model may have changed since they were read.
+        # Unknown for a loaded model: its weights may have changed.
         self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file
         self.function = kind(self.model, **options)
         self._kind, self._options = kind, options
 
     def _set_resolution(self, metres: float | None) -> None:
-        """Tell the function of windows how large a scene's pixels are on the ground, in metres.
+        """Set the metres per pixel of a scene, for a tokenizer trained with resolutions.
 
-        A tokenizer that was trained with a resolution takes it; for others, warn where the pixels
-        are much larger or smaller than those the model was trained on.
+        For others, warn if they differ much from those of training.
         """
         if not getattr(getattr(self.model.backbone, "tokenizer", None), "takes_resolution", False):
             warn_of_resolution(self.model, "the scene", metres)
@@ -112,7 +111,7 @@ class SceneModel:
             self.function = self._kind(self.model, **self._options)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the model's answers, for the journal of a run."""
+        """Return everything that determines the model's output, for the journal of a run."""
         return {
             "config": _digest(self.model.cfg.pretty_text.encode()),
             "weights": _digest_of_weights(self.model),
@@ -123,7 +122,7 @@ class SceneModel:
         }
 
     def _run_in_files(self, request: SceneRequest) -> Any:
-        """Run what has arrays, or returns its result, via temporary files."""
+        """Run a request with arrays, or without output, via temporary files."""
         refuse_resume(request.resume, request.output)
         with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
             output = request.output or Path(folder, self._temporary)
@@ -131,7 +130,7 @@ class SceneModel:
             return self._read(output) if request.output is None and output.exists() else report
 
     def resolved(self, request: SceneRequest) -> SceneRequest:
-        """Replace what the request leaves to the model."""
+        """Fill in the defaults of the model."""
         model, scene = self.model, request.input[0]
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
         bands = choose_bands(model, scene, request.bidx)
@@ -141,18 +140,15 @@ class SceneModel:
 
     @contextmanager
     def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:
-        """Start or join the processes that share a scene, for the life of a ``with`` block.
+        """Connect to a cluster for the ``cluster`` and ``workers`` of a request.
 
-        Args:
-            request: Its ``cluster`` and ``workers``: several devices make a cluster too, with at
-                least one process per device.
+        Several devices make a local cluster too, with at least one process per device.
 
         Yields:
-            What runs the scene's blocks (:func:`hook.scenes.cluster.on_cluster`); None: this
-            process does.
+            The runner of blocks (:func:`hook.scenes.cluster.on_cluster`); None: this process.
 
         Raises:
-            ConfigError: The model came loaded, without the files that workers load it from.
+            ConfigError: The model was loaded by the caller, so that workers have no files of it.
         """
         if request.cluster is None and len(self._devices) == 1:
             yield None
@@ -161,7 +157,7 @@ class SceneModel:
             raise ConfigError(
                 "a loaded model cannot be sent to several workers",
                 expected="a config and its checkpoint",
-                remedy="give these, or leave cluster out",
+                remedy="pass these, or omit cluster",
             )
         make = MakeFunction(
             self._kind,
@@ -178,29 +174,28 @@ class SceneModel:
 
 
 def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
-    """Say where a model meets pixels of quite another size than those it was trained on.
+    """Warn if the resolution of an image differs much from that of training.
 
     Args:
-        model: From :func:`hook.apis.load_model`; its dataset meta may have a ``resolution``.
-        name: What the image is called.
-        metres: Size of its pixels on the ground; None says nothing.
+        model: A loaded model; its dataset meta may have a ``resolution``.
+        name: Name of the image.
+        metres: Metres per pixel, or None if unknown.
     """
-    own = model.dataset_meta.get("resolution")
-    if not own or not metres or 1 / _OTHER_RESOLUTION <= metres / own <= _OTHER_RESOLUTION:
+    trained = model.dataset_meta.get("resolution")
+    limit = _MAX_RESOLUTION_RATIO
+    if not trained or not metres or 1 / limit <= metres / trained <= limit:
         return
     warnings.warn(
-        f"{name}: pixels of {metres:.2g} m, and the model knows pixels of {own:g} m: what it says "
-        f"of them means little; resample the image (gdalwarp -tr, rio warp --res) or take a model "
-        "for its resolution",
+        f"{name}: pixels of {metres:.2g} m, but the model was trained on pixels of {trained:g} m; "
+        "resample the image (gdalwarp -tr, rio warp --res) or use a model for its resolution",
         stacklevel=3,
     )
 
 
 def scene_resolution(scene: str) -> float | None:
-    """Give the size of a scene's pixels on the ground in metres, where it has a place.
+    """Return the metres per pixel of a scene's (first) file.
 
-    Args:
-        scene: The scene's (first) file; one that cannot be opened has none, and others complain.
+    None without georeference, or if it cannot be opened, which is reported elsewhere.
     """
     with suppress(DataError), open_raster(scene) as source:
         return metres_per_pixel(source.height, source.width, source.transform, source.crs)
@@ -212,7 +207,7 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of_weights(model: nn.Module) -> str:
-    """Checksum of all weights and buffers of a model."""
+    """Return the checksum of all weights and buffers of a model."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -222,18 +217,15 @@ def _digest_of_weights(model: nn.Module) -> str:
 
 
 def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> list[int] | None:
-    """Find the model's bands in a scene; compare their number with what the model takes.
+    """Return the 1-based indexes of the model's bands in a scene; None if unknown.
 
     Args:
         model: From :func:`hook.apis.load_model`.
         scene: The scene's (first) file.
-        bidx: 1-based bands in the model's order; None: those that the dataset meta names.
-
-    Returns:
-        1-based indexes; None where nobody says.
+        bidx: 1-based bands in the model's order; None: those of the dataset meta.
 
     Raises:
-        DataError: The file cannot be opened, or has other bands.
+        DataError: The file cannot be opened, lacks a band, or has a wrong number of bands.
     """
     wanted = band_count_of(model)
     bands = bidx or model.dataset_meta.get("bands")
@@ -244,9 +236,9 @@ def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> li
         indexes = resolve_bands(source, list(bands), "--bidx") if named else image_bands(source)
     if wanted is not None and len(indexes) != wanted:
         raise DataError(
-            f"scene {scene}: the model takes another number of bands",
+            f"scene {scene}: different number of bands than the model",
             expected=f"{wanted} bands",
             found=f"{len(indexes)} bands",
-            remedy="choose them in the model's order with --bidx",
+            remedy="select them in the model's order with --bidx",
         )
     return indexes

@@ -1,4 +1,4 @@
-"""The tokens of an image."""
+"""Tokenize an image."""
 
 import os
 from typing import Any
@@ -28,23 +28,22 @@ def tokenize(
     valid: np.ndarray | None = None,
     num_tokens: int | None = None,
 ) -> TokenizerOutput:
-    """Cut an image into tokens.
+    """Tokenize an image.
 
     Args:
-        model: A loaded model, or what :func:`load_model` takes.
+        model: A loaded model, or argument of :func:`load_model`.
         image: A file, an xarray.DataArray (band, y, x), or native values (C, H, W) in the model's
             band order.
-        valid: (H, W), nonzero where an array's pixels count.
-        num_tokens: Number of tokens; None takes the model's.
+        valid: (H, W), nonzero where an array's pixels are valid.
+        num_tokens: Number of tokens; default: the model's.
 
     Returns:
-        Tokens (1, N, D) and assignment (1, N, h, w) on the CPU, those that the model uses;
-        ``output.token_map(image.shape[-2:])`` gives each pixel its token.
+        Tokens (1, N, D) and assignment (1, N, h, w) on the CPU, as used by the model;
+        ``output.token_map(image.shape[-2:])`` returns the token id of each pixel.
 
     Raises:
-        ConfigError: The model has no tokenizer, ``num_tokens`` is impossible (see
-            :func:`checked_tokens`), ``valid`` came with a file, or the image goes through the
-            model in parts.
+        ConfigError: The model has no tokenizer or slides over the image, ``num_tokens`` is
+            invalid (see :func:`checked_tokens`), or ``valid`` was passed with a file.
         DataError: The image cannot be read or does not fit the model, or ``valid`` the image.
     """
     return image_tokens(model, image, valid, num_tokens).output.cpu()
@@ -54,13 +53,13 @@ def tokenize(
 def image_tokens(
     model: Model, image: Any, valid: np.ndarray | None = None, num_tokens: int | None = None
 ) -> ImageTokens:
-    """Give the tokens of an image as a model uses them; see :func:`tokenize`."""
+    """Return the tokens of an image as used by a model; see :func:`tokenize`."""
     model = load_model(model)
     if not hasattr(model.backbone, "forward_with_tokens"):
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokenizer",
             expected="a model with hook.TokenViT as its backbone",
-            remedy="take a config whose backbone is hook.TokenViT",
+            remedy="use a config with the backbone hook.TokenViT",
         )
     num_tokens = chosen_tokens(model, num_tokens)
     if isinstance(image, (str, os.PathLike)) or is_data_array(image):
@@ -82,5 +81,5 @@ def image_tokens(
         raise DataError(
             f"{name} does not fit the model",
             found=error,
-            remedy="cut or resize it to the size the model was trained with",
+            remedy="crop or resize it to the model's input size",
         ) from None

@@ -1,4 +1,4 @@
-"""A model as a function of windows."""
+"""Predict windows of a scene."""
 
 import numpy as np
 import torch
@@ -23,12 +23,11 @@ class WindowPredictor:
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
         tta: Average over views of each window, ``"flip"`` or ``"d4"``
-            (:func:`hook.engine.tta.views`); None: the window as it is.
+            (:func:`hook.engine.tta.views`).
         precision: ``"fp32"``, or ``"bf16"`` for automatic mixed precision.
         compile: Compile the model; the first batch then takes longer.
-        num_tokens: Number of tokens of every window; None takes the model's.
-        resolution: Ground size of the windows' pixels in metres, for a tokenizer that takes it;
-            None: that of training.
+        num_tokens: Number of tokens per window; default: the model's.
+        resolution: Metres per pixel, for a tokenizer with resolution; default: that of training.
 
     Raises:
         ConfigError: The model is in training mode, or an option is unknown.
@@ -59,7 +58,7 @@ class WindowPredictor:
                     f"unknown {name}",
                     expected=f"one of {known}",
                     found=value,
-                    remedy=f"choose {name} among these",
+                    remedy="choose one of these",
                 )
         self.model, self.tta, self.precision = model, tta, precision
         self.num_tokens, self.resolution = chosen_tokens(model, num_tokens), resolution
@@ -79,24 +78,17 @@ class WindowPredictor:
             valid: (B, h, w) bool.
 
         Returns:
-            (B, K, h, w) float32 class probabilities of a segmentation, (B, K) of a classification.
+            float32 class probabilities, (B, K, h, w) of a segmentation, (B, K) of a classification.
         """
         return self._predict(windows, valid)[0]
 
     def with_tokens(
         self, windows: np.ndarray, valid: np.ndarray
     ) -> tuple[np.ndarray, list[ImageTokens]]:
-        """Predict a batch of windows, and give the tokens that the predictions were made from.
-
-        Args:
-            windows: (B, C, h, w) native values in the model's band order.
-            valid: (B, h, w) bool.
-
-        Returns:
-            Scores as a call gives them, and the tokens of each window.
+        """Predict as a call does, and return the tokens of each window too.
 
         Raises:
-            ConfigError: The windows do not fit the model, or go through it in parts.
+            ConfigError: The windows do not fit the model, or it slides over them.
         """
         return self._predict(windows, valid, with_tokens=True)
 
@@ -109,7 +101,7 @@ class WindowPredictor:
         inputs = model.data_preprocessor({"inputs": list(values.to(self.device))}, False)["inputs"]
         facts, known, tokens = None, None, []
         if with_tokens or getattr(model, "marks_invalid", False):
-            # The preprocessor may have padded the windows to a multiple of what the model wants.
+            # The preprocessor may have padded the windows.
             missing = (0, inputs.shape[-1] - size[1], 0, inputs.shape[-2] - size[0])
             known = F.pad(torch.from_numpy(np.asarray(valid, bool)).to(self.device), missing)
         if self._has_tokens:
@@ -119,7 +111,7 @@ class WindowPredictor:
 
         def predict(view: Tensor, its_facts: ImageFacts | None = None) -> Tensor:
             if self._has_tokens:
-                wanted = with_tokens and not tokens  # those of the image as it is
+                wanted = with_tokens and not tokens  # of the first view, the image itself
                 logits, found = self._forward(view, its_facts, self.num_tokens, with_tokens=wanted)
                 tokens.extend(found or ())
                 return self._scores(logits)
@@ -133,11 +125,11 @@ class WindowPredictor:
                     scores = tta_views.mean_over_views(predict, inputs, self.tta, facts)
                 else:
                     scores = predict(inputs, facts)
-        except ValueError as error:  # a tokenizer tied to a size says so this way
+        except ValueError as error:  # raised by a tokenizer of fixed size
             raise ConfigError(
                 f"windows of {size[0]} x {size[1]} pixels do not fit the model",
                 found=error,
-                remedy="leave --window out for the size the model was made for",
+                remedy="omit --window for the model's input size",
             ) from None
         if self.segments:
             scores = scores[..., : size[0], : size[1]]

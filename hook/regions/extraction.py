@@ -196,6 +196,6 @@ def _cache_bytes(reader: SceneReader, plan: RegionPlan) -> int:
     return int(np.clip(rows * reader.row_bytes, 16 << 20, 512 << 20))
 
 
-# Seams are seen to when the file is written, from top to bottom.
+# Seams are joined when the file is written, from top to bottom.
 REGIONS = Job(check_answer, StripWriter, _cache_bytes)
 """Blocks of :func:`extract_regions`."""

@@ -335,7 +335,9 @@ def test_a_model_is_one_argument(seg_run, seg_model, chip):
 @pytest.mark.parametrize("kind", [load_model, SceneMapper, RegionExtractor, Classifier])
 def test_a_config_and_a_checkpoint_as_two_arguments(kind, seg_run, cls_run):
     pair = cls_run if kind is Classifier else seg_run
-    with pytest.warns(DeprecationWarning, match=r"give the pair \(config, checkpoint\)") as caught:
+    with pytest.warns(
+        DeprecationWarning, match=r"one argument, the pair \(config, checkpoint\)"
+    ) as caught:
         old = kind(*pair)
     assert caught[0].filename == __file__
     new = kind(pair)
