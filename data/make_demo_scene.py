@@ -1,14 +1,12 @@
-"""Generate the demo scene: a seeded, georeferenced piece of farmland seen from above.
+"""Generate the demo scene: a seeded, georeferenced aerial image of farmland with its ground truth.
 
-The landscape is built as vectors first (river, lakes, roads, parcels, woods, villages, farms); the
-picture and the truth are both drawn from the same polygons, so they agree to the pixel. The picture
-is rendered at twice the resolution with crops, furrows, tree crowns, roofs, terrain shading and
-cast shadows, then blurred, sampled and made noisy like a sensor would.
+The landscape is built as vectors (river, lakes, roads, parcels, woods, villages, farms), from which
+image and truth are both drawn, so they agree to the pixel. The image is rendered at twice the
+resolution with crops, furrows, tree crowns, roofs, terrain shading and cast shadows, then blurred
+and sampled with sensor noise. As in reality the classes overlap in colour: maize and meadows
+resemble broad-leaved forest, asphalt grey roofs, clay roofs bare soil, shadows water.
 
-The classes overlap in colour as they do in reality: maize and meadows look like broad-leaved
-forest, asphalt like grey roofs, clay roofs like bare soil, shadows like water.
-
-The folder written has the layout that ``tools/demo.py --data`` reads::
+The folder has the layout of ``tools/demo.py --data``::
 
     images/scene.tif    uint16, blue green red nir, reflectance x 10000, nodata 0, UTM
     masks/scene.tif     uint8, class indexes, 255 = no data
@@ -51,12 +49,12 @@ REFLECTANCE_SCALE = 10_000  # the convention of Sentinel-2's level 2A
 FIELD, FOREST, WATER, ROAD, BUILDING = range(5)
 OVERSAMPLING = 2
 GRID = 1e-3  # metres
-SWATH = (1.10, 0.19)  # the slanted edge: column share at the top, and how far it leans in
-MARGIN = 60.0  # metres of landscape built beyond the frame, so that nothing ends at its edge
+SWATH = (1.10, 0.19)  # slanted edge: share of the width at the top, and its inward shift below
+MARGIN = 60.0  # metres of landscape beyond the frame, so that no object ends at its edge
 SUN_AZIMUTH, SUN_ELEVATION = math.radians(152.0), math.radians(44.0)
 
-# Reflectance in blue, green, red, near infrared; weight of the crop in the rotation; strength of
-# the furrows and of the patches within a parcel.
+# Reflectance in blue, green, red, near infrared; relative frequency; strength of furrows; strength
+# of patches within a parcel.
 CROPS = {
     "wheat, green": ((0.036, 0.072, 0.051, 0.43), 2.0, 0.07, 0.10),
     "wheat, ripe": ((0.080, 0.135, 0.180, 0.34), 2.6, 0.06, 0.08),
@@ -87,13 +85,13 @@ ROAD_SURFACES = {
     "street": (0.118, 0.136, 0.152, 0.175),
     "gravel track": (0.148, 0.175, 0.198, 0.250),
 }
-SHADOW = (0.52, 0.46, 0.40, 0.34)  # what sky light leaves in a cast shadow, per band
+SHADOW = (0.52, 0.46, 0.40, 0.34)  # relative brightness of cast shadows (sky light), per band
 HAZE = (0.016, 0.009, 0.005, 0.002)
 
 
 @dataclass
 class Parcel:
-    """One piece of land with one use; ``angle`` is the working direction in radians."""
+    """A parcel with one land use; ``angle`` is the working direction in radians."""
 
     polygon: Polygon
     kind: str
@@ -105,7 +103,7 @@ class Parcel:
 
 @dataclass
 class Building:
-    """One building with its roof; ``angle`` is the direction of the ridge in radians."""
+    """A building with its roof; ``angle`` is the direction of the ridge in radians."""
 
     polygon: Polygon
     kind: str
@@ -147,16 +145,13 @@ def make_demo_scene(
     """Write the demo scene with its truth; the same arguments give the same pixels.
 
     Args:
-        out_dir: Folder to write; made where missing.
+        out_dir: Folder to write.
         size: Height and width in pixels.
-        seed: Seed of the landscape and of the sensor noise.
+        seed: Seed of the landscape and the sensor noise.
         resolution: Metres per pixel.
 
-    Returns:
-        DemoScene: The paths written.
-
     Raises:
-        ConfigError: If the scene asked for is too small to hold a landscape.
+        ConfigError: If the scene is too small for a landscape.
     """
     height, width = size[0] * resolution, size[1] * resolution
     if not resolution > 0 or min(height, width) < 240 or min(size) < 48:
@@ -194,7 +189,7 @@ def make_demo_scene(
 
 
 def build_landscape(width: float, height: float, seed: int) -> Landscape:
-    """Lay out river, lakes, villages, roads, parcels, woods and buildings (metres)."""
+    """Build river, lakes, villages, roads, parcels, woods and buildings (metres)."""
     rng = np.random.default_rng([seed, 1])
     frame = box(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
     river = _river_line(rng, width, height)
@@ -220,7 +215,7 @@ def build_landscape(width: float, height: float, seed: int) -> Landscape:
 
 
 def _smooth(line: LineString, rounds: int = 3) -> LineString:
-    """Cut the corners of a line (Chaikin, 1974)."""
+    """Smooth a line by corner cutting (Chaikin, 1974)."""
     xy = np.asarray(line.coords)
     for _ in range(rounds):
         inner = np.stack([0.75 * xy[:-1] + 0.25 * xy[1:], 0.25 * xy[:-1] + 0.75 * xy[1:]], 1)
@@ -250,7 +245,7 @@ def _river_area(rng: np.random.Generator, river: LineString) -> Polygon:
 
 
 def _blob(rng: np.random.Generator, x: float, y: float, radius: float, rough: float) -> Polygon:
-    """A smooth closed shape whose radius wanders by ``rough`` (share of the radius)."""
+    """Return a smooth closed shape with a radius that varies by ``rough`` (share of it)."""
     angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     r = np.ones_like(angle)
     for k in range(1, 8):
@@ -269,7 +264,7 @@ def _river_y(river: LineString, x: float) -> float:
 def _village_sites(
     rng: np.random.Generator, width: float, height: float, river: LineString
 ) -> list[Point]:
-    """One village in each third of the scene, on the roomier bank."""
+    """Return one village site in each third of the scene, on the wider bank."""
     sites = []
     for share in (0.20, 0.56, 0.83):
         x = width * (share + rng.uniform(-0.03, 0.03))
@@ -284,19 +279,15 @@ def _village_sites(
 def _country_roads(
     rng: np.random.Generator, width: float, height: float, centres: list[Point]
 ) -> tuple[list[LineString], list[LineString]]:
-    """The main road through all villages, and lanes from the villages to the frame."""
+    """Return the main road through all villages, and lanes from the villages to the frame."""
     west = (-2 * MARGIN, centres[0].y + rng.uniform(-0.12, 0.12) * height)
     east = (width + 2 * MARGIN, centres[-1].y + rng.uniform(-0.12, 0.12) * height)
     stops = [west, *[(c.x, c.y) for c in centres], east]
     bent = [stops[0]]
     for a, b in zip(stops[:-1], stops[1:], strict=True):
         for share in (0.35, 0.7):
-            bent.append(
-                (
-                    a[0] + share * (b[0] - a[0]),
-                    a[1] + share * (b[1] - a[1]) + rng.normal() * 0.025 * height,
-                )
-            )
+            y = a[1] + share * (b[1] - a[1]) + rng.normal() * 0.025 * height
+            bent.append((a[0] + share * (b[0] - a[0]), y))
         bent.append(b)
     main = _smooth(LineString(bent), 4)
     lanes = []
@@ -304,20 +295,16 @@ def _country_roads(
         for side in (way, -way):
             end_y = -2 * MARGIN if side < 0 else height + 2 * MARGIN
             drift = rng.normal() * 0.06 * width
-            middle = (
-                centre.x + 0.5 * drift + rng.normal() * 0.03 * width,
-                0.5 * (centre.y + end_y),
-            )
-            lanes.append(
-                _smooth(LineString([(centre.x, centre.y), middle, (centre.x + drift, end_y)]))
-            )
+            x = centre.x + 0.5 * drift + rng.normal() * 0.03 * width
+            middle, end = (x, 0.5 * (centre.y + end_y)), (centre.x + drift, end_y)
+            lanes.append(_smooth(LineString([(centre.x, centre.y), middle, end])))
     return [main], lanes
 
 
 def _lakes(
     rng: np.random.Generator, width: float, height: float, keep_off: Polygon, centres: list[Point]
 ) -> list[Polygon]:
-    """Lakes in the west, the middle and the east, clear of roads, river and villages."""
+    """Return lakes in west, middle and east, clear of roads, river and villages."""
     lakes: list[Polygon] = []
     blocked = keep_off.buffer(14)
     villages = unary_union([c.buffer(150) for c in centres])
@@ -348,18 +335,12 @@ def _village_streets(
     streets = []
     for offset in (-104, -52, 52, 104):
         reach = rng.uniform(70, 150, size=2) * (1.15 - abs(offset) / 200)
-        streets.append(
-            LineString(
-                [(-reach[0], offset + rng.normal() * 4), (reach[1], offset + rng.normal() * 4)]
-            )
-        )
+        start = (-reach[0], offset + rng.normal() * 4)
+        streets.append(LineString([start, (reach[1], offset + rng.normal() * 4)]))
     for offset in (-100, -35, 40, 105):
         reach = np.minimum(rng.uniform(60, 140, size=2), 108)
-        streets.append(
-            LineString(
-                [(offset + rng.normal() * 5, -reach[0]), (offset + rng.normal() * 5, reach[1])]
-            )
-        )
+        start = (offset + rng.normal() * 5, -reach[0])
+        streets.append(LineString([start, (offset + rng.normal() * 5, reach[1])]))
     streets = [
         translate(rotate(s, turn + rng.normal() * 1.2, origin=(0, 0)), centre.x, centre.y)
         for s in streets
@@ -376,7 +357,7 @@ def _village_streets(
 def _halves(
     rng: np.random.Generator, polygon: Polygon, lengthwise: bool
 ) -> tuple[list[Polygon], LineString] | None:
-    """Cut a polygon across (or along) its long axis."""
+    """Split a polygon across (or along) its long axis."""
     corners = np.asarray(polygon.minimum_rotated_rectangle.exterior.coords)
     sides = np.diff(corners, axis=0)[:2]
     length = np.hypot(*sides.T)
@@ -399,7 +380,7 @@ def _subdivide(
     cuts: list[LineString] | None = None,
     depth: int = 0,
 ) -> list[Polygon]:
-    """Cut a polygon until the pieces are about ``target`` square metres; note the first cuts."""
+    """Split a polygon into parts of about ``target`` square metres; append the first cuts."""
     if polygon.area < target * rng.uniform(0.7, 1.7) or depth > 14:
         return [polygon]
     corners = np.asarray(polygon.minimum_rotated_rectangle.exterior.coords)
@@ -430,7 +411,7 @@ def _parcels(
     villages: list[Polygon],
     water: Polygon,
 ) -> list[LineString]:
-    """Divide the land between the roads into parcels; returns the lines farm tracks follow."""
+    """Divide the land between the roads into parcels; return the lines of farm tracks."""
     lines = unary_union([*main, *lanes, land.river, frame.exterior])
     village_area = unary_union(villages)
     names, weights = list(CROPS), np.array([c[1] for c in CROPS.values()])
@@ -442,33 +423,21 @@ def _parcels(
             for piece in getattr(rest, "geoms", [rest]):
                 if piece.geom_type != "Polygon" or piece.area < 60:
                     continue
-                near_water = piece.distance(water) < 6
                 p = weights.copy()
-                if near_water:  # wet land is kept as grass
+                if piece.distance(water) < 6:  # wet land is mostly meadow
                     p[names.index("meadow")] += 0.8
                     p /= p.sum()
                 kind = names[rng.choice(len(names), p=p)]
                 spectrum, _, furrow, patch = CROPS[kind]
                 tone = np.exp(rng.normal(0, 0.09) + rng.normal(0, 0.035, size=4))
-                land.parcels.append(
-                    Parcel(
-                        piece,
-                        kind,
-                        _long_side(piece),
-                        tuple(np.array(spectrum) * tone),
-                        furrow,
-                        patch,
-                    )
-                )
+                spectrum = tuple(np.array(spectrum) * tone)
+                land.parcels.append(Parcel(piece, kind, _long_side(piece), spectrum, furrow, patch))
     for village in villages:
         for part in getattr(village, "geoms", [village]):
             for plot in _subdivide(rng, part, 750):
                 tone = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.06, size=4))
-                land.parcels.append(
-                    Parcel(
-                        plot, "garden", _long_side(plot), tuple(np.array(GARDEN) * tone), 0.0, 0.22
-                    )
-                )
+                spectrum = tuple(np.array(GARDEN) * tone)
+                land.parcels.append(Parcel(plot, "garden", _long_side(plot), spectrum, 0.0, 0.22))
     return cuts
 
 
@@ -530,7 +499,7 @@ def _houses(
     for centre, group in zip(centres, streets, strict=True):
         through = main[0].intersection(centre.buffer(140))
         parts = [p for p in getattr(through, "geoms", [through]) if p.length > 0]
-        # The halls of the village's trade stand first, houses fill what is left.
+        # Large halls first, then houses in the remaining space.
         for street in (parts + group)[:3]:
             for _ in range(3):
                 _along(rng, land, street, rng.uniform() * street.length, keep_off, hall=True)
@@ -552,7 +521,7 @@ def _along(
     side: int | None = None,
     hall: bool = False,
 ) -> bool:
-    """Try to put one building beside a street."""
+    """Try to place one building along a street."""
     side = side or (-1 if rng.uniform() < 0.5 else 1)
     point = street.interpolate(at)
     angle = _direction(street, point)
@@ -571,17 +540,11 @@ def _along(
     ridge = angle + (math.pi / 2 if not hall and rng.uniform() < 0.3 else 0)
     ridge += rng.normal() * 0.03
     shape = _rectangle(x, y, length, width, ridge)
-    if not hall and rng.uniform() < 0.25:  # an annex makes an L
+    if not hall and rng.uniform() < 0.25:  # an annex, for an L shape
         end = length / 2 - 2.5
-        shape = shape.union(
-            _rectangle(
-                x + math.cos(ridge) * end - math.sin(ridge) * width * 0.6,
-                y + math.sin(ridge) * end + math.cos(ridge) * width * 0.6,
-                5.0,
-                width * 0.9,
-                ridge,
-            )
-        )
+        x = x + math.cos(ridge) * end - math.sin(ridge) * width * 0.6
+        y = y + math.sin(ridge) * end + math.cos(ridge) * width * 0.6
+        shape = shape.union(_rectangle(x, y, 5.0, width * 0.9, ridge))
     return _place(land, Building(shape, kind, ridge, height, flat), keep_off)
 
 
@@ -633,7 +596,7 @@ def _woods(
     villages: list[Polygon],
     tracks: list[LineString],
 ) -> None:
-    """Woods as whole parcels where the lie of the land favours them, groves, hedges, trees."""
+    """Add forest parcels in clusters away from the river, groves, hedges and trees."""
     phase, turn = rng.uniform(0, 2 * np.pi, size=6), rng.uniform(0, np.pi, size=6)
     scale = max(land.height, 400.0)
 
@@ -664,7 +627,7 @@ def _woods(
         grove = _blob(rng, x, y, rng.uniform(14, 38), 0.3)
         if not grove.intersects(settled):
             land.woods.append((grove, "broad-leaved"))
-    # Trees line the river in stretches and some of the field borders.
+    # Trees along parts of the river and some field borders.
     bank = LineString(land.river.coords)
     at = 0.0
     while at < bank.length:
@@ -700,10 +663,9 @@ def _woods(
 
 
 def disjoint_layers(land: Landscape) -> list[tuple[int, str, Polygon]]:
-    """Cut the vectors so that each spot has one class: buildings, roads, water, woods, fields.
+    """Return disjoint (class index, kind, polygon), fields first.
 
-    Returns:
-        list: (class index, kind, polygon) in drawing order, fields first.
+    Where they overlap, buildings precede roads, water, woods and fields.
     """
     frame = box(0, 0, land.width, land.height)
     stack = [
@@ -713,13 +675,13 @@ def disjoint_layers(land: Landscape) -> list[tuple[int, str, Polygon]]:
         (FOREST, land.woods),
         (FIELD, [(p.polygon, p.kind) for p in land.parcels]),
     ]
-    taken: list[Polygon] = []
+    occupied: list[Polygon] = []
     layers: list[list[tuple[int, str, Polygon]]] = []
     for index, members in stack:
         kinds: dict[str, list[Polygon]] = {}
         for polygon, kind in members:
             kinds.setdefault(kind, []).append(polygon)
-        # Overlapping pieces of one kind melt together; buildings and parcels stay single objects.
+        # Overlapping pieces of one kind are dissolved, except buildings and parcels.
         if index in (ROAD, FOREST):
             pieces = [
                 (kind, part)
@@ -730,18 +692,18 @@ def disjoint_layers(land: Landscape) -> list[tuple[int, str, Polygon]]:
             pieces = [(kind, polygon) for polygon, kind in members]
         layer: list[tuple[int, str, Polygon]] = []
         for kind, polygon in pieces:
-            tree = shapely.STRtree(taken)
-            hits = [taken[k] for k in tree.query(polygon, predicate="intersects")]
-            # On a grid of millimetres overlays are exact: the pieces stay valid and disjoint.
+            tree = shapely.STRtree(occupied)
+            hits = [occupied[k] for k in tree.query(polygon, predicate="intersects")]
+            # On a millimetre grid overlays are exact: the pieces are valid and disjoint.
             rest = shapely.intersection(polygon, frame, grid_size=GRID)
             if hits:
                 rest = shapely.difference(rest, unary_union(hits), grid_size=GRID)
             parts = _polygons(rest)
             layer += [(index, kind, part) for part in parts]
             if index in (ROAD, FOREST):
-                taken += parts
+                occupied += parts
         if index not in (ROAD, FOREST):
-            taken += [part for _, _, part in layer]
+            occupied += [part for _, _, part in layer]
         layers.append(layer)
     return [item for layer in reversed(layers) for item in layer]
 
@@ -763,7 +725,7 @@ def draw_classes(
 
 
 def inside_swath(size: tuple[int, int]) -> np.ndarray:
-    """The slanted edge of the recording: (H, W) bool, False in the lower right corner."""
+    """Return the valid area (H, W) bool, False beyond a slanted edge at the lower right."""
     rows, cols = np.mgrid[: size[0], : size[1]]
     return (cols + 0.5) / size[1] + SWATH[1] * (rows + 0.5) / size[0] < SWATH[0]
 
@@ -771,8 +733,8 @@ def inside_swath(size: tuple[int, int]) -> np.ndarray:
 def fractal(
     rng: np.random.Generator, size: tuple[int, int], beta: float, largest: float
 ) -> np.ndarray:
-    """Fractal noise with power spectrum 1/f^beta, flat beyond ``largest`` pixels: mean 0, std 1."""
-    # Padding to a fast length also hides that the noise is periodic.
+    """Return noise with power spectrum 1/f^beta, flat beyond ``largest`` pixels: mean 0, std 1."""
+    # Padding to a fast length also avoids periodic noise.
     padded = [fft.next_fast_len(int(s * 1.1) + 8, real=True) for s in size]
     white = rng.standard_normal(padded, dtype=np.float32)
     fy, fx = fft.fftfreq(padded[0])[:, None], fft.rfftfreq(padded[1])[None]
@@ -785,7 +747,7 @@ def fractal(
 def _smooth_field(
     rng: np.random.Generator, size: tuple[int, int], beta: float, largest: float, step: int
 ) -> np.ndarray:
-    """Fractal noise without fine detail, drawn on a coarse grid and interpolated."""
+    """Return fractal noise without fine detail, interpolated from a coarse grid."""
     coarse = (size[0] // step + 3, size[1] // step + 3)
     noise = fractal(rng, coarse, beta, largest / step)
     return ndimage.zoom(noise, step, order=1)[: size[0], : size[1]]
@@ -806,7 +768,7 @@ def render(
     resolution: float,
     seed: int,
 ) -> np.ndarray:
-    """Draw the picture a sensor would take: (4, H, W) uint16."""
+    """Render the image of the sensor: (4, H, W) uint16."""
     rng = np.random.default_rng([seed, 2])
     fine = (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING)
     metres = resolution / OVERSAMPLING
@@ -866,7 +828,7 @@ def _paint_fields(
     across = y * np.cos(angle)[ids] - x * np.sin(angle)[ids]
     stripes = np.sin(2 * np.pi * (across + 0.5 * wander) / spacing[ids])
     stripes += 0.5 * np.sin(2 * np.pi * across / (2.7 * spacing[ids]) + 1.0)
-    # Tractor lanes: two wheel marks, 1.8 m apart, at the width of the sprayer.
+    # Tramlines: two wheel tracks, 1.8 m apart, at the width of the sprayer.
     offset = np.mod(across, lanes[ids])
     wheels = ((offset < 0.6) | ((offset > 1.8) & (offset < 2.4))).astype(np.float32)
     soil = _smooth_field(rng, fine, 2.6, 160 / metres, 4)
@@ -878,7 +840,7 @@ def _paint_fields(
     wheel_mark = wheels * (furrow[ids] > 0.03)
     image = np.empty((4, *fine), np.float32)
     for band in range(4):
-        # More soil shows where plants stand thin: red rises where near infrared falls.
+        # Sparse plants show more soil: red increases where near infrared decreases.
         sign = np.where(green > 0, (-0.6, -0.3, -0.9, 1.0)[band], 1.0).astype(np.float32)
         factor = 1 + (texture - 1) * sign[ids]
         value = table[:, band][ids] * np.clip(factor, 0.45, 1.7)
@@ -892,7 +854,7 @@ def _paint_fields(
 def _terrain(
     rng: np.random.Generator, land: Landscape, fine: tuple[int, int], metres: float
 ) -> np.ndarray:
-    """Fractal hills with the valley of the river, in metres."""
+    """Return fractal terrain with the river valley, in metres."""
     step = 8
     coarse = (fine[0] // step + 3, fine[1] // step + 3)
     hills = fractal(rng, coarse, 3.6, 900 / (metres * step)) * 13
@@ -906,7 +868,7 @@ def _terrain(
 
 
 def _hillshade(surface: np.ndarray, metres: float, soften: float = 0.0) -> np.ndarray:
-    """Direct light relative to flat ground, with a share of sky light."""
+    """Return direct light relative to flat ground, with a share of sky light."""
     if soften:
         surface = ndimage.gaussian_filter(surface, soften / metres)
     dy, dx = np.gradient(surface, metres)
@@ -931,7 +893,7 @@ def _paint_water(
     for band in range(4):
         tone = deep[band] * (1 + (0.10, 0.16, 0.24, 0.12)[band] * swirl + 0.05 * ripples)
         image[band][water] = (tone + shallow * (bank[band] - tone))[water]
-    # Wet ground and reeds soften the shore on the land side.
+    # Wet ground and reeds on the land side of the shore.
     shore = ndimage.distance_transform_edt(~water).astype(np.float32) * metres
     reeds = np.exp(-((shore / 2.5) ** 2)) * (~water)
     for band in range(4):
@@ -964,18 +926,16 @@ def _paint_forest(
     metres: float,
     transform: Affine,
 ) -> np.ndarray:
-    """Crowns on a jittered grid, each with its own height and tone; returns their light."""
+    """Paint crowns on a jittered grid with random heights and tones; return their light."""
     fine = classes.shape
     forest = classes == FOREST
     light = np.ones(fine, np.float32)
     if not forest.any():
         return light
     needle = [p for index, k, p in layers if index == FOREST and k == "needle-leaved"]
-    evergreen = (
-        rasterize(needle, fine, transform=transform).astype(bool)
-        if needle
-        else np.zeros(fine, bool)
-    )
+    evergreen = np.zeros(fine, bool)
+    if needle:
+        evergreen = rasterize(needle, fine, transform=transform).astype(bool)
     spacing = 5.6 / metres
     rows, cols = np.mgrid[0 : fine[0] : spacing, 0 : fine[1] : spacing]
     rows = rows + rng.uniform(-0.46, 0.46, rows.shape) * spacing
@@ -991,18 +951,18 @@ def _paint_forest(
     distance, (near_y, near_x) = ndimage.distance_transform_edt(stems, return_indices=True)
     distance = distance.astype(np.float32) * metres
     stand = _smooth_field(rng, fine, 2.4, 120 / metres, 8)
-    own = rng.standard_normal((2, *fine), dtype=np.float32)[:, near_y, near_x]
-    radius = 4.1 + 0.5 * own[0]
-    tall = 14 + 2.5 * stand + 2.0 * own[1] + np.where(evergreen, 3.0, 0.0)
+    per_tree = rng.standard_normal((2, *fine), dtype=np.float32)[:, near_y, near_x]
+    radius = 4.1 + 0.5 * per_tree[0]
+    tall = 14 + 2.5 * stand + 2.0 * per_tree[1] + np.where(evergreen, 3.0, 0.0)
     dome = np.sqrt(np.clip(1 - (distance / radius) ** 2, 0.02, 1))
     height = np.where(forest, np.clip(tall, 5, 24) * (0.45 + 0.55 * dome), 0).astype(np.float32)
     edge = ndimage.distance_transform_edt(forest).astype(np.float32) * metres
     height *= np.clip(0.45 + edge / 6.0, 0, 1)
     canopy[...] = np.maximum(canopy, height)
 
-    mix = 1 / (1 + np.exp(-(2.2 * stand + 1.5 * own[0] - 1.2)))
+    mix = 1 / (1 + np.exp(-(2.2 * stand + 1.5 * per_tree[0] - 1.2)))
     mix = np.where(evergreen, 0.9, 0.35 * mix)
-    tone = np.exp(0.10 * own[1] + 0.06 * stand)
+    tone = np.exp(0.10 * per_tree[1] + 0.06 * stand)
     leaves = fractal(rng, fine, 0.8, 6 / metres)
     for band in range(4):
         broad, dark = TREES["broad-leaved"][band], TREES["needle-leaved"][band]
@@ -1033,15 +993,12 @@ def _paint_roofs(
         normal = (-math.sin(building.angle), math.cos(building.angle))
         facing = normal[0] * sun[0] + normal[1] * sun[1]
         centre = building.polygon.minimum_rotated_rectangle.centroid
-        along = (math.cos(building.angle) * 200, math.sin(building.angle) * 200)
-        ridge = LineString(
-            [(centre.x - along[0], centre.y - along[1]), (centre.x + along[0], centre.y + along[1])]
-        )
+        dx, dy = math.cos(building.angle) * 200, math.sin(building.angle) * 200
+        ridge = LineString([(centre.x - dx, centre.y - dy), (centre.x + dx, centre.y + dy)])
         parts = [building.polygon] if building.flat else split(building.polygon, ridge).geoms
         for part in parts:
-            side = (part.centroid.x - centre.x) * normal[0] + (part.centroid.y - centre.y) * normal[
-                1
-            ]
+            x, y = part.centroid.x - centre.x, part.centroid.y - centre.y
+            side = x * normal[0] + y * normal[1]
             factor = 1.0 if building.flat else 1 + 0.34 * facing * np.sign(side)
             tones.append(spectrum * factor)
             slopes.append((part, len(tones) - 1))
@@ -1055,7 +1012,7 @@ def _paint_roofs(
 
 
 def _cast_shadow(heights: np.ndarray, metres: float) -> np.ndarray:
-    """Share of the sun hidden by what stands towards it: (H, W) float32 in [0, 1]."""
+    """Return the share of direct light blocked by taller objects: (H, W) float32 in [0, 1]."""
     shadow = np.zeros(heights.shape, bool)
     reach = float(heights.max()) / math.tan(SUN_ELEVATION)
     step = max(1.0, 2 * metres)
@@ -1068,7 +1025,7 @@ def _cast_shadow(heights: np.ndarray, metres: float) -> np.ndarray:
 
 
 def _sense(rng: np.random.Generator, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Blur by the point spread function, sample, add shot and read noise, quantise."""
+    """Blur with the point spread function, sample, add shot and read noise, quantise."""
     out = np.empty((4, *size), np.uint16)
     for band in range(4):
         blurred = ndimage.gaussian_filter(image[band], 0.55 * OVERSAMPLING)
@@ -1077,7 +1034,7 @@ def _sense(rng: np.random.Generator, image: np.ndarray, size: tuple[int, int]) -
         pixels = pixels + sigma * rng.standard_normal(size, dtype=np.float32)
         stripes = 0.0006 * rng.standard_normal((1, size[1]), dtype=np.float32)
         counts = np.rint((pixels + stripes) * REFLECTANCE_SCALE)
-        # 0 means no data, so the darkest pixel is 1.
+        # 0 is nodata, so the minimum is 1.
         out[band] = np.clip(counts, 1, 65535)
     return out
 
@@ -1090,7 +1047,7 @@ def _grid(resolution: float) -> Affine:
 
 
 def _replace(path: Path, write) -> None:
-    """Write under a temporary name, then move: no half file under the final name."""
+    """Write a file atomically, via a temporary name."""
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         write(part)
@@ -1151,7 +1108,7 @@ def _write_vectors(
     frame = geopandas.GeoDataFrame(
         rows, columns=["class_id", "class", "kind", "area_m2", "geometry"], crs=CRS
     )
-    # GeoPackages carry the date of writing; a fixed one keeps the file the same for a seed.
+    # GeoPackages store the date of writing; a fixed one makes the file reproducible.
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "2024-07-01T00:00:00.000Z"})
     try:
         _replace(path, lambda part: frame.to_file(part, layer="landcover", driver="GPKG"))
@@ -1161,7 +1118,7 @@ def _write_vectors(
 
 @reports_errors
 def main(argv: list[str] | None = None) -> int:
-    """Command line of the generator."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out_dir", nargs="?", default="data/demo", help="folder to write")
     parser.add_argument(
