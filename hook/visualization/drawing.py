@@ -1,7 +1,6 @@
 """Pictures from arrays: bands to RGB, class and token maps to colours, figures to pixels.
 
-matplotlib and Pillow load where they are needed, so that importing this module costs nothing, and
-matplotlib's global state stays untouched beside a notebook's own figures.
+matplotlib and Pillow are imported when used; matplotlib's global state is not changed.
 """
 
 from collections.abc import Sequence
@@ -20,20 +19,20 @@ _RGB_NAMES = (
 _WHITE = (255, 255, 255)
 
 TINT = 0.35
-"""Opacity of token colours inside outlines, at which the picture still shows."""
+"""Opacity of token colours inside outlines."""
 SPECK = 1 / 250
-"""Share of a picture below which a part of a region is a speck, not outlined."""
+"""Share of a picture below which a part of a region is a fragment, not outlined."""
 
 
 def choose_rgb(bands: Sequence[str | int] | None, count: int) -> tuple[int, int, int]:
     """Choose the bands to show as red, green and blue.
 
     Args:
-        bands: Band names in the image's order, where known.
+        bands: Band names in the image's order, if known.
         count: Number of bands.
 
     Returns:
-        Three band positions, from 0: those named red, green, blue; else the first three, or the
+        Three 0-based band indexes: those named red, green, blue; else the first three, or the
         first one three times.
     """
     names = [str(band).lower() for band in bands or ()][:count]
@@ -52,29 +51,28 @@ def stretch_to_rgb(
     background: tuple[int, int, int] = _WHITE,
     limits: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Turn an image of any band count and dtype into 8-bit RGB by a percentile stretch per band.
+    """Convert an image of any band count and dtype to 8-bit RGB by a percentile stretch per band.
 
     Args:
         image: (C, H, W).
         bands: Band names, to find red, green and blue (see :func:`choose_rgb`).
-        valid: (H, W), non-zero where pixels count; the others get ``background`` and do not count
-            for the percentiles. Values that are not finite are never valid.
-        percentiles: Lower and upper percentile that become 0 and 255.
+        valid: (H, W), non-zero where valid; invalid pixels and non-finite values get
+            ``background`` and are excluded from the percentiles.
+        percentiles: Lower and upper percentile, mapped to 0 and 255.
         gamma: Exponent after the stretch; below 1 brightens the shadows.
-        background: Colour of pixels without data.
-        limits: (2, 3) values of red, green and blue that become 0 and 255, instead of those at the
-            percentiles, see :func:`stretch_limits`: pictures of one scene then have one stretch.
+        background: Colour of invalid pixels.
+        limits: (2, 3) values of red, green and blue mapped to 0 and 255, instead of percentiles;
+            see :func:`stretch_limits`.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If ``image`` is not (C, H, W), or ``valid`` not (H, W).
-        ConfigError: If ``percentiles`` are not two that ascend from 0 to 100, or ``gamma`` is not
-            above 0.
+        DataError: ``image`` is not (C, H, W), or ``valid`` not (H, W).
+        ConfigError: ``percentiles`` do not ascend from 0 to 100, or ``gamma`` is not above 0.
     """
-    chosen, seen = _to_show(image, bands, valid)
-    percentiles, gamma = _ascending(percentiles), check_number("gamma", gamma, above=0)
+    chosen, seen = _rgb_bands(image, bands, valid)
+    percentiles, gamma = _check_percentiles(percentiles), check_number("gamma", gamma, above=0)
     rgb = np.empty((*image.shape[1:], 3), np.uint8)
     rgb[:] = background
     if seen.any():
@@ -93,43 +91,35 @@ def stretch_limits(
     valid: np.ndarray | None = None,
     percentiles: tuple[float, float] = (1.0, 99.0),
 ) -> np.ndarray | None:
-    """Give the values between which :func:`stretch_to_rgb` would stretch an image.
+    """Return the values between which :func:`stretch_to_rgb` would stretch an image.
 
-    Args:
-        image: See :func:`stretch_to_rgb`, as for all that follow.
-        bands: Band names.
-        valid: (H, W), non-zero where pixels count.
-        percentiles: Lower and upper percentile.
+    Arguments and errors are those of :func:`stretch_to_rgb`.
 
     Returns:
-        (2, 3) lower and upper values of red, green and blue; None where no pixel counts.
-
-    Raises:
-        DataError: If ``image`` is not (C, H, W), or ``valid`` not (H, W).
-        ConfigError: If ``percentiles`` are not two that ascend from 0 to 100.
+        (2, 3) lower and upper values of red, green and blue; None without a valid pixel.
     """
-    chosen, seen = _to_show(image, bands, valid)
-    percentiles = _ascending(percentiles)
+    chosen, seen = _rgb_bands(image, bands, valid)
+    percentiles = _check_percentiles(percentiles)
     return np.percentile(chosen[:, seen], percentiles, axis=1) if seen.any() else None
 
 
-def _to_show(
+def _rgb_bands(
     image: np.ndarray, bands: Sequence[str | int] | None, valid: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The three bands to show (3, H, W) float32, and where they hold data (H, W) bool."""
+    """Return the three bands to show (3, H, W) float32, and their validity (H, W) bool."""
     if getattr(image, "ndim", None) != 3 or image.shape[0] == 0:
         raise DataError(
             "a picture needs bands",
             expected="(C, H, W)",
             found=getattr(image, "shape", short_repr(image)),
-            remedy="give an array with bands first, image[np.newaxis] for a single band",
+            remedy="use an array with bands first, image[np.newaxis] for a single band",
         )
     if valid is not None and np.shape(valid) != image.shape[1:]:
         raise DataError(
-            "valid has another size than the image",
+            "the size of valid differs from the image",
             expected=image.shape[1:],
             found=np.shape(valid),
-            remedy="give (H, W), non-zero where pixels count",
+            remedy="use (H, W), non-zero where valid",
         )
     chosen = image[list(choose_rgb(bands, image.shape[0]))].astype(np.float32)
     seen = np.isfinite(chosen).all(0)
@@ -138,8 +128,8 @@ def _to_show(
     return chosen, seen
 
 
-def _ascending(percentiles: tuple[float, float]) -> tuple[float, float]:
-    """Take a lower and an upper percentile."""
+def _check_percentiles(percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return a lower and an upper percentile, checked."""
     both = check_pair("percentiles", percentiles, "two numbers, such as (1, 99)")
     low, high = (check_number("percentiles", value, 0, 100) for value in both)
     if not low < high:
@@ -152,26 +142,26 @@ def render_labels(
     palette: Sequence[Sequence[int]],
     background: tuple[int, int, int] = _WHITE,
 ) -> np.ndarray:
-    """Paint class indexes with their colours.
+    """Map class indexes to colours.
 
     Args:
-        labels: (H, W) integers; whatever has no colour in ``palette`` gets ``background``.
+        labels: (H, W) integers; those without a colour in ``palette`` get ``background``.
         palette: One (r, g, b) per class.
-        background: Colour of no data.
+        background: Colour of nodata.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If ``labels`` is no array of numbers.
-        ConfigError: If ``palette`` is no list of colours.
+        DataError: ``labels`` is not an array of numbers.
+        ConfigError: ``palette`` is not a list of colours.
     """
     if getattr(getattr(labels, "dtype", None), "kind", None) not in ("b", "i", "u", "f"):
         raise DataError(
-            "labels are no class indexes",
+            "labels are not class indexes",
             expected="an array (H, W) of integers",
             found=short_repr(labels),
-            remedy="give an array of NumPy, np.asarray(labels)",
+            remedy="use a NumPy array, np.asarray(labels)",
         )
     table = _colour_table(palette, background)
     index = np.where((labels >= 0) & (labels < len(palette)), labels, len(palette))
@@ -179,24 +169,24 @@ def render_labels(
 
 
 def _colour_table(palette: Sequence[Sequence[int]], background: tuple[int, int, int]) -> np.ndarray:
-    """Take colours: (K + 1, 3) uint8, the background last."""
+    """Return colours as (K + 1, 3) uint8, the background last."""
     try:
         table = np.array([*palette, background])
-    except (TypeError, ValueError):  # nothing to go through, or colours of several lengths
+    except (TypeError, ValueError):  # not iterable, or colours of different lengths
         table = np.empty(0, object)
-    whole = table.dtype.kind in "iu" and table.ndim == 2 and table.shape[1] == 3
-    if not whole or table.min() < 0 or table.max() > 255:
+    is_rgb = table.dtype.kind in "iu" and table.ndim == 2 and table.shape[1] == 3
+    if not is_rgb or table.min() < 0 or table.max() > 255:
         raise bad_argument(
             "palette",
             palette,
             "a colour (red, green, blue) from 0 to 255 for each class",
-            "give one for each, as distinct_palette(count) does",
+            "use one per class, such as distinct_palette(count)",
         )
     return table.astype(np.uint8)
 
 
 def region_borders(regions: np.ndarray) -> np.ndarray:
-    """Mark the pixels whose right or lower neighbour belongs to another region: (H, W) bool."""
+    """Mark the pixels whose right or lower neighbour is in a different region: (H, W) bool."""
     border = np.zeros(regions.shape, bool)
     border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
     border[:-1] |= regions[:-1] != regions[1:]
@@ -211,22 +201,22 @@ def render_tokens(
     borders: bool = True,
     background: tuple[int, int, int] = _WHITE,
 ) -> np.ndarray:
-    """Paint each token's region, with white borders, over the picture it comes from.
+    """Draw the regions of tokens in colour, with white borders, over a grey image.
 
     Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
-        image: (H, W, 3) uint8 picture underneath, drawn in grey; None for plain colours.
-        num_tokens: Number of tokens, for colours that do not depend on which tokens occur.
+        token_map: (H, W) token id of each pixel; negative without a token.
+        image: (H, W, 3) uint8; None for plain colours.
+        num_tokens: Number of tokens, for colours independent of the tokens that occur.
         alpha: Opacity of the token colours over ``image``.
-        borders: Whether to draw the borders between regions. They are a pixel wide: leave them out
-            where regions are only a few pixels wide or the picture will be shown reduced.
+        borders: Draw borders, one pixel wide, between regions; not suited to regions a few pixels
+            wide or pictures shown at a reduced size.
         background: Colour of pixels without a token.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If ``image`` has another size than the map.
+        DataError: The sizes of image and map differ.
     """
     top = int(token_map.max()) if token_map.size else -1
     count = max(top + 1, num_tokens or 0, 1)
@@ -251,30 +241,27 @@ def outline_tokens(
     tint: float = 0.0,
     min_size: int = 0,
 ) -> np.ndarray:
-    """Draw each token's regions as outlines over the picture, in the colour of the token.
+    """Outline the regions of tokens over an image, in the colour of the token.
 
-    A line runs inside its region, along the picture's edge too, so that every region is closed and
-    neighbours keep their own lines. On both sides it has a rim, dark for light colours and light
-    for dark ones: on any ground either the line or its rim shows.
+    Lines are inside their region, at the border of the image too, with a rim on both sides, dark
+    for light colours and light for dark ones, so that they are visible on any background.
 
     Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+        token_map: See :func:`render_tokens`.
         image: (H, W, 3) uint8.
         tokens: Tokens to outline and tint; None for all.
         width: Width of the coloured line in pixels.
         rim: Width of each rim in pixels.
         tint: Opacity of the token's colour inside its region.
-        min_size: Connected parts of fewer pixels get their tint, but no lines in or around them:
-            lines around every speck hide the picture.
+        min_size: Connected parts of fewer pixels are tinted, but not outlined.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If ``image`` has another size than the map.
+        DataError: The sizes of image and map differ.
     """
-    # OpenCV takes a tenth of a second to load, which importing this module should not pay.
-    import cv2
+    import cv2  # 0.1 s to load
 
     _check_size(token_map, image)
     picture = image.copy()
@@ -287,11 +274,11 @@ def outline_tokens(
         picture[inside] = np.rint(ground).astype(np.uint8)
     regions = without_fragments(token_map, min_size)
     edge = np.zeros(regions.shape, bool)
-    framed = np.pad(regions, 1, constant_values=-2)  # nobody's, not even without a token
+    framed = np.pad(regions, 1, constant_values=-2)  # differs from -1, no token
     height, length = regions.shape
     for row, col in ((0, 1), (2, 1), (1, 0), (1, 2)):
         edge |= framed[row : row + height, col : col + length] != regions
-    # The nearest pixel at an edge lies in the same region, since each side of an edge has its own.
+    # The nearest edge pixel is in the same region, as both sides of an edge are marked.
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # At a luminance of 0.18 black and white have the same contrast.
     rims = np.where(luminance(palette)[:, None] > 0.18, 0, 255).astype(np.uint8).repeat(3, axis=1)
@@ -311,17 +298,17 @@ def _chosen(token_map: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
 
 
 def without_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
-    """Leave specks out of a token map, for lines that a person can follow.
+    """Remove fragments from a token map, for readable outlines.
 
-    A speck goes to the token that it has the longest border with. Where specks lie side by side
-    over a larger area, nobody gets them.
+    A group of adjacent fragments is assigned to the token with the longest border, or to no token
+    if the group has ``min_size`` pixels or more.
 
     Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
-        min_size: 4-connected parts of a region with fewer pixels are specks.
+        token_map: See :func:`render_tokens`.
+        min_size: Fragments are 4-connected parts of a region with fewer pixels.
 
     Returns:
-        np.ndarray: (H, W) int64; -1 where no token owns a pixel.
+        np.ndarray: (H, W) int64; -1 without a token.
     """
     token_map = np.maximum(token_map.astype(np.int64), -1)
     if min_size <= 1 or not token_map.size:
@@ -331,8 +318,8 @@ def without_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
     parts = label(token_map, background=-1, connectivity=1)
     fragment = (np.bincount(parts.ravel()) < min_size)[parts] & (token_map >= 0)
     cleaned = np.where(fragment, -1, token_map)
-    groups = label(fragment, connectivity=1)  # 0: no speck
-    # Each step from a group of specks to a pixel that a token keeps is a vote for this token.
+    groups = label(fragment, connectivity=1)  # 0: not a fragment
+    # Each edge between a group of fragments and a token's pixel is a vote for this token.
     votes = np.zeros((groups.max() + 1, max(int(token_map.max()), 0) + 1), np.int64)
     for group, token_id in ((groups, cleaned), (groups.T, cleaned.T)):
         for here, there in ((group[:-1], token_id[1:]), (group[1:], token_id[:-1])):
@@ -344,7 +331,7 @@ def without_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """Luminance of sRGB colours: (..., 3) from 0 to 255 -> (...) from 0, black, to 1, white."""
+    """Return the luminance (...), from 0 to 1, of sRGB colours (..., 3), from 0 to 255."""
     share = np.asarray(colours, np.float32) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     return linear @ np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -358,26 +345,17 @@ def highlight_token(
     rim: float = 1.0,
     min_size: int = 0,
 ) -> np.ndarray:
-    """Show one token's region: in colour and outlined, and all else in dark grey.
+    """Outline the region of ``token``, with all other regions in dark grey.
 
-    Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
-        image: (H, W, 3) uint8.
-        token: Token whose region is shown.
-        width: Width of the coloured line in pixels; see :func:`outline_tokens`.
-        rim: Width of each rim in pixels.
-        min_size: Connected parts of fewer pixels get no lines in or around them.
+    The remaining arguments and errors are those of :func:`outline_tokens`.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8; pixels without a token stay as they are.
-
-    Raises:
-        DataError: If ``image`` has another size than the map.
+        np.ndarray: (H, W, 3) uint8; pixels without a token are unchanged.
     """
     _check_size(token_map, image)
     picture = image.copy()
-    rest = (token_map >= 0) & (token_map != token)
-    picture[rest] = (0.4 * image[rest].astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
+    dim = (token_map >= 0) & (token_map != token)
+    picture[dim] = (0.4 * image[dim].astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
     return outline_tokens(token_map, picture, (token,), width, rim, min_size=min_size)
 
 
@@ -390,31 +368,29 @@ def render_attention(
     colour_map: str = "inferno",
     background: tuple[int, int, int] = _WHITE,
 ) -> np.ndarray:
-    """Lay one token's attention as heat over the grey picture.
+    """Draw one token's attention as a heat map over the grey image.
 
     Args:
-        attention: (h, w) weights on any grid that covers the picture; enlarged bilinearly, which
-            adds no peaks.
-        image: (H, W, 3) uint8 picture underneath.
-        limits: Weights of the first and the last colour; None from 0 to the largest.
-        alpha: Opacity of the heat.
-        valid: (H, W), non-zero where pixels count; the others get ``background``.
-        colour_map: Name of a colour map of matplotlib. The default is perceptually uniform: equal
-            steps of attention look equally large, in print and to the colour-blind too.
-        background: Colour of pixels without data.
+        attention: (h, w) weights on any grid that covers the image, resized bilinearly.
+        image: (H, W, 3) uint8.
+        limits: Weights of the first and the last colour; None for 0 and the maximum.
+        alpha: Opacity of the heat map.
+        valid: (H, W), non-zero where valid; invalid pixels get ``background``.
+        colour_map: Name of a matplotlib colour map; the default is perceptually uniform.
+        background: Colour of invalid pixels.
 
     Returns:
         np.ndarray: (H, W, 3) uint8.
 
     Raises:
-        DataError: If the attention is not (h, w) or the limits do not ascend.
+        DataError: The attention is not (h, w), or the limits do not ascend.
     """
     from matplotlib import colormaps
     from PIL import Image
 
     if attention.ndim != 2 or not attention.size:
         raise DataError(
-            "heat needs one token's attention",
+            "a heat map needs one token's attention",
             expected="(h, w)",
             found=attention.shape,
             remedy="choose one token's attention, assignment[0, token]",
@@ -424,7 +400,7 @@ def render_attention(
         raise DataError(
             "the limits of the attention do not ascend",
             found=limits,
-            remedy="give the lower limit first",
+            remedy="put the lower limit first",
         )
     height, width = image.shape[:2]
     scaled = ((attention - low) / ((high - low) or 1.0)).clip(0, 1).astype(np.float32)
@@ -438,29 +414,21 @@ def render_attention(
 
 
 def token_shares(token_map: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Measure which share of the picture each token owns.
-
-    Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
-        num_tokens: Number of tokens N.
+    """Compute the share of each token in the pixels of a map (H, W) that have a token.
 
     Returns:
-        np.ndarray: (N,) shares of the pixels that have an owner, which sum to one; all zero where
-        none has.
+        np.ndarray: (N,) shares that sum to one; all zero without such pixels.
     """
     pixels = np.bincount(token_map[token_map >= 0], minlength=num_tokens)
     return pixels / max(pixels.sum(), 1)
 
 
 def roomiest_spots(token_map: np.ndarray) -> dict[int, tuple[int, int, float]]:
-    """Find where in its region each token has most room, for a number to be written there.
-
-    Args:
-        token_map: (H, W) integers, index of the token that owns a pixel; negative where none does.
+    """Find the best position for a label in the region of each token of a map (H, W).
 
     Returns:
-        dict: Row and column of the pixel furthest from the region's edges, and its distance from
-        them in pixels, of each token that owns a pixel.
+        dict: Token id to row and column of the pixel furthest from the region's edges, and its
+        distance from them in pixels.
     """
     import cv2
 
@@ -479,12 +447,12 @@ def _check_size(token_map: np.ndarray, image: np.ndarray) -> None:
             "picture and token map differ in size",
             expected=token_map.shape,
             found=image.shape[:2],
-            remedy="resize one of the two: hook.tokenizers.token_map takes a size",
+            remedy="resize one of the two; hook.tokenizers.token_map has a size",
         )
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """Enlarge a picture (H, W, 3) by a whole factor, smoothly, for eyes that are not pixels."""
+    """Enlarge a picture (H, W, 3) by an integer factor, bicubic."""
     from PIL import Image
 
     height, width = image.shape[:2]

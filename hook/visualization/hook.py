@@ -1,4 +1,4 @@
-"""Draws what the model saw, what it should have said, what it said, and its tokens."""
+"""Hook that draws images, truth, predictions and tokens during validation or testing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,23 +27,21 @@ from hook.visualization.drawing import (
 
 _LEGEND_CLASSES = 20
 _PANEL, _DPI = 4.0, 100  # inches, dots per inch
-_TOKEN_MAP_SIDE = 800  # at least: more than is shown, so that reducing it smooths the outlines
+_TOKEN_MAP_SIDE = 800  # minimum, larger than shown: downsampling smooths the outlines
 
 
 @HOOKS.register_module()
 class TokenVisualizationHook(Hook):
     """Draw image, truth, prediction and token map side by side during validation or testing.
 
-    The token map is that of the tokens which the prediction was made from; where the model gives
-    none (see :class:`hook.models.TokenModel`), it is left out.
-
-    The pictures go to ``<work_dir>/vis/<epoch or iteration>/`` as PNGs and to the visualizer's
-    other back ends (TensorBoard, where the config names it). For scene classification, truth and
-    prediction are in the title.
+    The token map is that of the samples' tokens (see :class:`hook.models.TokenModel`), if any.
+    Pictures are written to ``<work_dir>/vis/<epoch or iteration>/`` as PNGs and to the visualizer's
+    other backends, such as TensorBoard. For scene classification, truth and prediction are in the
+    title.
 
     Args:
         interval: Draw at every ``interval``-th validation, and at the last.
-        max_images: Images per validation, the first of the data set.
+        max_images: Images per validation, the first of the dataset.
         draw_test: Draw during testing too.
         out_dir: Folder for the PNGs; ``<work_dir>/vis`` by default.
     """
@@ -65,7 +63,7 @@ class TokenVisualizationHook(Hook):
         self._drawn = 0
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Count validations, whatever unit the training loop counts in."""
+        """Count validations, in loops by epoch or by iteration."""
         self._validations += 1
         self._drawn = 0
 
@@ -98,7 +96,7 @@ class TokenVisualizationHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
-        """Draw during testing, where asked."""
+        """Draw during testing, with ``draw_test``."""
         if self.draw_test:
             self._draw_batch(runner, data_batch, outputs, "test", 0)
 
@@ -131,10 +129,10 @@ def draw_sample(
     """Draw one image with its truth, prediction and token map.
 
     Args:
-        image: (C, H, W), as the dataset gives it.
-        sample: The model's output for it: a SegDataSample or a ClsDataSample.
+        image: (C, H, W), as returned by the dataset.
+        sample: The model's output: a SegDataSample or a ClsDataSample.
         meta: The dataset's metainfo: ``classes``, ``palette``, ``bands``.
-        tokens: (H, W) token map of the image, -1 where it has no data; or None.
+        tokens: (H, W) token map, -1 for nodata; or None.
 
     Returns:
         (height, width, 3) uint8.
@@ -165,24 +163,24 @@ def draw_sample(
 
 
 def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Outline and tint the regions of the tokens over their image, small images enlarged.
+    """Outline and tint the regions of the tokens over their image.
 
     Args:
-        tokens: (h, w) token index on a grid that covers the image, negative where there is none.
+        tokens: (h, w) token ids on a grid that covers the image, negative without a token.
         image: (H, W, 3) uint8.
 
     Returns:
-        (kH, kW, 3) uint8; k is 1 but for small images.
+        (kH, kW, 3) uint8, with k above 1 for small images.
     """
     height, width = image.shape[:2]
     factor = -(-_TOKEN_MAP_SIDE // max(height, width))
     size = (factor * height, factor * width)
-    shown = max(size) / (_PANEL * _DPI)  # pixels drawn for one that is seen
+    scale = max(size) / (_PANEL * _DPI)  # drawn pixels per displayed pixel
     return outline_tokens(
         resize_nearest(tokens, size),
         enlarge(image, factor),
-        width=1.5 * shown,
-        rim=0.6 * shown,
+        width=1.5 * scale,
+        rim=0.6 * scale,
         tint=TINT,
         min_size=round(SPECK * size[0] * size[1]),
     )
@@ -196,14 +194,14 @@ def draw_panels(
     """Draw pictures side by side.
 
     Args:
-        panels: Caption and (H, W, 3) uint8 picture of each.
-        title: Line above all.
+        panels: Captions and (H, W, 3) uint8 pictures.
+        title: Title of the figure.
         legend: Name and (r, g, b) of each class.
 
     Returns:
         (height, width, 3) uint8.
     """
-    # matplotlib takes half a second to load, which a run without pictures should not pay.
+    # Imported when used: matplotlib takes 0.5 s to load.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

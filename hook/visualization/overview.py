@@ -1,8 +1,4 @@
-"""The overview that shows pictures of a scene, its labels and its tokens side by side.
-
-The pictures themselves come from :mod:`hook.visualization.drawing`; what a model's tokens are made
-of is shown by :mod:`hook.visualization.tokens`.
-"""
+"""Overview of a scene: image, labels and tokens side by side."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +9,18 @@ import numpy as np
 
 from hook.errors import ConfigError, DataError
 from hook.geo.staging import save_png
-from hook.visualization.drawing import (
-    figure_to_rgb,
-)
+from hook.visualization.drawing import figure_to_rgb
 
 INK, PAPER, MUTED = "#1d2733", "#ffffff", "#5d6b7a"
 
 
 def scale_bar_length(extent: float) -> float:
-    """Round length (1, 2 or 5 times a power of ten) near a fifth of ``extent``."""
+    """Return a round length (1, 2 or 5 times a power of ten) near a fifth of ``extent``."""
     if not extent > 0:
         raise ConfigError(
             "a scale bar needs a positive extent",
             found=extent,
-            remedy="give the width of the picture in metres, or leave the scale bar out",
+            remedy="use the width of the picture in metres, or leave the scale bar out",
         )
     base = 10 ** math.floor(math.log10(extent / 5))
     return max(m * base for m in (1, 2, 5) if m * base <= extent / 5 * 1.0001)
@@ -37,11 +31,11 @@ class Panel:
     """One picture of an overview.
 
     Attributes:
-        title: What it shows.
+        title: Title.
         picture: (H, W, 3) uint8.
-        note: Small print after the title, such as a score.
+        note: Small text after the title, such as a score.
         frame: (row, column, height, width) in pixels of an area to outline, or None.
-        frame_label: Words at that outline.
+        frame_label: Label of that outline.
     """
 
     title: str
@@ -66,12 +60,12 @@ def draw_overview(
     """Draw panels side by side with titles, a legend, a scale bar and an attribution line.
 
     Args:
-        path: PNG to write; replaced only when complete.
+        path: PNG to write, atomically.
         panels: Pictures, usually image, truth, prediction and token map.
         classes: Class names of the legend.
         palette: One (r, g, b) per class.
-        metres_per_pixel: Ground size of a pixel of the pictures; None for no scale bar.
-        title: Headline.
+        metres_per_pixel: Ground size of a pixel; None for no scale bar.
+        title: Title.
         subtitle: Line below it.
         attribution: Source of the imagery, bottom right.
         columns: Panels per row.
@@ -81,31 +75,28 @@ def draw_overview(
         Path: ``path``.
 
     Raises:
-        DataError: If there is no panel.
-        ConfigError: If classes and palette differ in length.
+        DataError: There is no panel.
+        ConfigError: Classes and palette differ in length.
     """
-    # matplotlib takes half a second to load, which `import hook.apis` should not pay.
+    # Imported when used: matplotlib takes 0.5 s to load.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 
     if not panels:
-        raise DataError(
-            "an overview needs at least one panel",
-            remedy="give one panel or more",
-        )
+        raise DataError("an overview needs at least one panel", remedy="add a panel")
     if len(classes) != len(palette):
         raise ConfigError(
             "class names and palette differ in length",
             expected=len(classes),
             found=len(palette),
-            remedy="give one colour for each class",
+            remedy="use one colour per class",
         )
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height, width = panels[0].picture.shape[:2]
     aspect = height / width
 
-    # All measures in inches: pictures of one size, text of one size, whatever the scene's shape.
+    # All lengths in inches, for the same size of pictures and text with any shape of the scene.
     panel_w = 6.2 if aspect <= 1.2 else 4.6
     panel_h, gap, side = panel_w * aspect, 0.22, 0.35
     head = (0.62 if title else 0.1) + (0.28 if subtitle else 0)
@@ -186,11 +177,11 @@ def draw_overview(
 
 
 def draw_scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> None:
-    """Draw a bar of a round length into the lower left corner of a picture.
+    """Draw a scale bar of a round length in the lower left corner of a picture.
 
     Args:
-        axes: ``matplotlib.axes.Axes`` that show the picture.
-        shape: Height and width of the picture in pixels, and whatever follows.
+        axes: ``matplotlib.axes.Axes`` of the picture.
+        shape: Shape of the picture (H, W, ...) in pixels.
         metres_per_pixel: Ground size of these pixels.
     """
     from matplotlib.patches import Rectangle
@@ -199,15 +190,15 @@ def draw_scale_bar(axes, shape: tuple[int, ...], metres_per_pixel: float) -> Non
     metres = scale_bar_length(width * metres_per_pixel)
     length = metres / metres_per_pixel
     label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
-    # In inches on the page, as the label is: in pixels it would not fit narrow pictures.
+    # Sizes in inches like the label, to fit narrow pictures.
     inch = width / (axes.get_position().width * axes.figure.get_figwidth())
-    pad, thick, words = 0.13 * inch, 0.04 * inch, 0.2 * inch
+    pad, thick, text_height = 0.13 * inch, 0.04 * inch, 0.2 * inch
     wide = max(length, 0.095 * inch * len(label))
     x, y = pad, height - pad - thick
     back = Rectangle(
-        (x - 0.4 * pad, y - words - 0.4 * pad),
+        (x - 0.4 * pad, y - text_height - 0.4 * pad),
         wide + 0.8 * pad,
-        words + thick + 0.8 * pad,
+        text_height + thick + 0.8 * pad,
         facecolor=INK,
         alpha=0.6,
         edgecolor="none",

@@ -1,8 +1,7 @@
-"""Pictures of scenes and maps in their own coordinates, for figures that hold more than they.
+"""Pictures of scenes and maps in their coordinates.
 
-A picture is read at the size it is shown in, from a file's overviews where it has them, so that a
-scene of many gigabytes costs no more than a small one. Polygons of the same CRS can be drawn over
-it: ``regions.plot(ax=show_scene("scene.tif"))``.
+Scenes are read at the size of the picture, from overviews if available. Polygons of the same CRS
+can be drawn over them: ``regions.plot(ax=show_scene("scene.tif"))``.
 """
 
 import math
@@ -40,14 +39,14 @@ _SAMPLE = 600
 
 
 class _Overview(NamedTuple):
-    """A raster at the size it is shown in."""
+    """Raster at the size of the picture."""
 
     values: np.ndarray
     """(C, h, w)."""
     valid: np.ndarray
     """(h, w) bool."""
     extent: tuple[float, float, float, float]
-    """Left, right, bottom and top, in the CRS; in pixels without one."""
+    """Left, right, bottom, top in the CRS; in pixels without a CRS."""
     crs: CRS | None
 
 
@@ -62,30 +61,28 @@ def show_scene(
     scale_bar: bool = True,
     pixels: int = 1200,
 ) -> "Axes":
-    """Draw a scene in its coordinates, for whatever is to be drawn over it.
+    """Draw a scene in its coordinates.
 
     Args:
-        scene: Any raster that GDAL opens, several that make up one area (the first in front), a
-            DataArray, or an array (bands, rows, cols).
-        axes: ``matplotlib.axes.Axes`` to draw into; None makes a figure, which a notebook shows at
-            the end of the cell.
+        scene: Any raster that GDAL opens, several of one area (the first on top), a DataArray, or
+            an array (bands, rows, cols).
+        axes: ``matplotlib.axes.Axes`` to draw into; None creates a figure.
         bands: Names or 1-based numbers of the bands to show as red, green and blue, or of one.
-            None takes those of these names, else the first three, else the first.
+            None uses the bands of these names, else the first three, else the first.
         bounds: Left, bottom, right, top of the part to show, in the scene's CRS; None for all.
-        stretch: What the contrast is stretched to: ``"view"``, the part shown; or ``"scene"``, all
-            of it, so that parts look alike. Without overviews that reads the whole scene.
-        title: Words over the picture.
-        scale_bar: Draw a bar of a round length, true in the middle of the picture. There is none
-            without a CRS.
-        pixels: The picture's longer side, at most.
+        stretch: Area of the contrast stretch: ``"view"``, the part shown, or ``"scene"``, the same
+            for all parts. Without overviews the latter reads the whole scene.
+        title: Title of the picture.
+        scale_bar: Draw a scale bar, exact at the centre of the picture; not without a CRS.
+        pixels: Maximum length of the picture's longer side.
 
     Returns:
-        The axes. Their coordinates are those of the scene's grid; where it has none, or a turned
-        one without a CRS, pixels. Scenes on both sides of the antimeridian lie far apart.
+        The axes, in coordinates of the scene's grid, or in pixels without a georeference or for a
+        rotated grid without a CRS. The antimeridian is not handled.
 
     Raises:
-        ConfigError: The bounds or another option cannot be used.
-        DataError: The scene cannot be read, lacks a band, or lies outside the bounds.
+        ConfigError: The bounds or a different option are invalid.
+        DataError: The scene cannot be read, lacks a band, or is outside the bounds.
 
     Example:
         >>> axes = show_scene("scene.tif", bands=("nir", "red", "green"))
@@ -102,9 +99,9 @@ def show_scene(
             options = (indexes, Resampling.average, files[0])
             found = _read(stack, sources, bounds, pixels, *options)
             if stretch == "scene" and bounds is not None:
-                # The pixels of a picture of usual size tell the percentiles well enough.
-                whole = _read(stack, sources, None, _SAMPLE, *options)
-                limits = stretch_limits(whole.values, valid=whole.valid)
+                # A reduced scene is enough to estimate the percentiles.
+                scene = _read(stack, sources, None, _SAMPLE, *options)
+                limits = stretch_limits(scene.values, valid=scene.valid)
     picture = stretch_to_rgb(found.values, valid=found.valid, limits=limits)
     return _draw(picture, found, axes, title, scale_bar)
 
@@ -122,23 +119,23 @@ def show_map(
     """Draw a class map in its colours and coordinates.
 
     Args:
-        map_path: The map: a file, the DataArray that :meth:`hook.apis.SceneMapper.map` gives, or
-            class indexes (rows, cols), in which 255 is no class.
+        map_path: The map: a file, the DataArray of :meth:`hook.apis.SceneMapper.map`, or class
+            indexes (rows, cols) with nodata 255.
         axes: See :func:`show_scene`.
         bounds: See :func:`show_scene`.
-        title: Words over the picture.
-        legend: Name the classes that are in the picture, below it.
+        title: Title of the picture.
+        legend: Show the classes of the picture in a legend below it.
         scale_bar: See :func:`show_scene`.
-        pixels: The picture's longer side, at most; of a larger map each pixel shown is one of the
-            map's own.
+        pixels: Maximum length of the picture's longer side; larger maps are resized by nearest
+            neighbour.
 
     Returns:
         The axes, see :func:`show_scene`.
 
     Raises:
-        ConfigError: The bounds are no box.
-        DataError: The map lies outside the bounds, or is damaged.
-        SceneError: The map cannot be opened, or is no class map.
+        ConfigError: The bounds are invalid.
+        DataError: The map is outside the bounds, or is damaged.
+        SceneError: The map cannot be opened, or is not a class map.
 
     Example:
         >>> show_map(SceneMapper("model.safetensors").map("scene.tif"))
@@ -155,12 +152,12 @@ def show_map(
     drawn = drawn & (values >= 0)
     present, labels = np.unique(values[drawn], return_inverse=True)
     present = present.tolist()
-    # A class has the colour it has in other maps of the same classes; their number has a limit.
+    # Colours of a class are the same in all maps of the same classes; their number is limited.
     spare = distinct_palette(min(max([len(names), *(v + 1 for v in present)]), 256))
     palette = [colours.get(value, spare[value % len(spare)]) for value in present]
-    places = np.full(values.shape, -1)
-    places[drawn] = labels
-    picture = render_labels(places, palette, background=(255, 255, 255))
+    indexes = np.full(values.shape, -1)
+    indexes[drawn] = labels
+    picture = render_labels(indexes, palette, background=(255, 255, 255))
     axes = _draw(picture, found, axes, title, scale_bar, smooth=False)
     if legend and present:
         handles = [
@@ -185,7 +182,7 @@ def show_map(
 
 # ------------------------------------------------------------------------------ what is shown
 def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
-    """Give the 1-based indexes of one band or three."""
+    """Return the 1-based indexes of one band or three."""
     colours = source.colorinterp
     if bands is None:
         indexes = image_bands(source)
@@ -194,7 +191,7 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
                 f"{source.name}: no band to show",
                 expected="a band that is not transparency",
                 found=f"{source.count} bands",
-                remedy="name a raster of the file, such as NETCDF:FILE:VARIABLE, where it has many",
+                remedy="name a raster of a file with several, such as NETCDF:FILE:VARIABLE",
             )
         names = [source.descriptions[k - 1] or colours[k - 1].name for k in indexes]
         chosen = choose_rgb(names, len(indexes))
@@ -216,13 +213,13 @@ def _bands_to_show(source: Any, bands: Sequence[str | int] | None) -> list[int]:
     named = {str(name).casefold() for name in source.descriptions}
     named |= {colour.name for colour in colours}
     for band in bands:
-        # A model may give its names to a file without any; here they would say what is not so.
+        # A file without band names may get those of a model, but must not here.
         if isinstance(band, str) and band.casefold() not in named:
             raise DataError(
                 f"{source.name}: no band named {band!r}",
                 expected=", ".join(map(str, bands)),
                 found=f"{source.count} bands without names",
-                remedy="give their numbers, from 1",
+                remedy="use their numbers, from 1",
             )
     return indexes
 
@@ -249,15 +246,15 @@ def _read(
             )
     if len(sources) > 1 and any(source.crs is None for source in sources):
         raise DataError(
-            "files without a CRS have no places beside each other",
+            "several files cannot be shown together without a CRS",
             expected="a CRS in each of several files",
             found=f"none in {next(source.name for source in sources if source.crs is None)}",
-            remedy="show them one by one, or give them their CRS (rio edit-info --crs)",
+            remedy="show them one by one, or set their CRS (rio edit-info --crs)",
         )
     with reading(name):
         if len(sources) == 1:
             (source,) = sources
-            if not _fits_axes(source):
+            if not _needs_no_warp(source):
                 source = stack.enter_context(warped(source, crs, resampling=resampling))
             box = _box([source], bounds, name)
             values, valid, extent = _read_one(source, indexes, box, pixels, resampling)
@@ -265,8 +262,8 @@ def _read(
             values, valid, extent = _read_several(sources, indexes, bounds, pixels, resampling)
     if values.dtype.kind == "f":  # an infinite value has no colour
         valid = valid & np.isfinite(values).all(axis=0)
-    placed = crs is not None and (len(sources) > 1 or _is_placed(sources[0]))
-    return _Overview(values, valid, extent, CRS.from_user_input(crs) if placed else None)
+    georeferenced = crs is not None and (len(sources) > 1 or _is_georeferenced(sources[0]))
+    return _Overview(values, valid, extent, CRS.from_user_input(crs) if georeferenced else None)
 
 
 def _read_several(
@@ -276,12 +273,12 @@ def _read_several(
     pixels: int,
     resampling: Resampling,
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
-    """Bring rasters to one grid, the first in front: values, validity and extent."""
+    """Mosaic rasters, the first on top; return values, validity and extent."""
     crs = sources[0].crs
     with ExitStack() as stack:
         upright = [
             source
-            if source.crs == crs and _fits_axes(source)
+            if source.crs == crs and _needs_no_warp(source)
             else stack.enter_context(warped(source, crs, resampling=resampling))
             for source in sources
         ]
@@ -297,66 +294,68 @@ def _read_several(
     for source in sources:
         options = dict(transform=grid, width=width, height=height)
         with warped(source, crs, resampling=resampling, **options) as view:
-            own = view.read(list(indexes))
-            here = read_valid(view, indexes, own)
+            other = view.read(list(indexes))
+            other_valid = read_valid(view, indexes, other)
         if values is None:
-            values, valid = own, here
+            values, valid = other, other_valid
             continue
-        new = here & ~valid
-        values = values.astype(np.result_type(values, own), copy=False)
-        values[:, new] = own[:, new]
-        valid |= here
+        new = other_valid & ~valid
+        values = values.astype(np.result_type(values, other), copy=False)
+        values[:, new] = other[:, new]
+        valid |= other_valid
     return values, valid, (left, left + width * across, top - height * down, top)
 
 
-def _is_placed(source: Any) -> bool:
+def _is_georeferenced(source: Any) -> bool:
     return not source.transform.is_identity
 
 
-def _fits_axes(source: Any) -> bool:
-    """Tell whether a raster's own grid can be drawn along x and y."""
+def _is_north_up(source: Any) -> bool:
     grid = source.transform
-    upright = grid.b == grid.d == 0 and grid.a > 0 > grid.e
-    return upright or source.crs is None or not _is_placed(source)
+    return grid.b == grid.d == 0 and grid.a > 0 > grid.e
+
+
+def _needs_no_warp(source: Any) -> bool:
+    """Return whether a raster's grid can be drawn along x and y."""
+    return _is_north_up(source) or source.crs is None or not _is_georeferenced(source)
 
 
 def _counts_pixels(source: Any) -> bool:
-    """Tell whether the axes count pixels, rows downwards."""
-    grid = source.transform
-    return not (_is_placed(source) and grid.b == grid.d == 0 and grid.a > 0 > grid.e)
+    """Return whether the axes count pixels, rows downwards."""
+    return not (_is_georeferenced(source) and _is_north_up(source))
 
 
 def _box(
     sources: list, bounds: Sequence[float] | None, name: object
 ) -> tuple[float, float, float, float]:
-    """Give left, bottom, right and top of what is to be shown."""
+    """Return left, bottom, right and top of the part to show."""
     first = sources[0]
     if _counts_pixels(first):
-        everything = (0.0, 0.0, float(first.width), float(first.height))
+        full = (0.0, 0.0, float(first.width), float(first.height))
     else:
         sides = list(zip(*(source.bounds for source in sources), strict=True))
-        everything = (min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3]))
+        full = (min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3]))
     if bounds is None:
-        return everything
+        return full
     try:
         box = tuple(float(side) for side in bounds)
     except (TypeError, ValueError):
         box = ()
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
         raise ConfigError(
-            "the bounds are no box",
+            "the bounds are not a box",
             expected="left, bottom, right, top",
             found=box or repr(bounds)[:80],
-            remedy="give four numbers in the scene's CRS, such as total_bounds of a table",
+            remedy="use four numbers in the scene's CRS, such as total_bounds of a GeoDataFrame",
         )
-    inside = zip(box, everything, (max, max, min, min), strict=True)
+    inside = zip(box, full, (max, max, min, min), strict=True)
     clipped = tuple(pick(side, limit) for side, limit, pick in inside)
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
         raise DataError(
             f"{name} has nothing inside the bounds",
-            expected=f"a part of {', '.join(f'{side:.10g}' for side in everything)}",
+            expected=f"a part of {', '.join(f'{side:.10g}' for side in full)}",
             found=", ".join(f"{side:.10g}" for side in box),
-            remedy="give left, bottom, right, top in the scene's CRS",
+            remedy="use left, bottom, right, top in the scene's CRS",
         )
     return clipped
 
@@ -368,9 +367,9 @@ def _read_one(
     pixels: int,
     resampling: Resampling,
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
-    """Read whole pixels of one raster: values, validity and extent."""
+    """Read full pixels of one raster; return values, validity and extent."""
     if _counts_pixels(source):
-        left, bottom, right, top = box  # rows grow with what the axes call y
+        left, bottom, right, top = box  # rows increase with y
         rows, columns = (bottom, top), (left, right)
     else:
         part = from_bounds(*box, source.transform)
@@ -408,7 +407,7 @@ def _draw(
     smooth: bool = True,
 ) -> "Axes":
     if axes is not None and not hasattr(axes, "imshow"):
-        raise bad_argument("axes", axes, "matplotlib's axes, such as plt.gca(), or None")
+        raise bad_argument("axes", axes, "matplotlib axes, such as plt.gca(), or None")
     left, right, bottom, top = found.extent
     middle = (bottom + top) / 2
     degrees = found.crs is not None and found.crs.is_geographic
@@ -429,7 +428,7 @@ def _draw(
     axes.set_axis_off()
     if title:
         axes.set_title(title)
-    # Measured in the middle of the picture, along a thousandth of its width.
+    # Measured at the centre of the picture, along 1/1000 of its width.
     centre = ((left + right) / 2, middle, (right - left) / 2000)
     metres = metres_per_unit(found.crs, *centre) if scale_bar and found.crs else None
     if metres:
@@ -438,7 +437,7 @@ def _draw(
 
 
 def _add_scale_bar(axes: "Axes", width: float, metres_per_unit: float) -> None:
-    """Put a bar of a round length into the lower left corner."""
+    """Add a scale bar of a round length in the lower left corner."""
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     metres = scale_bar_length(width)

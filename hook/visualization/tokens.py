@@ -1,7 +1,6 @@
-"""Pictures of what a model's tokens are made of: regions, attention, and several numbers of tokens.
+"""Pictures of a model's tokens: regions, attention, and several numbers of tokens.
 
-Each is one function, which gives a picture that a notebook shows and writes it where a path is
-given. What is drawn into them comes from :mod:`hook.visualization.drawing`.
+Each function returns a picture, and writes it if a path is given.
 """
 
 import math
@@ -47,7 +46,7 @@ __all__ = ["show_attention", "show_token_counts", "show_tokens"]
 
 _DPI = 110
 _PANEL = 4.8  # inches, the longer side of a picture
-_FINE = 2  # pixels drawn for each that is shown, so that reducing them smooths lines
+_FINE = 2  # oversampling, so that downsampling smooths lines
 _LINE = 0.02  # inches, as _RIM
 _RIM = 0.007
 _COUNTS = (2, 4, 8, 16)
@@ -58,19 +57,19 @@ _KEY = (
 
 
 @dataclass
-class _Look:
-    """What a model made of one image.
+class _TokenView:
+    """Tokens and predictions of one image.
 
     Attributes:
-        name: What the picture is called: the file's name, or nothing.
+        name: File name, or empty.
         rgb: (H, W, 3) uint8.
-        token_ids: (H, W) token of each pixel; -1 where there is no data.
+        token_ids: (H, W) token of each pixel; -1 for nodata.
         attention: (N, h, w) weights of the tokenizer's assignment, on a grid that covers the image.
         assign: What the weights sum to; see :class:`hook.tokenizers.TokenizerOutput`.
-        classes: What the model's head says of each token, N texts; None where it says nothing.
-        heading: What stands over ``classes``.
-        answer: What the model says of the whole image.
-        metres_per_pixel: Ground size of a pixel, where it is known.
+        classes: Predicted class of each token as text; None if the head predicts none.
+        heading: Heading of ``classes``.
+        answer: Predicted class of the image, or empty.
+        metres_per_pixel: Ground size of a pixel, if known.
     """
 
     name: str
@@ -90,7 +89,7 @@ class _Look:
 
     @property
     def size(self) -> str:
-        """File and size, for the line below a title."""
+        """File name and size."""
         height, width = self.token_ids.shape
         name = self.name if len(self.name) <= 43 else f"{self.name[:20]}...{self.name[-20:]}"
         return ", ".join(filter(None, (name, f"{height} x {width} pixels")))
@@ -107,37 +106,36 @@ def show_tokens(
     path: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> "Image":
-    """Show which regions of an image became which token.
+    """Show the regions of the tokens of an image.
 
-    The image, the same with each token's regions outlined and numbered, and a legend: the token's
-    colour and number, its share of the picture and, where the model has a head, its class. A token
-    has the same colour in every picture. The class is the one predicted for most pixels of the
-    region, or what a head that pools the mean of the tokens says of this token alone.
+    The picture has the image, the image with each token's regions outlined and numbered, and a
+    legend with each token's colour, number, share of the picture and, if the model has a head,
+    class: the one predicted for most pixels of the region, or for the token alone by a head that
+    pools the mean of the tokens. Colours of tokens are the same in all pictures.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        image: A file, a DataArray, or native values (C, H, W) in the model's band order. It goes
-            through the model as it is, as a window of ``hook regions``, without the test pipeline.
-        valid: (H, W), non-zero where an array's pixels count.
-        num_tokens: Number of tokens; None takes the model's.
-        metres_per_pixel: Ground size of a pixel, for the scale bar; None takes the file's, else
-            the ``resolution`` of the model's dataset meta. Without any there is no bar.
-        title: Headline; None says how many tokens there are.
-        path: PNG to write as well; it appears complete or not at all.
-        overwrite: Replace ``path`` where it exists.
+        model: A loaded model, or an argument of :func:`hook.apis.load_model`.
+        image: A file, a DataArray, or native values (C, H, W) in the model's band order. It is used
+            at its size, like a window of ``hook regions``, without the test pipeline.
+        valid: (H, W), non-zero where an array's pixels are valid.
+        num_tokens: Number of tokens; None uses the model's.
+        metres_per_pixel: Ground size of a pixel, for the scale bar; None uses the file's, else
+            the ``resolution`` of the model's dataset meta, else draws no bar.
+        title: Title; None uses the number of tokens.
+        path: PNG to write, atomically.
+        overwrite: Replace an existing ``path``.
 
     Returns:
-        PIL.Image.Image: RGB picture, which a notebook shows where it is a cell's last line;
-        ``numpy.asarray`` makes it (height, width, 3) uint8.
+        PIL.Image.Image: RGB picture; ``numpy.asarray`` converts it to (height, width, 3) uint8.
 
     Raises:
-        ConfigError: The model has no tokens or none with regions of their own, an option cannot be
-            used, or ``path`` exists or is no PNG in a folder that exists.
+        ConfigError: The model has no tokens or only patches, an option is invalid, or ``path``
+            exists or is not a PNG in an existing folder.
         DataError: The image cannot be read or does not fit the model.
     """
     model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
-    look = _look(model, image, valid, num_tokens, metres_per_pixel)
-    return _deliver(_tokens_figure(look, title), path)
+    view = _token_view(model, image, valid, num_tokens, metres_per_pixel)
+    return _deliver(_tokens_figure(view, title), path)
 
 
 def show_attention(
@@ -153,58 +151,55 @@ def show_attention(
     path: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> "Image":
-    """Show where in an image one token looks, as heat over the picture.
+    """Show the attention of one token as a heat map over the image.
 
-    The image with the token's region outlined, its attention over the grey image, and a colour bar
-    that says what the numbers mean. Where tokens choose seeds (``assign="seed"``) they are
-    multiples of an attention that is spread evenly; where seeds choose tokens
-    (``assign="token"``), the share of each seed that the token has.
+    The picture has the image with the token's region outlined, its attention over the grey image,
+    and a colour bar: multiples of a uniform attention for ``assign="seed"``, the token's share of
+    each seed for ``assign="token"``.
 
     Args:
         model: See :func:`show_tokens`.
         image: See :func:`show_tokens`.
-        token: Number of the token, from 0, as :func:`show_tokens` numbers them.
-        at: (row, column) of a pixel whose owner is meant, instead of ``token``.
-        valid: See :func:`show_tokens`, as for all that follow.
-        num_tokens: Number of tokens; None takes the model's.
+        token: Token id, as numbered by :func:`show_tokens`.
+        at: (row, column) of a pixel of the token, instead of ``token``.
+        valid: See :func:`show_tokens`, like all that follow.
+        num_tokens: Number of tokens; None uses the model's.
         metres_per_pixel: Ground size of a pixel.
-        title: Headline; None names the token.
-        path: PNG to write as well.
-        overwrite: Replace ``path`` where it exists.
+        title: Title; None names the token.
+        path: PNG to write.
+        overwrite: Replace an existing ``path``.
 
     Returns:
         PIL.Image.Image: See :func:`show_tokens`.
 
     Raises:
-        ConfigError: The model has no tokens or none with regions of their own, there is no such
-            token, not one of ``token`` and ``at`` is given, another option cannot be used, or
-            ``path`` exists or is no PNG in a folder that exists.
-        DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
-            or where it has no data.
+        ConfigError: As in :func:`show_tokens`, or the token does not exist, or not exactly one of
+            ``token`` and ``at`` is given.
+        DataError: As in :func:`show_tokens`, or ``at`` is outside the image or has no data.
     """
     model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
     if (token is None) == (at is None):
         raise ConfigError(
             "one token is to be shown",
-            expected="its number, or at=(row, column) of a pixel that it owns",
+            expected="its number, or at=(row, column) of one of its pixels",
             found="neither" if token is None else "both",
-            remedy="give one of the two (--attention T, or --attention --at ROW COL)",
+            remedy="pass one of the two (--attention T, or --attention --at ROW COL)",
         )
     if at is None:
         token = check_int("token", token, minimum=None)
     else:
         at = _pixel(at)
-    look = _look(model, image, valid, num_tokens, metres_per_pixel)
+    view = _token_view(model, image, valid, num_tokens, metres_per_pixel)
     if at is not None:
-        token = _owner(look, at)
-    elif not 0 <= token < look.num_tokens:
+        token = _token_at(view, at)
+    elif not 0 <= token < view.num_tokens:
         raise ConfigError(
             "no such token",
-            expected=f"0 to {look.num_tokens - 1}",
+            expected=f"0 to {view.num_tokens - 1}",
             found=token,
             remedy="show_tokens, or 'hook tokens' without --attention, shows their numbers",
         )
-    return _deliver(_attention_figure(look, token, at, title), path)
+    return _deliver(_attention_figure(view, token, at, title), path)
 
 
 def show_token_counts(
@@ -219,29 +214,25 @@ def show_token_counts(
     path: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> "Image":
-    """Show the same image cut into several numbers of tokens, and what becomes of an object.
+    """Show an image with several numbers of tokens.
 
     Args:
-        model: See :func:`show_tokens`; ``max_tokens`` in training lets it take any number.
+        model: See :func:`show_tokens`; trained with ``max_tokens`` it supports any number.
         image: See :func:`show_tokens`.
-        counts: Numbers of tokens; None takes those of 2, 4, 8 and 16 that the model has.
-        at: (row, column) of a pixel; in each picture the region that holds it is lit and all else
-            dark. None outlines all regions.
-        valid: See :func:`show_tokens`, as for all that follow.
+        counts: Numbers of tokens; None uses those of 2, 4, 8 and 16 that the model supports.
+        at: (row, column) of a pixel; each picture highlights its region. None outlines all regions.
+        valid: See :func:`show_tokens`, like all that follow.
         metres_per_pixel: Ground size of a pixel.
-        title: Headline.
-        path: PNG to write as well.
-        overwrite: Replace ``path`` where it exists.
+        title: Title.
+        path: PNG to write.
+        overwrite: Replace an existing ``path``.
 
     Returns:
         PIL.Image.Image: See :func:`show_tokens`.
 
     Raises:
-        ConfigError: The model has no tokens or none with regions of their own, or fewer than asked
-            for, ``counts`` is empty, another option cannot be used, or ``path`` exists or is no
-            PNG in a folder that exists.
-        DataError: The image cannot be read or does not fit the model, or ``at`` lies outside it
-            or where it has no data.
+        ConfigError: As in :func:`show_tokens`, or ``counts`` is empty or exceeds the model's.
+        DataError: As in :func:`show_tokens`, or ``at`` is outside the image or has no data.
     """
     from hook.inference.models import checked_tokens
 
@@ -253,55 +244,51 @@ def show_token_counts(
         maximum = tokenizer.max_tokens
         counts = [count for count in _COUNTS if count <= maximum] or [maximum]
     if isinstance(counts, str) or not hasattr(counts, "__len__"):
-        raise bad_argument("counts", counts, "whole numbers, such as (2, 4, 8)")
+        raise bad_argument("counts", counts, "integers, such as (2, 4, 8)")
     if not len(counts):
         raise ConfigError(
             "no number of tokens is given",
             expected="one or more, such as (2, 4, 8)",
-            remedy="give numbers of tokens (--counts 2,4,8)",
+            remedy="set numbers of tokens (--counts 2,4,8)",
         )
     counts = [checked_tokens(model, check_int("counts", count)) for count in counts]
-    looks = [_look(model, image, valid, count, metres_per_pixel) for count in counts]
+    views = [_token_view(model, image, valid, count, metres_per_pixel) for count in counts]
     if at is not None:
-        for look in looks:
-            _owner(look, at)
+        for view in views:
+            _token_at(view, at)
     note = ""
     if not tokenizer.nested and set(counts) != {tokenizer.num_tokens}:
         note = f"The model was trained with all its {tokenizer.num_tokens} tokens, not with fewer."
-    return _deliver(_counts_figure(looks, at, title, note), path)
+    return _deliver(_counts_figure(views, at, title, note), path)
 
 
 # ------------------------------------------------------------------------------ what to show
 def _tokenizer_of(model: "nn.Module") -> "nn.Module":
-    """Return a model's tokenizer.
-
-    Raises:
-        ConfigError: It has none, or one whose tokens are squares.
-    """
+    """Return a model's tokenizer; raise ConfigError without one, or for patch embedding."""
     tokenizer = getattr(model.backbone, "tokenizer", None)
     if tokenizer is None or not hasattr(model.backbone, "forward_with_tokens"):
         raise ConfigError(
             f"{type(model.backbone).__name__} has no tokens to show",
             expected="a model with hook.TokenViT as its backbone",
-            remedy="take a model with tokens; hook predict shows the answers of any",
+            remedy="use a model with tokens; hook predict supports any model",
         )
     if tokenizer.assign == "grid":
         raise ConfigError(
-            f"{type(tokenizer).__name__} cuts the image into squares: its tokens have no regions",
+            f"{type(tokenizer).__name__} splits the image into squares: tokens have no regions",
             expected="a model with hook.HookTokenizer",
-            remedy="show a model with a HOOK tokenizer; squares are the patches of a regular grid",
+            remedy="use a model with a HOOK tokenizer",
         )
     return tokenizer
 
 
-def _look(
+def _token_view(
     model: "nn.Module",
     image: str | os.PathLike | np.ndarray,
     valid: np.ndarray | None,
     num_tokens: int | None,
     metres_per_pixel: float | None,
-) -> _Look:
-    """Send an image through a model once and keep what its tokens are made of."""
+) -> _TokenView:
+    """Run a model on an image, and collect its tokens and predictions."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -316,11 +303,11 @@ def _look(
         raise DataError(
             f"{name or 'the image'} does not fit the model",
             found=error.found or error.what,
-            remedy="cut or resize it to the size the model was trained with",
+            remedy="crop or resize it to the size the model was trained with",
         ) from None
     token_ids, (height, width) = tokens.token_map(), tokens.size
     attention, padded = tokens.output.assignment.float(), tuple(tokens.image.shape[-2:])
-    if padded != (height, width):  # the preprocessor filled the image up
+    if padded != (height, width):  # the preprocessor padded the image
         attention = interpolate(attention, padded, mode="bilinear")[..., :height, :width]
     classes, heading, answer = None, "", ""
     if predict.segments:
@@ -333,7 +320,7 @@ def _look(
                 alone = model.head(tokens.embeddings[:, None]).float().softmax(dim=1)
             classes = [f"{names[int(s.argmax())]} ({_percent(float(s.max()), 0)})" for s in alone]
             heading = "class of the token alone"
-    return _Look(
+    return _TokenView(
         name,
         stretch_to_rgb(values, model.dataset_meta.get("bands"), valid),
         token_ids,
@@ -349,7 +336,7 @@ def _look(
 def _read(
     model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
 ) -> tuple[str, np.ndarray, np.ndarray, float | None]:
-    """Read an image, or check an array: its name, values, validity and metres per pixel."""
+    """Return name, values, validity and metres per pixel of an image, read or checked."""
     from pyproj import CRS
     from rasterio import Affine
 
@@ -368,18 +355,18 @@ def _read(
             size = metres_per_pixel(geo["height"], geo["width"], grid, crs) or size
     else:
         values = image
-    called = name or "the image"
-    values = np.ascontiguousarray(check_values(model, values, called))
-    return name, values, check_validity(values, valid, called), size
+    label = name or "the image"
+    values = np.ascontiguousarray(check_values(model, values, label))
+    return name, values, check_validity(values, valid, label), size
 
 
 def _classes_of_regions(
     token_ids: np.ndarray, classes: np.ndarray, names: Sequence[str], count: int
 ) -> list[str]:
-    """Name the class of most pixels of each token and its share of them; nothing for no pixels."""
-    mine = token_ids >= 0
+    """Return the class of most pixels of each token with its share, or an empty string."""
+    owned = token_ids >= 0
     pixels = np.zeros((count, len(names)), np.int64)
-    np.add.at(pixels, (token_ids[mine], classes[mine]), 1)
+    np.add.at(pixels, (token_ids[owned], classes[owned]), 1)
     return [
         f"{names[row.argmax()]} ({_percent(row.max() / row.sum(), 0)})" if row.any() else ""
         for row in pixels
@@ -387,36 +374,28 @@ def _classes_of_regions(
 
 
 def _pixel(at: object) -> tuple[int, int]:
-    """Take a pixel's place.
-
-    Raises:
-        ConfigError: It is no two whole numbers.
-    """
-    places = check_pair("at", at, "two whole numbers, row and column", "give at=(row, column)")
-    return tuple(check_int("at", place, minimum=None) for place in places)
+    """Return a pixel's row and column, checked."""
+    pair = check_pair("at", at, "two integers, row and column", "use at=(row, column)")
+    return tuple(check_int("at", index, minimum=None) for index in pair)
 
 
-def _owner(look: _Look, at: tuple[int, int]) -> int:
-    """Return the token that owns a pixel.
-
-    Raises:
-        DataError: The pixel lies outside the image or has no data.
-    """
+def _token_at(view: _TokenView, at: tuple[int, int]) -> int:
+    """Return the token id of a pixel; raise DataError if it is outside the image or has no data."""
     row, col = at
-    height, width = look.token_ids.shape
+    height, width = view.token_ids.shape
     if not (0 <= row < height and 0 <= col < width):
         raise DataError(
-            "the pixel lies outside the image",
+            "the pixel is outside the image",
             expected=f"a row from 0 to {height - 1} and a column from 0 to {width - 1}",
             found=f"row {row}, column {col}",
             remedy="choose a pixel inside the image (--at ROW COL)",
         )
-    token = int(look.token_ids[row, col])
+    token = int(view.token_ids[row, col])
     if token < 0:
         raise DataError(
-            "the pixel has no data, and so no token",
+            "the pixel has no data and no token",
             found=f"row {row}, column {col}",
-            remedy="choose a pixel that has",
+            remedy="choose a valid pixel",
         )
     return token
 
@@ -424,11 +403,11 @@ def _owner(look: _Look, at: tuple[int, int]) -> int:
 # ------------------------------------------------------------------------------ how to show it
 @dataclass
 class _Canvas:
-    """One image at the size it is drawn in, and its token map beside it.
+    """Image and token map enlarged to the size they are drawn at.
 
     Attributes:
-        rgb: (kH, kW, 3) uint8, k times as large as the image.
-        token_ids: (kH, kW) token of each pixel; -1 where there is no data.
+        rgb: (kH, kW, 3) uint8, enlarged k times.
+        token_ids: (kH, kW) token of each pixel; -1 for nodata.
         factor: k.
         width: Width in inches.
         height: Height in inches.
@@ -441,15 +420,15 @@ class _Canvas:
     height: float
 
     @classmethod
-    def of(cls, look: _Look, side: float) -> "_Canvas":
+    def of(cls, view: _TokenView, side: float) -> "_Canvas":
         """Enlarge an image for a panel whose longer side is ``side`` inches."""
-        height, width = look.token_ids.shape
+        height, width = view.token_ids.shape
         factor = max(1, math.ceil(_FINE * side * _DPI / max(height, width)))
         size = (factor * height, factor * width)
         inches = side / max(height, width)
         return cls(
-            enlarge(look.rgb, factor),
-            resize_nearest(look.token_ids, size),
+            enlarge(view.rgb, factor),
+            resize_nearest(view.token_ids, size),
             factor,
             width * inches,
             height * inches,
@@ -457,12 +436,12 @@ class _Canvas:
 
     @property
     def slot(self) -> float:
-        """Inches that the panel takes, so that the words above narrow pictures have room."""
+        """Width of the panel in inches, with a minimum for the text above narrow pictures."""
         return max(self.width, 3.3)
 
     @property
     def lines(self) -> dict[str, float]:
-        """How outlines are drawn: of one width on paper, and not around specks."""
+        """Options of outlines: a fixed width in inches, none around fragments."""
         per_inch = self.token_ids.shape[1] / self.width
         return {
             "width": max(_LINE * per_inch, 1),
@@ -472,17 +451,12 @@ class _Canvas:
 
     @property
     def fragment(self) -> int:
-        """Pixels below which a part of a region is not outlined."""
+        """Minimum size in pixels of a part of a region to be outlined."""
         return round(SPECK * self.token_ids.size)
 
 
 class _Page:
-    """A figure measured in inches from its top left corner.
-
-    Args:
-        width: Inches.
-        height: Inches.
-    """
+    """Figure with positions and sizes in inches from its top left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -490,19 +464,19 @@ class _Page:
         self.width, self.height = width, height
         self.figure = Figure((width, height), dpi=_DPI, facecolor=PAPER)
 
-    def text(self, x: float, y: float, words: str, **style) -> None:
-        """Write words with their baseline at (x, y), or where ``va`` says."""
+    def text(self, x: float, y: float, text: str, **style) -> None:
+        """Write text with its baseline at (x, y), or aligned by ``va``."""
         style = {"size": 10, "color": INK} | style
-        self.figure.text(x / self.width, 1 - y / self.height, words, **style)
+        self.figure.text(x / self.width, 1 - y / self.height, text, **style)
 
     def head(self, title: str, lines: Sequence[str]) -> None:
-        """Write the headline and the small lines below it."""
+        """Write the title and the lines below it."""
         self.text(_SIDE, 0.36, title, size=15, weight="bold")
         for k, line in enumerate(lines):
             self.text(_SIDE, 0.62 + 0.2 * k, line, color=MUTED)
 
     def axes(self, x: float, y: float, width: float, height: float) -> "Axes":
-        """Add axes without ticks, thinly framed."""
+        """Add axes with a thin frame and no ticks."""
         left, bottom = x / self.width, 1 - (y + height) / self.height
         axes = self.figure.add_axes((left, bottom, width / self.width, height / self.height))
         axes.set(xticks=[], yticks=[])
@@ -513,7 +487,7 @@ class _Page:
     def panel(
         self, x: float, y: float, canvas: _Canvas, picture: np.ndarray, title: str, note: str = ""
     ) -> "Axes":
-        """Show a picture with words above it."""
+        """Show a picture with text above it."""
         axes = self.axes(x, y, canvas.width, canvas.height)
         axes.imshow(picture, interpolation="antialiased", aspect="auto")
         self.text(x, y - 0.1, title, size=11.5, weight="bold")
@@ -524,33 +498,33 @@ class _Page:
 _SIDE, _GAP, _CAPTION = 0.3, 0.25, 0.34
 
 
-def _tokens_figure(look: _Look, title: str | None) -> "Figure":
-    canvas = _Canvas.of(look, _PANEL)
-    shares = token_shares(look.token_ids, look.num_tokens)
+def _tokens_figure(view: _TokenView, title: str | None) -> "Figure":
+    canvas = _Canvas.of(view, _PANEL)
+    shares = token_shares(view.token_ids, view.num_tokens)
     owning = int((shares > 0).sum())
     legend_x = _SIDE + 2 * (canvas.slot + _GAP)
-    legend_w = 1.75 if look.classes is None else 3.3
-    lines = [look.size]
-    if look.answer:
-        lines[0] += f"; the model's answer: {look.answer}"
+    legend_w = 1.75 if view.classes is None else 3.3
+    lines = [view.size]
+    if view.answer:
+        lines[0] += f"; the model's answer: {view.answer}"
     lines.append(_KEY)
     top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
     tall = max(canvas.height, 2.4)
     page = _Page(legend_x + legend_w + _SIDE, top + tall + 0.3)
-    few = "" if owning == look.num_tokens else f", {owning} of which own a region"
-    page.head(title or f"{_plural(look.num_tokens, 'token')}{few}", lines)
+    note = "" if owning == view.num_tokens else f", {owning} of which own a region"
+    page.head(title or f"{_plural(view.num_tokens, 'token')}{note}", lines)
     axes = page.panel(_SIDE, top, canvas, canvas.rgb, "Image")
-    if look.metres_per_pixel:
-        draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
+    if view.metres_per_pixel:
+        draw_scale_bar(axes, canvas.rgb.shape, view.metres_per_pixel / canvas.factor)
     outlined = outline_tokens(canvas.token_ids, canvas.rgb, tint=TINT, **canvas.lines)
     axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, outlined, "Regions of the tokens")
     _write_numbers(axes, canvas)
-    _write_legend(page, legend_x, top, tall, shares, look.classes, look.heading)
+    _write_legend(page, legend_x, top, tall, shares, view.classes, view.heading)
     return page.figure
 
 
 def _write_numbers(axes: "Axes", canvas: _Canvas) -> None:
-    """Write each token's number where its region has room for it."""
+    """Write each token's number into its region, if there is space."""
     per_inch = canvas.token_ids.shape[1] / canvas.width
     regions = without_fragments(canvas.token_ids, canvas.fragment)
     for token, (row, col, room) in roomiest_spots(regions).items():
@@ -582,7 +556,7 @@ def _write_legend(
     classes: list[str] | None,
     heading: str,
 ) -> None:
-    """List the tokens that own pixels, the largest first, as far as there is room."""
+    """List the tokens with pixels, largest first, as many as fit."""
     step = 0.29
     style = {"size": 9.5, "color": MUTED, "weight": "bold"}
     page.text(x, y - 0.1, "Token", **style)
@@ -599,44 +573,44 @@ def _write_legend(
         if classes is not None:
             page.text(x + 1.5, line, classes[token], va="center")
     if len(shown) < len(order):
-        rest = order[len(shown) :]
+        hidden = order[len(shown) :]
         line = y + step * (len(shown) + 0.5)
-        page.text(x, line, f"{len(rest)} more", va="center", color=MUTED)
-        share = _percent(shares[rest].sum())
+        page.text(x, line, f"{len(hidden)} more", va="center", color=MUTED)
+        share = _percent(shares[hidden].sum())
         page.text(x + 1.3, line, share, va="center", ha="right", color=MUTED)
 
 
 def _attention_figure(
-    look: _Look, token: int, at: tuple[int, int] | None, title: str | None
+    view: _TokenView, token: int, at: tuple[int, int] | None, title: str | None
 ) -> "Figure":
-    canvas = _Canvas.of(look, _PANEL)
-    share = token_shares(look.token_ids, look.num_tokens)[token]
-    attention, limits, ticks, meaning = _heat(look, token)
+    canvas = _Canvas.of(view, _PANEL)
+    share = token_shares(view.token_ids, view.num_tokens)[token]
+    attention, limits, ticks, meaning = _heat(view, token)
     bar_x = _SIDE + 2 * (canvas.slot + _GAP)
-    lines = [look.size]
+    lines = [view.size]
     if at is not None:
         lines[0] += f"; + marks row {at[0]}, column {at[1]}, which this token owns"
-    if look.assign == "seed":
+    if view.assign == "seed":
         lines.append(
             "A place belongs to the token that looks at it most, even if that token looks more "
             "elsewhere."
         )
     top = 0.75 + _CAPTION + 0.2 * (len(lines) - 1)
     page = _Page(bar_x + 1.2, top + canvas.height + 0.3)
-    page.head(title or f"Where token {token} of {look.num_tokens} looks", lines)
+    page.head(title or f"Where token {token} of {view.num_tokens} looks", lines)
     lit = outline_tokens(canvas.token_ids, canvas.rgb, (token,), tint=TINT, **canvas.lines)
     axes = page.panel(
         _SIDE, top, canvas, lit, f"Region of token {token}", f"{_percent(share)} of the picture"
     )
     if at is not None:
         _mark(axes, canvas, at)
-    if look.metres_per_pixel:
-        draw_scale_bar(axes, canvas.rgb.shape, look.metres_per_pixel / canvas.factor)
+    if view.metres_per_pixel:
+        draw_scale_bar(axes, canvas.rgb.shape, view.metres_per_pixel / canvas.factor)
     heat = render_attention(attention, canvas.rgb, limits, valid=canvas.token_ids >= 0)
     axes = page.panel(_SIDE + canvas.slot + _GAP, top, canvas, heat, "Attention")
     if at is not None:
         _mark(axes, canvas, at)
-    # The bar is heat over middle grey, as the picture is heat over the image.
+    # The bar is blended with middle grey, as the picture is with the image.
     ramp = np.linspace(limits[1], limits[0], 256)[:, np.newaxis]
     bar = render_attention(ramp, np.full((256, 8, 3), 128, np.uint8), limits)
     axes = page.axes(bar_x, top, 0.18, canvas.height)
@@ -648,34 +622,32 @@ def _attention_figure(
     return page.figure
 
 
-def _heat(look: _Look, token: int) -> tuple[np.ndarray, tuple[float, float], dict[float, str], str]:
-    """Give a token's attention in a unit that means something.
-
-    Returns:
-        (h, w) attention, its limits, labels at values between them, and what the values mean.
-    """
-    attention = look.attention[token]
-    if look.assign == "token":  # weights that sum to one over the tokens
+def _heat(
+    view: _TokenView, token: int
+) -> tuple[np.ndarray, tuple[float, float], dict[float, str], str]:
+    """Return a token's attention (h, w), its limits, tick labels by value, and its unit."""
+    attention = view.attention[token]
+    if view.assign == "token":  # weights that sum to one over the tokens
         ticks = {value / 4: _percent(value / 4, 0) for value in range(5)}
         return attention, (0.0, 1.0), ticks, "share of each place that this token takes"
-    # Weights that sum to one over the picture, or over those places of it that have data.
+    # Weights that sum to one over the picture, or over its valid seeds.
     attention = attention / (attention[attention > 0].mean() if attention.any() else 1)
     top = max(float(attention.max()), 1.0)
-    step = scale_bar_length(top * 5 / 4)  # 1, 2 or 5 times a power of ten, four to ten of them
+    step = scale_bar_length(top * 5 / 4)  # 1, 2 or 5 times a power of ten: four to ten ticks
     values = np.arange(0, top * 1.0001, step)
     ticks = {float(value): f"{value:g}x" for value in values}
     return attention, (0.0, top), ticks, "times the attention of an even spread"
 
 
 def _counts_figure(
-    looks: list[_Look], at: tuple[int, int] | None, title: str | None, note: str
+    views: list[_TokenView], at: tuple[int, int] | None, title: str | None, note: str
 ) -> "Figure":
-    panels = len(looks) + 1
+    panels = len(views) + 1
     columns = panels if panels <= 3 else math.ceil(math.sqrt(panels))
     rows = -(-panels // columns)
-    canvases = [_Canvas.of(look, 3.9) for look in looks]
+    canvases = [_Canvas.of(view, 3.9) for view in views]
     first = canvases[0]
-    lines = [looks[0].size]
+    lines = [views[0].size]
     if at is not None:
         lines[0] += f"; lit: the region that holds the pixel in row {at[0]}, column {at[1]} (+)"
     else:
@@ -690,33 +662,33 @@ def _counts_figure(
     default = "The same image in more and more tokens"
     page.head(title or (default if at is None else "The same place in more and more tokens"), lines)
 
-    def place(k: int) -> tuple[float, float]:
+    def position(k: int) -> tuple[float, float]:
         row, column = divmod(k, columns)
         step = first.height + _CAPTION + 0.12
         return _SIDE + column * (first.slot + _GAP), top + row * step
 
-    axes = page.panel(*place(0), first, first.rgb, "Image")
-    if looks[0].metres_per_pixel:
-        draw_scale_bar(axes, first.rgb.shape, looks[0].metres_per_pixel / first.factor)
+    axes = page.panel(*position(0), first, first.rgb, "Image")
+    if views[0].metres_per_pixel:
+        draw_scale_bar(axes, first.rgb.shape, views[0].metres_per_pixel / first.factor)
     if at is not None:
         _mark(axes, first, at)
-    for k, (look, canvas) in enumerate(zip(looks, canvases, strict=True), 1):
-        name = _plural(look.num_tokens, "token")
+    for k, (view, canvas) in enumerate(zip(views, canvases, strict=True), 1):
+        name = _plural(view.num_tokens, "token")
         if at is None:
             picture = outline_tokens(canvas.token_ids, canvas.rgb, tint=TINT, **canvas.lines)
-            page.panel(*place(k), canvas, picture, name)
+            page.panel(*position(k), canvas, picture, name)
             continue
-        token = _owner(look, at)
-        share = token_shares(look.token_ids, look.num_tokens)[token]
+        token = _token_at(view, at)
+        share = token_shares(view.token_ids, view.num_tokens)[token]
         picture = highlight_token(canvas.token_ids, canvas.rgb, token, **canvas.lines)
-        axes = page.panel(*place(k), canvas, picture, name, f"token {token}, {_percent(share)}")
+        axes = page.panel(*position(k), canvas, picture, name, f"token {token}, {_percent(share)}")
         _mark(axes, canvas, at)
     return page.figure
 
 
 def _mark(axes: "Axes", canvas: _Canvas, at: tuple[int, int]) -> None:
-    """Put a cross on a pixel of the image."""
-    row, col = ((place + 0.5) * canvas.factor - 0.5 for place in at)
+    """Draw a cross on a pixel of the image."""
+    row, col = ((index + 0.5) * canvas.factor - 0.5 for index in at)
     for colour, size, line in ((INK, 13, 4.0), (PAPER, 12, 2.0)):
         axes.plot(col, row, "+", color=colour, markersize=size, markeredgewidth=line)
 
@@ -736,7 +708,7 @@ def _check_options(
     num_tokens: int | None,
     metres_per_pixel: float | None,
 ) -> "nn.Module":
-    """Refuse what cannot be drawn or written, before the model runs; give it loaded."""
+    """Check options before the model runs, and return it loaded."""
     from hook.inference.models import checked_tokens, load_model
 
     if path is not None:
@@ -751,12 +723,12 @@ def _check_options(
 
 
 def _check_path(path: Path, overwrite: bool) -> None:
-    """Refuse a picture that could not be written."""
+    """Raise ConfigError for a path that cannot be written."""
     if path.suffix.lower() != ".png":
         raise ConfigError(
             f"path={path}: pictures are written as PNG",
-            expected="a name in .png",
-            found=path.suffix or "no ending",
+            expected="a name ending in .png",
+            found=path.suffix or "no suffix",
             remedy=f"name it {path.stem or 'picture'}.png",
         )
     if not path.parent.is_dir():
@@ -764,22 +736,22 @@ def _check_path(path: Path, overwrite: bool) -> None:
             f"path={path} cannot be written",
             expected=f"an existing folder {path.parent}",
             found="a file" if path.parent.exists() else "none",
-            remedy="create the folder or choose another one",
+            remedy="create the folder or choose a different one",
         )
     if path.is_dir():
         raise ConfigError(
             f"path={path} is a folder",
             expected="the name of a picture",
-            remedy="name a file in .png in it",
+            remedy="name a .png file in it",
         )
     if path.exists() and not overwrite:
         raise ConfigError(
-            f"{path} exists already", remedy="choose another output or overwrite (--overwrite)"
+            f"{path} exists already", remedy="choose a different output or overwrite (--overwrite)"
         )
 
 
 def _deliver(figure: "Figure", path: str | os.PathLike | None) -> "Image":
-    """Give a figure as a picture, and write it where a path is given."""
+    """Convert a figure to a picture, and write it if a path is given."""
     from PIL import Image
 
     picture = figure_to_rgb(figure)

@@ -134,7 +134,7 @@ def maps_of_all(model, image, valid, num_tokens, monkeypatch):
     number = tokenize(model, image, valid, num_tokens).num_tokens
     assert number == sample.tokens.num_tokens == regions.embeddings.shape[1]
     if cut.output.assign != "grid":  # squares are not drawn as regions
-        maps["token pictures"] = token_pictures._look(
+        maps["token pictures"] = token_pictures._token_view(
             model, image, valid, num_tokens, None
         ).token_ids
     return maps, sample.tokens

@@ -330,7 +330,7 @@ def test_other_wrong_arguments_of_a_stretch():
     for gamma in ("x", 0, -1):
         with pytest.raises(ConfigError, match="gamma="):
             stretch_to_rgb(image, gamma=gamma)
-    with pytest.raises(DataError, match="valid has another size"):
+    with pytest.raises(DataError, match="the size of valid differs"):
         stretch_to_rgb(image, valid=np.ones((2, 2)))
     with pytest.raises(DataError, match="needs bands"):
         stretch_to_rgb(None)
@@ -344,5 +344,5 @@ def test_palettes_that_are_none(palette):
 
 @pytest.mark.parametrize("labels", [None, [[0, 1]], np.array([["a"]])])
 def test_labels_that_are_none(labels):
-    with pytest.raises(DataError, match="labels are no class indexes"):
+    with pytest.raises(DataError, match="labels are not class indexes"):
         render_labels(labels, [(0, 0, 0)])

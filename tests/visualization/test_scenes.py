@@ -263,9 +263,9 @@ def test_scale_bar_is_true_on_the_ground(tmp_path, values):
 def test_wrong_options_are_refused(tmp_path, values):
     path = write(tmp_path / "a.tif", values, names=("a", "b", "c", "d"))
     for options, words in (
-        (dict(bounds=(1, 2, 3)), "no box"),
-        (dict(bounds="abcd"), "no box"),
-        (dict(bounds=(RIGHT, BOTTOM, LEFT, TOP)), "no box"),
+        (dict(bounds=(1, 2, 3)), "not a box"),
+        (dict(bounds="abcd"), "not a box"),
+        (dict(bounds=(RIGHT, BOTTOM, LEFT, TOP)), "not a box"),
         (dict(bounds=(0, 0, 1, 1)), "nothing inside the bounds"),
         (dict(bands=("a", "b")), "bands to show"),
         (dict(bands=("a", "b", "nir")), "nir"),

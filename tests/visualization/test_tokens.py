@@ -327,7 +327,7 @@ SHOW = {
 @pytest.fixture
 def untouched(monkeypatch):
     """The model may not run."""
-    monkeypatch.setattr(token_pictures, "_look", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr(token_pictures, "_token_view", lambda *_: pytest.fail("the model ran"))
 
 
 @pytest.mark.parametrize("show", SHOW)
