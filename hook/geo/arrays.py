@@ -123,32 +123,32 @@ def raster_files(images: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def map_file(given: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
+def map_file(class_map: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
     """Yield the path of a class map, with class names and colours, and its nodata value or None."""
-    if not is_array(given):
-        if not isinstance(given, str | os.PathLike):
+    if not is_array(class_map):
+        if not isinstance(class_map, str | os.PathLike):
             raise SceneError(
                 "the input is not a map",
                 expected="a file name, an xarray.DataArray, or an array (rows, cols)",
-                found=type(given).__name__,
+                found=type(class_map).__name__,
                 remedy="pass a class map, such as SceneMapper.map returns",
             )
-        yield given, None
+        yield class_map, None
         return
-    names, colours = _names_and_colours(given)
-    nodata = _NODATA if isinstance(given, np.ndarray) and given.dtype.kind != "f" else None
-    with raster_file(given, "map", classes=True) as path:
+    names, colours = _names_and_colours(class_map)
+    nodata = _NODATA if isinstance(class_map, np.ndarray) and class_map.dtype.kind != "f" else None
+    with raster_file(class_map, "map", classes=True) as path:
         if names:
             styled = map(StyledClass, range(len(names)), names, colours)
             write_style(path, list(styled))
         yield path, nodata
 
 
-def _names_and_colours(given: Any) -> tuple[list[str], list[Colour]]:
+def _names_and_colours(class_map: Any) -> tuple[list[str], list[Colour]]:
     """Read class names and palette from attributes of a DataArray; files store lists as text."""
     found = []
     for key in ("classes", "palette"):
-        value = getattr(given, "attrs", {}).get(key)
+        value = getattr(class_map, "attrs", {}).get(key)
         if isinstance(value, str):
             with suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(value)

@@ -78,13 +78,13 @@ def _by_colour(
     src: DatasetReader, bands: Sequence[str | int], described: Sequence[str]
 ) -> list[int] | None:
     """Return bands by colour interpretation (red, green, ...), None where that does not apply."""
-    wanted = [band.casefold() if isinstance(band, str) else "" for band in bands]
-    if not wanted or {name.casefold() for name in described} & set(wanted):
+    names = [band.casefold() if isinstance(band, str) else "" for band in bands]
+    if not names or {name.casefold() for name in described} & set(names):
         return None
     colours = [colour.name.casefold() for colour in src.colorinterp]
-    if any(not name or colours.count(name) != 1 for name in wanted):
+    if any(not name or colours.count(name) != 1 for name in names):
         return None
-    return [colours.index(name) + 1 for name in wanted]
+    return [colours.index(name) + 1 for name in names]
 
 
 def image_bands(src: DatasetReader) -> list[int]:

@@ -99,9 +99,9 @@ def plan_dissolving(
         size = np.bincount(labels[inside], steps[inside], minlength=count).astype(np.int64)
         kind = np.zeros(count, np.int32)
         kind[labels[inside]] = classes[inside]
-        beside = touching(labels[:, :-1], labels[:, 1:])
-        below = touching(labels[:-1], labels[1:])
-        pairs = _unique_pairs(np.concatenate([beside, below]))
+        horizontal = touching(labels[:, :-1], labels[:, 1:])
+        vertical = touching(labels[:-1], labels[1:])
+        pairs = _unique_pairs(np.concatenate([horizontal, vertical]))
         # Edges between two large regions are not needed.
         edges.append(pairs[(size[pairs] < smallest).any(axis=1)] + offset)
         labels = np.where(inside[[0, -1]], labels[[0, -1]] + np.int64(offset), NO_CLASS)

@@ -215,21 +215,21 @@ class ScoreMap:
         window = Window(0, row_off, classes.shape[1], classes.shape[0])
         with reading(self.path, SceneError):
             if len(self._bands) == 1:
-                scores, known = self._read_band(self._bands[0], window)
+                scores, valid = self._read_band(self._bands[0], window)
             else:
-                scores, known = None, np.zeros(classes.shape, bool)
+                scores, valid = None, np.zeros(classes.shape, bool)
                 for class_id in np.unique(classes[classes >= 0]).tolist():
                     if class_id >= len(self._bands):
                         raise self._band_error(f"at least {class_id + 1}")
                     band, mask = self._read_band(self._bands[class_id], window)
                     scores = np.zeros_like(band) if scores is None else scores
                     pixels = classes == class_id
-                    scores[pixels], known[pixels] = band[pixels], mask[pixels]
+                    scores[pixels], valid[pixels] = band[pixels], mask[pixels]
                 scores = np.zeros(classes.shape) if scores is None else scores
-        known &= classes >= 0
+        valid &= classes >= 0
         if scores.dtype.kind == "f":
-            known &= np.isfinite(scores)
-        return scores, known
+            valid &= np.isfinite(scores)
+        return scores, valid
 
     def _read_band(self, number: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
         values = self._source.read([number], window=window)
@@ -437,9 +437,9 @@ class _Joiner:
         last[numbers] = np.flatnonzero(inside) + row_off * self._width  # the last one wins
         sums, counts = np.zeros(count), np.zeros(count, np.int64)
         if scores:
-            values, known = scores
-            sums = np.bincount(labels[known], values[known], minlength=count)
-            counts = np.bincount(labels[known], minlength=count)
+            values, valid = scores
+            sums = np.bincount(labels[valid], values[valid], minlength=count)
+            counts = np.bincount(labels[valid], minlength=count)
         return _Regions(shapely.normalize(polygons), kinds, last, sums, counts), straight
 
 

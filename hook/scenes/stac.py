@@ -270,7 +270,7 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
         return None
     lon = np.unwrap(np.append(lon, lon[0]), period=360)
     lat = np.append(lat, lat[0])
-    if abs(lon[-1] - lon[0]) > 180:  # once around: a pole lies inside
+    if abs(lon[-1] - lon[0]) > 180:  # once around: a pole is inside
         pole = 90 if lat.mean() > 0 else -90
         lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
     outline = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
