@@ -1,11 +1,11 @@
-# What every run shares. Segmentation configs overwrite default_scope with 'mmseg'.
+# Common settings of all runs. Segmentation configs overwrite default_scope with 'mmseg'.
 default_scope = "hook"
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=True),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    # Two checkpoints stay, so that a run killed while it writes still has one to resume from.
+    # Keep two checkpoints: one remains if a run is killed while it writes the other.
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="auto"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
@@ -18,9 +18,9 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),  # without a GPU, tools/train.py takes gloo
+    dist_cfg=dict(backend="nccl"),  # tools/train.py uses gloo without a GPU
 )
-# For TensorBoard put dict(type="TensorboardVisBackend") beside LocalVisBackend.
+# For TensorBoard add dict(type="TensorboardVisBackend") to vis_backends.
 visualizer = dict(
     type="mmengine.Visualizer", name="visualizer", vis_backends=[dict(type="LocalVisBackend")]
 )

@@ -1,5 +1,5 @@
-# fast with dense features at the resolution of the seeds, a skip connection from the seeds, and a
-# pyramid and head as narrow as those of the small models.
+# fast with dense features at the resolution of the seeds, a skip connection from the seeds, and the
+# narrow pyramid and head of the small models.
 _base_ = ["../_base_/models/hook_vit-b_seg.py"]
 default_scope = "mmseg"
 model = dict(

@@ -1,4 +1,4 @@
-# HOOK under ViT-B at 512 px, 8 tokens; one linear layer on the mean token.
+# HOOK with ViT-B at 512 px, 8 tokens; one linear layer on the mean token.
 _base_ = ["../_base_/models/hook_vit-b_cls.py"]
 default_scope = "hook"
 model = dict(

@@ -1,6 +1,5 @@
-# The demo: HOOK on the scene of data/make_demo_scene.py. West: training; a strip in the middle:
-# validation; east: test. tools/demo.py runs all steps, on other folders too;
-# python tools/train.py configs/hook/demo_hook.py trains it once data/demo exists.
+# HOOK on the scene of data/make_demo_scene.py, split into west (training), a strip in the middle
+# (validation) and east (test). tools/demo.py runs all steps, also on other folders.
 _base_ = ["../_base_/default_runtime.py"]
 default_scope = "mmseg"
 
@@ -11,12 +10,12 @@ metainfo = dict(
     palette=[[221, 203, 125], [44, 111, 60], [58, 118, 190], [122, 122, 128], [200, 65, 50]],
     bands=("blue", "green", "red", "nir"),
     scale=1e-4,  # digital numbers -> reflectance
-    # Of the training area, over valid pixels.
+    # Of valid pixels of the training area.
     mean=[0.0637, 0.0885, 0.0836, 0.3011],
     std=[0.0282, 0.0384, 0.0563, 0.1221],
     resolution=1.0,
 )
-# Boxes in EPSG:32632, whole chips wide; the scene is 1536 m wide and 1024 m high.
+# Boxes in EPSG:32632, a multiple of chips wide; the scene is 1536 m wide and 1024 m high.
 train_area = (688400, 5338176, 689264, 5339200)
 val_area = (689264, 5338176, 689456, 5339200)
 test_area = (689456, 5338176, 689936, 5339200)
@@ -77,7 +76,7 @@ model = dict(
         depth=4,
         num_heads=4,
         out_indices=(0, 1, 2, 3),
-        # One cell per seed: the paper's cells of 16 pixels are too coarse for roads and houses.
+        # One cell per seed; the paper's 16 pixels are too coarse for roads and houses.
         dense_size=img_size // 4,
     ),
     neck=dict(type="hook.TokenPyramid", in_channels=96, out_channels=(32, 48, 64, 64)),
@@ -90,7 +89,7 @@ model = dict(
         align_corners=False,
         loss_decode=dict(
             type="hook.CrossEntropyLoss",
-            # Inverse square roots of the class frequencies in the training area.
+            # Inverse square root of class frequencies in the training area.
             class_weight=[0.651, 1.228, 3.078, 2.521, 3.227],
         ),
     ),

@@ -1,4 +1,4 @@
-# The building segmenter in the package, with fewer than half a million weights.
+# The building segmenter of the package, below half a million weights.
 _base_ = ["hook-fast-skip_vit-192x6_banepa-256.py"]
 channels = (24, 32, 40, 40)
 model = dict(

@@ -1,6 +1,5 @@
-# The classifier in the package, with fewer than half a million weights, trained on the 12,000
-# training images of the 15,000-image subset and tested on its 3,000 test images. The last epoch is
-# used, so there are no validation images.
+# The classifier of the package, below half a million weights, on the 15,000-image subset (12,000
+# training and 3,000 test images). The last epoch is used, without validation images.
 _base_ = ["hook-fast_vit-192x6_eurosat-2k-64.py"]
 model = dict(
     backbone=dict(tokenizer=dict(seed_dims=64), embed_dims=96, depth=3, num_heads=3, mlp_ratio=2),

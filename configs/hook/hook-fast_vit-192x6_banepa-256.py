@@ -1,5 +1,5 @@
-# fast with eight tokens on the Banepa buildings; seeds choose tokens, and dense features have the
-# resolution of the seeds.
+# fast with eight tokens on the Banepa buildings; seeds are assigned to tokens, and dense features
+# have the resolution of the seeds.
 _base_ = ["hook_vit-192x6_banepa-256.py"]
 model = dict(
     backbone=dict(tokenizer=dict(preset="fast", assign="token")),

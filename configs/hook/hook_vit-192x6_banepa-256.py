@@ -1,4 +1,4 @@
-# HOOK with eight tokens and seeds 128 wide under a ViT of width 192 and depth 6, on folders of
+# HOOK with eight tokens and 128-channel seeds and a ViT of width 192 and depth 6, on folders of
 # GeoTIFFs with building masks.
 _base_ = [
     "../_base_/models/hook_vit-b_seg.py",

@@ -1,4 +1,4 @@
-# HOOK with six tokens and seeds 128 wide under a ViT of width 192 and depth 6, on EuroSAT.
+# HOOK with six tokens and 128-channel seeds and a ViT of width 192 and depth 6, on EuroSAT.
 _base_ = [
     "../_base_/models/hook_vit-b_cls.py",
     "../_base_/datasets/eurosat_2k.py",

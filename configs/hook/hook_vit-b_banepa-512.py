@@ -1,4 +1,4 @@
-# HOOK under ViT-B on the Banepa buildings in whole chips of 512 px, for a GPU.
+# HOOK with ViT-B on the Banepa buildings in full chips of 512 px, for a GPU.
 _base_ = [
     "../_base_/models/hook_vit-b_seg.py",
     "../_base_/datasets/banepa_buildings_512.py",

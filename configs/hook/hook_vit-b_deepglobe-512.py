@@ -1,4 +1,4 @@
-# HOOK under ViT-B on DGLCC (DeepGlobe land cover), the paper's recipe.
+# HOOK with ViT-B on DGLCC (DeepGlobe land cover), the paper's recipe.
 _base_ = [
     "../_base_/models/hook_vit-b_seg.py",
     "../_base_/datasets/deepglobe_land_cover_512.py",

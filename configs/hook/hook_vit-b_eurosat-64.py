@@ -1,4 +1,4 @@
-# HOOK under ViT-B on EuroSAT's visible bands, with the paper's recipe for scene classification.
+# HOOK with ViT-B on EuroSAT's visible bands, with the paper's recipe for scene classification.
 _base_ = [
     "../_base_/models/hook_vit-b_cls.py",
     "../_base_/datasets/eurosat_64.py",

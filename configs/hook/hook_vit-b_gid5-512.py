@@ -1,4 +1,4 @@
-# HOOK under ViT-B on GID5, the paper's recipe.
+# HOOK with ViT-B on GID5, the paper's recipe.
 _base_ = [
     "../_base_/models/hook_vit-b_seg.py",
     "../_base_/datasets/gid5_512.py",

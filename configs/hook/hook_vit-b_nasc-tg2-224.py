@@ -1,4 +1,4 @@
-# HOOK under ViT-B on NaSC-TG2, the paper's recipe.
+# HOOK with ViT-B on NaSC-TG2, the paper's recipe.
 _base_ = [
     "../_base_/models/hook_vit-b_cls.py",
     "../_base_/datasets/nasc_tg2_224.py",

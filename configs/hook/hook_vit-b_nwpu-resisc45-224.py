@@ -1,4 +1,4 @@
-# HOOK under ViT-B on NWPU-RESISC45, the paper's recipe.
+# HOOK with ViT-B on NWPU-RESISC45, the paper's recipe.
 _base_ = [
     "../_base_/models/hook_vit-b_cls.py",
     "../_base_/datasets/nwpu_resisc45_224.py",

@@ -13,7 +13,7 @@ model = dict(
             with_pos_embed=True,
             with_cls_token=False,
         ),
-        # The grid of its own tokens.
+        # The patch grid.
         dense_size=None,
     ),
 )

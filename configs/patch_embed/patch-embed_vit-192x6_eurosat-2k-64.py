@@ -1,4 +1,4 @@
-# The paper's baseline, without positions, with patches of 8 pixels: a bag of 64 patches.
+# The paper's baseline without positions, with 64 patches of 8 pixels.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_cls.py",
     "../_base_/datasets/eurosat_2k.py",

@@ -1,4 +1,4 @@
-# Patch embedding without positions under ViT-B on DGLCC (DeepGlobe land cover), the paper's recipe.
+# Patch embedding without positions, ViT-B on DGLCC (DeepGlobe land cover), the paper's recipe.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_seg.py",
     "../_base_/datasets/deepglobe_land_cover_512.py",

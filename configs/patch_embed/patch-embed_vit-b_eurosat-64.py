@@ -1,4 +1,4 @@
-# Patch embedding without positions under ViT-B on EuroSAT, the paper's recipe for scenes.
+# Patch embedding without positions, ViT-B on EuroSAT, the paper's recipe for scenes.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_cls.py",
     "../_base_/datasets/eurosat_64.py",

@@ -1,4 +1,4 @@
-# Patch embedding without positions under ViT-B on GID5, the paper's recipe.
+# Patch embedding without positions, ViT-B on GID5, the paper's recipe.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_seg.py",
     "../_base_/datasets/gid5_512.py",

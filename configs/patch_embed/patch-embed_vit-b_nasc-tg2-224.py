@@ -1,4 +1,4 @@
-# Patch embedding without positions under ViT-B on NaSC-TG2, the paper's baseline and recipe.
+# Patch embedding without positions, ViT-B on NaSC-TG2, the paper's baseline and recipe.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_cls.py",
     "../_base_/datasets/nasc_tg2_224.py",

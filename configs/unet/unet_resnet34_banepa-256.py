@@ -1,5 +1,4 @@
-# U-Net from scratch on folders of GeoTIFFs with building masks, with the same recipe as the other
-# methods.
+# U-Net from scratch on the Banepa buildings, with the recipe of the other methods.
 _base_ = [
     "../_base_/models/unet_resnet34.py",
     "../_base_/datasets/banepa_buildings_256.py",

@@ -1,8 +1,8 @@
 # Banepa buildings, a folder of GeoTIFFs: 48 aerial chips of 512 px at about 0.13 m with building
-# masks; 32 chips to train, 8 to choose on, 8 to test, in columns of their own.
+# masks; 32 training, 8 validation and 8 test chips in separate columns.
 #   python tools/dataset_tools/prepare_banepa.py <clone of fAIr-models> data/banepa_buildings
-# For a folder of your own set data_root, metainfo (tools/dataset_tools/compute_statistics.py
-# computes mean and std) and the lists of file names in splits/. Masks may be a vector file as well:
+# For your own folder set data_root, metainfo (mean and std from
+# tools/dataset_tools/compute_statistics.py) and the lists in splits/. Masks may be a vector file:
 #   masks="buildings.gpkg", label="building", background="background"
 #
 # Imagery: OpenAerialMap contributors, CC BY 4.0 (item 62d85d11d8499800053796c1), via HOTOSM fAIr.
@@ -57,7 +57,7 @@ train_dataloader = dict(
     dataset=dict(
         **folder,
         mode="random",
-        length=128,  # as many chips an epoch as cover the training images
+        length=128,  # chips per epoch, as many as cover the training images
         split="splits/train.txt",
         pipeline=train_pipeline,
     ),
@@ -77,7 +77,7 @@ test_dataloader = dict(
     dataset=dict(**folder, split="splits/test.txt", test_mode=True, pipeline=test_pipeline),
 )
 val_evaluator = [
-    dict(type="hook.IoUMetric", iou_metrics=["mIoU"]),  # first: save_best="auto" takes its mIoU
+    dict(type="hook.IoUMetric", iou_metrics=["mIoU"]),  # first: save_best="auto" uses its mIoU
     dict(type="hook.BoundaryMetric", tolerance=3),  # pixels, 0.4 m
 ]
 test_evaluator = val_evaluator

@@ -1,4 +1,4 @@
-# Banepa buildings in whole chips of 512 px, for a GPU.
+# Banepa buildings in full chips of 512 px, for a GPU.
 _base_ = ["banepa_buildings_256.py"]
 img_size = 512
 data_preprocessor = dict(size=(img_size, img_size))

@@ -1,4 +1,4 @@
-# DeepGlobe land cover (DGLCC): 2,000 tiles to train, 2,500 to test. "Unknown" (6) is ignored.
+# DeepGlobe land cover (DGLCC): 2,000 training and 2,500 test tiles. "Unknown" (6) is ignored.
 #   python tools/dataset_tools/prepare_deepglobe_land_cover.py <download> data/deepglobe_land_cover
 _base_ = ["tiles_512.py"]
 data_root = "data/deepglobe_land_cover"
@@ -20,7 +20,7 @@ metainfo = dict(
         [255, 255, 255],
     ],
     bands=("red", "green", "blue"),
-    mean=[123.675, 116.28, 103.53],  # ImageNet's, in units of 0 to 255
+    mean=[123.675, 116.28, 103.53],  # of ImageNet, for values from 0 to 255
     std=[58.395, 57.12, 57.375],
     resolution=0.5,
 )
@@ -43,5 +43,4 @@ val_dataloader = dict(
         metainfo=metainfo,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test tiles.
 test_dataloader = val_dataloader

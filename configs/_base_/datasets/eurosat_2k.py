@@ -1,9 +1,6 @@
-# EuroSAT RGB, the small lot: 1,200 images to train, 400 to choose on, 3,000 to test.
-#
-# Prepare it with
+# EuroSAT RGB, a small subset: 1,200 training, 400 validation and 3,000 test images, of
+# data/eurosat_rgb and data/eurosat_rgb_15k, as listed in configs/_base_/splits/eurosat.
 #   python tools/dataset_tools/prepare_eurosat.py <EuroSAT_RGB folder or zip> data
-# which writes data/eurosat_rgb (2,000 images) and data/eurosat_rgb_15k (15,000 images). The lists
-# are in configs/_base_/splits/eurosat.
 dataset_type = "hook.TorchGeoClassification"
 data_root = "data/eurosat_rgb"
 test_data_root = "data/eurosat_rgb_15k"
@@ -25,7 +22,7 @@ train_pipeline = [
     dict(
         type="hook.Albumentations",
         transforms=[
-            # Four pixels on every side give the crop room to move, as is usual on 64 px images.
+            # Random crops after padding by four pixels, as usual for 64 px images.
             dict(type="PadIfNeeded", min_height=72, min_width=72, border_mode=4),
             dict(type="RandomCrop", height=64, width=64),
             dict(type="HorizontalFlip", p=0.5),

@@ -1,29 +1,21 @@
-# EuroSAT as TorchGeo reads it: Sentinel-2 level-1C GeoTIFFs of 64 x 64 px, 13 bands, of which the
-# visible ones are used here, with TorchGeo's splits (16,200 / 5,400 / 5,400).
+# TorchGeo's EuroSAT: visible bands of 13-band Sentinel-2 level-1C GeoTIFFs of 64 x 64 px, with
+# TorchGeo's splits (16,200 / 5,400 / 5,400).
 #   python tools/dataset_tools/prepare_eurosat.py EuroSATallBands.zip data
-# For other bands change rgb_bands, mean and std (torchgeo.datamodules.eurosat lists all thirteen),
+# For other bands change rgb_bands, mean and std (torchgeo.datamodules.eurosat lists them),
 # and the model's in_channels.
 dataset_type = "hook.TorchGeoClassification"
 data_root = "data/eurosat"
 rgb_bands = ("B04", "B03", "B02")
 metainfo = dict(
     classes=(
-        "AnnualCrop",
-        "Forest",
-        "HerbaceousVegetation",
-        "Highway",
-        "Industrial",
-        "Pasture",
-        "PermanentCrop",
-        "Residential",
-        "River",
-        "SeaLake",
+        "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture",
+        "PermanentCrop", "Residential", "River", "SeaLake",
     ),
     bands=rgb_bands,
     mean=[947.63, 1042.93, 1118.24],  # of the training images, in stored units
     std=[593.75, 395.09, 333.01],
     resolution=10.0,
-)
+)  # fmt: skip
 data_preprocessor = dict(
     type="hook.ClsDataPreProcessor", mean=metainfo["mean"], std=metainfo["std"]
 )
@@ -32,7 +24,7 @@ train_pipeline = [
     dict(
         type="hook.Albumentations",
         transforms=[
-            # Four pixels on every side give the crop room to move, as is usual on 64 px images.
+            # Random crops after padding by four pixels, as usual for 64 px images.
             dict(type="PadIfNeeded", min_height=72, min_width=72, border_mode=4),
             dict(type="RandomCrop", height=64, width=64),
             dict(type="HorizontalFlip", p=0.5),

@@ -1,5 +1,5 @@
-# GID-5: 2,000 tiles to train, 2,500 to test. Stored 0 (unlabelled) becomes 255, the rest go down
-# by one: hook.datasets.named.GID5 does so itself, nothing here may do it again.
+# GID-5: 2,000 training and 2,500 test tiles. hook.datasets.named.GID5 maps stored 0 (unlabelled)
+# to 255 and shifts the other labels down by one; do not repeat it here.
 #   python tools/dataset_tools/prepare_gid5.py <official download> data/gid5
 _base_ = ["tiles_512.py"]
 data_root = "data/gid5"
@@ -19,7 +19,7 @@ metainfo = dict(
         [0, 0, 255],
     ],
     bands=("red", "green", "blue"),
-    mean=[123.675, 116.28, 103.53],  # ImageNet's, in units of 0 to 255
+    mean=[123.675, 116.28, 103.53],  # of ImageNet, for values from 0 to 255
     std=[58.395, 57.12, 57.375],
     resolution=4.0,
 )
@@ -40,5 +40,4 @@ val_dataloader = dict(
         metainfo=metainfo,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test tiles.
 test_dataloader = val_dataloader

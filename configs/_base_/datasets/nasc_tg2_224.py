@@ -1,27 +1,19 @@
-# NaSC-TG2: 1,000 images to train, 19,000 to test.
+# NaSC-TG2: 1,000 training and 19,000 test images.
 #   python tools/dataset_tools/prepare_nasc_tg2.py <download> data/nasc_tg2
 _base_ = ["scenes_224.py"]
 data_root = "data/nasc_tg2"
 metainfo = dict(
     classes=(
-        "beach",
-        "circular_farmland",
-        "cloud",
-        "desert",
-        "forest",
-        "mountain",
-        "rectangular_farmland",
-        "residential",
-        "river",
-        "snowberg",
+        "beach", "circular_farmland", "cloud", "desert", "forest", "mountain",
+        "rectangular_farmland", "residential", "river", "snowberg",
     ),
     bands=("red", "green", "blue"),
-    mean=[123.675, 116.28, 103.53],  # ImageNet's, in units of 0 to 255
+    mean=[123.675, 116.28, 103.53],  # of ImageNet, for values from 0 to 255
     std=[58.395, 57.12, 57.375],
     resolution=100.0,
-)
+)  # fmt: skip
 
-# Of two lists the first that exists is taken: the authors', else this project's draw.
+# The first list that exists is used: the authors', else this project's draw.
 train_dataloader = dict(
     dataset=dict(
         dataset="NaSCTG2",
@@ -38,5 +30,4 @@ val_dataloader = dict(
         metainfo=metainfo,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test images.
 test_dataloader = val_dataloader

@@ -1,6 +1,6 @@
-# What the paper's scene-classification sets share: 224 px, random resized crop and flip.
+# Common settings of the paper's scene classification: 224 px, random resized crop and flip.
 dataset_type = "hook.TorchGeoClassification"
-mean = [123.675, 116.28, 103.53]  # ImageNet's, in units of 0 to 255
+mean = [123.675, 116.28, 103.53]  # of ImageNet, for values from 0 to 255
 std = [58.395, 57.12, 57.375]
 data_preprocessor = dict(type="hook.ClsDataPreProcessor", mean=mean, std=std)
 
@@ -8,7 +8,7 @@ train_pipeline = [
     dict(
         type="hook.Albumentations",
         transforms=[
-            # Bicubic, and by area where the image shrinks, so that nothing aliases.
+            # Bicubic, with area interpolation for downsampling to avoid aliasing.
             dict(
                 type="RandomResizedCrop",
                 size=(224, 224),
@@ -59,7 +59,7 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test images.
+# There is no validation split: the paper reports the last epoch on the test images.
 test_dataloader = val_dataloader
 val_evaluator = dict(type="hook.Accuracy", topk=(1,))
 test_evaluator = val_evaluator

@@ -1,6 +1,6 @@
-# What the paper's segmentation sets share: tiles of 512 px, blur and colour jitter.
+# Common settings of the paper's segmentation: tiles of 512 px, blur and colour jitter.
 dataset_type = "hook.TorchGeoSegmentation"
-mean = [123.675, 116.28, 103.53]  # ImageNet's, in units of 0 to 255
+mean = [123.675, 116.28, 103.53]  # of ImageNet, for values from 0 to 255
 std = [58.395, 57.12, 57.375]
 data_preprocessor = dict(type="hook.SegDataPreProcessor", mean=mean, std=std)
 
@@ -46,7 +46,7 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test tiles.
+# There is no validation split: the paper reports the last epoch on the test tiles.
 test_dataloader = val_dataloader
 val_evaluator = dict(type="hook.IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator

@@ -1,35 +1,19 @@
-# WHU-RS19: half of each of the 19 classes to train, half to test.
+# WHU-RS19: half of each of the 19 classes for training, half for test.
 #   python tools/dataset_tools/prepare_whu_rs19.py <download> data/whu_rs19
 _base_ = ["scenes_224.py"]
 data_root = "data/whu_rs19"
 metainfo = dict(
     classes=(
-        "Airport",
-        "Beach",
-        "Bridge",
-        "Commercial",
-        "Desert",
-        "Farmland",
-        "footballField",
-        "Forest",
-        "Industrial",
-        "Meadow",
-        "Mountain",
-        "Park",
-        "Parking",
-        "Pond",
-        "Port",
-        "railwayStation",
-        "Residential",
-        "River",
-        "Viaduct",
+        "Airport", "Beach", "Bridge", "Commercial", "Desert", "Farmland", "footballField", "Forest",
+        "Industrial", "Meadow", "Mountain", "Park", "Parking", "Pond", "Port", "railwayStation",
+        "Residential", "River", "Viaduct",
     ),
     bands=("red", "green", "blue"),
-    mean=[123.675, 116.28, 103.53],  # ImageNet's, in units of 0 to 255
+    mean=[123.675, 116.28, 103.53],  # of ImageNet, for values from 0 to 255
     std=[58.395, 57.12, 57.375],
-)
+)  # fmt: skip
 
-# Of two lists the first that exists is taken: the authors', else this project's draw.
+# The first list that exists is used: the authors', else this project's draw.
 train_dataloader = dict(
     dataset=dict(
         dataset="WHURS19",
@@ -46,5 +30,4 @@ val_dataloader = dict(
         metainfo=metainfo,
     ),
 )
-# The data set has no validation split: the paper reports the last epoch on the test images.
 test_dataloader = val_dataloader

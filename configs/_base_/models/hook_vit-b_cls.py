@@ -1,4 +1,4 @@
-# HOOK under ViT-B for scene classification, as in the paper (98.9 M parameters with 45 classes).
+# HOOK with ViT-B for scene classification, as in the paper (98.9 M parameters with 45 classes).
 model = dict(
     type="hook.TokenClassifier",
     backbone=dict(

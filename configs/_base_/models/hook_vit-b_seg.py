@@ -1,4 +1,4 @@
-# HOOK under ViT-B for segmentation, as in the paper (141.4 M parameters).
+# HOOK with ViT-B for segmentation, as in the paper (141.4 M parameters).
 model = dict(
     type="hook.TokenSegmentor",
     backbone=dict(

@@ -1,4 +1,4 @@
-# The paper's patch-embedding baseline for segmentation: its patch grid goes into the pyramid.
+# The paper's patch-embedding baseline for segmentation, with a pyramid on the patch grid.
 model = dict(
     type="hook.TokenSegmentor",
     backbone=dict(

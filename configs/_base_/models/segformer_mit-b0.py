@@ -1,4 +1,4 @@
-# SegFormer-B0 from scratch; norms and losses that need neither several GPUs nor compiled ops.
+# SegFormer-B0 from scratch; with norms and losses that work on one device without compiled ops.
 model = dict(
     type="EncoderDecoder",
     backbone=dict(

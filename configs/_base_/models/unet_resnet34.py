@@ -1,5 +1,5 @@
-# U-Net over a ResNet-34 from scratch, the default model of segmentation_models_pytorch. Its decoder
-# ends at full resolution with 16 channels, and the head is the classifier alone.
+# U-Net with a ResNet-34 from scratch, the default model of segmentation_models_pytorch. The decoder
+# has 16 channels at full resolution, the head is a linear classifier.
 model = dict(
     type="EncoderDecoder",
     backbone=dict(

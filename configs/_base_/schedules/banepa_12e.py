@@ -1,4 +1,4 @@
-# For the Banepa buildings from scratch on a CPU (the slowest takes 20 minutes): batch 8, 12 epochs.
+# Banepa buildings from scratch on a CPU (at most 20 minutes): batch 8, 12 epochs.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),

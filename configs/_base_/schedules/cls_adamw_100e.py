@@ -1,4 +1,4 @@
-# The paper's recipe for scene classification: batch 32, mixed precision where a GPU is.
+# The paper's recipe for scene classification: batch 32, mixed precision on a GPU.
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),

@@ -1,4 +1,4 @@
-# For small classification sets trained from scratch on a CPU: batch 32.
+# Small classification datasets from scratch on a CPU: batch 32.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=3e-4, weight_decay=0.05),
