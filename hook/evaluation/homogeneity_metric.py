@@ -1,4 +1,4 @@
-"""Homogeneity of a model's tokens as a metric beside mIoU."""
+"""Homogeneity of a model's tokens as a metric."""
 
 from collections.abc import Sequence
 
@@ -25,24 +25,21 @@ from hook.tokenizers.assignment import resize_nearest
 
 @METRICS.register_module()
 class HomogeneityMetric(BaseMetric):
-    """How far a token is an object: measures of each test image's token map, and their means.
+    """Homogeneity of tokens: measures of each image's token map, averaged over the images.
 
-    The measures are those of :data:`hook.evaluation.homogeneity.MEASURES`, of the map that gives
-    each pixel the token that owns its seed (see :class:`hook.structures.ImageTokens`). Objects are
-    the connected components of each class; a class named ``background`` is one object. An image
-    in which a measure is undefined does not count for its mean.
+    The measures are those of :data:`hook.evaluation.homogeneity.MEASURES` for the samples' tokens
+    (see :class:`hook.structures.ImageTokens`), or their ``token_map`` (1, h, w) if they have one.
+    Objects are the connected components of each class; a class named ``background`` is one object.
+    Images for which a measure is undefined are excluded from its mean.
 
-    It stands in a list beside ``hook.IoUMetric`` and needs nothing else in the config: the samples
-    bring the tokens that their prediction was made from. Samples with a ``token_map`` (1, h, w) of
-    their own are measured by that one.
+    Use it in a list with ``hook.IoUMetric``; no other option of the config is needed.
 
     Args:
-        tolerance: Largest distance at which boundaries match, Euclidean, in pixels, this value
-            included.
-        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
-            :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all. Not for a
-            ``token_map`` of a sample's own.
-        ignore_index: Label of pixels that do not count.
+        tolerance: Maximum distance of matched boundaries, Euclidean, in pixels, inclusive.
+        min_region_pixels: Minimum size of a connected part of a token in pixels (see
+            :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all. Ignored for a
+            ``token_map``.
+        ignore_index: Label of ignored pixels.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
 
@@ -74,12 +71,12 @@ class HomogeneityMetric(BaseMetric):
         """Measure the token maps of one batch.
 
         Args:
-            data_batch: ``inputs``, B images (C, h, w) in model units as the dataset gives them.
+            data_batch: ``inputs``, B images (C, h, w) in model units, as returned by the dataset.
             data_samples: mmseg's SegDataSample objects as dictionaries, with ``gt_sem_seg``
                 (1, H, W), ``pred_sem_seg`` (1, H, W), and ``tokens`` or ``token_map``.
 
         Raises:
-            ConfigError: The samples bring no tokens.
+            ConfigError: The samples have no tokens.
             DataError: Mask and prediction differ in size, or a class is out of range.
         """
         classes = class_names(self.dataset_meta, "hook.HomogeneityMetric")
@@ -94,7 +91,7 @@ class HomogeneityMetric(BaseMetric):
     def _measure(
         self, image: Tensor | None, sample: dict, truth: np.ndarray, stuff: tuple[int, ...]
     ) -> np.ndarray:
-        """Measure one image; its explained variation on its own grid, the rest on the mask's."""
+        """Measure one image: explained variation on its grid, all else on the mask's."""
         if "token_map" in sample:
             regions = sample["token_map"]["data"].squeeze(0).cpu().numpy()
         elif "tokens" in sample:
@@ -103,9 +100,9 @@ class HomogeneityMetric(BaseMetric):
             raise ConfigError(
                 "hook.HomogeneityMetric got samples without tokens",
                 expected="samples of a hook.TokenSegmentor with hook.TokenViT as its backbone, "
-                "whose images go through it in one pass",
+                "for images not split into crops",
                 found=f"{sample.get('img_path', 'a sample')} with {', '.join(sample)}",
-                remedy="set test_cfg.mode='whole', or take the metric out of test_evaluator and "
+                remedy="set test_cfg.mode='whole', or remove the metric from test_evaluator and "
                 "val_evaluator",
             )
         values = measure_regions(
@@ -126,12 +123,12 @@ class HomogeneityMetric(BaseMetric):
         """Average over all images.
 
         Args:
-            results: What :meth:`process` kept, each image once.
+            results: One per image, from :meth:`process`.
 
         Returns:
             ``TokenASA``, ``TokenUE`` and so on: the names of
-            :data:`hook.evaluation.homogeneity.MEASURES` with ``Token`` in front where they lack
-            it; percent, the variation of information in bits. Empty where no image has a mask.
+            :data:`hook.evaluation.homogeneity.MEASURES`, all starting with ``Token``, in percent,
+            the variation of information in bits; empty without masks.
 
         Raises:
             DataError: Some images have a mask and some have none.
@@ -140,7 +137,7 @@ class HomogeneityMetric(BaseMetric):
         measured = of_labelled(results, "homogeneity")
         if not measured:
             return {}
-        table = PrettyTable(["Measure", "Mean over images", "What it is"], align="l")
+        table = PrettyTable(["Measure", "Mean over images", "Description"], align="l")
         metrics: dict[str, float] = {}
         for (name, meaning), values in zip(MEASURES.items(), np.stack(measured).T, strict=True):
             known = values[~np.isnan(values)]

@@ -1,11 +1,9 @@
-"""Partitions that tokens are compared with: a grid, k-means, SLIC, Felzenszwalb, merged patches.
+"""Baseline partitions for tokens: grid, k-means, SLIC, Felzenszwalb, merged patches.
 
-And what makes small connected parts of a partition, tokens' own too, part of what surrounds them.
-
-Each gives a map of regions (H, W) int64, numbered from 0. All are deterministic, k-means and SLIC
-for a given seed and image. Images are (H, W, C) floats: three bands are taken for red, green and
-blue from 0 to 1 and compared in CIELAB; of any other number, a standard deviation of a band counts
-as 20 units of CIELAB, so that the parameters mean about the same.
+All return a map of regions (H, W) int64, numbered from 0, and are deterministic (k-means for a
+given seed). Images are (H, W, C) floats. Three bands are red, green and blue from 0 to 1, compared
+in CIELAB; otherwise a standard deviation of a band counts as 20 units of CIELAB, for comparable
+parameters. Fragments of partitions and tokens can be merged into their neighbours.
 """
 
 import functools
@@ -21,11 +19,11 @@ from hook.errors import ConfigError, DataError
 from hook.evaluation.homogeneity import connected_components
 from hook.structures import ImageTokens
 
-_FIT_PIXELS = 8192  # k-means finds its centres on so many; more change them little
+_FIT_PIXELS = 8192  # sample size for k-means; more pixels hardly change the centres
 
 
 def regular_grid(size: tuple[int, int], count: int) -> np.ndarray:
-    """Cut an image into nearly square cells, exactly as many as asked for.
+    """Partition an image into exactly ``count`` nearly square cells.
 
     Args:
         size: Height and width in pixels.
@@ -35,7 +33,7 @@ def regular_grid(size: tuple[int, int], count: int) -> np.ndarray:
         (H, W) int64.
 
     Raises:
-        ConfigError: There are fewer pixels than cells, or no cell is asked for.
+        ConfigError: ``count`` is not from 1 to the number of pixels.
     """
     height, width = size
     _check_count(count, height * width)
@@ -54,19 +52,18 @@ def kmeans_regions(
     Args:
         image: (H, W, C) float; see the module.
         count: Number of clusters; they need not be connected.
-        position: Weight of the position. At 1 the position along the longer side varies as much
-            over the image (by its standard deviation) as colour does, all bands together; 0
-            leaves the position out.
-        seed: Seed of the first centres.
+        position: Weight of the position. At 1 the position along the longer side has the same
+            standard deviation over the image as the colour of all bands; 0 ignores the position.
+        seed: Seed of the initial centres.
 
     Returns:
-        (H, W) int64; an image of few colours may give fewer clusters.
+        (H, W) int64; fewer clusters for an image of few colours.
 
     Raises:
-        ConfigError: There are fewer pixels than clusters, or no cluster is asked for.
+        ConfigError: ``count`` is not from 1 to the number of pixels.
 
     Reference:
-        Lloyd, "Least squares quantization in PCM", 1982; first centres by Arthur and
+        Lloyd, "Least squares quantization in PCM", 1982; initial centres by Arthur and
         Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
     """
     height, width = image.shape[:2]
@@ -77,11 +74,11 @@ def kmeans_regions(
     features = np.concatenate([colours / spread, position * np.sqrt(12) * grid], axis=-1)
     features = features.reshape(height * width, -1)
     rng = np.random.default_rng(seed)
-    some = features
+    sample = features
     if len(features) > max(_FIT_PIXELS, 8 * count):
-        some = features[rng.choice(len(features), max(_FIT_PIXELS, 8 * count), replace=False)]
-    different = len(np.unique(some, axis=0))
-    centres, _ = kmeans2(some, min(count, different), minit="++", rng=rng, missing="warn")
+        sample = features[rng.choice(len(features), max(_FIT_PIXELS, 8 * count), replace=False)]
+    distinct = len(np.unique(sample, axis=0))
+    centres, _ = kmeans2(sample, min(count, distinct), minit="++", rng=rng, missing="warn")
     token_ids, _ = vq(features, centres)
     return _packed(token_ids.reshape(height, width))
 
@@ -89,24 +86,24 @@ def kmeans_regions(
 def slic_regions(
     image: np.ndarray, count: int, compactness: float = 10.0, tolerance: float = 0.05
 ) -> np.ndarray:
-    """Cut an image into SLIC superpixels, connected ones.
+    """Partition an image into connected SLIC superpixels.
 
-    SLIC starts from a square grid, which gives few numbers. Where it misses the wanted one, the
-    starts are spread evenly instead, as maskSLIC does in a mask, and where small parts keep
-    vanishing, the compactness is doubled, twice at most.
+    SLIC starts from a square grid, which allows few numbers. If the target is missed, the initial
+    centres are evenly distributed as in maskSLIC, and if small superpixels still vanish, the
+    compactness is doubled, at most twice.
 
     Args:
         image: (H, W, C) float; see the module.
-        count: Wanted number of superpixels.
-        compactness: Weight of the position against colour.
-        tolerance: Largest share by which the number of superpixels may differ from ``count``,
-            where the image allows it (see :func:`search_count`).
+        count: Target number of superpixels.
+        compactness: Weight of the position relative to colour.
+        tolerance: Relative tolerance of ``count``, if the image allows it (see
+            :func:`search_count`).
 
     Returns:
         (H, W) int64.
 
     Raises:
-        ConfigError: There are fewer pixels than superpixels, or none is asked for.
+        ConfigError: ``count`` is not from 1 to the number of pixels.
 
     Reference:
         Achanta et al., "SLIC superpixels compared to state-of-the-art superpixel methods", IEEE
@@ -118,11 +115,11 @@ def slic_regions(
     _check_count(count, pixels)
     colours = _comparable(image)
 
-    # scikit-image stretches what it gets to [0, 1], in which CIELAB and its weight would be lost.
+    # scikit-image rescales its input to [0, 1], so the weight is relative to the range of colours.
     weight = compactness / (np.ptp(colours) or 1.0)
-    everywhere = np.ones(image.shape[:2], bool)
+    full = np.ones(image.shape[:2], bool)
 
-    def cut(parameter: float, factor: float = 1, mask: np.ndarray | None = everywhere):
+    def segment(parameter: float, factor: float = 1, mask: np.ndarray | None = full):
         return segmentation.slic(
             colours,
             n_segments=round(parameter),
@@ -136,38 +133,37 @@ def slic_regions(
     def error(regions: np.ndarray) -> int:
         return abs(int(regions.max()) + 1 - count)
 
-    best = _packed(cut(count, mask=None))
+    best = _packed(segment(count, mask=None))
     limits = (1, min(4 * count + 8, pixels))
     for factor in (1, 2, 4):
         if error(best) <= tolerance * count:
             break
-        again = search_count(
-            functools.partial(cut, factor=factor), count, limits, tolerance, count, rising=True
-        )
-        best = min(best, again, key=error)
+        cut = functools.partial(segment, factor=factor)
+        regions = search_count(cut, count, limits, tolerance, count, rising=True)
+        best = min(best, regions, key=error)
     return best
 
 
 def felzenszwalb_regions(
     image: np.ndarray, count: int, min_size: int = 16, tolerance: float = 0.05
 ) -> np.ndarray:
-    """Cut an image by merging pixels over weak edges first.
+    """Partition an image by Felzenszwalb's graph-based segmentation.
 
-    The scale is searched for the wanted number. Where the number jumps over it, the next finer
-    scale is taken and the smallest size of a region raised.
+    The scale is searched for the target number. If the number jumps over it, the next finer scale
+    is used and ``min_size`` increased.
 
     Args:
         image: (H, W, C) float; see the module.
-        count: Wanted number of regions.
-        min_size: Smallest region in pixels, at least.
-        tolerance: Largest share by which the number of regions may differ from ``count``, where
-            the image allows it (see :func:`search_count`).
+        count: Target number of regions.
+        min_size: Minimum size of a region in pixels.
+        tolerance: Relative tolerance of ``count``, if the image allows it (see
+            :func:`search_count`).
 
     Returns:
         (H, W) int64.
 
     Raises:
-        ConfigError: There are fewer pixels than regions, or none is asked for.
+        ConfigError: ``count`` is not from 1 to the number of pixels.
 
     Reference:
         Felzenszwalb and Huttenlocher, "Efficient graph-based image segmentation", IJCV 59(2),
@@ -183,7 +179,7 @@ def felzenszwalb_regions(
         regions = segmentation.felzenszwalb(
             colours / 100, scale=scale, sigma=0.8, min_size=smallest, channel_axis=-1
         )
-        # Its regions may hang together by a corner alone; elsewhere here that is not connected.
+        # Its regions may be 8-connected; here they must be 4-connected.
         regions = merge_fragments(regions, smallest)
         tried.append((int(regions.max()) + 1, scale))
         return regions
@@ -210,20 +206,19 @@ def search_count(
     rising: bool,
     steps: int = 16,
 ) -> np.ndarray:
-    """Search the parameter at which a segmentation gives the wanted number of regions.
+    """Search the parameter at which a segmentation has the target number of regions.
 
-    The parameter is halved between the limits on a logarithmic scale. Where no step comes within
-    the tolerance (the number jumps, or the image has too little in it) the nearest is given: the
-    caller reports the number it got.
+    Bisection on a logarithmic scale. If no step is within the tolerance (the number jumps, or the
+    image has too little contrast), the nearest result is returned.
 
     Args:
-        cut: Parameter to (H, W) integer regions.
-        count: Wanted number of regions.
-        limits: Smallest and largest parameter.
-        tolerance: Share of ``count`` by which the number may differ.
+        cut: Function of the parameter that returns (H, W) integer regions.
+        count: Target number of regions.
+        limits: Minimum and maximum parameter.
+        tolerance: Relative tolerance of ``count``.
         start: First parameter to try.
-        rising: Whether the number of regions rises with the parameter, or falls.
-        steps: Number of parameters to try at most.
+        rising: Whether the number of regions increases with the parameter.
+        steps: Maximum number of parameters to try.
 
     Returns:
         (H, W) int64, numbered from 0.
@@ -248,15 +243,14 @@ def search_count(
 
 # ---------------------------------------------------------------------------------- merging
 def merge_fragments(regions: np.ndarray, min_size: int = 16) -> np.ndarray:
-    """Cut regions into connected components, and merge small ones into a neighbour.
+    """Split regions into connected components, and merge small ones into a neighbour.
 
-    The smallest component goes first, of equal ones the first in the image. It joins the neighbour
-    it shares the longest border with, of equal ones the one with the lower label, and the two are
-    one component from then on.
+    Components are merged in order of size, then of their first pixel, into the neighbour with the
+    longest common border, then with the lowest label.
 
     Args:
         regions: (H, W) integers; negative where there is no region.
-        min_size: Smallest component in pixels that stays. One without a neighbour stays too.
+        min_size: Minimum size of a component in pixels; one without a neighbour is kept.
 
     Returns:
         (H, W) int64 components, numbered from 0 in the order of their first pixels; -1 where there
@@ -267,24 +261,24 @@ def merge_fragments(regions: np.ndarray, min_size: int = 16) -> np.ndarray:
     def longest_border(part: int, borders: dict[int, int]) -> int:
         return min(borders, key=lambda other: (-borders[other], other))
 
-    target = _absorb_small(parts, min_size, longest_border)
-    # Numbered anew: a component may begin where one that it took in did.
+    target = _merge_small(parts, min_size, longest_border)
+    # Renumbered, as the first pixel of a component may be that of a merged one.
     return connected_components(np.where(parts >= 0, np.append(target, -1)[parts], -1))
 
 
 def token_regions(
     tokens: ImageTokens, min_region_pixels: int = 0, everywhere: bool = False
 ) -> np.ndarray:
-    """Give each pixel its token, and small parts of tokens to what they look like.
+    """Return the token map of an image with fragments merged into similar neighbours.
 
     Args:
         tokens: The tokens of an image.
-        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
-            :func:`merge_by_colour`); 0 keeps all, as does a grid, whose tokens all have one size.
-        everywhere: Also where the image has no data.
+        min_region_pixels: Minimum size of a connected part of a token in pixels (see
+            :func:`merge_by_colour`); 0 keeps all, as for patch embeddings.
+        everywhere: Include pixels without data.
 
     Returns:
-        (H, W) int64 index of the token, -1 where the image has no data.
+        (H, W) int64 index of the token, -1 for nodata.
     """
     output = tokens.output
     if not min_region_pixels or output.assign == "grid" or output.cell is None:
@@ -295,18 +289,15 @@ def token_regions(
 
 
 def merge_by_colour(token_ids: np.ndarray, colours: np.ndarray, min_size: int) -> np.ndarray:
-    """Give connected parts of tokens that are too small to the neighbour they look most like.
+    """Merge small connected parts of tokens into the neighbour of the most similar colour.
 
-    The smallest part goes first, of equal ones the first in the image. It goes to the neighbour
-    whose mean colours are nearest to its own, of equal ones over the longest border, and the two
-    are one part from then on. So every part of every token has a size that can be seen, as SLIC's
-    regions have, and borders stay where the image has them.
+    Parts are merged in order of size, then of their first cell, into the neighbour with the nearest
+    mean colours, then with the longest common border.
 
     Args:
-        token_ids: (H, W) integers, index of the token of each cell; negative where none is.
-        colours: (C, H, W) mean bands of the cells, in normalised units; what is not finite counts
-            as zero.
-        min_size: Smallest part in cells that stays. One without a neighbour stays too.
+        token_ids: (H, W) integers, token of each cell; negative without a token.
+        colours: (C, H, W) mean bands of the cells, in normalised units; NaN and infinity are zero.
+        min_size: Minimum size of a part in cells; one without a neighbour is kept.
 
     Returns:
         (H, W) int64 token ids.
@@ -314,7 +305,7 @@ def merge_by_colour(token_ids: np.ndarray, colours: np.ndarray, min_size: int) -
     Reference:
         The connectivity step of SLIC: Achanta et al., "SLIC superpixels compared to
         state-of-the-art superpixel methods", IEEE TPAMI 34(11), 2012, section 3.2, with the
-        most_similar neighbour in place of the largest.
+        most similar neighbour instead of the largest.
     """
     parts = connected_components(token_ids)
     known = parts >= 0
@@ -331,35 +322,35 @@ def merge_by_colour(token_ids: np.ndarray, colours: np.ndarray, min_size: int) -
 
     def most_similar(part: int, borders: dict[int, int]) -> int:
         others = list(borders)
-        apart = sums[others] / sizes[others, None] - sums[part] / sizes[part]
-        far = dict(zip(others, np.square(apart).sum(axis=1).tolist(), strict=True))
-        return min(others, key=lambda other: (far[other], -borders[other], other))
+        differences = sums[others] / sizes[others, None] - sums[part] / sizes[part]
+        distances = dict(zip(others, np.square(differences).sum(axis=1).tolist(), strict=True))
+        return min(others, key=lambda other: (distances[other], -borders[other], other))
 
-    def joined(part: int, into: int) -> None:
+    def on_merge(part: int, into: int) -> None:
         sums[into] += sums[part]
         sizes[into] += sizes[part]
 
-    target = _absorb_small(parts, min_size, most_similar, joined)
+    target = _merge_small(parts, min_size, most_similar, on_merge)
     return np.where(known, token[np.append(target, -1)[parts]], token_ids).astype(np.int64)
 
 
-def _absorb_small(
+def _merge_small(
     parts: np.ndarray,
     min_size: int,
     choose: Callable[[int, dict[int, int]], int],
-    joined: Callable[[int, int], None] = lambda part, into: None,
+    on_merge: Callable[[int, int], None] = lambda part, into: None,
 ) -> np.ndarray:
-    """Let parts below a size be absorbed, the smallest first.
+    """Merge parts below a size into a neighbour, smallest first.
 
     Args:
-        parts: (H, W) connected components numbered from 0; -1 where none is.
-        min_size: Smallest part in cells that stays.
-        choose: Takes a part and its neighbours with the lengths of their common borders; gives the
-            neighbour that absorbs it.
-        joined: Is told of each part and what has absorbed it.
+        parts: (H, W) connected components numbered from 0; -1 where there is none.
+        min_size: Minimum size of a part in cells.
+        choose: Function of a part and its neighbours, with the lengths of their common borders,
+            that returns the neighbour to merge into.
+        on_merge: Called with each merged part and that neighbour.
 
     Returns:
-        (P,) the part that each part has become.
+        (P,) the final part of each part.
     """
     sizes = np.bincount(parts[parts >= 0]).tolist()
     borders = _shared_borders(parts, len(sizes))
@@ -368,7 +359,7 @@ def _absorb_small(
     target = np.arange(len(sizes))
     while heap:
         size, part = heapq.heappop(heap)
-        if sizes[part] != size or not borders[part]:  # grown since, gone, or alone
+        if sizes[part] != size or not borders[part]:  # grown, merged or without neighbours
             continue
         into = choose(part, borders[part])
         for other, length in borders[part].items():
@@ -377,7 +368,7 @@ def _absorb_small(
                 borders[other][into] = borders[other].get(into, 0) + length
                 borders[into][other] = borders[into].get(other, 0) + length
         target[part], borders[part] = into, {}
-        joined(part, into)
+        on_merge(part, into)
         sizes[into] += size
         sizes[part] = 0
         if sizes[into] < min_size:
@@ -390,21 +381,20 @@ def _absorb_small(
 def merge_by_similarity(
     features: np.ndarray, cells: np.ndarray, counts: Sequence[int]
 ) -> list[np.ndarray]:
-    """Merge neighbouring cells, the pair first whose union costs the least variance.
+    """Merge neighbouring cells by Ward's agglomerative clustering with connectivity.
 
-    Ward's agglomerative clustering with connectivity: as patches of a patch embedding are merged
-    into fewer tokens by the similarity of what they hold.
+    This merges patches of a patch embedding into fewer tokens by the similarity of their features.
 
     Args:
         features: (N, D) feature of each cell.
-        cells: (H, W) integer index of the cell of each pixel, or of any grid, from 0 to N - 1.
-        counts: Wanted numbers of regions; more than N gives the cells.
+        cells: (H, W) integer cell of each pixel, or of any grid, from 0 to N - 1.
+        counts: Numbers of regions; above N returns the cells.
 
     Returns:
-        For each count (H, W) int64 regions, numbered from 0; 4-connected where the cells are.
+        For each count (H, W) int64 regions, numbered from 0; 4-connected if the cells are.
 
     Raises:
-        DataError: Cells and features differ in number, or the cells are not joined by neighbours.
+        DataError: Cells and features differ in number, or the cells are not connected.
         ConfigError: A count is below 1.
 
     Reference:
@@ -414,17 +404,17 @@ def merge_by_similarity(
     number = len(features)
     if not cells.size or cells.min() < 0 or cells.max() >= number:
         raise DataError(
-            "cells and features do not fit",
+            "cells and features do not match",
             expected=f"cells from 0 to {number - 1}",
             found=f"{cells.min()} to {cells.max()}" if cells.size else "no cell",
-            remedy="give a row of features for every cell",
+            remedy="use one row of features per cell",
         )
     minimum = min(counts)
     _check_count(min(minimum, number), number)
     means = features.astype(np.float64)
     sizes = np.ones(number)
-    near = [set(of) for of in _shared_borders(cells, number)]
-    born = np.zeros(number, np.int64)  # which entries of the heap are still of today's regions
+    neighbours = [set(borders) for borders in _shared_borders(cells, number)]
+    version = np.zeros(number, np.int64)  # step of the last merge, to skip outdated heap entries
     token_id = np.arange(number)
 
     def cost(a: int, b: int) -> float:
@@ -432,41 +422,42 @@ def merge_by_similarity(
             sizes[a] * sizes[b] / (sizes[a] + sizes[b]) * float(((means[a] - means[b]) ** 2).sum())
         )
 
-    heap = [(cost(a, b), a, b, 0, 0) for a in range(number) for b in near[a] if a < b]
+    heap = [(cost(a, b), a, b, 0, 0) for a in range(number) for b in neighbours[a] if a < b]
     heapq.heapify(heap)
-    at_count = {number: token_id.copy()}
-    left = number
-    while left > minimum:
+    results = {number: token_id.copy()}
+    remaining = number
+    while remaining > minimum:
         if not heap:
             raise DataError(
-                "the cells fall apart before they are few enough",
+                "the cells are not connected, so they cannot be merged further",
                 expected=f"{minimum} regions",
-                found=f"{left} that have no neighbour",
-                remedy="ask for more regions, or cut each connected part by itself",
+                found=f"{remaining} without neighbours",
+                remedy="use a larger count, or partition each connected part separately",
             )
-        _, a, b, of_a, of_b = heapq.heappop(heap)
-        if born[a] != of_a or born[b] != of_b:
+        _, a, b, version_a, version_b = heapq.heappop(heap)
+        if version[a] != version_a or version[b] != version_b:
             continue
         means[a] = (sizes[a] * means[a] + sizes[b] * means[b]) / (sizes[a] + sizes[b])
         sizes[a] += sizes[b]
-        near[a] = (near[a] | near[b]) - {a, b}
-        left -= 1
-        born[a], born[b] = number - left, -1
+        neighbours[a] = (neighbours[a] | neighbours[b]) - {a, b}
+        remaining -= 1
+        version[a], version[b] = number - remaining, -1
         token_id[token_id == b] = a
-        for other in sorted(near[a]):
-            near[other].discard(b)
-            near[other].add(a)
+        for other in sorted(neighbours[a]):
+            neighbours[other].discard(b)
+            neighbours[other].add(a)
             first, second = min(a, other), max(a, other)
             heapq.heappush(
-                heap, (cost(first, second), first, second, int(born[first]), int(born[second]))
+                heap,
+                (cost(first, second), first, second, int(version[first]), int(version[second])),
             )
-        if left in counts:
-            at_count[left] = token_id.copy()
-    return [_packed(at_count[min(count, number)][cells]) for count in counts]
+        if remaining in counts:
+            results[remaining] = token_id.copy()
+    return [_packed(results[min(count, number)][cells]) for count in counts]
 
 
 def _shared_borders(parts: np.ndarray, count: int) -> list[dict[int, int]]:
-    """Give each part's neighbours with the length of the border in pixel edges."""
+    """Return each part's neighbours with the length of the border in pixel edges."""
     pairs = []
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         first, second = parts[here], parts[there]
@@ -483,13 +474,13 @@ def _shared_borders(parts: np.ndarray, count: int) -> list[dict[int, int]]:
 
 # ---------------------------------------------------------------------------------- helpers
 def _comparable(image: np.ndarray) -> np.ndarray:
-    """Bring colours to a space whose distances mean something: (H, W, C) float64."""
+    """Convert colours to a space of comparable distances: (H, W, C) float64."""
     if image.ndim != 3 or image.shape[-1] == 0:
         raise DataError(
             "an image needs bands",
             expected="(H, W, C)",
             found=image.shape,
-            remedy="give an array with bands last, image[..., np.newaxis] for a single band",
+            remedy="use an array with bands last, image[..., np.newaxis] for a single band",
         )
     if image.shape[-1] == 3:
         return color.rgb2lab(np.clip(image, 0, 1).astype(np.float64))
@@ -498,7 +489,7 @@ def _comparable(image: np.ndarray) -> np.ndarray:
 
 
 def _packed(regions: np.ndarray) -> np.ndarray:
-    """Number the labels that occur from 0."""
+    """Renumber labels from 0."""
     return np.unique(regions, return_inverse=True)[1].reshape(regions.shape).astype(np.int64)
 
 
@@ -508,5 +499,5 @@ def _check_count(count: int, maximum: int) -> None:
             "an image cannot be cut into that many regions",
             expected=f"1 to {maximum}",
             found=count,
-            remedy="ask for at least one region, and for no more than there are pixels",
+            remedy="use a count from 1 to the number of pixels",
         )

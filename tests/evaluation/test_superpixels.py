@@ -255,9 +255,9 @@ def test_merged_patches_are_connected_and_as_many_as_asked():
 
 
 def test_bad_cells():
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match="do not match"):
         merge_by_similarity(np.zeros((3, 2)), np.arange(4)[None], [2])
-    with pytest.raises(DataError, match="fall apart"):
+    with pytest.raises(DataError, match="the cells are not connected"):
         merge_by_similarity(np.zeros((3, 2)), np.array([[0, 0], [0, 0]]), [1])
     with pytest.raises(ConfigError, match="into that many regions"):
         merge_by_similarity(np.zeros((2, 2)), np.array([[0, 1]]), [0])
