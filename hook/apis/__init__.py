@@ -1,6 +1,6 @@
-"""What a notebook imports: models, predictions, maps, tokens and pictures.
+"""Public functions and classes for models, predictions, maps, tokens and pictures.
 
-The functions load when first used, so that ``import hook.apis`` stays light.
+They are imported on first use.
 """
 
 import importlib

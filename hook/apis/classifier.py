@@ -1,4 +1,4 @@
-"""Classes of single images as a table."""
+"""Classify single images."""
 
 import os
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from hook.inference.scenes import warn_of_resolution
 
 
 class Classifier:
-    """Gives single images a class each.
+    """Classifies single images.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        checkpoint: Deprecated: give the pair as ``model``.
-        device: Where a model that is not loaded yet runs.
-        num_tokens: Tokens per image; None takes the model's.
-        batch_size: Images per pass of the model.
-        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True).
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        checkpoint: Deprecated: pass the pair as ``model``.
+        device: Device of a model that is not loaded yet.
+        num_tokens: Tokens per image; default: the model's.
+        batch_size: Images per batch.
+        tta: Average over flips (``"flip"``) or flips and 90-degree rotations (``"d4"`` or True).
 
     Raises:
-        ConfigError: The model cannot be loaded or used so, or segments images.
+        ConfigError: An option cannot be used, or the model is a segmentation.
         CheckpointError: See :func:`hook.apis.load_model`.
 
     Example:
@@ -54,7 +54,7 @@ class Classifier:
         self.model = load_model(join_checkpoint(model, checkpoint), device=device)
         if is_segmentation(self.model):
             raise ConfigError(
-                "the model gives a class to each pixel, not to an image",
+                "the model classifies pixels, not images",
                 expected="a classification",
                 found="a segmentation",
                 remedy="map images with SceneMapper, or 'hook map'",
@@ -74,13 +74,12 @@ class Classifier:
             progress: Show a progress bar on a terminal or in a notebook.
 
         Returns:
-            A row per image, in order: ``file`` (of an array its place in the list), ``class``,
-            ``score`` (its probability), and ``score_<class>`` of each class. Where all images are
-            georeferenced it is a GeoDataFrame with their footprints, in their CRS, or in WGS 84
-            where they have several.
+            A row per image, in order: ``file`` (index of an array), ``class``, ``score`` (its
+            probability), and ``score_<class>`` of each class. If all images are georeferenced, a
+            GeoDataFrame with their footprints, in their CRS or, if these differ, in WGS 84.
 
         Raises:
-            DataError: There is no image, or one cannot be read or does not fit the model.
+            DataError: There are no images, or one cannot be read or does not fit the model.
         """
         given = _as_list(images)
         found = predict_files(self.model, given, progress=progress, **self._options)
@@ -105,7 +104,7 @@ class Classifier:
 
 
 def _as_list(images: Any) -> list[Any]:
-    """List single images."""
+    """Return images as a list of single images."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return list(images)
     if isinstance(images, str | os.PathLike) or is_array(images):
@@ -114,16 +113,16 @@ def _as_list(images: Any) -> list[Any]:
         isinstance(image, str | Path | os.PathLike) or is_array(image) for image in images
     ):
         raise DataError(
-            "images: what was given is no image and no list of images",
+            "images: not an image or a list of images",
             expected="files, or arrays (bands, rows, cols)",
             found=type(images).__name__,
-            remedy="give paths, NumPy arrays or xarray.DataArrays",
+            remedy="pass paths, NumPy arrays or xarray.DataArrays",
         )
     return list(images)
 
 
 def _footprints(found: Sequence[Prediction]) -> geopandas.GeoSeries | None:
-    """Outlines of the images in one CRS; None where one of them has no place."""
+    """Return the outlines of images in one CRS; None if one is not georeferenced."""
     if any(one.geo is None for one in found):
         return None
     outlines = []
@@ -132,9 +131,9 @@ def _footprints(found: Sequence[Prediction]) -> geopandas.GeoSeries | None:
         height, width = one.geo["height"], one.geo["width"]
         corners = ((0, 0), (width, 0), (width, height), (0, height))
         outlines.append(shapely.Polygon([transform * corner for corner in corners]))
-    systems = list(dict.fromkeys(one.geo["crs"] for one in found))
-    if len(systems) == 1:
-        return geopandas.GeoSeries(outlines, crs=systems[0])
+    crs = list(dict.fromkeys(one.geo["crs"] for one in found))
+    if len(crs) == 1:
+        return geopandas.GeoSeries(outlines, crs=crs[0])
     parts = [
         geopandas.GeoSeries([outline], crs=one.geo["crs"]).to_crs("EPSG:4326")[0]
         for outline, one in zip(outlines, found, strict=True)

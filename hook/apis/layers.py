@@ -1,4 +1,4 @@
-"""Map layers from a finished class map: polygons, areas per class, names and colours."""
+"""Products of a class map: polygons, areas per class, names and colours."""
 
 import csv
 import io
@@ -40,15 +40,15 @@ def vectorize_map(
     overwrite: bool = False,
     progress: bool = True,
 ) -> int | geopandas.GeoDataFrame:
-    """Turn the regions of a class map into polygons, see :func:`hook.scenes.polygonize`.
+    """Convert the regions of a class map to polygons, see :func:`hook.scenes.polygonize`.
 
-    Where the map's STAC Item lies beside it, the polygons are named in it.
+    They are added to the map's STAC Item if it is next to the map.
 
     Args:
-        map_path: The map: a file, the DataArray that :meth:`hook.apis.SceneMapper.map` gives, or
-            class indexes (rows, cols). 255 is no class there, NaN in floating point.
-        output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. None hands the
-            polygons back.
+        map_path: The map: a file, the DataArray of :meth:`hook.apis.SceneMapper.map`, or class
+            indexes (rows, cols) with 255, or NaN in floating point, for nodata.
+        output: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. None returns the
+            polygons.
         min_area: Square metres below which regions are dissolved into their largest neighbour.
         simplify: Tolerance in units of the map's CRS; 0 keeps the edges of pixels.
         scores: Raster of confidences or class probabilities, for the mean score of each polygon.
@@ -57,13 +57,12 @@ def vectorize_map(
         progress: Show a progress bar on a terminal.
 
     Returns:
-        The number of polygons; without ``output`` the polygons, with the fields that the file
-        would have and the map's CRS.
+        The number of polygons; without ``output`` the polygons, with the fields of the file.
 
     Raises:
         ConfigError: An option is of the wrong kind.
         SceneError: See :func:`hook.scenes.polygonize`.
-        DataError: The array is no map.
+        DataError: The array is not a map.
     """
     check_number("min_area", min_area, minimum=0)
     check_number("simplify", simplify, minimum=0)
@@ -105,27 +104,27 @@ def class_statistics(
     Args:
         map_path: The map, see :func:`vectorize_map`.
         output: Also write the rows to this ``.csv``.
-        zones: File or table of polygons, in any CRS, of which each is measured by itself.
-        zone_field: Field that names the zones; their feature ids if None.
+        zones: File or table of polygons in any CRS; each is measured separately.
+        zone_field: Name field of the zones; default: their feature ids.
         overwrite: Replace the output if it exists.
         progress: Show a progress bar on a terminal.
 
     Returns:
         A row per class, or per zone and class: ``zone`` (with zones), ``class_id``,
         ``class_name``, ``pixels``, ``area_m2``, ``area_ha`` and ``share`` of the valid area, from
-        0 to 1; NaN where the map has no CRS, or no valid pixel.
+        0 to 1; NaN without a CRS or valid pixels.
 
     Raises:
         ConfigError: An option is of the wrong kind.
         SceneError: See :func:`hook.scenes.class_statistics`, or the output cannot be written.
-        DataError: The array is no map.
+        DataError: The array is not a map.
     """
     if output is not None:
         check_path("output", output)
     if not isinstance(zones, str | os.PathLike | geopandas.GeoDataFrame | None):
         raise bad_argument("zones", zones, "a vector file or a GeoDataFrame of polygons")
     if zone_field is not None and zones is None:
-        raise SceneError("zone_field: there are no zones", remedy="name a file of zones too")
+        raise SceneError("zone_field: there are no zones", remedy="pass zones too")
     with StagedFiles(overwrite) as files:
         staged = files.add(output) if output is not None else None
         with map_file(map_path) as (file, nodata):
@@ -137,7 +136,7 @@ def class_statistics(
         table = pd.DataFrame(
             [[getattr(row, column) for column in columns] for row in rows], columns=columns
         )
-        if zones is not None:  # names of zones stay as they are: 1, not 1.0 beside one without
+        if zones is not None:  # keep names as they are: 1, not 1.0 next to a missing one
             table["zone"] = pd.Series([row.zone for row in rows], dtype=object)
         if staged:
             try:
@@ -153,7 +152,7 @@ def class_statistics(
 
 
 def format_statistics(table: pd.DataFrame) -> str:
-    """The table of :func:`class_statistics` as CSV; what is unknown is left empty."""
+    """Format the table of :func:`class_statistics` as CSV, with unknown values empty."""
     digits = {"area_m2": 3, "area_ha": 7, "share": 6}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -181,35 +180,35 @@ def style_map(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Path]:
-    """Write names and colours beside a class map, see :func:`hook.geo.styles.write_style`.
+    """Write class names and colours next to a map, see :func:`hook.geo.styles.write_style`.
 
     Args:
-        map_path: The map; it is read, but not changed.
+        map_path: The map, which is not changed.
         classes: ``.json`` or ``.csv`` of value, name and colour, a table with these columns, or a
-            list of dicts. Without it the map's own names and colours, completed by defaults.
-        overwrite: Replace names, colours or a style that are there.
+            list of dicts. Default: the map's names and colours, completed by generated ones.
+        overwrite: Replace existing names, colours or a style.
         progress: Show a progress bar on a terminal.
 
     Returns:
         The files written: ``.aux.xml`` and ``.qml``.
 
     Raises:
-        SceneError: The map is no class map, a value in it has no entry, or see
+        SceneError: The file is not a class map, a value of it has no entry, or see
             :func:`hook.geo.styles.write_style`.
     """
     if not isinstance(map_path, str | os.PathLike):
         raise SceneError(
-            "style_map writes beside a file",
+            "style_map needs a file",
             expected="the name of a map's file",
             found=type(map_path).__name__,
             remedy="write the map to a file: SceneMapper.map(scene, 'map.tif')",
         )
     styled = _styled(classes)
-    # Whatever names it has: they may be those to be changed.
+    # Ignore the map's names, which may be replaced.
     counted = measure(map_path, class_names=(), progress=progress)
     present = [row.class_id for row in counted]
     if styled is None:
-        styled = _own_style(map_path, present)
+        styled = _default_style(map_path, present)
     missing = sorted(set(present) - {entry.value for entry in styled})
     if missing:
         raise SceneError(
@@ -222,7 +221,7 @@ def style_map(
 
 
 def _styled(classes: object) -> list[StyledClass] | None:
-    """Read names and colours from wherever they are."""
+    """Read names and colours from a file or table."""
     if classes is None:
         return None
     if isinstance(classes, str | os.PathLike):
@@ -238,21 +237,21 @@ def _name_of(classes: object) -> object:
     return classes if isinstance(classes, str | os.PathLike) else "classes"
 
 
-def _own_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[StyledClass]:
-    """The names and colours a map has, and defaults for those it has not."""
+def _default_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[StyledClass]:
+    """Return the names and colours of a map, completed by generated ones."""
     names = read_category_names(map_path)
     number = len(names) if names else max(present, default=-1) + 1
     if not number:
         raise SceneError(
-            f"{map_path}: holds no class and names none", remedy="give a list of classes"
+            f"{map_path}: has no classes and no class names", remedy="pass a list of classes"
         )
     with ClassMap(map_path, class_names=()) as source:
-        own_colours = source.read_colours()
+        colours = source.read_colours()
     return [
         StyledClass(
             value,
             (names[value] if names else "") or f"class_{value}",
-            own_colours.get(value, colour) if own_colours else colour,
+            colours.get(value, colour) if colours else colour,
         )
         for value, colour in enumerate(distinct_palette(number))
         if not names or names[value] or value in present

@@ -1,4 +1,4 @@
-"""Search among token regions: what joins :mod:`hook.regions` with files of queries and a model."""
+"""Search token regions, with queries from files and models."""
 
 import os
 from collections.abc import Sequence
@@ -46,26 +46,25 @@ def find_similar(
     layer: str = "similar",
     overwrite: bool = False,
 ) -> geopandas.GeoDataFrame:
-    """Find the regions most similar to one thing: a region, a place, an area, a vector or a chip.
+    """Find the regions most similar to a region, a point, an area, a vector or a chip.
 
     Args:
-        regions: A file that ``hook regions`` wrote, such a table, or an index of it.
+        regions: A file written by ``hook regions``, such a table, or an index of it.
         output: File to write: ``.gpkg``, ``.parquet``, ``.fgb``, ``.geojson`` or ``.json``. The
             first two hold the embeddings too; GeoJSON is in WGS 84.
         id: A region's row number, from 0.
-        at: x and y of a place.
-        polygon: An area: a shape, or a table or file of polygons, which count as one.
+        at: x and y of a point.
+        polygon: An area: a shapely geometry, or a table or file of polygons, which are joined.
         vector: (D,) an embedding.
         chip: An image, see :func:`embed_chip`.
-        model: For ``chip``: the model that the regions are from, loaded or what
-            :func:`hook.apis.load_model` takes.
+        model: For ``chip``: the model of the regions, loaded or an argument of
+            :func:`hook.apis.load_model`.
         token: For ``chip``: only this token of it.
-        embedding: For ``chip``: what the regions are embedded by, ``"tokens"`` or ``"seeds"``.
-        device: Where the config's model runs.
-        crs: CRS of ``at`` or of a shape; None: that of the regions. Tables and files have their
-            own.
+        embedding: For ``chip``: embedding of the regions, ``"tokens"`` or ``"seeds"``.
+        device: Device of a model that is not loaded yet.
+        crs: CRS of ``at`` or of a shapely geometry; default: that of the regions.
         k: Number of regions to find.
-        keep_query: Let the regions of the query itself be found too.
+        keep_query: Keep the regions of the query in the result.
         approximate_above: See :class:`hook.regions.RegionIndex`.
         layer: Name of the layer in the file; GeoParquet has none.
         overwrite: Replace the output if it exists.
@@ -74,7 +73,7 @@ def find_similar(
         The regions, the most similar first, see :class:`hook.regions.RegionIndex`.
 
     Raises:
-        ConfigError: There is not one query, an option does not go with it, or see the methods of
+        ConfigError: There is not exactly one query, an option does not fit it, or see
             :class:`hook.regions.RegionIndex` and :func:`embed_chip`.
         DataError: A file cannot be read, or see there.
         CheckpointError: See :func:`hook.apis.load_model`.
@@ -87,10 +86,10 @@ def find_similar(
     given = [name for name, value in queries.items() if value is not None]
     if len(given) != 1:
         raise ConfigError(
-            "what to search with",
+            "the query of the search",
             expected=f"one of {', '.join(queries)}",
             found=", ".join(given) or "nothing",
-            remedy="give exactly one of them",
+            remedy="pass exactly one of them",
         )
     kind = None if embedding == "tokens" else embedding
     _check_options(given[0], polygon, model, token, kind, crs)
@@ -118,7 +117,7 @@ def find_similar(
         elif vector is not None:
             found = index.by_vector(vector, k)
         else:
-            from hook.inference.models import load_model  # with MMEngine, for this query only
+            from hook.inference.models import load_model  # imports MMEngine
 
             loaded = load_model(model, device=device)
             found = index.by_vector(embed_chip(loaded, chip, token=token, embedding=embedding), k)
@@ -137,28 +136,27 @@ def embed_chip(
     num_tokens: int | None = None,
     embedding: str = "tokens",
 ) -> np.ndarray:
-    """Embed an image as the regions of a scene are.
+    """Embed an image like the regions of a scene.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        chip: A raster that GDAL opens, with the bands that the dataset meta names; a DataArray; or
-            native values (C, h, w) in the model's band order.
-        valid: (h, w), nonzero where an array's pixels count; all do if None.
-        token: This token's embedding, as :func:`hook.apis.tokenize` numbers them; None: the mean
-            of all, weighted by the valid pixels that they own.
-        num_tokens: Number of tokens; None takes the model's.
-        embedding: By the last block's ``"tokens"`` or by the ``"seeds"``, see
-            :class:`hook.apis.RegionExtractor`; of the seeds of all valid pixels, or of those that
-            the token owns.
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        chip: A raster that GDAL opens, with the bands of the dataset meta; a DataArray; or native
+            values (C, h, w) in the model's band order.
+        valid: (h, w), nonzero where an array's pixels are valid; default: everywhere.
+        token: Id of one token, see :func:`hook.apis.tokenize`; None: the mean of all, weighted by
+            their valid pixels.
+        num_tokens: Number of tokens; default: the model's.
+        embedding: ``"tokens"`` of the last block, or ``"seeds"`` of the valid pixels, see
+            :class:`hook.apis.RegionExtractor`.
 
     Returns:
         (D,) float32.
 
     Raises:
-        ConfigError: The model has no tokens, or not that one, or ``valid`` came with a file.
+        ConfigError: The model has no tokens or not this one, or ``valid`` was passed with a file.
         DataError: The chip cannot be read, does not fit the model, or has no valid pixel.
     """
-    # With PyTorch and MMEngine, which searching by place does without.
+    # Imports PyTorch and MMEngine, which other queries do not need.
     from hook.datasets.transforms.packing import ground_resolution
     from hook.geo.arrays import is_data_array
     from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
@@ -185,7 +183,7 @@ def embed_chip(
         raise DataError(
             f"{name} does not fit the model",
             found=error.found or error.what,
-            remedy="cut or resize it to the window that the regions were made with",
+            remedy="crop or resize it to the window size of the regions",
         ) from None
     token_ids = answer.token_ids[0]
     number = int(token_ids.max()) + 1 if answer.embeddings is None else answer.embeddings.shape[1]
@@ -194,7 +192,7 @@ def embed_chip(
             f"{name}: no such token",
             expected=f"0 to {number - 1}",
             found=token,
-            remedy="choose a token among these, or leave it out for the mean of all",
+            remedy="choose one of these, or omit it for the mean of all",
         )
     if answer.seeds is not None:
         chosen = valid if token is None else valid & (token_ids == token)
@@ -208,27 +206,27 @@ def embed_chip(
 
 
 def _check_options(query: str, polygon, model, token, embedding, crs) -> None:
-    """Refuse options that the query would not heed."""
+    """Refuse options that do not apply to the query."""
     if query == "chip" and model is None:
         raise ConfigError(
-            "a chip is embedded by a model",
-            expected="the model that the regions are from",
+            "a chip needs a model",
+            expected="the model of the regions",
             found="no model",
-            remedy="name the model that made the regions (--model NAME, or config and checkpoint)",
+            remedy="pass the model of the regions (--model NAME, or config and checkpoint)",
         )
     given = dict(model=model, token=token, embedding=embedding)
     for name, value in given.items():
         if value is not None and query != "chip":
             raise ConfigError(
-                f"{name} goes with a chip",
+                f"{name} is for a chip only",
                 found=f"a search by {query}",
-                remedy="leave it out, or search with a chip",
+                remedy="omit it, or search with a chip",
             )
-    with_own = polygon is not None and not isinstance(polygon, BaseGeometry)
-    if crs is not None and (query not in ("at", "polygon") or with_own):
+    has_crs = polygon is not None and not isinstance(polygon, BaseGeometry)
+    if crs is not None and (query not in ("at", "polygon") or has_crs):
         raise ConfigError(
-            "crs goes with coordinates",
-            expected="at, or a polygon that is no file and no table",
+            "crs is for coordinates only",
+            expected="at, or a polygon that is a shapely geometry",
             found=f"a search by {query}",
-            remedy="leave crs out",
+            remedy="omit crs",
         )

@@ -1,4 +1,4 @@
-"""From a folder of GeoTIFFs and labels to a trained segmentation model."""
+"""Train a segmentation model on GeoTIFFs and labels."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,53 +58,53 @@ def train(
 ) -> TrainingResult:
     """Train a segmentation model on GeoTIFFs and their labels.
 
-    Bands, classes and colours are read from the files, statistics are computed on the part that is
-    trained on, classes are weighted by the inverse square root of their frequency. A part is held
-    out: nothing is chosen by it, so that the metrics are those of unseen ground. Without a GPU a
-    scene of 2,000 x 2,000 pixels takes minutes.
+    Bands, classes and colours are read from the files, statistics are computed on the training
+    part, classes are weighted by the inverse square root of their frequency. The metrics are those
+    of a held-out part, which is not used for any choice. Without a GPU a scene of 2,000 x 2,000
+    pixels takes minutes.
 
     Args:
         images: Folder(s) or file(s) of georeferenced images with the same bands, of any number and
             data type; or ``xarray.DataArray``(s) (band, y, x) with CRS and grid.
-        labels: Folder(s) or file(s) of masks (class per pixel, one per image by name, or wherever
-            the image lies) or of polygons in any CRS and vector format; a GeoDataFrame of polygons,
-            or masks as DataArrays (y, x) in the order of the images.
-        work_dir: Folder for config, checkpoint and log; it is made. Arrays are written there too.
-        label: Attribute of the polygons that holds the class. Without it all are of one class.
+        labels: Folder(s) or file(s) of masks (class per pixel, matched to images by name or
+            position) or of polygons in any CRS and vector format; a GeoDataFrame of polygons, or
+            masks as DataArrays (y, x) in the order of the images.
+        work_dir: Folder for config, checkpoint, log and arrays; created if missing.
+        label: Class attribute of the polygons. Without it all are of one class.
         classes: Names in the order of the labels, or a name for each value of the masks or of
-            ``label``; values left out are then ignored. None takes the names found.
-        palette: ``(red, green, blue)`` or ``'#rrggbb'`` for each class, or by name. None takes the
+            ``label``; other values are ignored. Default: the names found.
+        palette: ``(red, green, blue)`` or ``'#rrggbb'`` for each class, or by name. Default: the
             mask's colour table, else distinct colours.
-        background: Class where no polygon lies, or where a mask has its nodata value. None: nothing
-            is learned there, unless the polygons are all of one class: then it is ``background``.
-        base: Config to start from, by path or name: the model, augmentation and schedule of a
-            segmentation that is trained by epochs.
-        num_tokens: Tokens for each chip.
-        chip_size: Side in pixels of what the model sees at once.
-        epochs: Rounds; in each as many chips are drawn as cover the images, and at least 16
+        background: Class outside the polygons, or of a mask's nodata value. None: ignored there,
+            except for polygons of one class: ``background``.
+        base: Base config, by path or name: model, augmentation and schedule of a segmentation
+            trained by epochs.
+        num_tokens: Tokens per chip.
+        chip_size: Side of the training chips in pixels.
+        epochs: Number of epochs; each draws as many chips as cover the images, and at least 16
             batches.
         batch_size: Chips per step.
-        val_fraction: Share held out where ``val`` is None: of several images the ones at one end of
+        val_fraction: Fraction held out without ``val``: of several images the ones at one end of
             the region, of a single one a strip of it.
-        val: What to hold out: names of images or a file with a list of them, or an area: a vector
-            file, a table of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
-        seed: Of weights and chips; None draws one.
-        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
-        pretrained: Checkpoint, or name of a model, to start from; weights that do not fit are left
-            out.
-        cfg_options: Dotted keys of the config to overwrite, at last, such as
+        val: Images to hold out, by name or a file with a list, or an area: a vector file, a table
+            of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
+        seed: Random seed; None draws one.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; default: a GPU if available.
+        pretrained: Checkpoint or name of a model to start from; weights that do not fit are
+            skipped.
+        cfg_options: Dotted keys of the config to override, such as
             ``{"optim_wrapper.optimizer.lr": 1e-4}``.
-        progress: Show a progress bar; elsewhere than on a terminal or in a notebook, ten lines.
-        overwrite: Replace what an earlier training left in ``work_dir``.
-        resume: Go on with an interrupted training with the same arguments.
+        progress: Show a progress bar, or ten lines in a log.
+        overwrite: Replace an earlier training in ``work_dir``.
+        resume: Resume an interrupted training, with the same arguments.
 
     Returns:
         Files, metrics and curves.
 
     Raises:
         ConfigError: An argument cannot be used.
-        DataError: The files are missing, contradict each other, or show fewer than two classes.
-        CheckpointError: ``pretrained`` cannot be read or fits nowhere.
+        DataError: The files are missing, contradict each other, or have fewer than two classes.
+        CheckpointError: ``pretrained`` cannot be read, or none of its weights fits.
 
     Example:
         >>> result = train("images", "buildings.gpkg", "work_dirs/buildings", epochs=20)
@@ -160,7 +160,7 @@ def train(
 
 
 def _check_files(name: str, given: Any) -> list[Any]:
-    """Take names of files and folders, or arrays."""
+    """Return files, folders or arrays as a checked list."""
     try:
         paths = [given] if isinstance(given, str | os.PathLike) or is_array(given) else list(given)
     except TypeError:
@@ -174,11 +174,7 @@ def _check_files(name: str, given: Any) -> list[Any]:
 
 
 def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
-    """Refuse chips of which more than half would be padding in both directions, in all images.
-
-    Raises:
-        ConfigError: No image has half of a chip's side in any direction.
-    """
+    """Check that one image has at least half of a chip's side in one direction."""
     files = [image for image in images if not is_array(image)]
     longest = max((max(check_array(image)) for image in images if is_array(image)), default=0)
     if chip_size <= 2 * longest:
@@ -192,12 +188,12 @@ def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
         f"chip_size={chip_size} is too large for the images: chips would be mostly padding",
         expected="an image of half a chip's side or more",
         found=f"images of {longest} pixels at most along a side",
-        remedy=f"give a chip_size of {longest} or less",
+        remedy=f"use a chip_size of {longest} or less",
     )
 
 
 def _files_of_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
-    """Put arrays into files, for data-loader workers and later runs to read."""
+    """Write arrays to files, for data-loader workers and later runs."""
     files = list(given)
     for number, image in enumerate(files):
         if is_array(image):
@@ -208,12 +204,12 @@ def _files_of_arrays(given: Sequence[Any], folder: Path, classes: bool = False) 
 
 
 def _file_of_labels(labels: Any, out: Path) -> Any:
-    """Put a table of polygons, or masks as arrays, into files."""
+    """Write a table of polygons, or masks as arrays, to files."""
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
         return _files_of_arrays(labels, out / "arrays" / "masks", classes=True)
     if not len(labels) or labels.crs is None:
         raise DataError(
-            "labels: the table cannot be placed",
+            "labels: the table is empty or has no CRS",
             expected="polygons with a CRS",
             found=f"{len(labels)} rows, CRS {labels.crs}",
             remedy="set the CRS with labels.set_crs(...)",

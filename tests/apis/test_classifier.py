@@ -71,7 +71,7 @@ def test_a_published_model_by_its_file(cls_model, classifier):
     ("given", "message"),
     [
         ([], "no image was given"),
-        (3, "no image and no list of images"),
+        (3, "not an image or a list of images"),
         (["nowhere.tif"], "nowhere.tif does not exist"),
         (np.zeros((5, 16, 16), np.float32), "the array: its bands have no names"),
         (np.zeros(7), "is not an image"),
@@ -84,7 +84,7 @@ def test_what_cannot_be_classified(classifier, given, message):
 
 
 def test_a_segmentation_is_refused(seg_run):
-    with pytest.raises(ConfigError, match="a class to each pixel") as caught:
+    with pytest.raises(ConfigError, match="classifies pixels") as caught:
         Classifier(seg_run)
     assert "SceneMapper" in str(caught.value)
 

@@ -105,7 +105,7 @@ def test_map_as_a_data_array(class_map, tmp_path):
     vectorize_map(array, tmp_path / "map.gpkg", progress=False)
     style = (tmp_path / "map.qml").read_text()
     assert "road" in style and "68,85,102" in style
-    with pytest.raises(SceneError, match="writes beside a file"):
+    with pytest.raises(SceneError, match="style_map needs a file"):
         style_map(array)
 
 

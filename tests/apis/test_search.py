@@ -102,7 +102,7 @@ def test_a_chip_embedded_by_seeds(seg_run, scenes, chip, tmp_path):
         find_similar(table, **options)
     with pytest.raises(ConfigError, match="no such token"):
         embed_chip(model, path, token=99, embedding="seeds")
-    with pytest.raises(ConfigError, match="embedding goes with a chip"):
+    with pytest.raises(ConfigError, match="embedding is for a chip only"):
         find_similar(table, id=0, embedding="seeds")
 
 
@@ -198,14 +198,14 @@ def test_bad_options(seg_run, regions, tmp_path):
     point = shapely.Point(0, 0).buffer(1)
     table = geopandas.GeoDataFrame(geometry=[point], crs=4326)
     for options, match in (
-        ({}, "what to search with"),
-        ({"id": 0, "at": (0, 0)}, "what to search with"),
-        ({"chip": np.zeros((2, 32, 32))}, "embedded by a model"),
-        ({"id": 0, "model": seg_run[0]}, "model goes with a chip"),
-        ({"id": 0, "model": seg_run}, "model goes with a chip"),
-        ({"at": (0, 0), "token": 0}, "token goes with a chip"),
-        ({"id": 0, "crs": 4326}, "crs goes with coordinates"),
-        ({"polygon": table, "crs": 4326}, "crs goes with coordinates"),
+        ({}, "the query of the search"),
+        ({"id": 0, "at": (0, 0)}, "the query of the search"),
+        ({"chip": np.zeros((2, 32, 32))}, "a chip needs a model"),
+        ({"id": 0, "model": seg_run[0]}, "model is for a chip only"),
+        ({"id": 0, "model": seg_run}, "model is for a chip only"),
+        ({"at": (0, 0), "token": 0}, "token is for a chip only"),
+        ({"id": 0, "crs": 4326}, "crs is for coordinates only"),
+        ({"polygon": table, "crs": 4326}, "crs is for coordinates only"),
         ({"chip": np.zeros((2, 32, 32)), "model": seg_run[0]}, "without a checkpoint"),
         ({"polygon": table}, "overlaps no region"),
     ):

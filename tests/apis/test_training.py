@@ -271,7 +271,7 @@ def test_labels_of_one_class_only(scene, tmp_path):
 
 def test_a_table_without_crs(scene, tmp_path):
     table = geopandas.read_file(scene / "squares.gpkg").set_crs(None, allow_override=True)
-    with pytest.raises(DataError, match="cannot be placed"):
+    with pytest.raises(DataError, match="is empty or has no CRS"):
         train(scene / "scene.tif", table, tmp_path / "run", **SMALL)
 
 
