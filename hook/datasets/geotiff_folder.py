@@ -62,7 +62,7 @@ class GeoTIFFFolder(BaseDataset):
         split: Part of the data: a list file or a list of file names (with or without folder and
             suffix); ``dict(attribute=..., value=...)`` for images with that value (or one of
             several) in a GeoTIFF tag; the same with ``file=``, a CSV with image names in the first
-            column, or a vector file whose polygons with that value are the area of the split;
+            column, or a vector file: its polygons with that value are the area of the split;
             ``dict(bounds=(minx, miny, maxx, maxy), crs=...)`` for the pixels in a box.
         grid: None if all files have one CRS and resolution; ``dict(crs=..., res=...)`` for the grid
             to resample to; ``'image'`` to keep each image's grid and resample masks only.
@@ -127,7 +127,7 @@ class GeoTIFFFolder(BaseDataset):
                 f"GeoTIFFFolder: length={length}",
                 expected="at least 1 chip per epoch",
                 found=length,
-                remedy="correct length, or leave it out",
+                remedy="correct length, or omit it",
             )
         self.length = None if length is None else int(length)
         label_options = LabelOptions(**take(LabelOptions))

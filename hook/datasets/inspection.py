@@ -169,7 +169,7 @@ def inspect_files(
             f"label={label!r} is an attribute of polygons, but the labels are rasters",
             expected="label=None",
             found=some(masks),
-            remedy="leave label out; classes={value: name} names the values of a raster",
+            remedy="omit label; classes={value: name} names the values of a raster",
         )
     else:
         names, options = _classes_of_rasters(masks, classes, background)

@@ -170,7 +170,7 @@ class RandomGeoSampler(Sampler[ChipQuery]):
                 "hook.RandomGeoSampler: length",
                 expected="at least 1 chip per epoch",
                 found=length,
-                remedy="correct length, or leave it out",
+                remedy="correct length, or omit it",
             )
         self.rank, self.world_size = get_dist_info()
         self.windows = list(dataset.sampling_windows)

@@ -1,1 +1,1 @@
-"""MMEngine: configs, runs, hooks, test-time augmentation, devices and measurements."""
+"""MMEngine configs, runners and hooks, test-time augmentation, devices and profiling."""

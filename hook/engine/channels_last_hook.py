@@ -1,4 +1,4 @@
-"""Lays the weights of convolutions out channels last."""
+"""Convert convolution weights to channels-last memory format."""
 
 import torch
 from mmengine.hooks import Hook
@@ -11,10 +11,10 @@ from hook.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Run the model's convolutions on channels-last tensors.
 
-    Results are those of the default layout up to rounding. oneDNN and cuDNN are built around this
-    layout, and the maps turn into sequences of seeds or tokens without a copy.
+    Results equal those of the default format up to rounding. oneDNN and cuDNN are optimised for
+    this format, and feature maps become sequences of seeds or tokens without a copy.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Lay out the weights before the first step."""
+        """Convert the weights."""
         runner.model.to(memory_format=torch.channels_last)

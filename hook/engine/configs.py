@@ -1,4 +1,4 @@
-"""Configs: where those of HOOK are, reading them, and errors that name what is wrong in them."""
+"""Find, read and check configs, with errors that name what is wrong in them."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from hook.registry import DATASETS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
-# The keys MMEngine's Runner reads; any other top-level name of a config is a variable of its own.
+# Keys of MMEngine's Runner; other top-level names of a config are user variables.
 RUNNER_KEYS = frozenset(
     "model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg "
     "auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks "
@@ -29,7 +29,7 @@ RUNNER_KEYS = frozenset(
     "find_unused_parameters custom_imports activation_checkpointing cfg compile".split()
 )
 
-# The names under which OpenMMLab's packages are published, the maintained fork's last.
+# Distribution names of OpenMMLab's packages, with the maintained fork last.
 _DISTRIBUTIONS = {
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
     "mmdet": ("mmdet", "onedl-mmdetection"),
@@ -39,17 +39,17 @@ _DISTRIBUTIONS = {
 
 def setup_environment() -> None:
     """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
-    # mmcv without compiled ops is what this project runs on.
+    # This project uses mmcv without compiled ops.
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     _map_installed_packages()
     use_safe_loading()
 
 
 def _map_installed_packages() -> None:
-    """Tell MMEngine which distribution provides ``mmseg`` and its kin.
+    """Register the installed distributions of ``mmseg``, ``mmdet`` and ``mmpretrain``.
 
-    MMEngine asks pip to install ``mmsegmentation`` where the module comes from a distribution of
-    another name, such as its maintained fork.
+    Otherwise MMEngine installs ``mmsegmentation`` by pip if ``mmseg`` is from a distribution with a
+    different name, such as its maintained fork.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
@@ -60,23 +60,19 @@ def _map_installed_packages() -> None:
 
 
 def config_root() -> Path:
-    """Return the folder of the configs: beside the package, or inside an installed one.
-
-    An installation has them where OpenMMLab's packages do, see ``setup.py``.
-    """
-    beside = _PACKAGE.parent / "configs"
-    return beside if (beside / "_base_").is_dir() else _PACKAGE / ".mim" / "configs"
+    """Return the folder of the configs: in the repository, or ``.mim/configs`` of the package."""
+    source = _PACKAGE.parent / "configs"
+    return source if (source / "_base_").is_dir() else _PACKAGE / ".mim" / "configs"
 
 
 def find_config(name: str | os.PathLike) -> Path:
-    """Find a config by its path, or one of HOOK's by its name.
+    """Return the path of a config.
 
     Args:
-        name: Path of a config, or the name of one that comes with HOOK, with or without folder
-            and ``.py``.
+        name: Path, or name of a config of HOOK with or without folder and ``.py``.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: If the config does not exist.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -89,9 +85,9 @@ def find_config(name: str | os.PathLike) -> Path:
     close = difflib.get_close_matches(stem, known, n=3)
     raise ConfigError(
         f"config {name} does not exist",
-        expected="a config file, or the name of a config that comes with HOOK",
-        found="nothing of this name" + (f"; there is {', '.join(close)}" if close else ""),
-        remedy="check the path, or take a name of those in configs/",
+        expected="a config file, or the name of a config of HOOK",
+        found="nothing of this name" + (f"; similar: {', '.join(close)}" if close else ""),
+        remedy="check the path, or use a name from configs/",
     )
 
 
@@ -102,12 +98,12 @@ def load_config(
 
     Args:
         path: A Python config in MMEngine's style.
-        options: Dotted keys and values that overwrite the file's (``--cfg-options``).
-        needs_model: Refuse a config without a model.
+        options: Dotted keys and values to override (``--cfg-options``).
+        needs_model: Raise an error for a config without a model.
 
     Raises:
-        ConfigError: The file or one of its ``_base_`` files is missing, is not valid Python, has
-            no model, or an option cannot be set.
+        ConfigError: If the file or one of its ``_base_`` files is missing, is not valid Python or
+            has no model, or an option cannot be set.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,21 +111,21 @@ def load_config(
             f"config {path} does not exist",
             expected="a .py config file",
             found="a folder" if path.is_dir() else "nothing",
-            remedy="the configs that come with HOOK are under configs/",
+            remedy="the configs of HOOK are under configs/",
         )
     if path.suffix not in (".py", ".json", ".yml", ".yaml"):
         raise ConfigError(
             f"config {path} has an unknown ending",
             expected=".py, .json, .yml or .yaml",
             found=path.suffix or "none",
-            remedy="give the config first, the checkpoint second",
+            remedy="pass the config first, the checkpoint second",
         )
     _map_installed_packages()
     try:
         cfg = Config.fromfile(str(path))
     except HookError:
         raise
-    except Exception as error:  # a config is Python: it can fail in any way
+    except Exception as error:  # a config can run any Python code
         raise ConfigError(
             f"config {path} cannot be read",
             expected="a Python file in MMEngine's config style whose _base_ files exist",
@@ -155,7 +151,7 @@ def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
             f"config {path} describes no model",
             expected="model = dict(type=..., ...)",
             found=f"the keys {', '.join(cfg) or 'none'}",
-            remedy="give a whole config, not one of the parts under _base_",
+            remedy="pass a complete config, not one of the parts under _base_",
         )
     for key in cfg:
         if key in RUNNER_KEYS:
@@ -166,7 +162,7 @@ def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
                 f"config {path} has the unknown key '{key}'",
                 expected=close[0],
                 found=key,
-                remedy=f"spell it '{close[0]}', or give your own variable another name",
+                remedy=f"spell it '{close[0]}', or rename your variable",
             )
 
 
@@ -178,11 +174,11 @@ def build_dataset(
     Args:
         cfg: From :func:`load_config`.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        change: Takes the data set's section, and returns the one to build.
+        change: Function applied to the config section of the data set.
 
     Raises:
-        ConfigError: The config has no such split, or its data set cannot be built.
-        DataError: The data are missing or broken.
+        ConfigError: If the config has no such split, or its data set cannot be built.
+        DataError: If the data are missing or invalid.
     """
     init_default_scope(cfg.get("default_scope", "hook"))
     loader = cfg.get(f"{split}_dataloader")
@@ -191,7 +187,7 @@ def build_dataset(
             f"{cfg.filename} has no {split} data: it has no {split}_dataloader",
             expected=f"{split}_dataloader=dict(dataset=...)",
             found=", ".join(key for key in cfg if key.endswith("_dataloader")) or "none",
-            remedy="add it to the config, or choose another split",
+            remedy="add it to the config, or choose a different split",
         )
     with config_errors(f"{split}_dataloader.dataset"):
         return DATASETS.build(change(loader.dataset))
@@ -204,10 +200,10 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def config_errors(section: str):
-    """Turn what registries and constructors raise for a bad config into a :class:`ConfigError`.
+    """Convert errors of registries and constructors to :class:`ConfigError`.
 
     Args:
-        section: The config's part that is being built, for the message.
+        section: The part of the config that is built, for the message.
     """
     try:
         yield
@@ -215,32 +211,32 @@ def config_errors(section: str):
         raise
     except FileNotFoundError as error:
         raise DataError(
-            f"a file that {section} of the config names is missing",
+            f"a file in {section} of the config is missing",
             found=_first_line(error),
-            remedy="check the paths in the config, or overwrite them with --cfg-options",
+            remedy="check the paths in the config, or override them with --cfg-options",
         ) from error
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise ConfigError(
-            f"a folder that {section} of the config names cannot be used",
+            f"a folder in {section} of the config cannot be used",
             found=str(error),
-            remedy="choose another folder, such as with --work-dir",
+            remedy="choose a different folder, e.g. with --work-dir",
         ) from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
         text = str(error.args[0]) if error.args else ""
-        # Of MMEngine's message on an unknown type the first sentence says it all.
+        # The first sentence of MMEngine's message on an unknown type is sufficient.
         reason = text.partition(". Please check")[0].partition("\n")[0]
         raise ConfigError(
             f"{section} of the config cannot be built",
             found=f"{type(error).__name__}: {reason}",
-            remedy="correct this part of the config; tools/misc/print_config.py prints it whole",
+            remedy="correct this part of the config; tools/misc/print_config.py prints all of it",
         ) from error
 
 
 class ConfigOptions(DictAction):
-    """``--cfg-options KEY=VALUE ...`` that answers a malformed pair with the accepted form."""
+    """``--cfg-options KEY=VALUE ...`` with an error message for malformed pairs."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        """Read the pairs into a dict of dotted keys."""
+        """Parse the pairs into a dict of dotted keys."""
         try:
             super().__call__(parser, namespace, values, option_string)
         except (ValueError, AssertionError) as error:
@@ -257,16 +253,16 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action=ConfigOptions,
         metavar="KEY=VALUE",
-        help="overwrite settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
+        help="override settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
         'as key="[a,b]" or key=a,b',
     )
 
 
 def make_folder(folder: str | os.PathLike, option: str) -> Path:
-    """Create the folder an option names, before the work whose results it is to hold.
+    """Create the output folder of an option.
 
     Raises:
-        ConfigError: It is a file, or cannot be created or written.
+        ConfigError: If it is a file, or cannot be created or written.
     """
     folder = Path(folder)
     try:
@@ -276,15 +272,15 @@ def make_folder(folder: str | os.PathLike, option: str) -> Path:
     except OSError as error:
         raise ConfigError(
             f"{option} {folder} is a file" if folder.is_file() else f"{option} {folder}: no folder",
-            expected="a folder to write to, new or old",
+            expected="a new or existing folder with write permission",
             found=error,
-            remedy=f"choose another {option}",
+            remedy=f"choose a different {option}",
         ) from None
     return folder
 
 
 def as_list(value: Any) -> list:
-    """Return a config entry that may be one dict or a sequence of dicts as a list."""
+    """Return a config entry (None, a dict or a sequence of dicts) as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, Sequence) else [value]

@@ -1,4 +1,4 @@
-"""Devices: checked before use, and several GPUs in one name."""
+"""Check devices before use, and parse several GPUs in one name."""
 
 import os
 import shlex
@@ -16,47 +16,37 @@ Movable = TypeVar("Movable", Tensor, nn.Module)
 
 
 def to_device(part: Movable, device: str, name: str = "device") -> Movable:
-    """Move a tensor or a module to a device.
+    """Move a tensor or a module to a device, such as ``'cpu'`` or ``'cuda:1'``.
 
     Args:
-        part: What to move.
-        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        name: What the message calls it.
+        part: Tensor or module.
+        device: The device.
+        name: Name of the device in messages.
 
     Raises:
-        ConfigError: There is no such device, or it is full.
+        ConfigError: If the device does not exist, or is out of memory.
     """
     try:
         return part.to(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"{name} {device} cannot be used",
-            expected="cpu, or cuda where PyTorch finds a GPU",
+            expected="cpu, or cuda if PyTorch finds a GPU",
             found=str(error).splitlines()[0],
-            remedy="leave the device out to run on the CPU",
+            remedy="omit the device to run on the CPU",
         ) from None
 
 
 def check_device(device: str, name: str = "device") -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Raise :class:`~hook.errors.ConfigError` if a device does not exist."""
     to_device(torch.empty(0), device, name)
 
 
 def list_devices(device: str) -> list[str]:
-    """Read ``"cuda:0,1"`` as two devices.
-
-    Args:
-        device: One device, or several GPUs.
-
-    Returns:
-        Each device's name.
+    """Return the names of one device or of several GPUs, such as ``"cuda:0,1"``.
 
     Raises:
-        ConfigError: It is not a string, or names several of what there is one of.
+        ConfigError: If it is not a string, or not a valid list of GPUs.
     """
     if not isinstance(device, str):
         raise bad_argument("device", device, "'cpu', 'cuda', 'cuda:1', or several GPUs: 'cuda:0,1'")
@@ -69,25 +59,20 @@ def list_devices(device: str) -> list[str]:
             f"device {device!r}",
             expected="one device, or several GPUs such as cuda:0,1",
             found=device,
-            remedy="give each GPU's number once; processes of the CPU share a scene with "
+            remedy="list each GPU number once; to use several CPU processes, set "
             "cluster='local' (--cluster local --workers 2)",
         )
     return [f"{kind}:{part}" for part in parts]
 
 
 def require_compiler() -> None:
-    """Refuse to compile where there is no C++ compiler.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    # The same choice as PyTorch's inductor makes.
+    """Raise :class:`~hook.errors.ConfigError` if there is no C++ compiler."""
+    # Same choice as in PyTorch's inductor.
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(shlex.split(compiler)[0]) is None:
         raise ConfigError(
             "--compile: torch.compile needs a C++ compiler",
-            expected="g++, or the compiler that the environment variable CXX names",
+            expected="g++, or the compiler in the environment variable CXX",
             found=f"no program {compiler}",
-            remedy="install it (on Debian and Ubuntu: apt install g++), set CXX, or leave "
-            "--compile out",
+            remedy="install it (on Debian and Ubuntu: apt install g++), set CXX, or omit --compile",
         )

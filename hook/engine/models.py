@@ -1,4 +1,4 @@
-"""A model from its config, and what it says of itself."""
+"""Build models from configs, and read their properties."""
 
 import contextlib
 import io
@@ -16,29 +16,28 @@ _DEFAULT_WINDOW = 512
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model a config describes, with fresh weights.
+    """Build the model of a config with random weights.
 
     Raises:
-        ConfigError: The model section cannot be built.
+        ConfigError: If the model section cannot be built.
     """
     use_scope_of(cfg)
     options = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         options.setdefault("data_preprocessor", cfg.data_preprocessor)
     with config_errors("model"), warnings.catch_warnings():
-        # mmseg's advice to people who write heads, at every start of a model with two classes.
+        # mmseg's advice to authors of heads, for each model with two classes.
         warnings.filterwarnings("ignore", message="For binary segmentation, we suggest")
         return MODELS.build(upgrade_model(options))
 
 
 def upgrade_model(model: dict | nn.Module) -> dict | nn.Module:
-    """Let configs that name mmseg's ``EncoderDecoder`` get :class:`hook.models.TokenSegmentor`.
+    """Replace mmseg's ``EncoderDecoder`` by :class:`hook.models.TokenSegmentor`.
 
-    It is the same model, with the same keys and numbers, and returns the tokens of its images.
-    The config itself stays as it is.
+    Weights and results are the same; in addition it returns the tokens. The config is not changed.
 
     Args:
-        model: Section ``model`` of a config; a model that is built already is left alone.
+        model: Section ``model`` of a config; a built model is returned unchanged.
     """
     kind = model.get("type") if isinstance(model, Mapping) else None
     if isinstance(kind, type):  # of a config in MMEngine's lazy style
@@ -49,27 +48,27 @@ def upgrade_model(model: dict | nn.Module) -> dict | nn.Module:
 
 
 def use_scope_of(cfg: Config) -> None:
-    """Let names without a scope mean what they mean in a config."""
+    """Set the default registry scope of a config."""
     scope = cfg.get("default_scope", "hook")
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
-        with warnings.catch_warnings():  # it warns where another model's scope came before
+        with warnings.catch_warnings():  # on a change of scope
             warnings.simplefilter("ignore")
             init_default_scope(scope)
     if scope == "mmseg":
-        with contextlib.redirect_stdout(io.StringIO()):  # it names each package that it misses
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints missing packages
             import mmseg.datasets  # noqa: F401
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Return the number of classes a model tells apart."""
+    """Return the number of classes of a model."""
     head = getattr(model, "decode_head", None) or model.head
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     return int(head.num_classes)
 
 
 def default_window(model: nn.Module) -> int:
-    """Return the window a model was made for, or 512 where it takes any."""
+    """Return the window size of a model, or 512 if it accepts any size."""
     tokenizer = getattr(model.backbone, "tokenizer", None)
     size = getattr(tokenizer, "img_size", None)
     if size is None:
@@ -78,18 +77,18 @@ def default_window(model: nn.Module) -> int:
     if height != width:
         raise ConfigError(
             f"the model takes images of {height} x {width} pixels",
-            expected="a square size, to map a scene",
+            expected="a square size",
             remedy="train with a square img_size",
         )
     return int(height)
 
 
 def is_segmentation(model: nn.Module) -> bool:
-    """Tell whether a model gives a class to each pixel, not to the image."""
+    """Return whether a model predicts a class per pixel, not per image."""
     return hasattr(model, "decode_head")
 
 
 def band_count_of(model: nn.Module) -> int | None:
-    """Return the number of bands a model takes, where it says so."""
+    """Return the number of input bands of a model, None if unknown."""
     tokenizer = getattr(model.backbone, "tokenizer", None)
     return getattr(tokenizer, "in_channels", None)

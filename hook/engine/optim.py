@@ -1,4 +1,4 @@
-"""Mixed precision where MMEngine's ``AmpOptimWrapper`` refuses: on a CPU."""
+"""Mixed precision on a CPU, which MMEngine's ``AmpOptimWrapper`` does not support."""
 
 from contextlib import contextmanager
 

@@ -1,9 +1,8 @@
-"""Time and memory of a config's model: what the scripts that measure speed share.
+"""Measure time and memory of a config's model, for the benchmark scripts.
 
 A *step* is a forward pass, or with ``mode='train'`` forward pass, loss, backward pass and AdamW.
-Peak memory is that of a fresh process, above the built and warmed-up model: on a GPU the
-allocator's, on a CPU the resident memory, which holds the scratch buffers of the libraries and the
-allocator's slack too, not only tensors.
+Peak memory is measured in a new process, above the built and warmed-up model: on a GPU from the
+allocator, on a CPU as resident memory, which includes buffers of libraries and allocator overhead.
 """
 
 import argparse
@@ -47,36 +46,32 @@ _POLL_SECONDS = 0.05
 
 
 class StepStopped(ConfigError):
-    """A step takes more time or memory than it may.
-
-    Attributes:
-        limit: ``'time'`` or ``'memory'``.
-    """
+    """A step exceeds a limit of time or memory, named by ``limit``."""
 
     limit = "time"
 
 
 class OutOfMemory(StepStopped):
-    """A step takes more memory than there is, or than it may."""
+    """A step exceeds the available memory or its limit."""
 
     limit = "memory"
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How steps are run; equal for all configs of a comparison.
+    """Settings of steps, equal for all configs of a comparison.
 
     Attributes:
         mode: ``'forward'`` or ``'train'``.
         batch_size: Images per step.
-        shape: Height and width in pixels; None takes what each model was made for.
+        shape: Height and width in pixels; None uses each model's default.
         device: ``'cpu'`` or ``'cuda'``.
         amp: Autocast to bfloat16.
-        channels_last: Lay weights and images out channels last.
-        compile: Run the model through ``torch.compile``.
-        threads: CPU threads; None leaves PyTorch's choice.
-        warmup: Steps before anything is measured.
-        options: Dotted keys and values that overwrite each config's.
+        channels_last: Use channels-last memory format for weights and images.
+        compile: Use ``torch.compile``.
+        threads: CPU threads; None uses PyTorch's default.
+        warmup: Steps before measuring.
+        options: Dotted keys and values to override in each config.
     """
 
     mode: str = "forward"
@@ -97,11 +92,11 @@ class StepSettings:
 
     @property
     def memory_format(self) -> str:
-        """Name of the layout."""
+        """Name of the memory format."""
         return "channels last" if self.channels_last else "contiguous"
 
     def describe(self) -> str:
-        """Say in one line how the steps were run."""
+        """Return the settings in one line."""
         compiled = ", compiled" if self.compile else ""
         return (
             f"{self.mode}, batch {self.batch_size}, {self.precision}, {self.memory_format}"
@@ -111,12 +106,12 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a fresh process measured of one config.
+    """Measurement of one config in a new process.
 
     Attributes:
         shape: (B, C, H, W) of the batch.
         seconds: Duration of each timed step.
-        peak_memory: Bytes above the built model; None where the system does not tell.
+        peak_memory: Bytes above the built model; None if the system does not report it.
     """
 
     shape: tuple[int, ...]
@@ -126,18 +121,13 @@ class Measurement:
 
 # ---------------------------------------------------------------------------------- options
 def add_step_options(parser: argparse.ArgumentParser, repeats: int) -> None:
-    """Add the options that say how steps are run.
-
-    Args:
-        parser: Of the command.
-        repeats: Default of ``--repeats``.
-    """
+    """Add the options of :class:`StepSettings`, and ``--repeats`` with the given default."""
     parser.add_argument("--batch-size", type=int, default=1, help="images per step (default 1)")
     parser.add_argument(
         "--mode",
         choices=["forward", "train"],
         default="forward",
-        help="forward pass (default), or a whole step: forward, loss, backward, AdamW",
+        help="forward pass (default), or training step: forward, loss, backward, AdamW",
     )
     parser.add_argument(
         "--repeats", type=int, default=repeats, help=f"timed steps of each (default {repeats})"
@@ -147,26 +137,26 @@ def add_step_options(parser: argparse.ArgumentParser, repeats: int) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     parser.add_argument(
-        "--channels-last", action="store_true", help="lay weights and images out channels last"
+        "--channels-last", action="store_true", help="use channels-last memory format"
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="run the models through torch.compile (needs a C++ compiler)",
+        help="use torch.compile (requires a C++ compiler)",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     add_config_options(parser)
 
 
 def read_step_settings(
     args: argparse.Namespace, parser: argparse.ArgumentParser, shape: Sequence[int] | None = None
 ) -> StepSettings:
-    """Check the options of :func:`add_step_options`.
+    """Return the settings from options of :func:`add_step_options`.
 
     Args:
         args: Parsed options.
-        parser: Reports bad ones and ends the command with status 2.
-        shape: Height and width in pixels, or one side; None for what each model was made for.
+        parser: Parser that reports invalid options.
+        shape: Height and width in pixels, or one side; None for each model's default.
     """
     for name, minimum in (("batch_size", 1), ("repeats", 1), ("threads", 1), ("warmup", 1)):
         if getattr(args, name) is not None and getattr(args, name) < minimum:
@@ -188,10 +178,10 @@ def read_step_settings(
 
 
 def prepare(settings: StepSettings) -> None:
-    """Set the threads of this process, and refuse what the machine cannot do.
+    """Set the threads of this process, and check device and compiler.
 
     Raises:
-        ConfigError: There is no such device, or no compiler for ``compile``.
+        ConfigError: If the device, or the compiler for ``compile``, does not exist.
     """
     setup_environment()
     if settings.threads:
@@ -202,10 +192,10 @@ def prepare(settings: StepSettings) -> None:
 
 
 def prepare_output(path: str | os.PathLike | None, option: str) -> None:
-    """Make the folder of a result file before hours of measuring.
+    """Create the folder of a result file before measuring.
 
     Raises:
-        ConfigError: The file cannot be written there.
+        ConfigError: If the file cannot be written there.
     """
     if path is None:
         return
@@ -213,20 +203,20 @@ def prepare_output(path: str | os.PathLike | None, option: str) -> None:
     if Path(path).is_dir():
         raise ConfigError(
             f"{option} {path} is a folder",
-            expected="the name of a file",
+            expected="a file name",
             remedy="name a file in that folder",
         )
 
 
 def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:
-    """Write a report where a file was named."""
+    """Write a report if ``path`` is set."""
     if path is not None:
         Path(path).write_text(json.dumps(report, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------------- machine
 def shown_path(path: str) -> str:
-    """Name a file without telling where it lies on this machine: relative, or its name alone."""
+    """Return a path without absolute folders: relative, or the name only."""
     if not os.path.isabs(path):
         return path
     try:
@@ -236,11 +226,7 @@ def shown_path(path: str) -> str:
 
 
 def shown_command(arguments: Sequence[str]) -> str:
-    """Write a command line as ``python ...`` without absolute paths.
-
-    Args:
-        arguments: The script and its arguments, as in ``sys.argv``.
-    """
+    """Return the command line ``python ...`` of arguments like ``sys.argv``, no absolute paths."""
     shown = []
     for argument in arguments:
         head, sign, value = argument.rpartition("=")
@@ -249,7 +235,7 @@ def shown_command(arguments: Sequence[str]) -> str:
 
 
 def device_name(device: str) -> str:
-    """Name the GPU, or the CPU's model and the threads used."""
+    """Return the name of the GPU, or of the CPU with the number of threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_model()}, {_threads()}"
@@ -270,11 +256,7 @@ def _cpu_model() -> str:
 
 
 def report_head(settings: StepSettings, repeats: int) -> dict[str, Any]:
-    """Collect what a reader needs to judge or repeat the numbers.
-
-    Returns:
-        Command line, machine, versions and settings; no host name and no absolute path.
-    """
+    """Return command line, machine, versions and settings, without host name and absolute paths."""
     on_gpu = torch.device(settings.device).type == "cuda"
     return {
         "command": shown_command(sys.argv),
@@ -308,14 +290,13 @@ def print_head(report: dict[str, Any], settings: StepSettings) -> None:
 
 # ---------------------------------------------------------------------------------- steps
 def fit_to_side(cfg: Config, side: int) -> None:
-    """Change a config so that its model is built for square images.
+    """Change a config in place so that its model is built for square images.
 
-    The tokenizer's ``img_size`` is set where it has this option, whether the config names it or
-    not. ``dense_size`` of the backbone is a grid on the image and grows with it. Sizes of the data
-    preprocessor follow.
+    Sets the tokenizer's ``img_size`` if it has this option, scales ``dense_size`` of the backbone,
+    a grid on the image, and sets the size in the data preprocessor.
 
     Args:
-        cfg: Changed in place.
+        cfg: The config.
         side: Side of the images in pixels.
     """
     backbone = cfg.model.get("backbone") or {}
@@ -342,16 +323,16 @@ def fit_to_side(cfg: Config, side: int) -> None:
 
 
 class Step:
-    """One config's model and a seeded batch, ready to be run again and again.
+    """A config's model and a seeded batch, to be run repeatedly.
 
     Args:
         config: Config file.
-        settings: How to run it.
+        settings: Settings of the step.
         side: Build the model for square images of this side in pixels, see :func:`fit_to_side`;
-            None builds what the config says.
+            None uses the sizes of the config.
 
     Raises:
-        ConfigError: The config cannot be built.
+        ConfigError: If the config cannot be built.
     """
 
     def __init__(self, config: str, settings: StepSettings, side: int | None = None) -> None:
@@ -362,8 +343,8 @@ class Step:
         cfg = load_config(config, settings.options)
         if side is not None:
             fit_to_side(cfg, side)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = build_model(cfg).to(self.device).to(memory_format=layout)
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model = build_model(cfg).to(self.device).to(memory_format=memory_format)
         self.model.train(self.train)
         if side is not None:
             height = width = side
@@ -373,22 +354,22 @@ class Step:
             height = width = default_window(self.model)
         bands = band_count_of(self.model) or 3
         inputs = torch.randn(settings.batch_size, bands, height, width, device=self.device)
-        self.inputs = inputs.to(memory_format=layout)
-        self.samples = self._random_truth(height, width)
+        self.inputs = inputs.to(memory_format=memory_format)
+        self.samples = self._random_labels(height, width)
         self.autocast = (
             torch.autocast(self.device.type, torch.bfloat16) if settings.amp else nullcontext()
         )
         if settings.compile:
             from torch._dynamo import config as dynamo
 
-            # Models share code objects: past the limit PyTorch would run the rest uncompiled, and
-            # with dynamic shapes a later model would get slower code than the first.
+            # Models share code objects: beyond the limit PyTorch would run the others uncompiled,
+            # and with dynamic shapes later models would get slower code than the first.
             dynamo.recompile_limit = 64
             dynamo.fail_on_recompile_limit_hit = True
             self.model.compile(dynamic=False)
         self.reset_optimizer()
 
-    def _random_truth(self, height: int, width: int) -> list:
+    def _random_labels(self, height: int, width: int) -> list:
         count = num_classes_of(self.model)
         if not is_segmentation(self.model):
             labels = torch.randint(count, (len(self.inputs),)).tolist()
@@ -397,19 +378,19 @@ class Step:
 
         samples = []
         for _ in self.inputs:
-            truth = torch.randint(count, (1, height, width), device=self.device)
+            labels = torch.randint(count, (1, height, width), device=self.device)
             size = {"img_shape": (height, width), "ori_shape": (height, width)}
-            samples.append(SegDataSample(metainfo=size, gt_sem_seg=PixelData(data=truth)))
+            samples.append(SegDataSample(metainfo=size, gt_sem_seg=PixelData(data=labels)))
         return samples
 
     def reset_optimizer(self) -> None:
-        """Drop gradients and the optimizer's state."""
+        """Delete gradients and optimizer state."""
         if self.train:
             self.model.zero_grad(set_to_none=True)
             self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
 
     def loss(self) -> torch.Tensor:
-        """Forward pass and loss."""
+        """Run the forward pass and return the loss."""
         with self.autocast:
             losses = self.model(self.inputs, self.samples, mode="loss")
         return self.model.parse_losses(losses)[0]
@@ -418,8 +399,8 @@ class Step:
         """Run one step.
 
         Raises:
-            ConfigError: The model refuses the images, or cannot be compiled.
-            OutOfMemory: There is not enough memory.
+            ConfigError: If the model does not support the images, or cannot be compiled.
+            OutOfMemory: If there is not enough memory.
         """
         try:
             if self.train:
@@ -435,43 +416,43 @@ class Step:
             raise
         except ValueError as error:
             raise ConfigError(
-                "the model cannot take these images",
+                "the model does not support these images",
                 expected="images of the model's size and band count",
                 found=error,
-                remedy="choose another size, or change the model with --cfg-options",
+                remedy="choose a different size, or change the model with --cfg-options",
             ) from None
         except (RuntimeError, MemoryError) as error:
             if _is_out_of_memory(error):
                 raise OutOfMemory(
-                    "a step needs more memory than there is",
+                    "a step needs more memory than available",
                     found=str(error).partition("\n")[0],
-                    remedy="take smaller or fewer images",
+                    remedy="use smaller or fewer images",
                 ) from None
             if self.settings.compile and _is_compiler_error(error):
                 raise ConfigError(
                     "--compile: torch.compile cannot compile the model",
                     found=str(error).partition("\n")[0],
-                    remedy="leave --compile out; TORCH_LOGS=dynamo,inductor tells more",
+                    remedy="omit --compile; TORCH_LOGS=dynamo,inductor prints details",
                 ) from error
             raise
 
     def seconds(self) -> float:
         """Time one step."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self()
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     def saved_bytes(self) -> int:
-        """Count the bytes autograd keeps for the backward pass, each storage once, no weights.
+        """Return the bytes autograd saves for the backward pass, each storage once, no weights.
 
-        Copies of weights in another number format, as autocast makes them, do count.
+        Copies of weights in a different number format, made by autocast, are included.
         """
-        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        weights = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
         storages: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if storage.data_ptr() not in weights:
                 storages[storage.data_ptr()] = storage.nbytes()
             return tensor
 
@@ -499,7 +480,7 @@ def _is_compiler_error(error: Exception) -> bool:
 
 # ---------------------------------------------------------------------------------- memory
 def _memory_status(field: str, process: int | str = "self") -> int:
-    """Read a process's VmRSS (now) or VmHWM (peak) in bytes."""
+    """Read VmRSS (current) or VmHWM (peak) of a process in bytes."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -508,8 +489,8 @@ def _memory_status(field: str, process: int | str = "self") -> int:
 
 def _peak_memory(step: Step) -> int | None:
     """Measure the peak of two steps above the built model, in bytes."""
-    # What the first steps load, compile and cache belongs to no step; what they leave in the
-    # allocators must go back to the system, or the steps to measure would use it unseen.
+    # Caches of the first steps are not counted; memory they left in the allocators must be returned
+    # to the system, or the measured steps would reuse it.
     step.reset_optimizer()
     gc.collect()
     if step.device.type == "cuda":
@@ -523,17 +504,17 @@ def _peak_memory(step: Step) -> int | None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:
             trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _memory_status("VmRSS")
         for _ in range(2):
             step()
         return max(0, _memory_status("VmHWM") - before)
-    except OSError:  # only Linux tells
+    except OSError:  # not Linux
         return None
 
 
 def _work(connection, config, settings, side, repeats, max_memory) -> None:
-    """Measure in a fresh process; tell the parent of every step, and at last the result."""
+    """Measure in a new process; report each step and finally the result to the parent."""
     try:
         prepare(settings)
         step = Step(config, settings, side)
@@ -565,38 +546,34 @@ def measure(
     max_seconds: float | None = None,
     max_memory: float | None = None,
 ) -> Measurement:
-    """Measure the peak memory and the time of a config's step in a fresh process.
+    """Measure the peak memory and the time of a config's step in a new process.
 
     Args:
         config: Config file.
-        settings: How to run it.
-        side: Build the model for square images of this side in pixels; None: as the config says.
+        settings: Settings of the step.
+        side: Build the model for square images of this side in pixels; None as in the config.
         repeats: Steps to time.
-        max_seconds: Stop the process when a step lasts longer; the first ones may where they
-            compile.
-        max_memory: Stop the process when it takes more bytes than this above the built model.
-
-    Returns:
-        Peak memory in bytes, and the seconds of each timed step.
+        max_seconds: Maximum duration of a step, except for first steps that compile.
+        max_memory: Maximum bytes above the built model.
 
     Raises:
-        StepStopped: A limit was passed (:class:`OutOfMemory` for memory), or the system ended the
-            process for memory.
-        ConfigError: The config cannot be built, or the model refuses the images.
+        StepStopped: If a limit was exceeded (:class:`OutOfMemory` for memory), or the system killed
+            the process for memory.
+        ConfigError: If the config cannot be built, or the model does not support the images.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_work, args=(theirs, config, settings, side, repeats, max_memory), daemon=True
+        target=_work, args=(sender, config, settings, side, repeats, max_memory), daemon=True
     )
     process.start()
-    theirs.close()  # so that the pipe ends when the process does
+    sender.close()  # so that the pipe ends with the process
     watches_memory = max_memory is not None and torch.device(settings.device).type == "cpu"
     deadline = built = None
     try:
         while True:
-            if ours.poll(_POLL_SECONDS):
-                message = ours.recv()
+            if receiver.poll(_POLL_SECONDS):
+                message = receiver.recv()
                 if isinstance(message, HookError):
                     raise message
                 if isinstance(message, Measurement):
@@ -604,7 +581,7 @@ def measure(
                 if message == "built":
                     built = _resident(process.pid)
                 if max_seconds is not None and not (settings.compile and message == "built"):
-                    # The memory is that of two steps in one go.
+                    # The memory is measured over two steps.
                     steps = 2 if message == "warm" else 1
                     deadline = time.monotonic() + steps * max_seconds
             elif deadline is not None and time.monotonic() > deadline:
@@ -614,7 +591,7 @@ def measure(
     except EOFError:
         process.join()
         if process.exitcode == -signal.SIGKILL:
-            raise OutOfMemory("the system ended the process, as it does without memory") from None
+            raise OutOfMemory("the system killed the process, probably out of memory") from None
         raise ConfigError(
             f"{shown_path(config)} cannot be measured",
             found=f"its process ended with status {process.exitcode}",
@@ -623,11 +600,11 @@ def measure(
     finally:
         process.kill()
         process.join()
-        ours.close()
+        receiver.close()
 
 
 def _resident(process: int) -> int:
-    """Read how many bytes a process has in memory; 0 where it has ended or nothing tells."""
+    """Return the resident memory of a process in bytes; 0 if it has ended or is unknown."""
     try:
         return _memory_status("VmRSS", process)
     except OSError:
@@ -635,7 +612,7 @@ def _resident(process: int) -> int:
 
 
 def available_memory() -> int | None:
-    """Read the bytes that new processes can take; None where the system does not tell."""
+    """Return the memory available to new processes in bytes; None if unknown."""
     info = Path("/proc/meminfo")
     if info.is_file():
         for line in info.read_text().splitlines():

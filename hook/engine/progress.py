@@ -1,4 +1,4 @@
-"""Trainings behind one progress bar: the log goes to its file."""
+"""Training with one progress bar and the log in a file only."""
 
 import logging
 import time
@@ -15,45 +15,45 @@ from hook.progress import progress_bar
 
 
 class QuietRunner(HookRunner):
-    """A runner whose log goes to its file; only errors reach the terminal."""
+    """A runner that logs to its file and prints only errors."""
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Build the logger, and hush its lines on the terminal."""
+        """Build the logger, with only errors on the terminal."""
         logger = super().build_logger(*args, **kwargs)
-        self._hush(logging.ERROR)
+        self._set_terminal_level(logging.ERROR)
         return logger
 
     def build_visualizer(self, visualizer=None):
-        """Build the visualizer of this run: MMEngine would take one of the same name again."""
+        """Build the visualizer of this run; MMEngine would reuse one of the same name."""
         if isinstance(visualizer, dict):
             visualizer = {**visualizer, "name": self.experiment_name}
         return super().build_visualizer(visualizer)
 
     def dump_config(self) -> None:
-        """Copy the config into the work dir, unless it is the file that lies there."""
+        """Copy the config to the work dir, unless it is already there."""
         name = self.cfg.filename
         if name is None or Path(name).resolve().parent != Path(self.work_dir).resolve():
             super().dump_config()
 
     def train(self):
-        """Train; afterwards warnings of other work reach the terminal again."""
+        """Train, then print warnings again."""
         try:
             return super().train()
         finally:
-            self._hush(logging.WARNING)
+            self._set_terminal_level(logging.WARNING)
 
     @staticmethod
-    def _hush(level: int) -> None:
+    def _set_terminal_level(level: int) -> None:
         for handler in MMLogger.get_current_instance().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(level)
 
 
 class TrainingProgressHook(Hook):
-    """One moving line on a terminal or in a notebook, ten lines elsewhere.
+    """Show a progress bar on a terminal or in a notebook, else print ten lines.
 
     Args:
-        show: Show anything at all.
+        show: Whether to show or print anything.
     """
 
     priority = "VERY_LOW"
@@ -63,7 +63,7 @@ class TrainingProgressHook(Hook):
         self._score: float | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Start the bar, where a resumed run stands."""
+        """Start the bar at the current iteration."""
         self._start = time.monotonic()
         self._first, self._total = runner.iter, runner.max_iters
         self._bar = progress_bar(
@@ -73,7 +73,7 @@ class TrainingProgressHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         done, total = runner.iter + 1, self._total
         notes = {"loss": f"{float(outputs['loss'].detach()):.3f}"}
         if self._score is not None:
@@ -87,7 +87,7 @@ class TrainingProgressHook(Hook):
             print(f"      {done}/{total}  {spent:.0f} s, {left:.0f} s to go, {note}", flush=True)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Remember the score for the bar."""
+        """Store the score for the bar."""
         self._score = (metrics or {}).get("mIoU", self._score)
 
     def after_run(self, runner: Runner) -> None:
@@ -98,13 +98,13 @@ class TrainingProgressHook(Hook):
 
 @contextmanager
 def use_device(device: str | None) -> Iterator[None]:
-    """Let MMEngine train on a device of the caller's choice; None leaves it to MMEngine."""
+    """Set MMEngine's device for training; None keeps its default."""
     from mmengine.device import utils
 
-    usual = utils.DEVICE
+    default = utils.DEVICE
     if device is not None:
-        utils.DEVICE = device  # what its get_device() returns, in runners and wrappers
+        utils.DEVICE = device  # returned by its get_device()
     try:
         yield
     finally:
-        utils.DEVICE = usual
+        utils.DEVICE = default

@@ -1,4 +1,4 @@
-"""Completes, at resume, the validation that an interruption cut off."""
+"""Run the validation that was missing when a training was interrupted."""
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -8,10 +8,10 @@ from hook.registry import HOOKS
 
 @HOOKS.register_module()
 class ResumeValidationHook(Hook):
-    """Validate before training goes on, if the resumed checkpoint was never validated.
+    """Validate before training continues, if the resumed checkpoint was not validated.
 
-    MMEngine saves an epoch's checkpoint, then validates it. A run killed in between would resume
-    with the next epoch, and that epoch's score, perhaps the best one, would be lost.
+    MMEngine saves the checkpoint of an epoch, then validates it. A run killed in between would
+    resume with the next epoch and lose that score, possibly the best one.
     """
 
     # After CheckpointHook has read the best score so far from the message hub.
@@ -35,11 +35,10 @@ class ResumeValidationHook(Hook):
         runner.logger.info(f"Epoch {epoch} was saved but its validation is not on record.")
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.last_ckpt is None:
-                # Lets a new best score be written back into the epoch's checkpoint, as it would
-                # have been without the interruption.
+                # A new best score is written to this checkpoint, as without the interruption.
                 hook.last_ckpt = runner.message_hub.get_info("resumed_from")
         runner.val_loop.run()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Record the epoch, so that the checkpoint of a new best score carries it."""
+        """Record the epoch, so that it is saved in the checkpoint of a new best score."""
         runner.message_hub.update_info("epoch_validated", runner.epoch)

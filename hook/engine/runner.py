@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: setting up a run."""
+"""Set up runs of ``tools/train.py`` and ``tools/test.py``."""
 
 import argparse
 import functools
@@ -42,15 +42,13 @@ from hook.errors import ConfigError, HookError
 
 # ---------------------------------------------------------------------------------- set-up
 def setup_distributed(cfg: Config) -> None:
-    """Start the process group where MMEngine's launcher would ask for a GPU that is not there.
-
-    With a GPU this does nothing and MMEngine starts NCCL. Without, the group runs over gloo.
+    """Start a gloo process group if there is no GPU; with a GPU MMEngine starts NCCL.
 
     Args:
         cfg: The run's config; ``launcher`` is read, ``model_wrapper_cfg`` is set.
 
     Raises:
-        ConfigError: The process was not started by the launcher named.
+        ConfigError: If the process was not started by the launcher.
     """
     launcher = cfg.get("launcher", "none")
     if launcher == "none":
@@ -71,7 +69,7 @@ def setup_distributed(cfg: Config) -> None:
             f"--launcher {launcher}: this process was not started by that launcher",
             expected=f"the environment variables {', '.join(variables)}",
             found=f"{', '.join(absent)} not set",
-            remedy=f"start the run with {started_by}, or leave --launcher out for one process",
+            remedy=f"start the run with {started_by}, or omit --launcher for one process",
         )
     if torch.cuda.is_available():
         return
@@ -98,17 +96,15 @@ def setup_distributed(cfg: Config) -> None:
 
 def _first_slurm_host(nodelist: str) -> str:
     """Return the first host of Slurm's short form, such as ``node[03-05,09]`` -> ``node03``."""
-    prefix, bracket, rest = nodelist.partition("[")
-    if not bracket:
+    prefix, bracket, ranges = nodelist.partition("[")
+    if not bracket or "," in prefix:
         return prefix.split(",")[0]
-    if "," in prefix:
-        return prefix.split(",")[0]
-    return prefix + re.split(r"[-,\]]", rest)[0]
+    return prefix + re.split(r"[-,\]]", ranges)[0]
 
 
 # ---------------------------------------------------------------------------------- configs
 def set_work_dir(cfg: Config, config_path: str | os.PathLike, work_dir: str | None) -> None:
-    """Choose the run's folder: the option, else the config's, else ``work_dirs/<config name>``."""
+    """Set the work dir: the option, else the config's, else ``work_dirs/<config name>``."""
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get("work_dir") is None:
@@ -116,13 +112,13 @@ def set_work_dir(cfg: Config, config_path: str | os.PathLike, work_dir: str | No
 
 
 def set_amp(cfg: Config, asked: bool) -> None:
-    """Choose the optimizer wrapper for mixed precision.
+    """Set the optimizer wrapper for mixed precision.
 
-    On a GPU ``--amp`` gives MMEngine's float16 wrapper. On a CPU it gives bfloat16 autocast, and a
-    config that names ``AmpOptimWrapper`` without being asked trains in float32.
+    ``--amp`` selects MMEngine's float16 wrapper on a GPU, bfloat16 autocast on a CPU. Without it a
+    config with ``AmpOptimWrapper`` trains in float32 on a CPU.
 
     Raises:
-        ConfigError: The config's optimizer wrapper has no mixed-precision form.
+        ConfigError: If the config's optimizer wrapper does not support mixed precision.
     """
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None:
@@ -135,7 +131,7 @@ def set_amp(cfg: Config, asked: bool) -> None:
             f"--amp: optim_wrapper.type is {name}",
             expected="OptimWrapper or AmpOptimWrapper",
             found=name,
-            remedy="leave --amp out, or change optim_wrapper.type in the config",
+            remedy="omit --amp, or change optim_wrapper.type in the config",
         )
     if has_gpu:
         if asked:
@@ -147,19 +143,19 @@ def set_amp(cfg: Config, asked: bool) -> None:
     wrapper.type = CPUAmpOptimWrapper.__name__ if asked else "OptimWrapper"
     for key in ("loss_scale", "dtype", "use_fsdp"):
         wrapper.pop(key, None)
-    precision = "bfloat16 autocast" if asked else "float32 (--amp gives bfloat16 autocast)"
-    print_log(f"No GPU here: training runs in {precision}.", "current", logging.WARNING)
+    precision = "bfloat16 autocast" if asked else "float32 (use --amp for bfloat16 autocast)"
+    print_log(f"No GPU: training runs in {precision}.", "current", logging.WARNING)
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
-    """Switch on linear scaling of the learning rate with the batch size.
+    """Enable linear scaling of the learning rate with the batch size.
 
     Raises:
-        ConfigError: The config does not say the batch size its rate was made for.
+        ConfigError: If the config has no base batch size.
     """
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise ConfigError(
-            "--auto-scale-lr: the config does not say for which batch size its rate was made",
+            "--auto-scale-lr: the config has no base batch size for its learning rate",
             expected="auto_scale_lr = dict(base_batch_size=<images per step>)",
             found=cfg.get("auto_scale_lr"),
             remedy="add it to the config",
@@ -172,35 +168,34 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Args:
         cfg: The run's config, with ``work_dir``.
-        resume: None for no resume, ``'auto'`` for the newest readable checkpoint of the work dir
-            (a fresh start where there is none), or a checkpoint file.
+        resume: None to use the config's ``resume``, ``'auto'`` for the newest readable checkpoint
+            of the work dir (a new start if there is none), or a checkpoint file.
 
     Raises:
-        CheckpointError: The file is missing, or no checkpoint of the work dir can be read.
+        CheckpointError: If the file is missing, or no checkpoint of the work dir can be read.
     """
     if resume is None:
-        # Asked for in the config: the same rules hold.
         if not cfg.get("resume"):
             return
         resume = cfg.get("load_from") or "auto"
     if resume == "auto":
         path = find_resumable(cfg.work_dir)
         if path is None:
-            print_log(f"Nothing to resume in {cfg.work_dir}: starting afresh.", "current")
+            print_log(f"Nothing to resume in {cfg.work_dir}: starting anew.", "current")
             cfg.resume = False
             return
     else:
-        load_checkpoint(resume)  # ends the run now, not after the data have been read
+        load_checkpoint(resume)  # fails before the data are read
         path = Path(resume)
     cfg.resume = True
     cfg.load_from = str(path)
 
 
 def set_output(cfg: Config, folder: str | os.PathLike) -> None:
-    """Let the test metrics write predictions into a folder.
+    """Set the folder that test metrics write predictions to.
 
     Raises:
-        ConfigError: The folder is a file, or none of the metrics can write predictions.
+        ConfigError: If the folder is a file, or no metric can write predictions.
     """
     metrics = as_list(cfg.get("test_evaluator"))
     writers = 0
@@ -222,10 +217,10 @@ def set_output(cfg: Config, folder: str | os.PathLike) -> None:
 
 
 def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
-    """Let the visualisation hook draw every test image into a folder.
+    """Set the folder that the visualisation hook draws all test images to.
 
     Raises:
-        ConfigError: The folder cannot be used.
+        ConfigError: If the folder cannot be used.
     """
     make_folder(folder, "--show-dir")
     hooks = [
@@ -233,31 +228,24 @@ def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
         for hook in as_list(cfg.get("custom_hooks"))
         if not str(hook.get("type")).endswith("TokenVisualizationHook")
     ]
-    hooks.append(
-        dict(
-            type="hook.TokenVisualizationHook",
-            draw_test=True,
-            max_images=sys.maxsize,
-            out_dir=str(folder),
-        )
-    )
-    cfg.custom_hooks = hooks
+    options = dict(draw_test=True, max_images=sys.maxsize, out_dir=str(folder))
+    cfg.custom_hooks = [*hooks, dict(type="hook.TokenVisualizationHook", **options)]
 
 
 def set_tta(cfg: Config, kind: str = "d4") -> None:
-    """Let the test average over views of each image (:func:`hook.engine.tta.views`).
+    """Enable test-time augmentation (:func:`hook.engine.tta.views`).
 
     Raises:
-        ConfigError: The model cannot.
+        ConfigError: If the model does not support it.
     """
     cfg.model = upgrade_model(cfg.model)
     kinds = ("hook.TokenSegmentor", "hook.TokenClassifier")
     if cfg.model.type not in (*kinds, *(kind.partition(".")[2] for kind in kinds)):
         raise ConfigError(
-            "--tta: the model cannot average over views",
+            "--tta: the model does not support test-time augmentation",
             expected=" or ".join(kinds),
             found=cfg.model.type,
-            remedy="leave --tta out",
+            remedy="omit --tta",
         )
     cfg.model.test_cfg = {**(cfg.model.get("test_cfg") or {}), "tta": kind}
 
@@ -267,7 +255,7 @@ _WORKER_ERROR = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.")
 
 
 def unwrap_worker_error(error: HookError) -> HookError:
-    """Return the error a data-loader worker raised, without PyTorch's copy of the traceback."""
+    """Return the error of a data-loader worker without PyTorch's copy of the traceback."""
     text = error.what
     if not _WORKER_ERROR.match(text):
         return error
@@ -278,22 +266,22 @@ def unwrap_worker_error(error: HookError) -> HookError:
 
 @contextmanager
 def worker_errors():
-    """Let errors of data-loader workers and of tokenizers arrive as a user can read them."""
+    """Convert errors of data-loader workers and tokenizers to errors without traceback."""
     try:
         yield
     except HookError as error:
-        plain = unwrap_worker_error(error)
-        if plain is error:
+        unwrapped = unwrap_worker_error(error)
+        if unwrapped is error:
             raise
-        raise plain from None
+        raise unwrapped from None
     except ValueError as error:
-        # Tokenizers know nothing of HOOK's errors; they raise this for images they cannot take.
+        # Tokenizers do not use HOOK's errors; they raise ValueError for unsupported images.
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if not last.f_globals.get("__name__", "").startswith("hook.tokenizers"):
             raise
         raise ConfigError(
             "the images do not fit the tokenizer",
-            expected="images of a size and a number of bands that model.backbone.tokenizer takes",
+            expected="image size and number of bands supported by model.backbone.tokenizer",
             found=str(error),
             remedy="resize or crop in the pipeline, or change the tokenizer's options",
         ) from None
@@ -311,13 +299,13 @@ def _reports(section: str, method: Callable) -> Callable:
 # ---------------------------------------------------------------------------------- runner
 @RUNNERS.register_module()
 class HookRunner(Runner):
-    """MMEngine's runner with safe checkpoints, whole files and errors a user can read.
+    """MMEngine's runner with atomic checkpoints, strict loading and readable errors.
 
-    - Checkpoints appear under their final name only when complete.
-    - Testing and resuming demand that every weight fits; ``load_from`` of a training run
-      (fine-tuning) may leave some out, as in MMEngine, but not all.
-    - What a config gets wrong ends the run with a :class:`hook.errors.ConfigError`.
-    - A resumed run first makes up for a validation that the interruption cut off.
+    - Checkpoints are written to a temporary file and renamed when complete.
+    - Testing and resuming require all weights to match; with ``load_from`` of a training run
+      (fine-tuning) some may differ, as in MMEngine, but not all.
+    - Errors in a config raise :class:`hook.errors.ConfigError`.
+    - A resumed run first runs the validation that the interruption prevented.
     """
 
     build_train_loop = _reports("train_dataloader / train_cfg", Runner.build_train_loop)
@@ -338,7 +326,7 @@ class HookRunner(Runner):
             return super().build_model(upgrade_model(model))
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
-        """Register the config's hooks and the one that completes a cut-off validation."""
+        """Register the config's hooks and :class:`ResumeValidationHook`."""
         from hook.engine.resume_hook import ResumeValidationHook
 
         with config_errors("default_hooks / custom_hooks"):
@@ -346,37 +334,37 @@ class HookRunner(Runner):
         self.register_hook(ResumeValidationHook())
 
     def train(self):
-        """Train as MMEngine does; see the class for the differences."""
+        """Train the model."""
         with worker_errors():
             return super().train()
 
     def val(self) -> dict:
-        """Validate a checkpoint of exactly this model."""
+        """Validate a checkpoint; all weights must match."""
         self._needs_every_weight = True
         with worker_errors():
             return super().val()
 
     def test(self) -> dict:
-        """Test a checkpoint of exactly this model."""
+        """Test a checkpoint; all weights must match."""
         self._needs_every_weight = True
         with worker_errors():
             return super().test()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """Resume from a checkpoint of exactly this model."""
+        """Resume from a checkpoint; all weights must match."""
         self._needs_every_weight = True
         super().resume(filename, *args, **kwargs)
         self.message_hub.update_info("resumed_from", str(filename), resumed=False)
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
-        """Load a checkpoint that fits: with every weight where the run needs it, else with some."""
+        """Load a checkpoint, and check that all or, for fine-tuning, some weights match."""
         model = self.model.module if is_model_wrapper(self.model) else self.model
         checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location="cpu")
         if not self._needs_every_weight:
             check_some_weights(model, get_state_dict(checkpoint), filename)
         else:
             check_state_dict(model, get_state_dict(checkpoint), filename)
-            if isinstance(self._test_loop, BaseLoop):  # built: this is a test
+            if isinstance(self._test_loop, BaseLoop):  # built only for tests
                 meta = getattr(self._test_loop.dataloader.dataset, "metainfo", {})
                 if meta.get("classes"):
                     check_classes(model, checkpoint, meta["classes"], filename)
@@ -384,21 +372,21 @@ class HookRunner(Runner):
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """Write a checkpoint under a temporary name, then give it the final one."""
+        """Write a checkpoint to a temporary file, then rename it."""
         partial = f".{filename}.partial"
         super().save_checkpoint(out_dir, partial, *args, **kwargs)
         os.replace(os.path.join(out_dir, partial), os.path.join(out_dir, filename))
 
 
 def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
-    """Build the run a config describes.
+    """Build the runner of a config.
 
     Args:
         cfg: The config.
-        kind: Runner of a config that names none.
+        kind: Runner class, unless the config sets ``runner_type``.
 
     Raises:
-        ConfigError: A part of the config cannot be built.
+        ConfigError: If a part of the config cannot be built.
     """
     setup_environment()
     with config_errors("a part"):
@@ -409,16 +397,16 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
 
 # ---------------------------------------------------------------------------------- options
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share, under the names OpenMMLab users know."""
+    """Add OpenMMLab's common options of training and testing."""
     parser.add_argument("--work-dir", help="folder for logs and results")
     add_config_options(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
-        help="how several processes were started",
+        help="launcher of distributed runs",
     )
-    # PyTorch's launchers pass either spelling.
+    # PyTorch's launchers use both spellings.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 

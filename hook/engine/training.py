@@ -1,4 +1,4 @@
-"""A training from a config to its weights: work dir, run, curves."""
+"""Train a config: work dir, run, curves."""
 
 import contextlib
 import io
@@ -25,16 +25,16 @@ from hook.geo.staging import atomic_write
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training left.
+    """Files and results of a training run.
 
     Attributes:
-        config: The config; ``tools/train.py`` and every ``hook`` command take it.
+        config: The config, for ``tools/train.py`` and the ``hook`` commands.
         checkpoint: Weights and dataset meta after the last epoch.
-        metrics: On the part held out, in percent: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``
-            and ``IoU.<class>``; those that the base config asks for besides.
-        work_dir: The folder of all this.
+        metrics: On the held-out part, in percent: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``,
+            ``IoU.<class>``, and further metrics of the base config.
+        work_dir: Folder of the files.
         log: MMEngine's log of the run.
-        curves: A row per epoch: ``loss`` (mean), ``lr``, and the metrics where it was validated.
+        curves: A row per epoch: ``loss`` (mean), ``lr``, and the metrics of validated epochs.
     """
 
     config: Path
@@ -46,30 +46,30 @@ class TrainingResult:
 
 
 def prepare_work_dir(out: Path, overwrite: bool = False, resume: bool = False) -> Path:
-    """Make the folder of a training; refuse or remove what an earlier one left there.
+    """Create the folder of a training run.
 
     Args:
         out: The folder.
-        overwrite: Remove what an earlier training left.
-        resume: Leave it.
+        overwrite: Remove the files of an earlier run.
+        resume: Keep the files of an earlier run.
 
     Raises:
-        ConfigError: The folder holds a training, or cannot be made.
+        ConfigError: If the folder has a run and neither option is set, or cannot be created.
     """
     if overwrite and resume:
         raise ConfigError(
             "overwrite and resume exclude each other",
             expected="one of them",
             found="both",
-            remedy="resume goes on with what is there, overwrite begins afresh",
+            remedy="resume continues the earlier run, overwrite starts a new one",
         )
     make_folder(out, "work_dir")
     if (out / "config.py").exists() and not (overwrite or resume):
         raise ConfigError(
-            f"work_dir {out} holds a training already",
+            f"work_dir {out} already contains a training run",
             expected="a folder without one",
             found=f"{out / 'config.py'}",
-            remedy="choose another folder, or give overwrite=True or resume=True",
+            remedy="choose a different folder, or set overwrite=True or resume=True",
         )
     if overwrite:
         for scalars in out.glob("*/vis_data/scalars.json"):
@@ -88,28 +88,25 @@ def train_config(
     progress: bool = True,
     device: str | None = None,
 ) -> TrainingResult:
-    """Train what a config describes; config and weights are written into its ``work_dir``.
+    """Train a config; config and weights are written to its ``work_dir``.
 
     Args:
         cfg: The config.
-        resume: Go on with an interrupted training of the same config.
-        best: Keep the weights that the config's ``save_best`` chose, not the last ones.
+        resume: Continue an interrupted run of the same config.
+        best: Keep the weights selected by the config's ``save_best`` instead of the last ones.
         progress: Show a progress bar.
-        device: Where it runs; None takes a GPU where there is one.
-
-    Returns:
-        Files, metrics and curves.
+        device: Device; None uses a GPU if available.
 
     Raises:
-        ConfigError: A part of the config cannot be built, does not fit the data, or differs from
-            that of the interrupted training.
-        DataError: The data do not fit the config.
+        ConfigError: If a part of the config cannot be built, does not match the data, or differs
+            from the interrupted run.
+        DataError: If the data do not match the config.
     """
     out = Path(cfg.work_dir)
     config, checkpoint = out / "config.py", out / "checkpoint.pth"
     _write_config(cfg, config, resume)
-    # What is trained is what a reader goes on with. Each checkpoint holds the config as text, and
-    # MMEngine would take a second each time to lay it out prettily.
+    # Trains the written file. Checkpoints store the config as text; formatting it as Python code
+    # would take MMEngine a second each time.
     cfg = Config(load_config(config).to_dict(), filename=str(config), format_python_code=False)
     if resume:
         set_resume(cfg, "auto")
@@ -117,7 +114,7 @@ def train_config(
         _run(cfg, progress, device)
     except BaseException:
         if not resume and find_resumable(out) is None:
-            config.unlink()  # nothing to go on with: the next attempt is a first one again
+            config.unlink()  # nothing to resume, so the next attempt is a new run
         raise
     chosen = sorted(out.glob("best_*.pth"), key=os.path.getmtime) if best else [find_resumable(out)]
     _keep_weights(chosen[-1] if chosen else None, checkpoint)
@@ -129,28 +126,28 @@ def train_config(
 
 
 def _run(cfg: Config, progress: bool, device: str | None) -> None:
-    """Run a config's training behind one progress bar; the log goes to its file."""
+    """Run the training of a config with one progress bar."""
     with use_device(device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv|mmseg|mmengine|timm")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.optim")
         warnings.filterwarnings("ignore", category=PendingDeprecationWarning)
-        with contextlib.redirect_stdout(io.StringIO()):  # what is said before there is a log
+        with contextlib.redirect_stdout(io.StringIO()):  # messages before the log exists
             runner = build_runner(cfg, QuietRunner)
         runner.register_hook(TrainingProgressHook(progress))
         runner.train()
 
 
 def _write_config(cfg: Config, path: Path, resume: bool) -> None:
-    """Write the config, or check that an interrupted training had the same."""
+    """Write the config, or check that it equals the config of the interrupted run."""
     if resume and path.is_file():
         before, now = (_settings(c) for c in (Config.fromfile(path), cfg))
-        other = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if other:
+        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if changed:
             raise ConfigError(
-                f"{path}: the interrupted training had other settings",
+                f"{path}: the interrupted run had different settings",
                 expected="the same arguments as before",
-                found=f"differences in {', '.join(other)}",
-                remedy="give the same arguments, or begin afresh with overwrite=True",
+                found=f"differences in {', '.join(changed)}",
+                remedy="pass the same arguments, or start a new run with overwrite=True",
             )
         return
     part = path.with_name(f".{path.name}")
@@ -159,17 +156,17 @@ def _write_config(cfg: Config, path: Path, resume: bool) -> None:
 
 
 def _settings(cfg: Config) -> dict[str, Any]:
-    # As text, so that lists and tuples are one.
+    # As JSON, so that lists and tuples are equal.
     plain = json.loads(json.dumps(cfg.to_dict(), default=str, sort_keys=True))
     return {k: v for k, v in plain.items() if k not in ("resume", "load_from", "work_dir")}
 
 
 def _keep_weights(source: Path | None, target: Path) -> None:
-    """Write a checkpoint without what only a training needs."""
+    """Write meta and weights of a checkpoint, without the state of the training."""
     if source is None:
         raise ConfigError(
-            "the training left no checkpoint",
-            expected="default_hooks.checkpoint, with save_best where the best is to be kept",
+            "the training wrote no checkpoint",
+            expected="default_hooks.checkpoint, with save_best to keep the best",
             found="none",
             remedy="start from a base config with default_hooks.checkpoint=dict(interval=1)",
         )
@@ -179,29 +176,29 @@ def _keep_weights(source: Path | None, target: Path) -> None:
 
 
 def read_curves(work_dir: str | os.PathLike) -> pd.DataFrame:
-    """Read the curves of a training by epochs, those of its interrupted runs included.
+    """Read the curves of a training by epochs, including its interrupted runs.
 
     Args:
         work_dir: Folder of the training.
 
     Returns:
-        Indexed by ``epoch`` from 1: ``loss`` and ``lr`` (means of the logged steps), and the
-        metrics of epochs that were validated.
+        Table indexed by ``epoch`` from 1: ``loss`` and ``lr`` (means of the logged steps), and the
+        metrics of validated epochs.
     """
     steps: dict[int, dict[str, list[float]]] = {}
     scores: dict[int, dict[str, float]] = {}
     for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        fresh: dict[int, dict[str, list[float]]] = {}
+        epochs: dict[int, dict[str, list[float]]] = {}
         for line in file.read_text().splitlines():
             entry = json.loads(line)
             if "loss" in entry and "epoch" in entry:
-                row = fresh.setdefault(int(entry["epoch"]), {})
+                row = epochs.setdefault(int(entry["epoch"]), {})
                 for key in ("loss", "lr"):
                     row.setdefault(key, []).append(entry[key])
             elif "step" in entry:
                 timing = ("step", "data_time", "time")
                 scores[int(entry["step"])] = {k: v for k, v in entry.items() if k not in timing}
-        steps |= fresh  # an epoch that was cut off was run again
+        steps |= epochs  # an interrupted epoch was run again
     rows = {
         epoch: {key: float(np.mean(values)) for key, values in row.items()}
         for epoch, row in steps.items()
@@ -212,7 +209,7 @@ def read_curves(work_dir: str | os.PathLike) -> pd.DataFrame:
 
 
 def _last_metrics(curves: pd.DataFrame) -> dict[str, float]:
-    """The metrics of the last validation, which is that of the last epoch."""
+    """Return the metrics of the last validation, after the last epoch."""
     columns = [name for name in curves if name not in ("loss", "lr")]
     rows = curves[columns].dropna(how="all")
     return {} if rows.empty else {k: float(v) for k, v in rows.iloc[-1].dropna().items()}

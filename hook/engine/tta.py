@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over flips and quarter turns, in one place for all tasks."""
+"""Test-time augmentation: the mean over flips and 90-degree rotations, for all tasks."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -14,13 +14,12 @@ KINDS = ("flip", "d4")
 
 
 def views(square: bool, kind: str = "d4") -> Iterator[View]:
-    """Give the views of an image as (quarter turns, mirrored).
+    """Yield the views of an image as (number of 90-degree rotations, mirrored).
 
     Args:
-        square: Whether the image is one.
-        kind: ``"flip"``: the image and its flips, four views; ``"d4"``: also its quarter turns,
-            the eight symmetries of the square. Of a rectangle both are the four that keep its
-            shape.
+        square: Whether the image is a square.
+        kind: ``"flip"``: four views, the image and its flips; ``"d4"``: the eight symmetries of the
+            square, or the four of a rectangle.
     """
     for mirrored in (False, True):
         for turns in (0, 1, 2, 3) if square and kind == "d4" else (0, 2):
@@ -28,7 +27,7 @@ def views(square: bool, kind: str = "d4") -> Iterator[View]:
 
 
 def apply_view(x: Tensor, view: View) -> Tensor:
-    """Turn and mirror the last two axes of (..., H, W)."""
+    """Mirror and rotate the last two axes of (..., H, W)."""
     turns, mirrored = view
     return torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1))
 
@@ -49,14 +48,14 @@ def mean_over_views(
     """Average predictions over all views.
 
     Args:
-        predict: Images (B, C, H, W) to probabilities, (B, K, H, W) or (B, K); with ``facts`` it
-            gets theirs as a second argument.
+        predict: Function from images (B, C, H, W), and ``facts`` if set, to probabilities,
+            (B, K, H, W) or (B, K).
         inputs: (B, C, H, W).
         kind: See :func:`views`.
-        facts: What else is known of the images; its maps are turned as they are.
+        facts: Further facts about the images; their maps are rotated with the images.
 
     Returns:
-        The mean, on the grid of ``inputs`` where it has one.
+        The mean, (B, K, H, W) on the grid of ``inputs`` or (B, K).
     """
     total, count = None, 0
     for view in views(inputs.shape[-2] == inputs.shape[-1], kind):

@@ -132,11 +132,11 @@ def test_resumed_after_the_last_epoch_nothing_changes(trained, scene, tmp_path):
     cfg = run / "config.py"
     cfg.write_text(cfg.read_text().replace(str(trained.work_dir), str(run)))
     labels = geopandas.read_file(scene / "squares.gpkg").to_crs("EPSG:4326")
-    with pytest.raises(ConfigError, match="holds a training already"):
+    with pytest.raises(ConfigError, match="already contains a training run"):
         train(scene / "scene.tif", labels, run, epochs=6, **SMALL)
     again = train(scene / "scene.tif", labels, run, epochs=6, resume=True, **SMALL)
     assert again.metrics == trained.metrics
-    with pytest.raises(ConfigError, match="other settings") as caught:
+    with pytest.raises(ConfigError, match="different settings") as caught:
         train(scene / "scene.tif", labels, run, epochs=7, resume=True, **SMALL)
     assert "train_cfg" in str(caught.value) and "overwrite=True" in str(caught.value)
 
@@ -228,7 +228,7 @@ def test_an_area_of_the_users_own_is_held_out(scene, tmp_path):
         (dict(val_fraction=0), ConfigError, "val_fraction=0"),
         (dict(epochs=0), ConfigError, "epochs=0"),
         (dict(base="nothing"), ConfigError, "config nothing does not exist"),
-        (dict(base="demo_hook"), ConfigError, "base demo_hook is no config"),
+        (dict(base="demo_hook"), ConfigError, "base demo_hook cannot be adapted"),
         (dict(palette=["#fff", "#000"]), ConfigError, "is not a colour"),
         (dict(device="cuda:77"), ConfigError, "device cuda:77"),
         (dict(pretrained="none.pth"), CheckpointError, "none.pth does not exist"),

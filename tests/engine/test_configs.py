@@ -11,7 +11,7 @@ def test_configs_are_found_by_name():
     path = find_config("hook-fast-skip_vit-192x6_banepa-256")
     assert path == config_root() / "hook" / "hook-fast-skip_vit-192x6_banepa-256.py"
     assert find_config("hook/demo_hook.py").is_file()
-    with pytest.raises(ConfigError, match="there is .*demo_hook"):
+    with pytest.raises(ConfigError, match="similar: .*demo_hook"):
         find_config("demo_hok")
 
 

@@ -71,9 +71,9 @@ def test_steps_that_fail(config):
         step.model = forward
         step()
 
-    with pytest.raises(ConfigError, match="cannot take these images"):
+    with pytest.raises(ConfigError, match="does not support these images"):
         fail(ValueError("too small"))
-    with pytest.raises(OutOfMemory, match="more memory than there is"):
+    with pytest.raises(OutOfMemory, match="more memory than available"):
         fail(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"))
     with pytest.raises(RuntimeError, match="a defect"):  # keeps its traceback
         fail(RuntimeError("a defect"))
@@ -201,7 +201,7 @@ def test_a_process_is_stopped_at_its_limits(process, monkeypatch):
 
 def test_a_process_that_ends(process):
     process(["built"], -9)
-    with pytest.raises(OutOfMemory, match="the system ended the process"):
+    with pytest.raises(OutOfMemory, match="the system killed the process"):
         measure("a.py", StepSettings())
     process([], 1)
     with pytest.raises(ConfigError, match="a.py cannot be measured") as caught:

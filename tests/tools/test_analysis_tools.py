@@ -151,7 +151,7 @@ def test_rounds_rotate(load_tool):
     ("arguments", "code", "message"),
     [
         (["missing.py"], 1, "missing.py does not exist"),
-        (["{config}", "--shape", "2"], 1, "the model cannot take these images"),
+        (["{config}", "--shape", "2"], 1, "the model does not support these images"),
         (["{config}", "--shape", "8", "8", "8"], 2, "--shape"),
         (["{config}", "--baseline", "missing.py"], 2, "not among the configs"),
         (["{config}", "--repeats", "0"], 2, "--repeats must be at least 1"),

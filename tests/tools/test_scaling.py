@@ -63,7 +63,7 @@ def test_picture_table_and_report(tool, run, cls_run, tmp_path, monkeypatch, cap
         asked.append((config, side))
         assert max_memory == GIB
         if side == 20:
-            raise ConfigError("the model cannot take these images", found="20 x 20")
+            raise ConfigError("the model does not support these images", found="20 x 20")
         if side == 64 and config.endswith("slow.py"):
             raise OutOfMemory("the process takes more than 1.00 GiB")
         seconds = side**2 * 1e-6 * (1 + config.endswith("slow.py"))
