@@ -128,7 +128,9 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool 
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} exists", remedy="pass --overwrite or name another file")
+        raise CheckpointError(
+            f"{path} exists", remedy="pass --overwrite or choose a different file"
+        )
     if not path.parent.is_dir():
         raise CheckpointError(f"the folder of {path} does not exist", remedy="create it first")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}

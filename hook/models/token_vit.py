@@ -166,7 +166,7 @@ class TokenViT(BaseModule):
         """Keep PyTorch's initialisation, as the paper does, or load ``init_cfg``'s checkpoint.
 
         Raises:
-            CheckpointError: The checkpoint is missing, unsafe, or fits none of the blocks.
+            CheckpointError: The checkpoint is missing, unsafe, or matches none of the blocks.
             ConfigError: The type of ``init_cfg`` is not ``'Pretrained'``.
         """
         for cfg in [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []:

@@ -20,7 +20,7 @@ class TokenizerOutput:
     Attributes:
         tokens: (B, N, D) tokens, or (B, 1 + N, D) with the class token in front.
         weights: (B, N, h, w) weight of each token at each cell of the tokenizer's grid, without the
-            class token. None for ``"grid"``, whose weights are an identity.
+            class token. None for ``"grid"`` (an identity).
         assign: What the weights mean. ``"seed"``: they sum to one over the grid for each token;
             ``"token"``: to one over the tokens at each cell; ``"grid"``: token i is cell i.
         grid_size: Height and width (h, w) of the grid; required without weights.

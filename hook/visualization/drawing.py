@@ -20,7 +20,7 @@ _WHITE = (255, 255, 255)
 
 TINT = 0.35
 """Opacity of token colours inside outlines."""
-SPECK = 1 / 250
+FRAGMENT_SHARE = 1 / 250
 """Share of a picture below which a part of a region is a fragment, not outlined."""
 
 
@@ -186,7 +186,7 @@ def _colour_table(palette: Sequence[Sequence[int]], background: tuple[int, int, 
 
 
 def region_borders(regions: np.ndarray) -> np.ndarray:
-    """Mark the pixels whose right or lower neighbour is in a different region: (H, W) bool."""
+    """Mark the pixels with a right or lower neighbour in a different region: (H, W) bool."""
     border = np.zeros(regions.shape, bool)
     border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
     border[:-1] |= regions[:-1] != regions[1:]

@@ -16,7 +16,7 @@ from hook.geo.styles import distinct_palette
 from hook.registry import HOOKS
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
-    SPECK,
+    FRAGMENT_SHARE,
     TINT,
     enlarge,
     figure_to_rgb,
@@ -182,7 +182,7 @@ def draw_tokens(tokens: np.ndarray, image: np.ndarray) -> np.ndarray:
         width=1.5 * scale,
         rim=0.6 * scale,
         tint=TINT,
-        min_size=round(SPECK * size[0] * size[1]),
+        min_size=round(FRAGMENT_SHARE * size[0] * size[1]),
     )
 
 

@@ -19,7 +19,7 @@ from hook.geo.staging import save_png
 from hook.geo.styles import distinct_palette
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
-    SPECK,
+    FRAGMENT_SHARE,
     TINT,
     enlarge,
     figure_to_rgb,
@@ -52,7 +52,7 @@ _RIM = 0.007
 _COUNTS = (2, 4, 8, 16)
 _KEY = (
     "Each place has the colour of its token; parts below "
-    f"1/{round(1 / SPECK)} of the picture have no outline."
+    f"1/{round(1 / FRAGMENT_SHARE)} of the picture have no outline."
 )
 
 
@@ -421,7 +421,7 @@ class _Canvas:
 
     @classmethod
     def of(cls, view: _TokenView, side: float) -> "_Canvas":
-        """Enlarge an image for a panel whose longer side is ``side`` inches."""
+        """Enlarge an image for a panel with a longer side of ``side`` inches."""
         height, width = view.token_ids.shape
         factor = max(1, math.ceil(_FINE * side * _DPI / max(height, width)))
         size = (factor * height, factor * width)
@@ -452,7 +452,7 @@ class _Canvas:
     @property
     def fragment(self) -> int:
         """Minimum size in pixels of a part of a region to be outlined."""
-        return round(SPECK * self.token_ids.size)
+        return round(FRAGMENT_SHARE * self.token_ids.size)
 
 
 class _Page:

@@ -274,5 +274,5 @@ def test_crops_know_their_validity():
 def test_images_of_a_batch_that_ask_for_different_numbers():
     model = build(dict(type="hook.HookTokenizer", preset="fast", img_size=32, seed_dims=16))
     samples = [SegDataSample(metainfo=dict(num_tokens=number)) for number in (2, 3)]
-    with pytest.raises(ConfigError, match="different numbers of tokens"):
+    with pytest.raises(ConfigError, match="different num_tokens"):
         model.predict(torch.zeros(2, 3, 32, 32), samples)
