@@ -1,7 +1,7 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer:
-#   make demo   train, evaluate, map, vectorise and picture the embedded scene
+# On a fresh machine with Python 3.11 or newer:
+#   make demo   train, evaluate, map, vectorise and plot the demo scene
 #   make test   run the tests
-# and `make docs` builds the documentation into site/.
+#   make docs   build the documentation into site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 		{ echo "could not create $(VENV): install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	@# opencv-python and opencv-python-headless share the folder cv2: the one without libGL last
+	@# opencv-python and opencv-python-headless share cv2/: install the one without libGL last
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt opencv-python-headless
 	@touch $@
 
@@ -29,10 +29,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# The variable silences the theme's advertisement of its successor.
+# The variable silences an advertisement of the theme.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "site/index.html; to search too: $(BIN)/python -m http.server --directory site"
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,4 @@
-"""Docstrings for this site: Sphinx roles become links, ``Example:`` becomes examples.
-
-An extension of Griffe, which reads the package without importing it.
-"""
+"""Griffe extension: Sphinx roles become links, ``Example:`` becomes examples."""
 
 import re
 
@@ -29,13 +26,13 @@ class DocstringRoles(griffe.Extension):
 
 
 def _link(name: str, obj: griffe.Object) -> str:
-    """Link a name if this site documents it, else leave it as code."""
+    """Link a name that the site documents, else format it as code."""
     shown = name.removeprefix("hook.")
     return f'<autoref optional identifier="{_full_name(name, obj)}"><code>{shown}</code></autoref>'
 
 
 def _full_name(name: str, obj: griffe.Object) -> str:
-    """Find the path under which a name is documented."""
+    """Return the path under which a name is documented."""
     package, _, last = name.rpartition(".")
     if package == "hook.apis" and last in LAZY:
         return f"{LAZY[last]}.{last}"

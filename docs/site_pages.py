@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages built from other files of the repository, so that each text has one source.
+"""MkDocs hooks: pages built from other files of the repository.
 
 A line ``{{ name argument }}`` of a page is replaced when the site is built:
 
@@ -10,8 +10,8 @@ A line ``{{ name argument }}`` of a page is replaced when the site is built:
 ``{{ tools }}``                 the scripts of ``tools/``, each with its docstring's first paragraph
 ``{{ configs }}``               the configs, each with its first comment
 
-In the site, the pages of ``docs/`` are at the root, beside ``configs/`` and ``data/``. Links are
-written for the repository, where a code host follows them, and moved when the site is built.
+In the site, the pages of ``docs/`` are at the root, next to ``configs/`` and ``data/``. Links are
+written for the repository and rewritten when the site is built.
 """
 
 import ast
@@ -34,13 +34,13 @@ _CONFIG_LINK = re.compile(r"(\]\((?!\w+:)[^)\s#]+\.py)\)")
 
 # ------------------------------------------------------------------------------------- files
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the repository's own pages, configs, logs and pictures to the site."""
-    own = [ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))]
-    sources = [ROOT / "README.md", ROOT / "CHANGES.md", *ROOT.glob("docs/**/*.md"), *own]
-    for path in [*own, *_linked_files(sources)]:
+    """Add pages, configs, logs and images from outside ``docs/`` to the site."""
+    readmes = [ROOT / "data" / "README.md", *sorted(ROOT.glob("configs/*/README.md"))]
+    sources = [ROOT / "README.md", ROOT / "CHANGES.md", *ROOT.glob("docs/**/*.md"), *readmes]
+    for path in [*readmes, *_linked_files(sources)]:
         files.append(File.generated(config, _name(path), abs_src_path=str(path)))
     for path in configs():
-        # Search finds configs through their READMEs; their own pages would clutter the results.
+        # Search finds configs through their READMEs, so their pages are excluded.
         page = f"---\nsearch:\n  exclude: true\n---\n\n# {path.stem}\n\n`{_name(path)}`\n\n"
         page += f"```python\n{path.read_text()}```\n"
         files.append(File.generated(config, f"{_name(path)}.md", content=page))
@@ -48,7 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _linked_files(pages: list[Path]) -> list[Path]:
-    """List the logs and pictures that pages of the repository link to."""
+    """List the logs and images linked from pages."""
     found = set()
     for page in pages:
         for link in _LINK.finditer(page.read_text()):
@@ -59,7 +59,7 @@ def _linked_files(pages: list[Path]) -> list[Path]:
 
 
 def configs() -> list[Path]:
-    """List the configs that can be trained or measured."""
+    """List the configs except ``_base_``."""
     return sorted(p for p in ROOT.glob("configs/*/*.py") if p.parent.name != "_base_")
 
 
@@ -69,25 +69,25 @@ def _name(path: Path) -> str:
 
 # ------------------------------------------------------------------------------------- pages
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in what a page takes from elsewhere."""
+    """Fill in the markers of a page and rewrite its links."""
 
     def fill(marker: re.Match) -> str:
         name, *arguments = marker.groups()
         if name not in _PARTS:
-            raise PluginError(f"{page.file.src_uri}: no {name!r}; there are {sorted(_PARTS)}")
+            raise PluginError(f"{page.file.src_uri}: {name!r} is not one of {sorted(_PARTS)}")
         part = _PARTS[name](*(a for a in arguments if a is not None))
-        return _moved(part, arguments[0], place) if name in _OF_FILES else part
+        return _moved(part, arguments[0], uri) if name in _OF_FILES else part
 
-    place = page.file.src_uri
+    uri = page.file.src_uri
     source = Path(page.file.abs_src_path or "")
     if source.is_relative_to(ROOT):
-        markdown = _moved(markdown, _name(source), place)
+        markdown = _moved(markdown, _name(source), uri)
     # In the site the page of a config is called <name>.py.md.
     return _CONFIG_LINK.sub(r"\1.md)", _MARKER.sub(fill, markdown))
 
 
 def _moved(part: str, path: str, page: str) -> str:
-    """Make the relative links of a file of the repository relative to a page of the site."""
+    """Rewrite the relative links of a repository file for a page of the site."""
 
     def move(link: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link[1]))
@@ -98,11 +98,7 @@ def _moved(part: str, path: str, page: str) -> str:
 
 
 def section(path: str, heading: str) -> str:
-    """Return what lies under a heading of a Markdown file, without the heading.
-
-    Raises:
-        PluginError: The file has no such heading.
-    """
+    """Return a section of a Markdown file without its heading; raise PluginError if missing."""
     inside, fenced, lines = False, False, []
     for line in (ROOT / path).read_text().splitlines():
         fenced ^= line.startswith("```")
@@ -121,7 +117,7 @@ def text(path: str) -> str:
 
 
 def apis() -> str:
-    """Return the directives for what ``hook.apis`` loads lazily, by module."""
+    """Return the directives for the names of ``hook.apis``, by module."""
     from hook.apis import _MODULES
 
     lines = []
@@ -130,13 +126,12 @@ def apis() -> str:
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         summary, _, _ = docstring(source).partition("\n")
         lines += [f"## {module.removeprefix('hook.')}", "", _plain(summary), ""]
-        names = [name for name, place in _MODULES.items() if place == module]
-        lines += [f"::: {module}.{name}\n" for name in names]
+        lines += [f"::: {module}.{name}\n" for name, m in _MODULES.items() if m == module]
     return "\n".join(lines)
 
 
 def exports(module: str) -> str:
-    """Return the directives for a module's ``__all__``, read from its source without an import."""
+    """Return the directives for a module's ``__all__``, read from its source."""
     tree = ast.parse((ROOT / module.replace(".", "/") / "__init__.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
@@ -146,7 +141,7 @@ def exports(module: str) -> str:
 
 
 def command_help() -> str:
-    """Return the help of ``hook`` and of each of its commands."""
+    """Return the help of ``hook`` and all its commands."""
     from hook.cli import build_parser
 
     width = os.environ.get("COLUMNS")
@@ -163,7 +158,7 @@ def command_help() -> str:
 
 
 def tools() -> str:
-    """Return a table per folder of the scripts and the first paragraph of their docstrings."""
+    """Return tables of the scripts and the first paragraphs of their docstrings, by folder."""
     return "\n".join(_tool_tables())
 
 
@@ -185,7 +180,7 @@ def _tool_tables() -> Iterator[str]:
 
 
 def config_tables() -> str:
-    """Return a table per method of configs and their comments."""
+    """Return tables of the configs and their first comments, by method."""
     return "\n".join(_config_tables())
 
 
@@ -207,7 +202,7 @@ def docstring(path: Path) -> str:
 
 
 def _first_comment(code: str) -> str:
-    """Return the comment that a file begins with, as one line."""
+    """Return the comment at the start of a file as one line."""
     lines = []
     for line in code.splitlines():
         if not line.startswith("#"):
@@ -216,15 +211,15 @@ def _first_comment(code: str) -> str:
     return " ".join(lines)
 
 
-def _cell(words: str) -> str:
-    """Write words as one cell of a table, and escape the underscores of names."""
-    parts = re.split(r"(`[^`]+`)", " ".join(words.split()).replace("|", "\\|"))
+def _cell(text: str) -> str:
+    """Format text as a table cell; escape special characters outside code."""
+    parts = re.split(r"(`[^`]+`)", " ".join(text.split()).replace("|", "\\|"))
     return "".join(p if p.startswith("`") else re.sub(r"([_*<])", r"\\\1", p) for p in parts)
 
 
-def _plain(words: str) -> str:
-    """Write reStructuredText's roles and literals as Markdown's code."""
-    return re.sub(r"(?::\w+:)?``?([^`]+)``?", r"`\1`", words)
+def _plain(text: str) -> str:
+    """Convert reStructuredText roles and literals to Markdown code."""
+    return re.sub(r"(?::\w+:)?``?([^`]+)``?", r"`\1`", text)
 
 
 _OF_FILES = ("section", "text")

@@ -1,6 +1,5 @@
-# What the notebooks train: a small model, under half a million weights, and a high rate for few
-# steps. Pixels without data are marked, so that no token hears of them. hook.apis.train takes data,
-# classes, chip size and epochs from its arguments.
+# Model of the notebooks: below half a million weights, with a high learning rate for few steps.
+# Pixels without data belong to no token. hook.apis.train sets data, classes, chip size and epochs.
 _base_ = ["../configs/hook/hook-fast-skip_vit-192x6_banepa-256.py"]
 channels = (24, 32, 40, 48)
 model = dict(
