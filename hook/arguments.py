@@ -141,16 +141,7 @@ def check_path(
 
 
 def rename_option(options: dict, old: str, new: str) -> dict:
-    """Accept the deprecated name of a keyword argument, with a warning.
-
-    Args:
-        options: Keyword arguments of a function.
-        old: Deprecated name.
-        new: Name in this version.
-
-    Returns:
-        The options under their names of this version.
-    """
+    """Return keyword arguments with a deprecated name replaced, with a warning."""
     if old not in options:
         return options
     warnings.warn(f"{old}= is deprecated: use {new}=", DeprecationWarning, stacklevel=3)

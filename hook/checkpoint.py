@@ -63,8 +63,7 @@ def _get_statistic(owner: object, name: str) -> Callable:
 
 
 def load_checkpoint(
-    path: str | os.PathLike,
-    map_location: str | torch.device | Callable | None = "cpu",
+    path: str | os.PathLike, map_location: str | torch.device | Callable | None = "cpu"
 ) -> dict:
     """Read a local checkpoint safely.
 

@@ -20,12 +20,7 @@ class HookError(Exception):
     """
 
     def __init__(
-        self,
-        what: str,
-        *,
-        expected: object = None,
-        found: object = None,
-        remedy: str | None = None,
+        self, what: str, *, expected: object = None, found: object = None, remedy: str | None = None
     ) -> None:
         self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
         super().__init__(what)

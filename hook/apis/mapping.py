@@ -1,11 +1,9 @@
-"""Maps of scenes: what joins :mod:`hook.scenes` with a checkpoint."""
+"""Map scenes with a model."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
 
 from hook.arguments import rename_option
 from hook.engine.models import num_classes_of
@@ -28,21 +26,20 @@ if TYPE_CHECKING:
 class SceneMapper(SceneModel):
     """Maps georeferenced scenes of any size with a model.
 
-    A segmentation gives every pixel its class. A classification gives one to every cell of the
-    scene, from the window around it; a cell has the windows' step as its side. Bands, scaling,
-    statistics, class names and colours come from the model's ``dataset_meta``.
+    A segmentation classifies pixels; a classification the cells of a grid, each from the window
+    around it, with the step of the windows as their side. Bands, scaling, statistics, class names
+    and colours are those of the model's ``dataset_meta``.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        checkpoint: Deprecated: give the pair as ``model``.
-        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share the
-            scene.
-        num_tokens: Number of tokens per window; None takes the model's.
-        tta: Average over flips (``"flip"``) or flips and quarter turns (``"d4"`` or True) of each
-            window.
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        checkpoint: Deprecated: pass the pair as ``model``.
+        device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
+            (``"cuda:0,1"``).
+        num_tokens: Number of tokens per window; default: the model's.
+        tta: Average over flips (``"flip"``) or flips and 90-degree rotations (``"d4"`` or True).
         precision: ``"fp32"`` or ``"bf16"``.
         compile: Compile the model.
-        threads: CPU threads of each process; None leaves PyTorch's choice.
+        threads: CPU threads of each process; default: PyTorch's.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model cannot map scenes.
@@ -95,8 +92,8 @@ class SceneMapper(SceneModel):
                 ``workers``, ``resume``, ``overwrite``, ``progress``, ``dry_run``.
 
         Returns:
-            What was done; with ``dry_run`` an estimate of what it would take; without ``output``
-            the map, see :func:`hook.geo.arrays.read_class_map`.
+            A report; with ``dry_run`` an estimate; without ``output`` the map, see
+            :func:`hook.geo.arrays.read_class_map`.
 
         Raises:
             ConfigError: An option cannot be used.
@@ -107,7 +104,7 @@ class SceneMapper(SceneModel):
         return self.run(MapRequest(input, output, **options))
 
     def run(self, request: MapRequest) -> "MapReport | Estimate | xarray.DataArray":
-        """Map a scene as a request says; returns and raises as :meth:`map`."""
+        """Map the scene of a request; returns and raises as :meth:`map`."""
         if request.output is None and not request.dry_run:
             require_xarray("the map")
         if request.in_memory:
@@ -122,10 +119,11 @@ class SceneMapper(SceneModel):
         )
         if request.dry_run:
             return estimate(self.function, *plan_map(request, **classes))
+        tokenizer = getattr(self.model.backbone, "tokenizer", None)
         fingerprint = self.fingerprint()
         hyperparameters = {
             "weights_sha256": fingerprint["weights"],
-            "tokens": self.function.num_tokens or _number_of_tokens(self.model),
+            "tokens": self.function.num_tokens or getattr(tokenizer, "num_tokens", None),
             "overlap": request.overlap,
             "blend": request.blend if segments else None,
             "batch_size": request.batch_size,
@@ -154,8 +152,3 @@ class SceneMapper(SceneModel):
 
     def _read(self, path: Path) -> "xarray.DataArray":
         return read_class_map(path, self.model.dataset_meta["classes"], self._palette)
-
-
-def _number_of_tokens(model: nn.Module) -> int | None:
-    """Count the tokens of a window, where the model says how many."""
-    return getattr(getattr(model.backbone, "tokenizer", None), "num_tokens", None)

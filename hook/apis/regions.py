@@ -1,4 +1,4 @@
-"""Token regions of scenes: what joins :mod:`hook.regions` with a checkpoint."""
+"""Extract token regions of scenes with a model."""
 
 import os
 from collections.abc import Sequence
@@ -19,23 +19,22 @@ from hook.regions import RegionReport, RegionRequest, extract_regions
 class RegionExtractor(SceneModel):
     """Writes the token regions of scenes as polygons with classes, statistics and embeddings.
 
-    For fields and rules see :func:`hook.regions.extract_regions`. A segmentation gives a region
+    For fields and rules see :func:`hook.regions.extract_regions`. With a segmentation a region has
     the most frequent class of its pixels. A classification head that pools the mean of the tokens
-    is applied to the single token: the window's class is not the token's.
+    is applied to single tokens, so that their class may differ from the window's.
 
     Args:
-        model: A loaded model, or what :func:`hook.apis.load_model` takes.
-        checkpoint: Deprecated: give the pair as ``model``.
-        device: Where a model that is not loaded yet runs; several GPUs (``"cuda:0,1"``) share the
-            scene.
-        num_tokens: Number of tokens per window; None takes the model's.
-        threads: CPU threads of each process; None leaves PyTorch's choice.
-        min_region_pixels: Smallest connected part of a token in pixels; a smaller one goes to the
-            neighbour it looks most like, so that regions have no specks. 0 keeps all.
-        embedding: What the regions' embeddings are: ``"tokens"``, the last block's, which the
-            parts of a token share; or ``"seeds"``, means and standard deviations of the region's
-            own seeds (4 x 4 pixels each) after object perception, which tell regions apart that
-            the model was not trained to tell apart.
+        model: A loaded model, or argument of :func:`hook.apis.load_model`.
+        checkpoint: Deprecated: pass the pair as ``model``.
+        device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
+            (``"cuda:0,1"``).
+        num_tokens: Number of tokens per window; default: the model's.
+        threads: CPU threads of each process; default: PyTorch's.
+        min_region_pixels: Minimum size of a connected part of a token; smaller fragments are
+            merged into their most similar neighbour. 0 keeps all.
+        embedding: ``"tokens"`` of the last block, equal for all parts of a token; or ``"seeds"``:
+            means and standard deviations of the region's seeds (4 x 4 pixels each) after object
+            perception, better for classes that the model was not trained on.
         min_region: Deprecated: the old name of ``min_region_pixels``.
 
     Raises:
@@ -91,7 +90,7 @@ class RegionExtractor(SceneModel):
                 ``overwrite``, ``progress``.
 
         Returns:
-            What was done; without ``output`` the table that the file would hold.
+            A report; without ``output`` the table of the file.
 
         Raises:
             ConfigError: An option cannot be used.
@@ -101,7 +100,7 @@ class RegionExtractor(SceneModel):
         return self.run(RegionRequest(input, output, **options))
 
     def run(self, request: RegionRequest) -> RegionReport | geopandas.GeoDataFrame:
-        """Write regions as a request says; returns and raises as :meth:`extract`."""
+        """Write the regions of a request; returns and raises as :meth:`extract`."""
         if request.in_memory:
             return self._run_in_files(request)
         resolved = self.resolved(request)
@@ -123,7 +122,7 @@ class RegionExtractor(SceneModel):
 def _band_names(
     model: nn.Module, indexes: Sequence[int] | None, bidx: Sequence[int] | None
 ) -> list[str] | None:
-    """Name the fields of bands: as the dataset meta does, else by their numbers in the scene."""
+    """Return band names for fields: of the dataset meta, else their numbers in the scene."""
     names = [str(name) for name in model.dataset_meta.get("bands") or ()]
     if not bidx and names and len({name.casefold() for name in names}) == len(names):
         return names

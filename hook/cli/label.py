@@ -23,10 +23,7 @@ def add_parser(commands) -> None:
     parser.add_argument("labels", metavar="LABELS", help="vector file or .csv")
     parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
     parser.add_argument(
-        "--field",
-        default="class",
-        metavar="NAME",
-        help="class field of LABELS (default: class)",
+        "--field", default="class", metavar="NAME", help="class field of LABELS (default: class)"
     )
     parser.add_argument(
         "--method",

@@ -1,4 +1,4 @@
-"""``hook map``: a georeferenced scene of any size to a map."""
+"""``hook map``: map a georeferenced scene of any size."""
 
 import argparse
 
@@ -20,16 +20,16 @@ def add_parser(commands) -> None:
         "map to write, .tif",
         default_overlap=0.25,
         help="map a whole scene",
-        description="Map a georeferenced scene of any size: a segmentation gives every pixel its "
-        "class, a classification every cell of one window's step. OUTPUT is a Cloud-Optimised "
+        description="Map a georeferenced scene of any size: a segmentation classifies pixels, a "
+        "classification cells of the size of the windows' step. OUTPUT is a Cloud-Optimised "
         "GeoTIFF of classes with colour table, class names and nodata.",
     )
     parser.add_argument(
         "--blend",
         choices=("hann", "crop", "mean"),
         default="hann",
-        help="what counts where windows overlap: their mean, weighted towards the middle (hann, "
-        "the default) or not (mean), or the nearest window alone (crop)",
+        help="blending of overlapping windows: mean weighted by a Hann window (hann, default), "
+        "plain mean (mean), or only the nearest window (crop)",
     )
     parser.add_argument(
         "--co",
@@ -45,8 +45,8 @@ def add_parser(commands) -> None:
         type=kinds_of_scores,
         default=(),
         metavar="KIND",
-        help="also write how sure the map is, to <OUTPUT>.scores.tif: probs (of each class), "
-        "entropy or margin, or several: probs,entropy",
+        help="also write scores to <OUTPUT>.scores.tif: probs (of each class), entropy or margin, "
+        "or several: probs,entropy",
     )
     parser.add_argument(
         "--vectors",
@@ -65,14 +65,13 @@ def add_parser(commands) -> None:
         type=not_negative,
         default=0,
         metavar="TOLERANCE",
-        help="smooth the polygons' edges by this much in units of the scene's CRS; common edges "
-        "stay common",
+        help="smooth the polygons' common edges, tolerance in units of the scene's CRS",
     )
     parser.add_argument(
         "--datetime",
         metavar="TIME",
         help="acquisition time of the scene, for the map's STAC Item: 2024-05-31, "
-        "2024-05-31T10:20:30Z or first/last (default: as the scene's tags tell)",
+        "2024-05-31T10:20:30Z or first/last (default: from the scene's tags)",
     )
     add_old_spelling(parser, "--taken", "--datetime")
     parser.add_argument(
@@ -82,7 +81,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="write nothing: print windows, memory, disk and time that the map would take",
+        help="write nothing: estimate windows, memory, disk and time of the map",
     )
     parser.set_defaults(run=run)
 

@@ -190,13 +190,7 @@ def add_run_options(
 
 
 def add_old_spelling(parser: argparse.ArgumentParser, old: str, new: str) -> None:
-    """Accept the deprecated spelling of an option, with a warning.
-
-    Args:
-        parser: Parser that has the option.
-        old: Deprecated spelling, ``--taken``.
-        new: Spelling of the option, ``--datetime``.
-    """
+    """Accept a deprecated spelling of an option, with a warning."""
     option = parser._option_string_actions[new]
 
     class OldSpelling(argparse.Action):

@@ -1,4 +1,4 @@
-"""A model as a function of windows that gives token regions."""
+"""Predict token regions of windows."""
 
 from collections.abc import Sequence
 
@@ -14,32 +14,28 @@ from hook.inference.windows import WindowPredictor
 from hook.regions import TokenBatch
 
 EMBEDDINGS = ("tokens", "seeds")
-"""What regions can be embedded by."""
+"""Kinds of region embeddings."""
 
 
 class RegionPredictor:
     """A model as the function that :func:`hook.regions.extract_regions` calls.
 
-    A window goes through the model once: the tokens are those from which it makes its answer.
-
     Args:
         model: From :func:`hook.apis.load_model`, in evaluation mode.
-        num_tokens: Number of tokens of every window; None takes the model's.
-        min_region_pixels: Smallest connected part of a token that stays, in pixels (see
+        num_tokens: Number of tokens per window; default: the model's.
+        min_region_pixels: Minimum size of a connected part of a token (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all.
         embedding: ``"tokens"``: the last block's tokens. ``"seeds"``: means and standard deviations
             of the seeds of a region, after object perception.
-
-        resolution: Ground size of the windows' pixels in metres; see :class:`WindowPredictor`.
+        resolution: Metres per pixel, see :class:`WindowPredictor`.
 
     Attributes:
         embed_dims: Width of the embeddings, D: of a token, or twice that of a seed.
-        class_names: K names, or None where the model has no class for a token: a classification
-            head that takes the class token.
+        class_names: K names; None if tokens have no class, because the head uses the class token.
 
     Raises:
-        ConfigError: The model is in training mode, has no tokens, or not the seeds to embed by; or
-            ``min_region_pixels`` is no whole number from 0.
+        ConfigError: The model is in training mode, has no tokens or, for ``"seeds"``, no seeds; or
+            ``min_region_pixels`` is not an integer from 0.
     """
 
     def __init__(
@@ -56,14 +52,14 @@ class RegionPredictor:
             raise ConfigError(
                 f"{type(backbone).__name__} has no tokens, and so no regions",
                 expected="a model with hook.TokenViT as its backbone",
-                remedy="polygons of classes come from 'hook map --vectors'",
+                remedy="use 'hook map --vectors' for polygons of classes",
             )
         if embedding not in EMBEDDINGS:
             raise ConfigError(
                 "embedding",
                 expected=" or ".join(EMBEDDINGS),
                 found=embedding,
-                remedy="choose what embeds a region: its token, or its own seeds",
+                remedy="choose one of these",
             )
         if embedding == "seeds" and not hasattr(backbone.tokenizer, "perceive"):
             raise ConfigError(
@@ -71,11 +67,10 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
-        min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
+        self._min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
         self.model = model
         self._predict = WindowPredictor(model, num_tokens=num_tokens, resolution=resolution)
         self._by_seeds = embedding == "seeds"
-        self._min_region_pixels = min_region_pixels
         self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
         if self._by_seeds:
             self.embed_dims = 2 * int(backbone.tokenizer.seed_dims)
@@ -85,23 +80,22 @@ class RegionPredictor:
 
     @torch.inference_mode()
     def __call__(self, windows: np.ndarray, valid: np.ndarray) -> TokenBatch:
-        """Tokenise a batch of windows.
+        """Tokenize a batch of windows.
 
         Args:
             windows: (B, C, h, w) native values in the model's band order.
             valid: (B, h, w) bool.
 
         Returns:
-            Owners of pixels, last block's tokens or the seeds, and scores: of pixels for a
-            segmentation, of tokens where a classification head pools their mean and can so judge
-            each alone.
+            Token ids, tokens of the last block or seeds, and scores: of pixels for a segmentation,
+            of tokens if a classification head pools their mean.
         """
-        from hook.evaluation.superpixels import token_regions  # with scikit-image and SciPy
+        from hook.evaluation.superpixels import token_regions  # imports scikit-image and SciPy
 
         scores, tokens = self._predict.with_tokens(windows, valid)
         token_ids = [token_regions(one, self._min_region_pixels, everywhere=True) for one in tokens]
         embeddings = seeds = seed_of_pixel = token_scores = None
-        if self._by_seeds:  # images of one size have equally many
+        if self._by_seeds:  # images of one size have the same number
             seeds = [one.seeds.features.flatten(0, 2).float().cpu().numpy() for one in tokens]
             grid = torch.arange(len(seeds[0])).reshape(tokens[0].output.grid_size)
             seed_of_pixel = np.stack([one.spread(grid, everywhere=True) for one in tokens])
@@ -109,9 +103,9 @@ class RegionPredictor:
         else:
             embeddings = _stack([one.embeddings for one in tokens])
         if self._heads_tokens:
-            each = torch.cat([one.embeddings for one in tokens])[:, None]  # every token alone
-            chances = self.model.head(each).float().softmax(dim=1)
-            token_scores = _stack(chances.split([one.num_tokens for one in tokens]))
+            single = torch.cat([one.embeddings for one in tokens])[:, None]  # sets of one token
+            probs = self.model.head(single).float().softmax(dim=1)
+            token_scores = _stack(probs.split([one.num_tokens for one in tokens]))
         return TokenBatch(
             np.stack(token_ids),
             embeddings,
@@ -123,5 +117,5 @@ class RegionPredictor:
 
 
 def _stack(rows: Sequence[Tensor]) -> np.ndarray:
-    """Stack (N, D) arrays of several lengths as (B, most N, D), filled up with zeros."""
+    """Stack tensors (N, D) of different N as (B, max N, D), padded with zeros."""
     return pad_sequence([one.float() for one in rows], batch_first=True).cpu().numpy()

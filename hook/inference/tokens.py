@@ -23,10 +23,7 @@ from hook.tokenizers import TokenizerOutput
 
 
 def tokenize(
-    model: Model,
-    image: Any,
-    valid: np.ndarray | None = None,
-    num_tokens: int | None = None,
+    model: Model, image: Any, valid: np.ndarray | None = None, num_tokens: int | None = None
 ) -> TokenizerOutput:
     """Tokenize an image.
 

@@ -17,14 +17,7 @@ from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
 from hook.regions.strips import StripWriter, read_strips
-from hook.scenes.pipeline import (
-    Job,
-    RunBlocks,
-    Scene,
-    refuse_input,
-    run_missing_blocks,
-    unfinished,
-)
+from hook.scenes.pipeline import Job, RunBlocks, Scene, refuse_input, run_missing_blocks, unfinished
 from hook.scenes.reader import SceneReader
 from hook.scenes.vector_files import Place
 
