@@ -10,7 +10,7 @@ import numpy as np
 
 from hook.errors import ConfigError
 
-_LONGEST = 60
+_MAX_REPR = 60
 
 
 def short_repr(value: object) -> str:
@@ -18,7 +18,7 @@ def short_repr(value: object) -> str:
     if isinstance(value, np.generic):
         value = value.item()  # 3, not np.int64(3)
     text = repr(value)
-    if len(text) > _LONGEST or "\n" in text:
+    if len(text) > _MAX_REPR or "\n" in text:
         return f"something of type {type(value).__name__}"
     return text
 

@@ -56,10 +56,10 @@ def _safe_types() -> list:
     ]
 
 
-def _get_statistic(owner: object, name: str) -> Callable:
-    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+def _get_statistic(cls: object, name: str) -> Callable:
+    if cls is HistoryBuffer and name in ("min", "max", "mean", "current"):
         return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f"Unsupported attribute: GLOBAL {owner!r}.{name}")
+    raise pickle.UnpicklingError(f"Unsupported attribute: GLOBAL {cls!r}.{name}")
 
 
 def load_checkpoint(
@@ -95,7 +95,7 @@ def load_checkpoint(
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # every way a damaged or hostile file can fail ends here
-        raise _explain(path, error) from None
+        raise _read_error(path, error) from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"checkpoint {path} holds no weights",
@@ -139,22 +139,22 @@ def _load_safetensors(path: Path, map_location) -> dict:
                 f"checkpoint {path} has an unknown model description",
                 expected="a model published by tools/misc/publish_model.py",
                 found=f"{published[:60]!r}",
-                remedy="take models from a source you trust; nothing of this file has been run",
+                remedy="use models from a source you trust; nothing of this file has been run",
             ) from None
     return {"state_dict": state_dict, "meta": meta}
 
 
-def _explain(path: Path, error: Exception) -> CheckpointError:
+def _read_error(path: Path, error: Exception) -> CheckpointError:
     """Return the error that describes why a checkpoint cannot be read."""
     size = path.stat().st_size
     text = str(error)
-    asked = re.search(r"(?:GLOBAL|global|class|function)[ :]+`?([\w]+(?:\.[\w]+)+)", text)
+    match = re.search(r"(?:GLOBAL|global|class|function)[ :]+`?([\w]+(?:\.[\w]+)+)", text)
     unsafe = (
         "Unsupported global" in text
         or "Unsupported class" in text
         or "weights only" in text.lower()
     )
-    named = asked.group(1) if asked else _first_import(path)
+    named = match.group(1) if match else _first_import(path)
     damaged = size == 0 or isinstance(error, EOFError) or _is_broken_zip(path)
     if isinstance(error, PermissionError):
         return CheckpointError(

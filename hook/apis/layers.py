@@ -160,14 +160,14 @@ def format_statistics(table: pd.DataFrame) -> str:
     for row in table.itertuples(index=False):
         writer.writerow(
             [
-                _cell(value, digits.get(column))
+                _format_value(value, digits.get(column))
                 for column, value in zip(table.columns, row, strict=True)
             ]
         )
     return text.getvalue()
 
 
-def _cell(value: object, digits: int | None) -> object:
+def _format_value(value: object, digits: int | None) -> object:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     return value if digits is None else f"{value:.{digits}f}"
@@ -203,7 +203,7 @@ def style_map(
             found=type(map_path).__name__,
             remedy="write the map to a file: SceneMapper.map(scene, 'map.tif')",
         )
-    styled = _styled(classes)
+    styled = _read_style(classes)
     # Ignore the map's names, which may be replaced.
     counted = measure(map_path, class_names=(), progress=progress)
     present = [row.class_id for row in counted]
@@ -213,14 +213,14 @@ def style_map(
     if missing:
         raise SceneError(
             f"{map_path}: values without name and colour",
-            expected=f"an entry of {_name_of(classes)} for each value of the map",
+            expected=f"an entry of {_style_name(classes)} for each value of the map",
             found=", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else ""),
             remedy="add them to the list of classes",
         )
     return write_style(map_path, styled, overwrite=overwrite)
 
 
-def _styled(classes: object) -> list[StyledClass] | None:
+def _read_style(classes: object) -> list[StyledClass] | None:
     """Read names and colours from a file or table."""
     if classes is None:
         return None
@@ -231,7 +231,7 @@ def _styled(classes: object) -> list[StyledClass] | None:
     return parse_classes(classes, "classes")
 
 
-def _name_of(classes: object) -> object:
+def _style_name(classes: object) -> object:
     if classes is None:
         return "the category names"
     return classes if isinstance(classes, str | os.PathLike) else "classes"

@@ -139,8 +139,8 @@ def train(
     _check_chip_size(chip_size, images)
     out = prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume)
     found = inspect_files(
-        _files_of_arrays(images, out / "arrays" / "images"),
-        _file_of_labels(labels, out),
+        _write_arrays(images, out / "arrays" / "images"),
+        _write_labels(labels, out),
         label=label,
         classes=classes,
         palette=palette,
@@ -192,7 +192,7 @@ def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
     )
 
 
-def _files_of_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
+def _write_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
     """Write arrays to files, for data-loader workers and later runs."""
     files = list(given)
     for number, image in enumerate(files):
@@ -203,10 +203,10 @@ def _files_of_arrays(given: Sequence[Any], folder: Path, classes: bool = False) 
     return files
 
 
-def _file_of_labels(labels: Any, out: Path) -> Any:
+def _write_labels(labels: Any, out: Path) -> Any:
     """Write a table of polygons, or masks as arrays, to files."""
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        return _files_of_arrays(labels, out / "arrays" / "masks", classes=True)
+        return _write_arrays(labels, out / "arrays" / "masks", classes=True)
     if not len(labels) or labels.crs is None:
         raise DataError(
             "labels: the table is empty or has no CRS",

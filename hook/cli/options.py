@@ -34,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
         of_chip = message.startswith("argument --chip") or "are required" in message
         if chip is not None and chip.nargs == 3 and of_chip:
             message += (
-                "\n  remedy: name the model that made the regions: --chip FILE --model NAME, or "
+                "\n  remedy: pass the model of the regions: --chip FILE --model NAME, or "
                 "--chip FILE CONFIG CHECKPOINT"
             )
         super().error(message)

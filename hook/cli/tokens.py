@@ -108,5 +108,5 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.at is not None and args.counts is None and args.attention is None:
         raise ConfigError(
             "--at selects the token of --attention, or the pixel of --counts",
-            remedy="add --attention or --counts, or leave --at out",
+            remedy="add --attention or --counts, or omit --at",
         )

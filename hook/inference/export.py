@@ -148,9 +148,9 @@ class PixelsToProbabilities(nn.Module):
         self.padding = (0, width - window, 0, height - window)
         self.pad_value = getattr(preprocessor, "pad_val", 0)
         self.nodata = parse_nodata(meta.get("nodata"))
-        self.marks = getattr(preprocessor, "mark_invalid", False)
+        self.mark_invalid = getattr(preprocessor, "mark_invalid", False)
         # mmseg's preprocessors swap three bands if the config asks for it.
-        self.swaps = num_bands == 3 and getattr(preprocessor, "_channel_conversion", False)
+        self.swap_bands = num_bands == 3 and getattr(preprocessor, "_channel_conversion", False)
         for name, key, default in (
             ("scale", "scale", 1.0),
             ("offset", "offset", 0.0),
@@ -182,7 +182,7 @@ class PixelsToProbabilities(nn.Module):
         invalid = invalid.any(dim=1, keepdim=True)
         x = image * (self.scale * 255).float() + self.offset.float()
         x = torch.where(invalid, self.fill.float(), x)
-        if self.swaps:
+        if self.swap_bands:
             x = x.flip(1)
         x = (x - self.mean) / self.std
         if any(self.padding):
@@ -190,7 +190,7 @@ class PixelsToProbabilities(nn.Module):
         size = tuple(x.shape[-2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         if hasattr(self.model, "infer"):
-            valid = F.pad(~invalid[:, 0], self.padding) if self.marks else None
+            valid = F.pad(~invalid[:, 0], self.padding) if self.mark_invalid else None
             logits, _ = self.model.infer(x, ImageFacts(valid), self.num_tokens, [meta])
         elif self.segments:
             logits = self.model.encode_decode(x, [meta])

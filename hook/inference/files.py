@@ -75,9 +75,7 @@ def predict_files(
     if isinstance(files, str | os.PathLike) or is_array(files) or not hasattr(files, "__len__"):
         raise bad_argument("files", files, "a list of images", "put the image into a list: [image]")
     if not len(files):
-        raise DataError(
-            "no image was given", expected="one or more files", remedy="name the images"
-        )
+        raise DataError("no image was given", expected="one or more files", remedy="pass images")
     batch_size = check_int("batch_size", batch_size)
     if tta not in (None, False, True, *TTA_KINDS):
         raise bad_argument("tta", tta, f"one of {', '.join(TTA_KINDS)}, or None")
@@ -140,7 +138,7 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
                 remedy="choose a name ending in .csv for --out",
             )
         targets = {}
-        finals = [out]
+        outputs = [out]
     elif out.suffix.lower() in (".tif", ".tiff"):
         if len(files) > 1:
             raise ConfigError(
@@ -149,18 +147,18 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
                 remedy="use a folder, or one image",
             )
         targets = {str(files[0]): out}
-        finals = [out]
+        outputs = [out]
     else:
         targets = {str(path): out / f"{Path(path).stem}.tif" for path in files}
-        finals = list(targets.values())
-        if len(set(finals)) < len(finals):
-            duplicate = next(path for path in finals if finals.count(path) > 1)
+        outputs = list(targets.values())
+        if len(set(outputs)) < len(outputs):
+            duplicate = next(path for path in outputs if outputs.count(path) > 1)
             raise ConfigError(
                 f"two images would be written to {duplicate}",
                 remedy="predict images of the same name in separate runs",
             )
     inputs = {Path(path).resolve() for path in files}
-    for path in finals:
+    for path in outputs:
         if path.resolve() in inputs:
             raise ConfigError(f"{path} is an input", remedy="choose a different output")
         if path.exists() and not overwrite:
@@ -214,7 +212,7 @@ def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
         scores = result.pred_score.float().cpu().numpy()
         return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))
     mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes))[0])
-    valid = _valid_of(result, mask.shape)
+    valid = _valid_mask(result, mask.shape)
     if valid is not None:
         mask[~valid] = np.iinfo(mask.dtype).max
     if target is None:
@@ -231,7 +229,7 @@ def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
     return Prediction(path, None, None, None, str(target), geo or None)
 
 
-def _valid_of(result, shape: tuple[int, int]) -> np.ndarray | None:
+def _valid_mask(result, shape: tuple[int, int]) -> np.ndarray | None:
     """Return the validity of the image, at the size of the prediction."""
     if "valid_mask" not in result:
         return None

@@ -129,7 +129,7 @@ def refuse_validity(image: Any, valid: Any) -> None:
     """
     if valid is not None:
         raise ConfigError(
-            "valid goes with an array of values",
+            "valid is for NumPy arrays only",
             found="a DataArray" if is_data_array(image) else f"the file {image}",
             remedy="omit valid: the nodata value is used",
         )

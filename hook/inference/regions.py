@@ -74,8 +74,8 @@ class RegionPredictor:
         self.device, self.embed_dims = self._predict.device, int(backbone.embed_dims)
         if self._by_seeds:
             self.embed_dims = 2 * int(backbone.tokenizer.seed_dims)
-        self._heads_tokens = getattr(getattr(model, "head", None), "pooling", None) == "mean"
-        known = self._predict.segments or self._heads_tokens
+        self._classifies_tokens = getattr(getattr(model, "head", None), "pooling", None) == "mean"
+        known = self._predict.segments or self._classifies_tokens
         self.class_names = tuple(model.dataset_meta["classes"]) if known else None
 
     @torch.inference_mode()
@@ -102,7 +102,7 @@ class RegionPredictor:
             seeds = np.stack(seeds)
         else:
             embeddings = _stack([one.embeddings for one in tokens])
-        if self._heads_tokens:
+        if self._classifies_tokens:
             single = torch.cat([one.embeddings for one in tokens])[:, None]  # sets of one token
             probs = self.model.head(single).float().softmax(dim=1)
             token_scores = _stack(probs.split([one.num_tokens for one in tokens]))

@@ -114,7 +114,7 @@ class SceneModel:
         """Return everything that determines the model's output, for the journal of a run."""
         return {
             "config": _digest(self.model.cfg.pretty_text.encode()),
-            "weights": _digest_of_weights(self.model),
+            "weights": _weights_digest(self.model),
             "device": self.function.device.type,
             "threads": torch.get_num_threads(),
             "versions": [__version__, torch.__version__],
@@ -206,7 +206,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _digest_of_weights(model: nn.Module) -> str:
+def _weights_digest(model: nn.Module) -> str:
     """Return the checksum of all weights and buffers of a model."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():

@@ -109,10 +109,10 @@ class WindowPredictor:
         if with_tokens:
             model.check_one_pass(inputs)
 
-        def predict(view: Tensor, its_facts: ImageFacts | None = None) -> Tensor:
+        def predict(view: Tensor, view_facts: ImageFacts | None = None) -> Tensor:
             if self._has_tokens:
                 wanted = with_tokens and not tokens  # of the first view, the image itself
-                logits, found = self._forward(view, its_facts, self.num_tokens, with_tokens=wanted)
+                logits, found = self._forward(view, view_facts, self.num_tokens, with_tokens=wanted)
                 tokens.extend(found or ())
                 return self._scores(logits)
             shape = tuple(view.shape[-2:])

@@ -17,7 +17,7 @@ from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
 from hook.geo.staging import StagedFiles
 from hook.geo.vector import driver_of, read_vectors, warn_of_missing_crs
-from hook.regions.table import Regions, chunks, refuse_inputs, some
+from hook.regions.table import Regions, chunks, format_rows, refuse_inputs
 
 METHODS = ("linear", "mean")
 """Kinds of classifier."""
@@ -141,7 +141,7 @@ def _classify(
         raise DataError(
             f"{table.source}: labelled regions without features ({features})",
             expected="finite numbers, and a nonzero embedding",
-            found=f"region {some(wrong)}",
+            found=f"region {format_rows(wrong)}",
             remedy="label other regions instead",
         )
     targets = np.array([classes.index(class_of[row]) for row in rows.tolist()])
@@ -164,7 +164,7 @@ def _classify(
         means = _class_means(known, targets, classes)
 
         def score(x: np.ndarray) -> np.ndarray:
-            return (_unit(x) @ means.T).clip(-1, 1)
+            return (_normalise(x) @ means.T).clip(-1, 1)
 
     ids, scores = np.zeros(len(table), np.int32), np.zeros(len(table))
     for part in values.chunks(usable):
@@ -188,7 +188,7 @@ def _classify(
     )
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def _normalise(x: np.ndarray) -> np.ndarray:
     """Normalise vectors (n, F) to length 1; zero vectors stay zero."""
     length = np.sqrt((x * x).sum(axis=1, keepdims=True))
     return x / np.where(length > 0, length, 1)
@@ -196,7 +196,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def _class_means(known: np.ndarray, targets: np.ndarray, classes: list[str]) -> np.ndarray:
     """Return the mean directions (K, F) of the classes."""
-    units = _unit(known)
+    units = _normalise(known)
     means = np.stack([units[targets == k].mean(axis=0) for k in range(len(classes))])
     lengths = np.sqrt((means * means).sum(axis=1))
     if lengths.min() < 1e-9:
@@ -263,17 +263,17 @@ def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
     """Return class names by region id."""
     if isinstance(labels, Mapping):
         pairs = [(region, region, name) for region, name in labels.items()]
-        return _without_conflicts(_checked_ids(pairs, table, "the labels"))
+        return _merge_labels(_check_ids(pairs, table, "the labels"))
     if isinstance(labels, str | os.PathLike):
         source = os.fspath(labels)
         if Path(source).suffix.lower() == ".csv":
-            return _without_conflicts(_checked_ids(_read_csv(source, field), table, source))
+            return _merge_labels(_check_ids(_read_csv(source, field), table, source))
         labels = read_vectors(source, what="labels", expected=_EXPECTED)
     else:
         source = "the table of labels"
     if field not in labels or field == labels.geometry.name:
         raise _field_error(source, field, [n for n in labels if n != labels.geometry.name])
-    return _without_conflicts(_placed(labels, table, field, source))
+    return _merge_labels(_locate_labels(labels, table, field, source))
 
 
 def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
@@ -301,7 +301,7 @@ Pair = tuple[object, int, str]
 """Name of a label in messages, region id, class name."""
 
 
-def _checked_ids(
+def _check_ids(
     pairs: list[tuple[object, object, object]], table: Regions, source: str
 ) -> list[Pair]:
     """Check region ids and class names."""
@@ -337,7 +337,9 @@ def _class_name(value: object, source: str, label: object) -> str:
     return name
 
 
-def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: str) -> list[Pair]:
+def _locate_labels(
+    labels: geopandas.GeoDataFrame, table: Regions, field: str, source: str
+) -> list[Pair]:
     """Return the regions of points and polygons."""
     shapes = labels.geometry.to_numpy()
     kinds = {None if s is None else s.geom_type.removeprefix("Multi") for s in shapes}
@@ -357,7 +359,7 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
         if shape.geom_type.endswith("Point"):
             hits = table.containing(shapely.get_parts(shape))
         else:
-            hits = _covered(table, shape)
+            hits = _covered_regions(table, shape)
         if not len(hits) or hits.min() < 0:
             missed.append(number)
         pairs += [(number, hit, name) for hit in hits.tolist()]
@@ -366,14 +368,14 @@ def _placed(labels: geopandas.GeoDataFrame, table: Regions, field: str, source: 
         raise DataError(
             f"{source}: labels that hit no region",
             expected=f"a position in x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}",
-            found=f"label {some(np.array(missed))} (counted from 0): "
+            found=f"label {format_rows(np.array(missed))} (counted from 0): "
             f"{shapely.to_wkt(shapely.centroid(shapes[missed[0]]), rounding_precision=6)}",
             remedy="check the labels' CRS, or remove these labels",
         )
     return pairs
 
 
-def _covered(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
+def _covered_regions(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
     """Return the regions that a polygon labels."""
     rows, shared = table.overlapping(polygon if polygon.is_valid else shapely.make_valid(polygon))
     if not len(rows):
@@ -382,7 +384,7 @@ def _covered(table: Regions, polygon: shapely.Geometry) -> np.ndarray:
     return covered if len(covered) else rows[[shared.argmax()]]
 
 
-def _without_conflicts(pairs: list[Pair]) -> dict[int, str]:
+def _merge_labels(pairs: list[Pair]) -> dict[int, str]:
     """Return class names by region; refuse regions with labels of two classes."""
     class_of: dict[int, str] = {}
     first: dict[int, object] = {}

@@ -16,7 +16,7 @@ from hook.arguments import bad_argument, check_int, is_int, is_number, short_rep
 from hook.errors import ConfigError, DataError
 from hook.geo.vector import read_vectors, warn_of_missing_crs
 from hook.progress import progress_bar
-from hook.regions.table import Regions, chunks, some
+from hook.regions.table import Regions, chunks, format_rows
 
 APPROXIMATE_ABOVE = 1_000_000
 """Number of regions above which :class:`RegionIndex` searches approximately by default."""
@@ -123,7 +123,7 @@ class RegionIndex:
                 remedy="use a row number of the file of regions",
             )
         rows = np.array([int(region)])
-        return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
+        return self._nearest(self._mean(rows, np.ones(1)), k, rows, keep_query)
 
     def by_point(
         self, x: float, y: float, crs: object = None, k: int = 50, *, keep_query: bool = False
@@ -159,7 +159,7 @@ class RegionIndex:
                 found=shapely.to_wkt(point[0], rounding_precision=6),
                 remedy="check the coordinates, and pass their CRS if it is not that of the regions",
             )
-        return self._answer(self._mean(rows, np.ones(1)), k, rows, keep_query)
+        return self._nearest(self._mean(rows, np.ones(1)), k, rows, keep_query)
 
     def by_polygon(
         self,
@@ -188,7 +188,7 @@ class RegionIndex:
             DataError: The file cannot be read, no overlapped region has a usable embedding, or
                 their mean is zero.
         """
-        polygon, crs = self._as_one(polygon, crs)
+        polygon, crs = self._union_polygons(polygon, crs)
         if not isinstance(polygon, BaseGeometry):
             kinds = "a shapely geometry, a GeoDataFrame, or a vector file of polygons"
             raise bad_argument("polygon", polygon, kinds)
@@ -207,12 +207,12 @@ class RegionIndex:
             raise ConfigError(
                 f"the polygon to search with overlaps no region of {self.source}",
                 expected=self._extent(),
-                found=_box(query.bounds),
+                found=_format_bounds(query.bounds),
                 remedy="check its CRS",
             )
-        return self._answer(self._mean(rows, areas), k, rows, keep_query)
+        return self._nearest(self._mean(rows, areas), k, rows, keep_query)
 
-    def _as_one(self, polygon: object, crs: object) -> tuple[object, object]:
+    def _union_polygons(self, polygon: object, crs: object) -> tuple[object, object]:
         """Return the union of polygons and their CRS; other input unchanged."""
         if isinstance(polygon, str | os.PathLike):
             polygon = read_vectors(polygon, what="polygons", expected="a vector file of polygons")
@@ -264,7 +264,7 @@ class RegionIndex:
                 found=vector,
                 remedy="use the embedding of a region or of a chip",
             )
-        return self._answer(vector, k, np.empty(0, np.int64), keep_query=False)
+        return self._nearest(vector, k, np.empty(0, np.int64), keep_query=False)
 
     # ---------------------------------------------------------------------------------- search
     def _mean(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -274,7 +274,7 @@ class RegionIndex:
             raise DataError(
                 f"{self.source}: no embedding to search with",
                 expected="finite numbers, not all zero",
-                found=f"null, zero or not finite in region {some(rows)}",
+                found=f"null, zero or not finite in region {format_rows(rows)}",
                 remedy="search with a different region",
             )
         rows, weights = rows[usable], weights[usable] / weights[usable].sum()
@@ -285,12 +285,12 @@ class RegionIndex:
         if not np.sqrt((mean * mean).sum()) > _MIN_LENGTH:
             raise DataError(
                 f"{self.source}: the mean embedding of the regions has no direction",
-                found=f"zero over region {some(rows)}",
+                found=f"zero over region {format_rows(rows)}",
                 remedy="search with a smaller area",
             )
         return mean
 
-    def _answer(
+    def _nearest(
         self, vector: np.ndarray, k: int, query: np.ndarray, keep_query: bool
     ) -> geopandas.GeoDataFrame:
         """Return the regions nearest to a vector (D,) of the regions ``query``."""
@@ -369,9 +369,9 @@ class RegionIndex:
 
     def _extent(self) -> str:
         crs = f", {self.crs.to_string()}" if self.crs else ""
-        return f"a position in {_box(shapely.total_bounds(self._regions.geometry))}{crs}"
+        return f"a position in {_format_bounds(shapely.total_bounds(self._regions.geometry))}{crs}"
 
 
-def _box(bounds) -> str:
+def _format_bounds(bounds) -> str:
     left, bottom, right, top = bounds
     return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"

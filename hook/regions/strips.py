@@ -20,8 +20,8 @@ from hook.scenes.layers import writing
 from hook.scenes.pipeline import Step
 from hook.scenes.polygons import add_junctions
 
-_NOTHING = -1
-_OUTSIDE = -2
+_NODATA = -1
+_PADDING = -2
 
 
 class RegionTable(NamedTuple):
@@ -86,7 +86,7 @@ class StripWriter:
                 self._finish_row()
                 self._row = row
                 core = self._grid.core(window)
-                self._labels = np.full((core.height, self._grid.width), _NOTHING, np.int32)
+                self._labels = np.full((core.height, self._grid.width), _NODATA, np.int32)
             if covered is None:
                 self._empty += 1
                 continue
@@ -115,7 +115,7 @@ class StripWriter:
         inside = covered[part]
         if not inside.any():
             return
-        labels = np.where(inside, answer.token_ids[part], np.int32(_NOTHING))
+        labels = np.where(inside, answer.token_ids[part], np.int32(_NODATA))
         labels, tokens = _number_regions(labels, self._plan.explode)
         count, region = len(tokens), labels[inside]
         pixels = np.bincount(region, minlength=count)
@@ -125,7 +125,7 @@ class StripWriter:
             seeds = answer.seed_of_pixel[part][inside]
             embeddings = pool_seeds(answer.seeds, seeds, region, count)
         regions = RegionTable(
-            np.full(count, self._number(window), np.int64),
+            np.full(count, self._window_number(window), np.int64),
             tokens.astype(np.int32),
             pixels,
             *_measure(image[part], inside & valid[part], labels, count),
@@ -139,7 +139,7 @@ class StripWriter:
         target[inside] = region + base
         self._pixels += len(region)
 
-    def _number(self, window: Window) -> int:
+    def _window_number(self, window: Window) -> int:
         """Return the number of a window in row-major order."""
         return self._row * len(self._grid.col_offs) + bisect.bisect_left(
             self._grid.col_offs, window.col_off
@@ -212,7 +212,7 @@ def _number_regions(labels: np.ndarray, explode: bool) -> tuple[np.ndarray, np.n
         ranks = np.empty(count, np.int64)
         ranks[order] = np.arange(count)
         tokens, numbers = tokens[order], ranks[parts[inside]]
-    found = np.full(labels.shape, _NOTHING, np.int32)
+    found = np.full(labels.shape, _NODATA, np.int32)
     found[inside] = numbers
     return found, tokens
 
@@ -263,11 +263,11 @@ def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.
         (int(number), shapely.geometry.shape(geometry))
         for geometry, number in features.shapes(labels, mask=labels >= 0, connectivity=4)
     ]
-    framed = np.full((labels.shape[0] + 2, labels.shape[1] + 2), _OUTSIDE, np.int32)
-    framed[1:-1, 1:-1] = labels
+    padded = np.full((labels.shape[0] + 2, labels.shape[1] + 2), _PADDING, np.int32)
+    padded[1:-1, 1:-1] = labels
     pieces = np.empty(len(found), object)
     pieces[:] = [polygon for _, polygon in found]
-    pieces, _ = add_junctions(pieces, framed)
+    pieces, _ = add_junctions(pieces, padded)
     pieces = shapely.normalize(shapely.transform(pieces, lambda points: points + [0, first_row]))
     numbers = np.array([number for number, _ in found])
     order = np.argsort(numbers, kind="stable")
@@ -328,16 +328,16 @@ def read_strips(journal: Journal, plan: RegionPlan) -> Iterator[Strip]:
         following = None if last else _load_strip(journal.path(strip_name(row + 1)))
         polygons = strip.regions.polygons
         if above is not None:
-            polygons = insert_vertices(polygons, strip.first_row, _changes(above))
+            polygons = insert_vertices(polygons, strip.first_row, _column_edges(above))
         if following is not None:
             below = strip.first_row + strip.height
-            polygons = insert_vertices(polygons, below, _changes(following.top))
+            polygons = insert_vertices(polygons, below, _column_edges(following.top))
         above = strip.bottom
         yield strip._replace(regions=strip.regions._replace(polygons=polygons))
         strip = following
 
 
-def _changes(row: np.ndarray) -> np.ndarray:
+def _column_edges(row: np.ndarray) -> np.ndarray:
     """Return the columns of edges between different pixels of a row."""
     return np.flatnonzero(row[1:] != row[:-1]) + 1.0
 

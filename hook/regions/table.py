@@ -301,7 +301,7 @@ def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:
         yield rows[start : start + step]
 
 
-def some(rows: np.ndarray) -> str:
+def format_rows(rows: np.ndarray) -> str:
     """Format row numbers for a message, at most ten."""
     return ", ".join(map(str, rows[:10].tolist())) + (", ..." if len(rows) > 10 else "")
 

@@ -145,7 +145,7 @@ def download_model(
             f"{target} cannot be written",
             expected="a folder to write to",
             found=error,
-            remedy="choose another folder (--to)",
+            remedy="choose a different folder (--to)",
         ) from None
     return target
 

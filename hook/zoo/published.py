@@ -121,15 +121,15 @@ def write_published(
     for key, value in weights.items():
         value = value.detach().cpu()
         if half and value.is_floating_point() and ".running_" not in key:
-            narrow = value.to(torch.float16)
-            if not narrow.isfinite().all():
+            half_value = value.to(torch.float16)
+            if not half_value.isfinite().all():
                 raise CheckpointError(
                     f"weight {key} does not fit into half precision",
                     expected="numbers up to 65504",
                     found=f"{float(value.abs().max()):g}",
                     remedy="publish without --half",
                 )
-            value = narrow
+            value = half_value
         stored[key] = value.contiguous().clone()
     if not path.parent.is_dir():
         raise ConfigError(

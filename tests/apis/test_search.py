@@ -299,7 +299,7 @@ def test_chips_of_the_wrong_type(seg_run, chip):
             embed_chip(model, values, token=token)
     with pytest.raises(DataError, match="does not fit the model"):
         embed_chip(model, None)
-    with pytest.raises(ConfigError, match="valid goes with an array"):
+    with pytest.raises(ConfigError, match="valid is for NumPy arrays only"):
         embed_chip(model, path, valid)
     with pytest.raises(ConfigError, match="no model 'a model'"):
         embed_chip("a model", values)

@@ -293,7 +293,7 @@ def test_arrays_that_are_no_image_of_the_model(seg, image, valid, says):
 
 
 def test_tokens_of_a_file_with_a_validity_beside_it(seg, chip):
-    with pytest.raises(ConfigError, match="valid goes with an array"):
+    with pytest.raises(ConfigError, match="valid is for NumPy arrays only"):
         tokenize(seg, chip, np.ones((32, 32)))
 
 

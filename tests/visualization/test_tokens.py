@@ -292,7 +292,7 @@ def test_images_that_do_not_fit(seg, image, valid, says):
 
 
 def test_a_file_has_its_own_validity(seg, scenes):
-    with pytest.raises(ConfigError, match="goes with an array"):
+    with pytest.raises(ConfigError, match="valid is for NumPy arrays only"):
         show_tokens(seg, scenes / "images" / "third.tif", valid=np.ones((20, 30)))
     with pytest.raises(DataError, match="cannot be read"):
         show_tokens(seg, scenes / "nowhere.tif")
