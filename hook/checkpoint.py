@@ -337,12 +337,7 @@ def _check_finite(weights: Mapping[str, torch.Tensor], source: str | os.PathLike
 def check_some_weights(
     model: nn.Module, weights: Mapping[str, torch.Tensor], source: str | os.PathLike
 ) -> None:
-    """Check that at least one weight of a state dict fits the model to be fine-tuned.
-
-    Args:
-        model: The model.
-        weights: The checkpoint's state dict.
-        source: Name of the checkpoint, for the message.
+    """Check that at least one weight of a state dict fits the model; see :func:`check_state_dict`.
 
     Raises:
         CheckpointError: No weight has the name and shape of one of the model.

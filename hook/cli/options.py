@@ -136,13 +136,7 @@ def add_scene_command(
 
 
 def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) -> None:
-    """Run a subcommand on a scene, and print its report.
-
-    Args:
-        args: Options, named as the arguments of ``kind`` and ``request``.
-        kind: Class of :mod:`hook.apis` that takes a model.
-        request: Class of its request.
-    """
+    """Run a class of :mod:`hook.apis` on a scene with the options of its request, and report."""
     scene_request = request(**arguments_of(args, request), progress=not args.quiet)
     report = kind(model_of(args), **arguments_of(args, kind)).run(scene_request)
     if getattr(args, "dry_run", False):

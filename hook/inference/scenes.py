@@ -34,15 +34,7 @@ _MAX_RESOLUTION_RATIO = 2.0
 
 @dataclass(frozen=True)
 class MakeFunction:
-    """Loads a model and returns the function of windows, for workers of a cluster.
-
-    Args:
-        kind: Class of the function, called with the model and ``options``.
-        cfg: The config.
-        checkpoint: Its checkpoint.
-        options: Further arguments of ``kind``.
-        threads: CPU threads of the process.
-    """
+    """Loads a model in a worker and returns its function of windows, see :class:`SceneModel`."""
 
     kind: Callable[..., Any]
     cfg: dict[str, Any]
@@ -174,13 +166,7 @@ class SceneModel:
 
 
 def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
-    """Warn if the resolution of an image differs much from that of training.
-
-    Args:
-        model: A loaded model; its dataset meta may have a ``resolution``.
-        name: Name of the image.
-        metres: Metres per pixel, or None if unknown.
-    """
+    """Warn if the metres per pixel of an image, if known, differ much from those of training."""
     trained = model.dataset_meta.get("resolution")
     limit = _MAX_RESOLUTION_RATIO
     if not trained or not metres or 1 / limit <= metres / trained <= limit:
