@@ -1,4 +1,4 @@
-# Patch embedding without positions, ViT-B on whole Banepa chips of 512 px, for a GPU.
+# Patch embedding without positions, ViT-B on full Banepa chips of 512 px, for a GPU.
 _base_ = [
     "../_base_/models/patch_embed_vit-b_seg.py",
     "../_base_/datasets/banepa_buildings_512.py",

@@ -1,4 +1,4 @@
-"""Every config loads, builds, and agrees with itself."""
+"""Every config loads, builds and is consistent."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmseg.utils import register_all_modules
 from hook.datasets.check_hook import model_facts
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
-# Those for the benchmark are models only.
+# Benchmark configs have only a model.
 CONFIGS = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name not in ("_base_", "benchmark"))
 
 
@@ -35,7 +35,7 @@ def test_every_data_set_has_both_methods():
 @pytest.mark.parametrize("path", CONFIGS, ids=ids)
 def test_config(path):
     cfg = Config.fromfile(path)
-    # Without memory for the large ones; mmseg's MixVisionTransformer asks its tensors for values.
+    # On the meta device to save memory, except mmseg's MixVisionTransformer, which needs values.
     device = "cpu" if cfg.model.backbone.type == "MixVisionTransformer" else "meta"
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
         model = MODELS.build(cfg.model)
@@ -44,7 +44,7 @@ def test_config(path):
     assert head.num_classes == len(metainfo.classes)
     assert len(set(metainfo.classes)) == len(metainfo.classes)
     assert model_facts(model.backbone)["in_channels"] == len(metainfo.bands)
-    if cfg.val_dataloader is None:  # nothing is chosen while it is trained
+    if cfg.val_dataloader is None:  # no validation during training
         assert cfg.val_evaluator is None and cfg.val_cfg is None
     for split in ("val", "test") if cfg.val_dataloader else ("test",):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo

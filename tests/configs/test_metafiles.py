@@ -1,4 +1,4 @@
-"""The result tables name only what exists."""
+"""The result tables refer to existing files."""
 
 from pathlib import Path
 

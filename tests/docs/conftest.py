@@ -1,4 +1,4 @@
-"""A folder in which the commands of the documentation can run: the demo, small and untrained."""
+"""A folder to run the commands of the documentation in, with a small untrained demo."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from shapely.geometry import shape
 
 from hook import registry
 
-# 192 x 192 m of the demo's ground, around the place that the pages search at.
+# 192 x 192 m of the demo scene around the location of the searches.
 LEFT, TOP = 688_600, 5_338_800
 BANDS = ("blue", "green", "red", "nir")
 
@@ -55,7 +55,7 @@ def demo(repo, tiny, tmp_path_factory) -> Path:
 
 
 def _write_own(folder: Path, scene: Path, truth: np.ndarray, grid: dict) -> None:
-    """Write what the pages call the reader's own images and polygons."""
+    """Write the files that the pages call your own images and polygons."""
     (folder / "scene.tif").symlink_to(scene)
     (folder / "images").mkdir()
     (folder / "images/scene.tif").symlink_to(scene)
@@ -75,7 +75,7 @@ def _write_own(folder: Path, scene: Path, truth: np.ndarray, grid: dict) -> None
 
 
 def _write_truth(config: Path, checkpoint: Path, scene: Path, path: Path) -> None:
-    """Write squares of three classes, each inside a region of its own, as clear labels are."""
+    """Write squares of three classes, each inside a different region."""
     from hook.apis import RegionExtractor
 
     regions = path.with_name("regions.parquet")
@@ -91,7 +91,7 @@ def _write_truth(config: Path, checkpoint: Path, scene: Path, path: Path) -> Non
 
 @pytest.fixture
 def copy_of_demo(demo, tmp_path, monkeypatch) -> Path:
-    """Work in a copy of that folder, and forget the classes that are registered there."""
+    """Work in a copy of that folder and unregister the classes registered there."""
     folder = tmp_path / "work"
     shutil.copytree(demo, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -103,7 +103,7 @@ def copy_of_demo(demo, tmp_path, monkeypatch) -> Path:
 
 
 class Scripts:
-    """Runs ``tools/*.sh`` with programs that only note how they were called."""
+    """Runs ``tools/*.sh`` with programs that record their arguments."""
 
     def __init__(self, repo: Path, folder: Path) -> None:
         self.repo, self.folder = repo, folder
@@ -118,7 +118,7 @@ class Scripts:
             path.chmod(0o755)
 
     def run(self, words: list[str], **variables: str) -> tuple[list[str], str]:
-        """Run a script; return the words that it called a program with, and its PYTHONPATH."""
+        """Run a script; return the arguments of the program it runs, and PYTHONPATH."""
         notes = self.folder / "notes.json"
         notes.unlink(missing_ok=True)
         environment = os.environ | {

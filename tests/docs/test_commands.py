@@ -1,4 +1,4 @@
-"""What the documentation prints can be typed: commands, Python, names of files."""
+"""Commands, Python code and file names of the documentation are valid."""
 
 import argparse
 import ast
@@ -32,14 +32,14 @@ EXECUTED = "<!-- executed by the tests -->"
 GIVEN = re.compile(r"<!-- (\S+) of the tests -->")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
-# Lines that begin so are not parsed, for these reasons.
+# Lines with this first word are not parsed, with the reason.
 NOT_PARSED = {
     "for": "the shell's own",
     "done": "the shell's own",
     "rio": "rasterio's command; run where the page is executed",
     "dask": "Dask's commands, which need a scheduler",
 }
-# Python that is neither run nor checked, for these reasons: (page, first line).
+# Python that is neither run nor checked: (page, first line) to reason.
 NOT_CHECKED: dict[tuple[str, str], str] = {}
 
 # Blocks that are parsed against the programs' options, but not executed, for these reasons: page to
@@ -127,7 +127,7 @@ class Block(NamedTuple):
 
 
 def blocks(path: Path) -> Iterator[Block]:
-    """Give the fenced blocks of a page with the line before each."""
+    """Yield the fenced blocks of a page with the line before each."""
     page, lines = path.relative_to(ROOT).as_posix(), path.read_text().splitlines()
     start = None
     for number, line in enumerate(lines):
@@ -155,9 +155,9 @@ class Command(NamedTuple):
 
 
 def commands(block: Block, variables: dict[str, str]) -> Iterator[Command]:
-    """Give the commands of a block; ``variables`` are those of its page so far."""
+    """Yield the commands of a block; ``variables`` are those of the page above it."""
     for line in block.code.replace("\\\n", " ").splitlines():
-        line = re.sub(r"<[^>]+>", "PLACE", line)  # what the reader puts there
+        line = re.sub(r"<[^>]+>", "PLACE", line)  # a placeholder
         line = re.sub(r"\$(\w+)", lambda name: variables.get(name[1], name[0]), line)
         words = shlex.split(line, comments=True)
         own = {}
@@ -187,12 +187,12 @@ COMMANDS = all_commands()
 
 # ------------------------------------------------------------------------------------- parsing
 class Parsed(Exception):
-    """Ends a tool after its options were read."""
+    """Ends a tool after its options are parsed."""
 
 
 @pytest.fixture(scope="module")
 def tool_modules(load_tool):
-    """Tools as modules, each imported once, with their neighbours at hand."""
+    """Tools as modules, each imported once, with their folder on the path."""
     loaded = {}
 
     def get(path: str):
@@ -210,7 +210,7 @@ def tool_modules(load_tool):
 
 @pytest.fixture
 def parse(tool_modules, scripts, monkeypatch):
-    """A function that parses a command as its program would; it says whether it could."""
+    """A function that parses a command with its program's parser and returns whether it could."""
 
     def parse_tool(path: str, arguments: list[str]) -> None:
         assert (ROOT / path).is_file(), f"{path} does not exist"
@@ -313,7 +313,7 @@ def test_commands_within_sentences_have_their_options():
 
 # ------------------------------------------------------------------------------------- Python
 def registered(name: str):
-    """Find the class that a config names ``hook.<name>``."""
+    """Return the class registered as ``hook.<name>``."""
     for known in vars(registry).values():
         if isinstance(known, Registry) and (found := known.get(f"hook.{name}")) is not None:
             return found
@@ -321,7 +321,7 @@ def registered(name: str):
 
 
 def check_names(tree: ast.AST, own: set[str]) -> None:
-    """Check what a piece of Python imports from HOOK, and what its configs name and pass on."""
+    """Check the imports from HOOK, and the types and arguments in configs, of Python code."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hook":
             module = importlib.import_module(node.module)
@@ -364,7 +364,7 @@ def test_python_names_what_there_is(page):
 # ------------------------------------------------------------------------------------- execution
 @pytest.mark.parametrize("page", sorted({b.page for b in BLOCKS if b.executed}))
 def test_page_runs(page, copy_of_demo, monkeypatch, capsys):
-    """What is marked runs from top to bottom, on a small scene under the demo's names.
+    """Marked blocks run from top to bottom, on a small scene with the names of the demo.
 
     Training is that of the smallest model, for one epoch.
     """
@@ -390,7 +390,7 @@ def test_page_runs(page, copy_of_demo, monkeypatch, capsys):
 
 
 def execute(words: list[str]) -> None:
-    """Run a command in this process, which has loaded what it needs."""
+    """Run a command in this process, with imports done."""
     if words[:2] == ["python", "-c"]:
         exec(compile(words[2], "-c", "exec"), {})
     elif words[0] == "rio":

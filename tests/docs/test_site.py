@@ -1,4 +1,4 @@
-"""The documentation is built without a warning, and holds what it should."""
+"""The documentation builds without warnings and is complete."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from hook.cli import build_parser
 
 @pytest.fixture(scope="module")
 def site(repo, tmp_path_factory) -> Path:
-    """The site, built as ``make docs`` builds it."""
+    """The site as built by ``make docs``."""
     for name in ("mkdocs", "material", "mkdocstrings_handlers.python"):
         if importlib.util.find_spec(name.split(".")[0]) is None:
             pytest.skip(f"{name} is not installed: pip install 'hook-rs[docs]'")
@@ -36,7 +36,7 @@ def site(repo, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def documented(site) -> set[str]:
-    """Names that the reference explains, from the inventory that other sites link by."""
+    """Names documented in the reference, from the inventory for links of other sites."""
     inventory = (site / "objects.inv").read_bytes()
     entries = zlib.decompress(inventory.split(b"\n", 4)[4]).decode()
     return {line.split()[0] for line in entries.splitlines()}
@@ -76,7 +76,7 @@ def test_results_and_changes_are_included(site, repo):
 
 
 def test_nothing_is_fetched(site):
-    """Pages load no script, style, font or picture from elsewhere."""
+    """Pages load no script, style, font or image from other servers."""
     for page in site.rglob("*.html"):
         text = page.read_text()
         assert not re.findall(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//", text), page
@@ -90,7 +90,7 @@ def test_docstring_roles_become_links(site):
 
 
 def _slugs(text: str) -> set[str]:
-    """List the anchors that a code host gives a page's headings."""
+    """List the anchors of the headings of a page on a code host."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     titles = re.findall(r"^#+ (.+)$", text, flags=re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
@@ -103,6 +103,6 @@ def test_links_lead_somewhere_on_a_code_host(repo):
             name, _, anchor = link.partition("#")
             target = page.parent / name if name else page
             assert target.exists(), f"{page}: {link}"
-            # Anchors of the reference are made when the site is built, which checks them.
+            # Anchors of the reference are checked by the build.
             if anchor and "{{" not in target.read_text():
                 assert anchor in _slugs(target.read_text()), f"{page}: {link}"

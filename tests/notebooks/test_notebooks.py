@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, as a reader would run it, and has its outputs."""
+"""Every notebook runs from top to bottom and has its outputs."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ NAMES = [
     "5_compare_with_patches",
     "6_multispectral",
 ]
-SETTINGS = 3  # the cell that a reader changes for other data
+SETTINGS = 3  # the cell to change for other data
 CLASSES = ["field", "forest", "water", "road", "building"]  # in the order of the demo's mask
 LARGEST = 500_000  # bytes of a notebook with its outputs
 MACHINE = re.compile(r"(?<![\w.>/])/(home|root|work|Users|tmp|usr|opt|mnt|var|private)/|[A-Z]:\\\\")
@@ -51,12 +51,12 @@ def workplace(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(workplace, monkeypatch):
-    """Run a notebook in the workplace; it fails where a cell does."""
+    """Run a notebook in the workplace; errors in cells are raised."""
 
     def execute(name: str, settings: str = "") -> str:
-        # The kernel inherits the environment: pictures go inline, as a reader sees them.
+        # The kernel inherits the environment: inline figures.
         monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-        # Nothing is to be fetched: whoever tries finds no proxy.
+        # Block downloads with an invalid proxy.
         for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(proxy, "http://127.0.0.1:9")
         notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
@@ -81,7 +81,7 @@ def pictures_of(notebook) -> list:
 
 
 def printed_by(notebook) -> str:
-    """What cells printed, and tables as text."""
+    """Printed output, and tables as text."""
     texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs_of(notebook)]
     return "\n".join(texts)
 
@@ -113,7 +113,7 @@ def test_train_on_your_data(run, workplace):
     folder = workplace / "work_dirs/notebooks/model"
     model = load_model((folder / "config.py", folder / "checkpoint.pth"))
     assert set(model.dataset_meta["classes"]) == set(CLASSES)
-    # Of each true class, most pixels are right, but not of roofs, which look like roads.
+    # Most pixels of each true class are right, except roofs, which resemble roads.
     for name, place in (("field", 1), ("forest", 2), ("water", 4)):
         shares = re.search(rf"true {name} +([\d. ]+)", printed)[1].split()
         assert float(shares[place]) > 60
@@ -183,7 +183,7 @@ def test_multispectral(run, workplace):
 
 @pytest.fixture(scope="module")
 def other_scene(workplace) -> Path:
-    """A scene unlike the demo's: aerial red, green and blue as JPEG, no names, no nodata value."""
+    """A different scene: aerial RGB as JPEG, without band names and nodata value."""
     blocks = np.random.default_rng(0).integers(40, 220, (3, 25, 30)).astype(np.uint8)
     values = np.kron(blocks, np.ones((12, 12), np.uint8))
     profile = dict(driver="GTiff", count=3, height=300, width=360, dtype="uint8", tiled=True)

@@ -1,4 +1,4 @@
-"""The repository's commands, and what a short run and a short test leave behind."""
+"""The commands of the repository, and the outputs of a short training and test."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import pytest
 
 
 class Tools:
-    """Runs commands of the repository as a user does, each in a process of its own."""
+    """Runs commands of the repository, each in a fresh process."""
 
     def __init__(self, repo: Path, tiny) -> None:
         self.repo, self.tiny = repo, tiny
@@ -70,7 +70,7 @@ def trained(tools, tiny, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def tested(tools, trained, tmp_path_factory) -> Path:
-    """What ``tools/test.py --out`` wrote for that run in one process."""
+    """The output of ``tools/test.py --out`` for that run in one process."""
     folder = tmp_path_factory.mktemp("tested")
     config, work_dir = trained
     checkpoint = work_dir / "epoch_4.pth"

@@ -19,7 +19,7 @@ def _main(module, monkeypatch, *arguments) -> None:
 
 # ---------------------------------------------------------------------------------- get_flops
 class _Known(torch.nn.Module):
-    """Products that can be counted on paper."""
+    """A model with known numbers of products."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def test_flops_against_paper_and_pencil(load_tool):
     )
     assert totals["conv"] == 100 * 8 * 3 * 9
     assert totals["layers.0"] == totals["layers.1"] == 100 * 8 * 16
-    assert totals["layers"] == 2 * 100 * 8 * 16  # a list that is never called itself
+    assert totals["layers"] == 2 * 100 * 8 * 16  # a ModuleList is not called itself
     assert attention == 2 * 2 * 100 * 100 * 4  # two products of two heads of width 4
     assert totals[""] == totals["conv"] + totals["layers"] + attention
 
@@ -52,7 +52,7 @@ def test_flops_of_the_papers_baseline(load_tool, repo, monkeypatch, capsys):
     text = capsys.readouterr().out
     line = next(line for line in text.splitlines() if line.startswith("multiply-accumulates"))
     total, attention = float(line.split()[1]), float(line.split()[3])
-    assert total - attention == pytest.approx(16.9, abs=0.1)  # the paper's count leaves it out
+    assert total - attention == pytest.approx(16.9, abs=0.1)  # the paper omits attention
     assert "parameters: 85.680 M" in text  # 85.7 M in the paper
 
 
@@ -94,7 +94,7 @@ def test_benchmark_compares_two_configs(tools, tiny, tmp_path):
     assert content["memory_format"] == "channels last"
     assert not content["compiled"]
     assert content["machine"]["torch"] == torch.__version__
-    # Numbers are published: they must not tell where they were measured.
+    # Published reports must not contain local paths.
     for text in (done.stdout, report.read_text()):
         assert str(tmp_path) not in text
         assert "report.json" in text
@@ -102,7 +102,7 @@ def test_benchmark_compares_two_configs(tools, tiny, tmp_path):
 
 def test_benchmark_of_several_configs(load_tool, cls_run, monkeypatch, tmp_path, capsys):
     tool = load_tool("analysis_tools/benchmark.py")
-    memory = iter([100, 50, 200])  # measured in processes of their own, which take seconds
+    memory = iter([100, 50, 200])  # replaces slow measurements in fresh processes
     monkeypatch.setattr(tool, "measure", lambda *_: Measurement((1,), (), next(memory)))
     report = tmp_path / "new" / "report.json"
     config = cls_run[0]
@@ -127,7 +127,7 @@ def test_benchmark_of_several_configs(load_tool, cls_run, monkeypatch, tmp_path,
 
 def test_ratios_are_taken_per_round(load_tool):
     tool = load_tool("analysis_tools/benchmark.py")
-    # The machine gets slower and slower, the first config always takes half the second's time.
+    # The machine slows down, the first config always takes half the time of the second.
     second = np.array([1.0, 2, 4, 8, 16])
     first, baseline = tool.ratios_to_baseline(np.stack([second / 2, second], axis=1), 1)
     assert first == {"median": 2, "quartiles": [2, 2]}
@@ -141,7 +141,7 @@ def test_rounds_rotate(load_tool):
     assert [order(number, 2) for number in range(3)] == [[0, 1], [1, 0], [0, 1]]
     rounds = np.array([order(number, 4) for number in range(8)])
     assert all(sorted(row) == [0, 1, 2, 3] for row in rounds.tolist())
-    # Every config is as often at every place, and follows more than one other.
+    # Every config is at every position equally often, and follows more than one other config.
     assert all(np.bincount(column).tolist() == [2] * 4 for column in rounds.T)
     pairs = {tuple(pair) for row in rounds.tolist() for pair in zip(row, row[1:], strict=False)}
     assert {(0, 1), (1, 0)} <= pairs
@@ -195,7 +195,7 @@ def test_curves(load_tool, trained, tmp_path, monkeypatch, capsys):
     assert steps == list(range(1, 17))
     assert len(losses) == 16
     assert tool.curve_of(records, "accuracy/top1")[0] == [1, 2, 3, 4]
-    # Of a step that a resumed run logged again, the later value.
+    # The last value of a step counts.
     assert tool.curve_of([{"step": 1, "x": 5}, {"step": 1, "x": 6}], "x") == ([1], [6])
     target = tmp_path / "curves.png"
     _main(tool, monkeypatch, work_dir, work_dir, "--out", target)
@@ -203,7 +203,7 @@ def test_curves(load_tool, trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "scalars.json").write_text("no json")
     with pytest.raises(DataError, match="line 1"):
         tool.read_log(tmp_path / "scalars.json")
-    with pytest.raises(DataError, match="holds no log"):
+    with pytest.raises(DataError, match="has no log"):
         tool.read_log(tmp_path)
     with pytest.raises(SystemExit):
         _main(tool, monkeypatch, work_dir, "--out", target, "--keys", "los")

@@ -1,4 +1,4 @@
-"""The contact sheets: what is drawn is what the pipeline gives."""
+"""Contact sheets show the output of the pipeline."""
 
 import importlib.util
 import subprocess
@@ -24,7 +24,7 @@ def browse(repo):
     path = repo / "tools/analysis_tools/browse_dataset.py"
     spec = importlib.util.spec_from_file_location("browse_dataset", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["browse_dataset"] = module  # its data classes look themselves up here
+    sys.modules["browse_dataset"] = module  # needed by its dataclasses
     spec.loader.exec_module(module)
     yield module
     del sys.modules["browse_dataset"]
@@ -32,7 +32,7 @@ def browse(repo):
 
 @pytest.fixture
 def gid5(tmp_path, repo):
-    """Five GID-5 tiles and a config of them."""
+    """Five GID-5 tiles and their config."""
     rng = np.random.default_rng(0)
     for folder in ("train", "train_labels"):
         (tmp_path / "gid5" / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The prepare scripts on tiny downloads in their real layouts, and the lists they draw."""
+"""The prepare scripts on tiny downloads in the original layouts, and their lists."""
 
 import hashlib
 import importlib
@@ -73,7 +73,7 @@ class TestDraw:
         assert not set(train) & set(test)
         counts = {name: sum(file.startswith(f"{name}/") for file in train) for name in names}
         assert set(counts.values()) == {140}
-        # The draw must stay what it is: results are named after it.
+        # The draw must not change: published results depend on it.
         digest = hashlib.sha256("\n".join(train).encode()).hexdigest()
         assert digest == NWPU_TRAIN_SHA256
 
@@ -150,7 +150,7 @@ class TestClassFolders:
         download = tmp_path / "download" / inside
         write_classes(download, cls.class_names, 2, suffix=suffix)
         module = tool(script)
-        # The paper's sizes need the whole download: half of the replica instead.
+        # The paper's sizes need the complete download: use half of the replica.
         prepare = tool("preparing").prepare_class_folders
         monkeypatch.setattr(
             tool("preparing"),
@@ -352,7 +352,7 @@ class TestGID5:
         tool("prepare_gid5").main(
             [str(tmp_path / "GID"), str(tmp_path / "out"), "--size", "32", "--test", "2"]
         )
-        # 2 x 3 tiles a scene, one of them without labels.
+        # 2 x 3 tiles per scene, one without labels.
         assert "5 tiles (2000 requested" in capsys.readouterr().out
 
     def test_index_masks(self, tool, tmp_path):
@@ -399,7 +399,7 @@ def test_deepglobe(tool, tmp_path):
     for number in (119, 855, 6399):
         label = np.kron(rng.integers(0, 7, (5, 7)), np.ones((16, 16), int))
         labels[str(number)] = label
-        # Colours off by a little, as in the download.
+        # Slightly wrong colours, as in the download.
         mask = (colours[label] + rng.integers(-9, 10, (*label.shape, 3))).clip(0, 255)
         image = np.kron(rng.integers(0, 256, (5, 7, 3)), np.ones((16, 16, 1)))
         folder = tmp_path / "archive" / "train"
@@ -425,7 +425,7 @@ def test_deepglobe(tool, tmp_path):
             expected = np.where(labels[name][window] == 6, 255, labels[name][window])
             np.testing.assert_array_equal(sample["gt_seg_map"], expected)
             original = np.asarray(Image.open(tmp_path / f"archive/train/{name}_sat.jpg"))[window]
-            # One more round of JPEG at quality 100 moves no value by more than rounding does.
+            # Another JPEG compression at quality 100 changes values by rounding only.
             assert np.abs(original.astype(int) - sample["img"].astype(int)).max() <= 4
     with pytest.raises(DataError, match="not the DeepGlobe"):
         module.DeepGlobeTiles().prepare(tmp_path / "archive/valid", tmp_path / "o")
@@ -483,13 +483,13 @@ class TestBanepa:
             values = ours.read().astype(int)
             grid = ours.transform
         scene = shared_data / "scenes/banepa_rgb_3857.tif"
-        if scene.is_file():  # another encoder's JPEG of the same mosaic
+        if scene.is_file():  # the same mosaic from a different JPEG encoder
             with rasterio.open(scene) as theirs:
                 assert grid.almost_equals(theirs.transform, 1e-6)
                 assert abs(values - theirs.read()).mean() < 1
 
     def clone(self, folder, repo):
-        """A clone's parts that are needed: 64 grey chips and one building per labelled tile."""
+        """The required files of a clone: 64 grey chips and one building per labelled tile."""
         from rasterio.transform import xy
 
         module = importlib.import_module("prepare_banepa")

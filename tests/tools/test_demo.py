@@ -64,7 +64,7 @@ def test_config_fits_the_scene_it_is_made_for(demo, generator, repo, tmp_path):
     majority, centroid = MajorityClass(5), NearestCentroid(5, 4)
     for part in ("train", "val", "test"):
         left, bottom, right, top = cfg[f"{part}_area"]
-        # The parts lie side by side, whole chips wide, and each shows every class.
+        # The parts are adjacent, a multiple of chips wide, and contain every class.
         assert (left, bottom, top) == (start, south, north) and (right - left) % chip == 0
         columns = slice(int(left - west), int(right - west))
         assert set(np.unique(truth[:, columns])) - {255} == {0, 1, 2, 3, 4}
@@ -77,7 +77,7 @@ def test_config_fits_the_scene_it_is_made_for(demo, generator, repo, tmp_path):
     np.testing.assert_allclose(cfg.metainfo.std, centroid.scale, atol=1e-4)
     weights = cfg.model.decode_head.loss_decode.class_weight
     np.testing.assert_allclose(weights, class_weights(majority.counts), atol=0.01)
-    # Colour alone says something about this scene, but is far from enough.
+    # Colour is informative in this scene, but not sufficient.
     confusion = confusion_matrix(truth[:, columns], centroid.predict(image[:, :, columns]), 5)
     assert 35 < segmentation_scores(confusion)["mIoU"] < 65
 
@@ -103,7 +103,7 @@ def test_user_folder_from_images_to_overview(generator, repo, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "nearest centroid, per pixel" in run.stdout and "majority class" in run.stdout
-    # Two iterations learn nothing: on a user's folder that is a warning.
+    # Two iterations learn nothing, which is a warning with --data.
     assert "warning: mIoU" in run.stdout
 
     metrics = json.loads((out / "metrics.json").read_text())

@@ -9,7 +9,7 @@ import torch
 from hook.apis import load_model
 from hook.checkpoint import load_checkpoint
 
-# Sums over other batches differ in the last bits.
+# Sums over different batches differ in the last bits.
 SCORE_TOLERANCE = 2e-6
 WEIGHT_TOLERANCE = 1e-5
 
@@ -38,7 +38,7 @@ def test_testing_counts_each_of_an_odd_number_of_images_once(trained, tested, to
 
 
 def _varied(config, checkpoint, target):
-    """Write the checkpoint with a classifier that does not say one class everywhere."""
+    """Write the checkpoint with a classifier that predicts several classes."""
     model = load_model((config, checkpoint))
     classifier = model.decode_head.conv_seg
     image, size = torch.randn(4, 2, 32, 32), (32, 32)
@@ -89,7 +89,7 @@ default_hooks = dict(checkpoint=dict(save_best=None))
         for key, value in first["state_dict"].items()
     )
     assert largest < WEIGHT_TOLERANCE
-    # The step did something, so that equality means something.
+    # The step changed the weights, so that the comparison is meaningful.
     start = load_checkpoint(tiny.write_checkpoint(tmp_path / "base.py", tmp_path / "start.pth"))
     moved = max(
         float((value - start["state_dict"][key]).abs().max())

@@ -1,4 +1,4 @@
-"""few_labels: maps from a few labelled regions, counted against the masks."""
+"""few_labels: maps from a few labelled regions, compared with the masks."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def run(tool, monkeypatch, *arguments):
 
 @pytest.fixture
 def lists(tmp_path):
-    """One scene to label, the other to measure on."""
+    """One scene for labels, one for the test."""
     for name in ("first", "second"):
         (tmp_path / f"{name}.txt").write_text(f"{name}.tif\n")
     return "--labels-from", tmp_path / "first.txt", "--measured-on", tmp_path / "second.txt"
@@ -51,7 +51,7 @@ def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
 
 
 def test_iou_is_that_of_the_pixels(tool):
-    """Regions that tell the classes apart without fail give 100 %, whatever is drawn."""
+    """Regions that separate the classes have 100 % for every draw."""
     pool = tool.Pool()
     truth = np.kron([[0, 1], [1, 0]], np.ones((8, 8), int))
     regions = np.kron([[0, 1], [2, 3]], np.ones((8, 8), int))
@@ -62,7 +62,7 @@ def test_iou_is_that_of_the_pixels(tool):
     args = tool.argparse.Namespace(labels_from="train", **options)
     found = tool.measure(pool, "bands", ["a", "b"], args)
     assert found["labels"] == [4, 4] and (found["iou"] == 100).all()
-    # A quarter of what is measured is now of the other class: 3 of 4 parts right.
+    # A quarter of the test pixels has the other class: 3 of 4 are correct.
     pool.pixels[8] = pool.pixels[8][::-1]
     found = tool.measure(pool, "bands", ["a", "b"], args)
     assert np.allclose(found["iou"], [[50, 100 * 2 / 3]] * 4)

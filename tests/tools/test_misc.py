@@ -66,7 +66,7 @@ def test_published_models_are_measured_before_and_after(
     assert model.card.metrics == scores and 0 <= scores["accuracy/top1"] <= 100
     assert entry["file"] == "tiny-run.safetensors" and entry["licence"] == "CC0"
     assert (folder / entry["file"]).stat().st_size == entry["size"]
-    # Nothing that a training alone needs, and no address of it.
+    # No settings for training only, and no local path.
     assert str(work_dir) not in model.card.to_json()
 
 

@@ -41,7 +41,7 @@ def test_all_official_numbers_are_met(repo, golden):
 
 @pytest.fixture(scope="module")
 def spoiled(golden, tmp_path_factory):
-    """Copies of one file, each with one thing wrong."""
+    """Copies of one file with one error each."""
     folder = tmp_path_factory.mktemp("spoiled")
     tensors, meta = read(golden / "hook_classification_even.safetensors")
     config = json.loads(meta["config"])

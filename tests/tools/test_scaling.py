@@ -36,7 +36,7 @@ def _point(side, seconds, memory):
 def test_estimate(tool):
     assert tool.estimate([], [], 128) == 0
     assert tool.estimate([128], [1.0], 256) == pytest.approx(4)  # linear in the pixels
-    assert tool.estimate([64, 128], [1.0, 8.0], 256) == pytest.approx(64)  # as it grew: cubic
+    assert tool.estimate([64, 128], [1.0, 8.0], 256) == pytest.approx(64)  # cubic, as measured
     assert tool.estimate([64, 128], [1.0, 1.1], 256) == pytest.approx(4.4)  # at least linear
     assert tool.estimate([64, 128], [1.0, 99.0], 256) == pytest.approx(99 * 16)  # at most quartic
     assert tool.estimate([64, 128], [0.0, 0.0], 256) == 0
@@ -48,7 +48,7 @@ def test_reasons_to_skip(tool):
     assert tool.reason_to_skip(points, 256, 20, None) is None
     assert tool.reason_to_skip(points, 256, 15, 20 * GIB)["reason"] == "time"
     assert tool.reason_to_skip(points, 256, 20, 15 * GIB)["reason"] == "memory"
-    # What was too much stays too much; what was refused may be taken at another side.
+    # Exceeded limits apply to larger sides; a rejected size does not.
     stopped = {"side": 256, "skipped": {"reason": "memory", "detail": "a step takes more"}}
     again = tool.reason_to_skip([*points, stopped], 512, 1e9, None)
     assert again == {"reason": "memory", "detail": "as at 256 pixels"}

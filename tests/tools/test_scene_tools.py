@@ -1,4 +1,4 @@
-"""Maps measured: against true masks, the bare model, slide inference, and kills."""
+"""Tools for maps: accuracy, benchmark, kill and resume, pictures."""
 
 import json
 import sys

@@ -59,17 +59,17 @@ def test_segmentation_out_is_georeferenced_and_complete(seg_run, scenes, tools, 
             assert [colours[i][:3] for i in range(3)] == [(0, 0, 255), (0, 200, 0), (200, 0, 0)]
             predicted, truth = result.read(1), mask.read(1)
             valid = image.dataset_mask() > 0
-        # Nodata exactly where the image has none, a class everywhere else.
+        # Nodata exactly where the image has nodata, classes elsewhere.
         assert np.array_equal(predicted == 255, ~valid)
         assert predicted[valid].max() < 3
         np.add.at(confusion, (truth[valid], predicted[valid]), 1)
-    # The numbers of the log are those of the files: every valid pixel counted once.
+    # The scores of the log equal those of the files: every valid pixel counts once.
     metrics = json.loads((out / "metrics.json").read_text())
     iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
     assert np.isclose(metrics["mIoU"], np.nanmean(iou) * 100, atol=1e-3)
     assert np.isclose(metrics["aAcc"], np.trace(confusion) / confusion.sum() * 100, atol=1e-3)
     assert json.loads((out / "confusion_matrix.json").read_text())["matrix"] == confusion.tolist()
-    # The second metric of the list stands beside the first, per class in the log.
+    # Both metrics of the list are reported, per class in the log.
     assert 0 <= metrics["mBF1"] <= 100
     assert "within 2 px" in done.stdout + done.stderr
 

@@ -31,7 +31,7 @@ def run(tool, monkeypatch):
 
 @pytest.fixture
 def runs(cls_run, tmp_path):
-    """The config, its checkpoint, and another seed's."""
+    """The config and its checkpoints of two seeds."""
     config, checkpoint = cls_run
     state = torch.load(checkpoint, weights_only=True)
     weight = state["state_dict"]["head.fc.weight"]
@@ -41,7 +41,7 @@ def runs(cls_run, tmp_path):
 
 
 def accuracy_by_hand(config, checkpoint, num_tokens=None, side=None):
-    """Percent of the test images classified rightly, one by one."""
+    """Accuracy on the test images in percent, image by image."""
     model = load_model((config, checkpoint))
     if num_tokens is not None:
         model.backbone.tokenizer.num_tokens = num_tokens
@@ -70,7 +70,7 @@ def test_every_checkpoint_at_every_number_of_tokens(run, runs, tmp_path, capsys)
     means = [f"{np.mean(point['accuracy']):.2f}" for point in found["points"]]
     text = capsys.readouterr().out
     assert all(mean in text for mean in means)
-    # Another report of fixed tokens goes into the same picture.
+    # A different report with fixed tokens is added to the plot.
     beside = tmp_path / "beside.png"
     run(*runs[:2], "--num-tokens", 2, "--beside", report, "--out", beside)
     with Image.open(picture) as one, Image.open(beside) as two:

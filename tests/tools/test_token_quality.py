@@ -72,7 +72,7 @@ def test_report_table_and_pictures(tool, seg_run, patch_run, tmp_path, monkeypat
             assert first["labels"] <= comparison["num_tokens"]
         else:
             assert first["labels"] == first["components"]
-            # A cell may lie in the corner without data.
+            # A cell may be in the corner without data.
             assert first["labels"] - 1 <= grid["labels"] <= first["labels"]
         assert rows[tokens[1]]["measures"] != first["measures"]
         assert rows[tokens[1]]["labels"] - 1 <= rows[like]["labels"] <= rows[tokens[1]]["labels"]
@@ -102,7 +102,7 @@ def test_untrained_alone(tool, seg_run, tmp_path, monkeypatch, capsys):
     assert names[0] == "HOOK tokens (untrained)"
     first = capsys.readouterr().out
     _main(tool, monkeypatch, seg_run[0], "--untrained", "--max-images", 2)
-    assert capsys.readouterr().out == first  # the seed decides all
+    assert capsys.readouterr().out == first  # reproducible with the seed
 
 
 def test_tokens_of_another_model_and_without_specks(
@@ -122,7 +122,7 @@ def test_tokens_of_another_model_and_without_specks(
         report = json.loads(out.read_text())
         assert report["diffusion_steps"] == steps
         names = [[row["name"] for row in c["rows"]] for c in report["comparisons"]]
-        # It has queries for two tokens only.
+        # The model has queries for two tokens only.
         assert ["HOOK tokens (other)" in row for row in names] == [True, True, False, False]
         counts[steps] = [c["rows"][0]["components"] for c in report["comparisons"][1::2]]
     assert all(few < many for few, many in zip(counts[30], counts[0], strict=True))

@@ -22,7 +22,7 @@ def test_run_leaves_checkpoints_scalars_and_pictures(trained):
     assert checkpoint["meta"]["epoch"] == 4
     assert checkpoint["meta"]["iter"] == 16
     assert checkpoint["meta"]["dataset_meta"]["classes"] == ("dark", "light", "noisy")
-    # Two numbered checkpoints stay, and one of the best score; nothing half-written.
+    # Two numbered checkpoints and the best one remain; no partial files.
     assert sorted(p.name for p in work_dir.glob("epoch_*.pth")) == ["epoch_3.pth", "epoch_4.pth"]
     assert len(list(work_dir.glob("best_accuracy_top1_*.pth"))) == 1
     assert not list(work_dir.glob(".*partial"))
@@ -71,8 +71,8 @@ def test_pictures_of_validation_as_png_and_in_tensorboard(trained):
 def test_resume_after_a_kill_ends_where_the_whole_run_ends(trained, tools, tmp_path):
     config, whole = trained
     broken = tmp_path / "run"
-    # 7 images in the check of the data, 7 in each validation: the process dies in the third one,
-    # after the third epoch's checkpoint was written and before its score is known.
+    # 7 images in the check of the data and in each validation: the process is killed in the third
+    # validation, after the checkpoint of the third epoch was written and before its score is known.
     killed = tools.run(
         "tools/train.py",
         config,
@@ -85,7 +85,7 @@ def test_resume_after_a_kill_ends_where_the_whole_run_ends(trained, tools, tmp_p
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(broken / "epoch_3.pth")["meta"]["iter"] == 12
     assert not (broken / "epoch_4.pth").exists()
-    # What a kill while writing leaves behind must not be in the way.
+    # Partial files of a killed run must not prevent a resume.
     (broken / ".epoch_4.pth.partial").write_bytes(b"PK\x03\x04")
     (broken / "epoch_4.pth").write_bytes((broken / "epoch_3.pth").read_bytes()[:20_000])
     (broken / "last_checkpoint").write_text("")
@@ -99,7 +99,7 @@ def test_resume_after_a_kill_ends_where_the_whole_run_ends(trained, tools, tmp_p
         assert torch.equal(value, right["state_dict"][key]), key
     infos = [c["message_hub"]["runtime_info"] for c in (left, right)]
     assert infos[0]["best_score"] == infos[1]["best_score"]
-    for name in ("lr", "accuracy/top1"):  # in every step of both, the cut-off validation included
+    for name in ("lr", "accuracy/top1"):  # in every step, the interrupted validation included
         logged = [{r["step"]: r[name] for r in _scalars(d) if name in r} for d in (whole, broken)]
         assert logged[0] == logged[1]
     names = [sorted(p.name for p in d.glob("best_*.pth")) for d in (whole, broken)]

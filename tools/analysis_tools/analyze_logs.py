@@ -41,7 +41,7 @@ def read_log(path: Path) -> list[dict]:
     files = [path] if path.is_file() else sorted(path.glob("*/vis_data/scalars.json"))
     if not files:
         raise DataError(
-            f"{path} holds no log",
+            f"{path} has no log",
             expected="a work dir with <date>/vis_data/scalars.json, or such a file",
             remedy="check the path",
         )
