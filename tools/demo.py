@@ -37,7 +37,7 @@ import rasterio.shutil
 from hook.datasets.files import IGNORE_INDEX
 from hook.datasets.holdout import split_folder
 from hook.datasets.inspection import inspect_folder
-from hook.engine.fitting import cover_of, fit_data, measure, set_statistics
+from hook.engine.fitting import build_cover, fit_data, measure, set_statistics
 from hook.engine.training import prepare_work_dir, train_config
 from hook.errors import DataError, reports_errors
 from hook.geo.measure import metres_per_pixel
@@ -64,7 +64,7 @@ def fit_baselines(cfg):
     """Fit both baselines on the training part."""
     from hook.evaluation.baselines import MajorityClass, NearestCentroid
 
-    dataset = cover_of(cfg, "train")
+    dataset = build_cover(cfg, "train")
     count, bands = cfg.model.decode_head.num_classes, cfg.model.backbone.tokenizer.in_channels
     majority, centroid = MajorityClass(count), NearestCentroid(count, bands)
     for sample in progress_bar(dataset, desc="training data", unit="chip", leave=False):
@@ -81,7 +81,7 @@ def evaluate(cfg, model, majority, centroid) -> dict[str, dict]:
     from hook.evaluation.baselines import segmentation_scores
     from hook.evaluation.confusion import confusion_matrix
 
-    dataset = cover_of(cfg, "test")
+    dataset = build_cover(cfg, "test")
     count = cfg.model.decode_head.num_classes
     names = ("model", "nearest_centroid", "majority_class")
     matrices = {name: np.zeros((count, count), np.int64) for name in names}
@@ -165,7 +165,7 @@ def read_view(cfg, model, test_set, scene: int) -> View:
     area = None if (h, w) == (full_h, full_w) else dict(bounds=bounds, crs=info.grid.crs)
     options = cfg.test_dataloader.dataset
     masks = str(Path(options.get("data_root") or "", options.masks))
-    dataset = cover_of(cfg, "test", images=[info.path], masks=masks, data_root="", split=area)
+    dataset = build_cover(cfg, "test", images=[info.path], masks=masks, data_root="", split=area)
     top, left, h, w = dataset.sampling_windows[0]
     view = View(
         np.zeros((cfg.model.backbone.tokenizer.in_channels, h, w), np.float32),
@@ -365,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     record_time("evaluation")
 
-    test_set = cover_of(cfg, "test")
+    test_set = build_cover(cfg, "test")
     sizes = [h * w for _, _, h, w in test_set.sampling_windows]
     scene = int(np.argmax(sizes))
     source = georeferenced(test_set.scenes[scene], out)

@@ -18,7 +18,7 @@ from hook.geo.arrays import is_array
 from hook.geo.measure import metres_per_pixel
 from hook.inference.files import Prediction, predict_files
 from hook.inference.models import Model, checked_tokens, join_checkpoint, load_model
-from hook.inference.scenes import warn_of_resolution
+from hook.inference.scenes import warn_resolution_mismatch
 
 
 class Classifier:
@@ -87,7 +87,7 @@ class Classifier:
             if one.geo is not None:
                 size, grid = (one.geo["height"], one.geo["width"]), Affine(*one.geo["transform"])
                 metres = metres_per_pixel(*size, grid, one.geo["crs"])
-                warn_of_resolution(self.model, one.file, metres)
+                warn_resolution_mismatch(self.model, one.file, metres)
         scores = np.stack([one.scores for one in found])  # N K
         table = pd.DataFrame(
             {

@@ -15,7 +15,7 @@ from hook.errors import SceneError
 from hook.geo.arrays import Map, is_array, map_file
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import (
-    StyledClass,
+    ClassStyle,
     distinct_palette,
     parse_classes,
     read_category_names,
@@ -220,7 +220,7 @@ def style_map(
     return write_style(map_path, styled, overwrite=overwrite)
 
 
-def _read_style(classes: object) -> list[StyledClass] | None:
+def _read_style(classes: object) -> list[ClassStyle] | None:
     """Read names and colours from a file or table."""
     if classes is None:
         return None
@@ -237,7 +237,7 @@ def _style_name(classes: object) -> object:
     return classes if isinstance(classes, str | os.PathLike) else "classes"
 
 
-def _default_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[StyledClass]:
+def _default_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[ClassStyle]:
     """Return the names and colours of a map, completed by generated ones."""
     names = read_category_names(map_path)
     number = len(names) if names else max(present, default=-1) + 1
@@ -248,7 +248,7 @@ def _default_style(map_path: str | os.PathLike, present: Sequence[int]) -> list[
     with ClassMap(map_path, class_names=()) as source:
         colours = source.read_colours()
     return [
-        StyledClass(
+        ClassStyle(
             value,
             (names[value] if names else "") or f"class_{value}",
             colours.get(value, colour) if colours else colour,

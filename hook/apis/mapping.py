@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hook.arguments import rename_option
-from hook.engine.models import num_classes_of
+from hook.engine.models import get_num_classes
 from hook.geo.arrays import read_class_map, require_xarray
 from hook.geo.styles import distinct_palette
 from hook.inference.model_card import model_card
@@ -112,7 +112,7 @@ class SceneMapper(SceneModel):
         request, segments = self.resolved(request), self.function.segments
         step = request.window - overlap_pixels(request.overlap, request.window)
         classes = dict(
-            num_classes=num_classes_of(self.model),
+            num_classes=get_num_classes(self.model),
             class_names=self.model.dataset_meta["classes"],
             palette=self._palette,
             cell=None if segments else step,

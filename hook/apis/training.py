@@ -22,7 +22,7 @@ from hook.engine.fitting import (
     measure,
     set_statistics,
 )
-from hook.engine.models import use_scope_of
+from hook.engine.models import use_default_scope
 from hook.engine.training import TrainingResult, prepare_work_dir, train_config
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import check_array, is_array, write_array
@@ -148,7 +148,7 @@ def train(
     )
     hold_out(found, val_fraction, val, out)
     found.splits["test"] = dict(found.splits["val"])
-    use_scope_of(cfg)
+    use_default_scope(cfg)
     fit_sizes(cfg, **sizes)
     if pretrained is not None and not pretrained.suffix:
         pretrained = find_model(str(pretrained))

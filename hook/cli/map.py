@@ -6,9 +6,9 @@ from hook.cli.options import (
     add_old_spelling,
     add_scene_command,
     key_value,
-    kinds_of_scores,
     not_negative,
     run_on_scene,
+    score_kinds,
 )
 
 
@@ -42,7 +42,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument(
         "--scores",
-        type=kinds_of_scores,
+        type=score_kinds,
         default=(),
         metavar="KIND",
         help="also write scores to <OUTPUT>.scores.tif: probs (of each class), entropy or margin, "

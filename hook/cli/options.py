@@ -277,7 +277,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 
 SCORES = ("probs", "entropy", "margin")
-kinds_of_scores = option_type(
+score_kinds = option_type(
     lambda text: tuple(text.split(",")),
     lambda kinds: set(kinds) <= set(SCORES) and len(set(kinds)) == len(kinds),
     f"one or more of {', '.join(SCORES)}",

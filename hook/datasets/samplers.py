@@ -94,7 +94,7 @@ def chips_per_epoch(
     )
 
 
-def deal(queries: Sequence[ChipQuery], world_size: int) -> list[list[ChipQuery]]:
+def split_over_ranks(queries: Sequence[ChipQuery], world_size: int) -> list[list[ChipQuery]]:
     """Distribute queries over ranks round robin, and equal queries to the same rank if possible.
 
     Args:
@@ -223,7 +223,7 @@ class RandomGeoSampler(Sampler[ChipQuery]):
         if self.infinite:
             epoch, skipped = divmod(self._start, self.num_samples)
         while True:
-            queries = deal(self._epoch_queries(epoch), self.world_size)[self.rank]
+            queries = split_over_ranks(self._epoch_queries(epoch), self.world_size)[self.rank]
             yield from queries[skipped:]
             if not self.infinite:
                 return

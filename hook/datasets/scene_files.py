@@ -49,7 +49,7 @@ class MaskFile:
     Attributes:
         path: The file.
         own: Its grid; None for vector files.
-        placed_by: File with the georeference: the mask, or its image.
+        georeference_file: File with the georeference: the mask, or its image.
         nodata: Its nodata value.
         offset: (row, col) of its first pixel in the scene, None if it must be resampled.
         indexes: 1-based bands.
@@ -57,7 +57,7 @@ class MaskFile:
 
     path: str
     own: Grid | None = None
-    placed_by: str = ""
+    georeference_file: str = ""
     nodata: float | None = None
     offset: tuple[int, int] | None = None
     indexes: tuple[int, ...] = (1,)
@@ -76,7 +76,7 @@ class Scene:
     Attributes:
         path: The file.
         own: Grid of the file.
-        placed_by: File with the georeference: the image, or its mask.
+        georeference_file: File with the georeference: the image, or its mask.
         indexes: 1-based bands in the model's order.
         grid: Grid of the chips.
         window: (row, col, height, width) of the split in ``grid``.
@@ -86,7 +86,7 @@ class Scene:
 
     path: str
     own: Grid
-    placed_by: str
+    georeference_file: str
     indexes: tuple[int, ...]
     grid: Grid
     window: tuple[int, int, int, int]
@@ -217,16 +217,16 @@ def read_scenes(
             indexes = tuple(resolve_bands(src, bands))
             grid, shape = grid_of(src), src.shape
         counts.setdefault(len(indexes), path)
-        placed_by = path
+        georeference_file = path
         if grid is None:
             borrowed.append(path)
-            placed_by = by_name.get(pair_name(path))
-            if placed_by is not None:
-                with open_raster(placed_by) as src:
+            georeference_file = by_name.get(pair_name(path))
+            if georeference_file is not None:
+                with open_raster(georeference_file) as src:
                     grid = grid_of(src) if src.shape == shape else None
             if grid is None:
                 raise _not_georeferenced(path, "mask")
-        scenes.append(Scene(path, grid, placed_by, indexes, grid, ()).on_grid(grid))
+        scenes.append(Scene(path, grid, georeference_file, indexes, grid, ()).on_grid(grid))
     if borrowed:
         warn(
             f"{len(borrowed)} of {len(files)} images are not georeferenced and use the grid of "
@@ -271,13 +271,13 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
                     remedy="convert colours to class indexes, or correct mask_glob",
                 )
             grid, shape, nodata = grid_of(src), src.shape, src.nodata
-        placed_by = path
+        georeference_file = path
         if grid is None:
             scene = by_name.get(pair_name(path))
             if scene is None or (scene.own.height, scene.own.width) != shape:
                 raise _not_georeferenced(path, "image")
-            grid, placed_by = scene.own, scene.placed_by
-        masks.append(MaskFile(path, grid, placed_by, nodata))
+            grid, georeference_file = scene.own, scene.georeference_file
+        masks.append(MaskFile(path, grid, georeference_file, nodata))
     return masks
 
 

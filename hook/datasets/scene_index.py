@@ -43,7 +43,7 @@ class PlacedFiles(RasterDataset):
 
     def __init__(self, files: Sequence[Scene | MaskFile], first: Grid) -> None:
         self.is_image = isinstance(files[0], Scene)
-        placed = [file.placed_by for file in files]
+        placed = [file.georeference_file for file in files]
         super().__init__(placed, crs=CRS.from_wkt(first.crs), res=first.res)
         paths = dict(zip(placed, (file.path for file in files), strict=True))
         self.index["filepath"] = [paths[source] for source in self.index["filepath"]]

@@ -228,7 +228,7 @@ def read_split_list(path: str | Path) -> list[str]:
 
 
 def match_names(
-    names: Sequence[str], files: Sequence[str], origin: str, by_base: bool = False
+    names: Sequence[str], files: Sequence[str], origin: str, ignore_folder: bool = False
 ) -> list[str]:
     """Return the file of each name, matching any tail of the path, with or without suffix.
 
@@ -236,7 +236,7 @@ def match_names(
         names: File names, with or without folders.
         files: The files.
         origin: Source of the names, for messages.
-        by_base: Ignore the folder of a name if no file is in such a folder.
+        ignore_folder: Ignore the folder of a name if no file is in such a folder.
 
     Raises:
         DataError: If there is no name, or one is missing, ambiguous or duplicated.
@@ -252,7 +252,11 @@ def match_names(
                 tails.setdefault(key, set()).add(path)
     chosen, missing, ambiguous = [], [], []
     for name, key in zip(names, keys, strict=True):
-        spellings = [key, key.parent / key.stem, *([Path(key.name), Path(key.stem)] * by_base)]
+        spellings = [
+            key,
+            key.parent / key.stem,
+            *([Path(key.name), Path(key.stem)] * ignore_folder),
+        ]
         matches = next((tails[each] for each in spellings if each in tails), set())
         if not matches:
             missing.append(name)

@@ -133,7 +133,7 @@ def measure(
     classes = cfg.train_dataloader.dataset.metainfo.classes
     statistics, counts = {}, {}
     for part in ("train", "val"):
-        dataset = cover_of(cfg, part, pipeline=[])
+        dataset = build_cover(cfg, part, pipeline=[])
         if len(dataset) > _MOST_CHIPS:
             dataset.get_subset_(np.linspace(0, len(dataset) - 1, _MOST_CHIPS).astype(int).tolist())
         statistics[part], counts[part] = labelled_statistics(
@@ -267,7 +267,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         ) from error
 
 
-def cover_of(cfg: Config, part: str, **options: Any) -> Any:
+def build_cover(cfg: Config, part: str, **options: Any) -> Any:
     """Build the data set of a part as a cover in model units, without augmentation.
 
     Args:

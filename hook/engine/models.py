@@ -21,7 +21,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         ConfigError: If the model section cannot be built.
     """
-    use_scope_of(cfg)
+    use_default_scope(cfg)
     options = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         options.setdefault("data_preprocessor", cfg.data_preprocessor)
@@ -47,7 +47,7 @@ def upgrade_model(model: dict | nn.Module) -> dict | nn.Module:
     return ConfigDict(model, type="hook.TokenSegmentor")
 
 
-def use_scope_of(cfg: Config) -> None:
+def use_default_scope(cfg: Config) -> None:
     """Set the default registry scope of a config."""
     scope = cfg.get("default_scope", "hook")
     current = DefaultScope.get_current_instance()
@@ -60,7 +60,7 @@ def use_scope_of(cfg: Config) -> None:
             import mmseg.datasets  # noqa: F401
 
 
-def num_classes_of(model: nn.Module) -> int:
+def get_num_classes(model: nn.Module) -> int:
     """Return the number of classes of a model."""
     head = getattr(model, "decode_head", None) or model.head
     head = head[-1] if isinstance(head, nn.ModuleList) else head
@@ -88,7 +88,7 @@ def is_segmentation(model: nn.Module) -> bool:
     return hasattr(model, "decode_head")
 
 
-def band_count_of(model: nn.Module) -> int | None:
+def get_num_bands(model: nn.Module) -> int | None:
     """Return the number of input bands of a model, None if unknown."""
     tokenizer = getattr(model.backbone, "tokenizer", None)
     return getattr(tokenizer, "in_channels", None)

@@ -32,11 +32,11 @@ from mmengine.structures import PixelData
 from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
 from hook.engine.devices import check_device, require_compiler
 from hook.engine.models import (
-    band_count_of,
     build_model,
     default_window,
+    get_num_bands,
+    get_num_classes,
     is_segmentation,
-    num_classes_of,
 )
 from hook.errors import ConfigError, HookError
 from hook.registry import TOKENIZERS
@@ -215,7 +215,7 @@ def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------- machine
-def shown_path(path: str) -> str:
+def relative_path(path: str) -> str:
     """Return a path without absolute folders: relative, or the name only."""
     if not os.path.isabs(path):
         return path
@@ -225,12 +225,12 @@ def shown_path(path: str) -> str:
         return Path(path).name
 
 
-def shown_command(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str]) -> str:
     """Return the command line ``python ...`` of arguments like ``sys.argv``, no absolute paths."""
     shown = []
     for argument in arguments:
         head, sign, value = argument.rpartition("=")
-        shown.append(head + sign + shown_path(value) if sign else shown_path(argument))
+        shown.append(head + sign + relative_path(value) if sign else relative_path(argument))
     return shlex.join(["python", *shown])
 
 
@@ -259,7 +259,7 @@ def report_head(settings: StepSettings, repeats: int) -> dict[str, Any]:
     """Return command line, machine, versions and settings, without host name and absolute paths."""
     on_gpu = torch.device(settings.device).type == "cuda"
     return {
-        "command": shown_command(sys.argv),
+        "command": command_line(sys.argv),
         "machine": {
             "cpu": _cpu_model(),
             "gpu": device_name(settings.device) if on_gpu else None,
@@ -352,7 +352,7 @@ class Step:
             height, width = settings.shape
         else:
             height = width = default_window(self.model)
-        bands = band_count_of(self.model) or 3
+        bands = get_num_bands(self.model) or 3
         inputs = torch.randn(settings.batch_size, bands, height, width, device=self.device)
         self.inputs = inputs.to(memory_format=memory_format)
         self.samples = self._random_labels(height, width)
@@ -370,7 +370,7 @@ class Step:
         self.reset_optimizer()
 
     def _random_labels(self, height: int, width: int) -> list:
-        count = num_classes_of(self.model)
+        count = get_num_classes(self.model)
         if not is_segmentation(self.model):
             labels = torch.randint(count, (len(self.inputs),)).tolist()
             return [ClsDataSample(gt_label=label) for label in labels]
@@ -593,7 +593,7 @@ def measure(
         if process.exitcode == -signal.SIGKILL:
             raise OutOfMemory("the system killed the process, probably out of memory") from None
         raise ConfigError(
-            f"{shown_path(config)} cannot be measured",
+            f"{relative_path(config)} cannot be measured",
             found=f"its process ended with status {process.exitcode}",
             remedy="its traceback is above",
         ) from None

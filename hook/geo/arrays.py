@@ -19,8 +19,8 @@ from hook.errors import ConfigError, DataError, HookError, SceneError
 from hook.geo.raster import quiet, quiet_open
 from hook.geo.styles import (
     NO_CLASS,
+    ClassStyle,
     Colour,
-    StyledClass,
     distinct_palette,
     read_category_names,
     write_style,
@@ -139,7 +139,7 @@ def map_file(class_map: Map) -> Iterator[tuple[str | os.PathLike, int | None]]:
     nodata = _NODATA if isinstance(class_map, np.ndarray) and class_map.dtype.kind != "f" else None
     with raster_file(class_map, "map", classes=True) as path:
         if names:
-            styled = map(StyledClass, range(len(names)), names, colours)
+            styled = map(ClassStyle, range(len(names)), names, colours)
             write_style(path, list(styled))
         yield path, nodata
 
@@ -165,7 +165,7 @@ def _names_and_colours(class_map: Any) -> tuple[list[str], list[Colour]]:
     return [str(name) for name in names], colours
 
 
-def refuse_resume(resume: bool, output: Any) -> None:
+def check_no_resume(resume: bool, output: Any) -> None:
     """Refuse to resume a run via temporary files.
 
     Raises:

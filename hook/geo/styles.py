@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 _LARGEST_VALUE = 65_535  # of GDAL's colour tables
 
 
-class StyledClass(NamedTuple):
+class ClassStyle(NamedTuple):
     """Name and colour of a value of a class map."""
 
     value: int
@@ -144,7 +144,7 @@ def _read_side_file(path: Path) -> ElementTree.Element:
         ) from error
 
 
-def read_classes(path: str | Path) -> list[StyledClass]:
+def read_classes(path: str | Path) -> list[ClassStyle]:
     """Read class names and colours from a file, sorted by value.
 
     Args:
@@ -175,7 +175,7 @@ def read_classes(path: str | Path) -> list[StyledClass]:
     return parse_classes(entries, path)
 
 
-def parse_classes(entries: object, where: object) -> list[StyledClass]:
+def parse_classes(entries: object, where: object) -> list[ClassStyle]:
     """Parse class names and colours, sorted by value.
 
     Args:
@@ -192,7 +192,7 @@ def parse_classes(entries: object, where: object) -> list[StyledClass]:
             found="nothing" if isinstance(entries, list | tuple) else type(entries).__name__,
             remedy="add an entry for each value of the map",
         )
-    classes: dict[int, StyledClass] = {}
+    classes: dict[int, ClassStyle] = {}
     for number, entry in enumerate(entries, 1):
         styled = _read_class(entry, f"{where}: class {number}")
         if styled.value in classes:
@@ -204,7 +204,7 @@ def parse_classes(entries: object, where: object) -> list[StyledClass]:
     return [classes[value] for value in sorted(classes)]
 
 
-def _read_class(entry: object, where: str) -> StyledClass:
+def _read_class(entry: object, where: str) -> ClassStyle:
     expected = "value, name and colour, such as 3, water, #1f78b4"
     if not isinstance(entry, dict):
         raise SceneError(where, expected=expected, found=entry, remedy="correct the entry")
@@ -227,11 +227,11 @@ def _read_class(entry: object, where: str) -> StyledClass:
             found=entry,
             remedy="correct the value of that entry",
         )
-    return StyledClass(value, name, tuple(bytes.fromhex(digits[1])))
+    return ClassStyle(value, name, tuple(bytes.fromhex(digits[1])))
 
 
 def write_style(
-    map_path: str | Path, classes: Sequence[StyledClass], *, overwrite: bool = False
+    map_path: str | Path, classes: Sequence[ClassStyle], *, overwrite: bool = False
 ) -> list[Path]:
     """Write names and colours of classes to the side files of a map, ``.aux.xml`` and ``.qml``.
 

@@ -224,7 +224,7 @@ def apply_affine(geometries: Any, transform: Affine) -> Any:
     return shapely.transform(geometries, lambda xy: np.column_stack(transform @ tuple(xy.T)))
 
 
-def warn_of_missing_crs(what: str, assumed: str) -> None:
+def warn_missing_crs(what: str, assumed: str) -> None:
     """Warn that coordinates without a CRS are assumed to be in that of a different layer."""
     warnings.warn(
         f"{what}: no CRS; assuming {assumed}. If that is wrong, set the CRS with set_crs() or in "

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hook.engine.models import band_count_of, default_window, is_segmentation
+from hook.engine.models import default_window, get_num_bands, is_segmentation
 from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.geo.raster import parse_nodata
@@ -307,7 +307,7 @@ def _check_window(model: nn.Module, window: int) -> None:
 # ------------------------------------------------------------------------------------ the model
 def _num_bands(model: nn.Module) -> int:
     """Return the number of input bands of a model."""
-    count = band_count_of(model)
+    count = get_num_bands(model)
     if count is None and model.dataset_meta.get("bands"):
         count = len(model.dataset_meta["bands"])
     if count is None:

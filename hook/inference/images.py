@@ -8,7 +8,7 @@ from torch import nn
 
 from hook.arguments import short_repr
 from hook.engine.configs import config_errors
-from hook.engine.models import band_count_of, is_segmentation
+from hook.engine.models import get_num_bands, is_segmentation
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array, is_data_array, raster_file
 from hook.geo.bands import resolve_bands
@@ -43,7 +43,7 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
         image = source.read(indexes)
         valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
         crs, transform = source.crs, source.transform
-    wanted = band_count_of(model)
+    wanted = get_num_bands(model)
     if wanted is not None and len(image) != wanted:
         raise DataError(
             f"image {path} has a different number of bands than the model",
@@ -84,7 +84,7 @@ def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
         values = np.asarray(image)
     except ValueError:  # lists of several lengths
         values = np.empty(0, object)
-    bands = band_count_of(model)
+    bands = get_num_bands(model)
     shaped = values.ndim == 3 and 0 not in values.shape and bands in (None, len(values))
     if not shaped or values.dtype.kind not in "biuf":
         raise DataError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hook.engine.models import band_count_of, is_segmentation, num_classes_of
+from hook.engine.models import get_num_bands, get_num_classes, is_segmentation
 from hook.geo.styles import distinct_palette
 from hook.scenes.stac import ModelCard, class_objects
 from hook.zoo.listing import checksum
@@ -48,7 +48,7 @@ def model_card(
     palette = [tuple(colour) for colour in meta.get("palette") or distinct_palette(len(classes))]
     scaling = _value_scaling(model)
     bands = meta.get("bands") or ()
-    count = band_count_of(model) or len(scaling) or len(bands)
+    count = get_num_bands(model) or len(scaling) or len(bands)
     size = [window, window]
     along = ["height", "width"]
     digest = None if checkpoint is None else checksum(checkpoint)
@@ -84,7 +84,7 @@ def model_card(
                 "name": "probabilities",
                 "tasks": [task],
                 "result": {
-                    "shape": [-1, num_classes_of(model), *(size if segments else ())],
+                    "shape": [-1, get_num_classes(model), *(size if segments else ())],
                     "dim_order": ["batch", "class", *(along if segments else ())],
                     "data_type": "float32",
                 },

@@ -16,7 +16,7 @@ from hook.arguments import bad_argument, check_path, is_int
 from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
 from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.devices import to_device
-from hook.engine.models import build_model, num_classes_of
+from hook.engine.models import build_model, get_num_classes
 from hook.errors import ConfigError
 from hook.zoo import find_model, read_published
 
@@ -197,7 +197,7 @@ def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> di
     if not isinstance(meta, Mapping):
         meta = find_key(cfg.get("test_dataloader"), "metainfo") or cfg.get("metainfo") or {}
     meta = dict(meta)
-    count = num_classes_of(model)
+    count = get_num_classes(model)
     if "classes" in meta:
         meta["classes"] = tuple(meta["classes"])
     meta.setdefault("classes", tuple(f"class_{index}" for index in range(count)))

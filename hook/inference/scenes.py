@@ -17,9 +17,9 @@ from torch import nn
 from hook import __version__
 from hook.arguments import check_int
 from hook.engine.devices import list_devices
-from hook.engine.models import band_count_of, default_window
+from hook.engine.models import default_window, get_num_bands
 from hook.errors import ConfigError, DataError
-from hook.geo.arrays import raster_files, refuse_resume
+from hook.geo.arrays import check_no_resume, raster_files
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
@@ -97,7 +97,7 @@ class SceneModel:
         For others, warn if they differ much from those of training.
         """
         if not getattr(getattr(self.model.backbone, "tokenizer", None), "takes_resolution", False):
-            warn_of_resolution(self.model, "the scene", metres)
+            warn_resolution_mismatch(self.model, "the scene", metres)
         else:
             self._options = self._options | {"resolution": metres}
             self.function = self._kind(self.model, **self._options)
@@ -115,7 +115,7 @@ class SceneModel:
 
     def _run_in_files(self, request: SceneRequest) -> Any:
         """Run a request with arrays, or without output, via temporary files."""
-        refuse_resume(request.resume, request.output)
+        check_no_resume(request.resume, request.output)
         with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
             output = request.output or Path(folder, self._temporary)
             report = self.run(replace(request, input=files, output=output))
@@ -165,7 +165,7 @@ class SceneModel:
             yield on_cluster(client, make, key, self._devices)
 
 
-def warn_of_resolution(model: nn.Module, name: object, metres: float | None) -> None:
+def warn_resolution_mismatch(model: nn.Module, name: object, metres: float | None) -> None:
     """Warn if the metres per pixel of an image, if known, differ much from those of training."""
     trained = model.dataset_meta.get("resolution")
     limit = _MAX_RESOLUTION_RATIO
@@ -213,7 +213,7 @@ def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> li
     Raises:
         DataError: The file cannot be opened, lacks a band, or has a wrong number of bands.
     """
-    wanted = band_count_of(model)
+    wanted = get_num_bands(model)
     bands = bidx or model.dataset_meta.get("bands")
     if bands is None and wanted is None:
         return None

@@ -19,7 +19,7 @@ from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answe
 from hook.regions.strips import StripWriter, read_strips
 from hook.scenes.pipeline import Job, RunBlocks, Scene, refuse_input, run_missing_blocks, unfinished
 from hook.scenes.reader import SceneReader
-from hook.scenes.vector_files import Place
+from hook.scenes.vector_files import GridSpec
 
 DEFAULT_WINDOW = 224
 
@@ -128,7 +128,7 @@ def extract_regions(
             explode=bool(request.explode),
             merge=float(request.merge_threshold) if request.merge else None,
         )
-        place = Place(reader.crs and CRS.from_user_input(reader.crs), reader.transform)
+        grid = GridSpec(reader.crs and CRS.from_user_input(reader.crs), reader.transform)
         run = {**scene.fingerprint(), **dataclasses.asdict(plan)}
         run |= {"layer": request.layer, "model": dict(fingerprint or {})}
         with unfinished(request, run) as (journal, files):
@@ -145,11 +145,11 @@ def extract_regions(
             )
             with strips:
                 count = write_layer(
-                    strips, plan, place, staged, request.output, driver, request.layer
+                    strips, plan, grid, staged, request.output, driver, request.layer
                 )
             files.commit()
             done = [journal.read_json(block.note) for block in plan.blocks]
-    if place.crs is None:
+    if grid.crs is None:
         warnings.warn(
             f"{scene.paths[0]}: no CRS, so its regions have no area and no perimeter", stacklevel=2
         )

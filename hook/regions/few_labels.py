@@ -16,7 +16,7 @@ from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
 from hook.geo.staging import StagedFiles
-from hook.geo.vector import driver_of, read_vectors, warn_of_missing_crs
+from hook.geo.vector import driver_of, read_vectors, warn_missing_crs
 from hook.regions.table import Regions, chunks, format_rows, refuse_inputs
 
 METHODS = ("linear", "mean")
@@ -351,8 +351,8 @@ def _locate_labels(
             remedy="use a layer of points or polygons; buffer lines to polygons",
         )
     if labels.crs is None and table.crs is not None:
-        warn_of_missing_crs(source, "the regions'")
-    shapes = table.to_own_crs(shapes, labels.crs, source, DataError)
+        warn_missing_crs(source, "the regions'")
+    shapes = table.to_region_crs(shapes, labels.crs, source, DataError)
     names = [_class_name(v, source, n) for n, v in enumerate(labels[field].tolist())]
     pairs, missed = [], []
     for number, (shape, name) in enumerate(zip(shapes, names, strict=True)):

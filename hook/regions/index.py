@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from hook.arguments import bad_argument, check_int, is_int, is_number, short_repr
 from hook.errors import ConfigError, DataError
-from hook.geo.vector import read_vectors, warn_of_missing_crs
+from hook.geo.vector import read_vectors, warn_missing_crs
 from hook.progress import progress_bar
 from hook.regions.table import Regions, chunks, format_rows
 
@@ -150,7 +150,7 @@ class RegionIndex:
                 remedy="pass X and Y in the regions' CRS, or their CRS with crs (--crs)",
             )
         name = f"point {x:.10g} {y:.10g}"
-        point = self._regions.to_own_crs(np.array([shapely.Point(x, y)]), crs, name)
+        point = self._regions.to_region_crs(np.array([shapely.Point(x, y)]), crs, name)
         rows = self._regions.containing(point)
         if rows[0] < 0:
             raise ConfigError(
@@ -199,7 +199,9 @@ class RegionIndex:
                 found=polygon.geom_type,
                 remedy="use a polygon, or by_point (--at) for a point",
             )
-        query = self._regions.to_own_crs(np.array([polygon]), crs, "the polygon to search with")[0]
+        query = self._regions.to_region_crs(np.array([polygon]), crs, "the polygon to search with")[
+            0
+        ]
         if not query.is_valid:
             query = shapely.make_valid(query)
         rows, areas = self._regions.overlapping(query)
@@ -231,7 +233,7 @@ class RegionIndex:
             )
         shapes = polygon.geometry
         if shapes.crs is None and self.crs is not None:
-            warn_of_missing_crs("the polygons to search with", "the regions'")
+            warn_missing_crs("the polygons to search with", "the regions'")
         return shapely.union_all(shapely.make_valid(shapes.to_numpy())), shapes.crs
 
     def by_vector(self, vector: np.ndarray, k: int = 50) -> geopandas.GeoDataFrame:

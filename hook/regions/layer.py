@@ -15,7 +15,7 @@ from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
 from hook.regions.strips import RegionTable, Strip
 from hook.scenes.columns import regroup
-from hook.scenes.vector_files import Place, write_tables
+from hook.scenes.vector_files import GridSpec, write_tables
 
 FORMATS = {".parquet": "Parquet", ".gpkg": "GPKG"}
 """Suffixes of region files and their GDAL drivers."""
@@ -31,7 +31,7 @@ _BATCH_ROWS = 20_000
 def write_layer(
     strips: Iterator[Strip],
     plan: RegionPlan,
-    place: Place,
+    grid: GridSpec,
     staged: Path,
     output: Path,
     driver: str,
@@ -40,8 +40,8 @@ def write_layer(
     """Write the file; return the number of regions."""
     schema = _schema(plan, driver)
     kind = "Polygon" if plan.explode else "MultiPolygon"
-    tables = _tables(_finished(strips, plan), plan, place, schema)
-    return write_tables(tables, schema, place, staged, output, driver, layer, kind)
+    tables = _tables(_finished(strips, plan), plan, grid, schema)
+    return write_tables(tables, schema, grid, staged, output, driver, layer, kind)
 
 
 def embedding_field(dims: int, driver: str) -> tuple[pa.Field, dict[str, str]]:
@@ -84,11 +84,11 @@ def _schema(plan: RegionPlan, driver: str) -> pa.Schema:
 
 
 def _tables(
-    regions: Iterator[RegionTable], plan: RegionPlan, place: Place, schema: pa.Schema
+    regions: Iterator[RegionTable], plan: RegionPlan, grid: GridSpec, schema: pa.Schema
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Yield tables and the bounds (n, 4) of their geometries."""
     for part in regroup(regions, batch_rows(plan.embed_dims)):
-        polygons = apply_affine(part.polygons, place.transform)
+        polygons = apply_affine(part.polygons, grid.transform)
         columns = [pa.array(part.windows), pa.array(part.tokens)]
         if plan.class_names is not None:
             voted = part.votes.any(axis=1)
@@ -98,8 +98,8 @@ def _tables(
             columns += [pa.array(classes.astype(np.int32)), pa.array(names), pa.array(scores)]
         columns += [
             pa.array(part.pixels),
-            pa.array(areas_m2(polygons, place.crs), from_pandas=True),  # NaN becomes null
-            pa.array(_perimeters(polygons, place.crs), from_pandas=True),
+            pa.array(areas_m2(polygons, grid.crs), from_pandas=True),  # NaN becomes null
+            pa.array(_perimeters(polygons, grid.crs), from_pandas=True),
         ]
         known = np.where(part.counts > 0, part.counts, math.nan)[:, np.newaxis]
         means = np.where(part.counts[:, np.newaxis] > 0, part.means, math.nan)

@@ -21,7 +21,7 @@ from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.measure import areas_m2
 from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
 from hook.regions.layer import EMBEDDING, batch_rows, embedding_column, embedding_field
-from hook.scenes.vector_files import Place, write_tables
+from hook.scenes.vector_files import GridSpec, write_tables
 
 CHUNK_BYTES = 64 << 20
 """Size of a chunk of embeddings."""
@@ -172,7 +172,7 @@ class Regions:
         """Return areas in square metres, or in squared coordinate units without a CRS."""
         return shapely.area(geometry) if self.crs is None else areas_m2(geometry, self.crs)
 
-    def to_own_crs(
+    def to_region_crs(
         self, geometry: np.ndarray, crs: object, what: str, error: type = ConfigError
     ) -> np.ndarray:
         """Transform geometries to the regions' CRS.
@@ -271,14 +271,14 @@ class Regions:
 
         return write_tables(tables(), schema, self._grid(), staged, output, driver, layer, kind)
 
-    def _grid(self) -> Place:
+    def _grid(self) -> GridSpec:
         """Return the CRS, and the smallest region's size for the precision of GeoJSON."""
         areas = shapely.area(self.geometry)
         side = math.sqrt(areas[areas > 0].min(initial=math.inf))
         if side == math.inf:  # no regions
-            return Place(self.crs, rasterio.Affine.identity())
+            return GridSpec(self.crs, rasterio.Affine.identity())
         left, _, _, top = shapely.total_bounds(self.geometry).tolist()
-        return Place(self.crs, rasterio.Affine(side, 0, left, 0, -side, top))
+        return GridSpec(self.crs, rasterio.Affine(side, 0, left, 0, -side, top))
 
 
 def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:

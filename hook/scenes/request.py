@@ -14,7 +14,7 @@ import shapely
 from hook.arguments import bad_argument, check_int, check_number, check_path, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
-from hook.geo.vector import read_vectors, warn_of_missing_crs
+from hook.geo.vector import read_vectors, warn_missing_crs
 from hook.scenes.blocks import WINDOWS_PER_BLOCK
 from hook.scenes.grid import check_overlap
 from hook.scenes.reader import AreaOfInterest
@@ -256,7 +256,7 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
                 remedy="use a layer of polygons",
             )
         if aoi.crs is None:
-            warn_of_missing_crs("the area of interest", "the scene's")
+            warn_missing_crs("the area of interest", "the scene's")
         crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
         return AreaOfInterest(tuple(shapes), crs)
     try:

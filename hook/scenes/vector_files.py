@@ -32,7 +32,7 @@ _WRITE_ERRORS = (
 )
 
 
-class Place(NamedTuple):
+class GridSpec(NamedTuple):
     """CRS, transform and size of a raster."""
 
     crs: CRS | None
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 def write_tables(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
-    place: Place,
+    grid: GridSpec,
     staged: Path,
     output: Path,
     driver: str,
@@ -56,7 +56,7 @@ def write_tables(
     Args:
         tables: Tables with the geometries as WKB, and their bounds (n, 4).
         schema: Of the tables.
-        place: Or an object with its attributes, for the CRS and the precision of GeoJSON.
+        grid: Or an object with its attributes, for the CRS and the precision of GeoJSON.
         staged: File to write.
         output: Final name, for messages.
         driver: GDAL's name of the format.
@@ -71,11 +71,11 @@ def write_tables(
     """
     try:
         if driver == "Parquet":
-            return _write_geoparquet(tables, schema, staged, place, kind)
+            return _write_geoparquet(tables, schema, staged, grid, kind)
         notes = dict(schema.metadata or {}) if driver == "GPKG" else {}
         notes = {name.decode(): value.decode() for name, value in notes.items()}
         with _without_clock():
-            return _write_with_gdal(tables, schema, staged, driver, layer, place, kind, notes)
+            return _write_with_gdal(tables, schema, staged, driver, layer, grid, kind, notes)
     except _WRITE_ERRORS as error:
         raise SceneError(
             f"{output}: cannot be written",
@@ -101,7 +101,7 @@ def _write_with_gdal(
     path: Path,
     driver: str,
     layer: str,
-    place: Place,
+    grid: GridSpec,
     geometry_type: str,
     metadata: Mapping[str, str],
 ) -> int:
@@ -120,7 +120,7 @@ def _write_with_gdal(
 
     options = {}
     if driver == "GeoJSON":
-        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(place))}
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_decimals(grid))}
     try:
         with warnings.catch_warnings():
             # HOOK warns of maps without a CRS itself.
@@ -132,7 +132,7 @@ def _write_with_gdal(
                 driver=driver,
                 geometry_name=GEOMETRY,
                 geometry_type=geometry_type,
-                crs=place.crs and place.crs.to_wkt(),
+                crs=grid.crs and grid.crs.to_wkt(),
                 layer_metadata=metadata or None,
                 layer_options=options,
             )
@@ -143,11 +143,11 @@ def _write_with_gdal(
     return count
 
 
-def _decimals(place: Place) -> int:
+def _decimals(grid: GridSpec) -> int:
     """Return the decimals of degrees for a hundredth of a pixel, at least 7 (RFC 7946)."""
-    to_wgs84 = Transformer.from_crs(place.crs, "OGC:CRS84", always_xy=True)
-    col, row = place.width // 2, place.height // 2
-    corners = [place.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
+    to_wgs84 = Transformer.from_crs(grid.crs, "OGC:CRS84", always_xy=True)
+    col, row = grid.width // 2, grid.height // 2
+    corners = [grid.transform @ corner for corner in ((col, row), (col + 1, row + 1))]
     lon, lat = to_wgs84.transform(*zip(*corners, strict=True))
     pixel = min(abs(lon[1] - lon[0]), abs(lat[1] - lat[0]))
     if not 0 < pixel < math.inf:
@@ -159,7 +159,7 @@ def _write_geoparquet(
     tables: Iterator[tuple[pa.RecordBatch, np.ndarray]],
     schema: pa.Schema,
     path: Path,
-    place: Place,
+    grid: GridSpec,
     geometry_type: str,
 ) -> int:
     """Stream tables into GeoParquet 1.1, a row group each; return the number of rows.
@@ -182,7 +182,7 @@ def _write_geoparquet(
         column = {
             "encoding": "WKB",
             "geometry_types": [geometry_type] if count else [],
-            "crs": place.crs and place.crs.to_json_dict(),  # null: unknown
+            "crs": grid.crs and grid.crs.to_json_dict(),  # null: unknown
             "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
         }
         if count:

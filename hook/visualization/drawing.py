@@ -272,7 +272,7 @@ def outline_tokens(
         inside = _chosen(token_map, tokens)
         ground = (1 - tint) * image[inside] + tint * palette[token_map[inside]]
         picture[inside] = np.rint(ground).astype(np.uint8)
-    regions = without_fragments(token_map, min_size)
+    regions = remove_fragments(token_map, min_size)
     edge = np.zeros(regions.shape, bool)
     framed = np.pad(regions, 1, constant_values=-2)  # differs from -1, no token
     height, length = regions.shape
@@ -297,7 +297,7 @@ def _chosen(token_map: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
     return owned if tokens is None else owned & np.isin(token_map, tokens)
 
 
-def without_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
+def remove_fragments(token_map: np.ndarray, min_size: int) -> np.ndarray:
     """Remove fragments from a token map, for readable outlines.
 
     A group of adjacent fragments is assigned to the token with the longest border, or to no token
@@ -423,7 +423,7 @@ def token_shares(token_map: np.ndarray, num_tokens: int) -> np.ndarray:
     return pixels / max(pixels.sum(), 1)
 
 
-def roomiest_spots(token_map: np.ndarray) -> dict[int, tuple[int, int, float]]:
+def label_positions(token_map: np.ndarray) -> dict[int, tuple[int, int, float]]:
     """Find the best position for a label in the region of each token of a map (H, W).
 
     Returns:

@@ -24,13 +24,13 @@ from hook.visualization.drawing import (
     enlarge,
     figure_to_rgb,
     highlight_token,
+    label_positions,
     luminance,
     outline_tokens,
+    remove_fragments,
     render_attention,
-    roomiest_spots,
     stretch_to_rgb,
     token_shares,
-    without_fragments,
 )
 from hook.visualization.overview import INK, MUTED, PAPER, draw_scale_bar, scale_bar_length
 
@@ -526,8 +526,8 @@ def _tokens_figure(view: _TokenView, title: str | None) -> "Figure":
 def _write_numbers(axes: "Axes", canvas: _Canvas) -> None:
     """Write each token's number into its region, if there is space."""
     per_inch = canvas.token_ids.shape[1] / canvas.width
-    regions = without_fragments(canvas.token_ids, canvas.fragment)
-    for token, (row, col, room) in roomiest_spots(regions).items():
+    regions = remove_fragments(canvas.token_ids, canvas.fragment)
+    for token, (row, col, room) in label_positions(regions).items():
         if room >= 0.12 * per_inch:
             axes.text(col, row, str(token), va="center", ha="center", **_number_style(token))
 

@@ -15,7 +15,7 @@ from hook.datasets.holdout import hold_out
 from hook.datasets.inspection import inspect_files
 from hook.engine import fitting
 from hook.engine.configs import find_config, load_config
-from hook.engine.models import use_scope_of
+from hook.engine.models import use_default_scope
 from hook.errors import CheckpointError, ConfigError, DataError
 
 # A model and a run that fit into seconds.
@@ -249,7 +249,7 @@ def test_bad_arguments(scene, tmp_path, change, error, message):
 
 def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monkeypatch):
     cfg = load_config(find_config(training.DEFAULT_BASE))
-    use_scope_of(cfg)
+    use_default_scope(cfg)
     found = inspect_files(scene / "scene.tif", scene / "mask.tif")
     hold_out(found, 0.2, None, tmp_path)
     found.splits["test"] = found.splits["val"]

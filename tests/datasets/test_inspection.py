@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from hook.datasets.holdout import split_folder
 from hook.datasets.inspection import inspect_folder
-from hook.engine.fitting import cover_of, fit_data
+from hook.engine.fitting import build_cover, fit_data
 from hook.errors import DataError
 
 
@@ -81,7 +81,7 @@ def test_images_that_only_their_mask_places(labelled, load_tool, repo):
     assert inspect(root).splits["train"]["split"]["bounds"][0] == place[2].left
     cfg = Config.fromfile(repo / "configs" / "hook" / "demo_hook.py")
     fit_data(cfg, inspect(root))
-    scene = cover_of(cfg, "test").scenes[0]
+    scene = build_cover(cfg, "test").scenes[0]
     with rasterio.open(load_tool("demo.py").georeferenced(scene, root)) as src:
         assert (src.crs, src.transform) == place[:2]
         assert np.array_equal(src.read(), image)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 import hook.datasets.samplers as module
 from hook.datasets import ChipQuery, GeoTIFFFolder, RandomGeoSampler
-from hook.datasets.samplers import ChipPlacer, chips_per_epoch, deal
+from hook.datasets.samplers import ChipPlacer, chips_per_epoch, split_over_ranks
 from hook.errors import ConfigError
 
 META = {"classes": ("a", "b", "c"), "bands": ("red", "green", "nir")}
@@ -103,13 +103,13 @@ def test_ranks_share_one_sequence(monkeypatch, windows, world_size, round_up):
 
 def test_chips_are_dealt_in_turn_and_repeated_ones_to_one_rank():
     queries = [ChipQuery(0, 0, number) for number in range(9)]
-    assert deal(queries, 2) == [queries[::2], queries[1::2]]
+    assert split_over_ranks(queries, 2) == [queries[::2], queries[1::2]]
     repeated = [queries[number] for number in (0, 1, 2, 0, 3, 1, 4, 0)]
-    one, two = deal(repeated, 2)
+    one, two = split_over_ranks(repeated, 2)
     assert len(one) == len(two) == 4 and not set(one) & set(two)
     assert sorted(one + two) == sorted(repeated)
     # More copies than a rank takes cannot stay together.
-    assert [len(hand) for hand in deal(queries[:1] * 5, 2)] == [3, 2]
+    assert [len(hand) for hand in split_over_ranks(queries[:1] * 5, 2)] == [3, 2]
 
 
 def test_an_infinite_stream_is_resumed_where_it_stopped(monkeypatch, windows):

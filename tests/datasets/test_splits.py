@@ -12,11 +12,11 @@ def test_names_are_matched_by_any_tail_of_a_path(name):
 
 
 def test_another_folder_counts_only_where_that_is_asked_for():
-    assert match_names(["2019/b.jpg"], FILES, "list", by_base=True) == [FILES[1]]
+    assert match_names(["2019/b.jpg"], FILES, "list", ignore_folder=True) == [FILES[1]]
     for names, options, found in (
         (["2019/b.tif"], {}, "missing: 2019/b.tif"),
         (["a"], {}, "ambiguous: a"),
-        (["2019/a"], dict(by_base=True), "ambiguous: 2019/a"),
+        (["2019/a"], dict(ignore_folder=True), "ambiguous: 2019/a"),
         ([], {}, "no names"),
     ):
         with pytest.raises(DataError) as caught:

@@ -8,7 +8,7 @@ import rasterio.shutil
 
 from hook.errors import SceneError
 from hook.geo.styles import (
-    StyledClass,
+    ClassStyle,
     check_classes,
     distinct_palette,
     map_dtype,
@@ -84,7 +84,7 @@ def test_class_lists_are_checked():
             check_classes(2, names, palette)
 
 
-CLASSES = [StyledClass(1, "Straße, breit", (255, 0, 16)), StyledClass(3, "water", (1, 2, 3))]
+CLASSES = [ClassStyle(1, "Straße, breit", (255, 0, 16)), ClassStyle(3, "water", (1, 2, 3))]
 
 
 def test_lists_of_classes(tmp_path):

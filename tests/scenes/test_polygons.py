@@ -10,7 +10,7 @@ import shapely
 from rasterio import features
 
 from hook.errors import SceneError
-from hook.geo.styles import StyledClass, write_category_names, write_style
+from hook.geo.styles import ClassStyle, write_category_names, write_style
 from hook.scenes import MapRequest, map_scene, polygonize
 
 NAMES = ["field", "road", "water"]
@@ -131,7 +131,7 @@ def test_names_come_from_the_map(write_scene, tmp_path):
 
 def test_polygons_open_in_the_colours_of_the_map(write_scene, tmp_path):
     path = write_scene(np.kron([[0, 1]], np.ones((4, 4))).astype(np.uint8)[np.newaxis], "map.tif")
-    write_style(path, [StyledClass(0, "field", (1, 2, 3)), StyledClass(1, "road", (4, 5, 6))])
+    write_style(path, [ClassStyle(0, "field", (1, 2, 3)), ClassStyle(1, "road", (4, 5, 6))])
     of_the_map = path.with_suffix(".qml").read_bytes()
     (tmp_path / "out").mkdir()
     polygonize(path, tmp_path / "out" / "land.gpkg", progress=False)

@@ -16,17 +16,17 @@ from hook.visualization.drawing import (
     enlarge,
     figure_to_rgb,
     highlight_token,
+    label_positions,
     luminance,
     outline_tokens,
     region_borders,
+    remove_fragments,
     render_attention,
     render_labels,
     render_tokens,
-    roomiest_spots,
     stretch_limits,
     stretch_to_rgb,
     token_shares,
-    without_fragments,
 )
 
 PALETTE = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
@@ -185,22 +185,22 @@ def test_specks_go_to_the_neighbour_with_the_longest_border():
     tokens[4, 4:7] = 2  # two pixels in region 0, one in region 1
     tokens[8:10, 8:10] = 3
     tokens[0, 0] = -1
-    cleaned = without_fragments(tokens, 4)
+    cleaned = remove_fragments(tokens, 4)
     assert (cleaned[4, 4:7] == 0).all() and (cleaned[8:10, 8:10] == 3).all()
     assert cleaned[0, 0] == -1
     same = tokens.copy()
     same[4, 4:7] = 0
     assert np.array_equal(cleaned, same)
-    assert np.array_equal(without_fragments(tokens, 1), tokens)
+    assert np.array_equal(remove_fragments(tokens, 1), tokens)
 
 
 def test_an_area_of_specks_is_nobodys():
     tokens = np.zeros((12, 12), int)
     rows, cols = np.indices((6, 6))
     tokens[3:9, 3:9] = 1 + (rows + cols) % 2
-    cleaned = without_fragments(tokens, 4)
+    cleaned = remove_fragments(tokens, 4)
     assert (cleaned[3:9, 3:9] == -1).all() and (cleaned[:3] == 0).all()
-    assert (without_fragments(tokens, 1000) == -1).all()
+    assert (remove_fragments(tokens, 1000) == -1).all()
 
 
 def test_specks_have_their_tint_and_no_lines():
@@ -264,7 +264,7 @@ def test_shares_are_counted_pixels():
 def test_roomiest_spot_is_the_middle():
     tokens = np.full((21, 40), 3)
     tokens[:, 21:] = -1
-    assert roomiest_spots(tokens) == {3: (10, 10, pytest.approx(11, abs=0.5))}
+    assert label_positions(tokens) == {3: (10, 10, pytest.approx(11, abs=0.5))}
 
 
 def test_enlarging_keeps_size_and_colours():

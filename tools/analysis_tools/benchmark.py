@@ -26,8 +26,8 @@ from hook.engine.profiling import (
     prepare_output,
     print_head,
     read_step_settings,
+    relative_path,
     report_head,
-    shown_path,
     write_json,
 )
 from hook.errors import reports_errors
@@ -111,7 +111,7 @@ def entries_of(
     for index, (config, step) in enumerate(zip(configs, steps, strict=True)):
         low, middle, high = (float(q) for q in np.percentile(seconds[:, index], (25, 50, 75)))
         entry = {
-            "config": shown_path(config),
+            "config": relative_path(config),
             "shape": list(step.inputs.shape),
             "parameters": sum(p.numel() for p in step.model.parameters()),
             "seconds": middle,

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from hook.apis import classify_regions, load_model
 from hook.cli.options import add_old_spelling
 from hook.engine.configs import add_config_options, build_dataset, load_config, setup_environment
-from hook.engine.profiling import prepare_output, shown_command, write_json
+from hook.engine.profiling import command_line, prepare_output, write_json
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
@@ -239,7 +239,7 @@ def main() -> None:
     )
     print(table)
     if args.json:
-        head = {"command": shown_command(sys.argv), "classes": classes}
+        head = {"command": command_line(sys.argv), "classes": classes}
         write_json(args.json, {**head, "rows": report})
 
 

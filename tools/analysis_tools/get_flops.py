@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hook.engine.configs import add_config_options, load_config, setup_environment
-from hook.engine.models import band_count_of, build_model, default_window
+from hook.engine.models import build_model, default_window, get_num_bands
 from hook.errors import ConfigError, reports_errors
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg)
     height, width = image_shape(model, args.shape)
-    bands = args.bands or band_count_of(model) or 3
+    bands = args.bands or get_num_bands(model) or 3
     try:
         totals, attention = count(model, torch.zeros(1, bands, height, width))
     except ValueError as error:

@@ -33,8 +33,8 @@ from hook.engine.profiling import (
     prepare_output,
     print_head,
     read_step_settings,
+    relative_path,
     report_head,
-    shown_path,
     write_json,
 )
 from hook.errors import ConfigError, HookError, reports_errors
@@ -288,7 +288,7 @@ def main() -> None:
     report = report_head(settings, args.repeats)
     report |= {"max_seconds": args.max_seconds, "max_memory_bytes": args.max_memory_bytes}
     report["configs"] = [
-        {"config": shown_path(config), "label": label, "points": []}
+        {"config": relative_path(config), "label": label, "points": []}
         for config, label in zip(args.configs, args.labels, strict=True)
     ]
     total = len(args.sides) * len(args.configs)
@@ -309,7 +309,7 @@ def main() -> None:
     print_head(report, settings)
     print_points(report["configs"])
     save_png(args.out, draw(report["configs"], settings.describe()))
-    print(shown_path(args.out))
+    print(relative_path(args.out))
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from tqdm import tqdm
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model, default_window
 from hook.engine.profiling import (
+    command_line,
     device_name,
     prepare_output,
-    shown_command,
-    shown_path,
+    relative_path,
     write_json,
 )
 from hook.errors import ConfigError, DataError, reports_errors
@@ -380,8 +380,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report: dict[str, Any] = {
-            "command": shown_command(sys.argv),
-            "config": shown_path(args.config),
+            "command": command_line(sys.argv),
+            "config": relative_path(args.config),
             "rates": None if args.skip_rates else compare_rates(args, folder),
             "device": device_name(args.device),
             "torch": torch.__version__,
@@ -402,7 +402,7 @@ def main() -> None:
     write_json(args.json, report)
     if args.out:
         save_png(args.out, draw(report["sizes"]))
-        print(shown_path(args.out))
+        print(relative_path(args.out))
 
 
 if __name__ == "__main__":

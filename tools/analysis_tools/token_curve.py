@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from hook.engine.configs import add_config_options, load_config
 from hook.engine.profiling import (
+    command_line,
     device_name,
     prepare_output,
-    shown_command,
-    shown_path,
+    relative_path,
     write_json,
 )
 from hook.engine.runner import HookRunner
@@ -244,8 +244,8 @@ def main() -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     report = {
-        "command": shown_command(sys.argv),
-        "config": shown_path(args.config),
+        "command": command_line(sys.argv),
+        "config": relative_path(args.config),
         "label": args.label or Path(args.config).stem,
         "device": device_name(args.device),
         "threads": torch.get_num_threads(),
@@ -257,7 +257,7 @@ def main() -> None:
     write_json(args.json, report)
     if args.out is not None:
         save_png(args.out, draw([report, *others], args.varied))
-        print(shown_path(args.out))
+        print(relative_path(args.out))
 
 
 if __name__ == "__main__":

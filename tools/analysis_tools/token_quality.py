@@ -49,7 +49,7 @@ from hook.engine.configs import (
     setup_environment,
 )
 from hook.engine.models import build_model, is_segmentation
-from hook.engine.profiling import prepare_output, shown_command, shown_path, write_json
+from hook.engine.profiling import command_line, prepare_output, relative_path, write_json
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.boundary import check_tolerance, label_boundary, near
 from hook.evaluation.homogeneity import (
@@ -650,17 +650,17 @@ def main() -> None:
     for summary in summaries:
         print(make_table(summary))
     report = {
-        "command": shown_command(sys.argv),
-        "config": shown_path(args.config),
-        "checkpoint": args.checkpoint and shown_path(args.checkpoint),
+        "command": command_line(sys.argv),
+        "config": relative_path(args.config),
+        "checkpoint": args.checkpoint and relative_path(args.checkpoint),
         "beside": [
-            {"name": name, "config": shown_path(config), "checkpoint": shown_path(checkpoint)}
+            {"name": name, "config": relative_path(config), "checkpoint": relative_path(checkpoint)}
             for name, config, checkpoint in args.beside
         ],
         "diffusion_steps": args.diffusion_steps,
         "min_region_pixels": args.min_region_pixels,
-        "patch_config": args.patch_config and shown_path(args.patch_config),
-        "patch_checkpoint": args.patch_checkpoint and shown_path(args.patch_checkpoint),
+        "patch_config": args.patch_config and relative_path(args.patch_config),
+        "patch_checkpoint": args.patch_checkpoint and relative_path(args.patch_checkpoint),
         "images": len(names),
         "files": len(set(files)),
         "tolerance": args.tolerance,
@@ -679,7 +679,7 @@ def main() -> None:
             verdict = f"The {name} of {len(order)} images: ASA {100 * scores[chosen]:.1f} %"
             regions = models[0].regions(chip, counts[0])
             draw_chip(path, chip, regions, models[0].name, verdict, meta, args.tolerance)
-            print(shown_path(str(path)))
+            print(relative_path(str(path)))
 
 
 def _tokens_name(model: nn.Module, state: str) -> str:
