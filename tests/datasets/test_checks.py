@@ -132,7 +132,7 @@ class TestValues:
     def test_constant_images(self):
         flat = [np.full((3, 8, 8), 100.0) for _ in range(4)]
         finding = only(check(Packed(flat, masks([0, 1, 2], 4, 8), classes=NAMES)))
-        assert "one colour" in finding.found and finding.in_data
+        assert "constant" in finding.found and finding.in_data
 
     def test_nan_in_valid_pixels(self):
         broken = images()

@@ -363,7 +363,7 @@ def test_missing_packages_are_named(exported, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # importing it fails
-    with pytest.raises(ConfigError, match="cannot be exported") as caught:
+    with pytest.raises(ConfigError, match="packages for the export are missing") as caught:
         export_onnx(exported[0], tmp_path / "x.onnx")
     assert caught.value.found == "no onnxscript"
     assert caught.value.remedy == "pip install 'hook-rs[export]'"

@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_written(seg_model, listing, tmp_path):
 
 def test_an_unknown_name_meets_its_neighbour(seg_model, listing):
     listing(entry(seg_model, file="x"))
-    with pytest.raises(ConfigError, match="there is tiny-seg"):
+    with pytest.raises(ConfigError, match="similar: tiny-seg"):
         find_entry("tiny-sge")
 
 
