@@ -4,6 +4,7 @@ They are imported on first use.
 """
 
 import importlib
+import warnings
 
 _MODULES = {
     "Classifier": "hook.apis.classifier",
@@ -23,22 +24,30 @@ _MODULES = {
     "find_similar": "hook.apis.search",
     "download_model": "hook.zoo",
     "list_models": "hook.zoo",
-    "outline_tokens": "hook.visualization.drawing",
-    "render_labels": "hook.visualization.drawing",
     "show_attention": "hook.visualization.tokens",
     "show_map": "hook.visualization.scenes",
     "show_scene": "hook.visualization.scenes",
     "show_token_counts": "hook.visualization.tokens",
     "show_tokens": "hook.visualization.tokens",
-    "stretch_to_rgb": "hook.visualization.drawing",
     "TrainingResult": "hook.apis.training",
     "train": "hook.apis.training",
 }
+
+_MOVED = dict.fromkeys(
+    ("outline_tokens", "render_labels", "stretch_to_rgb"), "hook.visualization.drawing"
+)
 
 __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):
+    if name in _MOVED:
+        warnings.warn(
+            f"hook.apis.{name} is deprecated: use {_MOVED[name]}.{name}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(_MOVED[name]), name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -36,15 +36,12 @@ MAY_LOAD = {
     "find_similar": TABLES,
     "list_models": NOTHING,
     "load_model": MODELS,
-    "outline_tokens": NOTHING,
     "predict_files": MODELS,
-    "render_labels": NOTHING,
     "show_attention": MODELS,
     "show_map": TABLES,
     "show_scene": TABLES,
     "show_token_counts": MODELS,
     "show_tokens": MODELS,
-    "stretch_to_rgb": NOTHING,
     "style_map": TABLES,
     "tokenize": MODELS,
     "train": MODELS | TABLES | TRAINING,
@@ -77,3 +74,11 @@ def test_a_name_loads_only_what_it_needs(name):
 )
 def test_the_package_and_the_help_of_the_command_are_light(code):
     assert loaded(code) == set()
+
+
+@pytest.mark.parametrize("name", ["outline_tokens", "render_labels", "stretch_to_rgb"])
+def test_names_that_moved_still_work(name):
+    from hook.visualization import drawing
+
+    with pytest.warns(DeprecationWarning, match=f"use hook.visualization.drawing.{name}"):
+        assert getattr(apis, name) is getattr(drawing, name)
