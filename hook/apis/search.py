@@ -11,12 +11,12 @@ from shapely.geometry.base import BaseGeometry
 
 from hook.arguments import check_int, check_number, check_pair, check_path
 from hook.errors import ConfigError, DataError
-from hook.geo.staging import StagedFiles
+from hook.geo.staging import StagedFiles, check_output
 from hook.geo.vector import driver_of
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
 from hook.regions.plan import pool_seeds
-from hook.regions.table import Regions, refuse_inputs
+from hook.regions.table import Regions
 
 if TYPE_CHECKING:
     from hook.inference.models import Model
@@ -102,7 +102,7 @@ def find_similar(
             driver_of(output)
             source = regions.source if isinstance(regions, RegionIndex) else regions
             parts = model if isinstance(model, tuple | list) else (model,)
-            refuse_inputs(output, (source, polygon, chip, *parts))
+            check_output(output, (source, polygon, chip, *parts))
             staged = files.add(output)
         index = regions
         if not isinstance(index, RegionIndex):

@@ -3,13 +3,24 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from hook.errors import SceneError
+
+
+def check_output(output: str | os.PathLike, inputs: Iterable[object]) -> None:
+    """Refuse an output that is one of the inputs; inputs that are not paths are skipped.
+
+    Raises:
+        SceneError: The output is an input.
+    """
+    paths = [Path(path) for path in inputs if isinstance(path, str | os.PathLike)]
+    if Path(output).exists() and any(p.exists() and p.samefile(output) for p in paths):
+        raise SceneError(f"{output}: is an input", remedy="use a different output name")
 
 
 class StagedFiles:

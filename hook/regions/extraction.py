@@ -12,12 +12,13 @@ import numpy as np
 from pyproj import CRS
 
 from hook.errors import SceneError
+from hook.geo.staging import check_output
 from hook.geo.vector import driver_of
 from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
 from hook.regions.strips import StripWriter, read_strips
-from hook.scenes.pipeline import Job, RunBlocks, Scene, refuse_input, run_missing_blocks, unfinished
+from hook.scenes.pipeline import Job, RunBlocks, Scene, run_missing_blocks, unfinished
 from hook.scenes.reader import SceneReader
 from hook.scenes.vector_files import GridSpec
 
@@ -166,7 +167,7 @@ def extract_regions(
 def _check_output(output: Path, inputs: Sequence[str]) -> str:
     """Check the name of the output, and return its format."""
     driver = driver_of(output, FORMATS, what="format of regions")
-    refuse_input(output, inputs)
+    check_output(output, inputs)
     return driver
 
 

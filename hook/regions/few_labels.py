@@ -15,9 +15,9 @@ import shapely
 from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
-from hook.geo.staging import StagedFiles
+from hook.geo.staging import StagedFiles, check_output
 from hook.geo.vector import driver_of, read_vectors, warn_missing_crs
-from hook.regions.table import Regions, chunks, format_rows, refuse_inputs
+from hook.regions.table import Regions, chunks, format_rows
 
 METHODS = ("linear", "mean")
 """Kinds of classifier."""
@@ -106,7 +106,7 @@ def classify_regions(
     with StagedFiles(overwrite) as files:
         if output is not None:
             driver_of(output)
-            refuse_inputs(output, (regions, labels))
+            check_output(output, (regions, labels))
             staged = files.add(output)
         table = Regions.read(regions)
         class_of = _read_labels(labels, table, field)

@@ -17,7 +17,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from hook.arguments import short_repr
-from hook.errors import ConfigError, DataError, SceneError
+from hook.errors import ConfigError, DataError
 from hook.geo.measure import areas_m2
 from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
 from hook.regions.layer import EMBEDDING, batch_rows, embedding_column, embedding_field
@@ -279,19 +279,6 @@ class Regions:
             return GridSpec(self.crs, rasterio.Affine.identity())
         left, _, _, top = shapely.total_bounds(self.geometry).tolist()
         return GridSpec(self.crs, rasterio.Affine(side, 0, left, 0, -side, top))
-
-
-def refuse_inputs(output: str | os.PathLike, inputs: Iterable[object]) -> None:
-    """Refuse an output that is one of the inputs; inputs that are not paths are skipped.
-
-    Raises:
-        SceneError: The output is an input.
-    """
-    for path in inputs:
-        if not isinstance(path, str | os.PathLike):
-            continue
-        if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
-            raise SceneError(f"{output}: is an input", remedy="use a different output name")
 
 
 def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hook.errors import ConfigError, SceneError
+from hook.geo.staging import check_output
 from hook.geo.styles import check_classes
 from hook.geo.vector import check_geojson, driver_of
 from hook.progress import progress_bar
@@ -43,7 +44,6 @@ from hook.scenes.pipeline import (
     Scene,
     Step,
     WindowPlan,
-    refuse_input,
     run_missing_blocks,
     unfinished,
 )
@@ -138,7 +138,7 @@ def plan_map(
                 expected="a name ending in .tif",
                 remedy="use the suffix .tif",
             )
-        refuse_input(layer.output, scene.paths)
+        check_output(layer.output, scene.paths)
     if cell is not None:
         window, overlap, blend = 1, 0, "mean"
     with scene.open() as reader:

@@ -1,6 +1,5 @@
 """Applying a function to the windows of a scene, block by block, for maps and regions."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 
-from hook.errors import SceneError
 from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.scenes.blocks import Block, BlockPlan
@@ -160,15 +158,6 @@ def run_missing_blocks(
         else:
             run_blocks(job, scene, plan, missing, journal, bar.update)
     return resumed
-
-
-def refuse_input(output: os.PathLike, inputs: Sequence[str]) -> None:
-    """Raise a SceneError if the output is one of the inputs."""
-    for path in inputs:
-        if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
-            raise SceneError(
-                f"{output}: is the input", remedy="choose a different name for the output"
-            )
 
 
 @dataclass

@@ -568,7 +568,7 @@ def test_impossible_options_are_refused(write_scene, tmp_path):
     path = write_scene(np.ones((1, 20, 20), np.uint8))
     output = tmp_path / "map.tif"
     for options, message in (
-        ({"output": path, "overwrite": True}, "is the input"),
+        ({"output": path, "overwrite": True}, "is an input"),
         ({"output": tmp_path / "map.png"}, "GeoTIFF"),
         ({"output": tmp_path / "absent" / "map.tif"}, "folder"),
         ({"scores": ["probs"], "scores_path": output}, "named twice"),
