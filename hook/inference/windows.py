@@ -105,7 +105,9 @@ class WindowPredictor:
             missing = (0, inputs.shape[-1] - size[1], 0, inputs.shape[-2] - size[0])
             known = F.pad(torch.from_numpy(np.asarray(valid, bool)).to(self.device), missing)
         if self._has_tokens:
-            facts = ImageFacts(known if model.marks_invalid else None, self.resolution)
+            # No mask where nothing is missing, as in training and `tools/test.py`.
+            marked = model.marks_invalid and not known.all()
+            facts = ImageFacts(known if marked else None, self.resolution)
         if with_tokens:
             model.check_one_pass(inputs)
 
