@@ -1,11 +1,11 @@
 """Linear classification head over tokens."""
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
+from hook.models.losses import class_weights, weighted_cross_entropy
 from hook.registry import MODELS
 from hook.structures import ClsDataSample
 
@@ -24,7 +24,7 @@ class LinearClsHead(BaseModule):
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: The pooling is unknown, or the number of class weights is not K.
+        ConfigError: The pooling is unknown, or the class weights are not K numbers of 0 or more.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LinearClsHead(BaseModule):
         self.pooling = pooling
         self.label_smoothing = label_smoothing
         self.topk = tuple(k for k in topk if k <= num_classes)
-        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        weight = class_weights(class_weight, "model.head.class_weight")
         self.register_buffer("class_weight", weight, persistent=False)
         self.fc = nn.Linear(in_channels, num_classes)
 
@@ -84,15 +84,13 @@ class LinearClsHead(BaseModule):
                 [int(sample.gt_label) for sample in data_samples], device=logits.device
             )
         losses = {
-            "loss": F.cross_entropy(
-                logits.float(),
-                target,
-                weight=self.class_weight,
-                label_smoothing=self.label_smoothing,
+            "loss": weighted_cross_entropy(
+                logits.float(), target, self.class_weight, label_smoothing=self.label_smoothing
             )
         }
         if not soft:
             hits = logits.detach().topk(max(self.topk), dim=1).indices == target[:, None]
+            hits &= logits.detach().isfinite().all(dim=1, keepdim=True)  # NaN ranks no class
             for k in self.topk:
                 losses[f"accuracy_top-{k}"] = hits[:, :k].any(dim=1).float().mean() * 100
         return losses

@@ -116,3 +116,17 @@ def test_exported_backbone_equals_eager(tokenizer):
     image = torch.rand(2, 3, 64, 64)
     program = torch.export.export(backbone, (image,))
     assert torch.allclose(program.module()(image), backbone(image), atol=1e-5)
+
+
+def test_classes_of_weight_zero_do_not_count():
+    head = LinearClsHead(3, in_channels=8, class_weight=[0.0, 1.0, 1.0])
+    tokens = torch.randn(2, 4, 8)
+    assert head.loss(tokens, [ClsDataSample(gt_label=0)] * 2)["loss"] == 0
+    mixed = head.loss(tokens, [ClsDataSample(gt_label=0), ClsDataSample(gt_label=1)])["loss"]
+    assert torch.isclose(mixed, head.loss(tokens[1:], [ClsDataSample(gt_label=1)])["loss"])
+
+
+def test_scores_of_nan_are_never_right():
+    head = LinearClsHead(3, in_channels=8)
+    losses = head.loss(torch.full((2, 4, 8), float("nan")), [ClsDataSample(gt_label=0)] * 2)
+    assert losses["accuracy_top-1"] == 0

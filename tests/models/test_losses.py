@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch import losses as smp
 
 from hook.errors import ConfigError
 from hook.models import CrossEntropyLoss, DiceLoss, FocalLoss
@@ -70,6 +71,57 @@ def test_nothing_to_learn_costs_nothing(kind):
     loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("ignored", [255, 0, -1, 7])
+def test_dice_is_the_mean_over_the_classes_present(ignored):
+    logits = torch.randn(2, 5, 6, 6)
+    target = torch.randint(1, 3, (2, 6, 6))  # classes 1 and 2 of 5
+    target[0, 0] = ignored
+    theirs = [
+        smp.DiceLoss("multiclass", classes=[k], smooth=0.5, ignore_index=ignored)(logits, target)
+        for k in (1, 2)
+    ]
+    ours = DiceLoss(smooth=0.5)(logits, target, ignore_index=ignored)
+    assert torch.isclose(ours, torch.stack(theirs).mean())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.5, 20.0, 1e4])
+def test_focal_gradients_at_sure_pixels(gamma, scale):
+    """Against those in float64 just beside them; the third pixel is ignored."""
+    signs = torch.tensor([[1.0, -1.0, 1.0, 0.0], [-1.0, 1.0, -1.0, 0.0]])[None, :, None]
+    target = torch.tensor([[[0, 0, 255, 1]]])
+    gradients = []
+    for logits in (scale * signs, (scale * signs).clamp(-15, 15).double()):
+        logits.requires_grad_()
+        FocalLoss(gamma).compute(logits, target, 255).backward()
+        gradients.append(logits.grad.double())
+    ours, exact = gradients
+    assert (ours[..., 2] == 0).all()
+    torch.testing.assert_close(ours, exact, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, FocalLoss])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_of_weight_zero_do_not_count(kind, smoothing):
+    options = {"label_smoothing": smoothing} if kind is CrossEntropyLoss else {}
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = kind(class_weight=[0.0, 1.0, 2.0], **options)(logits, torch.zeros(1, 4, 4).long())
+    loss.backward()
+    assert float(loss) == 0 and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [math.nan, 1.0], [math.inf, 1.0], [0.0, 0.0]])
+def test_weights_that_weight_no_mean_are_refused(weights):
+    with pytest.raises(ConfigError, match="class_weight cannot weight a mean"):
+        CrossEntropyLoss(class_weight=weights)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, math.nan])
+def test_focal_gamma_is_checked(gamma):
+    with pytest.raises(ConfigError, match="gamma is out of range"):
+        FocalLoss(gamma)
 
 
 @pytest.mark.parametrize("kind", [CrossEntropyLoss, FocalLoss])
