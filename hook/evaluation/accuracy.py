@@ -12,7 +12,7 @@ from prettytable import PrettyTable
 
 from hook.errors import ConfigError, DataError
 from hook.evaluation.confusion import class_scores, confusion_matrix, save_confusion_matrix
-from hook.evaluation.samples import class_names
+from hook.evaluation.samples import class_names, no_prediction
 from hook.geo.staging import atomic_write
 from hook.registry import METRICS
 
@@ -81,6 +81,8 @@ class Accuracy(BaseMetric):
                     found=truth,
                     remedy="check the dataset's classes against its labels",
                 )
+            if not score.isfinite().all():
+                raise no_prediction(str(where))
             self.results.append((str(where), truth, score.numpy()))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -125,6 +127,8 @@ class Accuracy(BaseMetric):
 def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
     """Write classifications as CSV, atomically: file, predicted class, true class if known, scores.
 
+    The class of scores that are not finite is empty.
+
     Args:
         path: CSV file.
         classes: Class names in the order of the scores.
@@ -136,7 +140,7 @@ def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tupl
         columns = ["file", "class", *(["truth"] if labelled else [])]
         writer.writerow([*columns, *(f"score_{name}" for name in classes)])
         for name, truth, score in results:
-            answers = [classes[int(np.argmax(score))]]
+            answers = [classes[int(np.argmax(score))] if np.isfinite(score).all() else ""]
             if labelled:
                 answers.append("" if truth is None else classes[truth])
             writer.writerow([name, *answers, *(f"{value:.6f}" for value in score)])

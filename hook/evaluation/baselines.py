@@ -99,15 +99,17 @@ class NearestCentroid:
         Args:
             image: (C, H, W) values of any real dtype.
             labels: (H, W) integer class indexes.
-            valid: (H, W) bool; False for ignored pixels.
+            valid: (H, W) bool; False for ignored pixels. Those that are not finite are ignored too.
 
         Raises:
             DataError: The number of bands, a size or a label is wrong.
         """
         self._check_bands(image)
         check_same_size(image[0], labels, "image and labels")
+        known = np.isfinite(image).all(axis=0)
         if valid is not None:
-            labels = np.where(valid.astype(bool), labels, self.ignore_index)
+            known &= valid.astype(bool)
+        labels = np.where(known, labels, self.ignore_index)
         classes = check_labels(labels, self.num_classes, self.ignore_index)
         pixels = image[:, labels != self.ignore_index].astype(np.float64)
         if classes.size == 0:
@@ -147,7 +149,7 @@ class NearestCentroid:
         return np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1.0)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Label an image (C, H, W): (H, W) int64.
+        """Label an image (C, H, W): (H, W) int64, the ignore index where it is not finite.
 
         Raises:
             DataError: The number of bands differs, or no labelled pixel was seen.
@@ -155,7 +157,7 @@ class NearestCentroid:
         self._check_bands(image)
         centroids, scale = self.centroids / self.scale, self.scale
         best = np.full(image.shape[1:], np.inf)
-        label = np.zeros(image.shape[1:], np.int64)
+        label = np.full(image.shape[1:], self.ignore_index, np.int64)
         for k in np.flatnonzero(self._count):
             distance = np.zeros(image.shape[1:])
             for band in range(self.num_bands):

@@ -8,7 +8,13 @@ from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 
 from hook.evaluation.boundary import boundary_counts, boundary_scores, check_tolerance
-from hook.evaluation.samples import class_names, of_labelled, truth_and_prediction
+from hook.evaluation.confusion import macro_scores
+from hook.evaluation.samples import (
+    class_names,
+    label_to_ignore,
+    of_labelled,
+    truth_and_prediction,
+)
 from hook.registry import METRICS
 
 
@@ -25,14 +31,15 @@ class BoundaryMetric(BaseMetric):
     Scores are computed per class from the counts summed over all images, then averaged over the
     classes. (Csurka et al. average scores of images, in which ten boundary pixels weigh as much as
     ten thousand, and use distances below the tolerance, exclusive.) A class without a boundary in
-    truth and prediction has no score and is excluded from the mean.
+    truth and prediction has no score and is excluded from the means; with a boundary in one of them
+    only, its scores are 0 in the means.
 
     Use it in a list with ``hook.IoUMetric``. ``save_best="auto"`` uses the first score of the first
     metric; to select by this one, set ``save_best="mBF1", rule="greater"``.
 
     Args:
         tolerance: Maximum distance of a match, Euclidean, in pixels, inclusive.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; default ``ignore_index`` of the dataset meta, or 255.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
 
@@ -44,7 +51,7 @@ class BoundaryMetric(BaseMetric):
     def __init__(
         self,
         tolerance: float = 3,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -62,14 +69,13 @@ class BoundaryMetric(BaseMetric):
                 (1, H, W) and optionally ``gt_sem_seg`` (1, H, W).
         """
         num_classes = len(class_names(self.dataset_meta, "hook.BoundaryMetric"))
+        ignored = label_to_ignore(self.ignore_index, self.dataset_meta)
         for sample in data_samples:
             counts = None
             if "gt_sem_seg" in sample:
-                pair = truth_and_prediction(sample, num_classes, self.ignore_index)
+                pair = truth_and_prediction(sample, num_classes, ignored)
                 truth, prediction = (labels.numpy() for labels in pair)
-                counts = boundary_counts(
-                    truth, prediction, num_classes, self.tolerance, self.ignore_index
-                )
+                counts = boundary_counts(truth, prediction, num_classes, self.tolerance, ignored)
             self.results.append(counts)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -98,6 +104,7 @@ class BoundaryMetric(BaseMetric):
             )
             return {}
         scores = boundary_scores(counts)
+        means = macro_scores(scores)
         keys = {"BF1": "f1", "BPrecision": "precision", "BRecall": "recall"}
         table = PrettyTable()
         table.add_column("Class", list(classes))
@@ -105,7 +112,7 @@ class BoundaryMetric(BaseMetric):
         for name, key in keys.items():
             table.add_column(name, [f"{value * 100:.2f}" for value in scores[key]])
             if not np.isnan(scores[key]).all():
-                metrics[f"m{name}"] = round(float(np.nanmean(scores[key])) * 100, 4)
+                metrics[f"m{name}"] = round(float(np.nanmean(means[key])) * 100, 4)
         for label, value in zip(classes, scores["f1"], strict=True):
             if not np.isnan(value):
                 metrics[f"BF1.{label}"] = round(float(value) * 100, 4)

@@ -100,6 +100,23 @@ def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
+def macro_scores(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return scores to average over classes by scikit-learn's convention.
+
+    Args:
+        scores: Of :func:`class_scores` or :func:`hook.evaluation.boundary.boundary_scores`.
+
+    Returns:
+        The same, with a precision and recall of 0 instead of NaN for each class that has an F1: one
+        that occurs in the truth or in the prediction. scikit-learn does so by default
+        (``zero_division``), so that a class that is only predicted lowers all three means.
+    """
+    has_f1 = ~np.isnan(scores["f1"])
+    return scores | {
+        key: np.where(has_f1, np.nan_to_num(scores[key]), np.nan) for key in ("precision", "recall")
+    }
+
+
 def save_confusion_matrix(folder: str | os.PathLike, classes: Sequence[str], matrix) -> Path:
     """Write class names and counts as ``confusion_matrix.json`` into ``folder``."""
     target = Path(folder) / CONFUSION_FILE

@@ -1,6 +1,7 @@
 """Homogeneity of a model's tokens as a metric."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -17,7 +18,12 @@ from hook.evaluation.homogeneity import (
     measure_regions,
     stuff_classes,
 )
-from hook.evaluation.samples import class_names, of_labelled, truth_and_prediction
+from hook.evaluation.samples import (
+    class_names,
+    label_to_ignore,
+    of_labelled,
+    truth_and_prediction,
+)
 from hook.evaluation.superpixels import token_regions
 from hook.registry import METRICS
 from hook.tokenizers.assignment import resize_nearest
@@ -39,7 +45,7 @@ class HomogeneityMetric(BaseMetric):
         min_region_pixels: Minimum size of a connected part of a token in pixels (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all. Ignored for a
             ``token_map``.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; default ``ignore_index`` of the dataset meta, or 255.
         collect_device: As in MMEngine.
         prefix: First part of the metric names.
 
@@ -51,7 +57,7 @@ class HomogeneityMetric(BaseMetric):
         self,
         tolerance: float = 3,
         min_region_pixels: int = 0,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -80,18 +86,27 @@ class HomogeneityMetric(BaseMetric):
             DataError: Mask and prediction differ in size, or a class is out of range.
         """
         classes = class_names(self.dataset_meta, "hook.HomogeneityMetric")
+        ignored = label_to_ignore(self.ignore_index, self.dataset_meta)
         images = (data_batch or {}).get("inputs", [None] * len(data_samples))
         for image, sample in zip(images, data_samples, strict=True):
             values = None
             if "gt_sem_seg" in sample:
-                truth, _ = truth_and_prediction(sample, len(classes), self.ignore_index)
-                values = self._measure(image, sample, truth.numpy(), stuff_classes(classes))
+                truth, _ = truth_and_prediction(sample, len(classes), ignored)
+                options = dict(ignore_index=ignored, stuff=stuff_classes(classes))
+                values = self._measure(image, sample, truth.numpy(), **options)
             self.results.append(values)
 
     def _measure(
-        self, image: Tensor | None, sample: dict, truth: np.ndarray, stuff: tuple[int, ...]
+        self, image: Tensor | None, sample: dict, truth: np.ndarray, **options: Any
     ) -> np.ndarray:
-        """Measure one image: explained variation on its grid, all else on the mask's."""
+        """Measure one image: explained variation on its grid, all else on the mask's.
+
+        Args:
+            image: (C, h, w) in model units.
+            sample: With the tokens.
+            truth: (H, W) classes.
+            **options: ``ignore_index`` and ``stuff`` of ``measure_regions``.
+        """
         if "token_map" in sample:
             regions = sample["token_map"]["data"].squeeze(0).cpu().numpy()
         elif "tokens" in sample:
@@ -106,11 +121,7 @@ class HomogeneityMetric(BaseMetric):
                 "val_evaluator",
             )
         values = measure_regions(
-            resize_nearest(regions, truth.shape),
-            truth,
-            tolerance=self.tolerance,
-            ignore_index=self.ignore_index,
-            stuff=stuff,
+            resize_nearest(regions, truth.shape), truth, tolerance=self.tolerance, **options
         )
         if image is not None:
             pixels = image.detach().cpu().float().numpy().transpose(1, 2, 0)

@@ -4,15 +4,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from mmengine.logging import MMLogger, print_log
 from mmseg.evaluation import IoUMetric as MMSegIoUMetric
 from prettytable import PrettyTable
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation.confusion import confusion_matrix, save_confusion_matrix
+from hook.evaluation.confusion import (
+    class_scores,
+    confusion_matrix,
+    macro_scores,
+    save_confusion_matrix,
+)
 from hook.evaluation.prediction_writer import PredictionWriter
-from hook.evaluation.samples import class_names, truth_and_prediction
+from hook.evaluation.samples import class_names, label_to_ignore, truth_and_prediction
 from hook.registry import METRICS
 
 
@@ -24,10 +28,11 @@ class IoUMetric(MMSegIoUMetric):
     are errors instead of being ignored; ``IoU.<class>`` is reported too; predictions of
     georeferenced datasets are GeoTIFFs (see
     :class:`hook.evaluation.prediction_writer.PredictionWriter`). A class that is neither in the
-    truth nor predicted has no IoU and is excluded from the mean.
+    truth nor predicted has no score and is excluded from the mean; one that is only predicted has
+    an IoU, Dice, F-score, precision and recall of 0, as in scikit-learn, but no ``Acc``.
 
     Args:
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; default ``ignore_index`` of the dataset meta, or 255.
         iou_metrics: Any of ``'mIoU'``, ``'mDice'``, ``'mFscore'``.
         nan_to_num: Value of undefined scores; None leaves them out.
         beta: Weight of recall in the F-score.
@@ -38,7 +43,7 @@ class IoUMetric(MMSegIoUMetric):
 
     def __init__(
         self,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         iou_metrics: Sequence[str] = ("mIoU",),
         nan_to_num: int | None = None,
         beta: int = 1,
@@ -56,7 +61,7 @@ class IoUMetric(MMSegIoUMetric):
                 remedy="choose iou_metrics from these",
             )
         super().__init__(
-            ignore_index=ignore_index,
+            ignore_index=ignore_index,  # None until the dataset is known
             iou_metrics=names,
             nan_to_num=nan_to_num,
             beta=beta,
@@ -76,11 +81,12 @@ class IoUMetric(MMSegIoUMetric):
                 ``gt_sem_seg`` and optionally ``valid_mask``, (1, H, W) each.
         """
         classes = class_names(self.dataset_meta, "hook.IoUMetric")
+        ignored = label_to_ignore(self.ignore_index, self.dataset_meta)
         for sample in data_samples:
             counts = None
             if not self.format_only:
-                pair = truth_and_prediction(sample, len(classes), self.ignore_index)
-                counts = confusion_matrix(*pair, len(classes), self.ignore_index)
+                pair = truth_and_prediction(sample, len(classes), ignored)
+                counts = confusion_matrix(*pair, len(classes), ignored)
             part = None
             if self.output_dir is not None:
                 prediction = sample["pred_sem_seg"]["data"].squeeze(0).cpu()
@@ -114,22 +120,26 @@ class IoUMetric(MMSegIoUMetric):
             raise DataError(
                 "the evaluation found no labelled pixel",
                 expected=f"labels from 0 to {len(classes) - 1}",
-                found=f"only {self.ignore_index}, the ignore index",
+                found="only the ignore index",
                 remedy="check the masks and reduce_zero_label",
             )
-        counts = torch.from_numpy(matrix).double()
-        hits, predicted, labelled = counts.diag(), counts.sum(0), counts.sum(1)
-        values = self.total_area_to_metrics(
-            hits,
-            predicted + labelled - hits,
-            predicted,
-            labelled,
-            self.metrics,
-            self.nan_to_num,
-            self.beta,
-        )
+        scores = class_scores(matrix)
+        values: dict[str, np.ndarray] = {}
+        for name in self.metrics:
+            if name == "mFscore":
+                hits, weight = np.diag(matrix), self.beta**2
+                total = weight * matrix.sum(axis=1) + matrix.sum(axis=0)
+                with np.errstate(invalid="ignore"):
+                    values["Fscore"] = (1 + weight) * hits / total
+                macro = macro_scores(scores)
+                values |= {"Precision": macro["precision"], "Recall": macro["recall"]}
+            else:
+                values |= {name[1:]: scores["iou" if name == "mIoU" else "f1"]}
+                values |= {"Acc": scores["recall"]}
+        if self.nan_to_num is not None:
+            values = {name: np.nan_to_num(v, nan=self.nan_to_num) for name, v in values.items()}
         metrics: dict[str, float] = OrderedDict()
-        overall = round(float(values.pop("aAcc")) * 100, 4)
+        overall = round(float(np.trace(matrix) / matrix.sum()) * 100, 4)
         table = PrettyTable()
         table.add_column("Class", list(classes))
         per_class: dict[str, float] = OrderedDict()

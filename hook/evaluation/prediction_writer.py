@@ -15,6 +15,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from hook.errors import DataError
+from hook.evaluation.samples import warn_no_prediction, without_class
 from hook.geo.raster import quiet_open
 from hook.geo.staging import atomic_write, save_png
 from hook.geo.styles import distinct_palette, map_dtype
@@ -59,8 +60,9 @@ class PredictionWriter:
         """Write one prediction to a temporary file, for :meth:`finish`.
 
         Args:
-            sample: Data sample as a dictionary, with optional ``img_path``, ``geo`` and
-                ``valid_mask``.
+            sample: Data sample as a dictionary, with optional ``img_path``, ``geo``,
+                ``valid_mask``, and ``seg_logits``: pixels whose scores are not finite have no
+                class, with a warning.
             prediction: (H, W) class indexes.
         """
         mask = prediction.astype(self.dtype)
@@ -68,6 +70,10 @@ class PredictionWriter:
             valid = np.asarray(sample["valid_mask"]["data"].squeeze(0).cpu())
             if valid.shape == mask.shape:
                 mask[valid == 0] = self.nodata
+        unknown = without_class(sample)
+        if unknown is not None and (unknown := unknown.numpy() & (mask != self.nodata)).any():
+            mask[unknown] = self.nodata
+            warn_no_prediction(str(sample.get("img_path", "an image")), unknown)
         self._parts.mkdir(parents=True, exist_ok=True)
         file = self._parts / f"{get_rank()}_{self._count}.npy"
         self._count += 1

@@ -14,6 +14,7 @@ from hook.arguments import bad_argument, check_int, check_path
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
+from hook.evaluation.samples import warn_no_prediction, without_class
 from hook.geo.arrays import is_array
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
@@ -27,11 +28,12 @@ class Prediction(NamedTuple):
     file: str
     """Name of the image."""
     label: str | None
-    """Class name of a classification."""
+    """Class name of a classification; None if the scores are not finite."""
     scores: np.ndarray | None
     """(K,) probabilities of a classification."""
     mask: np.ndarray | None
-    """(H, W) class indexes of a segmentation, 255 where the image has no data; None if written."""
+    """(H, W) class indexes of a segmentation, 255 (65535 beyond 255 classes) where the image has no
+    data or the scores are not finite; None if written."""
     output: str | None
     """File the mask was written to."""
     geo: Mapping[str, Any] | None = None
@@ -208,13 +210,21 @@ def _run(model: nn.Module, batch: list[tuple[str, dict]], options: dict[str, Any
 def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
     classes = model.dataset_meta["classes"]
     if not is_segmentation(model):
-        label = classes[int(result.pred_label)]
         scores = result.pred_score.float().cpu().numpy()
+        label = classes[int(result.pred_label)]
+        if not np.isfinite(scores).all():
+            warn_no_prediction(path)
+            label = None
         return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))
-    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(map_dtype(len(classes))[0])
+    dtype, nodata = map_dtype(len(classes))
+    mask = result.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(dtype)
     valid = _valid_mask(result, mask.shape)
     if valid is not None:
-        mask[~valid] = np.iinfo(mask.dtype).max
+        mask[~valid] = nodata
+    unknown = without_class(result.to_dict())
+    if unknown is not None and (unknown := unknown.numpy() & (mask != nodata)).any():
+        mask[unknown] = nodata
+        warn_no_prediction(path, unknown)
     if target is None:
         return Prediction(path, None, None, mask, None, result.metainfo.get("geo"))
     from hook.evaluation.prediction_writer import class_map_file

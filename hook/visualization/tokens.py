@@ -292,6 +292,7 @@ def _token_view(
     import torch
     from torch.nn.functional import interpolate
 
+    from hook.evaluation.samples import no_prediction
     from hook.inference.windows import WindowPredictor
 
     names = tuple(model.dataset_meta["classes"])
@@ -310,6 +311,8 @@ def _token_view(
     if padded != (height, width):  # the preprocessor padded the image
         attention = interpolate(attention, padded, mode="bilinear")[..., :height, :width]
     classes, heading, answer = None, "", ""
+    if not np.isfinite(scores[:, valid] if predict.segments else scores).all():
+        raise no_prediction(name or "the image")
     if predict.segments:
         classes = _classes_of_regions(token_ids, scores.argmax(axis=0), names, tokens.num_tokens)
         heading = "class of most pixels"

@@ -93,3 +93,14 @@ def test_csv_appears_whole_or_not_at_all(tmp_path):
             tmp_path / "p.csv", CLASSES, [("a", None, np.eye(4)[0]), ("b", None, None)]
         )
     assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_no_prediction(value, tmp_path):
+    scores = torch.tensor([[0.7, 0.3, 0, 0], [value] * 4])
+    with pytest.raises(DataError, match=r"1\.tif: the model predicts no class"):
+        _evaluate(Accuracy(), _samples(scores, [0, 0]))
+    rows = [(f"{i}.tif", None, score.numpy()) for i, score in enumerate(scores)]
+    write_predictions(tmp_path / "p.csv", CLASSES, rows)
+    with (tmp_path / "p.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["field", ""]

@@ -128,3 +128,10 @@ def test_margins():
     assert len(missed) == 2 and "20 points" in missed[0] and "nearest-centroid" in missed[1]
     with pytest.raises(ConfigError, match="not a number"):
         check_margins(float("nan"), 1, 2)
+
+
+def test_pixels_that_are_not_finite_have_no_class():
+    image = np.array([[[0.0, np.nan, 1.0, np.inf]]])
+    model = NearestCentroid(2, 1).partial_fit(image, np.array([[0, 0, 1, 1]]))
+    assert model.centroids.tolist() == [[0], [1]]
+    assert model.predict(image).tolist() == [[0, 255, 1, 255]]

@@ -68,6 +68,18 @@ def test_by_hand_with_an_absent_class():
     assert _evaluate(BoundaryMetric(tolerance=1), both)["mBF1"] == 50.0
 
 
+def test_means_with_a_class_that_has_a_boundary_in_one_of_both():
+    truth = np.zeros((12, 12), int)
+    truth[:, 6:] = 1
+    prediction = truth.copy()
+    prediction[8:, :] = 2  # only predicted
+    metrics = _evaluate(BoundaryMetric(tolerance=0), [_sample(prediction, truth)])
+    scores = boundary_scores(boundary_counts(truth, prediction, 3, 0))
+    assert metrics["BF1.town"] == 0
+    for name, key in (("mBF1", "f1"), ("mBPrecision", "precision"), ("mBRecall", "recall")):
+        assert metrics[name] == pytest.approx(100 * scores[key][:2].sum() / 3, abs=1e-4)
+
+
 def test_only_counts_are_kept():
     metric = BoundaryMetric()
     metric.dataset_meta = {"classes": CLASSES}

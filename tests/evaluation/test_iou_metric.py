@@ -4,6 +4,14 @@ import numpy as np
 import pytest
 import torch
 from mmseg.evaluation import IoUMetric as MMSegIoUMetric
+from PIL import Image
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    fbeta_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+)
 
 from hook.errors import ConfigError, DataError
 from hook.evaluation.iou_metric import IoUMetric
@@ -80,3 +88,50 @@ def test_bad_input():
         _evaluate(IoUMetric(), [_sample(good)])
     with pytest.raises(DataError, match="no labelled pixel"):
         _evaluate(IoUMetric(), [_sample(good, good + 255)])
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize("beta", [1, 2])
+@pytest.mark.parametrize(("true", "predicted"), [((0, 1), (0, 1, 2)), ((0, 1, 2), (0, 1))])
+def test_means_equal_scikit_learns_with_a_class_in_one_of_both(true, predicted, beta):
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.choice(true, (9, 9)), rng.choice(predicted, (9, 9))
+    metrics = _evaluate(
+        IoUMetric(iou_metrics=["mIoU", "mDice", "mFscore"], beta=beta),
+        [_sample(prediction, truth)],
+    )
+    pair, macro = (truth.ravel(), prediction.ravel()), dict(average="macro", zero_division=0)
+    for name, expected in {
+        "mFscore": fbeta_score(*pair, beta=beta, **macro),
+        "mDice": fbeta_score(*pair, beta=1, **macro),
+        "mIoU": jaccard_score(*pair, **macro),
+        "mPrecision": precision_score(*pair, **macro),
+        "mRecall": recall_score(*pair, **macro),
+        "mAcc": balanced_accuracy_score(*pair),
+    }.items():
+        assert metrics[name] == pytest.approx(100 * expected, abs=1e-4), name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_without_finite_scores_are_no_prediction(value, tmp_path):
+    logits = torch.zeros(3, 2, 2)
+    logits[:, 0, 0] = value
+    scores = {"seg_logits": {"data": logits}}
+    truth = np.zeros((2, 2), int)
+    with pytest.raises(DataError, match="predicts no class"):
+        _evaluate(IoUMetric(), [_sample(truth, truth, **scores)])
+    truth[0, 0] = 255
+    assert _evaluate(IoUMetric(), [_sample(0 * truth, truth, **scores)])["IoU.field"] == 100
+    metric = IoUMetric(format_only=True, output_dir=str(tmp_path))
+    with pytest.warns(UserWarning, match=r"no class for 25\.0%"):
+        _evaluate(metric, [_sample(0 * truth, **scores)])
+    assert np.asarray(Image.open(tmp_path / "a.png"))[0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("ignored", [-1, 2, 250])
+def test_the_label_to_ignore_is_that_of_the_dataset(ignored):
+    truth, prediction = np.array([[0, 1, ignored]]), np.array([[0, 0, 1]])
+    metric = IoUMetric()
+    metric.dataset_meta = {"classes": CLASSES, "ignore_index": ignored}
+    metric.process({}, [_sample(prediction, truth)])
+    assert metric.evaluate(1)["aAcc"] == 50.0

@@ -24,6 +24,16 @@ def write_csv(path, predicted, truth="truth"):
             writer.writerow([f"{i}.jpg", name, "a", 0.5, 0.5])
 
 
+def test_rows_without_a_prediction_are_named(repo, tmp_path):
+    for name, text in (("score", "0.jpg,a,a,nan,nan"), ("class", "0.jpg,,a,0.5,0.5")):
+        path = tmp_path / name / "predictions.csv"
+        write_csv(path, "ab")
+        path.write_text(path.read_text().replace("0.jpg,a,a,0.5,0.5", text))
+        result = run(repo, "--first", path, "--second", path)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert "0.jpg has no " in result.stderr
+
+
 def write_mask(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = dict(driver="GTiff", height=4, width=4, count=1, dtype="uint8", nodata=255)

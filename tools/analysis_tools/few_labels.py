@@ -197,7 +197,7 @@ def measure(
         predicted = classify_regions(table, labels, features=by, **options)
         names = predicted["class_name"].to_numpy()[~train]
         matrix = np.stack([pixels[~train][names == name].sum(axis=0) for name in classes])
-        found.append(100 * np.nan_to_num(class_scores(matrix)["iou"]))
+        found.append(100 * class_scores(matrix)["iou"])
     return {"iou": np.array(found), "labels": [len(rows) for rows in drawn_from]}
 
 

@@ -10,6 +10,7 @@ segmentation folders of predicted masks, with the reference masks in ``--truth``
 
 import argparse
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,23 @@ def read_classification(path: Path) -> tuple[list[str], dict[str, tuple[str, str
             remedy="write it with tools/test.py --out on a labelled dataset",
         )
     classes = [key.removeprefix("score_") for key in rows[0] if key.startswith("score_")]
+    for row in rows:
+        wrong = [key for key in ("truth", "class") if row[key] not in classes]
+        if wrong or not all(_is_finite(row[f"score_{name}"]) for name in classes):
+            raise DataError(
+                f"{path}: {row['file']} has no " + (wrong[0] if wrong else "prediction"),
+                expected=f"one of {', '.join(classes)}, and finite scores",
+                found=row[wrong[0]] or "nothing" if wrong else "scores that are no numbers",
+                remedy="write the file with tools/test.py --out on a labelled dataset",
+            )
     return classes, {row["file"]: (row["truth"], row["class"]) for row in rows}
+
+
+def _is_finite(text: str | None) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except (TypeError, ValueError):
+        return False
 
 
 def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np.ndarray]:

@@ -37,6 +37,7 @@ from hook.engine.profiling import (
 )
 from hook.engine.runner import HookRunner
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.samples import no_prediction
 from hook.geo.staging import save_png
 from hook.inference.models import chosen_tokens, load_model
 from hook.tokenizers import spread_cells
@@ -127,6 +128,8 @@ def test(
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
         seconds.append((time.perf_counter() - start) / len(inputs))
+        if not scores.isfinite().all():
+            raise no_prediction(str(data["data_samples"][0].get("img_path", "an image")))
         truth = torch.tensor([int(sample.gt_label) for sample in data["data_samples"]])
         right += int((scores.argmax(dim=1).cpu() == truth).sum())
         count += len(inputs)
