@@ -56,6 +56,7 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
         size: (height, width) to pad training images to; None pads to the largest of the batch.
+        seg_pad_val: Label of the padding; None for the ``ignore_index`` of the decode head.
         mark_invalid: Pass validity to the tokenizer, which must support it (preset ``"fast"``):
             invalid are padding and pixels outside the samples' ``valid_mask``.
         **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
@@ -69,9 +70,13 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
+        seg_pad_val: int | None = None,
         mark_invalid: bool = False,
         **kwargs,
     ) -> None:
+        # hook.TokenSegmentor knows the head, and sets the label.
+        self.pads_ignored = seg_pad_val is None
+        kwargs["seg_pad_val"] = 255 if seg_pad_val is None else seg_pad_val
         if size is None:
             kwargs.setdefault("size_divisor", 1)  # mmseg requires one of the two
         # MMEngine's check accepts one or three bands only.

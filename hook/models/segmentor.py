@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -28,12 +29,32 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
             ``train_cfg``, ``test_cfg``, ``data_preprocessor``, ``pretrained``, ``init_cfg``.
 
     Raises:
-        ConfigError: The tokenizer does not support ``mark_invalid=True`` of the preprocessor.
+        ConfigError: The tokenizer does not support ``mark_invalid=True`` of the preprocessor, or
+            the heads ignore different labels.
     """
 
     def __init__(self, backbone: dict, decode_head: dict, **kwargs) -> None:
         super().__init__(backbone, decode_head, **kwargs)
         self.check_tokenizer()
+        self._pad_with_ignored_label()
+
+    def _pad_with_ignored_label(self) -> None:
+        """Pad labels with the ``ignore_index`` of the heads, unless the padding is a class."""
+        labels = {head.ignore_index for head in self.modules() if isinstance(head, BaseDecodeHead)}
+        if len(labels) > 1:
+            raise ConfigError(
+                "the heads of the model do not ignore the same label",
+                expected=f"ignore_index={self.decode_head.ignore_index}, as the decode head",
+                found=sorted(labels),
+                remedy="set ignore_index of model.auxiliary_head too",
+            )
+        preprocessor = self.data_preprocessor
+        padding = getattr(preprocessor, "seg_pad_val", None)
+        chosen = padding in range(self.num_classes) and not getattr(
+            preprocessor, "pads_ignored", False
+        )
+        if labels and padding is not None and not chosen:
+            preprocessor.seg_pad_val = labels.pop()
 
     def infer(
         self,

@@ -70,16 +70,17 @@ def scope():
         yield
 
 
-def build(tokenizer, head="paper", losses=None):
+def build(tokenizer, head="paper", losses=None, preprocessor=None, **options):
     neck, decode = HEADS[head]
-    decode = dict(decode)
+    decode = dict(decode, **options)
     if losses is not None:
         decode["loss_decode"] = losses
     return MODELS.build(
         ConfigDict(
-            type="EncoderDecoder",
+            type="hook.TokenSegmentor",
             data_preprocessor=dict(
-                type="hook.SegDataPreProcessor", mean=[0.5] * 3, std=[0.25] * 3, size=(64, 64)
+                dict(type="hook.SegDataPreProcessor", mean=[0.5] * 3, std=[0.25] * 3),
+                **(preprocessor or dict(size=(64, 64))),
             ),
             backbone=dict(
                 type="hook.TokenViT",
@@ -160,3 +161,17 @@ def test_pyramid_refuses_other_numbers():
         TokenPyramid(48, (16, 24))
     with pytest.raises(ConfigError, match="four maps"):
         TokenPyramid(48)((torch.rand(1, 48, 4, 4),))
+
+
+@pytest.mark.parametrize("ignored", [255, 250, -1, 3])
+@pytest.mark.parametrize("chosen", [None, 254, 1])
+def test_padding_takes_the_label_that_the_head_ignores(
+    hook_tokenizer, seg_samples, ignored, chosen
+):
+    options = dict(size=(80, 80)) | ({} if chosen is None else dict(seg_pad_val=chosen))
+    model = build(hook_tokenizer, preprocessor=options, ignore_index=ignored)
+    batch = model.data_preprocessor(
+        dict(inputs=[torch.rand(3, 64, 64)] * 2, data_samples=seg_samples()), training=True
+    )
+    padding = batch["data_samples"][0].gt_sem_seg.data[:, 64:].unique().tolist()
+    assert padding == [1 if chosen == 1 else ignored]  # a class may be chosen
