@@ -1,5 +1,7 @@
 """Stop a training run before it starts if data and config do not match."""
 
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +11,14 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from hook.datasets.checks import Finding, check_dataset, check_pair, raise_findings
-from hook.registry import HOOKS
+from hook.datasets.checks import (
+    Finding,
+    check_dataset,
+    check_pair,
+    check_shared_images,
+    raise_findings,
+)
+from hook.registry import DATASETS, HOOKS
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
@@ -57,7 +65,8 @@ class DatasetCheckHook(Hook):
 
     Compares bands, value range, label histogram, ignore index and class names
     (:func:`hook.datasets.checks.check_dataset`) and ends the run with a list of all mismatches and
-    their remedies. In distributed runs rank 0 checks and all ranks stop.
+    their remedies. Warns of images that validation or test data share with the training data. In
+    distributed runs rank 0 checks and all ranks stop.
 
     Args:
         max_samples: Number of samples to read from each data set.
@@ -85,6 +94,7 @@ class DatasetCheckHook(Hook):
         facts = model_facts(runner.model)
         train = runner.train_loop.dataloader.dataset
         findings = check_dataset(train, **facts, max_samples=self.max_samples)
+        self._warn_shared_tests(runner, train)
         loop = runner.val_loop
         if loop is None:
             return findings
@@ -94,3 +104,15 @@ class DatasetCheckHook(Hook):
             if (one.what, str(one.found)) not in reported:
                 findings.append(replace(one, what=f"validation data: {one.what}"))
         return findings + check_pair(train, validation)
+
+    @staticmethod
+    def _warn_shared_tests(runner: Any, train: Any) -> None:
+        """Compare the images of the test data, if it can be built, with those of training."""
+        configs = [runner.cfg.get(f"{part}_dataloader") for part in ("val", "test")]
+        validation, test = ((loader or {}).get("dataset") for loader in configs)
+        if test is None or test == validation:
+            return
+        with suppress(Exception):  # the data may be elsewhere; the test reports what is wrong
+            shared = check_shared_images(train, DATASETS.build(test), "test")
+            if shared is not None:
+                warnings.warn(f"{shared}", stacklevel=2)

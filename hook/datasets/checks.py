@@ -5,18 +5,24 @@ Most failed training runs come from a few mistakes: statistics in different unit
 :func:`check_dataset` detects them from a few samples and reports all of them at once.
 """
 
+import os
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from filecmp import cmp
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 
+from hook.datasets.files import some
 from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
+from hook.geo.raster import open_raster
 
 # Allowed deviation of sampled data from the normalisation statistics: wide enough for a few dark or
 # bright samples with ImageNet statistics, far too narrow for wrong units.
@@ -144,18 +150,49 @@ def check_pair(train: Any, other: Any, name: str = "validation") -> list[Finding
                     "use the same metainfo for both data sets",
                 )
             )
-    images, others = _image_files(train), _image_files(other)
-    shared = sorted(images & others) if images and others else []
-    if shared:
-        findings.append(
-            Finding(
-                f"training and {name} images",
-                "no image in both",
-                f"{len(shared)} shared, the first: {shared[0]}",
-                "use lists of the same split",
-            )
+    shared = check_shared_images(train, other, name)
+    return findings + ([] if shared is None else [shared])
+
+
+def check_shared_images(train: Any, other: Any, name: str) -> Finding | None:
+    """Find images of evaluation data that the model is trained on.
+
+    An image is recognised by its file, under whatever name or link, and a copy by its content. Of
+    one file of a :class:`hook.datasets.GeoTIFFFolder`, splits by area may share what lies outside
+    the parts of both.
+
+    Args:
+        train: Training data set.
+        other: Validation or test data set.
+        name: Name of the second data set in messages.
+
+    Returns:
+        A finding for files of a published split in both. Files of folders, whose lists the user
+        wrote, and copies are warned of.
+    """
+    known: dict[Any, list[Image]] = {}
+    for image in _images(train):
+        known.setdefault(image.file, []).append(image)
+    others = _images(other)
+    shared = [one for one in others if any(map(one.overlaps, known.get(one.file, ())))]
+    remedy = "use lists of the same split"
+    if shared and all(image.scene is None for image in shared):
+        return Finding(
+            f"training and {name} images",
+            "no image in both",
+            f"{len(shared)} shared, the first: {shared[0].path}",
+            remedy,
         )
-    return findings
+    apart = [image for image in others if image.file not in known]
+    copies = _copies(apart, [images[0] for images in known.values()])
+    for what, paths in (("are", [i.path for i in shared]), ("are copies of images", copies)):
+        if paths:
+            warnings.warn(
+                f"{len(paths)} {name} images {what} in the training data too, so that the {name} "
+                f"scores are too high: {some(dict.fromkeys(paths), 4)}; {remedy}",
+                stacklevel=3,
+            )
+    return None
 
 
 def raise_findings(findings: Sequence[Finding], where: str) -> None:
@@ -527,9 +564,84 @@ def _check_reduced(
     )
 
 
-def _image_files(dataset: Any) -> set[str]:
-    """Return the image files of a data set with one file per image; empty if unknown."""
-    attributes = ("get_data_info", "source")
-    if getattr(dataset, "files", None) is None or not all(hasattr(dataset, a) for a in attributes):
-        return set()
-    return {dataset.get_data_info(index)["img_path"] for index in range(len(dataset))}
+@dataclass(frozen=True)
+class Image:
+    """An image of a data set, or a part of it."""
+
+    path: str
+    scene: Any = None
+    """The part, a :class:`hook.datasets.scene_files.Scene`; None for the whole image."""
+
+    @property
+    def file(self) -> Any:
+        """Identity of the file, for any of its names; the path if it is not a local file."""
+        try:
+            found = os.stat(self.path)
+        except (OSError, ValueError):
+            return self.path
+        return found.st_dev, found.st_ino
+
+    def overlaps(self, other: "Image") -> bool:
+        """Return whether the parts of the same file overlap by more than two pixels."""
+        if self.scene is None or other.scene is None:
+            return True
+        crs, size = self.scene.grid.crs, min(self.scene.grid.res)
+        shared = self.scene.outline(crs).intersection(other.scene.outline(crs))
+        return not shared.buffer(-size).is_empty
+
+
+def _images(dataset: Any) -> list[Image]:
+    """Return the images of a data set, those of wrapped ones included; none if unknown."""
+    if isinstance(dataset, ConcatDataset):
+        return [image for part in dataset.datasets for image in _images(part)]
+    if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
+        return _images(dataset.dataset)
+    if hasattr(dataset, "full_init"):
+        dataset.full_init()
+    if scenes := getattr(dataset, "scenes", None):
+        if dataset.mode == "random" or dataset._indices is None:
+            return [Image(scene.path, scene) for scene in scenes]
+        chips = map(dataset.get_data_info, range(len(dataset)))
+        windows = [(scenes[c["scene"]], (c["row"], c["col"], *dataset.chip_size)) for c in chips]
+        return [Image(scene.path, replace(scene, window=window)) for scene, window in windows]
+    if getattr(dataset, "files", None) is None or not hasattr(dataset, "source"):
+        return []
+    paths = (dataset.get_data_info(index)["img_path"] for index in range(len(dataset)))
+    return [Image(path) for path in paths]
+
+
+def _copies(images: Sequence[Image], known: Sequence[Image]) -> list[str]:
+    """Return the paths of images with the content of a known one, except for blank images."""
+    paths, others = ([i.path for i in each if os.path.isfile(i.path)] for each in (images, known))
+    sizes = set(map(os.path.getsize, paths)) & set(map(os.path.getsize, others))
+    by_bytes: dict[bytes, list[str]] = {}
+    for path in others:
+        if os.path.getsize(path) in sizes:
+            by_bytes.setdefault(_sampled_bytes(path), []).append(path)
+    return [
+        path
+        for path in paths
+        if os.path.getsize(path) in sizes
+        and any(cmp(path, one, shallow=False) for one in by_bytes.get(_sampled_bytes(path), ()))
+        and not _is_blank(path)
+    ]
+
+
+def _sampled_bytes(path: str, count: int = 2048) -> bytes:
+    """Return bytes of the middle and the end of a file, where images differ."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        parts = []
+        for start in (size // 2, max(size - count, 0)):
+            file.seek(start)
+            parts.append(file.read(count))
+    return b"".join(parts)
+
+
+def _is_blank(path: str) -> bool:
+    """Return whether all pixels of each band are equal; False if the file cannot be read."""
+    with suppress(DataError), open_raster(path) as source:
+        size = min(source.height, 1024), min(source.width, 1024)
+        bands = source.read(out_shape=(source.count, *size))
+        return all(values.min() == values.max() for values in bands)
+    return False

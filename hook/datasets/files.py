@@ -8,12 +8,16 @@ from typing import Any
 import geopandas
 
 from hook.errors import ConfigError, DataError
-from hook.geo.vector import read_vectors
+from hook.geo.raster import RASTER_SUFFIXES
+from hook.geo.vector import VECTOR_SUFFIXES, read_vectors
 
 IGNORE_INDEX = 255
 """Label of ignored pixels, unless the dataset meta sets a different one."""
 # Name endings of images and masks, ignored when pairing by name.
 ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
+
+# Endings of files that a name in a list may have or lack.
+NAME_SUFFIXES = (*RASTER_SUFFIXES, *VECTOR_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp")
 
 
 def some(items: Iterable[Any], limit: int = 8) -> str:
@@ -38,7 +42,7 @@ def list_files(
     """List the files of an option: folders (searched recursively), files, or both.
 
     Args:
-        paths: One or more folders or files.
+        paths: One or more folders, whose links to folders are followed, or files.
         data_root: Folder for relative paths.
         glob: One or more patterns for names inside folders; None matches ``suffixes``.
         suffixes: Lower-case endings.
@@ -56,11 +60,8 @@ def list_files(
     for item in items:
         path = Path(data_root or "", item)
         if path.is_dir():
-            if globs:
-                matches = {match for pattern in globs for match in path.rglob(pattern)}
-            else:
-                matches = {match for match in path.rglob("*") if match.suffix.lower() in suffixes}
-            found = {str(match) for match in matches if match.is_file()}
+            matches = search_folder(path, globs or ["*"])
+            found = {str(m) for m in matches if globs or m.suffix.lower() in suffixes}
             if not found:
                 raise DataError(
                     f"{option}: no file in {path} matches",
@@ -86,6 +87,37 @@ def list_files(
             remedy=f"correct {option}",
         )
     return sorted(files)
+
+
+def search_folder(folder: Path, patterns: Iterable[str]) -> set[Path]:
+    """Find files below a folder; links to folders are followed, each folder once.
+
+    Args:
+        folder: The folder.
+        patterns: Patterns of names, as of :meth:`pathlib.Path.rglob`.
+    """
+    patterns = list(patterns)
+    found = {match for pattern in patterns for match in folder.rglob(pattern)}
+    seen: set[str] = set()
+    roots = [str(folder)]
+    for root in roots:  # grows by the links found
+        if os.path.realpath(root) in seen:
+            continue
+        for path, names, files in os.walk(root):
+            seen.add(os.path.realpath(path))
+            if root != roots[0]:
+                reached = (Path(path, name) for name in files)
+                found |= {one for one in reached if any(map(one.match, patterns))}
+            names.sort()
+            roots += [link for name in names if os.path.islink(link := os.path.join(path, name))]
+            names[:] = [n for n in names if os.path.realpath(os.path.join(path, n)) not in seen]
+    return {match for match in found if match.is_file()}
+
+
+def stem_of(name: str | Path) -> str:
+    """Return a file name without the ending of an image or mask: ``scene.v2`` has none."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in NAME_SUFFIXES else path.name
 
 
 def pair_name(path: str) -> str:

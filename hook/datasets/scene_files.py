@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import shapely
 from mmengine.logging import print_log
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
 from hook.datasets.files import list_files, names_of, pair_name, some
-from hook.datasets.grids import Area, Grid, grid_of
+from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import resolve_bands
 from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster
@@ -98,6 +99,21 @@ class Scene:
     def offset(self) -> tuple[int, int] | None:
         """(0, 0) if chips are windows of the file, None if it must be resampled."""
         return (0, 0) if self.grid == self.own else None
+
+    def outline(self, crs: str) -> shapely.Geometry:
+        """Return the part of the split in a CRS (WKT)."""
+        row, col, height, width = self.window
+        corners = ((0, 0), (width, 0), (width, height), (0, height))
+        affine = self.grid.window_affine(row, col)
+        shape = shapely.Polygon([affine * corner for corner in corners])
+        if self.area is not None:
+            area = self.area
+            if area.polygons is None:
+                box = shapely.box(*area.bounds)
+                area = replace(area, polygons=(shapely.segmentize(box, box.length / 400),))
+            polygons = projected_polygons(area, self.grid.crs)
+            shape = shape.intersection(shapely.union_all(polygons))
+        return projected_polygons(Area(self.grid.crs, shape.bounds, (shape,)), crs)[0]
 
     def on_grid(self, grid: Grid) -> "Scene":
         """Return the scene on the given grid."""

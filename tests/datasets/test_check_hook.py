@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -51,7 +53,7 @@ def runner(model, train, validation=None):
         return SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
 
     return SimpleNamespace(
-        model=model, train_loop=loop(train), val_loop=validation and loop(validation)
+        model=model, train_loop=loop(train), val_loop=validation and loop(validation), cfg=Config()
     )
 
 
@@ -118,6 +120,19 @@ def test_train_and_validation_share_images(eurosat):
         DatasetCheckHook().before_train(
             runner(model, dataset(eurosat, "train"), dataset(eurosat, "val"))
         )
+
+
+def test_training_on_test_images_is_warned_of(eurosat):
+    model = classifier(mean=[115.0] * 3, std=[55.0] * 3)
+    options = dict(type="hook.TorchGeoClassification", dataset="EuroSATRGB", data_root=str(eurosat))
+    run = runner(model, dataset(eurosat, "train"), dataset(eurosat, "val"))
+    for split, warned in (("train", True), ("test", False), ("missing", False)):
+        test = dict(options, split_list=f"splits/{split}.txt")
+        run.cfg.test_dataloader = dict(dataset=test)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            DatasetCheckHook(max_samples=5).before_train(run)
+        assert any("training and test images" in str(w.message) for w in caught) == warned
 
 
 def test_train_script_stops(eurosat, repo, tmp_path):

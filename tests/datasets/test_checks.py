@@ -1,12 +1,20 @@
 """The check before training: each mistake people make is found, named and mended as told."""
 
+import os
+import re
+import shutil
+import warnings
+
+import geopandas
 import numpy as np
 import pytest
+import shapely
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from hook.datasets import GeoTIFFFolder
 from hook.datasets.checks import check_dataset, check_pair, raise_findings
 from hook.errors import ConfigError, DataError
 from hook.structures import ClsDataSample
@@ -301,3 +309,73 @@ def test_shared_images_are_found(tmp_path):
     assert check_pair(first, third) == []
     finding = only(check_pair(first, second))
     assert "1 shared" in finding.found and finding.found.endswith("b.png")
+
+
+def _scenes(folder, *names, **options):
+    options = (
+        dict(
+            metainfo=dict(classes=("a", "b", "c")),
+            mode="cover",
+            chip_size=32,
+            split=list(names) or None,
+        )
+        | options
+    )
+    return GeoTIFFFolder("images", "masks", str(folder), **options)
+
+
+def _shared(train, other):
+    """The warnings of two data sets about images in both."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert check_pair(train, other) == []
+    return [str(one.message) for one in caught]
+
+
+def test_scenes_in_two_lists_are_warned_of(folder):
+    images = folder / "images"
+    train = _scenes(folder, "s0", "s1")
+    assert _shared(train, _scenes(folder, "s2")) == []
+    (images / "link.tif").symlink_to(images / "s0.tif")
+    os.link(images / "s1.tif", images / "hard.tif")
+    shutil.copy(images / "s0.tif", images / "copied.tif")
+    for name in ("link", "hard", "copied"):
+        number = "1" if name == "hard" else "0"
+        shutil.copy(folder / f"masks/s{number}.tif", folder / f"masks/{name}.tif")
+    for names, what in (
+        (["images/s1.tif", "s2"], "1 validation images are in .* s1.tif"),
+        (["s0", "s1"], "2 validation images are in"),
+        (["link"], "1 validation images are in .*link.tif"),
+        (["hard"], "1 validation images are in .*hard.tif"),
+        (["copied"], "1 validation images are copies of .*copied.tif"),
+    ):
+        for other in (_scenes(folder, *names), RepeatDataset(_scenes(folder, *names), 2)):
+            (text,) = _shared(ConcatDataset([_scenes(folder, "s0"), train]), other)
+            assert re.search(what, text), text
+
+
+def test_areas_of_one_scene_are_compared(folder, rng, write_raster):
+    left, middle, right = (
+        dict(bounds=(500000 + 300 * k, 5199000, 500300 + 300 * k, 5201000), crs="EPSG:32633")
+        for k in range(3)
+    )
+    datasets = [
+        GeoTIFFFolder(
+            "images/s0.tif", "masks/s0.tif", str(folder), split=split, chip_size=32, mode="cover",
+            metainfo=dict(classes=("a", "b", "c")),
+        )
+        for split in (left, middle, right, None)
+    ]  # fmt: skip
+    assert _shared(datasets[0], datasets[1]) == _shared(datasets[2], datasets[1]) == []
+    assert len(_shared(datasets[0], datasets[3])) == 1
+    shapes = geopandas.GeoSeries([shapely.box(*b["bounds"]) for b in (left, middle)], crs=32633)
+    table = geopandas.GeoDataFrame(dict(part=["a", "b"]), geometry=shapes)
+    table.to_crs(4326).to_file(folder / "parts.gpkg")
+    parts = [
+        _scenes(folder, split=dict(file="parts.gpkg", attribute="part", value=v)) for v in "ab"
+    ]
+    assert _shared(*parts) == []
+    assert len(_shared(parts[0], datasets[0])) == 1
+    chips = [_scenes(folder, indices=chosen) for chosen in ([0, 2], [1, 3])]
+    assert _shared(*chips) == []
+    assert len(_shared(chips[0], chips[0])) == 1

@@ -14,6 +14,7 @@ import numpy as np
 from prettytable import PrettyTable
 from rasterio.enums import Resampling
 
+from hook.datasets.files import stem_of
 from hook.errors import DataError, reports_errors
 from hook.evaluation.confusion import class_scores, confusion_matrix
 from hook.geo.raster import open_raster, read_valid, warped
@@ -41,7 +42,7 @@ def list_masks(paths: list[Path], listed: Path | None) -> list[Path]:
         masks |= {file.stem: file for file in files if file.suffix.lower() in RASTERS}
     if listed is not None:
         lines = map(str.strip, listed.read_text().splitlines())
-        names = [Path(line).stem for line in lines if line]
+        names = [stem_of(line) for line in lines if line]
         missing = [name for name in names if name not in masks]
         if missing:
             raise DataError(f"{listed} lists missing masks", found=missing[:5])
