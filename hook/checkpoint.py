@@ -391,6 +391,45 @@ def check_classes(
         )
 
 
+def warn_input_changes(
+    model: nn.Module, checkpoint: Mapping, meta: Mapping, source: str | os.PathLike
+) -> None:
+    """Warn if the data's bands or the model's statistics differ from those of the checkpoint.
+
+    Args:
+        model: Segmentor or classifier, with its preprocessor.
+        checkpoint: The checkpoint, see :func:`load_checkpoint`.
+        meta: Meta of the data; ``bands`` is compared.
+        source: Name of the checkpoint, for the message.
+    """
+    trained = checkpoint.get("meta")
+    trained = trained.get("dataset_meta") if isinstance(trained, Mapping) else None
+    if not isinstance(trained, Mapping):
+        return
+    changes = []
+    bands, before = ([_band(band) for band in each.get("bands") or ()] for each in (meta, trained))
+    # Names and numbers of bands cannot be compared.
+    if bands and before and bands != before and len(set(map(type, bands + before))) == 1:
+        changes.append(("metainfo['bands']", trained["bands"], meta["bands"]))
+    for key in ("mean", "std"):
+        now, before = getattr(model.data_preprocessor, key, None), trained.get(key)
+        if now is None or before is None:
+            continue
+        now, before = now.flatten().tolist(), np.ravel(before).astype(float)
+        if len(now) not in (1, len(before)) or not np.allclose(now, before, 1e-4, 1e-6):
+            changes.append((f"model.data_preprocessor.{key}", before.tolist(), now))
+    for what, before, now in changes:
+        warnings.warn(
+            f"{source} was trained with different {what}: {list(before)}, not {list(now)}; the "
+            "results may be wrong. Use the config of the training (it is in the same work dir)",
+            stacklevel=2,
+        )
+
+
+def _band(band: object) -> str | int:
+    return band.casefold() if isinstance(band, str) else int(band)
+
+
 def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
     """Load a checkpoint file into a model; all weights must fit.
 

@@ -20,6 +20,7 @@ from hook.checkpoint import (
     load_checkpoint,
     load_weights,
     use_safe_loading,
+    warn_input_changes,
 )
 from hook.errors import CheckpointError, ConfigError
 
@@ -258,3 +259,44 @@ def test_weights_that_are_not_numbers_are_refused(saved):
 def test_a_path_of_the_wrong_type():
     with pytest.raises(ConfigError, match="checkpoint=None"):
         load_checkpoint(None)
+
+
+TRAINED = {"bands": ("red", "green", "nir"), "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+
+
+def _inputs(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)):
+    model = nn.Module()
+    model.data_preprocessor = nn.Module()
+    for name, values in (("mean", mean), ("std", std)):
+        model.data_preprocessor.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "meta", "trained", "named"),
+    [
+        ({}, {"bands": ("nir", "green", "red")}, {}, "metainfo.'bands'.*nir"),
+        ({}, {"bands": (3, 2, 1)}, {"bands": (1, 2, 3)}, r"\(?\[3, 2, 1\]|3, 2, 1"),
+        ({}, {"bands": ("red", "green")}, {}, "metainfo.'bands'"),
+        ({"mean": (1.0, 2.0, 9.0)}, {}, {}, r"preprocessor\.mean"),
+        ({"std": (1.0,)}, {}, {}, r"preprocessor\.std"),
+    ],
+)
+def test_bands_and_statistics_unlike_the_checkpoints_are_warned_of(model, meta, trained, named):
+    checkpoint = {"meta": {"dataset_meta": TRAINED | trained}}
+    with pytest.warns(UserWarning, match=f"a.pth was trained with different .*{named}"):
+        warn_input_changes(_inputs(**model), checkpoint, meta, "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("meta", "checkpoint"),
+    [
+        ({"bands": ["Red", "green", "nir"]}, {"meta": {"dataset_meta": TRAINED}}),
+        ({"bands": (1, 2, 3)}, {"meta": {"dataset_meta": TRAINED}}),  # names and numbers
+        ({}, {"meta": {"dataset_meta": {"classes": ("a",)}}}),
+        ({"bands": (1, 2)}, {}),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_equal_or_unknown_inputs_are_not_warned_of(meta, checkpoint):
+    warn_input_changes(_inputs(), checkpoint, meta, "a.pth")

@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 @reports_errors
 def main() -> None:
     args = parse_args()
-    cfg = prepare(args)
+    cfg = prepare(args, fixed=("load_from", "resume"))
     if cfg.get("test_dataloader") is None:
         raise ConfigError(
             f"config {args.config} has no test data",

@@ -6,7 +6,7 @@ import difflib
 import importlib.metadata
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,71 @@ def load_config(
             remedy="correct the config",
         ) from error
     if options:
-        try:
-            cfg.merge_from_dict(options)
-        except Exception as error:
-            raise ConfigError(
-                f"--cfg-options {' '.join(options)} cannot be merged into {path}",
-                found=f"{type(error).__name__}: {_first_line(error)}",
-                remedy="name keys as tools/misc/print_config.py prints them",
-            ) from error
+        merge_options(cfg, options, "--cfg-options")
     _check_keys(cfg, path, needs_model)
     return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any], name: str) -> None:
+    """Override settings of a config; warn of those that nothing reads.
+
+    Args:
+        cfg: The config.
+        options: Dotted keys and values.
+        name: Name of the options in messages.
+
+    Raises:
+        ConfigError: If the config has no such setting, or it cannot be overridden.
+    """
+    remedy = "name keys as tools/misc/print_config.py prints them"
+    for key in options:
+        top = key.partition(".")[0]
+        if top not in cfg and top not in RUNNER_KEYS:
+            close = difflib.get_close_matches(top, RUNNER_KEYS | set(cfg), n=1)
+            raise ConfigError(
+                f"{name} {key}: the config has no setting '{top}'",
+                expected=close[0] if close else "a setting of the config",
+                found=top,
+                remedy=remedy,
+            )
+        if top not in RUNNER_KEYS or (top == "data_preprocessor" and top in cfg.get("model", ())):
+            _warn_unused(cfg, key, name)
+    try:
+        cfg.merge_from_dict(dict(options))
+    except Exception as error:
+        raise ConfigError(
+            f"{name} {' '.join(options)} cannot be merged into the config",
+            expected="dotted keys of the config, such as optim_wrapper.optimizer.lr",
+            found=f"{type(error).__name__}: {_first_line(error)}",
+            remedy=remedy,
+        ) from error
+
+
+def _warn_unused(cfg: Config, key: str, name: str) -> None:
+    """Warn that an option overrides a mere variable, and name the settings of its value."""
+    settings = {k: v for k, v in cfg.items() if k in RUNNER_KEYS - {"data_preprocessor"}}
+    value = cfg.to_dict()
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    same = [] if value is None else [path for path, v in _leaves(settings) if v == value]
+    warnings.warn(
+        f"{name} {key} has no effect: the config only uses '{key.partition('.')[0]}' while it is "
+        "read. Override the settings themselves"
+        + f"; of the same value are {', '.join(same[:4])}"
+        * bool(same),
+        stacklevel=4,
+    )
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and value of all settings."""
+    if path:
+        yield path, value
+    items = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list | tuple):
+        items = enumerate(value)
+    for key, one in items:
+        yield from _leaves(one, f"{path}.{key}" if path else str(key))
 
 
 def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
@@ -221,19 +276,48 @@ def config_errors(section: str):
             found=str(error),
             remedy="choose a different folder, e.g. with --work-dir",
         ) from error
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, AssertionError, AttributeError, ImportError),
+        NotImplementedError,  # mmseg's constructors of optimizers know a few backbones only
+    ) as error:
         text = str(error.args[0]) if error.args else ""
         # The first sentence of MMEngine's message on an unknown type is sufficient.
         reason = text.partition(". Please check")[0].partition("\n")[0]
         raise ConfigError(
             f"{section} of the config cannot be built",
-            found=f"{type(error).__name__}: {reason}",
+            found=f"{type(error).__name__}: {reason or 'not supported for this model'}",
             remedy="correct this part of the config; tools/misc/print_config.py prints all of it",
         ) from error
 
 
 class ConfigOptions(DictAction):
-    """``--cfg-options KEY=VALUE ...`` with an error message for malformed pairs."""
+    """``--cfg-options KEY=VALUE ...`` as in MMEngine, which however removes all spaces.
+
+    Malformed pairs are errors with a message.
+    """
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Parse a value: a list in brackets or with commas, a number, a bool, None or text."""
+        given = val.strip("'\"")
+        text = given.strip()
+        inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else None
+        if inner is None and "," not in text:
+            value = DictAction._parse_int_float_bool(text)
+            return given if isinstance(value, str) else value
+        if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
+            raise ValueError(f"imbalanced brackets in {text}")
+        parts, depth = [""], 0
+        for character in text if inner is None else inner:
+            depth += (character in "([") - (character in ")]")
+            if character == "," and not depth:
+                parts.append("")
+            else:
+                parts[-1] += character
+        if not parts[-1].strip():
+            parts.pop()  # after a last comma, or between empty brackets
+        values = [ConfigOptions._parse_iterable(part.strip()) for part in parts]
+        return tuple(values) if text[:1] == "(" and inner is not None else values
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Parse the pairs into a dict of dotted keys."""
@@ -254,7 +338,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         action=ConfigOptions,
         metavar="KEY=VALUE",
         help="override settings of the config, such as optim_wrapper.optimizer.lr=1e-4; lists "
-        'as key="[a,b]" or key=a,b',
+        'as key="[a,b]" or key=a,b, values with spaces as key="a b"',
     )
 
 

@@ -14,7 +14,7 @@ from hook.checkpoint import load_checkpoint
 from hook.datasets.holdout import PARTS
 from hook.datasets.inspection import LabelledImages
 from hook.datasets.statistics import labelled_statistics
-from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset
+from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset, merge_options
 from hook.engine.runner import set_amp
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster
@@ -229,7 +229,7 @@ def fit_schedule(cfg: Config, epochs: int, options: Mapping[str, Any]) -> None:
     loader.dataset.pop("length", None)
     chips = len(build_dataset(cfg, "train", lambda section: {**section, "mode": "random"}))
     loader.dataset.length = max(chips, _MIN_BATCHES * loader.batch_size)
-    merge_options(cfg, options)
+    merge_options(cfg, options, "cfg_options")
     loader = cfg.train_dataloader
     steps = math.ceil(loader.dataset.length / loader.batch_size)
     factor = epochs / cfg.train_cfg.max_epochs
@@ -247,24 +247,7 @@ def fit_schedule(cfg: Config, epochs: int, options: Mapping[str, Any]) -> None:
     cfg.param_scheduler = kept
     cfg.train_cfg.max_epochs = epochs
     cfg.train_cfg.val_interval = max(1, epochs // _VALIDATIONS)
-    merge_options(cfg, options)  # again, to override the schedule
-
-
-def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Override settings of a config.
-
-    Raises:
-        ConfigError: If a key cannot be merged.
-    """
-    try:
-        cfg.merge_from_dict(dict(options))
-    except Exception as error:
-        raise ConfigError(
-            f"cfg_options {dict(options)} cannot be merged",
-            expected="dotted keys of the config, such as optim_wrapper.optimizer.lr",
-            found=f"{type(error).__name__}: {error}",
-            remedy="use the keys of config.py in the work dir",
-        ) from error
+    merge_options(cfg, options, "cfg_options")  # again, to override the schedule
 
 
 def build_cover(cfg: Config, part: str, **options: Any) -> Any:

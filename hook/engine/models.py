@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Mapping
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
 from hook.engine.configs import config_errors
 from hook.errors import ConfigError
+from hook.tokenizers.positions import fit_positions
 
 _DEFAULT_WINDOW = 512
 
@@ -58,6 +60,38 @@ def use_default_scope(cfg: Config) -> None:
     if scope == "mmseg":
         with contextlib.redirect_stdout(io.StringIO()):  # it prints missing packages
             import mmseg.datasets  # noqa: F401
+
+
+def fit_loaded_positions(model: nn.Module, weights: dict[str, Tensor], source: str) -> bool:
+    """Resize learned positions in weights of another image size to the model's, for fine-tuning.
+
+    Args:
+        model: The model.
+        weights: Its state dict; positions are replaced.
+        source: Name of the checkpoint, for the log and the warning that positions do not fit.
+
+    Returns:
+        Whether positions were replaced.
+    """
+    changed = False
+    for name, own in model.named_parameters():
+        loaded = weights.get(name)
+        if not name.endswith("pos_embed") or loaded is None or loaded.shape == own.shape:
+            continue
+        grid = getattr(model.get_submodule(name.rpartition(".")[0]), "grid_size", None)
+        fitted = None
+        if grid is not None and loaded.shape[-1] == own.shape[-1]:
+            fitted = fit_positions(loaded, grid)
+        if fitted is None:
+            warnings.warn(
+                f"{source}: the positions {name} {tuple(loaded.shape)} do not fit "
+                f"{tuple(own.shape)} and start anew, at random",
+                stacklevel=2,
+            )
+        else:
+            weights[name], changed = fitted, True
+            print_log(f"{source}: {name} resampled to {grid[0]} x {grid[1]}", "current")
+    return changed
 
 
 def get_num_classes(model: nn.Module) -> int:

@@ -28,6 +28,7 @@ import timm
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
+from torch import nn
 
 from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
 from hook.engine.devices import check_device, require_compiler
@@ -322,6 +323,16 @@ def fit_to_side(cfg: Config, side: int) -> None:
             preprocessor["size"] = (side, side)
 
 
+def image_side(cfg: Config, model: nn.Module) -> int:
+    """Return the side of a model's images in pixels, for a model of any size that of its data."""
+    if not hasattr(getattr(model.backbone, "tokenizer", None), "img_size"):
+        for part in ("test", "val", "train"):
+            data = (cfg.get(f"{part}_dataloader") or {}).get("dataset") or {}
+            if isinstance(data.get("chip_size"), int):
+                return data["chip_size"]
+    return default_window(model)
+
+
 class Step:
     """A config's model and a seeded batch, to be run repeatedly.
 
@@ -351,7 +362,7 @@ class Step:
         elif settings.shape is not None:
             height, width = settings.shape
         else:
-            height = width = default_window(self.model)
+            height = width = image_side(cfg, self.model)
         bands = get_num_bands(self.model) or 3
         inputs = torch.randn(settings.batch_size, bands, height, width, device=self.device)
         self.inputs = inputs.to(memory_format=memory_format)

@@ -7,13 +7,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import master_only
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -26,6 +27,7 @@ from hook.checkpoint import (
     find_resumable,
     get_state_dict,
     load_checkpoint,
+    warn_input_changes,
 )
 from hook.engine.configs import (
     add_config_options,
@@ -35,7 +37,7 @@ from hook.engine.configs import (
     make_folder,
     setup_environment,
 )
-from hook.engine.models import upgrade_model
+from hook.engine.models import fit_loaded_positions, upgrade_model
 from hook.engine.optim import CPUAmpOptimWrapper
 from hook.errors import ConfigError, HookError
 
@@ -297,6 +299,18 @@ def _reports(section: str, method: Callable) -> Callable:
 
 
 # ---------------------------------------------------------------------------------- runner
+class _FitPositions(Hook):
+    """Resamples learned positions of checkpoints to fine-tune."""
+
+    def after_load_checkpoint(self, runner: "HookRunner", checkpoint: dict) -> None:
+        """Change the loaded weights before they enter the model; see MMEngine."""
+        if not runner._needs_every_weight:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            weights = get_state_dict(checkpoint)
+            if fit_loaded_positions(model, weights, str(runner._load_from)):
+                checkpoint["state_dict"] = weights
+
+
 @RUNNERS.register_module()
 class HookRunner(Runner):
     """MMEngine's runner with atomic checkpoints, strict loading and readable errors.
@@ -332,6 +346,7 @@ class HookRunner(Runner):
         with config_errors("default_hooks / custom_hooks"):
             super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(ResumeValidationHook())
+        self.register_hook(_FitPositions())
 
     def train(self):
         """Train the model."""
@@ -357,7 +372,10 @@ class HookRunner(Runner):
         self.message_hub.update_info("resumed_from", str(filename), resumed=False)
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
-        """Load a checkpoint, and check that all or, for fine-tuning, some weights match."""
+        """Load a checkpoint, and check that all or, for fine-tuning, some weights match.
+
+        For fine-tuning, learned positions are resampled to the size of the images.
+        """
         model = self.model.module if is_model_wrapper(self.model) else self.model
         checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location="cpu")
         if not self._needs_every_weight:
@@ -368,6 +386,7 @@ class HookRunner(Runner):
                 meta = getattr(self._test_loop.dataloader.dataset, "metainfo", {})
                 if meta.get("classes"):
                     check_classes(model, checkpoint, meta["classes"], filename)
+                warn_input_changes(model, checkpoint, meta, filename)
         return super().load_checkpoint(filename, *args, **kwargs)
 
     @master_only
@@ -410,8 +429,25 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
-def prepare(args: argparse.Namespace) -> Config:
-    """Read the config of a command and apply the options of :func:`add_common_options`."""
+def prepare(args: argparse.Namespace, fixed: Sequence[str] = ()) -> Config:
+    """Read the config of a command and apply the options of :func:`add_common_options`.
+
+    Args:
+        args: The arguments of the command.
+        fixed: Further settings of the config that the command sets itself.
+
+    Raises:
+        ConfigError: If ``--cfg-options`` has a setting that an argument sets, or as
+            :func:`hook.engine.configs.load_config`.
+    """
+    fixed = [*fixed, "launcher", *["work_dir"] * (args.work_dir is not None)]
+    if twice := [key for key in fixed if key in (args.cfg_options or ())]:
+        raise ConfigError(
+            f"--cfg-options {twice[0]} has no effect",
+            expected="settings that no argument of the command sets",
+            found=", ".join(twice),
+            remedy="use the argument instead (--help)",
+        )
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)

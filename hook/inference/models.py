@@ -13,7 +13,13 @@ from mmengine.logging import print_log
 from torch import nn
 
 from hook.arguments import bad_argument, check_path, is_int
-from hook.checkpoint import check_state_dict, get_state_dict, load_checkpoint, load_weights
+from hook.checkpoint import (
+    check_state_dict,
+    get_state_dict,
+    load_checkpoint,
+    load_weights,
+    warn_input_changes,
+)
 from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.devices import to_device
 from hook.engine.models import build_model, get_num_classes
@@ -96,7 +102,10 @@ def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
         config = load_config(find_config(config) if is_name else config)
     check_path("checkpoint", checkpoint)
     model = build_model(config)
-    meta = dict(load_weights(model, checkpoint).get("meta") or {})
+    loaded = load_weights(model, checkpoint)
+    data_meta = find_key(config.get("test_dataloader"), "metainfo") or {}
+    warn_input_changes(model, loaded, data_meta, checkpoint)
+    meta = dict(loaded.get("meta") or {})
     model.cfg = config
     model.dataset_meta = _dataset_meta(config, meta, model)
     model.weights_file = Path(checkpoint)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError
-from hook.tokenizers.positions import resize_positions
+from hook.tokenizers.positions import fit_positions
 
 
 def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]]:
@@ -177,11 +177,8 @@ def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
         state[first] = adapt_bands(state[first], tokenizer.in_channels)
     positions = state.get("tokenizer.pos_embed")
     if positions is not None and tokenizer.pos_embed is not None:
-        side = int(positions.shape[1] ** 0.5)
-        if side * side == positions.shape[1]:
-            state["tokenizer.pos_embed"] = resize_positions(
-                positions, (side, side), tokenizer.grid_size
-            )
+        fitted = fit_positions(positions, tokenizer.grid_size)
+        state["tokenizer.pos_embed"] = positions if fitted is None else fitted
     return state
 
 

@@ -25,6 +25,26 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, 
     return maps.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
+def fit_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor | None:
+    """Resize learned positions of another image size, as timm's ``resample_abs_pos_embed``.
+
+    Args:
+        positions: (1, N, D) positions, of a square or of an image of the proportions of ``grid``.
+        grid: Height and width of the new grid.
+
+    Returns:
+        (1, height * width, D) positions; None if N positions are neither.
+    """
+    count, (height, width) = positions.shape[1], grid
+    side = math.isqrt(count)
+    if side * side == count and height == width:
+        return resize_positions(positions, (side, side), grid)
+    rows = round(math.sqrt(count * height / width))
+    if rows and count == rows * round(rows * width / height):
+        return resize_positions(positions, (rows, count // rows), grid)
+    return resize_positions(positions, (side, side), grid) if side * side == count else None
+
+
 class Rotary2d(nn.Module):
     """Rotary position embedding over rows and columns.
 

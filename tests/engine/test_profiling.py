@@ -16,6 +16,7 @@ from hook.engine.profiling import (
     StepSettings,
     StepStopped,
     fit_to_side,
+    image_side,
     measure,
 )
 from hook.errors import ConfigError
@@ -26,6 +27,18 @@ def config(cls_run, repo, monkeypatch) -> str:
     """A tiny classifier's config, which fresh processes can import too."""
     monkeypatch.syspath_prepend(repo / "tests" / "data")
     return str(cls_run[0])
+
+
+def test_models_of_any_size_get_images_of_the_size_of_their_data():
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Module()
+    assert image_side(Config(dict(model={})), model) == 512
+    data = dict(type="hook.GeoTIFFFolder", chip_size=256)
+    cfg = Config(dict(model={}, val_dataloader=dict(dataset=data)))
+    assert image_side(cfg, model) == 256
+    model.backbone.tokenizer = torch.nn.Module()
+    model.backbone.tokenizer.img_size = (64, 64)
+    assert image_side(cfg, model) == 64
 
 
 def test_saved_bytes_are_those_of_the_graph():

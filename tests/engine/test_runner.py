@@ -1,16 +1,21 @@
 """Reading configs and options: what is wrong is said with file, expectation and remedy."""
 
 import argparse
+import warnings
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
+from timm.layers import resample_abs_pos_embed
 from torch._utils import ExceptionWrapper
 
 from hook.engine.configs import add_config_options, config_errors, load_config
+from hook.engine.models import fit_loaded_positions
 from hook.engine.runner import (
     _first_slurm_host,
+    add_common_options,
+    prepare,
     set_amp,
     set_auto_scale_lr,
     set_output,
@@ -22,6 +27,7 @@ from hook.engine.runner import (
     worker_errors,
 )
 from hook.errors import CheckpointError, ConfigError, DataError
+from hook.tokenizers import PatchEmbedTokenizer
 
 
 def _write(path, text):
@@ -78,6 +84,70 @@ def test_malformed_cfg_options_exit_with_two(pair, capsys):
     assert "KEY=VALUE" in capsys.readouterr().err
     good = parser.parse_args(["--cfg-options", "a.b=1", "c=[1,2]"])
     assert good.cfg_options == {"a.b": 1, "c": [1, 2]}
+
+
+def _options(*pairs):
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    return parser.parse_args(["--cfg-options", *pairs]).cfg_options
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", "1", "1e-4", "true", "None", "", "a,b", "[a,(1,2),[]]", "(1,2.5)", "[]", "[a,]", "'a'"],
+)
+def test_options_without_spaces_read_as_in_mmengine(value):
+    assert _options(f"key={value}") == {"key": DictAction._parse_iterable(value)}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("/my data/ x", "/my data/ x"),
+        ("[s 0.tif, s1.tif]", ["s 0.tif", "s1.tif"]),
+        ("a b,c d", ["a b", "c d"]),
+        ("[(1, 2), [x y]]", [(1, 2), ["x y"]]),
+        ("'my data'", "my data"),
+        (" 2", 2),
+        ("x=y z", "x=y z"),
+    ],
+)
+def test_options_keep_their_spaces(value, expected):
+    assert _options(f"key={value}") == {"key": expected}
+
+
+def test_options_that_nothing_reads_are_named(tmp_path):
+    text = (
+        "rate = 0.5\nsize = dict(size=(8, 8))\ndata_preprocessor = dict(type='P', **size)\n"
+        "model = dict(type='X', data_preprocessor=data_preprocessor, depth=1)\n"
+        "optim_wrapper = dict(optimizer=dict(lr=rate))"
+    )
+    path = _write(tmp_path / "c.py", text)
+    for key, value, setting in (
+        ("rate", 0.1, "optim_wrapper.optimizer.lr"),
+        ("size.size", (4, 4), "model.data_preprocessor.size"),
+        ("data_preprocessor.size", (4, 4), "model.data_preprocessor.size"),
+    ):
+        with pytest.warns(UserWarning, match=f"{key} has no effect.* {setting}"):
+            load_config(path, {key: value})
+    with pytest.raises(ConfigError, match="no setting 'modle'") as caught:
+        load_config(path, {"modle.depth": 2})
+    assert "expected: model" in str(caught.value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_config(path, {"model.depth": 2, "load_from": "x.pth", "train_cfg.by": 1})
+    assert (found.model.depth, found.load_from, found.train_cfg.by) == (2, "x.pth", 1)
+
+
+def test_options_that_arguments_set_are_refused(tmp_path):
+    path = _write(tmp_path / "c.py", "model = dict(type='X')")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    add_common_options(parser)
+    for option, fixed in (("launcher=slurm", ()), ("load_from=x", ("load_from",))):
+        args = parser.parse_args([str(path), "--cfg-options", option])
+        with pytest.raises(ConfigError, match="has no effect"):
+            prepare(args, fixed)
 
 
 def test_work_dir_comes_from_option_config_or_name(tmp_path):
@@ -173,6 +243,8 @@ def test_config_errors_keep_ours_and_convert_theirs():
     assert "https" not in str(caught.value)
     with pytest.raises(DataError, match="missing"), config_errors("part"):
         raise FileNotFoundError("a.tif")
+    with pytest.raises(ConfigError, match="not supported"), config_errors("optim_wrapper"):
+        raise NotImplementedError  # mmseg's decay of learning rates, for a backbone it lacks
     with pytest.raises(ZeroDivisionError), config_errors("part"):  # a defect stays one
         raise ZeroDivisionError
 
@@ -227,3 +299,18 @@ def test_images_a_tokenizer_cannot_take():
     assert "3 x 32" in str(caught.value)
     with pytest.raises(ValueError, match="of another kind"), worker_errors():
         raise ValueError("of another kind")
+
+
+def test_positions_of_a_different_image_size_are_resampled(caplog):
+    options = dict(patch_size=8, embed_dims=6, with_pos_embed=True)
+    small, large = (PatchEmbedTokenizer(size, **options) for size in (32, (48, 64)))
+    weights = small.state_dict()
+    assert fit_loaded_positions(large, weights, "epoch_1.pth")
+    expected = resample_abs_pos_embed(small.pos_embed, [6, 8], [4, 4], num_prefix_tokens=0)
+    assert torch.allclose(weights["pos_embed"], expected)
+    assert "pos_embed resampled to 6 x 8" in caplog.text
+    large.load_state_dict(weights)
+    odd = {"pos_embed": torch.zeros(1, 11, 6)}
+    with pytest.warns(UserWarning, match="start anew"):
+        assert not fit_loaded_positions(large, odd, "epoch_1.pth")
+    assert odd["pos_embed"].shape == (1, 11, 6)

@@ -125,6 +125,21 @@ def test_benchmark_of_several_configs(load_tool, cls_run, monkeypatch, tmp_path,
         assert entry["speed_over_baseline"]["median"] == pytest.approx(np.median(seconds[1] / row))
 
 
+def test_benchmark_of_images_of_different_sizes_claims_no_factor(
+    load_tool, cls_run, monkeypatch, tmp_path, capsys
+):
+    tool = load_tool("analysis_tools/benchmark.py")
+    monkeypatch.setattr(tool, "measure", lambda *_: Measurement((1,), (), 1))
+    config, other = cls_run[0], cls_run[0].with_name("larger.py")
+    other.write_text(config.read_text().replace("img_size=16", "img_size=32"))
+    report = tmp_path / "report.json"
+    with pytest.warns(UserWarning, match="sizes of the images differ"):
+        _main(tool, monkeypatch, config, other, "--repeats", "1", "--json", report)
+    text = capsys.readouterr().out
+    assert "16 x 16" in text and "32 x 32" in text and "times as fast" not in text
+    assert "over" not in report.read_text()
+
+
 def test_ratios_are_taken_per_round(load_tool):
     tool = load_tool("analysis_tools/benchmark.py")
     # The machine slows down, the first config always takes half the time of the second.

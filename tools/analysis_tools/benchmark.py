@@ -11,6 +11,7 @@ head on random images, without data loading.
 import argparse
 import os
 import string
+import warnings
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="height and width, or one side (default: the size of each model)",
+        help="height and width, or one side (default: that of each model, or of its data)",
     )
     add_step_options(parser, repeats=10)
     args = parser.parse_args()
@@ -154,7 +155,7 @@ def make_table(entries: list[dict[str, Any]], baseline: int) -> PrettyTable:
     row("images per s", "images_per_second")
     row("peak memory (MiB)", "peak_memory_bytes", 2**-20, 1)
     row("saved for backward (MiB)", "saved_for_backward_bytes", 2**-20, 1)
-    if len(entries) > 1:
+    if "speed_over_baseline" in entries[baseline]:
         over = f"over {LETTERS[baseline]}"
         speeds = (entry["speed_over_baseline"]["median"] for entry in entries)
         table.add_row([f"speed {over}", *(f"{speed:.3f}" for speed in speeds)])
@@ -176,15 +177,23 @@ def main() -> None:
     report = report_head(settings, args.repeats)
     report["baseline"] = LETTERS[args.baseline_index]
     report["configs"] = entries_of(args.configs, steps, seconds, settings)
-    add_ratios(report["configs"], seconds, args.baseline_index)
-    if len(steps) == 2:
-        report["speed_a_over_b"] = ratios_to_baseline(seconds, 1)[0]
+    comparable = len(steps) > 1 and len({step.inputs.shape[-2:] for step in steps}) == 1
+    if comparable:
+        add_ratios(report["configs"], seconds, args.baseline_index)
+        if len(steps) == 2:
+            report["speed_a_over_b"] = ratios_to_baseline(seconds, 1)[0]
+    elif len(steps) > 1:
+        warnings.warn(
+            "the sizes of the images differ, so that the speeds cannot be compared; set one size "
+            "with --shape",
+            stacklevel=1,
+        )
     print_head(report, settings)
     for letter, entry in zip(LETTERS, report["configs"], strict=False):
         print(f"{letter}: {entry['config']}, input {' x '.join(map(str, entry['shape']))}")
     print(make_table(report["configs"], args.baseline_index))
     for index, entry in enumerate(report["configs"]):
-        if index != args.baseline_index:
+        if comparable and index != args.baseline_index:
             speed = entry["speed_over_baseline"]
             print(
                 f"{LETTERS[index]} is {speed['median']:.3f} times as fast as "

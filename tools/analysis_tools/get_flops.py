@@ -8,12 +8,14 @@ separately, because many counters and papers omit them.
 import argparse
 
 import torch
+from mmengine.config import Config
 from prettytable import PrettyTable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hook.engine.configs import add_config_options, load_config, setup_environment
-from hook.engine.models import build_model, default_window, get_num_bands
+from hook.engine.models import build_model, get_num_bands
+from hook.engine.profiling import image_side
 from hook.errors import ConfigError, reports_errors
 
 
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="height and width, or one side (default: the size of the model)",
+        help="height and width, or one side (default: that of the model, or of its data)",
     )
     parser.add_argument("--bands", type=int, help="number of bands (default: the model's)")
     parser.add_argument(
@@ -35,10 +37,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def image_shape(model: torch.nn.Module, shape: list[int] | None) -> tuple[int, int]:
-    """Return height and width, from the option or the model."""
+def image_shape(cfg: Config, model: torch.nn.Module, shape: list[int] | None) -> tuple[int, int]:
+    """Return height and width, from the option, the model or its data."""
     if shape is None:
-        side = default_window(model)
+        side = image_side(cfg, model)
         return side, side
     if len(shape) > 2 or min(shape) < 1:
         raise ConfigError("--shape", expected="one side, or height and width", found=shape)
@@ -80,7 +82,7 @@ def main() -> None:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     model = build_model(cfg)
-    height, width = image_shape(model, args.shape)
+    height, width = image_shape(cfg, model, args.shape)
     bands = args.bands or get_num_bands(model) or 3
     try:
         totals, attention = count(model, torch.zeros(1, bands, height, width))
