@@ -38,6 +38,7 @@ def train(
     work_dir: str | os.PathLike,
     *,
     label: str | None = None,
+    layer: str | int | None = None,
     classes: Sequence[str] | Mapping[Any, str] | None = None,
     palette: Sequence[Colour] | Mapping[str, Colour] | None = None,
     background: str | None = None,
@@ -71,6 +72,7 @@ def train(
             masks as DataArrays (y, x) in the order of the images.
         work_dir: Folder for config, checkpoint, log and arrays; created if missing.
         label: Class attribute of the polygons. Without it all are of one class.
+        layer: Layer of the files of polygons, by name or number from 0. Default: the first.
         classes: Names in the order of the labels, or a name for each value of the masks or of
             ``label``; other values are ignored. Default: the names found.
         palette: ``(red, green, blue)`` or ``'#rrggbb'`` for each class, or by name. Default: the
@@ -145,6 +147,7 @@ def train(
         classes=classes,
         palette=palette,
         background=background,
+        layer=layer,
     )
     hold_out(found, val_fraction, val, out)
     found.splits["test"] = dict(found.splits["val"])

@@ -169,7 +169,8 @@ def _cut_image(found: LabelledImages, fraction: float) -> list[dict[str, Any]]:
         return _strips(scene.grid, (share, 1.0))
     # Sparse polygons: the fraction refers to the labelled area, not to the image.
     left, bottom, right, top = bounds = scene.grid.bounds
-    tables = [read_features(mask).to_crs(scene.grid.crs) for mask in found.masks]
+    layer = found.options.get("mask_layer")
+    tables = [read_features(mask, layer).to_crs(scene.grid.crs) for mask in found.masks]
     shapes = [shape for table in tables for shape in table.geometry]
     inside = [shape for shape in shapes if shape.intersects(shapely.box(*bounds))]
     if len(inside) < 2:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hook.datasets.files import IGNORE_INDEX, list_files, read_features, some
+from hook.datasets.files import IGNORE_INDEX, list_files, read_features, search_folder, some
 from hook.datasets.scene_files import PathLike, Scene, check_one_kind, read_scenes
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import band_names
 from hook.geo.raster import RASTER_SUFFIXES, open_raster
 from hook.geo.styles import distinct_palette, read_category_names
-from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
+from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file, table_text
 from hook.progress import progress_bar
 
 _MAX_CLASSES = 64
@@ -68,7 +68,8 @@ def inspect_folder(root: Path) -> LabelledImages:
         (masks, RASTER_SUFFIXES + VECTOR_SUFFIXES),
     ):
         exists = folder.is_dir()
-        if not exists or not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+        files = search_folder(folder, ["*"]) if exists else ()
+        if not any(path.suffix.lower() in suffixes for path in files):
             outer = folder if exists else root
             listed = sorted(path.name for path in outer.iterdir()) if outer.is_dir() else ()
             raise DataError(
@@ -137,6 +138,7 @@ def inspect_files(
     classes: Sequence[str] | Mapping[Any, str] | None = None,
     palette: Sequence[Colour] | Mapping[str, Colour] | None = None,
     background: str | None = None,
+    layer: str | int | None = None,
 ) -> LabelledImages:
     """Read bands, classes and colours of images and labels; see :func:`hook.apis.train`.
 
@@ -147,6 +149,7 @@ def inspect_files(
         classes: Names in the order of the labels, or a name for each value.
         palette: Colours in the order of the classes, or by name.
         background: Class of unlabelled pixels.
+        layer: Layer of the vector files; default the first.
 
     Returns:
         Images and labels; ``splits`` is empty.
@@ -163,13 +166,14 @@ def inspect_files(
     scenes = read_scenes(paths, masks, bands)
     if is_vector_file(masks[0]):
         read = _classes_without_attribute if label is None else _classes_of_attribute
-        names, options = read(masks, label, classes, background)
-    elif label is not None:
+        names, options = read(masks, layer, label, classes, background)
+        options |= {} if layer is None else {"mask_layer": layer}
+    elif label is not None or layer is not None:
         raise ConfigError(
-            f"label={label!r} is an attribute of polygons, but the labels are rasters",
-            expected="label=None",
+            f"label={label!r}, layer={layer!r}: of polygons, but the labels are rasters",
+            expected="label=None and layer=None",
             found=some(masks),
-            remedy="omit label; classes={value: name} names the values of a raster",
+            remedy="omit them; classes={value: name} names the values of a raster",
         )
     else:
         names, options = _classes_of_rasters(masks, classes, background)
@@ -373,18 +377,19 @@ def _names_in_mask(path: str) -> list[str] | None:
 
 # ---------------------------------------------------------------------------------- features
 def _classes_of_attribute(
-    masks: list[str], label: str, classes: Any, background: str | None
+    masks: list[str], layer: str | int | None, label: str, classes: Any, background: str | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the classes of polygons from an attribute."""
     values: set[Any] = set()
     for path in masks:
-        table = read_features(path, attribute=label, option="label")
+        table = read_features(path, layer, label, "label")
         column = table[label]
-        if column.isna().any():
+        missing = column.isna() | (column.map(table_text) == "")
+        if missing.any():
             raise DataError(
                 f"{path}: features without {label}",
                 expected="a class for each feature",
-                found=f"{int(column.isna().sum())} of {len(table)} without one",
+                found=f"{int(missing.sum())} of {len(table)} without one, or with blanks only",
                 remedy="complete the attribute, or remove these features",
             )
         values |= {_plain(value) for value in column.unique()}
@@ -411,11 +416,11 @@ def _classes_of_attribute(
 
 
 def _classes_without_attribute(
-    masks: list[str], _: None, classes: Any, background: str | None
+    masks: list[str], layer: str | int | None, _: None, classes: Any, background: str | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the two classes, inside and outside, of polygons of a single class."""
     for path in masks:
-        read_features(path)
+        read_features(path, layer)
     names = ["object"] if classes is None else classes
     names = _as_names(names.values() if isinstance(names, Mapping) else names)
     if len(names) == 1:
@@ -469,4 +474,4 @@ def _plain(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int | str) else str(value)
+    return value if isinstance(value, int) else str(value).strip()

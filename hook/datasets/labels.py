@@ -13,6 +13,7 @@ from hook.datasets.files import read_features, some
 from hook.datasets.grids import Grid
 from hook.datasets.scene_files import MaskFile
 from hook.errors import ConfigError, DataError
+from hook.geo.vector import table_text
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Labels:
         if options.label_map is not None:
             pairs = options.label_map.items()
             self.label_map = {key: self.class_index(value, "label_map") for key, value in pairs}
-            self._label_of_text = {str(key): label for key, label in self.label_map.items()}
+            self._label_of_text = {table_text(key): label for key, label in self.label_map.items()}
         nodata = options.mask_nodata
         # As in Validity: None uses the nodata value of the file, NaN disables it.
         self.nodata = None if nodata == "tag" else math.nan if nodata is None else float(nodata)
@@ -74,6 +75,7 @@ class Labels:
         Raises:
             ConfigError: If the class does not exist.
         """
+        value = table_text(value) if isinstance(value, str) else value
         if value is None or value == "ignore" or value == self.ignore_index:
             return self.ignore_index
         try:
@@ -96,9 +98,7 @@ class Labels:
     def label_of(self, value: Any) -> int | None:
         """Return the label of a mask or attribute value, None if it has no label."""
         if self.label_map is not None:
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            return self.label_map.get(value, self._label_of_text.get(str(value)))
+            return self.label_map.get(value, self._label_of_text.get(table_text(value)))
         if value is None or value == "ignore":
             return None
         try:

@@ -10,16 +10,16 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from hook.datasets.files import read_features, some
+from hook.datasets.files import read_features, some, stem_of
 from hook.datasets.grids import Area
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster, unreadable
-from hook.geo.vector import is_vector_file
+from hook.geo.vector import is_vector_file, table_text
 
 
 def _values(value: Any) -> set[str]:
     is_sequence = isinstance(value, Sequence | set) and not isinstance(value, str)
-    return {str(each) for each in value} if is_sequence else {str(value)}
+    return {table_text(each) for each in value} if is_sequence else {table_text(value)}
 
 
 def _no_match(what: str, wanted: set[str], seen: Iterable[Any]) -> DataError:
@@ -96,7 +96,8 @@ def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) 
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            columns, rows = list(reader.fieldnames or ()), list(reader)
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise unreadable(str(path), error, "a CSV table") from error
     if attribute not in columns or len(columns) < 2:
@@ -107,7 +108,7 @@ def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) 
             remedy="correct split['attribute']",
         )
     wanted = _values(split["value"])
-    names = [row[columns[0]] for row in rows if str(row[attribute]) in wanted]
+    names = [row[columns[0]].strip() for row in rows if table_text(row[attribute]) in wanted]
     if not names:
         raise _no_match(f"{path}: {attribute}", wanted, {row[attribute] for row in rows})
     return sorted(match_names(names, files, str(path)))
@@ -119,7 +120,7 @@ def _files_of_tag(files: list[str], attribute: str, wanted: set[str]) -> list[st
         with open_raster(path) as src:
             value = src.tags().get(attribute)
         seen.add(value)
-        if value in wanted:
+        if value is not None and table_text(value) in wanted:
             chosen.append(path)
     if not chosen:
         raise _no_match(f"GeoTIFF tag {attribute!r} of {len(files)} images", wanted, seen)
@@ -168,7 +169,7 @@ def split_area(
     table = read_features(path, split.get("layer"), attribute, "split['attribute']")
     if attribute is not None:
         wanted = _values(split["value"])
-        values = table[attribute].astype(str)
+        values = table[attribute].map(table_text)
         if not values.isin(wanted).any():
             raise _no_match(f"{path}: {attribute}", wanted, set(values))
         table = table[values.isin(wanted)]
@@ -254,8 +255,8 @@ def match_names(
     for name, key in zip(names, keys, strict=True):
         spellings = [
             key,
-            key.parent / key.stem,
-            *([Path(key.name), Path(key.stem)] * ignore_folder),
+            key.parent / stem_of(key),
+            *([Path(key.name), Path(stem_of(key))] * ignore_folder),
         ]
         matches = next((tails[each] for each in spellings if each in tails), set())
         if not matches:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -110,6 +111,28 @@ def reading_vectors(
         raise unreadable(path, problem, expected, what, error) from problem
 
 
+def table_text(value: object) -> str:
+    """Return a value of a table as text: 3.0 as 3, and without blanks around.
+
+    A column of integers with gaps, as pandas and spreadsheets write it, holds 3.0.
+    """
+    text = str(value).strip()
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+
+
+def _first_layer(path: str | os.PathLike) -> str | None:
+    """Return the first layer with geometries, None if there is none; warn if there are more."""
+    layers = {name: kind for name, kind in pyogrio.list_layers(path) if kind is not None}
+    if len(layers) > 1:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in layers.items())
+        warnings.warn(
+            f"{path} has {len(layers)} layers: {listed}. The first is read; if that is wrong, "
+            "name the layer where there is an option for it, or save it as a file",
+            stacklevel=3,
+        )
+    return next(iter(layers), None)
+
+
 def read_vectors(
     path: str | os.PathLike,
     *,
@@ -122,7 +145,8 @@ def read_vectors(
 
     Args:
         path: The file.
-        layer: Layer of the file; None for the first.
+        layer: Layer of the file; None for the first with geometries, with a warning if there are
+            several.
         index_by_id: Index the rows by the feature ids of the file, not from 0.
         error: Class of the error.
         **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
@@ -134,6 +158,7 @@ def read_vectors(
         if Path(path).suffix.lower() == ".parquet":
             table = geopandas.read_parquet(path)
         else:
+            layer = _first_layer(path) if layer is None else layer
             options = {} if layer is None else {"layer": layer}
             table = geopandas.read_file(path, engine="pyogrio", fid_as_index=index_by_id, **options)
     if not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None:
@@ -166,7 +191,7 @@ def vector_batches(path: str | os.PathLike, layer: str | None = None) -> Iterato
 
     Args:
         path: GeoParquet (primary geometry), or any format GDAL supports.
-        layer: Layer of the file; None for the first.
+        layer: Layer of the file; None as in :func:`read_vectors`.
 
     Yields:
         The batches, which can be iterated once.
@@ -202,6 +227,7 @@ def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorB
 
 
 def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[VectorBatches]:
+    layer = _first_layer(path) if layer is None else layer
     count = pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]
     with pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (meta, reader):
         geometry = meta["geometry_name"] or "wkb_geometry"

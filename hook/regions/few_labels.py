@@ -16,7 +16,7 @@ from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
 from hook.geo.staging import StagedFiles, check_output
-from hook.geo.vector import driver_of, read_vectors, warn_missing_crs
+from hook.geo.vector import driver_of, read_vectors, table_text, warn_missing_crs
 from hook.regions.table import Regions, chunks, format_rows
 
 METHODS = ("linear", "mean")
@@ -280,7 +280,7 @@ def _read_csv(source: str, field: str) -> list[tuple[object, object, object]]:
     try:
         with open(source, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            names = reader.fieldnames or []
+            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             if missing := [name for name in (_ID, field) if name not in names]:
                 raise _field_error(source, missing[0], names)
             return [(f"row {n}", row[_ID], row[field]) for n, row in enumerate(reader, 1)]
@@ -308,7 +308,7 @@ def _check_ids(
     checked = []
     for label, region, name in pairs:
         try:
-            number = int(str(region))
+            number = int(table_text(region))
         except ValueError:
             number = -1
         if not 0 <= number < len(table):
@@ -324,10 +324,8 @@ def _check_ids(
 
 def _class_name(value: object, source: str, label: object) -> str:
     """Return the name of a class, given as text or a number."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of integers with gaps
-    name = "" if value is None or value != value else str(value)
-    if not name.strip() or name == "<NA>":
+    name = "" if value is None or value != value else table_text(value)
+    if not name or name == "<NA>":
         raise DataError(
             f"{source}: label {label} has no class",
             expected="a name or a number",

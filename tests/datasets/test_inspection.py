@@ -5,9 +5,10 @@ import rasterio
 from mmengine.config import Config
 
 from hook.datasets.holdout import split_folder
-from hook.datasets.inspection import inspect_folder
+from hook.datasets.inspection import inspect_files, inspect_folder
+from hook.datasets.labels import LabelOptions, Labels
 from hook.engine.fitting import build_cover, fit_data
-from hook.errors import DataError
+from hook.errors import ConfigError, DataError
 
 
 def checkerboard(*values, size=(32, 40)):
@@ -132,3 +133,40 @@ def test_truncated_mask(labelled):
     path.write_bytes(path.read_bytes()[:-40_000])
     with pytest.raises(DataError, match="cut off or damaged|cannot be read"):
         inspect(root)
+
+
+def _houses(root, kinds, layer=None):
+    """Boxes with a class each, in a vector file."""
+    boxes = geopandas.GeoSeries.from_wkt(
+        [f"POINT ({500005 + 10 * k} 4999985)" for k in range(len(kinds))], crs="EPSG:32632"
+    ).buffer(4)
+    path = root / "houses.gpkg"
+    geopandas.GeoDataFrame({"kind": kinds}, geometry=boxes).to_file(path, layer=layer)
+    return path
+
+
+def test_classes_of_an_attribute_filled_in_by_hand(labelled):
+    root = labelled([checkerboard(0, 1)])
+    path = _houses(root, ["x ", " y", "x", "y", "x\xa0"])
+    found = inspect_files(root / "images", path, label="kind")
+    assert found.classes == ["x", "y"]
+    labels = Labels(LabelOptions(**found.options), found.classes, 255)
+    assert labels.features(str(path), "EPSG:32632")[1].tolist() == [0, 1, 0, 1, 0]
+    for blank in ("", "  ", None):
+        path = _houses(root, ["x", "y", blank])
+        with pytest.raises(DataError, match="features without kind"):
+            inspect_files(root / "images", path, label="kind")
+    numbers = inspect_files(root / "images", _houses(root, [1.0, 2.0, 2.0]), label="kind")
+    assert numbers.classes == ["1", "2"]
+
+
+def test_the_layer_of_the_labels(labelled):
+    root = labelled([checkerboard(0, 1)])
+    _houses(root, ["x", "y"], layer="first")
+    path = _houses(root, ["a", "b", "c"], layer="second")
+    found = inspect_files(root / "images", path, label="kind", layer="second")
+    assert found.classes == ["a", "b", "c"] and found.options["mask_layer"] == "second"
+    with pytest.warns(UserWarning, match="2 layers: first .*, second"):
+        assert inspect_files(root / "images", path, label="kind").classes == ["x", "y"]
+    with pytest.raises(ConfigError, match="labels are rasters"):
+        inspect_files(root / "images", root / "masks", layer="second")

@@ -1,12 +1,22 @@
+import warnings
+
 import geopandas
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyogrio
 import pytest
 import shapely
 
 from hook.errors import DataError, SceneError
-from hook.geo.vector import DRIVERS, driver_of, is_vector_file, read_vectors, vector_batches
+from hook.geo.vector import (
+    DRIVERS,
+    driver_of,
+    is_vector_file,
+    read_vectors,
+    table_text,
+    vector_batches,
+)
 
 BOXES = shapely.box(np.arange(3.0), 0, np.arange(3.0) + 1, 1)
 
@@ -52,6 +62,33 @@ def test_a_layer_is_chosen_and_an_absent_one_named(write, table, tmp_path):
     with pytest.raises(DataError, match=r"table\.gpkg cannot be read") as caught:
         read_vectors(path, layer="third")
     assert "third" in str(caught.value.found)
+
+
+def test_a_second_layer_is_warned_of_unless_one_is_named(write, table, tmp_path):
+    path = tmp_path / "town.gpkg"
+    plain = table.drop(columns="geometry")
+    pyogrio.write_dataframe(plain, path, layer="notes")  # without geometries: not meant
+    table.to_file(path, layer="houses")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_vectors(path)) == 3
+        with vector_batches(path) as found:
+            assert found.count == 3
+    table.iloc[:1].to_file(path, layer="roads")
+    with pytest.warns(UserWarning, match=r"2 layers: houses \(Polygon\), roads") as caught:
+        assert len(read_vectors(path)) == 3
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_vectors(path, layer="roads")) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.0, "3"), ("3.0", "3"), (" a ", "a"), ("-2.00", "-2"), (0.5, "0.5"), ("v1.0", "v1.0")],
+)
+def test_values_of_tables_as_text(value, text):
+    assert table_text(value) == text
 
 
 @pytest.mark.parametrize("error", [DataError, SceneError])

@@ -195,6 +195,10 @@ def test_points_files_and_ids_say_the_same(regions, labels, tmp_path):
     for source in (points, doubled, points.set_crs(None, allow_override=True), *files):
         assert classify_regions(regions, source, field="kind").equals(expected)
     assert classify_regions(regions, tmp_path / "labels.csv", field="kind").equals(expected)
+    # As pandas and spreadsheets write columns with gaps, and as people type.
+    rows = [f" {n}.0 , {name} " for n, name in labels.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["region_id , kind", *rows]))
+    assert classify_regions(regions, tmp_path / "labels.csv", field="kind").equals(expected)
     reversed_ids = dict(reversed([(np.int64(n), name) for n, name in labels.items()]))
     assert classify_regions(regions, reversed_ids).equals(expected)
 
@@ -279,6 +283,8 @@ def test_bad_labels(regions, labels, tmp_path):
     assert refused(tmp_path / "a.csv", "no field class").found == "region_id, name"
     (tmp_path / "b.csv").write_text("region_id,class\n0,a\n1,\n")
     refused(tmp_path / "b.csv", "label row 2 has no class")
+    (tmp_path / "d.csv").write_text("region_id,class\n0.5,a\n1,b\n")
+    assert refused(tmp_path / "d.csv", "hits no region").found == "0.5"
     (tmp_path / "c.csv").write_text("region_id,class\n0,a\n0,b\n")
     refused(tmp_path / "c.csv", "contradict")
 
