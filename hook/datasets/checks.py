@@ -185,10 +185,10 @@ def check_shared_images(train: Any, other: Any, name: str) -> Finding | None:
         )
     apart = [image for image in others if image.file not in known]
     copies = _copies(apart, [images[0] for images in known.values()])
-    for what, paths in (("are", [i.path for i in shared]), ("are copies of images", copies)):
+    for what, paths in (("are", [i.path for i in shared]), ("as copies are", copies)):
         if paths:
             warnings.warn(
-                f"{len(paths)} {name} images {what} in the training data too, so that the {name} "
+                f"{len(paths)} {name} images {what} also in the training data, so that the {name} "
                 f"scores are too high: {some(dict.fromkeys(paths), 4)}; {remedy}",
                 stacklevel=3,
             )

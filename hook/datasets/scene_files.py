@@ -17,7 +17,7 @@ from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import resolve_bands
 from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster
-from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file
+from hook.geo.vector import VECTOR_SUFFIXES, apply_affine, is_vector_file
 from hook.progress import progress_bar
 
 PathLike = str | Path
@@ -103,9 +103,7 @@ class Scene:
     def outline(self, crs: str) -> shapely.Geometry:
         """Return the part of the split in a CRS (WKT)."""
         row, col, height, width = self.window
-        corners = ((0, 0), (width, 0), (width, height), (0, height))
-        affine = self.grid.window_affine(row, col)
-        shape = shapely.Polygon([affine * corner for corner in corners])
+        shape = apply_affine(shapely.box(0, 0, width, height), self.grid.window_affine(row, col))
         if self.area is not None:
             area = self.area
             if area.polygons is None:

@@ -301,14 +301,13 @@ def test_images_a_tokenizer_cannot_take():
         raise ValueError("of another kind")
 
 
-def test_positions_of_a_different_image_size_are_resampled(caplog):
+def test_positions_of_a_different_image_size_are_resampled():
     options = dict(patch_size=8, embed_dims=6, with_pos_embed=True)
     small, large = (PatchEmbedTokenizer(size, **options) for size in (32, (48, 64)))
     weights = small.state_dict()
     assert fit_loaded_positions(large, weights, "epoch_1.pth")
     expected = resample_abs_pos_embed(small.pos_embed, [6, 8], [4, 4], num_prefix_tokens=0)
     assert torch.allclose(weights["pos_embed"], expected)
-    assert "pos_embed resampled to 6 x 8" in caplog.text
     large.load_state_dict(weights)
     odd = {"pos_embed": torch.zeros(1, 11, 6)}
     with pytest.warns(UserWarning, match="start anew"):

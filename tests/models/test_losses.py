@@ -109,7 +109,7 @@ def test_classes_of_weight_zero_do_not_count(kind, smoothing):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     loss = kind(class_weight=[0.0, 1.0, 2.0], **options)(logits, torch.zeros(1, 4, 4).long())
     loss.backward()
-    assert float(loss) == 0 and (logits.grad == 0).all()
+    assert loss.item() == 0 and (logits.grad == 0).all()
 
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [math.nan, 1.0], [math.inf, 1.0], [0.0, 0.0]])
