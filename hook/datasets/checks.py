@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 from hook.datasets.files import some
+from hook.datasets.grids import Area
 from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
 from hook.geo.raster import open_raster
@@ -167,8 +168,8 @@ def check_shared_images(train: Any, other: Any, name: str) -> Finding | None:
         name: Name of the second data set in messages.
 
     Returns:
-        A finding for files of a published split in both. Files of folders, whose lists the user
-        wrote, and copies are warned of.
+        A finding for shared files of a TorchGeo data set. Files of other data sets, whose lists
+        the user wrote, and copies are warned of.
     """
     known: dict[Any, list[Image]] = {}
     for image in _images(train):
@@ -176,7 +177,7 @@ def check_shared_images(train: Any, other: Any, name: str) -> Finding | None:
     others = _images(other)
     shared = [one for one in others if any(map(one.overlaps, known.get(one.file, ())))]
     remedy = "use lists of the same split"
-    if shared and all(image.scene is None for image in shared):
+    if shared and hasattr(other, "source"):
         return Finding(
             f"training and {name} images",
             "no image in both",
@@ -188,8 +189,9 @@ def check_shared_images(train: Any, other: Any, name: str) -> Finding | None:
     for what, paths in (("are", [i.path for i in shared]), ("as copies are", copies)):
         if paths:
             warnings.warn(
-                f"{len(paths)} {name} images {what} also in the training data, so that the {name} "
-                f"scores are too high: {some(dict.fromkeys(paths), 4)}; {remedy}",
+                f"{len(paths)} {name} images {what} also in the training data, and unless their "
+                f"labels are of other parts, the scores are too high: "
+                f"{some(dict.fromkeys(paths), 4)}; {remedy}",
                 stacklevel=3,
             )
     return None
@@ -591,23 +593,34 @@ class Image:
 
 
 def _images(dataset: Any) -> list[Image]:
-    """Return the images of a data set, those of wrapped ones included; none if unknown."""
+    """Return the image files of a data set, those of wrapped ones included; none if unknown."""
     if isinstance(dataset, ConcatDataset):
         return [image for part in dataset.datasets for image in _images(part)]
     if isinstance(dataset, RepeatDataset | ClassBalancedDataset):
         return _images(dataset.dataset)
-    if hasattr(dataset, "full_init"):
+    if isinstance(dataset, BaseDataset):
         dataset.full_init()
     if scenes := getattr(dataset, "scenes", None):
         if dataset.mode == "random" or dataset._indices is None:
-            return [Image(scene.path, scene) for scene in scenes]
+            windows = zip(scenes, dataset.sampling_windows, strict=True)
+            parts = (replace(scene, window=window) for scene, window in windows)
+            return [Image(part.path, _labelled_part(part, dataset.labels)) for part in parts]
         chips = map(dataset.get_data_info, range(len(dataset)))
         windows = [(scenes[c["scene"]], (c["row"], c["col"], *dataset.chip_size)) for c in chips]
         return [Image(scene.path, replace(scene, window=window)) for scene, window in windows]
-    if getattr(dataset, "files", None) is None or not hasattr(dataset, "source"):
+    if not isinstance(dataset, BaseDataset):
         return []
-    paths = (dataset.get_data_info(index)["img_path"] for index in range(len(dataset)))
-    return [Image(path) for path in paths]
+    paths = (dataset.get_data_info(i).get("img_path", "") for i in range(len(dataset)))
+    return [Image(path) for path in paths if os.path.isfile(path)]
+
+
+def _labelled_part(scene: Any, labels: Any) -> Any:
+    """Return a scene whose area is that of its features, if all else is ignored."""
+    files = [mask.path for mask in scene.masks if mask.is_vector]
+    if not files or scene.area is not None or labels.background != labels.ignore_index:
+        return scene
+    shapes = [shape for path in files for shape in labels.features(path, scene.grid.crs)[0]]
+    return replace(scene, area=Area(scene.grid.crs, (0, 0, 0, 0), tuple(shapes)))
 
 
 def _copies(images: Sequence[Image], known: Sequence[Image]) -> list[str]:

@@ -17,7 +17,10 @@ IGNORE_INDEX = 255
 ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 
 # Endings of files that a name in a list may have or lack.
-NAME_SUFFIXES = (*RASTER_SUFFIXES, *VECTOR_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp")
+NAME_SUFFIXES = (
+    *(*RASTER_SUFFIXES, *VECTOR_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),
+    *(".npy", ".npz", ".nc", ".hdf", ".h5", ".csv", ".json"),
+)
 
 
 def some(items: Iterable[Any], limit: int = 8) -> str:

@@ -30,7 +30,7 @@ from hook.datasets.scene_files import (
 )
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import DataError
-from hook.geo.vector import is_vector_file
+from hook.geo.vector import geometry_layers, is_vector_file
 
 
 class PlacedFiles(RasterDataset):
@@ -163,13 +163,17 @@ class SceneIndex:
             return set()
         images, first = self.torchgeo_dataset, scenes[0].grid
         if masks[0].is_vector:
-            options = self.labels.options
+            options, layer = self.labels.options, self.labels.options.mask_layer
+            if layer is None:
+                # TorchGeo would read the first layer, even without geometries.
+                layers = {next(iter(geometry_layers(mask.path)), None) for mask in masks}
+                layer = layers.pop() if len(layers) == 1 else None
             labels = VectorDataset(
                 [mask.path for mask in masks],
                 crs=pyproj.CRS.from_wkt(first.crs),
                 res=first.res,
                 label_name=options.label_field,
-                layer=options.mask_layer,
+                layer=layer,
             )
         else:
             labels = PlacedFiles(masks, first)

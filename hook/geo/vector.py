@@ -120,9 +120,16 @@ def table_text(value: object) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
 
 
+def geometry_layers(path: str | os.PathLike) -> dict[str, str]:
+    """Return names and geometry types of the layers with geometries; none of GeoParquet."""
+    if Path(path).suffix.lower() == ".parquet":
+        return {}
+    return {name: kind for name, kind in pyogrio.list_layers(path) if kind is not None}
+
+
 def _first_layer(path: str | os.PathLike) -> str | None:
     """Return the first layer with geometries, None if there is none; warn if there are more."""
-    layers = {name: kind for name, kind in pyogrio.list_layers(path) if kind is not None}
+    layers = geometry_layers(path)
     if len(layers) > 1:
         listed = ", ".join(f"{name} ({kind})" for name, kind in layers.items())
         warnings.warn(

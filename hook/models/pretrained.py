@@ -112,12 +112,15 @@ def _rename(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in ("module.", "backbone."):
         if any(key.startswith(prefix + "blocks.") for key in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    tokenizer = backbone.tokenizer
+    tokenizer, renamed = backbone.tokenizer, dict(state)
+    positions = renamed.get("tokenizer.pos_embed")
+    if positions is not None and getattr(tokenizer, "pos_embed", None) is not None:
+        fitted = fit_positions(positions, tokenizer.grid_size)
+        renamed["tokenizer.pos_embed"] = positions if fitted is None else fitted
     if tokenizer.assign != "grid":
-        return _adapt_seeds(tokenizer, dict(state))
-    if "patch_embed.proj.weight" not in state:
-        return dict(state)
-    renamed = dict(state)
+        return _adapt_seeds(tokenizer, renamed)
+    if "patch_embed.proj.weight" not in renamed:
+        return renamed
     weight = renamed.pop("patch_embed.proj.weight")
     renamed["tokenizer.proj.weight"] = adapt_input_conv(tokenizer.in_channels, weight)
     renamed["tokenizer.proj.bias"] = renamed.pop("patch_embed.proj.bias")
@@ -175,10 +178,6 @@ def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:
         first = "tokenizer.stem.down1.conv.weight"
     if first in state:
         state[first] = adapt_bands(state[first], tokenizer.in_channels)
-    positions = state.get("tokenizer.pos_embed")
-    if positions is not None and tokenizer.pos_embed is not None:
-        fitted = fit_positions(positions, tokenizer.grid_size)
-        state["tokenizer.pos_embed"] = positions if fitted is None else fitted
     return state
 
 

@@ -354,6 +354,18 @@ def test_scenes_in_two_lists_are_warned_of(folder):
             assert re.search(what, text), text
 
 
+def test_images_of_any_data_set_are_compared(folder):
+    class Listed(BaseDataset):
+        def load_data_list(self):
+            return [{"img_path": str(folder / "images" / name)} for name in self.metainfo["names"]]
+
+    first, second, third = (
+        Listed(metainfo=dict(names=names))
+        for names in (["s0.tif"], ["../images/s0.tif"], ["s1.tif"])
+    )
+    assert len(_shared(first, second)) == 1 and _shared(first, third) == []
+
+
 def test_areas_of_one_scene_are_compared(folder, rng, write_raster):
     left, middle, right = (
         dict(bounds=(500000 + 300 * k, 5199000, 500300 + 300 * k, 5201000), crs="EPSG:32633")
@@ -376,6 +388,16 @@ def test_areas_of_one_scene_are_compared(folder, rng, write_raster):
     ]
     assert _shared(*parts) == []
     assert len(_shared(parts[0], datasets[0])) == 1
+    # Sparse labels of one scene: polygons, and all else is ignored.
+    for part, shape in zip("ab", shapes, strict=True):
+        one = geopandas.GeoSeries([shape], crs=32633)
+        one.to_crs(4326).to_file(folder / f"{part}.geojson")
+    options = dict(metainfo=dict(classes=("a", "b")), mode="cover", background="ignore")
+    sparse = [
+        GeoTIFFFolder("images/s0.tif", f"{part}.geojson", str(folder), chip_size=32, **options)
+        for part in "ab"
+    ]
+    assert _shared(*sparse) == [] and len(_shared(sparse[0], sparse[0])) == 1
     chips = [_scenes(folder, indices=chosen) for chosen in ([0, 2], [1, 3])]
     assert _shared(*chips) == []
     assert len(_shared(chips[0], chips[0])) == 1

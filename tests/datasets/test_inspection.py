@@ -1,9 +1,12 @@
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import rasterio
 from mmengine.config import Config
 
+from hook.datasets import GeoTIFFFolder
 from hook.datasets.holdout import split_folder
 from hook.datasets.inspection import inspect_files, inspect_folder
 from hook.datasets.labels import LabelOptions, Labels
@@ -168,5 +171,13 @@ def test_the_layer_of_the_labels(labelled):
     assert found.classes == ["a", "b", "c"] and found.options["mask_layer"] == "second"
     with pytest.warns(UserWarning, match="2 layers: first .*, second"):
         assert inspect_files(root / "images", path, label="kind").classes == ["x", "y"]
+    path.unlink()
+    pyogrio.write_dataframe(pandas.DataFrame({"note": ["drawn in May"]}), path, layer="notes")
+    _houses(root, ["x", "y"], layer="houses")
+    options = dict(label_field="kind", background=0, label_map={"x": 0, "y": 1}, chip_size=32)
+    data = GeoTIFFFolder(
+        "images", "houses.gpkg", str(root), dict(classes=("x", "y")), mode="cover", **options
+    )
+    assert np.unique(data[0]["gt_seg_map"]).tolist() == [0, 1]
     with pytest.raises(ConfigError, match="labels are rasters"):
         inspect_files(root / "images", root / "masks", layer="second")

@@ -3,6 +3,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 
 from hook.errors import CheckpointError, ConfigError
 from hook.models import TokenViT
@@ -196,3 +197,15 @@ def test_learned_positions_of_seeds_are_resized(tmp_path):
     load_pretrained(second, save(first.state_dict(), tmp_path / "small.pth"))
     image = torch.rand(1, 3, 48, 48)
     assert torch.allclose(second(image), first(image), atol=1e-5)
+
+
+def test_learned_positions_of_patches_are_resampled(tmp_path):
+    tokenizer = dict(type="hook.PatchEmbedTokenizer", patch_size=8, with_pos_embed=True)
+    options = dict(embed_dims=16, depth=1, num_heads=2)
+    first = backbone(tokenizer | dict(img_size=32), **options)
+    second = backbone(tokenizer | dict(img_size=(48, 32)), **options)
+    load_pretrained(second, save(first.state_dict(), tmp_path / "small.pth"))
+    expected = resample_abs_pos_embed(
+        first.tokenizer.pos_embed, [6, 4], [4, 4], num_prefix_tokens=0
+    )
+    assert torch.allclose(second.tokenizer.pos_embed, expected, atol=1e-6)

@@ -102,7 +102,7 @@ def segmentation_matrices(
         files = sorted(predicted)
         seed = np.zeros((len(files), num_classes, num_classes), dtype=np.int64)
         for i, name in enumerate(files):
-            label, _ = read_mask(masks[name])
+            label = read_mask(masks[name])[0].astype(np.int64)  # holds any --ignore-index
             answer, nodata = read_mask(predicted[name])
             try:
                 check_same_size(label, answer)
