@@ -150,17 +150,18 @@ def merge_options(cfg: Config, options: Mapping[str, Any], name: str) -> None:
         ConfigError: If the config has no such setting, or it cannot be overridden.
     """
     remedy = "name keys as tools/misc/print_config.py prints them"
+    read = RUNNER_KEYS | {"runner_type"}
     for key in options:
         top = key.partition(".")[0]
-        if top not in cfg and top not in RUNNER_KEYS:
-            close = difflib.get_close_matches(top, RUNNER_KEYS | set(cfg), n=1)
+        if top not in cfg and top not in read:
+            close = difflib.get_close_matches(top, read | set(cfg), n=1)
             raise ConfigError(
                 f"{name} {key}: the config has no setting '{top}'",
                 expected=close[0] if close else "a setting of the config",
                 found=top,
                 remedy=remedy,
             )
-        if top not in RUNNER_KEYS or (top == "data_preprocessor" and top in cfg.get("model", ())):
+        if top not in read or (top == "data_preprocessor" and top in cfg.get("model", ())):
             _warn_unused(cfg, key, name)
     try:
         cfg.merge_from_dict(dict(options))
