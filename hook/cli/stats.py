@@ -12,8 +12,8 @@ def add_parser(commands) -> None:
         "stats",
         help="measure the area of each class",
         description="Measure the area of each class of a map, in total or by zone: CSV of class, "
-        "pixels, square metres, hectares and share of the valid area. Areas are correct in any "
-        "CRS, geographic ones and Mercator included.",
+        "pixels, square metres, hectares and share of the valid area. Areas are those on the "
+        "ground in any CRS.",
     )
     parser.add_argument("map", metavar="MAP", help="class map: one band of class indexes")
     parser.add_argument(

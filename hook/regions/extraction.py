@@ -12,6 +12,7 @@ import numpy as np
 from pyproj import CRS
 
 from hook.errors import SceneError
+from hook.geo.measure import NO_AREAS, has_areas
 from hook.geo.staging import check_output
 from hook.geo.vector import driver_of
 from hook.progress import progress_bar
@@ -129,7 +130,8 @@ def extract_regions(
             explode=bool(request.explode),
             merge=float(request.merge_threshold) if request.merge else None,
         )
-        grid = GridSpec(reader.crs and CRS.from_user_input(reader.crs), reader.transform)
+        crs = reader.crs and CRS.from_user_input(reader.crs)
+        grid = GridSpec(crs, reader.transform, reader.height, reader.width)
         run = {**scene.fingerprint(), **dataclasses.asdict(plan)}
         run |= {"layer": request.layer, "model": dict(fingerprint or {})}
         with unfinished(request, run) as (journal, files):
@@ -150,10 +152,9 @@ def extract_regions(
                 )
             files.commit()
             done = [journal.read_json(block.note) for block in plan.blocks]
-    if grid.crs is None:
-        warnings.warn(
-            f"{scene.paths[0]}: no CRS, so its regions have no area and no perimeter", stacklevel=2
-        )
+    if not has_areas(grid.crs):
+        message = f"{scene.paths[0]}: {NO_AREAS}, so its regions have no area and no perimeter"
+        warnings.warn(message, stacklevel=2)
     return RegionReport(
         regions=count,
         pixels=sum(block["pixels"] for block in done),

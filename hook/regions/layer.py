@@ -9,7 +9,7 @@ import pyarrow as pa
 import shapely
 from pyproj import CRS
 
-from hook.geo.measure import areas_m2, perimeters_m
+from hook.geo.measure import areas_m2, grid_bounds, perimeters_m
 from hook.geo.vector import GEOMETRY, apply_affine
 from hook.regions.merging import Merger
 from hook.regions.plan import RegionPlan
@@ -87,6 +87,7 @@ def _tables(
     regions: Iterator[RegionTable], plan: RegionPlan, grid: GridSpec, schema: pa.Schema
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Yield tables and the bounds (n, 4) of their geometries."""
+    bounds = grid_bounds(grid)
     for part in regroup(regions, batch_rows(plan.embed_dims)):
         polygons = apply_affine(part.polygons, grid.transform)
         columns = [pa.array(part.windows), pa.array(part.tokens)]
@@ -98,8 +99,8 @@ def _tables(
             columns += [pa.array(classes.astype(np.int32)), pa.array(names), pa.array(scores)]
         columns += [
             pa.array(part.pixels),
-            pa.array(areas_m2(polygons, grid.crs), from_pandas=True),  # NaN becomes null
-            pa.array(_perimeters(polygons, grid.crs), from_pandas=True),
+            pa.array(areas_m2(polygons, grid.crs, bounds), from_pandas=True),  # NaN becomes null
+            pa.array(_perimeters(polygons, grid.crs, bounds), from_pandas=True),
         ]
         known = np.where(part.counts > 0, part.counts, math.nan)[:, np.newaxis]
         means = np.where(part.counts[:, np.newaxis] > 0, part.means, math.nan)
@@ -111,10 +112,10 @@ def _tables(
         yield pa.record_batch(columns, schema), shapely.bounds(polygons)
 
 
-def _perimeters(polygons: np.ndarray, crs: CRS | None) -> np.ndarray:
+def _perimeters(polygons: np.ndarray, crs: CRS | None, bounds: tuple[float, ...]) -> np.ndarray:
     """Return the perimeters of (multi)polygons in metres."""
     parts, token_ids = shapely.get_parts(polygons, return_index=True)
-    return np.bincount(token_ids, perimeters_m(parts, crs), minlength=len(polygons))
+    return np.bincount(token_ids, perimeters_m(parts, crs, bounds), minlength=len(polygons))
 
 
 def batch_rows(dims: int) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hook.geo.measure import pixel_areas
+from hook.geo.measure import has_areas, pixel_areas
 from hook.geo.styles import NO_CLASS
 from hook.scenes.statistics import ClassMap
 
@@ -80,11 +80,9 @@ def plan_dissolving(
     source: ClassMap, min_area: float, strip_rows: int | None, progress: bool
 ) -> Dissolving:
     """Plan the dissolving of the small regions of a map."""
-    # Sizes are fractions of the area of the centre pixel of the map.
-    centre = 1.0
-    if source.crs:
-        areas = pixel_areas(source, source.height // 2, 1)
-        centre = areas[0, areas.shape[1] // 2]
+    # Sizes are fractions of the largest pixel in the middle of the map.
+    measured = has_areas(source.crs)
+    centre = (pixel_areas(source, source.height // 2, 1).max() if measured else 0) or 1.0
     # The margin allows for rounding of areas that are multiples of a pixel.
     smallest = math.ceil(min_area / centre * _SIZE_STEPS * (1 - 1e-9))
     nothing = np.empty((0, 2), np.int64)
@@ -92,7 +90,7 @@ def plan_dissolving(
     offset, above, above_classes = 0, None, None
     for row_off, classes in source.strips(strip_rows, "finding small regions", progress):
         labels, count = label(classes)
-        areas = pixel_areas(source, row_off, len(classes)) if source.crs else np.ones((1, 1))
+        areas = pixel_areas(source, row_off, len(classes)) if measured else np.ones((1, 1))
         steps = np.broadcast_to(np.rint(areas / centre * _SIZE_STEPS), classes.shape)
         inside = labels >= 0
         # Exact: integers far below 2**53.

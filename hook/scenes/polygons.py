@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from shapely.geometry import shape
 
 from hook.errors import SceneError
-from hook.geo.measure import areas_m2, perimeters_m
+from hook.geo.measure import NO_AREAS, areas_m2, grid_bounds, has_areas, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import distinct_palette, write_qml
@@ -121,8 +121,8 @@ def polygonize(
         schema = _schema(score_map is not None)
         count = write_tables(tables, schema, source, staged, output, driver, layer)
         files.commit()
-    if source.crs is None:
-        message = f"{map_path}: no CRS, so its regions have no area and no perimeter"
+    if not has_areas(source.crs):
+        message = f"{map_path}: {NO_AREAS}, so its regions have no area and no perimeter"
         warnings.warn(message, stacklevel=2)
     return count
 
@@ -519,14 +519,15 @@ def _tables(
     regions: Iterator[_Regions], source: ClassMap, score_map: ScoreMap | None
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Yield tables of 20,000 rows, except the last, and the bounds (n, 4) of their polygons."""
+    bounds = grid_bounds(source)
     for part in regroup(regions, _BATCH):
         names = [source.name_of(class_id) for class_id in part.classes.tolist()]
         columns = {"class_id": pa.array(part.classes), "class_name": pa.array(names, pa.string())}
         if score_map:
             means = score_map.means(part.score_sums, part.score_counts, part.classes)
             columns["score"] = pa.array(means, from_pandas=True)  # NaN becomes null
-        columns["area_m2"] = pa.array(areas_m2(part.polygons, source.crs), from_pandas=True)
-        columns["perimeter_m"] = pa.array(perimeters_m(part.polygons, source.crs), from_pandas=True)
+        for name, measure in (("area_m2", areas_m2), ("perimeter_m", perimeters_m)):
+            columns[name] = pa.array(measure(part.polygons, source.crs, bounds), from_pandas=True)
         columns[GEOMETRY] = pa.array(shapely.to_wkb(part.polygons), pa.binary())
         schema = _schema(score_map is not None)
         yield pa.record_batch(list(columns.values()), schema), shapely.bounds(part.polygons)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from pyproj import CRS, Geod
+from pyproj import CRS, Geod, Transformer
 from rasterio import Affine
 
 from hook.geo.measure import (
@@ -17,6 +17,117 @@ from hook.geo.measure import (
 )
 
 LOCAL = 'LOCAL_CS["plane",UNIT["metre",1]]'
+ROTATED = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +type=crs"
+
+# CRS, longitude and latitude of a raster, and whether areas and lengths are planar there.
+PLACES = [
+    ("EPSG:4326", 9, 60, ""),
+    ("EPSG:4979", 9, 60, ""),  # with ellipsoidal heights
+    ("EPSG:4326+5773", 9, 60, ""),
+    ("EPSG:4807", 5, 48, ""),  # grads from Paris
+    ("+proj=longlat +ellps=bessel +towgs84=598,73,418 +type=crs", 15, 50, ""),
+    ("+proj=longlat +over +type=crs", 190, 60, ""),
+    (ROTATED, 10, 50, ""),
+    ("EPSG:3857", 9, 60, ""),
+    ("EPSG:3857", 180, 60, ""),
+    ("EPSG:3857+5773", 9, 60, ""),
+    ("EPSG:3395", 9, 60, ""),
+    ("EPSG:3832", 180, 60, ""),  # Mercator of the Pacific
+    ("+proj=merc +ellps=intl +towgs84=1,2,3 +type=crs", 9, 60, ""),
+    ("+proj=merc +over +type=crs", 190, 60, ""),
+    ("EPSG:32632", 9.5, 60, "areas, lengths"),
+    ("EPSG:32632+5773", 9.5, 60, "areas, lengths"),
+    ("EPSG:32633", 40, 60, ""),  # far from its zone
+    ("+proj=utm +zone=33 +ellps=bessel +towgs84=598,73,418 +type=crs", 15, 50, "areas, lengths"),
+    ("+proj=tmerc +lon_0=0 +type=crs", 40, 30, ""),
+    ("EPSG:3078", -85, 44, "areas, lengths"),  # oblique Mercator
+    ("+proj=omerc +lat_0=40 +lonc=10 +alpha=30 +type=crs", 60, 30, ""),
+    ("EPSG:2264", -79, 35, "areas, lengths"),  # US survey feet
+    ("+proj=lcc +lat_1=30 +lat_2=60 +lon_0=10 +units=us-ft +type=crs", 10, 70, ""),
+    ("EPSG:2154", 3, 46, "areas, lengths"),
+    ("EPSG:28992", 5.5, 52, "areas, lengths"),
+    ("EPSG:3413", -40, 60, ""),
+    ("EPSG:3995", 20, 60, ""),
+    ("EPSG:3031", 10, -90, ""),
+    ("EPSG:5041", 0, 89.999, ""),
+    ("EPSG:3035", 9.5, 60, "areas, lengths"),
+    ("EPSG:5070", -90, 40, "areas"),
+    ("ESRI:54009", 9.5, 60, "areas"),
+    ("ESRI:54008", 60, 50, "areas"),  # sinusoidal
+    ("+proj=sinu +R=6371007.181 +type=crs", 60, 50, "areas"),
+    ("ESRI:54052", 9.5, 50, "areas"),  # Goode's interrupted homolosine
+    ("ESRI:54030", 9.5, 57, ""),  # Robinson
+    ("EPSG:4087", 9.5, 60, ""),
+    ("+proj=eqc +over +type=crs", 190, 60, ""),
+    ("ESRI:54027", 9, 20, ""),  # equidistant conic
+    ("+proj=aeqd +lat_0=50 +lon_0=10 +type=crs", 60, 10, ""),
+    ("+proj=ortho +lat_0=40 +type=crs", 40, 10, ""),
+]
+
+
+@pytest.mark.parametrize("name, lon, lat, planar", PLACES)
+def test_ground_in_any_crs_is_geographiclib_s(name, lon, lat, planar):
+    crs = flat = CRS(name)
+    while flat.is_bound or flat.is_compound:
+        flat = flat.source_crs if flat.is_bound else flat.sub_crs_list[0]
+    base = flat.source_crs if flat.is_derived else flat
+    degrees = np.degrees(base.axis_info[0].unit_conversion_factor)
+    unit = flat.axis_info[0].unit_conversion_factor * (6.4e6 if flat.is_geographic else 1)
+    x, y = Transformer.from_crs("EPSG:4326", flat, always_xy=True).transform(lon, lat)
+    transform = Affine(25 / unit, 0, x - 750 / unit, 0, -25 / unit, y + 600 / unit)
+    grid = SimpleNamespace(crs=crs, transform=transform, height=50, width=60)
+    box = shapely.Polygon([transform @ at for at in ((0, 0), (60, 0), (60, 50), (0, 50))])
+    dense = shapely.get_coordinates(shapely.segmentize(box, 10 / unit)).T
+    ring = Transformer.from_crs(flat, base, always_xy=True).transform(*dense)
+    area, length = flat.get_geod().polygon_area_perimeter(*np.multiply(ring, degrees))
+
+    areas, lengths = (5e-3 if kind in planar else 1e-5 for kind in ("areas", "lengths"))
+    pixels = np.broadcast_to(pixel_areas(grid, 0, 50), (50, 60))
+    assert pixels.sum() == pytest.approx(abs(area), rel=areas)
+    assert areas_m2([box], crs) == pytest.approx([abs(area)], rel=areas)
+    assert perimeters_m([box], crs) == pytest.approx([length], rel=lengths)
+    plane = box.area * unit**2
+    assert (areas_m2([box], crs)[0] == pytest.approx(plane, rel=1e-12)) == ("areas" in planar)
+
+
+def test_what_has_no_square_metres_has_no_area():
+    box = [shapely.box(0, 0, 30, 10)]
+    for wkt in (
+        'LOCAL_CS["site",UNIT["unknown",1]]',
+        'VERT_CS["height",VERT_DATUM["sea",2005],UNIT["metre",1]]',
+    ):
+        assert (
+            np.isnan(areas_m2(box, CRS(wkt))).all() and np.isnan(perimeters_m(box, CRS(wkt))).all()
+        )
+    assert areas_m2(box, CRS(LOCAL)) == [300]
+    feet = 'ENGCRS["site",EDATUM["post"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],'
+    assert areas_m2(box, CRS(f'{feet}LENGTHUNIT["foot",0.3048]]')) == pytest.approx(300 * 0.3048**2)
+
+
+@pytest.mark.parametrize(
+    "name", ["ESRI:54030", "+proj=aeqd +lat_0=50 +lon_0=10 +type=crs", ROTATED]
+)
+def test_the_whole_earth_has_its_area_beyond_which_there_is_none(name):
+    crs = CRS(name)
+    side = 180 if crs.is_geographic else 2.1e7
+    height, width = 400, 600
+    transform = Affine(2 * side / width, 0, -side, 0, -side / height * (2 - crs.is_geographic), 0)
+    transform *= Affine.translation(0, -height / 2)
+    grid = SimpleNamespace(crs=crs, transform=transform, height=height, width=width)
+    whole = pixel_areas(grid, 0, height)
+    assert whole.sum() == pytest.approx(510_065_621.724e6, rel=3e-3)
+    assert crs.is_geographic or (whole[0, 0] == 0 and whole[200, 300] > 0)
+    strip = pixel_areas(grid, 130, 7, 20, 5)
+    assert np.array_equal(strip, whole[130:137, 20:25])
+
+
+def test_parts_of_a_layer_are_measured_alike():
+    # UTM of the zone 33 over all of Norway: 1 % too large in the east.
+    norway, utm = (0, 6.4e6, 1.2e6, 7.9e6), CRS.from_epsg(32633)
+    west = [shapely.box(3e5, 65e5, 301e3, 6501e3)]
+    assert areas_m2(west, utm) == pytest.approx([1e6], rel=1e-12)
+    assert areas_m2(west, utm, norway)[0] == pytest.approx(1e6 / 0.9996**2, rel=2e-3)
+    assert areas_m2(west, utm, norway)[0] != areas_m2(west, utm)[0]
 
 
 @pytest.mark.parametrize("epsg", [4326, 4267, 3857, 3395])
