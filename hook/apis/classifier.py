@@ -16,6 +16,7 @@ from hook.engine.models import is_segmentation
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
 from hook.geo.measure import metres_per_pixel
+from hook.geo.vector import to_wgs84
 from hook.inference.files import Prediction, predict_files
 from hook.inference.models import Model, checked_tokens, join_checkpoint, load_model
 from hook.inference.scenes import warn_resolution_mismatch
@@ -123,7 +124,7 @@ def _as_list(images: Any) -> list[Any]:
 
 def _footprints(found: Sequence[Prediction]) -> geopandas.GeoSeries | None:
     """Return the outlines of images in one CRS; None if one is not georeferenced."""
-    if any(one.geo is None for one in found):
+    if any(one.geo is None or one.geo["crs"] is None for one in found):
         return None
     outlines = []
     for one in found:
@@ -135,7 +136,7 @@ def _footprints(found: Sequence[Prediction]) -> geopandas.GeoSeries | None:
     if len(crs) == 1:
         return geopandas.GeoSeries(outlines, crs=crs[0])
     parts = [
-        geopandas.GeoSeries([outline], crs=one.geo["crs"]).to_crs("EPSG:4326")[0]
+        to_wgs84([outline], one.geo["crs"], what=one.file)[0]
         for outline, one in zip(outlines, found, strict=True)
     ]
     return geopandas.GeoSeries(parts, crs="EPSG:4326")

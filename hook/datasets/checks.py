@@ -619,7 +619,7 @@ def _labelled_part(scene: Any, labels: Any) -> Any:
     files = [mask.path for mask in scene.masks if mask.is_vector]
     if not files or scene.area is not None or labels.background != labels.ignore_index:
         return scene
-    shapes = [shape for path in files for shape in labels.features(path, scene.grid.crs)[0]]
+    shapes = [shape for path in files for shape in labels.features(path, scene.grid)[0]]
     return replace(scene, area=Area(scene.grid.crs, (0, 0, 0, 0), tuple(shapes)))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pyproj
 import rasterio
@@ -15,6 +14,9 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
+
+from hook.geo.measure import full_turn
+from hook.geo.vector import reproject
 
 # Relative tolerance for equal resolutions: tiles of one mosaic differ slightly in degrees.
 SAME_RESOLUTION = 0.01
@@ -152,16 +154,19 @@ def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], b
         xs = grid.transform[2] + grid.transform[0] * (np.arange(grid.width) + 0.5)
         ys = grid.transform[5] + grid.transform[4] * (np.arange(grid.height) + 0.5)
         minx, miny, maxx, maxy = area.bounds
+        xs = _nearest_turn(xs, area)
         cols = np.flatnonzero((minx <= xs) & (xs < maxx))
         rows = np.flatnonzero((miny <= ys) & (ys < maxy))
         if not len(cols) or not len(rows):
             return (0, 0, 0, 0), True
-        return (int(rows[0]), int(cols[0]), len(rows), len(cols)), True
-    bounds = transformer(area.crs, grid.crs).transform_bounds(*area.bounds, densify_pts=101)
-    if area.polygons is not None:
-        bounds = shapely.total_bounds(np.array(projected_polygons(area, grid.crs), dtype=object))
+        if cols[-1] - cols[0] < len(cols):  # else at both ends of a map of the whole earth
+            return (int(rows[0]), int(cols[0]), len(rows), len(cols)), True
+    polygons = projected_polygons(area, grid)
+    if not len(polygons):
+        return (0, 0, 0, 0), False
+    bounds = shapely.total_bounds(polygons)
     outline = shapely.box(*bounds)
-    if not np.all(np.isfinite(bounds)) or not outline.intersects(shapely.box(*grid.bounds)):
+    if not outline.intersects(shapely.box(*grid.bounds)):
         return (0, 0, 0, 0), False
     inverse = ~grid.affine
     corners = [inverse * corner for corner in outline.exterior.coords]
@@ -173,10 +178,24 @@ def window_of_area(grid: Grid, area: Area) -> tuple[tuple[int, int, int, int], b
     return (top, left, max(bottom - top, 0), max(right - left, 0)), False
 
 
-@functools.lru_cache(maxsize=64)
-def projected_polygons(area: Area, crs: str) -> tuple[Any, ...]:
-    """Return the polygons of an area in the given CRS (WKT)."""
-    return tuple(gpd.GeoSeries(list(area.polygons), crs=area.crs).to_crs(crs))
+_parse = functools.lru_cache(maxsize=64)(pyproj.CRS.from_wkt)
+
+
+def _nearest_turn(xs: np.ndarray, area: Area) -> np.ndarray:
+    """Shift longitudes by whole turns to those from the western side of an area on."""
+    crs = _parse(area.crs)
+    if not crs.is_geographic:
+        return xs
+    turn = full_turn(crs)
+    return xs - turn * np.floor((xs - area.bounds[0]) / turn)
+
+
+@functools.lru_cache(maxsize=1024)
+def projected_polygons(area: Area, grid: Grid) -> np.ndarray:
+    """Return the polygons of an area, or its box, in the CRS of a grid, at least near the grid."""
+    polygons = (shapely.box(*area.bounds),) if area.polygons is None else area.polygons
+    found = reproject(polygons, area.crs, grid.crs, grid.bounds, what="the area of the split")
+    return found[~shapely.is_empty(found)]
 
 
 def inside_area(grid: Grid, area: Area, row: int, col: int, size: tuple[int, int]) -> np.ndarray:
@@ -192,9 +211,10 @@ def inside_area(grid: Grid, area: Area, row: int, col: int, size: tuple[int, int
     height, width = size
     affine = grid.window_affine(row, col)
     if area.polygons is not None:
-        shapes = projected_polygons(area, grid.crs)
+        shapes = projected_polygons(area, grid)
         return rasterio.features.geometry_mask(shapes, (height, width), affine, invert=True)
     xs, ys = affine * np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     xs, ys = transformer(grid.crs, area.crs).transform(xs, ys)
     minx, miny, maxx, maxy = area.bounds
+    xs = _nearest_turn(xs, area)
     return (minx <= xs) & (xs < maxx) & (miny <= ys) & (ys < maxy)

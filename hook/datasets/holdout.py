@@ -7,7 +7,6 @@ from typing import Any
 import geopandas
 import numpy as np
 import shapely
-from rasterio.warp import transform_bounds
 
 from hook.arguments import bad_argument, check_number
 from hook.datasets.files import read_features
@@ -16,7 +15,7 @@ from hook.datasets.inspection import LabelledImages
 from hook.datasets.scene_files import Scene
 from hook.datasets.splits import choose_files, match_names
 from hook.errors import ConfigError, DataError
-from hook.geo.vector import is_vector_file, read_vectors
+from hook.geo.vector import is_vector_file, read_vectors, reproject
 
 PARTS = ("train", "val", "test")
 
@@ -141,7 +140,8 @@ def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]
 
 
 def _centre(grid: Grid) -> tuple[float, float]:
-    west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+    (box,) = reproject([shapely.box(*grid.bounds)], grid.crs, "EPSG:4326", what="an image")
+    west, south, east, north = box.bounds
     return (west + east) / 2 * np.cos(np.radians((south + north) / 2)), (south + north) / 2
 
 
@@ -169,9 +169,11 @@ def _cut_image(found: LabelledImages, fraction: float) -> list[dict[str, Any]]:
         return _strips(scene.grid, (share, 1.0))
     # Sparse polygons: the fraction refers to the labelled area, not to the image.
     left, bottom, right, top = bounds = scene.grid.bounds
-    layer = found.options.get("mask_layer")
-    tables = [read_features(mask, layer).to_crs(scene.grid.crs) for mask in found.masks]
-    shapes = [shape for table in tables for shape in table.geometry]
+    layer, shapes = found.options.get("mask_layer"), []
+    for mask in found.masks:
+        if not len(table := read_features(mask, layer)):
+            continue
+        shapes += [*reproject(table.geometry, table.crs, scene.grid.crs, bounds, what=mask)]
     inside = [shape for shape in shapes if shape.intersects(shapely.box(*bounds))]
     if len(inside) < 2:
         raise DataError(
@@ -230,13 +232,12 @@ def _polygons(val: Any) -> geopandas.GeoSeries:
 def _write_areas(found: LabelledImages, held: geopandas.GeoSeries, file: Path) -> dict[str, Any]:
     """Write the training area and the held-out area as polygons, for the data set to read."""
     crs = found.scenes[0].grid.crs
-    held = held.to_crs(crs).union_all()
 
     def footprint(scene: Scene) -> Any:
-        box = shapely.box(*scene.grid.bounds)
-        return geopandas.GeoSeries([box], crs=scene.grid.crs).to_crs(crs)[0]
+        return reproject([shapely.box(*scene.grid.bounds)], scene.grid.crs, crs, what=scene.path)[0]
 
     covered = shapely.union_all([footprint(scene) for scene in found.scenes])
+    held = shapely.union_all(reproject(held, held.crs, crs, covered.bounds, what="val"))
     parts = dict(train=covered.difference(held), val=covered.intersection(held))
     for part, area in parts.items():
         if area.area == 0:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio.features
 import shapely
@@ -13,7 +14,7 @@ from hook.datasets.files import read_features, some
 from hook.datasets.grids import Grid
 from hook.datasets.scene_files import MaskFile
 from hook.errors import ConfigError, DataError
-from hook.geo.vector import table_text
+from hook.geo.vector import reproject, table_text
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Labels:
         nodata = options.mask_nodata
         # As in Validity: None uses the nodata value of the file, NaN disables it.
         self.nodata = None if nodata == "tag" else math.nan if nodata is None else float(nodata)
-        self._features: dict[tuple[str, str], tuple] = {}
+        self._tables: dict[str, tuple[geopandas.GeoDataFrame, np.ndarray]] = {}
+        self._features: dict[tuple, tuple] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Loaded features are not pickled: each worker loads its own.
-        return {**self.__dict__, "_features": {}}
+        return {**self.__dict__, "_tables": {}, "_features": {}}
 
     def class_index(self, value: Any, option: str) -> int:
         """Return the label of a class index, a class name or ``'ignore'``.
@@ -142,23 +144,15 @@ class Labels:
             labels[valid & (values == value)] = label
         return labels
 
-    def features(self, path: str, crs: str) -> tuple[np.ndarray, np.ndarray, shapely.STRtree]:
-        """Load a vector file, cached.
-
-        Args:
-            path: The file.
-            crs: WKT.
-
-        Returns:
-            Geometries in ``crs``, their labels, and a spatial index.
+    def table(self, path: str) -> tuple[geopandas.GeoDataFrame, np.ndarray]:
+        """Load the features of a vector file and their labels, cached.
 
         Raises:
             ConfigError: If the file has no ``label_field``.
             DataError: If it cannot be read, has no CRS, or contains an unknown class.
         """
-        key = (path, crs)
-        if key in self._features:
-            return self._features[key]
+        if path in self._tables:
+            return self._tables[path]
         attribute = self.options.label_field
         table = read_features(path, self.options.mask_layer, attribute, "label_field")
         if attribute is None:
@@ -166,10 +160,31 @@ class Labels:
             labels = np.full(len(table), label, dtype=np.int64)
         else:
             labels = self._attribute_labels(path, table[attribute].tolist())
-        if len(table):
-            table = table.to_crs(crs)
-        shapes = np.asarray(table.geometry.values, dtype=object)
-        self._features[key] = (shapes, labels, shapely.STRtree(shapes))
+        self._tables[path] = table, labels
+        return self._tables[path]
+
+    def features(self, path: str, grid: Grid) -> tuple[np.ndarray, np.ndarray, shapely.STRtree]:
+        """Return the features of a vector file on a grid, cached.
+
+        Args:
+            path: The file.
+            grid: Grid of a scene.
+
+        Returns:
+            Geometries in the CRS of the grid, their labels, and a spatial index.
+
+        Raises:
+            ConfigError: See :meth:`table`.
+            DataError: See :meth:`table`; or a geometry cannot be reprojected.
+        """
+        key = (path, grid.crs, grid.bounds)
+        if key not in self._features:
+            table, labels = self.table(path)
+            shapes = np.array(table.geometry.values, dtype=object)
+            if len(table):
+                shapes = reproject(shapes, table.crs, grid.crs, grid.bounds, what=path)
+            near = np.sort(shapely.STRtree(shapes).query(shapely.box(*grid.bounds)))
+            self._features[key] = shapes[near], labels[near], shapely.STRtree(shapes[near])
         return self._features[key]
 
     def _attribute_labels(self, path: str, values: list[Any]) -> np.ndarray:
@@ -202,7 +217,7 @@ class Labels:
         outline = shapely.Polygon(corners)
         burned: list[tuple[Any, int]] = []
         for mask in masks:
-            shapes, labels, tree = self.features(mask.path, grid.crs)
+            shapes, labels, tree = self.features(mask.path, grid)
             burned += [(shapes[hit], int(labels[hit])) for hit in np.sort(tree.query(outline))]
         labels = np.full(size, self.background, dtype=np.int32)
         if burned:

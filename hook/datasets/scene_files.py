@@ -16,8 +16,8 @@ from hook.datasets.files import list_files, names_of, pair_name, some
 from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import resolve_bands
-from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster
-from hook.geo.vector import VECTOR_SUFFIXES, apply_affine, is_vector_file
+from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster, unused_georeference
+from hook.geo.vector import VECTOR_SUFFIXES, apply_affine, is_vector_file, reproject
 from hook.progress import progress_bar
 
 PathLike = str | Path
@@ -105,13 +105,8 @@ class Scene:
         row, col, height, width = self.window
         shape = apply_affine(shapely.box(0, 0, width, height), self.grid.window_affine(row, col))
         if self.area is not None:
-            area = self.area
-            if area.polygons is None:
-                box = shapely.box(*area.bounds)
-                area = replace(area, polygons=(shapely.segmentize(box, box.length / 400),))
-            polygons = projected_polygons(area, self.grid.crs)
-            shape = shape.intersection(shapely.union_all(polygons))
-        return projected_polygons(Area(self.grid.crs, shape.bounds, (shape,)), crs)[0]
+            shape &= shapely.union_all(projected_polygons(self.area, self.grid))
+        return reproject([shape], self.grid.crs, crs, what=self.path)[0]
 
     def on_grid(self, grid: Grid) -> "Scene":
         """Return the scene on the given grid."""
@@ -296,9 +291,13 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
 
 
 def _not_georeferenced(path: str, partner: str) -> DataError:
+    with open_raster(path) as src:
+        found = unused_georeference(src)
     return DataError(
         f"{path} is not georeferenced",
         expected=f"a CRS and a transform, here or in a {partner} of the same name and size",
-        found="neither",
-        remedy="write them with `rio edit-info --crs ... --transform ...`",
+        found=found or "neither",
+        remedy="rectify it (gdalwarp)"
+        if found
+        else "write them with `rio edit-info --crs ... --transform ...`",
     )

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pyproj
+import shapely
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
-from rasterio.warp import transform_bounds
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 
 from hook.datasets.files import names_of, pair_name, some
@@ -30,7 +29,7 @@ from hook.datasets.scene_files import (
 )
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import DataError
-from hook.geo.vector import geometry_layers, is_vector_file
+from hook.geo.vector import geometry_layers, is_vector_file, reproject
 
 
 class PlacedFiles(RasterDataset):
@@ -131,7 +130,7 @@ class SceneIndex:
         empty = {
             mask.path
             for mask in masks
-            if mask.is_vector and not len(self.labels.features(mask.path, scenes[0].grid.crs)[0])
+            if mask.is_vector and not len(self.labels.table(mask.path)[1])
         }
         pairs = self._intersect(scenes, [mask for mask in masks if mask.path not in empty])
         paired, missing = [], []
@@ -284,17 +283,8 @@ def _target_grid(
     target = Grid(crs.to_wkt(), (xres, 0, 0, 0, -yres, 0), 1, 1)
     if own.same_crs(target) and own.same_res(target, 1e-6):
         return own
-    try:
-        left, bottom, right, top = transform_bounds(
-            CRS.from_wkt(own.crs), crs, *own.bounds, densify_pts=21
-        )
-    except (CRSError, RasterioError) as error:
-        raise DataError(
-            f"{scene.path} cannot be projected to {crs.to_string()}",
-            expected="an image inside the area of use of grid's CRS",
-            found=" ".join(str(error).split()),
-            remedy="choose a different CRS in grid",
-        ) from error
+    outline = reproject([shapely.box(*own.bounds)], own.crs, crs, what=scene.path)
+    left, bottom, right, top = outline[0].bounds
     # Aligned to multiples of the resolution, so that neighbouring scenes share a grid.
     col0, row0 = math.floor(left / xres + 1e-6), math.ceil(top / yres - 1e-6)
     width = max(math.ceil(right / xres - 1e-6) - col0, 1)

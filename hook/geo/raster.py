@@ -130,6 +130,22 @@ def reason(problem: BaseException) -> str:
     return "no such file" if missing else text
 
 
+def unused_georeference(source: Dataset) -> str:
+    """Name the georeference of a raster without an affine transform, which HOOK does not use.
+
+    Returns:
+        Ground control points, RPCs or geolocation arrays (GDAL's raster data model); empty if the
+        raster has a transform or none of these.
+    """
+    if not source.transform.is_identity:
+        return ""
+    points, _ = source.gcps
+    found = [f"{len(points)} ground control points"] if points else []
+    found += ["RPCs"] if source.rpcs else []
+    found += ["geolocation arrays"] if source.tags(ns="GEOLOCATION") else []
+    return " and ".join(found)
+
+
 def check_complete(source: rasterio.DatasetReader) -> None:
     """Check that a file is not truncated, for a TIFF without reading its pixels.
 

@@ -1,10 +1,12 @@
-"""Reading vector files and tables, and translating the errors of GDAL and pyarrow."""
+"""Reading vector files and tables, their errors, and geometries in other CRSs."""
 
+import functools
 import json
+import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import shapely
-from pyproj import CRS
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 from rasterio import Affine
 
 from hook.errors import DataError, HookError, SceneError
+from hook.geo.measure import central_longitude, full_turn, horizontal_crs
 from hook.geo.raster import unreadable
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
@@ -33,6 +37,13 @@ DRIVERS = {
 GEOMETRY = "geometry"
 """Name of their geometry column."""
 _BOX = "bbox"
+_WGS84 = "OGC:CRS84"
+_SIDE_POINTS = 32
+"""Points along each side of an area to find it in a different CRS."""
+_EDGES = 1024, 128
+"""Edges are at most the side of the area of interest, else of the geometry, divided by these."""
+_NOISE = 1e-9
+"""Of a degree, or relative to the area of interest: differences of this size are rounding."""
 
 
 def is_vector_file(path: str | os.PathLike) -> bool:
@@ -71,7 +82,7 @@ def driver_of(
 def check_geojson(
     output: str | os.PathLike, crs: object, source: str, error: type[HookError] = SceneError
 ) -> None:
-    """Refuse to write features without a CRS as GeoJSON, which is always in WGS 84.
+    """Refuse to write features that are not on the earth as GeoJSON, always in WGS 84 (RFC 7946).
 
     Args:
         output: File to write, in any format.
@@ -80,15 +91,24 @@ def check_geojson(
         error: Class of the error.
 
     Raises:
-        SceneError: It is GeoJSON, and there is no CRS; or ``error``.
+        SceneError: It is GeoJSON, and there is no CRS or one without a transformation to WGS 84,
+            such as a local one; or ``error``.
     """
-    if crs is None and driver_of(output) == "GeoJSON":
-        raise error(
-            f"{output}: GeoJSON needs coordinates in WGS 84",
-            expected=f"{source} with a CRS",
-            found="no CRS",
-            remedy="write .gpkg or .parquet, or set the CRS (rio edit-info --crs, set_crs)",
-        )
+    if driver_of(output) != "GeoJSON":
+        return
+    found = "no CRS"
+    if crs is not None:
+        try:
+            _transformer(_flat(crs), _flat(_WGS84))
+            return
+        except ProjError:
+            found = f"{_flat(crs).name}, a CRS without a transformation to WGS 84"
+    raise error(
+        f"{output}: GeoJSON needs coordinates in WGS 84",
+        expected=f"{source} with a CRS on the earth",
+        found=found,
+        remedy="write .gpkg or .parquet, or set the CRS (rio edit-info --crs, set_crs)",
+    )
 
 
 @contextmanager
@@ -264,3 +284,301 @@ def warn_missing_crs(what: str, assumed: str) -> None:
         "a GIS",
         stacklevel=3,
     )
+
+
+# ------------------------------------------------------------------------------------ other CRSs
+def only_polygons(geometries: np.ndarray) -> np.ndarray:
+    """Return geometries with multipolygons of their polygons in place of collections."""
+    found = np.array(geometries, dtype=object)
+    for k in np.flatnonzero(shapely.get_type_id(found) == shapely.GeometryType.GEOMETRYCOLLECTION):
+        parts = shapely.get_parts(shapely.get_parts(found[k]))
+        polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+        found[k] = shapely.multipolygons(polygons)
+    return found
+
+
+def reproject(
+    geometries: Any,
+    source: Any,
+    target: Any,
+    bounds: Sequence[float] | None = None,
+    *,
+    what: str,
+    into: str | None = None,
+    error: type[HookError] = DataError,
+) -> np.ndarray:
+    """Transform geometries to a different CRS, with edges that stay where they were drawn.
+
+    Edges are straight in the CRS of the geometries (RFC 7946, section 3.1.1) and curved in others:
+    they are densified before. With ``bounds``, geometries are cut to the neighbourhood of that area
+    first, so that they may cover a hemisphere or the whole earth; and longitudes that differ by
+    whole turns (-180 to 180, 0 to 360) are the same place, also if both CRSs are equal.
+
+    Args:
+        geometries: (N,) shapely geometries, None allowed.
+        source: Their CRS, any pyproj accepts.
+        target: The other CRS.
+        bounds: Left, bottom, right, top of the area of interest in ``target``; None for all.
+        what: Name of the geometries in messages.
+        into: Name of ``target`` in messages, such as "the scene's CRS"; None for its own.
+        error: Class of the error.
+
+    Returns:
+        (N,) geometries, empty if they are not near ``bounds``. Without ``bounds``, longitudes may
+        be beyond 180 degrees in geometries that cross that meridian.
+
+    Raises:
+        DataError: There is no transformation, or a vertex is outside the domain of ``target``; or
+            ``error``.
+    """
+    geometries = np.array(geometries, dtype=object)
+    source, target, same, turn = _compare(source, target)
+    if same and (turn is None or bounds is None):
+        return geometries
+    with _reprojecting(what, source, into or target.name, error):
+        boxes = None if bounds is None else [bounds]
+        if bounds is not None and not same:
+            boxes = _neighbourhood(source, target, bounds)
+        owners, pieces = _pieces(geometries, turn, boxes, cut=not same)
+        if not same:
+            extents = shapely.bounds(pieces) if boxes is None else np.array(boxes)
+            sides = (extents[:, 2:] - extents[:, :2]).max(axis=1, initial=0)
+            steps = sides / _EDGES[1] if boxes is None else sides.max() / _EDGES[0]
+            pieces = shapely.segmentize(pieces, np.where(steps > 0, steps, 1))
+            pieces = _transform(pieces, source, target)
+            if bounds is not None and _turn(target) and not _aligned(source, target):
+                copies, pieces = _pieces(pieces, _turn(target), [bounds], cut=False)
+                owners = owners[copies]
+        found = np.full(len(geometries), shapely.Polygon(), dtype=object)
+        found[owners] = pieces
+        for k in np.flatnonzero(np.bincount(owners, minlength=1) > 1):
+            parts = only_polygons(shapely.make_valid(only_polygons(pieces[owners == k])))
+            # Parts that share an edge differ there by rounding.
+            grid = _NOISE * max(bounds[2] - bounds[0], bounds[3] - bounds[1])
+            found[k] = shapely.union_all(parts, grid_size=grid)
+    return found
+
+
+def to_wgs84(
+    geometries: Any,
+    crs: Any,
+    step: float | None = None,
+    *,
+    what: str,
+    error: type[HookError] = DataError,
+) -> np.ndarray:
+    """Transform polygons to longitude and latitude in WGS 84, as required by RFC 7946.
+
+    They are cut at the antimeridian, and closed along the edge of the longitude-latitude plane
+    around a pole.
+
+    Args:
+        geometries: (N,) shapely polygons or multipolygons.
+        crs: Their CRS, any pyproj accepts.
+        step: Longest edge to leave straight, in units of the CRS; None for any length.
+        what: Name of the polygons in messages.
+        error: Class of the error.
+
+    Returns:
+        (N,) polygons or multipolygons.
+
+    Raises:
+        DataError: See :func:`reproject`; or ``error``.
+    """
+    source, target = _flat(crs), _flat(_WGS84)
+    if step is not None:
+        geometries = shapely.segmentize(geometries, step)
+    with _reprojecting(what, source, target.name, error):
+        found = _transform(np.array(geometries, dtype=object), source, target)
+        west, _, east, _ = np.nan_to_num(shapely.bounds(found)).T
+        first, last = np.floor((west + 180 + _NOISE) / 360), np.floor((east + 180 - _NOISE) / 360)
+        for turn in np.unique(first[first != 0]).tolist():
+            moved = first == turn
+            found[moved] = shapely.transform(found[moved], lambda xy, t=turn: xy - [360 * t, 0])
+        for k in np.flatnonzero(first < last):
+            (whole,), parts = only_polygons([shapely.make_valid(found[k])]), []
+            for turn in range(int(last[k] - first[k]) + 1):
+                part = whole & shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
+                parts.append(shapely.transform(part, lambda xy, t=turn: xy - [360 * t, 0]))
+            found[k] = shapely.union_all(only_polygons(parts))
+    return found
+
+
+@contextmanager
+def _reprojecting(what: str, source: CRS, into: str, error: type[HookError]) -> Iterator[None]:
+    try:
+        yield
+    except (ProjError, shapely.errors.GEOSException) as problem:
+        raise error(
+            f"{what}: cannot be reprojected to {into}",
+            expected=f"coordinates in {source.name}",
+            found=" ".join(str(problem).split()).replace("the target", into),
+            remedy="check the coordinates, longitude (or x) first, and their CRS",
+        ) from problem
+
+
+@functools.lru_cache(maxsize=64)
+def _transformer(source: CRS, target: CRS) -> Transformer:
+    return Transformer.from_crs(source, target, always_xy=True)
+
+
+def _flat(crs: Any) -> CRS:
+    """Return a CRS, in any form pyproj accepts, without heights."""
+    if not isinstance(crs, CRS):
+        crs = _parse(crs if isinstance(crs, str | int) else crs.to_wkt())
+    return crs.sub_crs_list[0] if crs.is_compound else crs
+
+
+_parse = functools.lru_cache(maxsize=64)(CRS.from_user_input)  # scenes share CRSs
+
+
+@functools.lru_cache(maxsize=64)
+def _compare(source: Any, target: Any) -> tuple[CRS, CRS, bool, float | None]:
+    """Return two CRSs, whether they are equal, and a full circle of a geographic source."""
+    source, target = _flat(source), _flat(target)
+    return source, target, source.equals(target, ignore_axis_order=True), _turn(source)
+
+
+def _turn(crs: CRS) -> float | None:
+    """Return a full circle in units of a geographic CRS; None for others."""
+    crs = horizontal_crs(crs)
+    return full_turn(crs) if crs.is_geographic else None
+
+
+def _aligned(source: CRS, target: CRS) -> bool:
+    """Whether both CRSs have longitudes about the same axis."""
+    pair = horizontal_crs(source), horizontal_crs(target)
+    return all(crs.is_geographic and not crs.is_derived for crs in pair)
+
+
+def _project(
+    x: np.ndarray, y: np.ndarray, source: CRS, target: CRS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Transform coordinates; longitudes keep their turn."""
+    found, y = _transformer(source, target).transform(x, y)
+    if _aligned(source, target):
+        turn = _turn(target)
+        with np.errstate(invalid="ignore"):  # infinite
+            found = found + turn * np.rint((x * (turn / _turn(source)) - found) / turn)
+    return found, y
+
+
+def _transform(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
+    """Transform all vertices; longitudes of neighbouring vertices differ by less than half a turn.
+
+    Raises:
+        ProjError: A vertex is outside the domain of the target.
+    """
+
+    def project(points: np.ndarray) -> np.ndarray:
+        found = np.column_stack(_project(*points.T, source, target))
+        if not np.isfinite(found).all():
+            wrong = points[~np.isfinite(found).all(axis=1)][0].tolist()
+            at = f"{wrong[0]:.10g}, {wrong[1]:.10g}"
+            raise ProjError(f"a vertex at {at}, outside the area of the target")
+        return found
+
+    found, turn = shapely.transform(geometries, project), _turn(target)
+    if turn is not None and not _aligned(source, target):
+        points, index = shapely.get_coordinates(found, return_index=True)
+        jumps = (np.abs(np.diff(points[:, 0])) > turn / 2) & (index[1:] == index[:-1])
+        for k in np.unique(index[1:][jumps]).tolist():
+            found[k] = _unwrapped(found[k], turn)
+    return found
+
+
+def _unwrapped(geometry: shapely.Geometry, turn: float) -> shapely.Geometry:
+    """Undo jumps of longitudes in the rings of polygons, and close rings around a pole."""
+    whole = []
+    for polygon in shapely.get_parts(geometry):
+        if polygon.geom_type != "Polygon":
+            continue
+        outline = _unwrapped_ring(polygon.exterior, turn, None)
+        holes = [_unwrapped_ring(ring, turn, outline) for ring in polygon.interiors]
+        whole.append(outline.difference(shapely.union_all(holes)))
+    return shapely.union_all(whole)
+
+
+def _unwrapped_ring(
+    ring: shapely.LinearRing, turn: float, around: shapely.Geometry | None
+) -> shapely.Geometry:
+    x, y = shapely.get_coordinates(ring).T
+    x = np.unwrap(x, period=turn)
+    if abs(x[-1] - x[0]) > turn / 2:  # once around: a pole is inside
+        x, y = np.append(x, [x[-1], x[0]]), np.append(y, [math.copysign(turn / 4, y.mean())] * 2)
+    if around is not None:
+        x += turn * np.rint((around.centroid.x - x.mean()) / turn)
+    return only_polygons([shapely.make_valid(shapely.Polygon(np.column_stack([x, y])))])[0]
+
+
+def _pieces(
+    geometries: np.ndarray, turn: float | None, boxes: Sequence | None, cut: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parts of geometries in boxes, and in boxes one turn away: (M,) owners, pieces."""
+    if boxes is None:
+        return np.arange(len(geometries)), geometries
+    bounds = shapely.bounds(geometries)  # NaN for empty ones
+    owners, pieces = [np.zeros(0, int)], [np.zeros(0, object)]
+    for shift in (0,) if turn is None else (0, -turn, turn):
+        for box in boxes:
+            left, bottom, right, top = (bounds + [shift, 0, shift, 0]).T
+            across = (left < box[2]) & (right > box[0])
+            if not shift:  # points and lines at the edge
+                across = (left <= box[2]) & (right >= box[0])
+            hits = np.flatnonzero(across & (bottom <= box[3]) & (top >= box[1]))
+            parts = geometries[hits]
+            if shift:
+                parts = shapely.transform(parts, lambda xy, dx=shift: xy + [dx, 0])
+            beyond = (left < box[0]) | (right > box[2]) | (bottom < box[1]) | (top > box[3])
+            if cut and beyond[hits].any():
+                valid = only_polygons(shapely.make_valid(parts[beyond[hits]]))
+                parts[beyond[hits]] = only_polygons(shapely.intersection(valid, shapely.box(*box)))
+            owners.append(hits)
+            pieces.append(parts)
+    owners, pieces = np.concatenate(owners), np.concatenate(pieces)
+    kept = ~shapely.is_empty(pieces)
+    return owners[kept], pieces[kept]
+
+
+def _neighbourhood(
+    source: CRS, target: CRS, bounds: Sequence[float]
+) -> list[tuple[float, float, float, float]] | None:
+    """Return boxes in the source that cover an area in the target; None for everything.
+
+    Longitudes are cut where a projection cuts the earth, and boxes are narrower than half a turn.
+    """
+    left, bottom, right, top = bounds
+    x, y = np.meshgrid(
+        np.linspace(left, right, _SIDE_POINTS + 1), np.linspace(bottom, top, _SIDE_POINTS + 1)
+    )
+    u, v = (part.reshape(x.shape) for part in _project(x.ravel(), y.ravel(), target, source))
+    turn, known = _turn(source), np.isfinite(u).all() and np.isfinite(v).all()
+    if turn is None and not known:
+        return None
+    if turn is not None and known and not _aligned(source, target):
+        u = np.unwrap(np.unwrap(u, period=turn, axis=1), period=turn, axis=0)
+    west, east, south, north = u.min(), u.max(), v.min(), v.max()
+    around = not known
+    if turn is not None and known and not _aligned(source, target):
+        for pole in (-turn / 4, turn / 4):
+            pole_x, pole_y = _project(np.zeros(1), np.full(1, pole), source, target)
+            if left <= pole_x[0] <= right and bottom <= pole_y[0] <= top:
+                around, south, north = True, min(south, pole), max(north, pole)
+    if around:
+        west, east = -turn / 2, turn / 2
+        south, north = (south, north) if known else (-turn / 4, turn / 4)
+    margin = max(east - west, north - south) / 20
+    south, north = south - margin, north + margin
+    if turn is not None:
+        south, north = max(south, -turn / 4), min(north, turn / 4)
+    if not around:
+        west, east = west - margin, east + margin
+    edges = [(west, east)]
+    if turn is not None and _turn(target) is None:
+        cut = (central_longitude(horizontal_crs(target)) + 0.5) * turn
+        cuts = cut + turn * np.arange(math.ceil((west - cut) / turn), (east - cut) / turn)
+        thirds = np.linspace(west, east, math.ceil((east - west) / (turn / 3)) + 1)
+        gap = 1e-12 * turn  # a vertex at the cut could be on either side
+        stops = np.unique(np.concatenate([thirds, cuts]))
+        edges = [(start + gap, end - gap) for start, end in zip(stops[:-1], stops[1:], strict=True)]
+    return [(start, south, end, north) for start, end in edges]

@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
     output: str | None
     """File the mask was written to."""
     geo: Mapping[str, Any] | None = None
-    """Georeference: ``crs`` (WKT), ``transform``, ``height`` and ``width``."""
+    """Georeference: ``crs`` (WKT, or None), ``transform``, ``height`` and ``width``."""
 
 
 def predict_files(

@@ -1,5 +1,6 @@
 """Read images as a model's datasets do."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hook.engine.models import get_num_bands, is_segmentation
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array, is_data_array, raster_file
 from hook.geo.bands import resolve_bands
-from hook.geo.raster import open_raster, parse_nodata, read_valid
+from hook.geo.raster import open_raster, parse_nodata, read_valid, unused_georeference
 from hook.inference.models import find_key
 
 # Loading transforms; samples are loaded already.
@@ -29,7 +30,7 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
 
     Returns:
         Sample for a pipeline: ``img`` (H, W, C) native values, ``valid`` (H, W) uint8, sizes, and
-        ``geo`` if the file is georeferenced.
+        ``geo`` if the file has a CRS or a transform.
 
     Raises:
         DataError: The file is missing or unreadable, or lacks a band.
@@ -43,6 +44,11 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
         image = source.read(indexes)
         valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
         crs, transform = source.crs, source.transform
+        if lost := unused_georeference(source):
+            warnings.warn(
+                f"{path}: located by {lost}, which its results lose; rectify it first (gdalwarp)",
+                stacklevel=2,
+            )
     wanted = get_num_bands(model)
     if wanted is not None and len(image) != wanted:
         raise DataError(
@@ -62,9 +68,9 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
         "sample_idx": 0,
         "dataset_meta": meta,
     }
-    if crs is not None:
+    if crs is not None or not transform.is_identity:  # such as a world file
         sample["geo"] = {
-            "crs": crs.to_wkt(),
+            "crs": crs and crs.to_wkt(),
             "transform": tuple(transform)[:6],
             "height": image.shape[1],
             "width": image.shape[2],

@@ -13,13 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import rasterio
 import shapely
-from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError, ProjError
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from hook.arguments import short_repr
 from hook.errors import ConfigError, DataError
-from hook.geo.measure import areas_m2
-from hook.geo.vector import GEOMETRY, check_geojson, driver_of, reading_vectors, vector_batches
+from hook.geo.measure import areas_m2, has_areas
+from hook.geo.vector import (
+    GEOMETRY,
+    check_geojson,
+    driver_of,
+    reading_vectors,
+    reproject,
+    vector_batches,
+)
 from hook.regions.layer import EMBEDDING, batch_rows, embedding_column, embedding_field
 from hook.scenes.vector_files import GridSpec, write_tables
 
@@ -144,6 +151,11 @@ class Regions:
         """Spatial index of the regions."""
         return shapely.STRtree(self.geometry)
 
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of the regions."""
+        return tuple(shapely.total_bounds(self.geometry).tolist())
+
     def containing(self, points: np.ndarray) -> np.ndarray:
         """Return the regions of points (P,) in the regions' CRS; on a common edge, the first.
 
@@ -169,8 +181,10 @@ class Regions:
         return rows[areas > 0], areas[areas > 0]
 
     def areas(self, geometry: np.ndarray) -> np.ndarray:
-        """Return areas in square metres, or in squared coordinate units without a CRS."""
-        return shapely.area(geometry) if self.crs is None else areas_m2(geometry, self.crs)
+        """Return areas in square metres, or in squared coordinate units if the CRS has no areas."""
+        if not has_areas(self.crs):
+            return shapely.area(geometry)
+        return areas_m2(geometry, self.crs, self.bounds)
 
     def to_region_crs(
         self, geometry: np.ndarray, crs: object, what: str, error: type = ConfigError
@@ -186,6 +200,7 @@ class Regions:
         Raises:
             ConfigError: (or ``error``) The CRS is unknown, or the regions have none.
         """
+        crs = self.crs if crs is None else crs
         if crs is None:
             return geometry
         try:
@@ -204,21 +219,11 @@ class Regions:
                 found=crs.to_string(),
                 remedy="omit the CRS, and use coordinates of the regions",
             )
-        if crs == self.crs:
-            return geometry
-        transformer = Transformer.from_crs(crs, self.crs, always_xy=True)
-
-        def transform(points: np.ndarray) -> np.ndarray:
-            return np.column_stack(transformer.transform(*points.T, errcheck=True))
-
-        try:
-            return shapely.transform(geometry, transform)
-        except ProjError as problem:
-            raise error(
-                f"{what}: outside the area of the regions' CRS",
-                found=str(problem).splitlines()[0],
-                remedy="check the coordinates, longitude (or x) first, and their CRS",
-            ) from None
+        names = dict(what=what, into="the regions' CRS", error=error)
+        found = reproject(geometry, crs, self.crs, self.bounds, **names)
+        far = shapely.is_empty(found)
+        found[far] = reproject(geometry[far], crs, self.crs, **names)
+        return found
 
     # ------------------------------------------------------------------------------ output
     def to_geodataframe(self) -> geopandas.GeoDataFrame:

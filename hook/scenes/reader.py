@@ -12,13 +12,14 @@ import numpy as np
 import rasterio
 import shapely
 import shapely.affinity
-from rasterio import features, warp
+from rasterio import features
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
 from hook.geo.bands import image_bands
+from hook.geo.measure import grid_bounds
 from hook.geo.raster import (
     GDAL_ERRORS,
     Dataset,
@@ -28,9 +29,10 @@ from hook.geo.raster import (
     open_raster,
     parse_nodata,
     reason,
+    unused_georeference,
     warped,
 )
-from hook.geo.vector import apply_affine
+from hook.geo.vector import apply_affine, only_polygons, reproject
 from hook.scenes.grid import Window
 from hook.scenes.journal import fingerprint_of_file
 
@@ -139,10 +141,14 @@ class SceneReader:
         moments = [_time_of(other) for other in self._sources]
         self.times = None if None in moments else (min(moments), max(moments))
         if source.crs is None or source.transform.is_identity:
-            warnings.warn(
-                f"{self.path}: not georeferenced; its outputs will not be either",
-                stacklevel=4,
-            )
+            lost = unused_georeference(source)
+            what = "not georeferenced; its outputs will not be either"
+            if lost:
+                what = f"not georeferenced but by {lost}, which its outputs lose; rectify it first "
+                what += "(gdalwarp)"
+            elif not source.transform.is_identity:
+                what = "not georeferenced in a CRS; its outputs have its transform only"
+            warnings.warn(f"{self.path}: {what}", stacklevel=4)
 
     def _align(self) -> None:
         """Compute the common grid of all files, and the position of each file on it."""
@@ -186,13 +192,13 @@ class SceneReader:
         self._shapes, self._origin = None, (0, 0)
         if aoi is None:
             return
-        shapes = [shapely.make_valid(shape) for shape in aoi.shapes if not shape.is_empty]
-        if aoi.crs is not None and self.crs is not None and aoi.crs != self.crs:
-            shapes = [_reproject(shape, aoi.crs, self.crs) for shape in shapes]
-        pixels = [apply_affine(shape, ~self.transform) for shape in shapes]
-        area = shapely.union_all(shapely.make_valid(pixels)) & shapely.box(
-            0, 0, self.width, self.height
-        )
+        shapes = shapely.make_valid(np.array(aoi.shapes, dtype=object))
+        if self.crs is not None:
+            names = dict(what="area of interest", into="the scene's CRS", error=SceneError)
+            shapes = reproject(shapes, aoi.crs or self.crs, self.crs, grid_bounds(self), **names)
+        pixels = only_polygons(apply_affine(shapes, ~self.transform))
+        area = shapely.union_all(only_polygons(shapely.make_valid(pixels)))
+        (area,) = only_polygons([area & shapely.box(0, 0, self.width, self.height)])
         if area.is_empty or not area.area > 0:
             raise SceneError(
                 "area of interest: outside the scene",
@@ -480,29 +486,11 @@ def _time_of(source: rasterio.DatasetReader) -> datetime | None:
     return None
 
 
-def _reproject(shape, source: CRS, target: CRS):
-    """Reproject a polygon."""
-    try:
-        return shapely.geometry.shape(warp.transform_geom(source, target, shape))
-    except GDAL_ERRORS as error:
-        raise SceneError(
-            "area of interest: cannot be reprojected to the scene's CRS",
-            expected=f"a CRS that can be transformed to {target}",
-            found=reason(error),
-            remedy="provide the area in the scene's CRS",
-        ) from error
-
-
 def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[float, ...]:
     """Return the (left, top, right, bottom) of a file in pixels of a grid."""
-    outline = shapely.box(0, 0, source.width, source.height).segmentize(
-        max(source.width, source.height) / 32
-    )
-    outline = apply_affine(outline, source.transform)
+    outline = apply_affine(shapely.box(0, 0, source.width, source.height), source.transform)
     if source.crs != crs:
-        outline = shapely.transform(
-            outline, lambda xy: np.column_stack(warp.transform(source.crs, crs, *xy.T))
-        )
+        (outline,) = reproject([outline], source.crs, crs, what=source.name, error=SceneError)
     return apply_affine(outline, ~transform).bounds
 
 

@@ -246,7 +246,11 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
         aoi = read_vectors(aoi)
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
         # Manually drawn outlines may self-intersect; the signed area of a bow tie is 0.
-        shapes = [shapely.make_valid(shape) for shape in aoi.geometry if shape is not None]
+        shapes = [
+            shapely.make_valid(shape)
+            for shape in aoi.geometry
+            if shape is not None and not shape.is_empty
+        ]
         wrong = sorted({shape.geom_type for shape in shapes if shape.area == 0})
         if wrong or not shapes:
             raise DataError(

@@ -14,15 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-import shapely.affinity
-from rasterio import warp
-from rasterio.crs import CRS
 
 from hook import __version__
 from hook.errors import SceneError
-from hook.geo.raster import GDAL_ERRORS
 from hook.geo.staging import StagedFiles
 from hook.geo.styles import Colour
+from hook.geo.vector import apply_affine, to_wgs84
 from hook.scenes.layers import ClassLayer, Layer, SceneGeometry
 
 _EXTENSION = "https://stac-extensions.github.io/{}/v{}/schema.json"
@@ -261,31 +258,13 @@ def outline_wgs84(geometry: SceneGeometry) -> shapely.Geometry | None:
             for start, end in zip(corners[:-1], corners[1:], strict=True)
         ]
     )
-    points = np.column_stack(geometry.transform @ tuple(ring.T))
+    outline = apply_affine(shapely.Polygon(ring), geometry.transform)
     try:
-        lon, lat = np.array(warp.transform(geometry.crs, CRS.from_epsg(4326), *points.T)[:2])
-    except GDAL_ERRORS:  # a local CRS
-        return None
-    if not np.isfinite([lon, lat]).all():
-        return None
-    lon = np.unwrap(np.append(lon, lon[0]), period=360)
-    lat = np.append(lat, lat[0])
-    if abs(lon[-1] - lon[0]) > 180:  # once around: a pole is inside
-        pole = 90 if lat.mean() > 0 else -90
-        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
-    outline = shapely.make_valid(shapely.polygons(np.column_stack([lon, lat])))
-    parts = []
-    for turn in range(int(lon.min() // 360) - 1, int(lon.max() // 360) + 2):
-        part = outline & shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
-        parts += [
-            shapely.affinity.translate(polygon, -360 * turn)
-            for polygon in shapely.get_parts(part)
-            if polygon.area > 0
-        ]
-    if not parts:
+        (outline,) = to_wgs84([outline], geometry.crs, what="the scene", error=SceneError)
+    except SceneError:  # a local CRS
         return None
     # Remove points on sides that are straight in longitude and latitude.
-    outline = shapely.union_all(parts).simplify(_TOLERANCE)
+    outline = shapely.make_valid(outline).simplify(_TOLERANCE)
     return shapely.transform(shapely.orient_polygons(outline), lambda xy: xy.round(_DIGITS))
 
 

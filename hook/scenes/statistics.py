@@ -11,15 +11,14 @@ import numpy as np
 import rasterio
 import shapely
 from pyproj import CRS
-from pyproj.exceptions import ProjError
 from rasterio import features
 from rasterio.windows import Window
 
 from hook.errors import SceneError
-from hook.geo.measure import pixel_areas
+from hook.geo.measure import grid_bounds, pixel_areas
 from hook.geo.raster import Validity, open_dataset, reading
 from hook.geo.styles import NO_CLASS, Colour, read_category_names
-from hook.geo.vector import apply_affine, read_vectors
+from hook.geo.vector import apply_affine, read_vectors, reproject
 from hook.progress import progress_bar
 
 _LARGEST_CLASS = np.iinfo(np.int32).max
@@ -149,7 +148,7 @@ class ClassArea(NamedTuple):
     class_name: str
     pixels: int
     area_m2: float
-    """NaN in a map without a CRS."""
+    """NaN in a map without a CRS, or whose CRS has no areas."""
     share: float
     """Of the valid area of the zone or map (of the pixels without a CRS); NaN if that is 0."""
 
@@ -171,9 +170,9 @@ def class_statistics(
 ) -> list[ClassArea]:
     """Measure the area of each class of a map, in total or by zone.
 
-    Areas are sums of pixel areas, see :func:`pixel_areas`: correct also in a geographic CRS and in
-    Mercator. A pixel belongs to a zone if its centre is inside; zones may overlap, or extend beyond
-    the map. The map is read in strips and may be larger than memory.
+    Areas are sums of pixel areas on the ground in any CRS, see :func:`pixel_areas`. A pixel belongs
+    to a zone if its centre is inside; zones may overlap, or extend beyond the map. The map is read
+    in strips and may be larger than memory.
 
     Args:
         map_path: A raster of class indexes.
@@ -227,9 +226,7 @@ def _sum_classes(
     pixels: dict[int, int] = {}
     areas: dict[int, list[float]] = {}
     for row_off, col_off, classes in parts:
-        area = pixel_areas(source, row_off, len(classes))
-        if area.shape[1] > 1:
-            area = area[:, col_off : col_off + classes.shape[1]]
+        area = pixel_areas(source, row_off, len(classes), col_off, classes.shape[1])
         inside = classes >= 0
         ids, index, counts = np.unique(classes[inside], return_inverse=True, return_counts=True)
         sums = np.bincount(index, np.broadcast_to(area, classes.shape)[inside], len(ids))
@@ -272,12 +269,14 @@ def _read_zones(
                 remedy="choose one of the fields (--zone-field)",
             )
         table = table.set_index(zone_field)
-    kinds = set(table.geom_type.fillna("none"))
-    if not kinds <= {"Polygon", "MultiPolygon"}:
+    shapes = table.geometry.to_numpy().copy()
+    shapes[shapely.is_missing(shapes)] = shapely.Polygon()  # zones without pixels
+    kinds = set(table.geom_type[~shapely.is_empty(shapes)])
+    if not kinds or not kinds <= {"Polygon", "MultiPolygon"}:
         raise SceneError(
             f"{path}: zones without area",
             expected="polygons",
-            found=", ".join(sorted(kinds)),
+            found=", ".join(sorted(kinds)) or "no geometries",
             remedy="use a layer of polygons; buffer points and lines",
         )
     if (table.crs is None) != (source.crs is None):
@@ -287,28 +286,11 @@ def _read_zones(
             found=table.crs and table.crs.name,
             remedy="set the missing CRS",
         )
-    table = table.set_geometry(shapely.force_2d(table.geometry.to_numpy()), crs=table.crs)
-    if table.crs != source.crs:
-        # Straight edges become curved: reproject them in short segments.
-        bounds = shapely.bounds(table.geometry.to_numpy())
-        step = np.maximum(bounds[:, 2:] - bounds[:, :2], 0).max(axis=1) / 256
-        step = np.where(step > 0, step, 1)
-        dense = shapely.segmentize(table.geometry.to_numpy(), step)
-        try:
-            table = table.set_geometry(dense, crs=table.crs).to_crs(source.crs)
-        except ProjError as error:
-            raise SceneError(
-                f"{path}: cannot be reprojected to the CRS of the map",
-                found=error,
-                remedy="provide the zones in the CRS of the map",
-            ) from error
-        if not np.isfinite(shapely.get_coordinates(table.geometry.to_numpy())).all():
-            raise SceneError(
-                f"{path}: zones outside the area of the map's CRS",
-                expected=f"polygons in the area of {source.crs.name}",
-                remedy="remove zones far from the map",
-            )
-    pixels = apply_affine(table.geometry.to_numpy(), ~source.transform)
+    shapes = shapely.force_2d(shapes)
+    if source.crs is not None:
+        names = dict(what=f"{path}: zones", into="the CRS of the map", error=SceneError)
+        shapes = reproject(shapes, table.crs, source.crs, grid_bounds(source), **names)
+    pixels = apply_affine(shapes, ~source.transform)
     return table.set_geometry(pixels, crs=None)
 
 

@@ -340,7 +340,6 @@ def _read(
     model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
 ) -> tuple[str, np.ndarray, np.ndarray, float | None]:
     """Return name, values, validity and metres per pixel of an image, read or checked."""
-    from pyproj import CRS
     from rasterio import Affine
 
     from hook.geo.measure import metres_per_pixel
@@ -354,8 +353,8 @@ def _read(
         values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
         if "geo" in sample:
             geo = sample["geo"]
-            grid, crs = Affine(*geo["transform"]), CRS.from_wkt(geo["crs"])
-            size = metres_per_pixel(geo["height"], geo["width"], grid, crs) or size
+            grid = Affine(*geo["transform"])
+            size = metres_per_pixel(geo["height"], geo["width"], grid, geo["crs"]) or size
     else:
         values = image
     label = name or "the image"

@@ -313,6 +313,7 @@ def test_areas_that_cannot_be_used(seg_run, scenes, tmp_path):
         (([],), {}, "no scene to read"),
         (("second",), dict(vectors="map.json"), "is a different file of this map"),
         (("nowhere",), dict(vectors="map.geojson"), "GeoJSON needs coordinates"),
+        (("local",), dict(vectors="map.geojson"), "CRS without a transformation to WGS 84"),
         (("second",), dict(bidx=[1, 9]), "no band 9"),
     ],
 )
@@ -320,7 +321,10 @@ def test_what_cannot_be_mapped_is_refused_before_the_model_runs(
     seg_run, scenes, write_scene, tmp_path, monkeypatch, arguments, options, message
 ):
     write_scene(np.ones((2, 40, 40), np.uint16), name="nowhere.tif", crs=None, transform=None)
+    plane = rasterio.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    local = write_scene(np.ones((2, 40, 40), np.uint16), name="local.tif", crs=plane)
     files = {"second": scenes / "images" / "second.tif", "nowhere": tmp_path / "nowhere.tif"}
+    files["local"] = local
     scene = files.get(arguments[0]) if isinstance(arguments[0], str) else arguments[0]
     if "vectors" in options:
         options = dict(vectors=tmp_path / options["vectors"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.control import GroundControlPoint
 
 from hook.cli import main
 
@@ -51,6 +52,28 @@ def test_masks(seg_run, scenes, tmp_path):
     with rasterio.open(tmp_path / "masks" / "chip.tif") as result:
         assert result.crs.to_epsg() == 32633
         assert result.read(1).max() < 3
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_masks_keep_the_place_of_a_world_file(seg_run, scenes, tmp_path, capsys):
+    grid = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 3e6)
+    with rasterio.open(scenes / "images" / "first.tif") as source:
+        profile = source.profile | dict(height=32, width=32, crs=None, transform=None)
+        with rasterio.open(tmp_path / "chip.tif", "w", **profile) as sink:
+            sink.write(source.read(window=rasterio.windows.Window(10, 10, 32, 32)))
+            sink.descriptions = source.descriptions
+            corners = [(row, col) for row in (0, 32) for col in (0, 32)]
+        (tmp_path / "chip.tfw").write_text("0.5\n0\n0\n-0.5\n300000.25\n2999999.75\n")
+        _run(*seg_run, tmp_path / "chip.tif", "--out", tmp_path / "mask.tif", "-q")
+        (tmp_path / "chip.tfw").unlink()
+    with rasterio.open(tmp_path / "mask.tif") as result:
+        assert result.transform.almost_equals(grid) and result.crs is None
+    with rasterio.open(tmp_path / "chip.tif", "r+") as sink:
+        points = [GroundControlPoint(row, col, col, -row) for row, col in corners]
+        sink.gcps = points, rasterio.CRS.from_epsg(4326)
+    capsys.readouterr()
+    _run(*seg_run, tmp_path / "chip.tif", "--out", tmp_path / "other.tif", "-q")
+    assert "chip.tif: located by 4 ground control points" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_classes_of_an_attribute_filled_in_by_hand(labelled):
     found = inspect_files(root / "images", path, label="kind")
     assert found.classes == ["x", "y"]
     labels = Labels(LabelOptions(**found.options), found.classes, 255)
-    assert labels.features(str(path), "EPSG:32632")[1].tolist() == [0, 1, 0, 1, 0]
+    assert labels.table(str(path))[1].tolist() == [0, 1, 0, 1, 0]
     for blank in ("", "  ", None):
         path = _houses(root, ["x", "y", blank])
         with pytest.raises(DataError, match="features without kind"):

@@ -7,14 +7,19 @@ import pyarrow as pa
 import pyogrio
 import pytest
 import shapely
+from pyproj import CRS, Geod, Transformer
 
 from hook.errors import DataError, SceneError
+from hook.geo.measure import areas_m2
 from hook.geo.vector import (
     DRIVERS,
+    check_geojson,
     driver_of,
     is_vector_file,
     read_vectors,
+    reproject,
     table_text,
+    to_wgs84,
     vector_batches,
 )
 
@@ -131,3 +136,143 @@ def test_the_ending_says_the_format():
     assert {driver_of(f"a{suffix.upper()}") for suffix in DRIVERS} == set(DRIVERS.values())
     with pytest.raises(SceneError, match="unknown vector format"):
         driver_of("a.txt")
+
+
+# ------------------------------------------------------------------------------------ other CRSs
+def pixel_centres(bounds, target, size=64):
+    """Positions in an area of a CRS, and their longitudes and latitudes."""
+    x, y = (
+        start + (np.arange(size) + 0.5) / size * (stop - start)
+        for start, stop in zip(bounds[:2], bounds[2:], strict=True)
+    )
+    x, y = (part.ravel() for part in np.meshgrid(x, y))
+    return x, y, *Transformer.from_crs(target, "OGC:CRS84", always_xy=True).transform(x, y)
+
+
+UTM_AT_180 = ("EPSG:32660", (7e5, -2e6, 9e5, -18e5))
+"""Around 180 degrees: 178.9 to 180.8."""
+
+
+@pytest.mark.parametrize(
+    "box, target, bounds",
+    [
+        # long edges along a parallel
+        ((6, 45, 12, 50), "EPSG:32632", (499e3, 5537e3, 501e3, 554e4)),
+        ((5, -45, 25, -40), "EPSG:32733", (49e4, 5565e3, 51e4, 558e4)),
+        # a hemisphere, and the whole earth
+        ((-180, 0, 180, 90), "EPSG:32632", (4e5, -1e4, 6e5, 1e4)),
+        ((-180, -90, 0, 90), "EPSG:3857", (-1e5, 7e6, 1e5, 8e6)),
+        ((-180, -90, 180, 90), "EPSG:32632", (4e5, 5e6, 6e5, 51e5)),
+        # a pole inside
+        ((-180, 80, 180, 90), "EPSG:3413", (-2e6, -2e6, 2e6, 2e6)),
+        ((0, 60, 180, 90), "EPSG:3995", (-2e6, -2e6, 2e6, 2e6)),
+        ((-180, -90, 180, -80), "EPSG:3031", (-1e6, -2e6, 2e6, 2e6)),
+        # across 180 degrees, in three ways of writing it
+        ((178, -17.5, 180, -17), *UTM_AT_180),
+        ((-180, -17.5, -179.5, -17), *UTM_AT_180),
+        ((179.5, -17.5, 180.5, -17), *UTM_AT_180),
+        ((-180.5, -17.5, -179.5, -17), *UTM_AT_180),
+        ((179.5, -17.5, 180.5, -17), "EPSG:3832", (32e5, -21e5, 35e5, -18e5)),
+        # scenes of the whole earth
+        ((170, -20, 190, 40), "EPSG:4326", (-180, -90, 180, 90)),
+        ((-20, -20, 30, 40), "EPSG:4326", (0, -90, 360, 90)),
+        ((-20, -20, 30, 40), "EPSG:4269", (0, -90, 360, 90)),
+        ((150, -20, 200, 40), "ESRI:54030", (-17e6, -86e5, 17e6, 86e5)),
+        ((-180, 0, 180, 90), "+proj=moll +lon_0=90 +type=crs", (-18e6, -9e6, 18e6, 9e6)),
+        # longitudes from 0 to 360
+        ((-176, 10, -174, 11), "EPSG:4326", (183, 9, 187, 12)),
+        ((184, 10, 186, 11), "EPSG:4326", (-177, 9, -173, 12)),
+        ((184, 10, 186, 11), "EPSG:32601", (45e4, 108e4, 7e5, 13e5)),
+    ],
+)
+def test_areas_in_degrees_stay_where_they_were_drawn(box, target, bounds):
+    west, south, east, north = box
+    (found,) = reproject([shapely.box(*box)], "EPSG:4326", target, bounds, what="area")
+    x, y, lon, lat = pixel_centres(bounds, target)
+    on_earth = np.isfinite(lon)
+    lon = np.where(on_earth, lon, 0)
+    wanted = ((lon - west) % 360 <= east - west) & (lat >= south) & (lat <= north)
+    inside = shapely.contains_xy(found, x, y)
+    assert wanted[on_earth].any()
+    near = shapely.boundary(found).distance(shapely.points(x, y)) < 1e-5 * (bounds[2] - bounds[0])
+    assert np.array_equal(inside[on_earth & ~near], wanted[on_earth & ~near])
+    assert near.mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "box, source, bounds",
+    [
+        ((7e5, -2e6, 9e5, -18e5), "EPSG:32660", (170, -30, 190, 0)),
+        ((7e5, -2e6, 9e5, -18e5), "EPSG:32660", (-180, -90, 180, 90)),
+        ((7e5, -2e6, 9e5, -18e5), "EPSG:32660", (-185, -30, -170, 0)),
+        ((-1e6, -1e6, 1e6, 1e6), "EPSG:3413", (0, 50, 360, 90)),
+        ((-2e7, 0, 2e7, 1e7), "EPSG:3857", (-180, -90, 180, 90)),
+    ],
+)
+def test_areas_in_metres_on_scenes_in_degrees(box, source, bounds):
+    (found,) = reproject([shapely.box(*box)], source, "EPSG:4326", bounds, what="area")
+    lon, lat, *_ = pixel_centres(bounds, "EPSG:4326", 200)
+    x, y = Transformer.from_crs("EPSG:4326", source, always_xy=True).transform(lon, lat)
+    wanted = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+    inside = shapely.contains_xy(found, lon, lat)
+    assert wanted.any() and (inside != wanted).sum() <= 0.002 * wanted.size
+
+
+def test_what_is_near_keeps_its_vertices():
+    shapes = [BOXES[0], None, shapely.Polygon(), BOXES[2]]
+    same = reproject(shapes, "EPSG:4326", "OGC:CRS84", (0, 0, 9, 9), what="area")
+    assert same[0] == BOXES[0] and same[3] == BOXES[2]
+    assert shapely.is_empty(same[1:3]).all()
+    assert shapely.is_empty(
+        reproject(shapes, "EPSG:4326", "EPSG:4326", (50, 0, 59, 9), what="")
+    ).all()
+    moved = reproject(BOXES, "EPSG:32631", "EPSG:32631", (50, 0, 59, 9), what="area")
+    assert np.array_equal(moved, BOXES)
+
+
+def test_what_cannot_be_reprojected_is_named():
+    local = 'LOCAL_CS["plane",UNIT["metre",1]]'
+    for crs, target in ((local, "EPSG:4326"), ("EPSG:4326", local)):
+        with pytest.raises(DataError, match="zones: cannot be reprojected to"):
+            reproject(BOXES, crs, target, what="zones")
+    with pytest.raises(SceneError, match="a vertex at 1000000000, 0, outside"):
+        reproject(
+            [shapely.box(0, 0, 1e9, 1)], "ESRI:54030", "EPSG:4326", what="a", error=SceneError
+        )
+
+
+@pytest.mark.parametrize(
+    "box, crs",
+    [
+        ((7e5, -2e6, 9e5, -18e5), "EPSG:32660"),
+        ((3e6, -4e6, 4e6, -3e6), "EPSG:3832"),
+        ((-1e6, -1e6, 1e6, 1e6), "EPSG:3413"),
+        ((-1e6, -1e6, 2e6, 1e6), "EPSG:3031"),
+        ((170, 10, 190, 20), "EPSG:4326"),
+        ((350, 10, 370, 20), "EPSG:4326"),
+        ((200, 10, 210, 20), "EPSG:4269"),
+        ((5e5, 5e6, 6e5, 51e5), "EPSG:32632"),
+    ],
+)
+def test_geojson_s_polygons_end_at_180_degrees(box, crs):
+    shape = shapely.box(*box) - shapely.box(*np.add(box[:2], 1), *np.add(box[:2], 2))
+    step = None if crs in ("EPSG:4326", "EPSG:4269") else 5e3
+    (found,) = to_wgs84([shape], crs, step, what="area")
+    west, south, east, north = found.bounds
+    assert found.is_valid and west >= -180 and east <= 180 and south >= -90 and north <= 90
+    if abs(west) == 180 and east == 180 and abs(north) < 89 and abs(south) < 89:
+        assert found.geom_type == "MultiPolygon"
+    parts = shapely.get_parts(found)
+    area = sum(
+        abs(Geod(ellps="WGS84").geometry_area_perimeter(shapely.segmentize(part, 0.05))[0])
+        for part in parts
+    )
+    assert area == pytest.approx(areas_m2([shape], CRS(crs), (-1e7, -1e7, 1e7, 1e7))[0], rel=1e-4)
+
+
+def test_geojson_is_refused_where_there_is_no_earth():
+    for crs in (None, 'LOCAL_CS["plane",UNIT["metre",1]]', CRS("IAU_2015:49900")):
+        with pytest.raises(SceneError, match="GeoJSON needs coordinates in WGS 84"):
+            check_geojson("a.geojson", crs, "a map")
+        check_geojson("a.gpkg", crs, "a map")
+    check_geojson("a.geojson", CRS("EPSG:32632+5773"), "a map")

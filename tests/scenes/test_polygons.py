@@ -7,6 +7,7 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from pyproj import Geod
 from rasterio import features
 
 from hook.errors import SceneError
@@ -74,10 +75,13 @@ def test_shared_edges_stay_shared_when_simplified(write_scene, tmp_path):
     assert shapely.get_num_coordinates(simple).sum() < shapely.get_num_coordinates(polygons).sum()
 
 
-@pytest.mark.parametrize("epsg, factor", [(32645, 1), (2264, 0.3048006096012192**2)])
-def test_area_in_projected_crs_is_pixels(write_scene, tmp_path, epsg, factor):
+@pytest.mark.parametrize(
+    "epsg, factor, x, y", [(32645, 1, 3e5, 3e6), (2264, 0.3048006096012192**2, 2e6, 7e5)]
+)
+def test_area_in_projected_crs_is_pixels(write_scene, tmp_path, epsg, factor, x, y):
     values = class_map("blocks")
-    path = write_scene(values, "map.tif", nodata=255, crs=f"EPSG:{epsg}")
+    place = rasterio.Affine(0.5, 0, x, 0, -0.5, y)
+    path = write_scene(values, "map.tif", nodata=255, crs=f"EPSG:{epsg}", transform=place)
     polygonize(path, tmp_path / "map.gpkg", progress=False)
     area = geopandas.read_file(tmp_path / "map.gpkg").area_m2.sum()
     assert area == pytest.approx((values != 255).sum() * 0.25 * factor, rel=1e-9)
@@ -313,6 +317,40 @@ def test_geojson_follows_rfc_7946(write_scene, tmp_path):
     assert all(polygon.exterior.is_ccw for polygon in polygons)
     # Seven digits are a centimetre, a pixel is half a metre.
     assert max(a.hausdorff_distance(b) for a, b in zip(polygons, expected, strict=True)) < 1e-7
+
+
+def test_long_edges_of_geojson_are_curved_where_the_projection_is(write_scene, tmp_path):
+    transform = rasterio.Affine(1000, 0, 3e5, 0, -1000, 6.6e6)
+    values = np.zeros((1, 20, 400), np.uint8)
+    path = write_scene(values, "map.tif", crs="EPSG:32633", transform=transform)
+    polygonize(path, tmp_path / "map.geojson", progress=False)
+    (polygon,) = geopandas.read_file(tmp_path / "map.geojson").geometry
+    dense = shapely.segmentize(shapely.box(3e5, 6.58e6, 7e5, 6.6e6), 100)
+    expected = geopandas.GeoSeries([dense], crs=32633).to_crs(4326)[0]
+    # A tenth of a pixel of 1 km; the chord of the upper edge is 3 km off.
+    assert polygon.hausdorff_distance(expected) < 0.001
+    assert len(polygon.exterior.coords) < 200
+
+
+@pytest.mark.parametrize(
+    "crs, transform",
+    [
+        ("EPSG:4326", rasterio.Affine(0.5, 0, 160, 0, -0.5, 61)),
+        ("EPSG:3832", rasterio.Affine(5e4, 0, 2e6, 0, -5e4, 5e6)),
+        ("EPSG:32660", rasterio.Affine(2e4, 0, 3e5, 0, -1e4, 3e6)),
+    ],
+)
+def test_geojson_across_180_degrees(write_scene, tmp_path, crs, transform):
+    path = write_scene(class_map("noise"), "map.tif", nodata=255, crs=crs, transform=transform)
+    polygonize(path, tmp_path / "map.geojson", progress=False)
+    table = geopandas.read_file(tmp_path / "map.geojson")
+    west, _, east, _ = table.bounds.T.to_numpy()
+    assert (west >= -180).all() and (east <= 180).all() and table.is_valid.all()
+    cut = table[table.geom_type == "MultiPolygon"]
+    assert len(cut) and len(cut) < len(table)
+    shapes = shapely.segmentize(table.geometry.explode().to_numpy(), 0.05)
+    area = sum(abs(Geod(ellps="WGS84").geometry_area_perimeter(shape)[0]) for shape in shapes)
+    assert area == pytest.approx(table.area_m2.sum(), rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

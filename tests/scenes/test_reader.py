@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from rasterio.control import GroundControlPoint
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
 from hook.scenes import SceneReader, Window
+from hook.scenes.reader import AreaOfInterest
 
 rng = np.random.default_rng(0)
+WGS84 = rasterio.CRS.from_epsg(4326)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
@@ -104,6 +108,38 @@ def test_file_without_georeference_warns(write_scene):
     path = write_scene(np.ones((1, 4, 4), np.uint8), crs=None, transform=None)
     with pytest.warns(UserWarning, match=r"scene\.tif: not georeferenced"):
         SceneReader(path).close()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_other_georeferences_are_named_when_they_are_lost(write_scene):
+    values = np.ones((1, 8, 8), np.uint8)
+    with pytest.warns(UserWarning, match="not georeferenced in a CRS; its outputs have its trans"):
+        SceneReader(write_scene(values, crs=None)).close()
+    path = write_scene(values, crs=None, transform=None)
+    with rasterio.open(path, "r+") as target:
+        corners = [(row, col) for row in (0, 8) for col in (0, 8)]
+        points = [GroundControlPoint(row, col, 36 + col, 3 - row) for row, col in corners]
+        target.gcps = points, rasterio.CRS.from_epsg(4326)
+    with pytest.warns(UserWarning, match="but by 4 ground control points.*gdalwarp"):
+        SceneReader(path).close()
+
+
+@pytest.mark.parametrize(
+    "west, box",
+    [
+        (183, (-176, 10, -174, 11)),
+        (-177, (184, 10, 186, 11)),
+        (179, (-180, 10, -178, 11)),
+        (-360, (-359, 10, -357, 11)),
+    ],
+)
+def test_areas_of_interest_in_any_turn_of_longitudes(write_scene, west, box):
+    transform = rasterio.Affine(0.25, 0, west, 0, -0.5, 12)
+    path = write_scene(np.ones((1, 8, 16), np.uint8), crs="EPSG:4326", transform=transform)
+    for area in (AreaOfInterest((shapely.box(*box),)), AreaOfInterest((shapely.box(*box),), WGS84)):
+        with SceneReader(path, aoi=area) as reader:
+            assert (reader.height, reader.width) == (2, 8)
+            assert (reader.transform.c - box[0]) % 360 == 0 and reader.transform.f == 11
 
 
 def test_complex_values_are_refused(write_scene):

@@ -170,6 +170,40 @@ def test_long_edges_of_zones_stay_straight_where_they_were_drawn(write_scene, tm
     assert abs(row.pixels - (lat > 60).sum()) <= 2
 
 
+def test_zones_of_a_hemisphere_without_shape_and_empty_ones(write_scene):
+    path = write_scene(blocks()[None], "map.tif", nodata=255)
+    polygons = [shapely.box(-180, 0, 180, 90), None, shapely.Polygon(), shapely.box(0, -90, 180, 0)]
+    names = ["north", "none", "empty", "south"]
+    zones = geopandas.GeoDataFrame({"name": names}, geometry=polygons, crs=4326)
+    rows = class_statistics(path, zones=zones, zone_field="name", progress=False)
+    assert [row.zone for row in rows[::3]] == names and zones.geometry[1] is None
+    assert [row.pixels for row in rows] == [780, 160, 480] + [0] * 9
+    with pytest.raises(SceneError, match="zones without area"):
+        class_statistics(path, zones=zones[1:3], progress=False)
+
+
+@pytest.mark.parametrize(
+    "crs, x, y",
+    [
+        ("EPSG:32632+5773", 5e5, 6.6e6),
+        ("EPSG:3857+5773", 1e6, 8.4e6),
+        ("EPSG:3413", 2e5, -3.2e6),
+        ("ESRI:54030", 8e5, 6.2e6),
+        ("+proj=merc +ellps=intl +towgs84=-87,-98,-121 +units=m", 1e6, 8.4e6),
+    ],
+)
+def test_areas_of_a_file_in_any_crs(write_scene, crs, x, y):
+    transform = rasterio.Affine(20, 0, x, 0, -20, y)
+    crs = rasterio.CRS.from_user_input(crs)
+    path = write_scene(blocks()[None], "map.tif", nodata=255, crs=crs, transform=transform)
+    found = by_class(class_statistics(path, progress=False))
+    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    box = shapely.segmentize(shapely.box(x + 200, y - 720, x + 800, y - 400), 10)
+    ring = to_degrees.transform(*shapely.get_coordinates(box).T)
+    expected = abs(Geod(ellps="WGS84").polygon_area_perimeter(*ring)[0])
+    assert found[2].area_m2 == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
 def test_bad_zones_are_named(write_scene, tmp_path):
     path = write_scene(blocks()[None], "map.tif", nodata=255)

@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 from rasterio import features
 from rasterio.enums import Resampling
+from rasterio.transform import array_bounds
 from rasterio.windows import Window, from_bounds, intersect
 
 from hook.engine.configs import make_folder
@@ -22,7 +23,7 @@ from hook.geo.bands import image_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import Validity, open_raster, read_valid, warped
 from hook.geo.styles import distinct_palette
-from hook.geo.vector import read_vectors
+from hook.geo.vector import read_vectors, reproject
 from hook.scenes.statistics import ClassMap
 from hook.visualization.drawing import region_borders, render_labels, stretch_to_rgb
 from hook.visualization.overview import Panel, draw_overview
@@ -131,9 +132,11 @@ def draw_outlines(picture: np.ndarray, path: str, grid: dict) -> np.ndarray:
     table = read_vectors(path)
     if grid["crs"] is not None and table.crs is None:
         raise DataError(f"{path} cannot be drawn", expected="polygons with a CRS", found="none")
+    shapes = table.geometry.to_numpy()
     if grid["crs"] is not None:
-        table = table.to_crs(grid["crs"].to_wkt())
-    shapes = [(shape, number) for number, shape in enumerate(table.geometry, 1) if shape]
+        bounds = array_bounds(grid["height"], grid["width"], grid["transform"])
+        shapes = reproject(shapes, table.crs, grid["crs"], bounds, what=path)
+    shapes = [(shape, number) for number, shape in enumerate(shapes, 1) if shape]
     if not shapes:
         return picture
     burnt = features.rasterize(
