@@ -31,6 +31,7 @@ MAX_SHIFT = 8.0  # distance of the means, in standard deviations of the config
 MAX_SPREAD = 12.0  # standard deviation of the data divided by the config's
 MIN_SPREAD = 0.02
 CONFIRM_SAMPLES = 2000  # samples to read before a class is reported as absent
+MOST_COMPARED = 20_000  # files of equal size to search for copies: seconds on a local disk
 
 
 @dataclass(frozen=True)
@@ -624,18 +625,25 @@ def _labelled_part(scene: Any, labels: Any) -> Any:
 
 
 def _copies(images: Sequence[Image], known: Sequence[Image]) -> list[str]:
-    """Return the paths of images with the content of a known one, except for blank images."""
-    paths, others = ([i.path for i in each if os.path.isfile(i.path)] for each in (images, known))
-    sizes = set(map(os.path.getsize, paths)) & set(map(os.path.getsize, others))
+    """Return the paths of images with the content of a known one, except for blank images.
+
+    Only files of equal size are opened, and none if they are more than ``MOST_COMPARED``.
+    """
+    paths, others = (
+        {i.path: os.path.getsize(i.path) for i in each if os.path.isfile(i.path)}
+        for each in (images, known)
+    )
+    sizes = set(paths.values()) & set(others.values())
+    paths, others = ([p for p, size in each.items() if size in sizes] for each in (paths, others))
+    if len(paths) + len(others) > MOST_COMPARED:
+        return []
     by_bytes: dict[bytes, list[str]] = {}
     for path in others:
-        if os.path.getsize(path) in sizes:
-            by_bytes.setdefault(_sampled_bytes(path), []).append(path)
+        by_bytes.setdefault(_sampled_bytes(path), []).append(path)
     return [
         path
         for path in paths
-        if os.path.getsize(path) in sizes
-        and any(cmp(path, one, shallow=False) for one in by_bytes.get(_sampled_bytes(path), ()))
+        if any(cmp(path, one, shallow=False) for one in by_bytes.get(_sampled_bytes(path), ()))
         and not _is_blank(path)
     ]
 
