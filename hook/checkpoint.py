@@ -322,14 +322,20 @@ def check_state_dict(
     )
 
 
-def _check_finite(weights: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
+def nonfinite_weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return names of the weights that hold NaN or infinity, as text; empty if there are none."""
     broken = [k for k, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
+    more = f" and {len(broken) - _LISTED_KEYS} more" if len(broken) > _LISTED_KEYS else ""
+    return ", ".join(broken[:_LISTED_KEYS]) + more
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
+    broken = nonfinite_weights(weights)
     if broken:
         raise CheckpointError(
             f"checkpoint {source} holds weights that are not finite",
             expected="numbers",
-            found=f"NaN or infinity in {', '.join(broken[:_LISTED_KEYS])}"
-            + (f" and {len(broken) - _LISTED_KEYS} more" if len(broken) > _LISTED_KEYS else ""),
+            found=f"NaN or infinity in {broken}",
             remedy="use an earlier checkpoint of the run; the training diverged",
         )
 
@@ -450,21 +456,34 @@ def find_resumable(work_dir: str | os.PathLike) -> Path | None:
     """Return the newest readable checkpoint of a run, or None if it has no checkpoints.
 
     The one named in ``last_checkpoint`` is tried first. A run killed while writing may leave that
-    file empty or outdated; then the numbered checkpoints are tried, newest first.
+    file empty or outdated; then the numbered checkpoints are tried, newest first. A checkpoint
+    outside the folder is used only if the folder has none and the run wrote it: in a folder of the
+    same name (``out_dir`` of MMEngine's ``CheckpointHook``).
 
     Raises:
-        CheckpointError: None of the checkpoints can be read.
+        CheckpointError: None of the checkpoints can be read, or ``last_checkpoint`` names one of
+            another run.
     """
     work_dir = Path(work_dir)
-    candidates: list[Path] = []
     pointer = work_dir / "last_checkpoint"
-    if pointer.is_file() and (named := pointer.read_text().strip()):
-        # The folder may have been moved since.
-        candidates += [Path(named), work_dir / Path(named).name]
+    named = Path(text) if pointer.is_file() and (text := pointer.read_text().strip()) else None
     numbered = [p for p in work_dir.glob("*.pth") if re.fullmatch(r"(epoch|iter)_\d+", p.stem)]
-    candidates += sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
+    candidates = sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
+    if named is not None:
+        # The folder may have been copied or moved since.
+        candidates.insert(0, work_dir / named.name)
+    candidates = [p for p in dict.fromkeys(candidates) if p.is_file()]
+    if not candidates and named is not None and named.is_file():
+        if named.resolve().parent.name != work_dir.resolve().name:
+            raise CheckpointError(
+                f"{pointer} names the checkpoint of another folder",
+                expected=f"a checkpoint in {work_dir}",
+                found=named,
+                remedy=f"to go on from it, pass it: --resume {named}",
+            )
+        candidates = [named]
     first_error = None
-    for path in dict.fromkeys(p for p in candidates if p.is_file()):
+    for path in candidates:
         try:
             load_checkpoint(path)
         except CheckpointError as error:

@@ -31,7 +31,8 @@ METRICS = _child(
 HOOKS = _child(
     "HOOKS",
     "hook.engine.channels_last_hook",
-    "hook.engine.resume_hook",
+    "hook.engine.checkpoint_hook",
+    "hook.engine.resuming",
     "hook.visualization.hook",
     "hook.datasets",
 )

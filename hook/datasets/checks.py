@@ -6,21 +6,20 @@ Most failed training runs come from a few mistakes: statistics in different unit
 """
 
 import os
-import random
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 from hook.datasets.files import some
 from hook.datasets.grids import Area
+from hook.datasets.seeding import keep_random_state
 from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
 from hook.geo.raster import open_raster
@@ -115,7 +114,7 @@ def check_dataset(
             *findings,
             Finding("data set", "samples", "none", "check the split list and data_root", True),
         ]
-    with _keep_random_state():
+    with keep_random_state():  # pipelines draw; a run must not change because it was checked
         seen = _read_samples(dataset, _spaced_indexes(len(dataset), max_samples))
         findings += _check_errors(seen)
         if seen.samples:
@@ -227,18 +226,6 @@ def raise_findings(findings: Sequence[Finding], where: str) -> None:
 
 def _spaced_indexes(total: int, count: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, total - 1, min(total, count))})
-
-
-@contextmanager
-def _keep_random_state() -> Iterator[None]:
-    # Pipelines draw random numbers; a run must not change because it was checked.
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(pytorch)
 
 
 def _read_samples(dataset: Any, indexes: Sequence[int]) -> _SampleSummary:

@@ -7,18 +7,25 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from mmengine.runner import (
+    BaseLoop,
+    CheckpointLoader,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+)
+from torch.utils.data import DataLoader
 
 from hook.checkpoint import (
     check_classes,
@@ -29,6 +36,8 @@ from hook.checkpoint import (
     load_checkpoint,
     warn_input_changes,
 )
+from hook.datasets.seeding import random_state, seed_draws
+from hook.engine.checkpoint_hook import SoundCheckpointHook
 from hook.engine.configs import (
     add_config_options,
     as_list,
@@ -39,6 +48,14 @@ from hook.engine.configs import (
 )
 from hook.engine.models import fit_loaded_positions, upgrade_model
 from hook.engine.optim import CPUAmpOptimWrapper
+from hook.engine.resuming import (
+    OF_OPTIMIZATION,
+    ResumeHook,
+    changed_settings,
+    check_resumable,
+    follow_schedule,
+    hyperparameters,
+)
 from hook.errors import ConfigError, HookError
 
 
@@ -187,8 +204,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             cfg.resume = False
             return
     else:
-        load_checkpoint(resume)  # fails before the data are read
         path = Path(resume)
+    checkpoint = load_checkpoint(path)  # fails before the data are read
+    randomness = cfg.get("randomness") or {}
+    if randomness.get("seed") is None:  # the run drew one, which orders its samples
+        seed = (checkpoint.get("meta") or {}).get("seed")
+        cfg.randomness = dict(randomness, seed=seed)
     cfg.resume = True
     cfg.load_from = str(path)
 
@@ -319,10 +340,12 @@ class HookRunner(Runner):
     - Testing and resuming require all weights to match; with ``load_from`` of a training run
       (fine-tuning) some may differ, as in MMEngine, but not all.
     - Errors in a config raise :class:`hook.errors.ConfigError`.
-    - A resumed run first runs the validation that the interruption prevented.
+    - Random draws of the data differ between epochs, workers and processes, and depend on the
+      seed alone (:func:`hook.datasets.seeding.seed_draws`).
+    - A resumed run equals the unbroken one, or the log says what differs
+      (:class:`hook.engine.resuming.ResumeHook`). Where the config changed, the config holds.
     """
 
-    build_train_loop = _reports("train_dataloader / train_cfg", Runner.build_train_loop)
     build_val_loop = _reports("val_dataloader / val_evaluator", Runner.build_val_loop)
     build_test_loop = _reports("test_dataloader / test_evaluator", Runner.build_test_loop)
     build_optim_wrapper = _reports("optim_wrapper", Runner.build_optim_wrapper)
@@ -331,7 +354,10 @@ class HookRunner(Runner):
     build_log_processor = _reports("log_processor", Runner.build_log_processor)
 
     def __init__(self, *args, **kwargs) -> None:
-        self._needs_every_weight = False
+        self._needs_every_weight = self._resuming = False
+        self._checkpoint: dict = {}  # while it is resumed from
+        self.random_states: list[dict] = []  # of all processes, as in the last checkpoint
+        self.resume_notes: list[str] = []  # how a resumed run differs from an unbroken one
         super().__init__(*args, **kwargs)
 
     def build_model(self, model) -> torch.nn.Module:
@@ -339,13 +365,55 @@ class HookRunner(Runner):
         with config_errors("model"):
             return super().build_model(upgrade_model(model))
 
-    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
-        """Register the config's hooks and :class:`ResumeValidationHook`."""
-        from hook.engine.resume_hook import ResumeValidationHook
+    def build_train_loop(self, loop) -> BaseLoop:
+        """Build the training loop, with seeded draws.
 
+        Raises:
+            ConfigError: If the loop would make no step.
+        """
+        with config_errors("train_dataloader / train_cfg"):
+            if isinstance(loop, dict) and isinstance(self._train_dataloader, dict):
+                self._train_dataloader = seed_draws(self._train_dataloader, self.seed)
+            built = super().build_train_loop(loop)
+        loader = built.dataloader
+        is_endless = isinstance(built, IterBasedTrainLoop) and hasattr(loader.sampler, "skip")
+        if isinstance(loader.dataset, Sized) and not is_endless and len(loader) == 0:
+            raise ConfigError(
+                "train_dataloader has no batch: the training would make no step",
+                expected=f"at least {loader.batch_size} images per process with drop_last"
+                if loader.drop_last
+                else "at least one image",
+                found=f"{len(loader.dataset)} images in batches of {loader.batch_size}"
+                f" on {self.world_size} process(es)",
+                remedy="add images, lower batch_size, or set drop_last=False",
+            )
+        if getattr(built, "max_iters", 1) < 1:
+            raise ConfigError(
+                "train_cfg: the training would make no step",
+                expected="max_epochs or max_iters of at least 1",
+                found=loop,
+                remedy="correct train_cfg",
+            )
+        return built
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
+        """Build a data loader whose workers draw nothing from the process's random state.
+
+        Else a resumed run, which starts them once more, would draw different numbers.
+        """
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        if loader.num_workers and loader.generator is None:
+            loader.generator = torch.Generator().manual_seed(kwargs.get("seed") or 0)
+        return loader
+
+    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
+        """Register the config's hooks, :class:`SoundCheckpointHook` and :class:`ResumeHook`."""
+        default_hooks = {"checkpoint": dict(type="CheckpointHook"), **(default_hooks or {})}
+        default_hooks["checkpoint"] = _sound(default_hooks["checkpoint"])
         with config_errors("default_hooks / custom_hooks"):
-            super().register_hooks(default_hooks, custom_hooks)
-        self.register_hook(ResumeValidationHook())
+            super().register_hooks(default_hooks, [_sound(hook) for hook in as_list(custom_hooks)])
+        self.register_hook(ResumeHook())
         self.register_hook(_FitPositions())
 
     def train(self):
@@ -365,11 +433,48 @@ class HookRunner(Runner):
         with worker_errors():
             return super().test()
 
-    def resume(self, filename: str, *args, **kwargs) -> None:
-        """Resume from a checkpoint; all weights must match."""
-        self._needs_every_weight = True
-        super().resume(filename, *args, **kwargs)
+    def resume(self, filename: str, resume_optimizer: bool = True, **kwargs) -> None:
+        """Resume from a checkpoint; all weights must match, and the config's schedule holds.
+
+        Raises:
+            CheckpointError: If the checkpoint does not hold the state of such a training.
+            ConfigError: If the training data have its classes in another order.
+        """
+        self._needs_every_weight = self._resuming = True
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        configured = hyperparameters(self)
+        kwargs["resume_param_scheduler"] = False
+        super().resume(filename, resume_optimizer, **kwargs)
+        self._resuming = False
         self.message_hub.update_info("resumed_from", str(filename), resumed=False)
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        self.random_states = checkpoint.get("random_state", [])
+        changes = changed_settings(checkpoint["meta"].get("cfg", ""), self.cfg.pretty_text)
+        if changes and changes.get("randomness.seed", ("",))[0] in ("None", "not set"):
+            del changes["randomness.seed"]  # the seed that the interrupted run drew
+        if changes is None:
+            self.resume_notes.append("the checkpoint's config cannot be compared with this one")
+        self.resume_notes += [f"{k}: {old} -> {new}" for k, (old, new) in (changes or {}).items()]
+        loop, saved_iter = self.train_loop, self.iter
+        if isinstance(loop, EpochBasedTrainLoop):
+            loop._iter = loop.epoch * len(loop.dataloader)
+            if loop.iter != saved_iter:
+                self.resume_notes.append(
+                    f"goes on at the start of epoch {loop.epoch + 1}, iteration {loop.iter}: "
+                    f"iteration {saved_iter} of the checkpoint is not at the end of an epoch of "
+                    f"{len(loop.dataloader)} iterations"
+                )
+        changed = (
+            changes is None
+            or loop.iter != saved_iter
+            or any(key.startswith(OF_OPTIMIZATION) for key in changes)
+            or len(self.random_states) not in (0, self.world_size)
+        )
+        self.resume_notes += follow_schedule(
+            self, configured, checkpoint.get("param_schedulers"), changed
+        )
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Load a checkpoint, and check that all or, for fine-tuning, some weights match.
@@ -387,14 +492,34 @@ class HookRunner(Runner):
                 if meta.get("classes"):
                     check_classes(model, checkpoint, meta["classes"], filename)
                 warn_input_changes(model, checkpoint, meta, filename)
-        return super().load_checkpoint(filename, *args, **kwargs)
+        if self._resuming:
+            check_resumable(self, checkpoint, filename)
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        if self._resuming:
+            if self._randomness_cfg.get("seed") is not None:
+                checkpoint["meta"].pop("seed", None)  # the config's seed holds
+            self._checkpoint = checkpoint
+        return checkpoint
 
-    @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """Write a checkpoint to a temporary file, then rename it."""
+        """Write a checkpoint to a temporary file, then rename it.
+
+        All processes have to call it: each adds its random state.
+        """
+        self.random_states = all_gather_object(random_state())
+        if not is_main_process():
+            return
         partial = f".{filename}.partial"
         super().save_checkpoint(out_dir, partial, *args, **kwargs)
         os.replace(os.path.join(out_dir, partial), os.path.join(out_dir, filename))
+
+
+def _sound(hook):
+    """Return the config of a hook, with :class:`SoundCheckpointHook` for MMEngine's."""
+    kinds = ("CheckpointHook", "mmengine.CheckpointHook", CheckpointHook)
+    if isinstance(hook, dict) and hook.get("type") in kinds:
+        return {**hook, "type": SoundCheckpointHook}
+    return hook
 
 
 def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:

@@ -41,8 +41,7 @@ class Albumentations(BaseTransform):
     become invalid and get the ignore index. ``geo`` is dropped if pixels may have moved, and the
     ground resolution is set to unknown (NaN) if it may have changed.
 
-    Random numbers come from NumPy's global state, which MMEngine seeds in the main process and in
-    each data-loader worker.
+    Random numbers come from NumPy's global state, see :mod:`hook.datasets.seeding`.
 
     Args:
         transforms: One dict per transform, ``type`` and its arguments, such as
