@@ -132,7 +132,9 @@ def check_share(name: str, value: Any) -> float:
 # ------------------------------------------------------------------------------- by location
 def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]:
     """Split the images, ordered along the longer axis of the region, into parts."""
-    centres = np.array([_centre(scene.grid) for scene in found.scenes])
+    lon, lat = np.array([_centre(scene.grid) for scene in found.scenes]).T
+    lon -= 360 * np.rint((lon - lon[0]) / 360)  # images on both sides of 180 degrees
+    centres = np.column_stack([lon * np.cos(np.radians(lat)), lat])
     axis = int(np.ptp(centres, axis=0).argmax())
     order = np.lexsort((centres[:, 1 - axis], centres[:, axis]))
     parts = np.split(order, np.cumsum(counts)[:-1])
@@ -142,7 +144,7 @@ def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]
 def _centre(grid: Grid) -> tuple[float, float]:
     (box,) = reproject([shapely.box(*grid.bounds)], grid.crs, "EPSG:4326", what="an image")
     west, south, east, north = box.bounds
-    return (west + east) / 2 * np.cos(np.radians((south + north) / 2)), (south + north) / 2
+    return (west + east) / 2, (south + north) / 2
 
 
 def _strips(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import shapely
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 from rasterio import Affine
 
 NO_AREAS = "no CRS with a known unit"
@@ -54,10 +55,13 @@ def central_longitude(crs: CRS) -> float:
 
 
 def has_areas(crs: CRS | None) -> bool:
-    """Whether a CRS has areas in square metres: on the earth, or in a plane with a known unit."""
+    """Whether a CRS has areas in square metres: on the earth, or in a plane with a known unit.
+
+    A projection that PROJ does not know has none.
+    """
     crs = horizontal_crs(crs)
     if crs is None or crs.is_geographic or crs.is_projected:
-        return crs is not None
+        return crs is not None and _is_known(crs)
     axes = crs.axis_info[:2]
     known = all(axis.unit_name not in ("", "unknown") for axis in axes)
     plane = crs.is_engineering and crs.coordinate_system.name == "cartesian"
@@ -160,7 +164,7 @@ def pixel_areas(
     if _is_cylindrical(crs):
         cols = 1 if transform.is_rectilinear else cols
         return _areas_of_quadrangles(crs, transform, row_off, rows, col_off, cols)
-    if _is_planar(crs, grid_bounds(grid)):
+    if _is_planar(crs, grid_bounds(grid), everywhere=True):
         return np.full((rows, 1), abs(transform.determinant) * _square_metres(crs))
     nodes = _area_nodes(crs, transform, grid.height, grid.width)
     return _interpolated(nodes, crs, transform, row_off, rows, col_off, cols)
@@ -198,7 +202,7 @@ def metres_per_unit(crs: CRS, x: float, y: float, reach: float) -> float | None:
         Metres; None if the CRS is not tied to the earth, or cannot represent the point.
     """
     crs = horizontal_crs(crs)
-    if not (crs.is_geographic or crs.is_projected):
+    if not (crs.is_geographic or crs.is_projected) or not _is_known(crs):
         return None
     lon, lat = _to_degrees(crs, np.array([x - reach, x + reach]), np.array([y, y]))
     if not np.isfinite([lon, lat]).all():
@@ -222,6 +226,14 @@ def _horizontal(crs: CRS) -> CRS:
     return crs.to_2d() if crs.is_geographic or crs.is_projected else crs
 
 
+@functools.lru_cache(maxsize=64)
+def _is_known(crs: CRS) -> bool:
+    try:
+        return not crs.is_derived or bool(_transformer(crs, crs.source_crs))
+    except ProjError:
+        return False
+
+
 def _is_cylindrical(crs: CRS) -> bool:
     """Whether parallels and meridians are horizontal and vertical lines."""
     if crs.is_geographic:
@@ -236,8 +248,13 @@ def _bounds(geometries: np.ndarray, bounds: Sequence[float] | None) -> tuple[flo
 
 
 @functools.lru_cache(maxsize=256)
-def _is_planar(crs: CRS, bounds: tuple[float, ...], lengths: bool = False) -> bool:
-    """Whether areas, or lengths in all directions, are planar in bounds, see the module."""
+def _is_planar(
+    crs: CRS, bounds: tuple[float, ...], lengths: bool = False, everywhere: bool = False
+) -> bool:
+    """Whether areas, or lengths in all directions, are planar in bounds, see the module.
+
+    Beyond the edge of the earth nothing is planar, if that counts (``everywhere``).
+    """
     if not crs.is_projected:
         return not crs.is_geographic
     left, bottom, right, top = bounds
@@ -250,6 +267,8 @@ def _is_planar(crs: CRS, bounds: tuple[float, ...], lengths: bool = False) -> bo
     else:
         scales = np.linalg.norm(np.cross(along_x, along_y), axis=-1) / _square_metres(crs)
     known = scales[np.isfinite(scales)]
+    if everywhere and known.size < scales.size:
+        return False
     return bool(len(known) and (np.abs(known - 1) <= _PLANAR_TOLERANCE).all())
 
 

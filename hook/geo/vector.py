@@ -287,6 +287,27 @@ def warn_missing_crs(what: str, assumed: str) -> None:
 
 
 # ------------------------------------------------------------------------------------ other CRSs
+def check_finite(geometries: Any, what: str, error: type[HookError] = DataError) -> None:
+    """Check that all coordinates are numbers.
+
+    Args:
+        geometries: Shapely geometries.
+        what: Their name in messages.
+        error: Class of the error.
+
+    Raises:
+        DataError: One is NaN or infinite; or ``error``.
+    """
+    points = shapely.get_coordinates(geometries)
+    if not np.isfinite(points).all():
+        raise error(
+            f"{what}: coordinates that are no numbers",
+            expected="finite coordinates",
+            found=points[~np.isfinite(points).all(axis=1)][0].tolist(),
+            remedy="correct or remove these features",
+        )
+
+
 def only_polygons(geometries: np.ndarray) -> np.ndarray:
     """Return geometries with multipolygons of their polygons in place of collections."""
     found = np.array(geometries, dtype=object)
@@ -328,10 +349,11 @@ def reproject(
         be beyond 180 degrees in geometries that cross that meridian.
 
     Raises:
-        DataError: There is no transformation, or a vertex is outside the domain of ``target``; or
-            ``error``.
+        DataError: There is no transformation, or a vertex is not finite or outside the domain of
+            ``target``; or ``error``.
     """
     geometries = np.array(geometries, dtype=object)
+    check_finite(geometries, what, error)
     source, target, same, turn = _compare(source, target)
     if same and (turn is None or bounds is None):
         return geometries

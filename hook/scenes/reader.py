@@ -19,7 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
 from hook.geo.bands import image_bands
-from hook.geo.measure import grid_bounds
+from hook.geo.measure import full_turn, grid_bounds, horizontal_crs
 from hook.geo.raster import (
     GDAL_ERRORS,
     Dataset,
@@ -164,6 +164,10 @@ class SceneReader:
                     remedy="use files that all have a CRS, or none",
                 )
             boxes.append(_box_on_grid(source, self.crs, transform))
+        boxes = [
+            _nearest_turn(box, boxes[0], source, self.crs, transform)
+            for source, box in zip(self._sources, boxes, strict=True)
+        ]
         left, top = (math.floor(min(box[i] for box in boxes) + 1e-3) for i in (0, 1))
         right, bottom = (math.ceil(max(box[i] for box in boxes) - 1e-3) for i in (2, 3))
         self.height, self.width = bottom - top, right - left
@@ -492,6 +496,22 @@ def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[f
     if source.crs != crs:
         (outline,) = reproject([outline], source.crs, crs, what=source.name, error=SceneError)
     return apply_affine(outline, ~transform).bounds
+
+
+def _nearest_turn(
+    box: tuple[float, ...],
+    first: tuple[float, ...],
+    source: rasterio.DatasetReader,
+    crs: CRS | None,
+    transform: rasterio.Affine,
+) -> tuple[float, ...]:
+    """Return the box of a file beside that of the first one, across 180 degrees, if it fits."""
+    if crs is None or not crs.is_geographic:
+        return box
+    turn = full_turn(horizontal_crs(crs)) / abs(transform.a or math.inf)
+    shift = turn * round((first[0] + first[2] - box[0] - box[2]) / 2 / turn) if turn else 0
+    moved = (box[0] + shift, box[1], box[2] + shift, box[3])
+    return moved if shift and _fits_grid(source, crs, transform, moved) else box
 
 
 def _fits_grid(source, crs, transform: rasterio.Affine, box: tuple[float, ...]) -> bool:

@@ -14,7 +14,7 @@ import shapely
 from hook.arguments import bad_argument, check_int, check_number, check_path, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
-from hook.geo.vector import read_vectors, warn_missing_crs
+from hook.geo.vector import check_finite, read_vectors, warn_missing_crs
 from hook.scenes.blocks import WINDOWS_PER_BLOCK
 from hook.scenes.grid import check_overlap
 from hook.scenes.reader import AreaOfInterest
@@ -246,6 +246,7 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
         aoi = read_vectors(aoi)
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
         # Manually drawn outlines may self-intersect; the signed area of a bow tie is 0.
+        check_finite(aoi.geometry.to_numpy(), "the area of interest")
         shapes = [
             shapely.make_valid(shape)
             for shape in aoi.geometry

@@ -18,7 +18,7 @@ from hook.errors import SceneError
 from hook.geo.measure import grid_bounds, pixel_areas
 from hook.geo.raster import Validity, open_dataset, reading
 from hook.geo.styles import NO_CLASS, Colour, read_category_names
-from hook.geo.vector import apply_affine, read_vectors, reproject
+from hook.geo.vector import apply_affine, check_finite, read_vectors, reproject
 from hook.progress import progress_bar
 
 _LARGEST_CLASS = np.iinfo(np.int32).max
@@ -287,6 +287,7 @@ def _read_zones(
             remedy="set the missing CRS",
         )
     shapes = shapely.force_2d(shapes)
+    check_finite(shapes, f"{path}: zones", SceneError)
     if source.crs is not None:
         names = dict(what=f"{path}: zones", into="the CRS of the map", error=SceneError)
         shapes = reproject(shapes, table.crs, source.crs, grid_bounds(source), **names)

@@ -94,6 +94,7 @@ def test_what_has_no_square_metres_has_no_area():
     box = [shapely.box(0, 0, 30, 10)]
     for wkt in (
         'LOCAL_CS["site",UNIT["unknown",1]]',
+        CRS("ESRI:54050").to_wkt(),  # Fuller's: PROJ does not know it
         'VERT_CS["height",VERT_DATUM["sea",2005],UNIT["metre",1]]',
     ):
         assert (
@@ -105,7 +106,7 @@ def test_what_has_no_square_metres_has_no_area():
 
 
 @pytest.mark.parametrize(
-    "name", ["ESRI:54030", "+proj=aeqd +lat_0=50 +lon_0=10 +type=crs", ROTATED]
+    "name", ["ESRI:54030", "EPSG:8857", "+proj=aeqd +lat_0=50 +lon_0=10 +type=crs", ROTATED]
 )
 def test_the_whole_earth_has_its_area_beyond_which_there_is_none(name):
     crs = CRS(name)

@@ -235,6 +235,8 @@ def test_what_cannot_be_reprojected_is_named():
     for crs, target in ((local, "EPSG:4326"), ("EPSG:4326", local)):
         with pytest.raises(DataError, match="zones: cannot be reprojected to"):
             reproject(BOXES, crs, target, what="zones")
+    with pytest.raises(DataError, match="zones: coordinates that are no numbers"):
+        reproject([shapely.Point(np.nan, 1)], "EPSG:4326", "EPSG:4326", what="zones")
     with pytest.raises(SceneError, match="a vertex at 1000000000, 0, outside"):
         reproject(
             [shapely.box(0, 0, 1e9, 1)], "ESRI:54030", "EPSG:4326", what="a", error=SceneError

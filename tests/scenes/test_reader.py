@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window as RasterioWindow
 
@@ -122,6 +123,20 @@ def test_other_georeferences_are_named_when_they_are_lost(write_scene):
         target.gcps = points, rasterio.CRS.from_epsg(4326)
     with pytest.warns(UserWarning, match="but by 4 ground control points.*gdalwarp"):
         SceneReader(path).close()
+
+
+def test_files_on_both_sides_of_180_degrees_are_one_scene(write_scene):
+    west, east = (
+        write_scene(np.full((1, 8, 20), k, np.uint8), f"{k}.tif", crs="EPSG:4326", transform=grid)
+        for k, grid in enumerate(
+            (Affine(0.25, 0, 175, 0, -0.25, 2), Affine(0.25, 0, -180, 0, -0.25, 2)), 1
+        )
+    )
+    for files, left in ((west, east), 175), ((east, west), -185):
+        with SceneReader(files) as reader:
+            assert (reader.height, reader.width, reader.transform.c) == (8, 40, left)
+            image = reader.read(Window(0, 0, 8, 40), 40).image
+            assert (image[0, :8, :20] == 1).all() and (image[0, :8, 20:] == 2).all()
 
 
 @pytest.mark.parametrize(
