@@ -13,7 +13,7 @@ import pandas as pd
 from hook.arguments import bad_argument, check_number, check_path
 from hook.errors import SceneError
 from hook.geo.arrays import Map, is_array, map_file
-from hook.geo.staging import StagedFiles
+from hook.geo.staging import StagedFiles, check_output, writing
 from hook.geo.styles import (
     ClassStyle,
     distinct_palette,
@@ -78,6 +78,8 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
+    if output is not None:
+        check_output(output, (map_path,))  # an array's file too
     with map_file(map_path) as (file, nodata):
         if output is None:
             with tempfile.TemporaryDirectory(prefix="hook-") as folder:
@@ -125,7 +127,7 @@ def class_statistics(
         raise bad_argument("zones", zones, "a vector file or a GeoDataFrame of polygons")
     if zone_field is not None and zones is None:
         raise SceneError("zone_field: there are no zones", remedy="pass zones too")
-    with StagedFiles(overwrite) as files:
+    with StagedFiles(overwrite, inputs=(map_path, zones)) as files:
         staged = files.add(output) if output is not None else None
         with map_file(map_path) as (file, nodata):
             rows = measure(
@@ -139,14 +141,8 @@ def class_statistics(
         if zones is not None:  # keep names as they are: 1, not 1.0 next to a missing one
             table["zone"] = pd.Series([row.zone for row in rows], dtype=object)
         if staged:
-            try:
+            with writing(output):
                 staged.write_text(format_statistics(table), encoding="utf-8")
-            except OSError as error:
-                raise SceneError(
-                    f"{output}: cannot be written",
-                    found=error.strerror,
-                    remedy="check the free space of the disk and the folder's permissions",
-                ) from error
         files.commit()
     return table
 

@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from hook.arguments import check_int, check_number, check_pair, check_path
 from hook.errors import ConfigError, DataError
-from hook.geo.staging import StagedFiles, check_output
+from hook.geo.staging import StagedFiles
 from hook.geo.vector import driver_of
 from hook.regions import RegionIndex, classify_regions
 from hook.regions.index import APPROXIMATE_ABOVE
@@ -97,12 +97,11 @@ def find_similar(
         at = [check_number("at", one) for one in check_pair("at", at, "two numbers, x and y")]
     if output is not None:
         check_path("output", output)
-    with StagedFiles(overwrite) as files:
+    source = regions.source if isinstance(regions, RegionIndex) else regions
+    parts = model if isinstance(model, tuple | list) else (model,)
+    with StagedFiles(overwrite, inputs=(source, polygon, chip, *parts)) as files:
         if output is not None:
             driver_of(output)
-            source = regions.source if isinstance(regions, RegionIndex) else regions
-            parts = model if isinstance(model, tuple | list) else (model,)
-            check_output(output, (source, polygon, chip, *parts))
             staged = files.add(output)
         index = regions
         if not isinstance(index, RegionIndex):

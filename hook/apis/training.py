@@ -27,6 +27,7 @@ from hook.engine.training import TrainingResult, prepare_work_dir, train_config
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import check_array, is_array, write_array
 from hook.geo.raster import RASTER_SUFFIXES, open_raster
+from hook.geo.staging import StagedFiles
 from hook.zoo import find_model
 
 DEFAULT_BASE = "hook-fast-skip_vit-192x6_banepa-256"
@@ -139,7 +140,9 @@ def train(
     cfg = load_config(find_config(base))
     check_base(cfg, base, DEFAULT_BASE)
     _check_chip_size(chip_size, images)
-    out = prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume)
+    inputs = [*images, *labels] if isinstance(labels, list) else images
+    inputs = [*inputs, val, pretrained, cfg.filename]
+    out = prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume, inputs)
     found = inspect_files(
         _write_arrays(images, out / "arrays" / "images"),
         _write_labels(labels, out),
@@ -218,7 +221,8 @@ def _write_labels(labels: Any, out: Path) -> Any:
             remedy="set the CRS with labels.set_crs(...)",
         )
     path = out / "labels.gpkg"
-    path.unlink(missing_ok=True)
     table = labels if isinstance(labels, geopandas.GeoDataFrame) else labels.to_frame("geometry")
-    table.to_file(path)
+    with StagedFiles(overwrite=True) as files:
+        table.to_file(files.add(path))
+        files.commit()
     return path

@@ -15,6 +15,7 @@ from hook.datasets.inspection import LabelledImages
 from hook.datasets.scene_files import Scene
 from hook.datasets.splits import choose_files, match_names
 from hook.errors import ConfigError, DataError
+from hook.geo.staging import StagedFiles
 from hook.geo.vector import is_vector_file, read_vectors, reproject
 
 PARTS = ("train", "val", "test")
@@ -250,5 +251,7 @@ def _write_areas(found: LabelledImages, held: geopandas.GeoSeries, file: Path) -
                 remedy="correct val, or its CRS",
             )
     table = geopandas.GeoDataFrame(dict(split=list(parts)), geometry=list(parts.values()), crs=crs)
-    table.to_file(file)
+    with StagedFiles(overwrite=True) as files:
+        table.to_file(files.add(file))
+        files.commit()
     return {part: dict(split=dict(file=str(file), attribute="split", value=part)) for part in parts}

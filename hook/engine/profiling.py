@@ -8,6 +8,7 @@ allocator, on a CPU as resident memory, which includes buffers of libraries and 
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ from hook.engine.models import (
     is_segmentation,
 )
 from hook.errors import ConfigError, HookError
+from hook.geo.staging import atomic_write, check_output
 from hook.registry import TOKENIZERS
 from hook.structures import ClsDataSample
 
@@ -192,27 +194,39 @@ def prepare(settings: StepSettings) -> None:
         require_compiler()
 
 
-def prepare_output(path: str | os.PathLike | None, option: str) -> None:
-    """Create the folder of a result file before measuring.
+def prepare_output(args: argparse.Namespace, *names: str) -> None:
+    """Create the folders of a tool's result files before measuring.
+
+    Args:
+        args: Arguments of the tool; all others may name inputs, and no input is overwritten.
+        names: Those that name result files, or None.
 
     Raises:
-        ConfigError: If the file cannot be written there.
+        ConfigError: A file cannot be written there, or is an input.
     """
-    if path is None:
-        return
-    make_folder(Path(path).absolute().parent, option)
-    if Path(path).is_dir():
-        raise ConfigError(
-            f"{option} {path} is a folder",
-            expected="a file name",
-            remedy="name a file in that folder",
-        )
+    inputs = [value for name, value in vars(args).items() if name not in names]
+    while any(isinstance(value, list | tuple) for value in inputs):
+        parts = [value if isinstance(value, list | tuple) else [value] for value in inputs]
+        inputs = list(itertools.chain(*parts))
+    for name in names:
+        path = getattr(args, name)
+        if path is None:
+            continue
+        make_folder(Path(path).absolute().parent, f"--{name}")
+        if os.path.isdir(path):
+            raise ConfigError(
+                f"--{name} {path} is a folder",
+                expected="a file name",
+                remedy="name a file in that folder",
+            )
+        check_output(path, inputs, ConfigError)
 
 
 def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:
     """Write a report if ``path`` is set."""
     if path is not None:
-        Path(path).write_text(json.dumps(report, indent=2) + "\n")
+        with atomic_write(path) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------------- machine

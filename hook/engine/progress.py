@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -28,12 +27,6 @@ class QuietRunner(HookRunner):
         if isinstance(visualizer, dict):
             visualizer = {**visualizer, "name": self.experiment_name}
         return super().build_visualizer(visualizer)
-
-    def dump_config(self) -> None:
-        """Copy the config to the work dir, unless it is already there."""
-        name = self.cfg.filename
-        if name is None or Path(name).resolve().parent != Path(self.work_dir).resolve():
-            super().dump_config()
 
     def train(self):
         """Train, then print warnings again."""

@@ -501,6 +501,12 @@ class HookRunner(Runner):
             self._checkpoint = checkpoint
         return checkpoint
 
+    def dump_config(self) -> None:
+        """Copy the config to the work dir, unless it is already there."""
+        name = self.cfg.filename
+        if name is None or Path(name).resolve().parent != Path(self.work_dir).resolve():
+            super().dump_config()
+
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """Write a checkpoint to a temporary file, then rename it.
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ from hook.engine.configs import load_config, make_folder
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import build_runner, set_resume
 from hook.errors import ConfigError
-from hook.geo.staging import atomic_write
+from hook.geo.staging import atomic_write, check_output
+
+_FILES_OF_A_RUN = (
+    *("config.py", "labels.gpkg", "split.gpkg", "last_checkpoint", "checkpoint.pth"),
+    *("epoch_*.pth", "iter_*.pth", "best_*.pth"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,20 @@ class TrainingResult:
     curves: pd.DataFrame = field(repr=False)
 
 
-def prepare_work_dir(out: Path, overwrite: bool = False, resume: bool = False) -> Path:
+def prepare_work_dir(
+    out: Path, overwrite: bool = False, resume: bool = False, inputs: Iterable[object] = ()
+) -> Path:
     """Create the folder of a training run.
 
     Args:
         out: The folder.
         overwrite: Remove the files of an earlier run.
         resume: Keep the files of an earlier run.
+        inputs: Names of files that the training reads.
 
     Raises:
-        ConfigError: If the folder has a run and neither option is set, or cannot be created.
+        ConfigError: If the folder has a run and neither option is set, an input would be replaced
+            or removed, or the folder cannot be created.
     """
     if overwrite and resume:
         raise ConfigError(
@@ -64,18 +74,23 @@ def prepare_work_dir(out: Path, overwrite: bool = False, resume: bool = False) -
             remedy="resume continues the earlier run, overwrite starts a new one",
         )
     make_folder(out, "work_dir")
-    if (out / "config.py").exists() and not (overwrite or resume):
+    found = [out / name for name in ("config.py", "checkpoint.pth") if (out / name).exists()]
+    if found and not (overwrite or resume):
         raise ConfigError(
             f"work_dir {out} already contains a training run",
             expected="a folder without one",
-            found=f"{out / 'config.py'}",
+            found=found[0],
             remedy="choose a different folder, or set overwrite=True or resume=True",
         )
+    old = [path for name in _FILES_OF_A_RUN for path in out.glob(name)]
+    if not resume:
+        # Polygons for this run may be there already.
+        replaced = [path for path in old if overwrite or path.name != "labels.gpkg"]
+        check_output(replaced, inputs, ConfigError)
     if overwrite:
         for scalars in out.glob("*/vis_data/scalars.json"):
             shutil.rmtree(scalars.parents[1])  # a run's folder: log and curves
-        names = ("config.py", "labels.gpkg", "split.gpkg", "last_checkpoint")
-        for path in (*out.glob("*.pth"), *(out / name for name in names)):
+        for path in old:
             path.unlink(missing_ok=True)
     return out
 

@@ -17,7 +17,8 @@ from rasterio.windows import Window
 from hook.errors import DataError
 from hook.evaluation.samples import warn_no_prediction, without_class
 from hook.geo.raster import quiet_open
-from hook.geo.staging import atomic_write, save_png
+from hook.geo.side_files import identity
+from hook.geo.staging import atomic_write, check_output, save_png, writing
 from hook.geo.styles import distinct_palette, map_dtype
 
 
@@ -65,6 +66,7 @@ class PredictionWriter:
                 class, with a warning.
             prediction: (H, W) class indexes.
         """
+        self._check_folder(sample)
         mask = prediction.astype(self.dtype)
         if "valid_mask" in sample:
             valid = np.asarray(sample["valid_mask"]["data"].squeeze(0).cpu())
@@ -74,11 +76,21 @@ class PredictionWriter:
         if unknown is not None and (unknown := unknown.numpy() & (mask != self.nodata)).any():
             mask[unknown] = self.nodata
             warn_no_prediction(str(sample.get("img_path", "an image")), unknown)
-        self._parts.mkdir(parents=True, exist_ok=True)
         file = self._parts / f"{get_rank()}_{self._count}.npy"
         self._count += 1
-        np.save(file, mask)
+        with writing(file, DataError):
+            self._parts.mkdir(parents=True, exist_ok=True)
+            np.save(file, mask)
         return Part(str(file), str(sample.get("img_path", file.stem)), sample.get("geo"))
+
+    def _check_folder(self, sample: dict) -> None:
+        """Refuse a folder where the result of an image would replace it or its labels."""
+        source = (sample.get("geo") or {}).get("source") or sample.get("img_path")
+        inputs = [path for path in (source, sample.get("seg_map_path")) if path is not None]
+        stems = {Path(path).stem for path in inputs}
+        targets = [self.folder / f"{stem}{end}" for stem in stems for end in (".tif", ".png")]
+        if {*map(identity, targets)} & {*map(identity, inputs)} - {None}:
+            check_output(targets, inputs, DataError)
 
     def finish(self, parts: Sequence[Part]) -> int:
         """Write all files, and remove the temporary ones.
@@ -98,25 +110,28 @@ class PredictionWriter:
     def _write_all(self, parts: Sequence[Part]) -> int:
         scenes: dict[str, list[Part]] = {}
         names: dict[str, str] = {}
-        written = 0
         for part in parts:
             if _belongs_to_scene(part):
                 scenes.setdefault(str(part.geo["source"]), []).append(part)
-        for source, chips in scenes.items():
-            self._write_scene(self._name(source, ".tif", names), chips)
-            written += 1
+        targets = [(self._name(source, ".tif", names), chips) for source, chips in scenes.items()]
         for part in parts:
-            if _belongs_to_scene(part):
+            if not _belongs_to_scene(part):
+                target = self._name(part.img_path, ".tif" if part.geo else ".png", names)
+                targets.append((target, [part]))
+        inputs = {*scenes, *(part.img_path for part in parts)}
+        check_output((target for target, _ in targets), inputs, DataError)
+        for target, chips in targets:
+            geo = chips[0].geo
+            if _belongs_to_scene(chips[0]):
+                self._write_scene(target, chips)
                 continue
-            mask = np.load(part.file)
-            if part.geo:
-                target = self._name(part.img_path, ".tif", names)
-                with self._open(target, part.geo["crs"], _affine(part.geo), *mask.shape) as sink:
+            mask = np.load(chips[0].file)
+            if geo:
+                with self._open(target, geo["crs"], _affine(geo), *mask.shape) as sink:
                     sink.write(mask, 1)
             else:
-                self._write_png(self._name(part.img_path, ".png", names), mask)
-            written += 1
-        return written
+                self._write_png(target, mask)
+        return len(targets)
 
     def _name(self, source: str, suffix: str, names: dict[str, str]) -> Path:
         """Return a unique name: the source's with ``suffix``, after its folders' if needed."""
@@ -213,7 +228,7 @@ def class_map_file(
         "blockysize": 256,
         "bigtiff": "if_safer",
     }
-    with atomic_write(target) as partial:
+    with writing(target), atomic_write(target) as partial:
         # Reopened, so that blocks not written yet read as nodata.
         with quiet_open(partial, "w", **profile) as sink:
             sink.write_colormap(1, colour_table(classes, palette))

@@ -146,6 +146,19 @@ def unused_georeference(source: Dataset) -> str:
     return " and ".join(found)
 
 
+def describe(source: Dataset) -> dict[str, str]:
+    """Return what a header says about how pixels are read and where they lie, for comparisons."""
+    points, crs = source.gcps
+    points = [(point.row, point.col, point.x, point.y, point.z) for point in points]
+    return {
+        "grid": repr([source.shape, tuple(source.transform), source.crs and source.crs.to_wkt()]),
+        "control points": repr([points, crs, source.rpcs and source.rpcs.to_dict()]),
+        "bands": repr([source.dtypes, source.descriptions, source.colorinterp]),
+        "values": repr([source.nodatavals, source.scales, source.offsets]),
+        "masks": repr(source.mask_flag_enums),
+    }
+
+
 def check_complete(source: rasterio.DatasetReader) -> None:
     """Check that a file is not truncated, for a TIFF without reading its pixels.
 

@@ -122,7 +122,7 @@ def write_category_names(path: Path, class_names: Sequence[str]) -> None:
     names = ElementTree.SubElement(band, "CategoryNames")
     for name in class_names:
         ElementTree.SubElement(names, "Category").text = name
-    _write(path, dataset)
+    path.write_bytes(_xml(dataset))
 
 
 def read_category_names(map_path: str | Path) -> list[str] | None:
@@ -242,7 +242,8 @@ def write_style(
     Args:
         map_path: The map.
         classes: Names and colours; values in between get neither.
-        overwrite: Replace existing names, colours and styles.
+        overwrite: Replace existing names, colours and styles; a style that HOOK did not write is
+            kept as ``.qml.bak``, with a warning.
 
     Returns:
         The files written.
@@ -278,14 +279,14 @@ def write_style(
         )
         ElementTree.SubElement(names, "Category").text = styled.name if styled else ""
     with StagedFiles(overwrite=True) as side, StagedFiles(overwrite) as files:
-        staged = files.add(style)
+        staged = files.add(style, is_own_style, backup=True)
         write_qml(
             staged,
             [styled.name for styled in classes],
             [styled.colour for styled in classes],
             [styled.value for styled in classes],
         )
-        _write(side.add(side_file), root)
+        side.add(side_file).write_bytes(_xml(root))
         side.commit()
         files.commit()
     return [side_file, style]
@@ -308,6 +309,12 @@ def write_qml(
         palette: Colours (red, green, blue) of the values.
         values: The values; 0, 1, ... if None.
     """
+    path.write_bytes(_qml(class_names, palette, values))
+
+
+def _qml(
+    class_names: Sequence[str], palette: Sequence[Colour], values: Sequence[int] | None
+) -> bytes:
     values = range(len(class_names)) if values is None else values
     qgis = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(qgis, "pipe")
@@ -351,9 +358,29 @@ def write_qml(
         for key, text in (("style", "solid"), ("outline_style", "solid"), ("outline_width", "0.1")):
             ElementTree.SubElement(options, "Option", type="QString", name=key, value=text)
     ElementTree.SubElement(qgis, "blendMode").text = "0"
-    _write(path, qgis, b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n")
+    return _xml(qgis, b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n")
 
 
-def _write(path: Path, root: ElementTree.Element, header: bytes = b"") -> None:
+def is_own_style(path: Path) -> bool:
+    """Whether a file is what :func:`write_qml` writes for the classes in it, unchanged since.
+
+    The labels must be the class names of the map next to it, if there is one with names.
+    """
+    try:
+        content = path.read_bytes()
+        entries = list(ElementTree.fromstring(content).iter("paletteEntry"))
+        labels = [entry.attrib["label"] for entry in entries]
+        colours = [tuple(bytes.fromhex(entry.attrib["color"][1:])) for entry in entries]
+        values = [int(entry.attrib["value"]) for entry in entries]
+        for suffix in (".tif", ".tiff"):
+            names = read_category_names(path.with_suffix(suffix))
+            if names is not None and labels != [names[value] for value in values]:
+                return False
+        return content == _qml(labels, colours, values)
+    except (OSError, ValueError, LookupError, ElementTree.ParseError, SceneError):
+        return False
+
+
+def _xml(root: ElementTree.Element, header: bytes = b"") -> bytes:
     ElementTree.indent(root)
-    path.write_bytes(header + ElementTree.tostring(root, encoding="utf-8") + b"\n")
+    return header + ElementTree.tostring(root, encoding="utf-8") + b"\n"

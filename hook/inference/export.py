@@ -24,8 +24,8 @@ from hook.engine.models import default_window, get_num_bands, is_segmentation
 from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.geo.raster import parse_nodata
-from hook.geo.staging import StagedFiles
-from hook.inference.models import Model, chosen_tokens, load_model
+from hook.geo.staging import StagedFiles, exists
+from hook.inference.models import Model, chosen_tokens, load_model, model_files
 from hook.inference.windows import WindowPredictor
 from hook.tokenizers import ImageFacts
 
@@ -115,7 +115,7 @@ def export_onnx(
         expected = np.concatenate([predict(images[one], valid[one]) for one in each])
         proto = _to_onnx(graph, num_bands, window, opset)
         _set_metadata(proto, _metadata(graph))
-    with StagedFiles(overwrite) as staged:
+    with StagedFiles(overwrite, inputs=model_files(model)) as staged:
         path = staged.add(output)
         path.write_bytes(proto.SerializeToString(deterministic=True))
         difference = _compare(path, output, _as_given(images), expected)
@@ -232,7 +232,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
             expected="a name ending in .onnx",
             remedy="choose an output name ending in .onnx",
         )
-    if path.is_dir() or (path.exists() and not overwrite):
+    if exists(path, ConfigError) and (path.is_dir() or not overwrite):
         raise ConfigError(
             f"{path} {'is a folder' if path.is_dir() else 'exists already'}",
             remedy="choose a different name"

@@ -16,9 +16,10 @@ from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
 from hook.evaluation.samples import warn_no_prediction, without_class
 from hook.geo.arrays import is_array
+from hook.geo.staging import check_output, replaced_by
 from hook.geo.styles import map_dtype
 from hook.inference.images import inference_pipeline, read_sample
-from hook.inference.models import Model, chosen_tokens, load_model
+from hook.inference.models import Model, chosen_tokens, load_model, model_files
 from hook.progress import progress_bar
 
 
@@ -102,6 +103,10 @@ def predict_files(
     model = load_model(model, device=device)
     segments = is_segmentation(model)
     targets = _plan_output(files, out, segments, overwrite)
+    if out is not None:
+        check_output(
+            targets.values() if segments else out, (*files, *model_files(model)), ConfigError
+        )
     pipeline = inference_pipeline(model)
     options = {}
     if tta:
@@ -159,15 +164,11 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
                 f"two images would be written to {duplicate}",
                 remedy="predict images of the same name in separate runs",
             )
-    inputs = {Path(path).resolve() for path in files}
-    for path in outputs:
-        if path.resolve() in inputs:
-            raise ConfigError(f"{path} is an input", remedy="choose a different output")
-        if path.exists() and not overwrite:
-            raise ConfigError(
-                f"{path} exists already",
-                remedy="choose a different output or overwrite (--overwrite)",
-            )
+    if not overwrite and (existing := replaced_by(outputs, ConfigError)):
+        raise ConfigError(
+            f"{existing[0]} exists already",
+            remedy="choose a different output or overwrite (--overwrite)",
+        )
     return targets
 
 

@@ -75,6 +75,12 @@ def load_model(
     return to_device(loaded, device).eval()
 
 
+def model_files(model: nn.Module) -> list[str | os.PathLike]:
+    """Return the files of a model from :func:`load_model`: config and checkpoint, if known."""
+    config = getattr(getattr(model, "cfg", None), "filename", None)
+    return [file for file in (config, getattr(model, "weights_file", None)) if file is not None]
+
+
 def join_checkpoint(model: Model, checkpoint: str | os.PathLike | None) -> Model:
     """Return the model argument of a call, joined with a deprecated ``checkpoint``."""
     if checkpoint is None:

@@ -23,7 +23,7 @@ from hook.geo.arrays import check_no_resume, raster_files
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
-from hook.inference.models import Model, load_model
+from hook.inference.models import Model, load_model, model_files
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.pipeline import RunBlocks
 from hook.scenes.request import SceneRequest
@@ -118,7 +118,9 @@ class SceneModel:
         check_no_resume(request.resume, request.output)
         with raster_files(request.input) as files, TemporaryDirectory(prefix="hook-") as folder:
             output = request.output or Path(folder, self._temporary)
-            report = self.run(replace(request, input=files, output=output))
+            arrays = request.input if isinstance(request.input, list | tuple) else [request.input]
+            protect = (*request.protect, *arrays)
+            report = self.run(replace(request, input=files, output=output, protect=protect))
             return self._read(output) if request.output is None and output.exists() else report
 
     def resolved(self, request: SceneRequest) -> SceneRequest:
@@ -128,7 +130,8 @@ class SceneModel:
         bands = choose_bands(model, scene, request.bidx)
         self._set_resolution(scene_resolution(scene))
         window = request.window or default_window(model)
-        return replace(request, window=window, bidx=bands, nodata=nodata)
+        protect = (*request.protect, *model_files(model))
+        return replace(request, window=window, bidx=bands, nodata=nodata, protect=protect)
 
     @contextmanager
     def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:

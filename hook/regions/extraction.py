@@ -115,7 +115,7 @@ def extract_regions(
     """
     start = time.monotonic()
     scene = Scene.of(request)
-    driver = _check_output(request.output, scene.paths)
+    driver = _check_output(request.output, request.inputs)
     with scene.open() as reader:
         plan = RegionPlan(
             height=reader.height,

@@ -15,7 +15,7 @@ import shapely
 from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
-from hook.geo.staging import StagedFiles, check_output
+from hook.geo.staging import StagedFiles
 from hook.geo.vector import driver_of, read_vectors, table_text, warn_missing_crs
 from hook.regions.table import Regions, chunks, format_rows
 
@@ -103,10 +103,9 @@ def classify_regions(
             found=short_repr(labels),
             remedy="pass one of these",
         )
-    with StagedFiles(overwrite) as files:
+    with StagedFiles(overwrite, inputs=(regions, labels)) as files:
         if output is not None:
             driver_of(output)
-            check_output(output, (regions, labels))
             staged = files.add(output)
         table = Regions.read(regions)
         class_of = _read_labels(labels, table, field)

@@ -11,12 +11,12 @@ import shapely
 from rasterio import features
 
 from hook.errors import SceneError
+from hook.geo.staging import writing
 from hook.regions.plan import RegionPlan, TokenBatch, pool_seeds
 from hook.scenes.columns import join
 from hook.scenes.dissolving import label, touching
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
-from hook.scenes.layers import writing
 from hook.scenes.pipeline import Step
 from hook.scenes.polygons import add_junctions
 

@@ -5,11 +5,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hook.errors import SceneError
+from hook.geo.side_files import identity
+from hook.geo.staging import exists, writing
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 _FINGERPRINT = "fingerprint.json"
 _HEADER_BYTES = 1 << 16
@@ -27,6 +35,40 @@ def fingerprint_of_file(path: str | Path) -> dict[str, Any]:
     with path.open("rb") as file:
         head = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
     return {"name": path.name, "bytes": status.st_size, "time": status.st_mtime_ns, "head": head}
+
+
+@contextmanager
+def exclusive(output: Path) -> Iterator[None]:
+    """Let no other run write an output meanwhile; killed runs do not count.
+
+    Raises:
+        SceneError: A different run writes it, or its folder cannot be written to.
+    """
+    path = output.with_name(f".{output.name}.lock")
+    while True:
+        with writing(output):
+            file = path.open("ab")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise SceneError(
+                f"{output}: a different run is writing it",
+                found=path,
+                remedy="wait for that run, or choose a different name",
+            ) from None
+        except OSError:  # a file system without locks
+            break
+        status = os.fstat(file.fileno())
+        if identity(path) == (status.st_dev, status.st_ino):
+            break
+        file.close()  # the other run ended and deleted the file
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 class Journal:
@@ -60,7 +102,7 @@ class Journal:
         self.folder = self.output.parent / f".{self.output.name}.unfinished"
         text = json.dumps(fingerprint, indent=1, sort_keys=True, default=str)
         # A run killed in its last steps leaves both the map and the folder.
-        left = self.folder.exists() or self._removed.exists()
+        left = exists(self.folder) or exists(self._removed)
         self._check_target(overwrite or (resume and left))
         if self.folder.exists() and not resume:
             if not overwrite and any(self.folder.glob("*.done")):
@@ -75,15 +117,8 @@ class Journal:
             self._compare(json.loads(text), found)
         else:
             self.remove()  # pieces without a fingerprint
-            try:
+            with writing(self.output):
                 self.folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise SceneError(
-                    f"{self.output}: cannot be written",
-                    expected=f"an existing, writable folder {self.output.parent}",
-                    found=error.strerror,
-                    remedy="create the folder or choose a different one",
-                ) from error
             self.write_text(_FINGERPRINT, text)
         for stale in self.folder.glob("*.partial*"):
             stale.unlink(missing_ok=True)
@@ -141,11 +176,13 @@ class Journal:
     def commit(self, names: Sequence[str]) -> None:
         """Rename written pieces to their final names, in the given order."""
         for name in names:
-            os.replace(self.partial(name), self.path(name))
+            with writing(self.path(name)):
+                os.replace(self.partial(name), self.path(name))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        self.partial(name).write_text(text)
+        with writing(self.path(name)):
+            self.partial(name).write_text(text)
         self.commit([name])
 
     def read_json(self, name: str) -> dict[str, Any]:

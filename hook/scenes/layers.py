@@ -16,8 +16,15 @@ from rasterio.crs import CRS
 
 from hook.errors import SceneError
 from hook.geo.raster import GDAL_ERRORS, quiet, quiet_open, reason
-from hook.geo.staging import StagedFiles
-from hook.geo.styles import Colour, map_dtype, write_category_names, write_qml
+from hook.geo.side_files import is_own_side_file
+from hook.geo.staging import StagedFiles, writing
+from hook.geo.styles import (
+    Colour,
+    is_own_style,
+    map_dtype,
+    write_category_names,
+    write_qml,
+)
 from hook.scenes.blending import RowBlock
 
 BLOCK_SIZE = 512
@@ -80,8 +87,6 @@ class Layer(ABC):
 
     def add_to(self, files: StagedFiles) -> Path:
         """Add the files of the layer; return the path to write the GeoTIFF to."""
-        for suffix in (".ovr", ".msk"):  # GDAL would use these for the new file
-            files.supersede(f"{self.output}{suffix}")
         return files.add(self.output)
 
     @abstractmethod
@@ -157,8 +162,9 @@ class ClassLayer(Layer):
 
     def add_to(self, files: StagedFiles) -> Path:
         """Add the side files and, last, the map, so that a map is never without them."""
-        self._category_path = files.add(f"{self.output}.aux.xml")
-        self._style_path = files.add(self.output.with_suffix(".qml"))
+        side_file, style = f"{self.output}.aux.xml", self.output.with_suffix(".qml")
+        self._category_path = files.add(side_file, is_own_side_file, backup=True)
+        self._style_path = files.add(style, is_own_style)
         return super().add_to(files)
 
     def finish(self) -> None:
@@ -218,11 +224,6 @@ class ScoreLayer(Layer):
             scale=SCORE_SCALE,
             creation_options=creation_options,
         )
-
-    def add_to(self, files: StagedFiles) -> Path:
-        """Add the file."""
-        files.supersede(f"{self.output}.aux.xml")
-        return super().add_to(files)
 
     def finish(self) -> None:
         """Do nothing: scores have no side files."""
@@ -510,16 +511,3 @@ def _gdal_messages() -> Iterator[list[str]]:
         yield messages
     finally:
         logger.removeHandler(handler)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate errors of GDAL into errors of the file being written."""
-    try:
-        yield
-    except GDAL_ERRORS as error:
-        raise SceneError(
-            f"{path.name}: cannot be written",
-            found=reason(error),
-            remedy="check the free disk space and the permissions of the folder",
-        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hook.errors import ConfigError, SceneError
-from hook.geo.staging import check_output
+from hook.geo.staging import check_output, replaced_by, writing
 from hook.geo.styles import check_classes
 from hook.geo.vector import check_geojson, driver_of
 from hook.progress import progress_bar
@@ -36,7 +37,6 @@ from hook.scenes.layers import (
     ScoreLayer,
     try_options,
     write_cog,
-    writing,
 )
 from hook.scenes.pipeline import (
     Job,
@@ -50,7 +50,14 @@ from hook.scenes.pipeline import (
 from hook.scenes.polygons import polygonize
 from hook.scenes.reader import CellReader, SceneReader
 from hook.scenes.request import MapRequest
-from hook.scenes.stac import ModelCard, WrittenLayer, add_vectors, write_stac_item
+from hook.scenes.stac import (
+    ModelCard,
+    WrittenLayer,
+    add_vectors,
+    is_own_item,
+    item_of_map,
+    write_stac_item,
+)
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 DEFAULT_WINDOW = 512
@@ -138,7 +145,7 @@ def plan_map(
                 expected="a name ending in .tif",
                 remedy="use the suffix .tif",
             )
-        check_output(layer.output, scene.paths)
+        check_output(layer.output, request.inputs)
     if cell is not None:
         window, overlap, blend = 1, 0, "mean"
     with scene.open() as reader:
@@ -154,7 +161,7 @@ def plan_map(
             layers=tuple(layers),
         )
         if request.vectors is not None:
-            _check_vectors(request, scene.paths, reader.crs)
+            _check_vectors(request, reader.crs)
     blend_profile(plan.grid.window, plan.grid.overlap, blend)  # checks the options
     return scene, plan
 
@@ -215,7 +222,7 @@ def map_scene(
     with scene.open() as reader, unfinished(request, settings) as (journal, files):
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
         item = request.output.with_suffix(".json")
-        staged_item = files.add(item)
+        staged_item = files.add(item, is_own_item)
         staged = [layer.add_to(files) for layer in plan.layers]
         for layer in plan.layers:
             try_options(layer, geometry, journal.folder)
@@ -270,15 +277,17 @@ def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
         overwrite=request.overwrite or request.resume,
         progress=request.progress,
     )
-    add_vectors(request.output.with_suffix(".json"), request.vectors)
+    if item := item_of_map(request.output):
+        add_vectors(item, request.vectors)
 
 
-def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None:
+def _check_vectors(request: MapRequest, crs: Any) -> None:
     """Check the file of polygons before the scene is mapped."""
     path, output = request.vectors, request.output
-    others = [*inputs, output, output.with_suffix(".json"), output.with_suffix(".qml")]
+    check_output(path, request.inputs, ConfigError)
+    others = [output, output.with_suffix(".json"), output.with_suffix(".qml")]
     others += [] if request.scores_path is None else [request.scores_path]
-    if path.absolute() in {Path(other).absolute() for other in others}:
+    if os.path.realpath(path) in map(os.path.realpath, others):
         raise ConfigError(
             f"{path}: is a different file of this map",
             expected="a name for the polygons only; the map also has a .qml and .json",
@@ -293,14 +302,14 @@ def _check_vectors(request: MapRequest, inputs: Sequence[str], crs: Any) -> None
             found="none",
             remedy="create the folder or choose a different one",
         )
-    if path.exists() and not (request.overwrite or request.resume):
+    existing = replaced_by([path], ConfigError)
+    if existing and (path.is_dir() or not (request.overwrite or request.resume)):
         raise ConfigError(
-            f"{path} exists already",
+            f"{existing[0]} {'is a folder' if path.is_dir() else 'exists already'}",
             expected="a new file",
-            found=f"{path.stat().st_size} bytes",
             remedy="choose a different name or overwrite (--overwrite)",
         )
-    check_geojson(path, crs, f"a scene ({inputs[0]})", ConfigError)
+    check_geojson(path, crs, f"a scene ({request.input[0]})", ConfigError)
 
 
 # ---------------------------------------------------------------------------------- blocks

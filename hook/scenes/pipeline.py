@@ -14,7 +14,7 @@ from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.scenes.blocks import Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
-from hook.scenes.journal import Journal
+from hook.scenes.journal import Journal, exclusive
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader, fingerprint_of_raster
 from hook.scenes.request import SceneRequest
 
@@ -112,15 +112,16 @@ def unfinished(
         fingerprint: All that determines the bytes of the output, see :class:`Journal`.
     """
     output, replace = request.output, request.overwrite or request.resume
-    journal = Journal(output, fingerprint, request.resume, request.overwrite)
-    try:
-        with StagedFiles(replace, f".{output.name}.finished") as files:
-            yield journal, files
-    except BaseException:
-        if not any(journal.folder.glob("*.done")):
-            journal.remove()  # nothing to resume
-        raise
-    journal.remove()
+    with exclusive(output):
+        journal = Journal(output, fingerprint, request.resume, request.overwrite)
+        try:
+            with StagedFiles(replace, f".{output.name}.finished", request.inputs) as files:
+                yield journal, files
+        except BaseException:
+            if not any(journal.folder.glob("*.done")):
+                journal.remove()  # nothing to resume
+            raise
+        journal.remove()
 
 
 def run_missing_blocks(

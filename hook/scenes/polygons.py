@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from hook.errors import SceneError
 from hook.geo.measure import NO_AREAS, areas_m2, grid_bounds, has_areas, perimeters_m
 from hook.geo.raster import open_dataset, read_valid, reading
 from hook.geo.staging import StagedFiles
-from hook.geo.styles import distinct_palette, write_qml
+from hook.geo.styles import distinct_palette, is_own_style, write_qml
 from hook.geo.vector import GEOMETRY, apply_affine, check_geojson, driver_of
 from hook.scenes.columns import join, regroup, take
 from hook.scenes.dissolving import components, label, plan_dissolving
+from hook.scenes.stac import item_of_map
 from hook.scenes.statistics import ClassMap
 from hook.scenes.vector_files import write_tables
 
@@ -55,7 +57,7 @@ def polygonize(
     Polygons are in the order of their last pixels, except in FlatGeobuf.
 
     If the classes have names, a QGIS style with names and colours is written next to the file
-    (``.qml``), unless it exists.
+    (``.qml``), unless there is one that is not HOOK's or that of a map.
 
     The map is read in strips of whole rows, and regions are written once complete. The bytes of
     the file do not depend on the height of the strips. ``min_area`` reads the map twice and holds
@@ -103,14 +105,17 @@ def polygonize(
         )
     with (
         ClassMap(map_path, nodata, class_names) as source,
-        StagedFiles(overwrite) as files,
+        StagedFiles(overwrite, inputs=(map_path, scores, item_of_map(map_path))) as files,
         contextlib.ExitStack() as stack,
     ):
         check_geojson(output, source.crs, "a map")
         score_map = stack.enter_context(ScoreMap(scores, source)) if scores else None
         staged = files.add(output)
         style = output.with_suffix(".qml")
-        if source.class_names and not style.exists():  # it may belong to the map or the user
+        # A style may be that of the map next to the polygons, or the user's.
+        alone = not any(os.path.exists(output.with_suffix(end)) for end in (".tif", ".tiff"))
+        outdated = overwrite and alone and is_own_style(style)
+        if source.class_names and (outdated or not os.path.lexists(style)):
             _write_style(files.add(style), source)
         plan = plan_dissolving(source, min_area, strip_rows, progress) if min_area else None
         strips = source.strips(strip_rows, "writing polygons", progress)

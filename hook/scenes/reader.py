@@ -24,6 +24,7 @@ from hook.geo.raster import (
     GDAL_ERRORS,
     Dataset,
     Validity,
+    describe,
     nodata_of,
     open_dataset,
     open_raster,
@@ -32,11 +33,13 @@ from hook.geo.raster import (
     unused_georeference,
     warped,
 )
+from hook.geo.side_files import identity, side_file_settings
+from hook.geo.sources import local_files
 from hook.geo.vector import apply_affine, only_polygons, reproject
 from hook.scenes.grid import Window
 from hook.scenes.journal import fingerprint_of_file
 
-_SIDE_FILES = (".aux.xml", ".ovr", ".msk")
+_ADDED_LATER = (".ovr", ".rrd", ".aux", "-wal", "-shm", "-journal")
 
 
 class WindowData(NamedTuple):
@@ -445,32 +448,31 @@ class _SourceOnGrid(NamedTuple):
 def fingerprint_of_raster(path: str) -> dict[str, Any]:
     """Return a fingerprint of a raster without reading all of it, to detect changes.
 
-    For local files see :func:`fingerprint_of_file`; for other dataset names (``/vsicurl/...``) the
-    grid and checksums of three blocks. A VRT includes its sources.
+    It has the header as GDAL gives it (:func:`hook.geo.raster.describe`) and
+    :func:`fingerprint_of_file` of each local file: sources of virtual rasters, masks, world files
+    and other side files. Statistics and overviews are left out, because programs add them at any
+    time. For a dataset without local files (``/vsicurl/...``) it has checksums of three blocks.
 
     Raises:
         SceneError: It cannot be read.
     """
     found = fingerprint_of_file(path)
+    files = sorted(file for file, _ in local_files([path]).values() if file.is_file())
+    found["files"] = [
+        fingerprint_of_file(file)
+        for file in files
+        if not file.name.endswith((".aux.xml", *_ADDED_LATER)) and identity(file) != identity(path)
+    ]
+    settings = ((file, side_file_settings(file)) for file in files if file.suffix == ".xml")
+    found["settings"] = {file.name: texts for file, texts in settings if texts}
     with open_raster(path, SceneError) as source:
-        if source.driver == "VRT":
-            # Statistics and overviews may be added at any time.
-            others = [name for name in source.files if not name.endswith(_SIDE_FILES)]
-            found["sources"] = [
-                fingerprint_of_file(name)
-                if Path(name).is_file() and Path(name).suffix.lower() != ".vrt"
-                else fingerprint_of_raster(name)
-                for name in others
-                if name != source.name
-            ]
-        if not Path(path).is_file():
+        found["header"] = describe(source)
+        if not files:
             blocks = [block for _, block in source.block_windows(1)]
-            sums = [
+            found["sums"] = [
                 zlib.crc32(source.read(1, window=block).tobytes())
                 for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1])
             ]
-            grid = [source.shape, source.dtypes, tuple(source.transform), str(source.crs)]
-            found["grid"], found["sums"] = repr(grid), sums
     return found
 
 

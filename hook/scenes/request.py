@@ -48,6 +48,8 @@ class SceneRequest:
         overwrite: Replace existing outputs and, without ``resume``, discard an interrupted run.
         progress: Show a progress bar on a terminal.
         block_windows: Minimum number of windows of a block, the unit of resuming and of workers.
+        protect: Further files that no output replaces, such as those of the model; the file of the
+            area of interest is added.
 
     Raises:
         ConfigError: An option has the wrong type or value.
@@ -69,6 +71,7 @@ class SceneRequest:
     overwrite: bool = False
     progress: bool = True
     block_windows: int = WINDOWS_PER_BLOCK
+    protect: tuple[Any, ...] = ()
 
     _outputs = ("output",)
 
@@ -95,7 +98,14 @@ class SceneRequest:
         for name in self._outputs:
             self._check_output(name)
         if self.aoi is not None:
+            if isinstance(self.aoi, str | os.PathLike):
+                self._set(protect=(*self.protect, self.aoi))
             self._set(aoi=area_of_interest(self.aoi))
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """All that the run reads, see :func:`hook.geo.sources.local_files`."""
+        return (*self.input, *self.protect)
 
     @property
     def in_memory(self) -> bool:

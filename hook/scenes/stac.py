@@ -36,6 +36,12 @@ _VECTORS = {
 UNKNOWN_TIME = datetime(1900, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
 _POINTS_PER_SIDE = 32
 _DIGITS = 9  # of a degree, a tenth of a millimetre: the rest is noise of the projection library
+_DESCRIPTION = "A map of classes."
+_NO_TIME = f"{_DESCRIPTION} When its scene was taken is not known: the times given only enclose it."
+# Names in an Item, to know ours.
+_FIELDS = "type stac_version stac_extensions id geometry properties links assets".split()
+_TIMES = ("datetime", "start_datetime", "end_datetime", "description")
+_PREFIXES = ("proj", "processing", "mlm")
 _TOLERANCE = 1e-7  # of a degree, a centimetre
 
 TimeSpan = tuple[datetime, datetime]
@@ -151,6 +157,23 @@ def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
     with StagedFiles(overwrite=True) as files:
         _write(files.add(item_path), item)
         files.commit()
+
+
+def is_own_item(path: Path) -> bool:
+    """Whether a file is an Item of :func:`write_stac_item`, without additions of others."""
+    try:
+        item = json.loads(path.read_text("utf-8"))
+        properties = item["properties"]
+        return (
+            set(item) <= {*_FIELDS, "bbox"}
+            and item["links"] == []
+            and set(item["assets"]) <= {"map", "scores", "style", "categories", "vectors", "model"}
+            and "hook-rs" in properties["processing:software"]
+            and all(name in _TIMES or name.partition(":")[0] in _PREFIXES for name in properties)
+            and properties["description"] in (_DESCRIPTION, _NO_TIME)
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def item_of_map(map_path: str | Path) -> Path | None:
@@ -287,13 +310,7 @@ def _time_fields(times: TimeSpan | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"datetime": _time_text(first) if first == last else None}
     if first != last:
         fields |= {"start_datetime": _time_text(first), "end_datetime": _time_text(last)}
-    if times is None:
-        fields["description"] = (
-            "A map of classes. When its scene was taken is not known: the times given only "
-            "enclose it."
-        )
-    else:
-        fields["description"] = "A map of classes."
+    fields["description"] = _NO_TIME if times is None else _DESCRIPTION
     return fields
 
 

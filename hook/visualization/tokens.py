@@ -15,7 +15,7 @@ import numpy as np
 from hook.arguments import bad_argument, check_int, check_number, check_pair, check_path
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_data_array
-from hook.geo.staging import save_png
+from hook.geo.staging import check_output, exists, save_png
 from hook.geo.styles import distinct_palette
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
@@ -133,7 +133,7 @@ def show_tokens(
             exists or is not a PNG in an existing folder.
         DataError: The image cannot be read or does not fit the model.
     """
-    model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
+    model = _check_options(model, image, path, overwrite, num_tokens, metres_per_pixel)
     view = _token_view(model, image, valid, num_tokens, metres_per_pixel)
     return _deliver(_tokens_figure(view, title), path)
 
@@ -177,7 +177,7 @@ def show_attention(
             ``token`` and ``at`` is given.
         DataError: As in :func:`show_tokens`, or ``at`` is outside the image or has no data.
     """
-    model = _check_options(model, path, overwrite, num_tokens, metres_per_pixel)
+    model = _check_options(model, image, path, overwrite, num_tokens, metres_per_pixel)
     if (token is None) == (at is None):
         raise ConfigError(
             "one token is to be shown",
@@ -236,7 +236,7 @@ def show_token_counts(
     """
     from hook.inference.models import checked_tokens
 
-    model = _check_options(model, path, overwrite, None, metres_per_pixel)
+    model = _check_options(model, image, path, overwrite, None, metres_per_pixel)
     tokenizer = model.backbone.tokenizer
     if at is not None:
         at = _pixel(at)
@@ -705,19 +705,22 @@ def _plural(number: int, noun: str) -> str:
 
 def _check_options(
     model: "Model",
+    image: str | os.PathLike | np.ndarray,
     path: str | os.PathLike | None,
     overwrite: bool,
     num_tokens: int | None,
     metres_per_pixel: float | None,
 ) -> "nn.Module":
     """Check options before the model runs, and return it loaded."""
-    from hook.inference.models import checked_tokens, load_model
+    from hook.inference.models import checked_tokens, load_model, model_files
 
     if path is not None:
         _check_path(check_path("path", path), overwrite)
     if metres_per_pixel is not None:
         check_number("metres_per_pixel", metres_per_pixel, above=0)
     model = load_model(model)
+    if path is not None:
+        check_output(path, (image, *model_files(model)), ConfigError)
     _tokenizer_of(model)
     if num_tokens is not None:
         checked_tokens(model, num_tokens)
@@ -740,13 +743,15 @@ def _check_path(path: Path, overwrite: bool) -> None:
             found="a file" if path.parent.exists() else "none",
             remedy="create the folder or choose a different one",
         )
+    if not exists(path, ConfigError):
+        return
     if path.is_dir():
         raise ConfigError(
             f"path={path} is a folder",
             expected="the name of a picture",
             remedy="name a .png file in it",
         )
-    if path.exists() and not overwrite:
+    if not overwrite:
         raise ConfigError(
             f"{path} exists already", remedy="choose a different output or overwrite (--overwrite)"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hook.arguments import bad_argument, check_path
-from hook.errors import CheckpointError, ConfigError
+from hook.errors import CheckpointError, ConfigError, SceneError
 from hook.geo.staging import atomic_write
 from hook.progress import progress_bar
 from hook.zoo.published import SUFFIX, Provenance
@@ -117,7 +117,8 @@ def download_model(
         The file.
 
     Raises:
-        ConfigError: There is no such model, or the folder cannot be written to.
+        ConfigError: There is no such model, the folder cannot be written to, or ``to`` has a
+            different file of this name.
         CheckpointError: The model cannot be downloaded, or its checksum differs.
     """
     entry = find_entry(name)
@@ -133,6 +134,13 @@ def download_model(
             found=f"SHA-256 {found}" if target.is_file() else "no file",
             remedy="install hook-rs again",
         )
+    if to is not None and target.exists():
+        raise ConfigError(
+            f"{target} exists already and is not the published file",
+            expected=f"SHA-256 {entry.sha256}",
+            found=f"SHA-256 {found}" if target.is_file() else "a folder",
+            remedy="choose a different folder (--to), or delete it",
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _verified_write(target, entry) as part:
@@ -140,11 +148,11 @@ def download_model(
                 shutil.copyfile(entry.place, part)
             else:
                 _fetch(entry, part, progress)
-    except OSError as error:
+    except (OSError, SceneError) as error:
         raise ConfigError(
             f"{target} cannot be written",
             expected="a folder to write to",
-            found=error,
+            found=getattr(error, "found", error),
             remedy="choose a different folder (--to)",
         ) from None
     return target

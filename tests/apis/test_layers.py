@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+import shapely
 
 from hook.apis import class_statistics, style_map, vectorize_map
 from hook.apis.layers import format_statistics
@@ -218,3 +219,24 @@ def test_classes_from_a_table(class_map):
     ):
         with pytest.raises(SceneError, match="classes"):
             style_map(class_map, wrong, overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("name", ["map.tif", "link.tif", "map.json", "zones.gpkg", "zones.dbf"])
+def test_no_input_of_a_layer_is_overwritten(class_map, tmp_path, name):
+    (tmp_path / "link.tif").symlink_to(class_map)
+    with rasterio.open(class_map) as source:
+        zones = geopandas.GeoDataFrame({"a": [1]}, geometry=[shapely.box(*source.bounds)])
+        zones = zones.set_crs(source.crs)
+    for end in (".gpkg", ".shp"):
+        zones.to_file(tmp_path / f"zones{end}")
+    item = {"stac_version": "1.1.0", "assets": {"map": {"href": f"./{class_map.name}"}}}
+    class_map.with_suffix(".json").write_text(json.dumps(item))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    output, options = tmp_path / name, dict(overwrite=True, progress=False)
+    with pytest.raises(SceneError, match="is an input"):
+        if name == "map.json":
+            vectorize_map(class_map, output, **options)
+        else:
+            zones_file = tmp_path / ("zones.shp" if name == "zones.dbf" else "zones.gpkg")
+            class_statistics(class_map, output, zones=zones_file, **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

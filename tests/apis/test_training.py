@@ -16,6 +16,7 @@ from hook.datasets.inspection import inspect_files
 from hook.engine import fitting
 from hook.engine.configs import find_config, load_config
 from hook.engine.models import use_default_scope
+from hook.engine.training import prepare_work_dir
 from hook.errors import CheckpointError, ConfigError, DataError
 
 # A model and a run that fit into seconds.
@@ -245,6 +246,22 @@ def test_bad_arguments(scene, tmp_path, change, error, message):
     assert "remedy" in str(caught.value)
     # Nothing that a second attempt would stumble over.
     assert not {"checkpoint.pth", "config.py"} & {p.name for p in (tmp_path / "run").glob("*")}
+
+
+@pytest.mark.parametrize("which", ["labels.gpkg", "best_mIoU.pth", "config.py"])
+def test_a_run_replaces_none_of_its_inputs_nor_files_of_others(tmp_path, which):
+    for name in ("config.py", "labels.gpkg", "best_mIoU.pth", "mine.pth"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(ConfigError, match=f"{which}: is an input"):
+        prepare_work_dir(tmp_path, overwrite=True, inputs=["absent", tmp_path / which])
+    assert len(list(tmp_path.iterdir())) == 4
+    prepare_work_dir(tmp_path, overwrite=True, inputs=["absent"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pth"]
+    (tmp_path / "labels.gpkg").touch()
+    prepare_work_dir(tmp_path, inputs=[tmp_path / "labels.gpkg"])  # a new run
+    (tmp_path / "checkpoint.pth").touch()
+    with pytest.raises(ConfigError, match=r"already contains.*\n.*\n.*checkpoint\.pth"):
+        prepare_work_dir(tmp_path)
 
 
 def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from hook.engine.profiling import (
     fit_to_side,
     image_side,
     measure,
+    prepare_output,
+    write_json,
 )
 from hook.errors import ConfigError
 
@@ -243,3 +245,17 @@ def test_the_parent_hears_of_every_step(config):
     profiling._work(messages, config, StepSettings(warmup=1), 32, 2, None)
     assert messages[:-1] == ["built", "warm", "step", "step", "step"]
     assert messages[-1].shape == (1, 3, 32, 32)
+
+
+def test_a_report_replaces_no_argument(tmp_path):
+    for name in ("a.py", "b.pth", "old.json"):
+        (tmp_path / name).write_text(name)
+    given = dict(configs=[tmp_path / "a.py"], model=[["name", str(tmp_path / "b.pth")]], rate=0.5)
+    prepare_output(SimpleNamespace(**given, json=tmp_path / "old.json", out=None), "json", "out")
+    for name in ("a.py", "b.pth"):
+        with pytest.raises(ConfigError, match=f"{name}: is an input"):
+            prepare_output(SimpleNamespace(**given, json=tmp_path / name), "json")
+    with pytest.raises(ConfigError, match="--json .* is a folder"):
+        prepare_output(SimpleNamespace(json=tmp_path), "json")
+    write_json(tmp_path / "old.json", {"a": 1})
+    assert json.loads((tmp_path / "old.json").read_text()) == {"a": 1}

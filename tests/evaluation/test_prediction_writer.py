@@ -1,5 +1,6 @@
 """Masks as files: scenes from chips, single chips, PNG; names; nothing half-written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from rasterio.crs import CRS
 
+from hook.errors import DataError
 from hook.evaluation.prediction_writer import PredictionWriter, class_map_file
 
 META = {"classes": ("field", "forest", "town"), "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
@@ -130,3 +132,36 @@ def test_a_test_that_is_broken_off_leaves_nothing(tmp_path):
     assert Path(part.file).is_file()
     del writer
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("which", ["img_path", "seg_map_path", "source"])
+def test_images_and_labels_are_not_replaced_by_predictions(tmp_path, which):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / folder / "a.png")
+    sample = {"img_path": tmp_path / "images" / "a.png", "seg_map_path": tmp_path / "masks/a.png"}
+    folder = tmp_path / "images"
+    if which == "source":
+        sample = {"img_path": "chip", "geo": _chip(0, 0, 4, str(folder / "a.tif"), (4, 4))}
+        (folder / "a.tif").write_bytes(b"scene")
+    elif which == "seg_map_path":
+        folder = tmp_path / "masks"
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    with pytest.raises(DataError, match=r"a\.(png|tif): is an input"):
+        PredictionWriter(folder, META).keep(sample, np.zeros((4, 4), np.uint8))
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before
+    # Of two images of one name in several folders, one may be in the folder of the results.
+    writer = PredictionWriter(folder, META)
+    other = writer.keep({"img_path": str(tmp_path / "b" / "a.png")}, np.zeros((4, 4), np.uint8))
+    if which == "img_path":
+        with pytest.raises(DataError, match="is an input"):
+            writer.finish([other, replace(other, img_path=str(sample["img_path"]))])
+        assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before
+
+
+def test_predictions_have_no_side_files_of_earlier_ones(tmp_path):
+    (tmp_path / "a.tif.msk").write_text("old")
+    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><PAMRasterBand/></PAMDataset>")
+    with class_map_file(tmp_path / "a.tif", WKT, SCENE, 4, 4, META["classes"]) as sink:
+        sink.write(np.ones((4, 4), np.uint8), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

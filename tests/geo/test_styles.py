@@ -7,10 +7,12 @@ import rasterio
 import rasterio.shutil
 
 from hook.errors import SceneError
+from hook.geo.side_files import is_own_side_file
 from hook.geo.styles import (
     ClassStyle,
     check_classes,
     distinct_palette,
+    is_own_style,
     map_dtype,
     read_category_names,
     read_classes,
@@ -164,6 +166,52 @@ def test_a_style_is_replaced_on_demand_and_statistics_stay(write_scene, tmp_path
     with pytest.raises(SceneError, match=r"map\.qml: exists already"):
         write_style(path, CLASSES)
     assert not side_file.exists()
+
+
+def test_a_style_is_known_to_be_ours_until_someone_edits_it(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 4, 4), np.uint8), "map.tif")
+    style = tmp_path / "map.qml"
+    write_style(path, CLASSES)
+    ours = style.read_text()
+    assert is_own_style(style) and not is_own_style(tmp_path / "absent.qml")
+    write_qml(tmp_path / "b.qml", ["a <b> & ä", ""], [(0, 0, 0), (255, 255, 255)])
+    assert is_own_style(tmp_path / "b.qml")
+    for edited in (
+        ours.replace("#ff0010", "#ff0011"),
+        ours.replace("water", "lake"),
+        ours.replace("</qgis>", "<!-- mine --></qgis>"),
+        ours.replace('styleCategories="Symbology"', 'styleCategories="AllStyleCategories"'),
+        "<qgis/>",
+        "mine",
+        "",
+    ):
+        style.write_text(edited)
+        assert not is_own_style(style)
+        with pytest.warns(UserWarning, match=r"map\.qml.*kept as map\.qml\.bak"):
+            write_style(path, CLASSES, overwrite=True)
+        assert (tmp_path / "map.qml.bak").read_text() == edited and style.read_text() == ours
+        (tmp_path / "map.qml.bak").unlink()
+
+
+@pytest.mark.parametrize(
+    "content, ours",
+    [
+        ("<CategoryNames><Category>a</Category></CategoryNames><Histograms/>", True),
+        ('<Metadata><MDI key="STATISTICS_MEAN">1</MDI></Metadata>', True),
+        ("<ColorInterp>Palette</ColorInterp><ColorTable/>", True),
+        ('<Metadata><MDI key="author">me</MDI></Metadata>', False),
+        ("<NoDataValue>3</NoDataValue>", False),
+    ],
+)
+def test_what_a_user_sets_beside_a_raster_is_known(tmp_path, content, ours):
+    path = tmp_path / "a.tif.aux.xml"
+    band = '<PAMDataset><PAMRasterBand band="1">{}</PAMRasterBand></PAMDataset>'
+    path.write_text(band.format(content))
+    assert is_own_side_file(path) == ours
+    path.write_text(f"<PAMDataset><SRS>x</SRS>{content}</PAMDataset>")
+    assert not is_own_side_file(path)
+    path.write_text("no xml")
+    assert not is_own_side_file(path)
 
 
 def test_dtype_and_nodata_of_a_map():

@@ -146,6 +146,12 @@ def test_bad_input(cls_run, seg_run, chip, tmp_path):
         predict_files(model, [chip, chip], tmp_path / "one.tif")
     with pytest.raises(ConfigError, match="is an input"):
         predict_files(model, [chip], chip, overwrite=True)
+    (tmp_path / "mask.tif").symlink_to(chip)
+    for given, out in (([f"vrt://{chip}?bands=1,2"], chip), ([chip], tmp_path / "mask.tif")):
+        with pytest.raises((ConfigError, DataError), match="is an input|does not exist"):
+            predict_files(model, given, out, overwrite=True)
+    with pytest.raises(ConfigError, match="File name too long"):
+        predict_files(model, [chip], tmp_path / f"{'n' * 300}.tif")
     with pytest.raises(ConfigError, match="two images"):
         other = tmp_path / "other" / chip.name
         other.parent.mkdir()

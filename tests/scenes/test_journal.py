@@ -1,11 +1,13 @@
 """What an interrupted map leaves behind, when it is killed while it clears up too."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from hook.errors import SceneError
-from hook.scenes.journal import Journal, fingerprint_of_file
+from hook.scenes.journal import Journal, exclusive, fingerprint_of_file
 
 
 def open_journal(folder, weights="first", **options):
@@ -68,3 +70,35 @@ def test_files_are_told_by_size_time_and_head(tmp_path):
     path.write_bytes(b"two")
     assert fingerprint_of_file(path)["head"] != first["head"]
     assert fingerprint_of_file("/vsicurl/http://x/y.tif") == {"name": "/vsicurl/http://x/y.tif"}
+
+
+def test_one_run_at_a_time_writes_a_map(tmp_path):
+    output = tmp_path / "map.tif"
+    with exclusive(output):
+        with pytest.raises(SceneError, match="a different run is writing it"), exclusive(output):
+            pass
+        with exclusive(tmp_path / "other.tif"):
+            pass
+    with exclusive(output):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_run_does_not_count(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from hook.scenes.journal import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "map.tif"], check=False)
+    assert (tmp_path / ".map.tif.lock").exists()
+    with exclusive(tmp_path / "map.tif"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", [244, 251, 300])
+def test_a_name_too_long_for_the_files_beside_it_is_told_of(tmp_path, length):
+    output = tmp_path / f"{'n' * (length - 4)}.tif"
+    with pytest.raises(SceneError, match="File name too long") as caught, exclusive(output):
+        Journal(output, {})
+    assert "shorter name" in str(caught.value) and not list(tmp_path.iterdir())

@@ -1,10 +1,14 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
+from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -562,6 +566,62 @@ def test_outputs_are_overwritten_on_request_only(write_scene, tmp_path):
     assert (read(output) == 1).all()
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {"scene.tif", "map.tif", "map.tif.aux.xml", "map.qml", "map.json"}
+
+
+def test_what_a_user_laid_beside_a_map_is_kept(write_scene, tmp_path):
+    path = write_scene(np.ones((1, 20, 20), np.uint8))
+    output, options = tmp_path / "map.tif", dict(num_classes=2, window=16, overwrite=True)
+    run(constant([1, 0]), path, output, **options, vectors=tmp_path / "map.gpkg")
+    item = json.loads(output.with_suffix(".json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(constant([1, 0]), path, output, **options)  # what HOOK wrote is replaced
+    assert json.loads(output.with_suffix(".json").read_text()) != item
+    style = output.with_suffix(".qml").read_text()
+    theirs = {
+        "map.qml": [style.replace("class_0", "field"), "<qgis/>"],
+        "map.json": ['{"notes": 1}', json.dumps({**item, "links": [{"href": "x"}]}), "[]", "x"],
+    }
+    for name, contents in theirs.items():
+        before = (tmp_path / name).read_bytes()
+        for content in contents:
+            (tmp_path / name).write_text(content)
+            with pytest.warns(UserWarning, match=f"{name}: kept"):
+                run(constant([0, 1]), path, output, **options, vectors=tmp_path / "map.gpkg")
+            assert (read(output) == 1).all() and "map.tif.aux.xml" in os.listdir(tmp_path)
+            found = (tmp_path / name).read_text()
+            assert found == content or json.loads(found)["links"] == [{"href": "x"}]
+        (tmp_path / name).write_bytes(before)
+    side = tmp_path / "map.tif.aux.xml"
+    side.write_text("<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
+    with pytest.warns(UserWarning, match=r"kept as map\.tif\.aux\.xml\.bak"):
+        run(constant([0, 1]), path, output, **options)
+    with rasterio.open(output) as source, rasterio.open(path) as scene:
+        assert source.crs == scene.crs
+    assert "4326" in (tmp_path / "map.tif.aux.xml.bak").read_text()
+
+
+@pytest.mark.parametrize("which", ["output", "scores_path", "vectors"])
+@pytest.mark.parametrize("of", ["scene", "area", "model"])
+def test_nothing_that_is_read_is_overwritten(write_scene, tmp_path, which, of):
+    scene = write_scene(np.ones((1, 20, 20), np.uint8))
+    with rasterio.open(scene) as source:
+        bounds, crs = source.bounds, source.crs
+    end = ".gpkg" if which == "vectors" else ".tif"
+    inputs = {"scene": scene, "area": tmp_path / "area", "model": tmp_path / "model"}
+    inputs = {name: path.rename(f"{path}{end}") if path.exists() else Path(f"{path}{end}")
+              for name, path in inputs.items()}  # fmt: skip
+    area = geopandas.GeoDataFrame(geometry=[shapely.box(*bounds)], crs=crs)
+    area.to_file(inputs["area"], driver="GPKG")
+    inputs["model"].write_text("model")
+    rasterio.shutil.copy(inputs["scene"], tmp_path / "a.vrt", driver="VRT")
+    rasterio.shutil.copy(tmp_path / "a.vrt", tmp_path / "b.vrt", driver="VRT")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    options = dict(output=tmp_path / "map.tif", scores="probs", aoi=inputs["area"])
+    options |= dict(protect=(inputs["model"],), **{which: inputs[of]})
+    with pytest.raises(HookError, match="is an input|other than the area"):
+        run(constant([1]), tmp_path / "b.vrt", num_classes=1, overwrite=True, **options)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_impossible_options_are_refused(write_scene, tmp_path):

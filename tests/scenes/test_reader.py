@@ -1,14 +1,18 @@
+import json
+
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
+from hook.geo.raster import quiet
 from hook.scenes import SceneReader, Window
-from hook.scenes.reader import AreaOfInterest
+from hook.scenes.reader import AreaOfInterest, fingerprint_of_raster
 
 rng = np.random.default_rng(0)
 WGS84 = rasterio.CRS.from_epsg(4326)
@@ -208,3 +212,42 @@ def test_a_file_on_another_grid_holds_no_data_where_it_does_not_reach(
     expected[:8, :8], expected[:, 20:] = 5, 6
     np.testing.assert_array_equal(data.covered, expected > 0)
     np.testing.assert_array_equal(data.image[0, :16] * data.covered, expected)
+
+
+SETTINGS = "<PAMDataset>{}<PAMRasterBand band='1'>{}</PAMRasterBand></PAMDataset>"
+
+
+@pytest.mark.parametrize(
+    "name, content, noticed",
+    [
+        ("scene.tif.msk", b"mask", True),
+        ("scene.tfw", b"2\n0\n0\n-2\n9\n9\n", True),
+        ("scene.wld", b"2\n0\n0\n-2\n9\n9\n", True),
+        ("scene.tif.aux.xml", SETTINGS.format("<SRS>EPSG:32645</SRS>", "").encode(), True),
+        ("scene.tif.aux.xml", SETTINGS.format("", "<NoDataValue>7</NoDataValue>").encode(), True),
+        ("scene.tif.aux.xml", SETTINGS.format("", "<Scale>2</Scale>").encode(), True),
+        # Added by any program that shows the scene.
+        ("scene.tif.aux.xml", SETTINGS.format("", "<Histograms/>").encode(), False),
+        ("scene.tif.ovr", b"overviews", False),
+        ("scene.qml", b"style", False),
+        ("other.tif", b"", False),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_changes_beside_a_scene_are_noticed(write_scene, tmp_path, name, content, noticed, depth):
+    """So that a run that is resumed does not mix two states of its scene."""
+    path = write_scene(np.ones((1, 8, 8), np.uint8))
+    for level in range(depth):
+        virtual = tmp_path / f"{level}.vrt"
+        with quiet():
+            rasterio.shutil.copy(path, virtual, driver="VRT")
+        path = virtual
+    before = fingerprint_of_raster(path)
+    assert fingerprint_of_raster(path) == before and json.dumps(before)
+    (tmp_path / name).write_bytes(content)
+    assert (fingerprint_of_raster(path) != before) == noticed
+    (tmp_path / name).unlink()
+    with rasterio.open(tmp_path / "scene.tif") as source:
+        source.statistics(1, approx=False)
+    assert "STATISTICS" in (tmp_path / "scene.tif.aux.xml").read_text()
+    assert fingerprint_of_raster(path) == before

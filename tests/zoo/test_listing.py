@@ -100,6 +100,10 @@ def test_a_folder_that_cannot_be_written(seg_model, listing, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         download_model("tiny-seg", tmp_path / "file")
+    (tmp_path / "tiny-seg.safetensors").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already and is not the published file"):
+        download_model("tiny-seg", tmp_path)
+    assert (tmp_path / "tiny-seg.safetensors").read_text() == "mine"
 
 
 def test_an_unknown_name_meets_its_neighbour(seg_model, listing):

@@ -110,7 +110,7 @@ def main() -> None:
             f"--keys: the logs have none of {', '.join(args.keys)}",
             expected=f"one of {', '.join(logged)}",
         )
-    save_png(args.out, draw(curves, units))
+    save_png(args.out, draw(curves, units), inputs=args.logs)
     print(args.out)
 
 

@@ -167,7 +167,7 @@ def make_table(entries: list[dict[str, Any]], baseline: int) -> PrettyTable:
 @reports_errors
 def main() -> None:
     args, settings = parse_args()
-    prepare_output(args.json, "--json")
+    prepare_output(args, "json")
     prepare(settings)
     steps = [Step(config, settings) for config in args.configs]
     for step in steps:

@@ -72,9 +72,8 @@ def draw(values: np.ndarray, classes: Sequence[str], mode: str, title: str) -> n
 def main() -> None:
     args = parse_args()
     classes, matrix = load_confusion_matrix(args.results)
-    save_png(
-        args.picture, draw(normalize(matrix, args.normalize), classes, args.normalize, args.title)
-    )
+    picture = draw(normalize(matrix, args.normalize), classes, args.normalize, args.title)
+    save_png(args.picture, picture, inputs=[args.results])
     print(args.picture)
 
 

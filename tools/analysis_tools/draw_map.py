@@ -22,6 +22,7 @@ from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.bands import image_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import Validity, open_raster, read_valid, warped
+from hook.geo.staging import check_output
 from hook.geo.styles import distinct_palette
 from hook.geo.vector import read_vectors, reproject
 from hook.scenes.statistics import ClassMap
@@ -158,6 +159,7 @@ def main() -> None:
     if args.side < 16 or not 0 < args.alpha <= 1:
         raise ConfigError("--side and --alpha", expected="at least 16, and above 0 and at most 1")
     make_folder(args.out.parent, "the output folder")
+    check_output(args.out, (args.scene, args.map, args.outlines), ConfigError)
     picture, grid = read_scene(args.scene, args.bounds, args.side)
     classes, names, colours = read_map(args.map, grid)
     painted = render_labels(classes, colours).astype(np.float32)

@@ -206,7 +206,7 @@ def main() -> None:
     args = parse_args()
     if min(args.per_class, args.draws) < 1:
         raise ConfigError("--per-class and --draws", expected="1 or more")
-    prepare_output(args.json, "--json")
+    prepare_output(args, "json")
     setup_environment()
     config = load_config(args.config, args.cfg_options)
     classes = list(config.metainfo["classes"])

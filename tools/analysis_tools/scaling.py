@@ -275,8 +275,7 @@ def print_points(configs: Sequence[dict[str, Any]]) -> None:
 @reports_errors
 def main() -> None:
     args, settings = parse_args()
-    for path, option in ((args.out, "--out"), (args.json, "--json")):
-        prepare_output(path, option)
+    prepare_output(args, "out", "json")
     prepare(settings)
     for config in args.configs:
         load_config(config, settings.options)  # report wrong paths before the first measurement

@@ -375,8 +375,7 @@ def draw(points: list[dict[str, Any]]) -> np.ndarray:
 @reports_errors
 def main() -> None:
     args = parse_args()
-    for path, option in ((args.json, "--json"), (args.out, "--out")):
-        prepare_output(path, option)
+    prepare_output(args, "json", "out")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report: dict[str, Any] = {

@@ -241,8 +241,7 @@ def draw(reports: Sequence[dict[str, Any]], varied: str) -> np.ndarray:
 @reports_errors
 def main() -> None:
     args = parse_args()
-    for path, option in ((args.json, "--json"), (args.out, "--out")):
-        prepare_output(path, option)
+    prepare_output(args, "json", "out")
     others = read_reports(args.beside, args.varied)
     if args.threads is not None:
         torch.set_num_threads(args.threads)

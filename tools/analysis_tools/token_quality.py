@@ -598,7 +598,7 @@ def check(args: argparse.Namespace) -> None:
     if args.diffusion_steps is not None and args.diffusion_steps < 0:
         raise ConfigError("--diffusion-steps", expected="0 or more", found=args.diffusion_steps)
     check_tolerance(args.tolerance, "--tolerance")
-    prepare_output(args.json, "--json")
+    prepare_output(args, "json")
     if args.show_dir is not None:
         make_folder(args.show_dir, "--show-dir")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from hook.datasets.statistics import compute_statistics, plain_datasets, without_pipelines
 from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
-from hook.errors import reports_errors
-from hook.geo.staging import atomic_write
+from hook.errors import ConfigError, reports_errors
+from hook.geo.staging import atomic_write, check_output
 
 
 def snippet(result: Mapping[str, Any]) -> str:
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options, needs_model=False)
     if args.out is not None:
         make_folder(args.out.parent, "--out in")
+        check_output(args.out, [args.config], ConfigError)
     dataset = build_dataset(cfg, args.split, lambda section: without_pipelines(section.to_dict()))
     result = compute_statistics(plain_datasets(dataset), quiet=args.quiet)
     names = result.get("bands") or range(1, len(result["mean"]) + 1)

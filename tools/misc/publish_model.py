@@ -22,7 +22,7 @@ import torch
 
 from hook.checkpoint import get_state_dict, load_checkpoint
 from hook.errors import ConfigError, reports_errors
-from hook.geo.staging import atomic_write
+from hook.geo.staging import atomic_write, check_output
 
 _KEPT_META = ("dataset_meta", "cfg", "epoch", "iter", "seed", "mmengine_version")
 
@@ -108,6 +108,7 @@ def publish_model(args: argparse.Namespace) -> Path:
     name = Path(args.out).name.removesuffix(SUFFIX)
     target = FOLDER / f"{name}{SUFFIX}" if args.zoo and not args.url else None
     target = target or Path(args.out).with_name(f"{name}{SUFFIX}")
+    check_output(target, (args.config, args.checkpoint), ConfigError)
     meta = _plain(model.dataset_meta)
     loader = cfg.get("test_dataloader") or {}
     steps = (loader.get("dataset") or {}).get("pipeline") or ()

@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from hook.checkpoint import get_state_dict, load_checkpoint
-from hook.errors import reports_errors
+from hook.errors import CheckpointError, reports_errors
+from hook.geo.staging import check_output
 from hook.models.converters import hook_to_reference, save_weights
 
 Weights = dict[str, Tensor]
@@ -25,6 +26,7 @@ def convert(description: str | None, rename: Callable[[Weights], Weights]) -> No
     parser.add_argument("output", type=Path, help="file to write (.pth or .safetensors)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     args = parser.parse_args()
+    check_output(args.output, [args.input], CheckpointError)
     weights = rename(get_state_dict(load_checkpoint(args.input)))
     save_weights(weights, args.output, overwrite=args.overwrite)
     print(f"{args.output}: {len(weights)} tensors renamed")
