@@ -36,6 +36,8 @@ class SoundCheckpointHook(CheckpointHook):
         *"error MSE MAE TokenUE TokenVI".split(),
     ]
 
+    _has_finite_loss = True  # of the last iteration
+
     def before_train(self, runner: Runner) -> None:
         """Look up the files of a resumed run in this run's folder."""
         info = runner.message_hub.runtime_info
@@ -55,12 +57,14 @@ class SoundCheckpointHook(CheckpointHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
         """End a training that diverged, else save a checkpoint if it is time."""
-        loss = (outputs or {}).get("loss")
-        if loss is not None and not math.isfinite(float(loss)):
+        loss = float((outputs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
             self._check_weights(runner)
-            runner.logger.warning(
-                f"The loss of iteration {runner.iter + 1} is {float(loss)}; the weights are finite."
-            )
+            if self._has_finite_loss:
+                runner.logger.warning(
+                    f"The loss is {loss} in iteration {runner.iter + 1}; the weights are finite."
+                )
+        self._has_finite_loss = math.isfinite(loss)
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

@@ -3,7 +3,7 @@
 import ast
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
@@ -69,10 +69,21 @@ def check_resumable(runner: Runner, checkpoint: Mapping, source: str) -> None:
                 f"weights: --cfg-options load_from={source}",
             )
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    before, now = checkpoint.get("num_samples"), _num_samples(runner)
+    if before not in (None, now):
+        runner.resume_notes.append(f"training data: {before} -> {now} samples")
     meta = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
     if meta.get("classes"):
         check_classes(model, checkpoint, meta["classes"], source)
+        before = ((checkpoint["meta"].get("dataset_meta") or {}).get("classes")) or meta["classes"]
+        if set(before) != set(meta["classes"]):
+            runner.resume_notes.append(f"classes: {list(before)} -> {list(meta['classes'])}")
         warn_input_changes(model, checkpoint, meta, source)
+
+
+def _num_samples(runner: Runner) -> int | None:
+    dataset = runner.train_dataloader.dataset
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 # ---------------------------------------------------------------------------------- config
@@ -222,7 +233,8 @@ def _step(schedulers: list, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> N
 class ResumeHook(Hook):
     """Save random states in checkpoints, and resume with them.
 
-    - A checkpoint gets ``random_state``, a list with the state of each process.
+    - A checkpoint gets ``random_state``, a list with the state of each process, and
+      ``num_samples`` of the training data.
     - A resumed run restores it. An iteration-based one first skips the samples already seen.
     - A resumed run first runs the validation that the interruption prevented: MMEngine saves a
       checkpoint, then validates it. Its score, possibly the best one, would be lost.
@@ -232,8 +244,9 @@ class ResumeHook(Hook):
     priority = "LOWEST"
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the random states."""
+        """Add the random states, and the number of samples."""
         checkpoint["random_state"] = runner.random_states
+        checkpoint["num_samples"] = _num_samples(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and run the missing validation."""
@@ -274,9 +287,18 @@ class ResumeHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the sampler the epoch of its draws."""
-        for sampler in (runner.train_dataloader.sampler, runner.train_dataloader.batch_sampler):
-            if isinstance(sampler, SeededSampler):
-                sampler.epoch = runner.epoch
+        loader = runner.train_dataloader
+        samplers = [
+            one for one in (loader.sampler, loader.batch_sampler) if isinstance(one, SeededSampler)
+        ]
+        for sampler in samplers:
+            sampler.epoch = runner.epoch
+        if (
+            not samplers
+            and loader.num_workers
+            and isinstance(runner.train_loop, EpochBasedTrainLoop)
+        ):
+            loader.generator.manual_seed(runner.seed + runner.epoch)  # see seed_worker
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Record the iteration, so that it is saved in the checkpoint of a new best score."""

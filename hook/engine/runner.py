@@ -377,7 +377,10 @@ class HookRunner(Runner):
             built = super().build_train_loop(loop)
         loader = built.dataloader
         is_endless = isinstance(built, IterBasedTrainLoop) and hasattr(loader.sampler, "skip")
-        if isinstance(loader.dataset, Sized) and not is_endless and len(loader) == 0:
+        if isinstance(loader.dataset, Sized) and 0 in (
+            len(loader.dataset),
+            1 if is_endless else len(loader),
+        ):
             raise ConfigError(
                 "train_dataloader has no batch: the training would make no step",
                 expected=f"at least {loader.batch_size} images per process with drop_last"

@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hook.checkpoint import load_checkpoint
 from hook.datasets.seeding import keep_random_state
@@ -40,6 +40,20 @@ class NoisyPoints(Dataset):
     def __getitem__(self, index):
         noise = random.random() + np.random.rand() + torch.rand(3)  # noqa: NPY002
         return {"inputs": index + noise}
+
+
+@DATASETS.register_module()
+class NoisyStream(IterableDataset):
+    """The same without indices; each of two workers reads half of them."""
+
+    metainfo = {"classes": ("a", "b")}
+
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        points = NoisyPoints(8)
+        return (points[index] for index in range(get_worker_info().id, 8, 2))
 
 
 @MODELS.register_module()
@@ -147,6 +161,12 @@ ITERATIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    # Of MMEngine between passes over the data.
+    monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda seconds: None)
+
+
 def train(cfg, resume=None, interrupt=None, in_validation=False):
     """Train in this process, and return the final weights."""
     cfg.experiment_name = uuid.uuid4().hex
@@ -189,8 +209,7 @@ def assert_equal(one, other):
 
 @pytest.mark.parametrize("workers", [0, 2, "persistent"])
 @pytest.mark.parametrize("loop", ["epochs", "passes", "endless"])
-def test_a_resumed_run_equals_the_unbroken_one(loop, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda seconds: None)  # between passes
+def test_a_resumed_run_equals_the_unbroken_one(loop, workers, tmp_path):
     changes = dict(ITERATIONS) if loop != "epochs" else {}
     if loop == "endless":
         changes["train_dataloader.sampler"] = dict(type="InfiniteSampler", shuffle=True)
@@ -207,6 +226,15 @@ def test_a_resumed_run_equals_the_unbroken_one(loop, workers, tmp_path, monkeypa
     assert_equal(whole, train(config(tmp_path / "broken", **changes), "auto"))
     assert "differs from an unbroken" not in log(tmp_path / "broken")
     assert rates(tmp_path / "whole") == rates(tmp_path / "broken")
+
+
+def test_a_resumed_run_over_a_stream_equals_the_unbroken_one(tmp_path):
+    stream = dict(type="NoisyStream")
+    changes = {f"train_dataloader.{k}": v for k, v in dict(dataset=stream, sampler=None).items()}
+    changes["train_dataloader.num_workers"] = 2
+    whole = train(config(tmp_path / "whole", **changes))
+    train(config(tmp_path / "broken", **changes), interrupt=9)
+    assert_equal(whole, train(config(tmp_path / "broken", **changes), "auto"))
 
 
 @pytest.mark.parametrize("changes", [{}, ITERATIONS], ids=["epochs", "iterations"])
@@ -278,7 +306,14 @@ def test_classes_in_another_order_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="different order"):
         train(config(tmp_path, **{"train_dataloader.dataset.classes": ("b", "a")}), "auto")
     train(config(tmp_path, **{"train_dataloader.dataset.classes": ("a", "c")}), "auto")
-    assert "['a', 'c']" in log(tmp_path)
+    assert "\n  classes: ['a', 'b'] -> ['a', 'c']" in log(tmp_path)
+
+
+def test_other_data_are_named(tmp_path):
+    endless = {**ITERATIONS, "train_dataloader.sampler": dict(type="InfiniteSampler")}
+    train(config(tmp_path, **endless), interrupt=7)
+    train(config(tmp_path, **endless, **{"train_dataloader.dataset.count": 9}), "auto")
+    assert "training data: 6 -> 9 samples" in log(tmp_path)
 
 
 def test_weights_alone_are_not_the_state_of_a_run(tmp_path):
@@ -429,6 +464,7 @@ def test_a_score_that_is_no_number_is_never_the_best(rule, bad, tmp_path):
     [
         ({"train_dataloader.batch_size": 7, "train_dataloader.drop_last": True}, "at least 7"),
         ({"train_cfg.max_epochs": 0}, "max_epochs"),
+        ({"train_dataloader.dataset.count": 0}, "at least one"),
         (
             {
                 **ITERATIONS,
