@@ -3,6 +3,7 @@
 import math
 import os
 
+import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -57,7 +58,7 @@ class SoundCheckpointHook(CheckpointHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
         """End a training that diverged, else save a checkpoint if it is time."""
-        loss = float((outputs or {}).get("loss", 0.0))
+        loss = float(torch.as_tensor((outputs or {}).get("loss", 0.0)).detach())
         if not math.isfinite(loss):
             self._check_weights(runner)
             if self._has_finite_loss:
