@@ -22,7 +22,7 @@ from hook.registry import DATA_SAMPLERS, DATASETS
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of the global generators of Python, NumPy, PyTorch and the current GPU.
+    """Return the state of the global generators of Python, NumPy, PyTorch and, if used, the GPU.
 
     It holds only tensors, arrays and plain Python values, as a checkpoint may.
     """
@@ -31,7 +31,7 @@ def random_state() -> dict[str, Any]:
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # never so in a forked worker, where this would fail
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -41,7 +41,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 

@@ -127,6 +127,16 @@ def test_the_wrapped_data_set_and_sampler_are_as_before(monkeypatch):
     assert next(iter(other.sampler)) == expected[7]
 
 
+def test_a_process_that_does_not_use_the_gpu_leaves_it_alone(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", fail)
+    assert "cuda" not in random_state()
+    assert len(set.union(*epochs(num_workers=1))) == 3 * 6 * 3
+
+
 def test_states_return_from_a_checkpoint_that_is_read_without_running_code(tmp_path):
     with keep_random_state():
         set_seed(4, 2)
