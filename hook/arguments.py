@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -138,6 +139,21 @@ def check_path(
     if not isinstance(value, str | os.PathLike):
         raise bad_argument(name, value, expected, remedy)
     return Path(value)
+
+
+def check_bands(value: object, name: str = "bidx") -> tuple[int | str, ...]:
+    """Return bands as 1-based numbers, or names.
+
+    Args:
+        value: The bands.
+        name: Name of the argument.
+
+    Raises:
+        ConfigError: It is not a list of these.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray) or not len(value):
+        raise bad_argument(name, value, "a list of bands, from 1, such as [3, 2, 1]")
+    return tuple(band if isinstance(band, str) else check_int(name, band) for band in value)
 
 
 def rename_option(options: dict, old: str, new: str) -> dict:

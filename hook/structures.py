@@ -16,13 +16,13 @@ class ClsDataSample(BaseDataElement):
     Fields, all optional:
         gt_label (int): Index of the true class.
         gt_score (torch.Tensor): (K,) soft target, after mixup or cutmix.
-        pred_label (int): Index of the predicted class.
-        pred_score (torch.Tensor): (K,) class probabilities.
+        pred_label (int): Index of the predicted class; absent for a blank image.
+        pred_score (torch.Tensor): (K,) class probabilities; NaN for a blank image.
         valid_mask (mmengine.structures.PixelData): (1, H, W) uint8, 1 where the image has data.
         tokens (ImageTokens): Tokens of the prediction.
 
-    Meta fields: ``img_path``, ``img_shape``, ``ori_shape``, ``sample_idx``, and ``resolution``
-    (metres per pixel) if known.
+    Meta fields: ``img_path``, ``img_shape``, ``ori_shape``, ``sample_idx``, ``resolution`` (metres
+    per pixel) if known, and ``blank`` (True) for an image without a valid pixel.
     """
 
 
@@ -75,8 +75,8 @@ class ImageTokens:
 
     def colours(self) -> Tensor:
         """Return the mean normalised bands of each cell, (C, h, w)."""
-        known = ~self.image.isnan().any(dim=0)
+        known = self.image.isfinite().all(dim=0)
         if self.image_valid is not None:
             known = known & self.image_valid
-        image, output = self.image.nan_to_num()[None], self.output
+        image, output = self.image.nan_to_num(posinf=0, neginf=0)[None], self.output
         return mean_colours(image, output.cell, output.grid_size, known[None])[0]

@@ -66,24 +66,29 @@ class Classifier:
         self.classes = tuple(self.model.dataset_meta["classes"])
         self._options = dict(batch_size=batch_size, num_tokens=num_tokens, tta=tta)
 
-    def predict(self, images: Any, *, progress: bool = True) -> pd.DataFrame:
+    def predict(
+        self, images: Any, *, bidx: Sequence[int | str] | None = None, progress: bool = True
+    ) -> pd.DataFrame:
         """Classify images, each as a whole.
 
         Args:
             images: A file, an array (bands, rows, cols) or (n, bands, rows, cols) of native values
                 in the model's band order, an ``xarray.DataArray`` (band, y, x), or a list of these.
+            bidx: Names or 1-based numbers of the bands in the model's order; default: the bands of
+                the model's dataset meta.
             progress: Show a progress bar on a terminal or in a notebook.
 
         Returns:
             A row per image, in order: ``file`` (index of an array), ``class``, ``score`` (its
             probability), and ``score_<class>`` of each class. If all images are georeferenced, a
-            GeoDataFrame with their footprints, in their CRS or, if these differ, in WGS 84.
+            GeoDataFrame with their footprints, in their CRS or, if these differ, in WGS 84. For an
+            image without a valid pixel class and scores are missing, with a warning.
 
         Raises:
             DataError: There are no images, or one cannot be read or does not fit the model.
         """
         given = _as_list(images)
-        found = predict_files(self.model, given, progress=progress, **self._options)
+        found = predict_files(self.model, given, bidx=bidx, progress=progress, **self._options)
         for one in found[:1]:
             if one.geo is not None:
                 size, grid = (one.geo["height"], one.geo["width"]), Affine(*one.geo["transform"])

@@ -131,7 +131,7 @@ class SceneMapper(SceneModel):
             "precision": self.function.precision,
         }
         with self.sharing(request) as run_blocks:
-            return map_scene(
+            report = map_scene(
                 self.function,
                 request,
                 **classes,
@@ -144,6 +144,8 @@ class SceneMapper(SceneModel):
                     hyperparameters=hyperparameters,
                 ),
             )
+        self._check_values(request, report)
+        return report
 
     @property
     def _palette(self) -> Sequence[Sequence[int]]:

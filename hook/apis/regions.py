@@ -12,7 +12,7 @@ from hook.arguments import check_int, rename_option
 from hook.geo.vector import read_vectors
 from hook.inference.models import Model, join_checkpoint
 from hook.inference.regions import RegionPredictor
-from hook.inference.scenes import SceneModel
+from hook.inference.scenes import SceneModel, choose_bands
 from hook.regions import RegionReport, RegionRequest, extract_regions
 
 
@@ -104,16 +104,19 @@ class RegionExtractor(SceneModel):
         if request.in_memory:
             return self._run_in_files(request)
         resolved = self.resolved(request)
+        numbers = choose_bands(self.model, request.input[0], request.bidx)
         with self.sharing(request) as run_blocks:
-            return extract_regions(
+            report = extract_regions(
                 self.function,
                 resolved,
                 embed_dims=self.function.embed_dims,
                 class_names=self.function.class_names,
-                band_names=_band_names(self.model, resolved.bidx, request.bidx),
+                band_names=_band_names(self.model, numbers, request.bidx),
                 fingerprint=self.fingerprint(),
                 run_blocks=run_blocks,
             )
+        self._check_values(resolved, report)
+        return report
 
     def _read(self, path: Path) -> geopandas.GeoDataFrame:
         return read_vectors(path)

@@ -158,7 +158,13 @@ def embed_chip(
     # Imports PyTorch and MMEngine, which other queries do not need.
     from hook.datasets.transforms.packing import ground_resolution
     from hook.geo.arrays import is_data_array
-    from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
+    from hook.inference.images import (
+        check_image,
+        check_validity,
+        check_values,
+        read_sample,
+        refuse_validity,
+    )
     from hook.inference.models import load_model
     from hook.inference.regions import RegionPredictor
 
@@ -175,6 +181,7 @@ def embed_chip(
         name, values, metres = "the chip", chip, None
     values = check_values(model, values, name)
     valid = check_validity(values, valid, name)
+    check_image(model, name, values, valid)
     predict = RegionPredictor(model, num_tokens, embedding=embedding, resolution=metres)
     try:
         answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])

@@ -98,13 +98,7 @@ def add_scene_command(
         metavar="FRACTION",
         help="overlap of windows: a fraction, or pixels from 1 (default %(default)s)",
     )
-    parser.add_argument(
-        "--bidx",
-        type=band_indexes,
-        metavar="BANDS",
-        help="1-based bands of the scene in the model's order: 4,3,2 or 1..3 (default: as in the "
-        "config)",
-    )
+    add_bidx(parser, "scene")
     parser.add_argument(
         "--nodata",
         type=nodata,
@@ -133,6 +127,17 @@ def add_scene_command(
     parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
     add_run_options(parser, batch_size=4, unit="windows", tta=tta)
     return parser
+
+
+def add_bidx(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--bidx``, the bands of a scene or an image."""
+    parser.add_argument(
+        "--bidx",
+        type=band_indexes,
+        metavar="BANDS",
+        help=f"1-based bands of the {what} in the model's order: 4,3,2 or 1..3 (default: as in "
+        "training)",
+    )
 
 
 def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) -> None:

@@ -4,7 +4,13 @@ import argparse
 import csv
 import sys
 
-from hook.cli.options import add_model_arguments, add_run_options, arguments_of, model_of
+from hook.cli.options import (
+    add_bidx,
+    add_model_arguments,
+    add_run_options,
+    arguments_of,
+    model_of,
+)
 from hook.errors import ConfigError
 
 
@@ -25,6 +31,7 @@ def add_parser(commands) -> None:
         help="classification: a .csv file (default: standard output); segmentation: a folder, or "
         "a .tif file for one image",
     )
+    add_bidx(parser, "image")
     add_run_options(parser, batch_size=8, unit="images")
     parser.set_defaults(run=run)
 

@@ -17,6 +17,7 @@ from hook.datasets.statistics import labelled_statistics
 from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset, merge_options
 from hook.engine.runner import set_amp
 from hook.errors import ConfigError, DataError
+from hook.geo.bands import scale_tags
 from hook.geo.raster import open_raster
 from hook.tokenizers import PRESETS
 
@@ -109,6 +110,7 @@ def fit_data(cfg: Config, found: LabelledImages) -> None:
     cfg.model.decode_head.num_classes = len(found.classes)
     with open_raster(found.images[0]) as src:
         is_rgb = len(found.bands) == 3 and set(src.dtypes) == {"uint8"}
+        is_rgb = is_rgb and scale_tags(src, src.indexes) is None
     for step in () if is_rgb else cfg.train_dataloader.dataset.pipeline:
         if "transforms" in step:
             step.transforms = [t for t in step.transforms if t.get("type") not in _FOR_RGB]

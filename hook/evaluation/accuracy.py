@@ -1,6 +1,7 @@
 """Accuracy of scene classification: top-k, per class and mean; predictions as CSV."""
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class Accuracy(BaseMetric):
         for sample in data_samples:
             score = torch.as_tensor(sample["pred_score"]).detach().float().cpu()
             truth = sample.get("gt_label")
-            truth = None if truth is None else int(truth)
+            # An image without a valid pixel has no class to be found.
+            truth = None if truth is None or sample.get("blank", False) else int(truth)
             where = sample.get("img_path", "an image")
             if score.numel() != num_classes:
                 raise ConfigError(
@@ -81,7 +83,7 @@ class Accuracy(BaseMetric):
                     found=truth,
                     remedy="check the dataset's classes against its labels",
                 )
-            if not score.isfinite().all():
+            if not (sample.get("blank", False) or score.isfinite().all()):
                 raise no_prediction(str(where))
             self.results.append((str(where), truth, score.numpy()))
 
@@ -97,6 +99,14 @@ class Accuracy(BaseMetric):
         classes = class_names(self.dataset_meta, "hook.Accuracy")
         if self.output_dir is not None:
             write_predictions(Path(self.output_dir) / "predictions.csv", classes, results)
+        blank = [name for name, truth, score in results if truth is None and np.isnan(score).all()]
+        if blank:
+            print_log(
+                f"{len(blank)} images have no valid pixel and are not counted, the first: "
+                f"{blank[0]}",
+                "current",
+                logging.WARNING,
+            )
         labelled = [(truth, score) for _, truth, score in results if truth is not None]
         if not labelled:
             print_log("No image has a label: no accuracy is computed.", "current")

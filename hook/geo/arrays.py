@@ -55,8 +55,8 @@ def raster_file(image: Any, name: str = "array", classes: bool = False) -> Itera
 
     Args:
         image: A path, which is yielded unchanged; values (bands, rows, cols) or (rows, cols); or a
-            DataArray of these dimensions, optionally with CRS, coordinates, nodata value and band
-            names, as rioxarray reads and writes them.
+            DataArray of these dimensions, optionally with CRS, coordinates, nodata value, scale and
+            offset, and band names, as rioxarray reads and writes them.
         name: Stem of the file.
         classes: The values are class indexes; floating point with NaN for nodata is accepted, as
             rioxarray reads a map with ``masked=True``.
@@ -84,7 +84,7 @@ def write_array(path: str | os.PathLike, image: Any, classes: bool = False) -> N
     values, options, names = _split_array(image)
     if classes:
         values, options = _as_classes(values, options)
-    _write(Path(path), values, options, names)
+    _write(Path(path), values, options, names, _tags_of(image, len(values)))
 
 
 def check_array(image: Any) -> tuple[int, int]:
@@ -296,6 +296,27 @@ def _nodata_of(image: Any) -> float | None:
     return None if found is None else float(found)
 
 
+def _tags_of(image: Any, count: int) -> dict[str, list[float]]:
+    """Return scale and offset of the bands of a DataArray; other arrays have none."""
+    tags = {}
+    attrs = getattr(image, "attrs", {})
+    for name, one, several, none in (
+        ("scales", "scale_factor", "scales", 1.0),
+        ("offsets", "add_offset", "offsets", 0.0),
+    ):
+        values = attrs.get(several, attrs.get(one, none))
+        try:
+            tags[name] = np.broadcast_to(np.ravel(values).astype(float), count).tolist()
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the DataArray's {one}",
+                expected=f"a number, or {several} with one for each of {count} bands",
+                found=values,
+                remedy="correct or delete it in attrs",
+            ) from None
+    return tags
+
+
 def _band_names(image: Any, band_dims: list[str], count: int) -> list[str] | None:
     names = image.attrs.get("long_name")
     if isinstance(names, list | tuple) and len(names) == count:
@@ -307,7 +328,9 @@ def _band_names(image: Any, band_dims: list[str], count: int) -> list[str] | Non
     return None
 
 
-def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] | None) -> None:
+def _write(
+    path: Path, values: np.ndarray, options: dict, names: Sequence[str] | None, tags: dict
+) -> None:
     count, height, width = values.shape
     with quiet_open(
         path, "w", driver="GTiff", count=count, height=height, width=width,
@@ -319,6 +342,8 @@ def _write(path: Path, values: np.ndarray, options: dict, names: Sequence[str] |
         sink.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1)]
         if names:
             sink.descriptions = tuple(names)
+        if set(tags["scales"]) != {1.0} or set(tags["offsets"]) != {0.0}:
+            sink.scales, sink.offsets = tags["scales"], tags["offsets"]
 
 
 # ---------------------------------------------------------------------------------- results

@@ -48,10 +48,21 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
     """Open a file, or any dataset name GDAL accepts, to be read inside :func:`reading`.
 
     Raises:
-        DataError: GDAL cannot open it; or ``error``.
+        DataError: GDAL cannot open it, or its values are complex; or ``error``.
     """
     with reading(path, error):
-        return quiet_open(path)
+        source = quiet_open(path)
+    # Read as a real type, GDAL returns the real part without a word.
+    found = next((dtype for dtype in source.dtypes if dtype.startswith("complex")), None)
+    if found is not None:
+        source.close()
+        raise error(
+            f"{path}: complex values",
+            expected="bands of integers or real numbers",
+            found=found,
+            remedy="write their amplitude, numpy.abs(values), to a file and use that",
+        )
+    return source
 
 
 @contextmanager
@@ -59,7 +70,7 @@ def open_raster(path: Any, error: type[HookError] = DataError) -> Iterator[raste
     """Open a file, or any dataset name GDAL accepts, for a ``with`` block inside :func:`reading`.
 
     Raises:
-        DataError: GDAL fails; or ``error``.
+        DataError: GDAL fails, or the values are complex; or ``error``.
     """
     with reading(path, error), open_dataset(path, error) as source:
         yield source
@@ -250,26 +261,48 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
     return nodata
 
 
+def finite(values: np.ndarray) -> np.ndarray:
+    """Return where values are numbers that float32, the type of the models, can hold.
+
+    False for NaN, infinity, and the limits of float32 and beyond, which some programs store for
+    nodata without a tag.
+    """
+    if values.dtype.kind != "f":
+        return np.ones(values.shape, bool)
+    return np.abs(values) < np.finfo(np.float32).max
+
+
 class Validity:
-    """Validity masks of bands: False for NaN, nodata, and pixels a mask or alpha band masks.
+    """Validity of bands: False for NaN, infinity and nodata, and where a mask or alpha band is 0.
+
+    An alpha band among the bands is data and masks nothing: GDAL declares the fourth of four 8-bit
+    bands as alpha by default.
 
     Args:
         source: Open raster, whose header is read once.
         indexes: 1-based bands.
         nodata: Replaces the nodata value of the file; NaN for none.
+        masked_by: 1-based alpha bands that mask; default: all that are not in ``indexes``.
     """
 
     def __init__(
-        self, source: Dataset, indexes: Sequence[int], nodata: float | None = None
+        self,
+        source: Dataset,
+        indexes: Sequence[int],
+        nodata: float | None = None,
+        masked_by: Sequence[int] | None = None,
     ) -> None:
         self._source, self._indexes = source, list(indexes)
+        if masked_by is None:
+            masked_by = [band for band in alpha_bands(source) if band not in self._indexes]
+        self._alphas = list(masked_by)
         flags = source.mask_flag_enums
         flags = [flags[index - 1] for index in self._indexes]
-        self._masked = any(MaskFlags.per_dataset in each for each in flags)
-        # GDAL uses an alpha band as the mask only if it is the second or fourth band of a file
-        # without a nodata value.
-        gdal_uses_alpha = all(MaskFlags.alpha in each for each in flags)
-        self._alphas = [] if gdal_uses_alpha else alpha_bands(source)
+        # GDAL's mask of the dataset is its alpha band if that is the second or fourth band of a
+        # file without a nodata value.
+        self._masked = any(
+            MaskFlags.per_dataset in each and MaskFlags.alpha not in each for each in flags
+        )
         values = (nodata_of(source, index, nodata) for index in self._indexes)
         self._nodata = [
             None if value is None else np.asarray(value).astype(source.dtypes[index - 1])
@@ -284,11 +317,11 @@ class Validity:
             **options: ``window`` that was read, and ``out_shape`` (C, H, W) if it was resampled.
         """
         resampled = "out_shape" in options
-        valid = np.ones(values.shape, bool)
+        valid = finite(values)
         # Resampled values cannot be compared with a nodata value; GDAL's masks are resampled too.
-        if self._masked or resampled:
+        if self._masked or (resampled and any(nodata is not None for nodata in self._nodata)):
             with quiet() if self._alphas else nullcontext():
-                valid = self._source.read_masks(self._indexes, **options) > 0
+                valid &= self._source.read_masks(self._indexes, **options) > 0
         if self._alphas:
             if resampled:
                 options["out_shape"] = (len(self._alphas), *values.shape[1:])
@@ -296,8 +329,6 @@ class Validity:
         for band, mask, nodata in zip(values, valid, self._nodata, strict=True):
             if nodata is not None and not resampled:
                 mask &= band != nodata
-            if band.dtype.kind == "f":
-                mask &= ~np.isnan(band)
         return valid
 
 
@@ -313,10 +344,8 @@ def read_valid(
 
 
 def valid_values(image: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return where no band of an image (C, H, W) is NaN or nodata, (H, W) bool."""
-    valid = np.ones(image.shape[1:], dtype=bool)
-    if image.dtype.kind == "f":
-        valid &= ~np.isnan(image).any(axis=0)
+    """Return where all bands of an image (C, H, W) are finite and not nodata, (H, W) bool."""
+    valid = finite(image).all(axis=0)
     if nodata is not None and not np.isnan(nodata):
         valid &= (image != nodata).all(axis=0)
     return valid

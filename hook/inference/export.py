@@ -174,7 +174,7 @@ class PixelsToProbabilities(nn.Module):
         Returns:
             (B, K, window, window) for a segmentation, (B, K) for a classification.
         """
-        invalid = image.isnan()
+        invalid = ~(image.abs() < torch.finfo(torch.float32).max)  # also of NaN
         if self.nodata is not None and not math.isnan(self.nodata):
             # Compare within the rounding of the division in float32.
             nodata = self.nodata / 255

@@ -1,6 +1,7 @@
 """Predict classes or masks of single images."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,15 +11,16 @@ import rasterio
 import torch
 from torch import nn
 
-from hook.arguments import bad_argument, check_int, check_path
+from hook.arguments import bad_argument, check_bands, check_int, check_path
 from hook.engine.models import is_segmentation
 from hook.engine.tta import KINDS as TTA_KINDS
 from hook.errors import ConfigError, DataError
 from hook.evaluation.samples import warn_no_prediction, without_class
 from hook.geo.arrays import is_array
+from hook.geo.bands import value_range
 from hook.geo.staging import check_output, replaced_by
 from hook.geo.styles import map_dtype
-from hook.inference.images import inference_pipeline, read_sample
+from hook.inference.images import ValueCheck, inference_pipeline, read_sample
 from hook.inference.models import Model, chosen_tokens, load_model, model_files
 from hook.progress import progress_bar
 
@@ -29,9 +31,10 @@ class Prediction(NamedTuple):
     file: str
     """Name of the image."""
     label: str | None
-    """Class name of a classification; None if the scores are not finite."""
+    """Class name of a classification; None if the image has no valid pixel, or the scores are not
+    finite."""
     scores: np.ndarray | None
-    """(K,) probabilities of a classification."""
+    """(K,) probabilities of a classification; NaN for an image without a valid pixel."""
     mask: np.ndarray | None
     """(H, W) class indexes of a segmentation, 255 (65535 beyond 255 classes) where the image has no
     data or the scores are not finite; None if written."""
@@ -50,6 +53,7 @@ def predict_files(
     batch_size: int = 8,
     tta: str | bool | None = None,
     num_tokens: int | None = None,
+    bidx: Sequence[int | str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[Prediction]:
@@ -64,11 +68,14 @@ def predict_files(
         batch_size: Images per batch; a batch has images of one size.
         tta: Average over flips (``"flip"``) or flips and 90-degree rotations (``"d4"`` or True).
         num_tokens: Number of tokens; default: the model's.
+        bidx: Names or 1-based numbers of the bands in the model's order; default: the bands of the
+            model's dataset meta.
         overwrite: Replace existing files.
         progress: Show a progress bar on a terminal.
 
     Returns:
-        One prediction per file, in order. Written masks are not kept in memory.
+        One prediction per file, in order. Written masks are not kept in memory. An image without a
+        valid pixel gets no class, with a warning.
 
     Raises:
         DataError: A file is missing, unreadable, or does not fit the model.
@@ -100,6 +107,8 @@ def predict_files(
             found=f"{len(missing)} of {len(files)} missing",
             remedy="check the paths",
         )
+    if bidx is not None:
+        bidx = check_bands(bidx)
     model = load_model(model, device=device)
     segments = is_segmentation(model)
     targets = _plan_output(files, out, segments, overwrite)
@@ -114,10 +123,15 @@ def predict_files(
     if num_tokens is not None:
         options["num_tokens"] = chosen_tokens(model, num_tokens)
     predictions: list[Prediction] = []
-    for batch in _batches(files, model, pipeline, batch_size, progress):
+    check = ValueCheck(model)
+    for batch in _batches(files, model, pipeline, batch_size, progress, bidx, check):
         for (path, _), result in zip(batch, _run(model, batch, options), strict=True):
             target = targets.get(str(path))
             predictions.append(_to_prediction(model, str(path), result, target))
+    check.warn()
+    if check.blank:
+        more = f" ({len(check.blank)} of {len(files)} images)" if len(check.blank) > 1 else ""
+        warnings.warn(f"{check.blank[0]}: no valid pixel, and so no class{more}", stacklevel=2)
     if out is not None and not segments:
         from hook.evaluation.accuracy import write_predictions  # imports MMEngine's metrics
 
@@ -172,12 +186,16 @@ def _plan_output(files, out, segments: bool, overwrite: bool) -> dict[str, Path]
     return targets
 
 
-def _batches(files, model, pipeline, batch_size: int, progress: bool) -> Iterator[list]:
+def _batches(
+    files, model, pipeline, batch_size: int, progress: bool, bidx, check: ValueCheck
+) -> Iterator[list]:
     """Yield batches of (path, packed sample) with images of one size."""
     batch: list[tuple[str, dict]] = []
     for number, path in enumerate(progress_bar(files, unit="image", show=progress)):
-        sample = pipeline(read_sample(path, model))
+        sample = read_sample(path, model, bidx, "bidx (--bidx)")
         path = f"array {number}" if is_array(path) else path
+        check.add(path, value_range(sample["img"].transpose(2, 0, 1), sample["valid"] > 0))
+        sample = pipeline(sample)
         if batch and (
             len(batch) == batch_size or batch[0][1]["inputs"].shape != sample["inputs"].shape
         ):
@@ -212,8 +230,8 @@ def _to_prediction(model, path: str, result, target: Path | None) -> Prediction:
     classes = model.dataset_meta["classes"]
     if not is_segmentation(model):
         scores = result.pred_score.float().cpu().numpy()
-        label = classes[int(result.pred_label)]
-        if not np.isfinite(scores).all():
+        label = classes[int(result.pred_label)] if "pred_label" in result else None
+        if label is not None and not np.isfinite(scores).all():
             warn_no_prediction(path)
             label = None
         return Prediction(path, label, scores, None, None, result.metainfo.get("geo"))

@@ -1,10 +1,11 @@
-"""Read images as a model's datasets do."""
+"""Read images as a model's datasets do, and compare their values with its training data."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from rasterio.windows import Window
 from torch import nn
 
 from hook.arguments import short_repr
@@ -12,21 +13,37 @@ from hook.engine.configs import config_errors
 from hook.engine.models import get_num_bands, is_segmentation
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array, is_data_array, raster_file
-from hook.geo.bands import resolve_bands
-from hook.geo.raster import open_raster, parse_nodata, read_valid, unused_georeference
+from hook.geo.band_reader import BandReader
+from hook.geo.bands import resolve_bands, value_range
+from hook.geo.raster import (
+    alpha_bands,
+    finite,
+    open_raster,
+    parse_nodata,
+    unused_georeference,
+)
 from hook.inference.models import find_key
 
 # Loading transforms; samples are loaded already.
 _LOADING = ("LoadImageFromFile", "LoadAnnotations", "LoadBands")
+_MAX_SHIFT = 8.0  # of the mean from that of training, in standard deviations of training
+_MIN_SIZE = 0.02  # of the largest value, relative to the values of training
 
 
-def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
+def read_sample(
+    path: Any,
+    model: nn.Module,
+    bidx: Sequence[int | str] | None = None,
+    option: str | None = None,
+) -> dict[str, Any]:
     """Read an image as the model's datasets do.
 
     Args:
         path: Any raster that GDAL opens: GeoTIFF, PNG, JPEG; or an array, see
             :func:`hook.geo.arrays.raster_file`.
-        model: A loaded model; the bands are those of its ``dataset_meta``.
+        model: A loaded model.
+        bidx: Bands in the model's order; None for those of its ``dataset_meta``.
+        option: Name of the user's option for ``bidx``, for the errors.
 
     Returns:
         Sample for a pipeline: ``img`` (H, W, C) native values, ``valid`` (H, W) uint8, sizes, and
@@ -37,12 +54,16 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
     """
     if is_array(path):
         with raster_file(path) as file:
-            return read_sample(file, model)
+            return read_sample(file, model, bidx, option)
     meta = model.dataset_meta
+    bands = bidx or meta.get("bands")
     with open_raster(path) as source:
-        indexes = resolve_bands(source, meta.get("bands"))
-        image = source.read(indexes)
-        valid = read_valid(source, indexes, image, nodata=parse_nodata(meta.get("nodata")))
+        indexes = resolve_bands(source, bands, option)
+        nodata = parse_nodata(meta.get("nodata"))
+        masked_by = alpha_bands(source) if bands is None else None
+        reader = BandReader(source, indexes, nodata, meta, masked_by=masked_by)
+        image, valid = reader.read(Window(0, 0, source.width, source.height))
+        valid = valid.all(axis=0)
         crs, transform = source.crs, source.transform
         if lost := unused_georeference(source):
             warnings.warn(
@@ -55,7 +76,9 @@ def read_sample(path: Any, model: nn.Module) -> dict[str, Any]:
             f"image {path} has a different number of bands than the model",
             expected=f"{wanted} bands",
             found=f"{len(image)} bands",
-            remedy="list the bands in metainfo['bands'] of the config",
+            remedy=f"select them in the model's order with {option}"
+            if option
+            else "use a file of the model's bands in its order",
         )
     sample = {
         "img": np.ascontiguousarray(image.transpose(1, 2, 0)),
@@ -107,7 +130,8 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
 
     Args:
         values: (C, H, W), the image.
-        valid: (H, W), nonzero where pixels are valid; None: everywhere.
+        valid: (H, W), nonzero where pixels are valid; None: everywhere. Pixels with NaN or infinity
+            are not.
         name: Name of the image in messages.
         blank: Allow an image without valid pixels.
 
@@ -124,7 +148,15 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
             found=f"shape {found.shape} with {what}",
             remedy="pass a validity of the image's height and width, True where pixels are valid",
         )
-    return found != 0
+    found = (found != 0) & finite(values).all(axis=0)
+    if not (blank or found.any()):
+        raise DataError(
+            f"{name} has no valid pixel",
+            expected="finite values",
+            found="NaN or infinity in each pixel",
+            remedy="pass an image with data",
+        )
+    return found
 
 
 def refuse_validity(image: Any, valid: Any) -> None:
@@ -153,3 +185,80 @@ def inference_pipeline(model: nn.Module) -> Callable[[dict], dict]:
     kept = [s for s in steps if str(s.get("type")).rpartition(".")[2] not in _LOADING]
     with config_errors("the test pipeline"):
         return Compose(kept)
+
+
+class ValueCheck:
+    """Compares the values of images with the mean and standard deviation of a model's training.
+
+    An image is far from the training data if most of its bands are: by their mean, or because all
+    values are very small, as 0 to 1 is for a model of 8-bit images. Dark and bright images, and
+    those with clouds, are not.
+
+    Args:
+        model: A loaded model. Without statistics in its preprocessor nothing is compared.
+
+    Attributes:
+        blank: Names of images without a valid pixel.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        preprocessor = model.data_preprocessor
+        normalises = getattr(preprocessor, "_enable_normalize", hasattr(preprocessor, "mean"))
+        self._mean = self._std = None
+        self.blank: list[str] = []
+        self._far: list[tuple[str, np.ndarray]] = []
+        self._checked = 0
+        if not normalises:
+            return
+        mean, std = (
+            getattr(preprocessor, name).detach().cpu().double().numpy().ravel()
+            for name in ("mean", "std")
+        )
+        if mean.any() or (std != 1).any():
+            meta = model.dataset_meta
+            scale, offset = (
+                np.asarray(value if meta.get(key) is None else meta[key], np.float64)
+                for key, value in (("scale", 1), ("offset", 0))
+            )
+            self._mean, self._std = (mean - offset) / scale, std / np.abs(scale)
+
+    def add(self, name: object, ranges: np.ndarray) -> None:
+        """Add the :func:`hook.geo.bands.value_range` of an image."""
+        self._checked += 1
+        seen = ranges[0] > 0
+        if not seen.any():
+            self.blank.append(str(name))
+        if self._mean is None or not seen.any() or self._mean.size not in (1, len(seen)):
+            return
+        mean, std = (np.broadcast_to(v, len(seen))[seen] for v in (self._mean, self._std))
+        count, total, low, high = ranges[:, seen]
+        shift = np.abs(total / count - mean) / std
+        training = np.abs(mean) + 2 * std
+        eight_bit = (mean > 8) & (training < 384)
+        far = (shift > _MAX_SHIFT) | (eight_bit & (shift > 3) & (high > 510))
+        # A dark 8-bit image of integers is not one scaled to 0 to 1.
+        small = np.maximum(np.abs(low), np.abs(high)) < _MIN_SIZE * training
+        far |= small & ~(eight_bit & (total == np.rint(total)) & (low >= 0))
+        if 2 * far.sum() >= far.size:
+            self._far.append((str(name), ranges[:, seen]))
+
+    def warn(self, stacklevel: int = 3) -> None:
+        """Warn once of all images that are far from the training data."""
+        if not self._far:
+            return
+        name, (count, total, low, high) = self._far[0]
+        more = f" ({len(self._far)} of {self._checked} images)" if len(self._far) > 1 else ""
+        warnings.warn(
+            f"{name}{more}: values from {low.min():.4g} to {high.max():.4g} (mean "
+            f"{total.sum() / count.sum():.4g}), but the model was trained on values of mean "
+            f"{self._mean.mean():.4g} and standard deviation {self._std.mean():.4g}; convert them "
+            "to the units of its training data",
+            stacklevel=stacklevel,
+        )
+
+
+def check_image(model: nn.Module, name: str, values: np.ndarray, valid: np.ndarray) -> None:
+    """Warn if the values (C, H, W) of one image are far from the model's training data."""
+    check = ValueCheck(model)
+    check.add(name, value_range(values, valid != 0))
+    check.warn(stacklevel=4)

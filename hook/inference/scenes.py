@@ -23,6 +23,7 @@ from hook.geo.arrays import check_no_resume, raster_files
 from hook.geo.bands import image_bands, resolve_bands
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
+from hook.inference.images import ValueCheck
 from hook.inference.models import Model, load_model, model_files
 from hook.scenes.cluster import connect, on_cluster
 from hook.scenes.pipeline import RunBlocks
@@ -128,10 +129,27 @@ class SceneModel:
         model, scene = self.model, request.input[0]
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
         bands = choose_bands(model, scene, request.bidx)
+        names = request.bidx or model.dataset_meta.get("bands")
+        if names is not None:
+            bands = tuple(names)  # which each file may have in an order of its own
         self._set_resolution(scene_resolution(scene))
         window = request.window or default_window(model)
-        protect = (*request.protect, *model_files(model))
-        return replace(request, window=window, bidx=bands, nodata=nodata, protect=protect)
+        meta = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
+        return replace(
+            request,
+            window=window,
+            bidx=bands,
+            nodata=nodata,
+            metainfo=meta,
+            protect=(*request.protect, *model_files(model)),
+        )
+
+    def _check_values(self, request: SceneRequest, report: Any) -> None:
+        """Warn once if the values of a scene are far from the model's training data."""
+        check = ValueCheck(self.model)
+        for path, ranges in zip(request.input, report.ranges, strict=True):
+            check.add(path, ranges)
+        check.warn()
 
     @contextmanager
     def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:

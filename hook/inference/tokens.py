@@ -11,6 +11,7 @@ from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_data_array
 from hook.geo.bands import to_model_units
 from hook.inference.images import (
+    check_image,
     check_validity,
     check_values,
     inference_pipeline,
@@ -62,13 +63,17 @@ def image_tokens(
     if isinstance(image, (str, os.PathLike)) or is_data_array(image):
         refuse_validity(image, valid)
         name = "the image" if is_data_array(image) else f"image {image}"
-        packed = inference_pipeline(model)(read_sample(image, model))
+        read = read_sample(image, model)
+        check_image(model, name, read["img"].transpose(2, 0, 1), read["valid"])
+        packed = inference_pipeline(model)(read)
         inputs, sample = packed["inputs"], packed["data_samples"]
     else:
         name, sample = "the image", BaseDataElement()
         values = check_values(model, image, name)
-        if valid is not None:
-            valid = check_validity(values, valid, name, blank=True)
+        known = check_validity(values, valid, name, blank=True)
+        check_image(model, name, values, known)
+        if valid is not None or not known.all():
+            valid = known
             sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
         inputs = torch.from_numpy(to_model_units(values, valid, model.dataset_meta))
     data = model.data_preprocessor({"inputs": [inputs], "data_samples": [sample]}, False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
@@ -88,6 +89,9 @@ class TokenClassifier(TokenModel, BaseModel):
         scores = result if are_scores else self._scores(result)
         samples = data_samples or [ClsDataSample() for _ in range(len(scores))]
         for sample, score in zip(samples, scores, strict=True):
+            if sample.get("blank", False):  # nothing to classify
+                sample.pred_score = torch.full_like(score, torch.nan)
+                continue
             sample.pred_label = int(score.argmax())
             sample.pred_score = score.detach()
         return samples

@@ -1,8 +1,10 @@
 """Batching and normalisation for any number of bands."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
@@ -10,7 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.registry import MODELS
 from hook.structures import ClsDataSample
 
@@ -100,6 +102,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
 class ClsDataPreProcessor(BaseDataPreprocessor):
     """Normalise and stack images; mixup and cutmix while training.
 
+    Images without a valid pixel are left out of training, with a warning.
+
     Args:
         mean: Mean per band in model units.
         std: Standard deviation per band in model units.
@@ -142,6 +146,7 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
             kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha
         ]
         self.mix = v2.RandomChoice(mixers) if mixers else None
+        self._warned = False
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise and stack a batch.
@@ -156,7 +161,10 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
 
         Raises:
             ConfigError: The images differ in size, or in bands from mean and std.
+            DataError: No image of a training batch has a valid pixel.
         """
+        if training and data.get("data_samples"):
+            data = self._without_blank(data)
         data = self.cast_data(data)
         images, samples = data["inputs"], data.get("data_samples")
         _check_bands(images[0], self.mean)
@@ -172,6 +180,30 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         if training and self.mix is not None:
             inputs = self._mix(inputs, samples)
         return {"inputs": inputs, "data_samples": samples}
+
+    def _without_blank(self, data: dict) -> dict:
+        """Remove images without a valid pixel from a batch."""
+        samples = data["data_samples"]
+        kept = [k for k, sample in enumerate(samples) if not sample.get("blank", False)]
+        if len(kept) == len(samples):
+            return data
+        name = next(s.get("img_path", "an image") for s in samples if s.get("blank", False))
+        if not kept:
+            raise DataError(
+                f"{name}: no valid pixel in it nor in the rest of its batch",
+                expected="images with data",
+                remedy="remove such images from the split, or correct metainfo['nodata']",
+            )
+        if not self._warned:
+            self._warned = True
+            print_log(
+                f"{name}: no valid pixel. Such images are left out of training.",
+                "current",
+                logging.WARNING,
+            )
+        inputs = data["inputs"]
+        inputs = inputs[kept] if isinstance(inputs, Tensor) else [inputs[k] for k in kept]
+        return data | {"inputs": inputs, "data_samples": [samples[k] for k in kept]}
 
     def _mix(self, inputs: Tensor, samples: list[ClsDataSample]) -> Tensor:
         """Mix images, labels and validity: a pixel is valid if valid in all images mixed there."""

@@ -4,7 +4,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
 from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
 from hook.regions.strips import StripWriter, read_strips
-from hook.scenes.pipeline import Job, RunBlocks, Scene, run_missing_blocks, unfinished
+from hook.scenes.pipeline import (
+    Job,
+    RunBlocks,
+    Scene,
+    ranges_of,
+    run_missing_blocks,
+    unfinished,
+)
 from hook.scenes.reader import SceneReader
 from hook.scenes.vector_files import GridSpec
 
@@ -44,6 +51,8 @@ class RegionReport:
     """Wall time."""
     resumed_windows: int = 0
     """Windows finished by an interrupted run."""
+    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
+    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
 
     def __str__(self) -> str:
         return (
@@ -162,6 +171,7 @@ def extract_regions(
         empty_windows=sum(block["empty"] for block in done),
         seconds=time.monotonic() - start,
         resumed_windows=resumed,
+        ranges=ranges_of(done),
     )
 
 

@@ -96,7 +96,7 @@ class StripWriter:
         if step.last:
             self._finish_row()
             self._journal.commit(self._names)
-            done = {"empty": self._empty, "pixels": self._pixels}
+            done = {"empty": self._empty, "pixels": self._pixels, "ranges": step.ranges}
             self._journal.write_text(step.block.note, json.dumps(done))
             self._begin_block()
 

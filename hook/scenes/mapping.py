@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +44,7 @@ from hook.scenes.pipeline import (
     Scene,
     Step,
     WindowPlan,
+    ranges_of,
     run_missing_blocks,
     unfinished,
 )
@@ -79,6 +80,8 @@ class MapReport:
     """Wall time."""
     resumed_windows: int = 0
     """Windows mapped by an interrupted run."""
+    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
+    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
 
     def __str__(self) -> str:
         return (
@@ -98,9 +101,9 @@ class MapPlan(WindowPlan):
     def fingerprint(self) -> dict[str, Any]:
         """Return what determines the bytes of the map, except scene and model."""
         options = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "layers"
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name != "layers"
         }
         return {**options, "layers": [layer.describe() for layer in self.layers]}
 
@@ -252,14 +255,15 @@ def map_scene(
         files.commit()
         if request.vectors is not None:
             _write_vectors(request, plan.layers[-1].class_names)
-        empty = sum(journal.read_json(block.note)["empty"] for block in plan.blocks)
+        notes = [journal.read_json(block.note) for block in plan.blocks]
     return MapReport(
         windows=len(plan.grid),
-        empty_windows=empty,
+        empty_windows=sum(note["empty"] for note in notes),
         pixels=int(counts[:num_classes].sum()),
         class_pixels=tuple(counts[:num_classes].tolist()),
         seconds=time.monotonic() - begun,
         resumed_windows=resumed,
+        ranges=ranges_of(notes),
     )
 
 
@@ -341,7 +345,7 @@ class _BlockWriter:
             else:
                 self._blender.add(window, next(remaining), covered)
         if step.last:
-            self._finish(step.block)
+            self._finish(step)
 
     def _begin(self, block: Block) -> None:
         plan = self._plan
@@ -375,7 +379,8 @@ class _BlockWriter:
         """Return the path of the upper or lower seam of the block."""
         return self._journal.path(_seam(self._block.index, side))
 
-    def _finish(self, block: Block) -> None:
+    def _finish(self, step: Step) -> None:
+        block = step.block
         self._blender.finish()
         names = list(self._names) if self._files else []
         for file in self._files:
@@ -385,7 +390,8 @@ class _BlockWriter:
                 file.close()
             names.append(_seam(block.index, side))
         self._journal.commit(names)
-        self._journal.write_text(block.note, json.dumps({"empty": self._empty}))
+        note = {"empty": self._empty, "ranges": step.ranges}
+        self._journal.write_text(block.note, json.dumps(note))
         self._files, self._seams, self._blender = [], {}, None
         if self._journal.owned:
             join_seams(self._journal, self._plan, block.index)

@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 
+from hook.geo.bands import merge_ranges
 from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.scenes.blocks import Block, BlockPlan
@@ -27,8 +28,9 @@ class Scene:
     """Arguments of :class:`SceneReader`."""
 
     paths: tuple[str, ...]
-    indexes: tuple[int, ...] | None = None
+    indexes: tuple[int | str, ...] | None = None
     nodata: float | str | None = None
+    metainfo: Mapping[str, Any] | None = None
     aoi: AreaOfInterest | None = None
     cells: tuple[int, int] | None = None
     """Sides of a window and of a cell, for one class per cell, see :class:`CellReader`."""
@@ -36,11 +38,12 @@ class Scene:
     @classmethod
     def of(cls, request: SceneRequest, cells: tuple[int, int] | None = None) -> "Scene":
         """Create it from a request."""
-        return cls(request.input, request.bidx, request.nodata, request.aoi, cells)
+        options = request.bidx, request.nodata, request.metainfo, request.aoi
+        return cls(request.input, *options, cells)
 
     def open(self) -> SceneReader | CellReader:
         """Open the scene."""
-        reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi)
+        reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi, self.metainfo)
         return reader if self.cells is None else CellReader(reader, *self.cells)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -172,6 +175,8 @@ class Step:
     valid: np.ndarray | None
     last: bool
     """Whether it is the last step of the block."""
+    ranges: list[list] = field(default_factory=list)
+    """With the last step: :meth:`SceneReader.take_ranges` of the block, as lists."""
 
 
 def move_windows(
@@ -220,6 +225,12 @@ def move_windows(
         writer.close()
 
 
+def ranges_of(notes: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
+    """Return the range of the values of each file from the notes of all blocks."""
+    files = zip(*(note["ranges"] for note in notes), strict=True)
+    return tuple(merge_ranges([np.array(one) for one in file]) for file in files)
+
+
 def _read_steps(
     reader: SceneReader | CellReader, plan: WindowPlan, blocks: Iterable[Block]
 ) -> Iterator[Step]:
@@ -237,7 +248,9 @@ def _read_steps(
             if not empty:
                 images.append(data.image)
                 valid.append(data.valid)
-        yield _step(block, windows, images, valid, size, last=True)
+        step = _step(block, windows, images, valid, size, last=True)
+        step.ranges = [one.tolist() for one in reader.take_ranges()]
+        yield step
 
 
 def _step(block, windows, images, valid, size: int, last: bool) -> Step:

@@ -3,7 +3,7 @@
 import math
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +14,21 @@ import shapely
 import shapely.affinity
 from rasterio import features
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from hook.errors import SceneError
-from hook.geo.bands import image_bands
+from hook.geo.band_reader import BandReader, PixelGrid
+from hook.geo.bands import (
+    image_bands,
+    match_bands,
+    merge_ranges,
+    resolve_bands,
+    unsure_bands,
+    value_range,
+)
 from hook.geo.measure import full_turn, grid_bounds, horizontal_crs
 from hook.geo.raster import (
     GDAL_ERRORS,
-    Dataset,
-    Validity,
     describe,
     nodata_of,
     open_dataset,
@@ -31,7 +36,6 @@ from hook.geo.raster import (
     parse_nodata,
     reason,
     unused_georeference,
-    warped,
 )
 from hook.geo.side_files import identity, side_file_settings
 from hook.geo.sources import local_files
@@ -71,26 +75,33 @@ class SceneReader:
 
     For the validity of pixels see :class:`hook.geo.raster.Validity`. Several files form one scene
     on the grid of the first: files on a different grid are resampled (nearest), and where files
-    overlap the first valid one is used.
+    overlap the first valid one is used. For their bands see :func:`hook.geo.bands.match_bands`.
 
     Args:
         paths: File or any dataset name GDAL accepts, or several.
-        indexes: 1-based bands, in the order of the model; all except alpha if None.
+        indexes: Names or 1-based indexes of the bands, in the order of the model; all except alpha
+            if None.
         nodata: Replaces the nodata value of the files: a number, ``"nan"``, or None to keep it.
         aoi: Area of interest: the scene is cropped to its bounding box, and pixels with centres
             outside its polygons are invalid.
+        metainfo: Dataset meta of the model, see :func:`hook.geo.bands.scale_tags`.
+
+    Attributes:
+        indexes: 1-based bands of the first file.
 
     Raises:
         SceneError: A file is missing or unreadable, a band does not exist, the files do not fit
             together, or the area of interest is outside the scene.
+        DataError: A file lacks a band, or its scale and offset tags cannot be applied.
     """
 
     def __init__(
         self,
         paths: str | Path | Sequence[str | Path],
-        indexes: Sequence[int] | None = None,
+        indexes: Sequence[int | str] | None = None,
         nodata: float | str | None = None,
         aoi: AreaOfInterest | None = None,
+        metainfo: Mapping[str, Any] | None = None,
     ) -> None:
         paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
         if not paths:
@@ -99,47 +110,45 @@ class SceneReader:
         self.path = str(paths[0])
         self._nodata = parse_nodata(nodata, "nodata", SceneError)
         self._sources: list[rasterio.DatasetReader] = []
-        self._open: list[Dataset] = []
+        self._ranges: list[np.ndarray] = []
         try:
             for path in paths:
                 self._sources.append(open_dataset(str(path), SceneError))
-                self._open.append(self._sources[-1])
             self._source = self._sources[0]
             self._check_bands(indexes)
-            self._align()
+            self._align(metainfo)
             self._crop(aoi)
         except BaseException:
             self.close()
             raise
 
-    def _check_bands(self, indexes: Sequence[int] | None) -> None:
+    def _check_bands(self, bands: Sequence[int | str] | None) -> None:
         source = self._source
-        if indexes is None:
-            indexes = image_bands(source)
-        self.indexes = [int(index) for index in indexes]
-        for other in self._sources:
-            if not self.indexes or not all(1 <= index <= other.count for index in self.indexes):
-                raise SceneError(
-                    f"{other.name}: bands that the file does not have",
-                    expected=f"1-based indexes from 1 to {other.count}",
-                    found=self.indexes,
-                    remedy="choose bands of this file",
-                )
-            for index in self.indexes:
-                if self._nodata is not None and not math.isnan(self._nodata):
-                    self._check_nodata(other, index)
-        self.dtype = np.result_type(
-            *(other.dtypes[index - 1] for other in self._sources for index in self.indexes)
-        )
-        if self.dtype.kind == "c":
+        if bands is None:
+            self.indexes = image_bands(source)
+        elif any(isinstance(band, str) for band in bands):
+            self.indexes = resolve_bands(source, bands, "--bidx")
+        else:
+            self.indexes = [int(band) for band in bands]
+        if not self.indexes or not all(1 <= index <= source.count for index in self.indexes):
             raise SceneError(
-                f"{self.path}: complex values",
-                expected="integer or real bands",
-                found=self.dtype,
-                remedy="convert the file to amplitude first",
+                f"{source.name}: bands that the file does not have",
+                expected=f"1-based indexes from 1 to {source.count}",
+                found=self.indexes,
+                remedy="choose bands of this file",
             )
-        # GDAL caches the blocks of all bands of pixel-interleaved files.
-        self._pixel_bytes = source.count * self.dtype.itemsize
+        self._bands = [self.indexes]
+        unsure = []
+        for other in self._sources[1:]:
+            found, is_sure = match_bands(source, self.indexes, other, bands, "--bidx")
+            self._bands.append(found)
+            unsure += [] if is_sure else [other.name]
+        if unsure:
+            warnings.warn(unsure_bands(unsure, source.name), stacklevel=4)
+        if self._nodata is not None and not math.isnan(self._nodata):
+            for other, indexes in zip(self._sources, self._bands, strict=True):
+                for index in indexes:
+                    self._check_nodata(other, index)
         self.block_height = max(height for height, _ in source.block_shapes)
         moments = [_time_of(other) for other in self._sources]
         self.times = None if None in moments else (min(moments), max(moments))
@@ -153,7 +162,7 @@ class SceneReader:
                 what = "not georeferenced in a CRS; its outputs have its transform only"
             warnings.warn(f"{self.path}: {what}", stacklevel=4)
 
-    def _align(self) -> None:
+    def _align(self, metainfo: Mapping[str, Any] | None) -> None:
         """Compute the common grid of all files, and the position of each file on it."""
         first = self._source
         self.crs, transform = first.crs, first.transform
@@ -176,23 +185,21 @@ class SceneReader:
         self.height, self.width = bottom - top, right - left
         self.transform = transform @ rasterio.Affine.translation(left, top)
         self._layers = []
-        for source, box in zip(self._sources, boxes, strict=True):
-            offset, nodata = (round(box[0]) - left, round(box[1]) - top), self._nodata
+        for source, indexes, box in zip(self._sources, self._bands, boxes, strict=True):
+            grid, origin = None, (round(box[0]) - left, round(box[1]) - top)
+            place = (*origin, source.width, source.height)
             if not _fits_grid(source, self.crs, transform, box):
-                source = warped(
-                    source,
-                    self.crs,
-                    nodata=self._nodata,
-                    transform=self.transform,
-                    height=self.height,
-                    width=self.width,
-                    resampling=Resampling.nearest,
-                )
-                self._open.append(source)
-                offset, nodata = (0, 0), None  # the warped dataset has the nodata value
-            validity = Validity(source, self.indexes, nodata)
-            self._layers.append(_SourceOnGrid(source, *offset, validity))
+                grid, origin = PixelGrid(self.crs, self.transform), (0, 0)
+                # Its edges may be curved on this grid.
+                x, y = math.floor(box[0]) - 1, math.floor(box[1]) - 1
+                place = (x - left, y - top, math.ceil(box[2]) + 1 - x, math.ceil(box[3]) + 1 - y)
+            reader = BandReader(source, indexes, self._nodata, metainfo, grid=grid)
+            self._layers.append(_SourceOnGrid(reader, *place, *origin))
+        self.dtype = np.result_type(*(layer.reader.dtype for layer in self._layers))
+        # GDAL caches the blocks of all bands of pixel-interleaved files.
+        self._pixel_bytes = first.count * self.dtype.itemsize
         self.row_bytes = self.width * self._pixel_bytes
+        self.take_ranges()
 
     def _crop(self, aoi: AreaOfInterest | None) -> None:
         """Crop the scene to the area of interest."""
@@ -222,7 +229,7 @@ class SceneReader:
         shapely.prepare(self._shapes[0])
         self.row_bytes = self.width * self._pixel_bytes
 
-    def _check_nodata(self, source: Dataset, index: int) -> None:
+    def _check_nodata(self, source: rasterio.DatasetReader, index: int) -> None:
         if nodata_of(source, index, self._nodata) is None:
             warnings.warn(
                 f"{self.path}: nodata {self._nodata:g} does not fit {source.dtypes[index - 1]} and "
@@ -280,22 +287,24 @@ class SceneReader:
         """Read a window from all files: values and validity (C, height, width)."""
         top, left = window.row_off + self._origin[0], window.col_off + self._origin[1]
         image = masks = None
-        for layer in self._layers:
+        for number, layer in enumerate(self._layers):
             first_row, first_col = max(top, layer.row_off), max(left, layer.col_off)
-            last_row = min(top + window.height, layer.row_off + layer.source.height)
-            last_col = min(left + window.width, layer.col_off + layer.source.width)
+            last_row = min(top + window.height, layer.row_off + layer.height)
+            last_col = min(left + window.width, layer.col_off + layer.width)
             if first_row >= last_row or first_col >= last_col:
                 continue
             values, valid = self._read_source(
                 layer,
                 RasterioWindow(
-                    first_col - layer.col_off,
-                    first_row - layer.row_off,
+                    first_col - layer.first_col,
+                    first_row - layer.first_row,
                     last_col - first_col,
                     last_row - first_row,
                 ),
                 window,
             )
+            ranges = self._ranges[number], value_range(values, valid)
+            self._ranges[number] = merge_ranges(ranges)
             if values.shape[1:] == (window.height, window.width) and image is None:
                 image, masks = values, valid
             else:
@@ -319,23 +328,32 @@ class SceneReader:
         self, layer: "_SourceOnGrid", area: RasterioWindow, window: Window
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a part of a file: values and validity (C, height, width)."""
-        source = layer.source
         try:
             # libjpeg only warns of truncated blocks and fills them with grey.
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
-                image = source.read(self.indexes, window=area, out_dtype=self.dtype)
-                return image, layer.validity.read(image, window=area)
+                image, valid = layer.reader.read(area)
         except GDAL_ERRORS as error:
             raise SceneError(
-                f"{source.name}: cannot be read at row {window.row_off}, column {window.col_off}",
+                f"{layer.reader.source.name}: cannot be read at row {window.row_off}, column "
+                f"{window.col_off}",
                 expected=f"{window.height} x {window.width} readable pixels",
                 found=reason(error),
                 remedy="the file is damaged or incomplete; fetch or write it again",
             ) from error
+        return image.astype(self.dtype, copy=False), valid
+
+    def take_ranges(self) -> list[np.ndarray]:
+        """Return the range of the values read from each file since the last call.
+
+        See :func:`hook.geo.bands.value_range`.
+        """
+        taken, blank = self._ranges, np.empty((len(self.indexes), 0, 0))
+        self._ranges = [value_range(blank, blank > 0) for _ in self._layers]
+        return taken
 
     def close(self) -> None:
         """Close the files."""
-        for source in reversed(self._open):
+        for source in self._sources:
             source.close()
 
     def __enter__(self) -> "SceneReader":
@@ -406,6 +424,10 @@ class CellReader:
         covered = covered[row : row + self._cell, col : col + self._cell]
         return WindowData(image, valid, np.array([[covered.any()]]))
 
+    def take_ranges(self) -> list[np.ndarray]:
+        """See :meth:`SceneReader.take_ranges`."""
+        return self._reader.take_ranges()
+
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
@@ -437,12 +459,15 @@ def _pad(
 
 
 class _SourceOnGrid(NamedTuple):
-    """A file, and its offset on the grid of the scene."""
+    """A file, the part of the scene's grid it covers, and where the grid of its reader begins."""
 
-    source: Any
+    reader: BandReader
     col_off: int
     row_off: int
-    validity: Validity
+    width: int
+    height: int
+    first_col: int
+    first_row: int
 
 
 def fingerprint_of_raster(path: str) -> dict[str, Any]:

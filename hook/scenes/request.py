@@ -11,7 +11,14 @@ import numpy as np
 import rasterio
 import shapely
 
-from hook.arguments import bad_argument, check_int, check_number, check_path, short_repr
+from hook.arguments import (
+    bad_argument,
+    check_bands,
+    check_int,
+    check_number,
+    check_path,
+    short_repr,
+)
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
 from hook.geo.vector import check_finite, read_vectors, warn_missing_crs
@@ -38,6 +45,8 @@ class SceneRequest:
         bidx: 1-based bands of the scene in the model's order; None for the bands of the model's
             dataset meta, else all bands except alpha.
         nodata: Replaces the scene's nodata value: a number or ``"nan"``.
+        metainfo: Dataset meta of the model with ``scale`` and ``offset``, which :mod:`hook.apis`
+            fills in, see :func:`hook.geo.bands.scale_tags`.
         aoi: Area of interest; only its bounding box is processed, and pixels outside it are
             invalid: a vector file of polygons, a GeoDataFrame, or a box (left, bottom, right, top)
             in the scene's CRS. Stored as :class:`hook.scenes.reader.AreaOfInterest`.
@@ -64,6 +73,7 @@ class SceneRequest:
     batch_size: int = 4
     bidx: Sequence[int | str] | None = None
     nodata: float | str | None = None
+    metainfo: Mapping[str, Any] | None = None
     aoi: Any = None
     cluster: str | None = None
     workers: int = 2
@@ -90,11 +100,7 @@ class SceneRequest:
                 "cluster", self.cluster, "'local', or the address of a Dask scheduler"
             )
         if self.bidx is not None:
-            if isinstance(self.bidx, str) or not isinstance(self.bidx, Sequence | np.ndarray):
-                raise bad_argument("bidx", self.bidx, "a list of bands, from 1, such as [3, 2, 1]")
-            # Names are allowed too, as in the dataset meta.
-            bands = [b if isinstance(b, str) else check_int("bidx", b) for b in self.bidx]
-            self._set(bidx=tuple(bands))
+            self._set(bidx=check_bands(self.bidx))
         for name in self._outputs:
             self._check_output(name)
         if self.aoi is not None:

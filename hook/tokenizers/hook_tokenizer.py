@@ -287,7 +287,7 @@ class HookTokenizer(nn.Module):
                 "resolution=<metres>"
             )
         if self.nan_is_invalid:
-            known = ~images.isnan().any(dim=1)
+            known = images.isfinite().all(dim=1)
             valid = known if valid is None else valid & known
         if self.training and self.band_dropout:
             images = self._drop_bands(images)

@@ -260,8 +260,6 @@ def _read(
             values, valid, extent = _read_one(source, indexes, box, pixels, resampling)
         else:
             values, valid, extent = _read_several(sources, indexes, bounds, pixels, resampling)
-    if values.dtype.kind == "f":  # an infinite value has no colour
-        valid = valid & np.isfinite(values).all(axis=0)
     georeferenced = crs is not None and (len(sources) > 1 or _is_georeferenced(sources[0]))
     return _Overview(values, valid, extent, CRS.from_user_input(crs) if georeferenced else None)
 

@@ -343,7 +343,13 @@ def _read(
     from rasterio import Affine
 
     from hook.geo.measure import metres_per_pixel
-    from hook.inference.images import check_validity, check_values, read_sample, refuse_validity
+    from hook.inference.images import (
+        check_image,
+        check_validity,
+        check_values,
+        read_sample,
+        refuse_validity,
+    )
 
     name, size = "", model.dataset_meta.get("resolution")
     if isinstance(image, str | os.PathLike) or is_data_array(image):
@@ -359,7 +365,9 @@ def _read(
         values = image
     label = name or "the image"
     values = np.ascontiguousarray(check_values(model, values, label))
-    return name, values, check_validity(values, valid, label), size
+    valid = check_validity(values, valid, label)
+    check_image(model, label, values, valid)
+    return name, values, valid, size
 
 
 def _classes_of_regions(

@@ -74,6 +74,16 @@ def test_without_labels_predictions_are_written_and_nothing_is_computed(tmp_path
         assert list(csv.reader(file))[1][:2] == ["a,b.tif", "water"]
 
 
+def test_an_image_without_a_valid_pixel_is_not_counted(tmp_path):
+    scores = torch.eye(4)[[0, 1, 2]]
+    samples = _samples(scores, [0, 1, 3])
+    blank = dict(pred_score=torch.full((4,), torch.nan), gt_label=0, img_path="b.tif", blank=True)
+    metrics = _evaluate(Accuracy(output_dir=str(tmp_path)), [*samples, blank])
+    assert metrics["accuracy/top1"] == pytest.approx(200 / 3, abs=1e-3)
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    assert [row["class"] for row in rows] == ["field", "forest", "town", ""]
+
+
 def test_bad_input():
     with pytest.raises(ConfigError, match="topk"):
         Accuracy(topk=(0,))

@@ -6,7 +6,7 @@ from mmengine.structures import PixelData
 
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models import ClsDataPreProcessor, SegDataPreProcessor
 from hook.structures import ClsDataSample
 
@@ -48,6 +48,19 @@ def test_wrong_statistics(kind):
 def test_images_of_different_size_are_refused():
     with pytest.raises(ConfigError, match="differ in size"):
         ClsDataPreProcessor()(dict(inputs=[torch.rand(3, 8, 8), torch.rand(3, 9, 8)]))
+
+
+def test_images_without_a_valid_pixel_are_left_out_of_training():
+    preprocessor = ClsDataPreProcessor()
+    samples = [ClsDataSample(gt_label=k, metainfo=dict(img_path=f"{k}.tif")) for k in range(3)]
+    samples[1].set_metainfo(dict(blank=True))
+    images = [torch.full((3, 8, 8), float(k)) for k in range(3)]
+    kept = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    assert kept["inputs"][:, 0, 0, 0].tolist() == [0, 2]
+    assert [sample.gt_label for sample in kept["data_samples"]] == [0, 2]
+    assert len(preprocessor(dict(inputs=images, data_samples=samples))["inputs"]) == 3
+    with pytest.raises(DataError, match=r"1\.tif: no valid pixel"):
+        preprocessor(dict(inputs=images[1:2], data_samples=samples[1:2]), training=True)
 
 
 @pytest.mark.parametrize("options", [dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=1, cutmix=1)])

@@ -134,7 +134,8 @@ class PackClsSample(_PackSample):
     """Pack a sample for scene classification.
 
     Like :class:`PackSegSample`, with the same arguments, but ``data_samples`` is a
-    :class:`hook.structures.ClsDataSample` with ``gt_label`` if labelled.
+    :class:`hook.structures.ClsDataSample` with ``gt_label`` if labelled, and ``blank`` in its
+    metainfo if no pixel is valid.
     """
 
     def transform(self, results: dict) -> dict:
@@ -144,4 +145,6 @@ class PackClsSample(_PackSample):
         if results.get("gt_label") is not None:
             sample.gt_label = int(results["gt_label"])
         self._pack_valid(results, sample)
+        if "valid_mask" in sample and not sample.valid_mask.data.any():
+            sample.set_metainfo(dict(blank=True))
         return {"inputs": inputs, "data_samples": sample}
