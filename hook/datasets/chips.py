@@ -6,20 +6,19 @@ resample it. Here chips are pixel windows of the file unless the file needs resa
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from hook.datasets.grids import Grid, clip
+from hook.datasets.grids import clip
 from hook.datasets.scene_files import MaskFile, Scene
-from hook.geo.raster import Validity, open_dataset, reading, warped
+from hook.geo.band_reader import BandReader, PixelGrid
+from hook.geo.raster import alpha_bands, open_dataset, reading
 
 OPEN_FILES = 32
-# Error in pixels that GDAL may make when it interpolates coordinates (its default of 0.125 moves
-# labels; rasterio cannot open a warped view with 0).
-WARP_TOLERANCE = 1e-4
 
 
 class ChipReader:
@@ -27,10 +26,13 @@ class ChipReader:
 
     Args:
         chip_size: (height, width) in pixels.
+        metainfo: Dataset meta; see :func:`hook.geo.bands.scale_tags`.
     """
 
-    def __init__(self, chip_size: tuple[int, int]) -> None:
-        self.chip_size = chip_size
+    def __init__(
+        self, chip_size: tuple[int, int], metainfo: Mapping[str, Any] | None = None
+    ) -> None:
+        self.chip_size, self.metainfo = chip_size, dict(metainfo or {})
         self.open_files: OrderedDict[tuple, Any] = OrderedDict()
         self._pid = os.getpid()
 
@@ -55,7 +57,7 @@ class ChipReader:
             scene's window.
 
         Raises:
-            DataError: If the file cannot be read.
+            DataError: If the file cannot be read, or its scale and offset tags cannot be applied.
         """
         height, width = self.chip_size
         top, left = file.offset or (0, 0)
@@ -71,39 +73,31 @@ class ChipReader:
         valid = np.zeros((height, width), bool)
         if window.width and window.height:
             with reading(file.path):
-                source, validity = self._open(file, scene.grid, nodata)
-                known = source.read(list(file.indexes), window=window)
-                valid[part] = validity.read(known, window=window).all(axis=0)
+                known, known_valid = self._open(file, scene, nodata).read(window)
+                valid[part] = known_valid.all(axis=0)
             values = values.astype(known.dtype)
             values[:, *part] = known
         return values, valid
 
-    def _open(
-        self, file: Scene | MaskFile, grid: Grid, nodata: float | None
-    ) -> tuple[Any, Validity]:
-        """Open a raster, warped to the scene's grid if its pixels differ."""
+    def _open(self, file: Scene | MaskFile, scene: Scene, nodata: float | None) -> BandReader:
+        """Open a raster, resampled to the scene's grid if its pixels differ."""
         if self._pid != os.getpid():
             # A forked worker would share file positions with its parent.
             self.open_files, self._pid = OrderedDict(), os.getpid()
-        key = (file.path, grid if file.offset is None else None)
+        key = (file.path, scene.grid if file.offset is None else None)
         if key not in self.open_files:
             source = open_dataset(file.path)
+            options: dict[str, Any] = {}
+            if file is scene:
+                options["metainfo"] = self.metainfo
+                if self.metainfo.get("bands") is None:  # all bands, alpha included
+                    options["masked_by"] = alpha_bands(source)
             if file.offset is None:
-                source = warped(
-                    source,
-                    CRS.from_wkt(grid.crs),
-                    nodata=nodata,
-                    src_crs=CRS.from_wkt(file.own.crs),
-                    src_transform=file.own.affine,
-                    transform=grid.affine,
-                    width=grid.width,
-                    height=grid.height,
-                    resampling=file.resampling,
-                    tolerance=WARP_TOLERANCE,
-                )
-                nodata = None  # set on the warped view
-            self.open_files[key] = source, Validity(source, file.indexes, nodata)
+                for name, grid in (("grid", scene.grid), ("own", file.own)):
+                    options[name] = PixelGrid(CRS.from_wkt(grid.crs), grid.affine)
+                options["resampling"] = file.resampling
+            self.open_files[key] = BandReader(source, file.indexes, nodata, **options)
             while len(self.open_files) > OPEN_FILES:
-                self.open_files.popitem(last=False)[1][0].close()
+                self.open_files.popitem(last=False)[1].source.close()
         self.open_files.move_to_end(key)
         return self.open_files[key]

@@ -49,7 +49,8 @@ class GeoTIFFFolder(BaseDataset):
             rasterised on the image's grid. None for images without labels.
         data_root: Folder for relative paths.
         metainfo: Dataset meta; ``classes`` is required with masks. ``nodata`` replaces the nodata
-            value of the images; their alpha bands and masks are always used.
+            value of the images; their masks and alpha bands are always used, except for an alpha
+            band among ``bands``, which is data.
         pipeline: Transforms.
         chip_size: Side of a chip in pixels, or (height, width).
         mode: ``'random'`` or ``'cover'``; default ``'cover'`` in test mode, else ``'random'``.
@@ -134,7 +135,7 @@ class GeoTIFFFolder(BaseDataset):
         self.labels: Labels | None = None
         if masks is not None:
             self.labels = Labels(label_options, meta.get("classes", ()), self.ignore_index)
-        self.reader = ChipReader(self.chip_size)
+        self.reader = ChipReader(self.chip_size, meta)
         self.scenes: list[Scene] = []
         # (row, col, height, width) per scene to draw random chips from: the bounding box of the
         # raster masks if they cover only a part of the image.

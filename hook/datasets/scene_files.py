@@ -15,7 +15,7 @@ from rasterio.errors import CRSError
 from hook.datasets.files import list_files, names_of, pair_name, some
 from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
-from hook.geo.bands import resolve_bands
+from hook.geo.bands import match_bands, resolve_bands, scale_tags, unsure_bands
 from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster, unused_georeference
 from hook.geo.vector import VECTOR_SUFFIXES, apply_affine, is_vector_file, reproject
 from hook.progress import progress_bar
@@ -218,24 +218,31 @@ def read_scenes(
     Raises:
         DataError: If a file cannot be read or has no georeference, or band counts differ.
     """
-    scenes, counts, borrowed = [], {}, []
+    scenes, counts, borrowed, unsure = [], {}, [], []
     by_name = {pair_name(path): path for path in mask_files if not is_vector_file(path)}
-    for path in progress_bar(files, desc="images", unit="file", leave=False, delay=2):
-        with open_raster(path) as src:
-            check_complete(src)
-            indexes = tuple(resolve_bands(src, bands))
-            grid, shape = grid_of(src), src.shape
-        counts.setdefault(len(indexes), path)
-        georeference_file = path
-        if grid is None:
-            borrowed.append(path)
-            georeference_file = by_name.get(pair_name(path))
-            if georeference_file is not None:
-                with open_raster(georeference_file) as src:
-                    grid = grid_of(src) if src.shape == shape else None
+    with open_raster(files[0]) as first:
+        for path in progress_bar(files, desc="images", unit="file", leave=False, delay=2):
+            with open_raster(path) as src:
+                check_complete(src)
+                indexes = resolve_bands(src, bands)
+                if scenes and (bands is not None or src.count == first.count):
+                    indexes, is_sure = match_bands(first, scenes[0].indexes, src, bands)
+                    unsure += [] if is_sure else [path]
+                grid, shape = grid_of(src), src.shape
+            counts.setdefault(len(indexes), path)
+            georeference_file = path
             if grid is None:
-                raise _not_georeferenced(path, "mask")
-        scenes.append(Scene(path, grid, georeference_file, indexes, grid, ()).on_grid(grid))
+                borrowed.append(path)
+                georeference_file = by_name.get(pair_name(path))
+                if georeference_file is not None:
+                    with open_raster(georeference_file) as src:
+                        grid = grid_of(src) if src.shape == shape else None
+                if grid is None:
+                    raise _not_georeferenced(path, "mask")
+            scene = Scene(path, grid, georeference_file, tuple(indexes), grid, ())
+            scenes.append(scene.on_grid(grid))
+    if unsure:
+        warn(unsure_bands(unsure, files[0]))
     if borrowed:
         warn(
             f"{len(borrowed)} of {len(files)} images are not georeferenced and use the grid of "
@@ -278,6 +285,13 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
                     expected="one band of class labels",
                     found=f"{src.count} bands of {src.dtypes[0]}",
                     remedy="convert colours to class indexes, or correct mask_glob",
+                )
+            if scale_tags(src, [1]) is not None:
+                raise DataError(
+                    f"{path}: a mask with scale or offset tags",
+                    expected="class labels as stored",
+                    found=f"scale {src.scales[0]:g}, offset {src.offsets[0]:g}",
+                    remedy="remove the tags from a copy: gdal_translate -a_scale 1 -a_offset 0",
                 )
             grid, shape, nodata = grid_of(src), src.shape, src.nodata
         georeference_file = path

@@ -9,6 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from hook.errors import ConfigError, DataError
+from hook.geo.bands import scale_tags
+from hook.geo.raster import RASTER_SUFFIXES, open_raster
 
 # File layout of TorchGeo's classes, and the script that prepares it. The classes of
 # hook.datasets.named have both as attributes.
@@ -105,6 +107,32 @@ def layout_of(cls: type[Dataset]) -> tuple[str, str]:
     if script is None:
         return layout, ", or set download=True in dataset_args if the class can download"
     return layout, f", or prepare your download with {script}"
+
+
+def check_tags(files: Sequence[tuple[str, str | None]], meta: Mapping[str, Any]) -> None:
+    """Refuse images with scale or offset tags, which TorchGeo ignores, by the first of them.
+
+    Args:
+        files: (image, mask) files.
+        meta: Dataset meta; its ``scale`` and ``offset`` take the place of tags.
+
+    Raises:
+        DataError: The image has tags, and the dataset meta no scale or offset.
+    """
+    path = files[0][0] if files else ""
+    given = any(meta.get(key) is not None for key in ("scale", "offset"))
+    if given or Path(path).suffix.lower() not in RASTER_SUFFIXES or not Path(path).is_file():
+        return
+    with open_raster(path) as src:
+        tags = scale_tags(src, src.indexes)
+    if tags is not None:
+        scale, offset = (values.tolist() for values in tags)
+        raise DataError(
+            f"{path}: scale and offset tags, which TorchGeo does not apply",
+            expected="no tags, or the same numbers in the dataset meta",
+            found=f"scale {scale}, offset {offset}",
+            remedy="set metainfo['scale'] and metainfo['offset']",
+        )
 
 
 def _accepted_values(cls: type[Dataset]) -> str:

@@ -20,6 +20,7 @@ from hook.datasets.splits import match_names, read_split_list
 from hook.datasets.torchgeo_sources import (
     band_names,
     build_source,
+    check_tags,
     class_colours,
     class_names,
     layout_of,
@@ -81,6 +82,7 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
         self.dtype = self._checked_dtype(dtype)
         self.source = build_source(find_dataset_class(dataset), dataset_args or {}, data_root or "")
         self.files = sample_files(self.source)
+        check_tags(self.files or (), meta)
         self.split_list = self._find_split_list(split_list, data_root or "")
         meta = self._complete_metainfo(meta)
         super().__init__(
@@ -267,6 +269,13 @@ class TorchGeoDataset(BaseDataset, abc.ABC):
                 remedy="use a data set, or a mode of this one, with one image per sample",
             )
         array = torch.as_tensor(image).permute(1, 2, 0).numpy()
+        if array.dtype.kind == "c":
+            raise DataError(
+                f"{path}: complex values",
+                expected="integers or real numbers",
+                found=array.dtype,
+                remedy="write their amplitude, numpy.abs(values), to files and use these",
+            )
         if self.band_indexes is not None:
             if max(self.band_indexes) >= array.shape[2]:
                 raise DataError(

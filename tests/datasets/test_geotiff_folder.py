@@ -19,6 +19,7 @@ from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 
 import hook.datasets.scene_files as module
 from hook.datasets import ChipQuery, GeoTIFFFolder
+from hook.datasets.statistics import labelled_statistics
 from hook.errors import ConfigError, DataError
 
 META = {"classes": ("a", "b", "c")}
@@ -998,3 +999,85 @@ def test_real_dates_on_shifted_grids(shared_data):
     for path, scene in scenes.items():
         with rasterio.open(path) as src:
             np.testing.assert_array_equal(scene["img"], src.read().transpose(1, 2, 0))
+
+
+def _image_folder(tmp_path, image, **meta):
+    options = dict(data_root=tmp_path, metainfo=META | meta, chip_size=20, mode="cover")
+    return GeoTIFFFolder("s.tif", None, **options)[0]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinite_values_are_no_data(tmp_path, rng, write_raster, value):
+    image = rng.random((3, 20, 20)).astype(np.float32)
+    image[1, 4, 5] = value
+    write_raster(tmp_path / "s.tif", image)
+    write_raster(tmp_path / "m.tif", np.ones((20, 20), np.uint8))
+    data = GeoTIFFFolder("s.tif", "m.tif", tmp_path, META, chip_size=20, mode="cover")
+    assert data[0]["valid"].sum() == 399 and data[0]["gt_seg_map"][4, 5] == 255
+    statistics, _ = labelled_statistics(data, 3, show=False)
+    known = np.delete(image.reshape(3, -1), 4 * 20 + 5, axis=1).astype(float)
+    np.testing.assert_allclose(statistics.mean, known.mean(axis=1), rtol=1e-6)
+
+
+def test_an_alpha_band_that_is_named_is_data(tmp_path, rng, write_raster):
+    image = rng.integers(0, 3, (4, 20, 20), dtype=np.uint8)
+    write_raster(tmp_path / "s.tif", image, photometric="rgb", alpha="yes")
+    sample = _image_folder(tmp_path, image, bands=[4, 1])
+    assert sample["valid"].all()
+    np.testing.assert_array_equal(sample["img"], image[[3, 0]].transpose(1, 2, 0))
+    for bands in ([1, 2, 3], None):
+        found = _image_folder(tmp_path, image, bands=bands)["valid"]
+        np.testing.assert_array_equal(found, image[3] > 0)
+
+
+def test_scale_tags_of_images_are_applied_and_of_masks_refused(tmp_path, rng, write_raster):
+    image = rng.integers(0, 3000, (3, 20, 20), dtype=np.uint16)
+    write_raster(tmp_path / "s.tif", image, names=("red", "green", "nir"))
+    mask = write_raster(tmp_path / "m.tif", np.ones((20, 20), np.uint8))
+    for path in (tmp_path / "s.tif", mask):
+        with rasterio.open(path, "r+") as target:
+            target.scales = [1e-4] * target.count
+            target.offsets = [-0.1] * target.count
+    found = _image_folder(tmp_path, image)["img"]
+    np.testing.assert_allclose(found, image.transpose(1, 2, 0) * 1e-4 - 0.1, atol=1e-6)
+    same = _image_folder(tmp_path, image, scale=1e-4, offset=-0.1)["img"]
+    np.testing.assert_array_equal(same, image.transpose(1, 2, 0))
+    with pytest.raises(DataError, match=r"s\.tif: scale and offset tags"):
+        _image_folder(tmp_path, image, scale=1e-4)
+    with pytest.raises(DataError, match=r"m\.tif: a mask with scale or offset tags"):
+        GeoTIFFFolder("s.tif", "m.tif", tmp_path, META, chip_size=20, mode="cover")[0]
+
+
+def test_images_are_read_by_their_own_band_order(tmp_path, rng, write_raster):
+    image = rng.integers(0, 9, (3, 20, 20), dtype=np.uint16)
+    write_raster(tmp_path / "i/a.tif", image, names=("red", "green", "nir"))
+    where = from_origin(502000, 5200000, 10, 10)
+    write_raster(tmp_path / "i/b.tif", image[::-1], names=("nir", "green", "red"), transform=where)
+    for bands in ([1, 2, 3], ["red", "green", "nir"], None):
+        meta = META | dict(bands=bands)
+        data = GeoTIFFFolder("i", None, tmp_path, meta, chip_size=20, mode="cover")
+        np.testing.assert_array_equal(data[0]["img"], data[1]["img"])
+
+
+@pytest.mark.parametrize("grid", [dict(crs="EPSG:32633", res=8), dict(crs="EPSG:32632", res=10)])
+def test_resampled_images_keep_the_nodata_of_each_band(tmp_path, rng, write_raster, grid):
+    image = rng.integers(50, 200, (3, 20, 20), dtype=np.int16)
+    image[:, 8:14, 8:14] = np.array([-1, -2, -3])[:, None, None]
+    vrt = (
+        '<VRTDataset rasterXSize="20" rasterYSize="20"><SRS>EPSG:32633</SRS>'
+        "<GeoTransform>500000, 10, 0, 5200000, 0, -10</GeoTransform>"
+        + "".join(
+            f'<VRTRasterBand dataType="Int16" band="{band}"><NoDataValue>-{band}</NoDataValue>'
+            f'<SimpleSource><SourceFilename relativeToVRT="1">p.tif</SourceFilename>'
+            f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+            for band in (1, 2, 3)
+        )
+        + "</VRTDataset>"
+    )
+    write_raster(tmp_path / "p.tif", image)
+    (tmp_path / "s.vrt").write_text(vrt)
+    data = GeoTIFFFolder("s.vrt", None, tmp_path, META, chip_size=40, mode="cover", grid=grid)
+    sample = data[0]
+    step = data.scenes[0].grid.transform[0]
+    assert sample["valid"].sum() * step**2 == pytest.approx(100 * (400 - 36), rel=0.12)
+    assert sample["img"][sample["valid"] == 1].min() >= 50

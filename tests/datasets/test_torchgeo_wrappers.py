@@ -1,5 +1,7 @@
 """TorchGeo's own data sets, written in their real layouts, through the two wrappers."""
 
+import shutil
+
 import numpy as np
 import pytest
 import rasterio
@@ -405,3 +407,13 @@ class TestBadInput:
             TorchGeoClassification(
                 "EuroSAT", data_root=str(eurosat), metainfo=dict(classes=("a", "a"))
             )
+
+    def test_tags_that_torchgeo_does_not_apply(self, eurosat, tmp_path):
+        shutil.copytree(eurosat, tmp_path, dirs_exist_ok=True)
+        for path in (tmp_path / EUROSAT_DIR).rglob("*.tif"):
+            with rasterio.open(path, "r+") as dst:
+                dst.scales = (1e-4,) * 13
+        options = dict(data_root=str(tmp_path), dataset_args=dict(bands=("B04", "B03")))
+        with pytest.raises(DataError, match="scale and offset tags, which TorchGeo does not apply"):
+            TorchGeoClassification("EuroSAT", **options)
+        TorchGeoClassification("EuroSAT", metainfo=dict(scale=1e-4), **options)

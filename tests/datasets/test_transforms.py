@@ -76,6 +76,40 @@ def test_pack_without_labels_or_validity(rng):
     assert "valid_mask" not in packed["data_samples"]
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0.0), ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])])
+@pytest.mark.parametrize("in_meta", [False, True])
+def test_units_are_those_of_the_meta_or_of_the_sample(rng, scale, offset, in_meta):
+    image = rng.integers(0, 3000, (8, 8, 3)).astype(np.uint16)
+    units = dict(scale=scale, offset=offset)
+    found = PackSegSample()({"img": image, **(dict(dataset_meta=units) if in_meta else units)})
+    expected = image * np.asarray(scale) + np.asarray(offset)
+    np.testing.assert_allclose(found["inputs"].numpy().transpose(1, 2, 0), expected, rtol=1e-5)
+
+
+def test_a_scale_of_resizing_is_no_unit(rng):
+    image = rng.random((8, 8, 2)).astype(np.float32)
+    resized = Compose(
+        [dict(type="RandomResize", scale=(4, 4), ratio_range=(1, 1), resize_type="mmcv.Resize")]
+    )
+    packed = PackSegSample()(resized({"img": image, "seg_fields": []}))
+    assert packed["inputs"].max() <= 1
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinite_values_are_filled(value):
+    image = np.ones((4, 4, 2), np.float32)
+    image[1, 2, 0] = value
+    packed = PackSegSample()({"img": image, "dataset_meta": {"mean": [5.0, 6.0]}})
+    np.testing.assert_array_equal(packed["inputs"][:, 1, 2], [5, 6])
+
+
+def test_an_image_without_a_valid_pixel_is_marked(rng):
+    results = sample(rng, gt_label=np.int64(2))
+    assert "blank" not in PackClsSample()(dict(results))["data_samples"]
+    results["valid"] = np.zeros_like(results["valid"])
+    assert PackClsSample()(results)["data_samples"].blank
+
+
 def test_pack_cls_sample(rng):
     results = sample(rng, gt_label=np.int64(2))
     packed = PackClsSample()(results)

@@ -4,7 +4,15 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from hook.errors import ConfigError, DataError
-from hook.geo.bands import band_names, image_bands, resolve_bands, to_model_units
+from hook.geo.bands import (
+    band_names,
+    image_bands,
+    match_bands,
+    merge_ranges,
+    resolve_bands,
+    to_model_units,
+    value_range,
+)
 
 
 @pytest.fixture
@@ -110,3 +118,77 @@ def test_bands_but_alpha_by_name_or_number(tmp_path, rng, write_raster, random_i
         dst.colorinterp = [ColorInterp[n] for n in ("red", "alpha", "green", "blue")]
     with rasterio.open(path) as src:
         assert image_bands(src) == band_names(src) == [1, 3, 4]
+
+
+RGB = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "indexes", "asked", "found", "sure"),
+    [
+        # names, given in another order
+        (RGB, ("blue", "green", "red"), [1, 2, 3], [1, 2, 3], [3, 2, 1], True),
+        (RGB, ("nir", "Red", "GREEN", "blue"), [3, 1], None, [4, 2], True),
+        (RGB, RGB, [3, 2, 1], [3, 2, 1], [3, 2, 1], True),
+        # names that differ
+        (RGB, ("nir", "red", "green"), [1, 2, 3], [1, 2, 3], [1, 2, 3], False),
+        (("B4", "B3", "B2"), RGB, [1, 2, 3], None, [1, 2, 3], False),
+        # names that the user asked for
+        ((), ("blue", "green", "red"), [1, 2, 3], RGB, [3, 2, 1], True),
+        (("blue", "green", "red"), (), [3, 2, 1], RGB, [3, 2, 1], False),
+        (RGB, (), [1, 2, 3], RGB, [1, 2, 3], True),
+        # no names
+        ((), (), [2, 1], [2, 1], [2, 1], True),
+        (RGB, (), [2, 1], [2, 1], [2, 1], True),
+        ((), ("",) * 4, [1, 2, 3], [1, 2, 3], [1, 2, 3], False),
+    ],
+)
+def test_bands_of_a_further_file(
+    tmp_path, rng, write_raster, ours, theirs, indexes, asked, found, sure
+):
+    paths = []
+    for name, names in (("first.tif", ours), ("other.tif", theirs)):
+        values = rng.integers(0, 9, (len(names) or 3, 4, 5), dtype=np.uint16)
+        paths.append(write_raster(tmp_path / name, values, names=names))
+    with rasterio.open(paths[0]) as first, rasterio.open(paths[1]) as other:
+        assert match_bands(first, indexes, other, asked) == (found, sure)
+
+
+def test_colours_name_bands_of_a_further_file(tmp_path, rng, write_raster):
+    paths = []
+    for name, colours in (("a", "red green blue alpha"), ("b", "alpha blue green red")):
+        path = write_raster(tmp_path / f"{name}.tif", rng.integers(0, 9, (4, 4, 5), dtype=np.uint8))
+        with rasterio.open(path, "r+") as dst:
+            dst.colorinterp = [ColorInterp[colour] for colour in colours.split()]
+        paths.append(path)
+    with rasterio.open(paths[0]) as first, rasterio.open(paths[1]) as other:
+        for asked in (None, [1, 2, 3], RGB):
+            assert match_bands(first, [1, 2, 3], other, asked) == ([4, 3, 2], True)
+
+
+def test_a_further_file_without_the_bands_is_named(tmp_path, rng, write_raster):
+    paths = [
+        write_raster(tmp_path / f"{count}.tif", rng.integers(0, 9, (count, 4, 5), dtype=np.uint16))
+        for count in (4, 3)
+    ]
+    with rasterio.open(paths[0]) as first, rasterio.open(paths[1]) as other:
+        with pytest.raises(DataError, match=r"3\.tif: bands that the file does not have"):
+            match_bands(first, [4, 1], other, [4, 1])
+
+
+def test_ranges_are_those_of_all_valid_values(rng):
+    values = rng.normal(size=(3, 8, 9)).astype(np.float32)
+    valid = rng.random(values.shape) < 0.6
+    valid[2] = False
+    parts = [value_range(values[:, rows], valid[:, rows]) for rows in np.split(np.arange(8), 4)]
+    found = merge_ranges(parts)
+    for band in range(2):
+        known = values[band][valid[band]].astype(float)
+        expected = known.size, known.sum(), known.min(), known.max()
+        np.testing.assert_allclose(found[:, band], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found[:, 2], [0, 0, np.inf, -np.inf])
+
+
+def test_complex_values_have_no_units():
+    with pytest.raises(DataError, match="complex"):
+        to_model_units(np.ones((1, 2, 2), np.complex64), None, {})

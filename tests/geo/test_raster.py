@@ -14,6 +14,7 @@ from hook.geo.raster import (
     open_raster,
     parse_nodata,
     read_valid,
+    valid_values,
     warped,
 )
 
@@ -51,6 +52,18 @@ def test_a_missing_georeference_makes_no_noise(tmp_path, rng, write_raster, rand
         warnings.simplefilter("error", rasterio.errors.NotGeoreferencedWarning)
         with open_raster(path) as source:
             assert source.read().shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", ["complex_int16", "complex64", "complex128"])
+def test_complex_values_are_refused(tmp_path, dtype):
+    path = tmp_path / "radar.tif"
+    profile = dict(driver="GTiff", count=1, height=4, width=4, crs="EPSG:32633")
+    transform = rasterio.transform.from_origin(0, 4, 1, 1)
+    with rasterio.open(path, "w", dtype=dtype, transform=transform, **profile) as sink:
+        sink.write(np.full((1, 4, 4), 3j, np.complex64))
+    with pytest.raises(SceneError, match=r"radar\.tif: complex values") as caught:
+        open_dataset(path, SceneError)
+    assert dtype in str(caught.value.found) and "amplitude" in caught.value.remedy
 
 
 # ------------------------------------------------------------------------------------ validity
@@ -102,6 +115,34 @@ def test_the_meta_overrides_the_tag_and_nan_never_counts(tmp_path, write_raster)
     with rasterio.open(path) as src:
         valid = read_valid(src, [1, 2], src.read(), nodata=7.0)
     np.testing.assert_array_equal(valid, [[True, True, False, False]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.finfo(np.float32).min])
+def test_what_no_model_can_take_is_no_data(tmp_path, write_raster, dtype, value):
+    image = np.array([[[1, value, -3]], [[2, 3, 4]]], dtype)
+    path = write_raster(tmp_path / "infinite.tif", image)
+    with rasterio.open(path) as src:
+        valid = read_valid(src, [1, 2], src.read())
+    np.testing.assert_array_equal(valid, [[True, False, True]])
+    np.testing.assert_array_equal(valid_values(image, None), [[True, False, True]])
+    assert not valid_values(np.full((1, 1, 1), 1e300), None)
+
+
+@pytest.mark.parametrize("nodata", [None, 3])
+def test_an_alpha_band_that_is_read_is_data(tmp_path, rng, write_raster, nodata):
+    image = rng.integers(0, 4, (4, 20, 30), dtype=np.uint8)
+    path = write_raster(tmp_path / "nir.tif", image, photometric="rgb", alpha="yes", nodata=nodata)
+    with rasterio.open(path) as src:
+        assert src.colorinterp[3] == ColorInterp.alpha
+        for bands in ([4, 1, 2], [2, 4]):
+            chosen = src.read(bands)
+            found = Validity(src, bands).read(chosen)
+            np.testing.assert_array_equal(found, chosen != (nodata or 4))
+            half = dict(out_shape=(len(bands), 10, 15))
+            assert nodata or Validity(src, bands).read(src.read(bands, **half), **half).all()
+        masked = Validity(src, [4, 1], masked_by=[4]).read(src.read([4, 1]))
+        np.testing.assert_array_equal(masked, (src.read([4, 1]) != (nodata or 4)) & (image[3] > 0))
 
 
 @pytest.mark.parametrize(("value", "parsed"), [(None, None), (0, 0.0), ("-9999", -9999.0)])

@@ -9,7 +9,7 @@ from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window as RasterioWindow
 
-from hook.errors import SceneError
+from hook.errors import DataError, SceneError
 from hook.geo.raster import quiet
 from hook.scenes import SceneReader, Window
 from hook.scenes.reader import AreaOfInterest, fingerprint_of_raster
@@ -161,11 +161,6 @@ def test_areas_of_interest_in_any_turn_of_longitudes(write_scene, west, box):
             assert (reader.transform.c - box[0]) % 360 == 0 and reader.transform.f == 11
 
 
-def test_complex_values_are_refused(write_scene):
-    with pytest.raises(SceneError, match="complex"):
-        SceneReader(write_scene(np.ones((1, 4, 4), np.complex64)))
-
-
 @pytest.mark.parametrize(
     "name, bands, dtype",
     [
@@ -251,3 +246,59 @@ def test_changes_beside_a_scene_are_noticed(write_scene, tmp_path, name, content
         source.statistics(1, approx=False)
     assert "STATISTICS" in (tmp_path / "scene.tif.aux.xml").read_text()
     assert fingerprint_of_raster(path) == before
+
+
+def _described(path, names):
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = names
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("step", [0.5, 0.35])
+def test_each_file_is_read_by_its_own_band_order_and_type(write_scene, dtype, step):
+    values = rng.integers(1, 200, (3, 8, 8)).astype(np.uint8)
+    first = _described(write_scene(values, "first.tif"), ("red", "green", "blue"))
+    right = rasterio.Affine(step, 0, 300004, 0, -step, 3000000)
+    extra = np.concatenate([values[::-1], values[:1]]).astype(dtype)
+    second = write_scene(extra, "second.tif", transform=right, photometric="minisblack")
+    _described(second, ("blue", "green", "red", "nir"))
+    for bands in ([3, 1], ("blue", "red")):
+        with SceneReader([first, second], bands) as reader:
+            data = reader.read(Window(0, 0, 8, 8 + int(8 * step / 0.5)), 16)
+            ranges = reader.take_ranges()
+        assert reader.indexes == [3, 1] and data.image.dtype == np.result_type("uint8", dtype)
+        np.testing.assert_array_equal(data.image[:, 0, 0], values[[2, 0], 0, 0])
+        np.testing.assert_array_equal(data.image[:, 0, 8], values[[2, 0], 0, 0])
+        assert [one[0].tolist() for one in ranges][0] == [64, 64]
+        assert ranges[1][3].max() <= 200
+
+
+def test_files_that_may_differ_in_their_bands_warn_once(write_scene):
+    values = rng.integers(1, 200, (3, 8, 8)).astype(np.uint8)
+    first = _described(write_scene(values, "first.tif"), ("red", "green", "blue"))
+    others = [
+        _described(write_scene(values, name), ("nir", "red", "green"))
+        for name in ("a.tif", "b.tif")
+    ]
+    with pytest.warns(UserWarning, match=r"a\.tif \(2 files\): bands are read by the") as told:
+        SceneReader([first, *others], [1, 2, 3]).close()
+    assert len(told) == 1
+
+
+def test_scale_tags_count_for_each_file(write_scene):
+    values = rng.integers(1, 100, (2, 8, 8)).astype(np.uint8)
+    first = write_scene(values, "first.tif")
+    second = write_scene(
+        values, "second.tif", transform=rasterio.Affine(0.5, 0, 300004, 0, -0.5, 3000000)
+    )
+    with rasterio.open(second, "r+") as target:
+        target.scales, target.offsets = (0.5, 0.5), (1, 1)
+    with SceneReader([first, second]) as reader:
+        data = reader.read(Window(0, 0, 8, 16), 16)
+    np.testing.assert_array_equal(data.image[:, :8, :8], values)
+    np.testing.assert_array_equal(data.image[:, :8, 8:], values * 0.5 + 1)
+    with SceneReader(second, metainfo={"scale": 0.5, "offset": 1}) as reader:
+        np.testing.assert_array_equal(reader.read(Window(0, 0, 8, 8), 8).image, values)
+    with pytest.raises(DataError, match="scale and offset tags"):
+        SceneReader(second, metainfo={"scale": 0.1})

@@ -6,6 +6,7 @@ import numpy as np
 from mmcv.transforms.base import BaseTransform
 
 from hook.geo.bands import to_model_units
+from hook.geo.raster import finite
 from hook.registry import TRANSFORMS
 
 
@@ -17,10 +18,13 @@ def sample_units(
 ) -> dict:
     """Return scale, offset and mean for :func:`hook.geo.bands.to_model_units`.
 
-    Arguments that are None default to the dataset meta. Samples with ``in_model_units`` set are not
-    scaled again.
+    Arguments that are None default to the dataset meta, or without one to the sample's own keys.
+    Samples with ``in_model_units`` set are not scaled again.
     """
-    meta = results.get("dataset_meta") or {}
+    meta = results.get("dataset_meta")
+    if meta is None:
+        # mmcv's resizing transforms add a "scale" of their own.
+        meta = {} if "scale_factor" in results else results
     units = {"mean": meta.get("mean") if mean is None else mean}
     if not results.get("in_model_units", False):
         units["scale"] = meta.get("scale") if scale is None else scale
@@ -44,8 +48,9 @@ def image_in_model_units(results: dict, units: dict) -> np.ndarray:
     valid = results.get("valid")
     if valid is not None:
         valid = valid == 1
-    elif image.dtype.kind == "f":
-        valid = ~np.isnan(image).any(axis=0)
+    if image.dtype.kind == "f":
+        known = finite(image).all(axis=0)
+        valid = known if valid is None else valid & known
     return to_model_units(image, valid, units)
 
 
