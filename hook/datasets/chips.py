@@ -94,7 +94,9 @@ class ChipReader:
                     options["masked_by"] = alpha_bands(source)
             if file.offset is None:
                 for name, grid in (("grid", scene.grid), ("own", file.own)):
-                    options[name] = PixelGrid(CRS.from_wkt(grid.crs), grid.affine)
+                    options[name] = PixelGrid(
+                        CRS.from_wkt(grid.crs), grid.affine, grid.width, grid.height
+                    )
                 options["resampling"] = file.resampling
             self.open_files[key] = BandReader(source, file.indexes, nodata, **options)
             while len(self.open_files) > OPEN_FILES:

@@ -1,6 +1,7 @@
 """Read bands, classes, colours and label values of a user's images and labels."""
 
 import string
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file, table_text
 from hook.progress import progress_bar
 
 _MAX_CLASSES = 64
+_UNKNOWN = (2**16 - 1, 2**32 - 1)  # -1 as an unsigned integer
 
 Colour = Sequence[int] | str
 
@@ -253,13 +255,33 @@ def _classes_of_rasters(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the classes of masks; values that are not class indexes need ``label_map``."""
     values, labels = _mask_values(masks)
+    given = {}
     if isinstance(classes, Mapping):
         given = {_mask_value(value): str(name) for value, name in classes.items()}
-    else:
+    unlabelled = {
+        value: "ignore"
+        for value in labels
+        if (value < 0 or value in _UNKNOWN) and value not in given
+    }
+    for found in (values, labels):
+        for value in unlabelled:
+            del found[value]
+    # Other values than those named are ignored anyway, except with a background.
+    if unlabelled and (not given or background is not None):
+        warnings.warn(
+            f"{Path(masks[0]).parent}: mask values {some(sorted(unlabelled))} are ignored as no "
+            "data; if one is a class, name it: classes={value: name}",
+            stacklevel=4,
+        )
+    if not isinstance(classes, Mapping):
         names, options = _classes_of_indexes(masks, labels, classes)
-        if background is None:
-            return names, options
         pairs = options.get("label_map") or {index: index for index in range(len(names))}
+        if background is None:
+            if unlabelled:
+                options["label_map"] = pairs | unlabelled
+                if IGNORE_INDEX in labels:
+                    options["label_map"].setdefault(IGNORE_INDEX, "ignore")
+            return names, options
         given = {value: names[index] for value, index in pairs.items() if index != "ignore"}
     if background is None:
         values = labels
@@ -275,7 +297,7 @@ def _classes_of_rasters(
         )
     default = "ignore" if background is None else names.index(background)
     label_map = {value: names.index(name) for value, name in given.items()}
-    label_map |= {value: default for value in values if value not in given}
+    label_map |= {value: default for value in values if value not in given} | unlabelled
     options = {} if background is None else dict(mask_nodata=None, missing_masks="error")
     return names, dict(label_map=label_map) | options
 

@@ -101,12 +101,9 @@ class Accuracy(BaseMetric):
             write_predictions(Path(self.output_dir) / "predictions.csv", classes, results)
         blank = [name for name, truth, score in results if truth is None and np.isnan(score).all()]
         if blank:
-            print_log(
-                f"{len(blank)} images have no valid pixel and are not counted, the first: "
-                f"{blank[0]}",
-                "current",
-                logging.WARNING,
-            )
+            more = f" ({len(blank)} of {len(results)} images)" if len(blank) > 1 else ""
+            text = f"{blank[0]}: no valid pixel, and so not counted{more}"
+            print_log(text, "current", logging.WARNING)
         labelled = [(truth, score) for _, truth, score in results if truth is not None]
         if not labelled:
             print_log("No image has a label: no accuracy is computed.", "current")

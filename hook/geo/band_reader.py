@@ -16,16 +16,21 @@ from rasterio.windows import Window
 
 from hook.errors import DataError
 from hook.geo.bands import rescale, scale_tags
-from hook.geo.raster import Validity, finite
+from hook.geo.raster import Validity, alpha_bands, can_warp, finite, warped
 
 _MAX_PIXELS = 2**24  # of a file, read at once to be resampled
+# Error in pixels that GDAL may make when it interpolates coordinates (its default of 0.125 moves
+# pixels; rasterio cannot open a warped view with 0).
+_TOLERANCE = 1e-4
 
 
 class PixelGrid(NamedTuple):
-    """CRS and transform of a grid of pixels."""
+    """CRS, transform and size of a grid of pixels."""
 
     crs: CRS | None
     transform: Affine
+    width: int
+    height: int
 
 
 class BandReader:
@@ -64,11 +69,28 @@ class BandReader:
         resampling: Resampling = Resampling.nearest,
     ) -> None:
         self.source, self.indexes = source, list(indexes)
-        self._validity = Validity(source, self.indexes, nodata, masked_by)
         self._stored = np.result_type(*(source.dtypes[index - 1] for index in self.indexes))
         self._tags = scale_tags(source, self.indexes, metainfo)
         self.dtype = self._stored if self._tags is None else np.dtype(np.float32)
-        self._grid, self._own = grid, own or PixelGrid(source.crs, source.transform)
+        self._own = own or PixelGrid(source.crs, source.transform, source.width, source.height)
+        if grid is not None and resampling != Resampling.nearest:
+            masks = set(alpha_bands(source) if masked_by is None else masked_by)
+            if can_warp(source, self.indexes, nodata, masks):
+                source = warped(
+                    source,
+                    grid.crs,
+                    nodata=nodata,
+                    src_crs=self._own.crs,
+                    src_transform=self._own.transform,
+                    transform=grid.transform,
+                    width=grid.width,
+                    height=grid.height,
+                    resampling=resampling,
+                    tolerance=_TOLERANCE,
+                )
+                grid, nodata, masked_by = None, None, None  # of the warped view
+        self._file, self._grid = source, grid
+        self._validity = Validity(source, self.indexes, nodata, masked_by)
         self._resampling, self._transformer, self._margin = resampling, None, 0
         if grid is not None and grid.crs is not None and grid.crs != self._own.crs:
             try:
@@ -82,8 +104,12 @@ class BandReader:
                     remedy="use files of one CRS",
                 ) from error
         if grid is not None and resampling != Resampling.nearest:
-            self._steps = self._measure_steps()
-            self._margin = 2 + math.ceil(2 * max(self._steps))
+            steps = self._measure_steps()
+            self._margin = 2 + math.ceil(2 * max(steps))
+            # To smooth before downsampling; by default GDAL derives them from each window.
+            self._scales = (
+                {} if max(steps) < 1.05 else dict(XSCALE=1 / steps[0], YSCALE=1 / steps[1])
+            )
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read a window of the file, or of the grid: values and validity (C, height, width).
@@ -93,11 +119,11 @@ class BandReader:
         return self._read_file(window) if self._grid is None else self._resample(window)
 
     def _read_file(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        options = dict(window=window, out_dtype=self._stored)
+        file, options = self._file, dict(window=window, out_dtype=self._stored)
         if len({self.source.dtypes[index - 1] for index in self.indexes}) == 1:
-            values = self.source.read(self.indexes, **options)
+            values = file.read(self.indexes, **options)
         else:  # rasterio reads bands of one type only
-            values = np.stack([self.source.read(index, **options) for index in self.indexes])
+            values = np.stack([file.read(index, **options) for index in self.indexes])
         valid = self._validity.read(values, window=window)
         if self._tags is not None:
             values = rescale(values, *(tag.reshape(-1, 1, 1) for tag in self._tags))
@@ -130,14 +156,16 @@ class BandReader:
             valid[:, inside] = known[:, rows - top, cols - left]
             return values, valid
         for band, (image, mask) in enumerate(zip(found, known, strict=True)):
-            # NaN marks invalid pixels where there are any; GDAL rounds integers.
-            nodata = None if mask.all() else np.nan
+            # Invalid pixels get the nodata value of the band, without one NaN.
+            nodata = None if self._tags is not None else self._validity.nodata[band]
+            if nodata is None and not mask.all():
+                nodata = np.array(np.nan)
             if nodata is not None:
-                image = np.where(mask, image, np.nan)
-            warped = np.zeros(size, image.dtype)
+                image, nodata = np.where(mask, image, nodata), nodata.item()
+            target = np.zeros(size, image.dtype)
             reproject(
                 image,
-                warped,
+                target,
                 src_transform=self._own.transform @ Affine.translation(left, top),
                 src_crs=self._own.crs,
                 src_nodata=nodata,
@@ -147,14 +175,12 @@ class BandReader:
                 dst_nodata=nodata,
                 resampling=self._resampling,
                 tolerance=0,
-                # By default GDAL derives them from each window.
-                XSCALE=1 / self._steps[0],
-                YSCALE=1 / self._steps[1],
+                **self._scales,
             )
-            valid[band] = inside & np.isfinite(warped)
-            if self.dtype.kind in "iu" and nodata is not None:
-                warped = np.floor(warped + 0.5)
-            values[band][valid[band]] = warped[valid[band]]
+            valid[band] = inside & np.isfinite(target) & (nodata is None or target != nodata)
+            if self.dtype.kind in "iu" and target.dtype.kind == "f":
+                target = np.floor(target + 0.5)  # as GDAL rounds
+            values[band][valid[band]] = target[valid[band]]
         return values, valid
 
     def _to_file(self, cols: Any, rows: Any) -> tuple[Any, Any]:

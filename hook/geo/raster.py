@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,30 @@ def warped(source: Dataset, crs: Any, *, nodata: float | None = None, **options:
         # By default GDAL masks only pixels that have the value in all bands, alpha included.
         marks["UNIFIED_SRC_NODATA"] = "NO"
     return WarpedVRT(source, crs=crs, **marks, **options)
+
+
+def can_warp(
+    source: Dataset, indexes: Sequence[int], nodata: float | None, masked_by: Collection[int]
+) -> bool:
+    """Whether :func:`warped` knows the invalid pixels of bands.
+
+    It does by one nodata value of all bands, by a mask, or by alpha bands that are no data.
+
+    Args:
+        source: Open raster.
+        indexes: 1-based bands.
+        nodata: Replaces the nodata value of the file.
+        masked_by: 1-based alpha bands that mask.
+    """
+    values = {str(source.nodatavals[index - 1]) for index in indexes}  # NaN equals NaN
+    if nodata is not None:
+        values = {str(nodata)}
+    has_mask = any(
+        MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        for flags in source.mask_flag_enums
+    )
+    masks_only = set(masked_by) == set(alpha_bands(source)) - set(indexes)
+    return masks_only and (values == {"None"} or (len(values) == 1 and not has_mask))
 
 
 # ------------------------------------------------------------------------------------ errors
@@ -283,6 +307,9 @@ class Validity:
         indexes: 1-based bands.
         nodata: Replaces the nodata value of the file; NaN for none.
         masked_by: 1-based alpha bands that mask; default: all that are not in ``indexes``.
+
+    Attributes:
+        nodata: Nodata value of each band in its type, None for none or NaN.
     """
 
     def __init__(
@@ -304,7 +331,7 @@ class Validity:
             MaskFlags.per_dataset in each and MaskFlags.alpha not in each for each in flags
         )
         values = (nodata_of(source, index, nodata) for index in self._indexes)
-        self._nodata = [
+        self.nodata = [
             None if value is None else np.asarray(value).astype(source.dtypes[index - 1])
             for index, value in zip(self._indexes, values, strict=True)
         ]
@@ -319,14 +346,14 @@ class Validity:
         resampled = "out_shape" in options
         valid = finite(values)
         # Resampled values cannot be compared with a nodata value; GDAL's masks are resampled too.
-        if self._masked or (resampled and any(nodata is not None for nodata in self._nodata)):
+        if self._masked or (resampled and any(nodata is not None for nodata in self.nodata)):
             with quiet() if self._alphas else nullcontext():
                 valid &= self._source.read_masks(self._indexes, **options) > 0
         if self._alphas:
             if resampled:
                 options["out_shape"] = (len(self._alphas), *values.shape[1:])
             valid &= (self._source.read(self._alphas, **options) > 0).all(axis=0)
-        for band, mask, nodata in zip(values, valid, self._nodata, strict=True):
+        for band, mask, nodata in zip(values, valid, self.nodata, strict=True):
             if nodata is not None and not resampled:
                 mask &= band != nodata
         return valid

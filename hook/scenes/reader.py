@@ -189,7 +189,7 @@ class SceneReader:
             grid, origin = None, (round(box[0]) - left, round(box[1]) - top)
             place = (*origin, source.width, source.height)
             if not _fits_grid(source, self.crs, transform, box):
-                grid, origin = PixelGrid(self.crs, self.transform), (0, 0)
+                grid, origin = PixelGrid(self.crs, self.transform, self.width, self.height), (0, 0)
                 # Its edges may be curved on this grid.
                 x, y = math.floor(box[0]) - 1, math.floor(box[1]) - 1
                 place = (x - left, y - top, math.ceil(box[2]) + 1 - x, math.ceil(box[3]) + 1 - y)

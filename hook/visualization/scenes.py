@@ -19,7 +19,7 @@ from rasterio.windows import transform as transform_of
 from hook.arguments import bad_argument, check_int, is_int
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import Map, map_file, raster_files
-from hook.geo.bands import image_bands, resolve_bands
+from hook.geo.bands import image_bands, match_bands, resolve_bands
 from hook.geo.measure import metres_per_unit
 from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
 from hook.geo.styles import distinct_palette
@@ -291,9 +291,10 @@ def _read_several(
     values = valid = None
     for source in sources:
         options = dict(transform=grid, width=width, height=height)
+        bands, _ = match_bands(sources[0], indexes, source)
         with warped(source, crs, resampling=resampling, **options) as view:
-            other = view.read(list(indexes))
-            other_valid = read_valid(view, indexes, other)
+            other = view.read(bands)
+            other_valid = read_valid(view, bands, other)
         if values is None:
             values, valid = other, other_valid
             continue

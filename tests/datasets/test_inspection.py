@@ -181,3 +181,41 @@ def test_the_layer_of_the_labels(labelled):
     assert np.unique(data[0]["gt_seg_map"]).tolist() == [0, 1]
     with pytest.raises(ConfigError, match="labels are rasters"):
         inspect_files(root / "images", root / "masks", layer="second")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "ignored"),
+    [
+        ("int16", (-1, 0, 1), [-1]),
+        ("int8", (0, 1, -128), [-128]),
+        ("int32", (-9999, 1, 0, 255, 2), [-9999, 255]),
+        ("uint16", (65535, 0, 1), [65535]),
+    ],
+)
+@pytest.mark.parametrize("classes", [None, ["bare", "grass", "water"]])
+def test_values_below_zero_are_no_class(labelled, dtype, values, ignored, classes):
+    root = labelled([checkerboard(*values)] * 2, dtype=dtype)
+    with pytest.warns(UserWarning, match=f"mask values {ignored[0]} are ignored") as told:
+        found = inspect_files(root / "images", root / "masks", classes=classes)
+    assert len(told) == 1
+    known = [value for value in values if value not in ignored]
+    assert len(found.classes) == len(classes or known)
+    wanted = set(range(len(found.classes))) | set(ignored)
+    assert set(found.options["label_map"]) == wanted
+    data = GeoTIFFFolder(
+        root / "images", root / "masks", metainfo=dict(classes=found.classes), chip_size=32,
+        mode="cover", **found.options,
+    )  # fmt: skip
+    labels = data[0]["gt_seg_map"]
+    mask = checkerboard(*values)[:, :32]
+    expected = np.where(np.isin(mask, ignored), 255, mask)
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("nodata", [None, -1])
+def test_values_below_zero_that_are_named_or_tagged(labelled, nodata):
+    root = labelled([checkerboard(-1, 0, 1)], dtype="int16", nodata=nodata)
+    classes = {0: "a", 1: "b"} | ({} if nodata else {-1: "cloud"})
+    found = inspect_files(root / "images", root / "masks", classes=classes)
+    assert found.classes == list(classes.values())
