@@ -258,7 +258,7 @@ def _is_planar(
     if not crs.is_projected:
         return not crs.is_geographic
     left, bottom, right, top = bounds
-    x, y = np.meshgrid(np.linspace(left, right, 9), np.linspace(bottom, top, 9))
+    x, y = np.meshgrid(np.linspace(left, right, 5), np.linspace(bottom, top, 5))
     along_x, along_y = _ground_vectors(crs, x.ravel(), y.ravel())
     if lengths:
         unit = crs.axis_info[0].unit_conversion_factor
@@ -365,9 +365,12 @@ def _on_sphere(crs: CRS, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _ground_vectors(crs: CRS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what one unit of x, and one of y, is on the ground at points: (N, 3) metres each."""
     step = in_units(_STEP, crs)
-    along_x = _on_sphere(crs, x + step, y) - _on_sphere(crs, x - step, y)
-    along_y = _on_sphere(crs, x, y + step) - _on_sphere(crs, x, y - step)
-    return along_x / (2 * step), along_y / (2 * step)
+    ends = _on_sphere(
+        crs,
+        np.concatenate([x + step, x - step, x, x]),
+        np.concatenate([y, y, y + step, y - step]),
+    ).reshape(4, len(x), 3)
+    return (ends[0] - ends[1]) / (2 * step), (ends[2] - ends[3]) / (2 * step)
 
 
 def _areas_on_sphere(geometries: np.ndarray, crs: CRS) -> np.ndarray:

@@ -13,6 +13,7 @@ import rasterio.features
 import rasterio.warp
 import shapely
 from mmengine.registry import DATASETS
+from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
@@ -537,6 +538,11 @@ def test_an_image_without_georeference_takes_the_grid_of_its_mask(
     np.testing.assert_allclose(dataset[0]["geo"]["transform"], GRIDS["degrees"][1][:6])
     assert "use the grid of the mask of the same name" in messages[0][0]
     with pytest.raises(DataError, match=r"t.tif is not georeferenced"):
+        GeoTIFFFolder("images", "masks", tmp_path, META)
+    corners = [GroundControlPoint(row, col, col, -row) for row in (0, 5) for col in (0, 5)]
+    with rasterio.open(tmp_path / "images/t.tif", "r+") as target:
+        target.gcps = corners, rasterio.CRS.from_epsg(4326)
+    with pytest.raises(DataError, match=r"(?s)t.tif is not .*4 ground control points.*gdalwarp"):
         GeoTIFFFolder("images", "masks", tmp_path, META)
 
 
