@@ -234,8 +234,12 @@ def class_map_file(
             sink.write_colormap(1, colour_table(classes, palette))
             sink.set_band_description(1, "class")
             sink.update_tags(classes=",".join(classes))
-        with quiet_open(partial, "r+") as sink:
+        with quiet_open(partial, "r+", driver="GTiff") as sink:
             yield sink
+        with quiet_open(partial) as source:
+            # A full disk may go unnoticed until a block is read.
+            for _, window in source.block_windows(1):
+                source.read(1, window=window)
 
 
 def colour_table(

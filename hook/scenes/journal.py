@@ -119,7 +119,11 @@ class Journal:
             self.remove()  # pieces without a fingerprint
             with writing(self.output):
                 self.folder.mkdir(exist_ok=True)
-            self.write_text(_FINGERPRINT, text)
+            try:
+                self.write_text(_FINGERPRINT, text)
+            except SceneError:
+                self.remove()
+                raise
         for stale in self.folder.glob("*.partial*"):
             stale.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Masks as files: scenes from chips, single chips, PNG; names; nothing half-written."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from rasterio.crs import CRS
 
-from hook.errors import DataError
+from hook.errors import DataError, SceneError
 from hook.evaluation.prediction_writer import PredictionWriter, class_map_file
 
 META = {"classes": ("field", "forest", "town"), "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
@@ -165,3 +166,19 @@ def test_predictions_have_no_side_files_of_earlier_ones(tmp_path):
     with class_map_file(tmp_path / "a.tif", WKT, SCENE, 4, 4, META["classes"]) as sink:
         sink.write(np.ones((4, 4), np.uint8), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize("size", [100, 1500, 9000])
+def test_a_full_disk_leaves_no_mask(tmp_path, size):
+    mask = np.random.default_rng(0).integers(0, 3, (300, 300)).astype(np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with (
+            pytest.raises(SceneError, match=r"a\.tif: cannot be written"),
+            class_map_file(tmp_path / "a.tif", WKT, SCENE, 300, 300, META["classes"]) as sink,
+        ):
+            sink.write(mask, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """What an interrupted map leaves behind, when it is killed while it clears up too."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -102,3 +103,14 @@ def test_a_name_too_long_for_the_files_beside_it_is_told_of(tmp_path, length):
     with pytest.raises(SceneError, match="File name too long") as caught, exclusive(output):
         Journal(output, {})
     assert "shorter name" in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_from_the_start_keeps_no_folder(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, limits[1]))
+    try:
+        with pytest.raises(SceneError, match="cannot be written"):
+            open_journal(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
