@@ -2,6 +2,7 @@
 
 import math
 import os
+from glob import escape, glob
 
 import torch
 from mmengine.hooks import CheckpointHook
@@ -49,11 +50,18 @@ class SoundCheckpointHook(CheckpointHook):
                 folder = os.path.join(self.out_dir, os.path.basename(folder.rstrip(os.sep)))
             if os.path.realpath(os.path.dirname(resumed)) != os.path.realpath(folder):
                 info.pop("keep_ckpt_ids", None)
-            for key in [key for key in info if key.startswith("best_ckpt") and info[key]]:
+            keys = [key for key in info if key.startswith("best_ckpt") and info[key]]
+            for key in keys:
                 own = os.path.join(folder, os.path.basename(info[key]))
                 if not os.path.isfile(own):
-                    runner.logger.warning(f"The best checkpoint so far is elsewhere: {info[key]}")
+                    runner.logger.warning(f"The best checkpoint so far is not here: {info[key]}")
                 info[key] = own
+            others = {*glob(os.path.join(escape(folder), "best_*.pth"))}
+            others -= {info[key] for key in keys}
+            if others:
+                runner.logger.warning(
+                    f"Not of this run up to here, and not replaced: {', '.join(sorted(others))}"
+                )
         super().before_train(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):

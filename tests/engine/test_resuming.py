@@ -335,6 +335,16 @@ def test_a_run_resumed_elsewhere_leaves_the_first_folder_alone(tmp_path):
     assert [path.name for path in second.glob("best_*.pth")] == ["best_mIoU_epoch_4.pth"]
 
 
+def test_the_best_of_a_part_that_is_run_again_is_named(tmp_path):
+    changes = {"default_hooks.checkpoint.save_best": "mIoU"}
+    changes["default_hooks.checkpoint.max_keep_ckpts"] = -1
+    train(config(tmp_path, **changes))  # the best is of epoch 2
+    train(config(tmp_path, **changes), "auto")
+    assert "not replaced" not in log(tmp_path)
+    train(config(tmp_path, **changes), str(tmp_path / "epoch_1.pth"))
+    assert f"not replaced: {tmp_path / 'best_mIoU_epoch_2.pth'}" in log(tmp_path)
+
+
 def test_a_copied_folder_goes_on_by_itself(tmp_path):
     best = {"default_hooks.checkpoint.save_best": "mIoU"}
     old, new = tmp_path / "old", tmp_path / "new"
