@@ -100,6 +100,6 @@ class ChipReader:
                 options["resampling"] = file.resampling
             self.open_files[key] = BandReader(source, file.indexes, nodata, **options)
             while len(self.open_files) > OPEN_FILES:
-                self.open_files.popitem(last=False)[1].source.close()
+                self.open_files.popitem(last=False)[1].close()
         self.open_files.move_to_end(key)
         return self.open_files[key]

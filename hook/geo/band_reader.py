@@ -118,6 +118,11 @@ class BandReader:
         """
         return self._read_file(window) if self._grid is None else self._resample(window)
 
+    def close(self) -> None:
+        """Close the file, after its warped view."""
+        self._file.close()
+        self.source.close()
+
     def _read_file(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         file, options = self._file, dict(window=window, out_dtype=self._stored)
         if len({self.source.dtypes[index - 1] for index in self.indexes}) == 1:

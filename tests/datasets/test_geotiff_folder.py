@@ -1087,3 +1087,13 @@ def test_resampled_images_keep_the_nodata_of_each_band(tmp_path, rng, write_rast
     step = data.scenes[0].grid.transform[0]
     assert sample["valid"].sum() * step**2 == pytest.approx(100 * (400 - 36), rel=0.12)
     assert sample["img"][sample["valid"] == 1].min() >= 50
+
+
+def test_warped_files_are_closed_and_opened_again(two_zones, monkeypatch):
+    monkeypatch.setattr("hook.datasets.chips.OPEN_FILES", 1)
+    grid = dict(crs="EPSG:32633", res=8)
+    options = dict(metainfo=META, grid=grid, chip_size=32, mode="cover")
+    data = GeoTIFFFolder("images", "masks", two_zones, **options)
+    chips = [data[k] for k in (0, -1, 0)]
+    np.testing.assert_array_equal(chips[0]["img"], chips[2]["img"])
+    assert chips[0]["img_path"] != chips[1]["img_path"] and len(data.reader.open_files) == 1
