@@ -247,7 +247,6 @@ def _bounds(geometries: np.ndarray, bounds: Sequence[float] | None) -> tuple[flo
     return tuple(shapely.total_bounds(geometries).tolist() if bounds is None else bounds)
 
 
-@functools.lru_cache(maxsize=256)
 def _is_planar(
     crs: CRS, bounds: tuple[float, ...], lengths: bool = False, everywhere: bool = False
 ) -> bool:
@@ -257,6 +256,14 @@ def _is_planar(
     """
     if not crs.is_projected:
         return not crs.is_geographic
+    # Chips of one image share the answer for the cells of 10 km that they lie in.
+    cell, (left, bottom, right, top) = in_units(_EDGE, crs), bounds
+    cells = *np.floor([left / cell, bottom / cell]), *np.ceil([right / cell, top / cell])
+    return _is_planar_in(crs, tuple(float(edge * cell) for edge in cells), lengths, everywhere)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_planar_in(crs: CRS, bounds: tuple[float, ...], lengths: bool, everywhere: bool) -> bool:
     left, bottom, right, top = bounds
     x, y = np.meshgrid(np.linspace(left, right, 5), np.linspace(bottom, top, 5))
     along_x, along_y = _ground_vectors(crs, x.ravel(), y.ravel())
