@@ -1,8 +1,9 @@
 """Predict classes or masks of single images."""
 
+import functools
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,13 @@ from hook.geo.bands import value_range
 from hook.geo.staging import check_output, replaced_by
 from hook.geo.styles import map_dtype
 from hook.inference.images import ValueCheck, inference_pipeline, read_sample
-from hook.inference.models import Model, chosen_tokens, load_model, model_files
+from hook.inference.models import (
+    Model,
+    chosen_tokens,
+    join_checkpoint,
+    load_model,
+    model_files,
+)
 from hook.progress import progress_bar
 
 
@@ -44,6 +51,21 @@ class Prediction(NamedTuple):
     """Georeference: ``crs`` (WKT, or None), ``transform``, ``height`` and ``width``."""
 
 
+def _one_model(function: Callable) -> Callable:
+    """Accept the deprecated arguments (config, checkpoint, files, out) too."""
+
+    @functools.wraps(function)
+    def call(model: Model, *args: Any, **options: Any) -> list[Prediction]:
+        if args and (args[0] is None or (len(args) > 1 and isinstance(args[1], list | tuple))):
+            checkpoint, *args = args
+            pair = join_checkpoint(model, checkpoint or "")  # warns, also of a model with None
+            model = pair if checkpoint else model
+        return function(model, *args, **options)
+
+    return call
+
+
+@_one_model
 def predict_files(
     model: Model,
     files: Sequence[str | os.PathLike],

@@ -93,6 +93,15 @@ def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
     predict_files(model, [chip], out, overwrite=True)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_config_and_checkpoint_as_two_arguments_are_deprecated(seg_run, chip, tmp_path, loaded):
+    old = (load_model(seg_run), None) if loaded else seg_run
+    with pytest.warns(DeprecationWarning, match="as one argument") as warned:
+        (found,) = predict_files(*old, [chip], tmp_path / "mask.tif")
+    assert warned[0].filename == __file__
+    assert found.output == str(tmp_path / "mask.tif")
+
+
 def test_classification_of_files_does_not_depend_on_the_batch(cls_run, tmp_path):
     rng = np.random.default_rng(0)
     files = []
