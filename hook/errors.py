@@ -4,9 +4,14 @@ A message has up to four parts: what is wrong (file or option), what was expecte
 and the remedy.
 """
 
+import contextlib
 import functools
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 
 class HookError(Exception):
@@ -62,18 +67,91 @@ class SceneError(HookError):
 
 
 def reports_errors(main: Callable) -> Callable:
-    """Decorate a command's ``main`` so that a :class:`HookError` ends it with a clear message.
+    """Decorate a command's ``main`` so that failures end it with a clear message, not a traceback.
 
-    The message goes to standard error and the exit status is 1. Other exceptions are defects of
-    HOOK and keep their traceback.
+    Messages go to standard error. Exit status: 1 for a :class:`HookError`, and for an error of the
+    operating system such as a full disk or too little memory; 130 after Ctrl-C (SIGINT), 143 after
+    SIGTERM, with the exception's notes, which say what is kept; 141 if the reader of standard
+    output has closed it. Other exceptions are defects of HOOK and keep their traceback.
     """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            with _standard_streams(), _sigterm_as_exception():
+                result = main(*args, **kwargs)
+                sys.stdout.flush()
+                return result
         except HookError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            message, status = f"error: {error}", 1
+        except KeyboardInterrupt as error:
+            message = "; ".join([str(error) or "interrupted", *getattr(error, "__notes__", ())])
+            status = 143 if isinstance(error, Terminated) else 130
+        except BrokenPipeError:
+            # What is still buffered would raise again when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (system := of_system(error)) is None:
+                raise
+            message, status = f"error: {system}", 1
+        print(message, file=sys.stderr)
+        sys.exit(status)
 
     return wrapped
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received; cleaned up after as Ctrl-C is."""
+
+
+def of_system(error: BaseException) -> HookError | None:
+    """Return the message of an error that the operating system caused, or None for others."""
+    if isinstance(error, MemoryError) or re.search(
+        "not enough memory|out of memory|Cannot allocate memory", str(error)
+    ):
+        return HookError(
+            "not enough memory",
+            found=str(error).strip().partition("\n")[0] or None,
+            remedy="use smaller windows or batches (--window, --batch), or fewer processes",
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return HookError(
+            f"{error.filename2 or error.filename or 'a file'}: cannot be read or written",
+            found=error.strerror,
+            remedy="check the name, the free disk space and the permissions",
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Let text be printed that a stream cannot encode, and streams be closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (>&-)
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    yield
+
+
+@contextlib.contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM in this process, not in those forked from it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def terminate(number, frame):
+        if os.getpid() == process:
+            raise Terminated("terminated")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

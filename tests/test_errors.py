@@ -1,8 +1,14 @@
 import ast
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import hook
 from hook.errors import (
@@ -52,6 +58,75 @@ def test_defects_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def _end(capsys, raised):
+    @reports_errors
+    def main():
+        raised()
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, capsys.readouterr().err.splitlines()
+
+
+def test_interruption_ends_in_one_line_with_what_is_kept(capsys):
+    def interrupted():
+        error = KeyboardInterrupt()
+        error.add_note("map.tif: finished parts are kept")
+        raise error
+
+    assert _end(capsys, interrupted) == (130, ["interrupted; map.tif: finished parts are kept"])
+
+
+def test_sigterm_cleans_up_and_ends_with_143(capsys, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            (tmp_path / "cleaned").touch()
+
+    assert _end(capsys, terminated) == (143, ["terminated"])
+    assert (tmp_path / "cleaned").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _allocate():
+    torch.empty(1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (lambda: os.mkdir("/proc/none/here"), "/proc/none/here: cannot be read or written"),
+        (lambda: Path("x" * 300).touch(), "cannot be read or written"),
+        (lambda: Path("/dev/full").write_text("x"), "a file: cannot be read or written"),
+        (_allocate, "not enough memory"),
+        (lambda: bytearray(1 << 60), "not enough memory"),
+    ],
+)
+def test_errors_of_the_operating_system_are_reported(capsys, raised, words):
+    status, lines = _end(capsys, raised)
+    assert status == 1
+    assert lines[0].startswith("error: ") and words in lines[0]
+    assert any(line.startswith("  remedy: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"), [("| head -c 1", 141), (">&-", 0), ("> /dev/full", 1)]
+)
+def test_standard_output_that_ends_early(redirection, status):
+    code = "from hook.errors import *; print_all = reports_errors(lambda: print('x\u00e4' * 99999))"
+    command = f'PYTHONIOENCODING=ascii "$0" -c "$1; print_all()" {redirection}; '
+    command += 'echo "${PIPESTATUS[0]}"'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, code], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split()[-1][-3:].lstrip("x") == str(status)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 KINDS = {kind.__name__ for kind in (CheckpointError, ConfigError, DataError, SceneError)}

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: Arguments after ``hook``; by default those of the process.
 
-    Exit status: 0 if all output was written, 1 for bad input, 2 for a bad option.
+    Exit status: 0 if all output was written, 1 for bad input or a full disk, 2 for a bad option,
+    130 after Ctrl-C, 143 after SIGTERM.
     """
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():

@@ -120,9 +120,11 @@ def unfinished(
         try:
             with StagedFiles(replace, f".{output.name}.finished", request.inputs) as files:
                 yield journal, files
-        except BaseException:
-            if not any(journal.folder.glob("*.done")):
-                journal.remove()  # nothing to resume
+        except BaseException as error:
+            if any(journal.folder.glob("*.done")):
+                error.add_note(f"{output}: finished parts are kept; continue with --resume")
+            else:
+                journal.remove()
             raise
         journal.remove()
 
