@@ -39,7 +39,8 @@ class SceneMapper(SceneModel):
         tta: Average over flips (``"flip"``) or flips and 90-degree rotations (``"d4"`` or True).
         precision: ``"fp32"`` or ``"bf16"``.
         compile: Compile the model.
-        threads: CPU threads of each process; default: PyTorch's.
+        threads: CPU threads of each process; default: PyTorch's, divided by the processes of a
+            local cluster.
 
     Raises:
         ConfigError: The config or an option cannot be used, or the model cannot map scenes.

@@ -29,7 +29,8 @@ class RegionExtractor(SceneModel):
         device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
             (``"cuda:0,1"``).
         num_tokens: Number of tokens per window; default: the model's.
-        threads: CPU threads of each process; default: PyTorch's.
+        threads: CPU threads of each process; default: PyTorch's, divided by the processes of a
+            local cluster.
         min_region_pixels: Minimum size of a connected part of a token; smaller fragments are
             merged into their most similar neighbour. 0 keeps all.
         embedding: ``"tokens"`` of the last block, equal for all parts of a token; or ``"seeds"``:

@@ -109,7 +109,10 @@ def add_scene_command(
         "--aoi", metavar="FILE", help="restrict to the polygons of this vector file"
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads of each process"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads of each process (default: the cores, divided by the local workers)",
     )
     parser.add_argument(
         "--cluster",

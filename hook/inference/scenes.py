@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,8 @@ from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster
 from hook.inference.images import ValueCheck
 from hook.inference.models import Model, load_model, model_files
-from hook.scenes.cluster import connect, on_cluster
+from hook.progress import progress_bar
+from hook.scenes.cluster import connect, load_on_workers, on_cluster
 from hook.scenes.pipeline import RunBlocks
 from hook.scenes.request import SceneRequest
 
@@ -62,7 +63,8 @@ class SceneModel:
         model: A loaded model, or argument of :func:`hook.apis.load_model`.
         device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
             (``"cuda:0,1"``).
-        threads: CPU threads of each process; default: PyTorch's.
+        threads: CPU threads of each process; default: PyTorch's, divided by the processes of a
+            local cluster.
         **options: Further arguments of ``kind``.
 
     Attributes:
@@ -86,6 +88,7 @@ class SceneModel:
         if threads is not None:
             remedy = "omit threads for PyTorch's default"
             torch.set_num_threads(check_int("threads", threads, remedy=remedy))
+        self._threads, self._given_threads = torch.get_num_threads(), threads is not None
         self.model = load_model(model, device=self._devices[0])
         # Unknown for a loaded model: its weights may have changed.
         self.checkpoint = None if isinstance(model, nn.Module) else self.model.weights_file
@@ -109,7 +112,7 @@ class SceneModel:
             "config": _digest(self.model.cfg.pretty_text.encode()),
             "weights": _weights_digest(self.model),
             "device": self.function.device.type,
-            "threads": torch.get_num_threads(),
+            "threads": self._threads,
             "versions": [__version__, torch.__version__],
             **self._options,
         }
@@ -133,6 +136,9 @@ class SceneModel:
         if names is not None:
             bands = tuple(names)  # which each file may have in an order of its own
         self._set_resolution(scene_resolution(scene))
+        if not self._given_threads:
+            processes = self._local_workers(request) or 1
+            self._threads = max(1, torch.get_num_threads() // processes)
         window = request.window or default_window(model)
         meta = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
         return replace(
@@ -177,13 +183,25 @@ class SceneModel:
             self.model.cfg.to_dict(),
             str(Path(self.checkpoint).absolute()),
             self._options,
-            torch.get_num_threads(),
+            self._threads,
         )
         parts = [self._kind.__name__, self.fingerprint(), str(self.checkpoint)]
         key = _digest(json.dumps(parts, default=str).encode())
-        workers = max(request.workers, len(self._devices))
-        with connect(request.cluster or "local", workers) as client:
+        workers = self._local_workers(request)
+        with ExitStack() as stack:
+            show = request.progress and workers > 0
+            with progress_bar(total=workers, desc="starting", unit="worker", show=show) as bar:
+                client = stack.enter_context(connect(request.cluster or "local", workers))
+                if workers:
+                    load_on_workers(client, make, key, self._devices)
+                    bar.update(workers)
             yield on_cluster(client, make, key, self._devices)
+
+    def _local_workers(self, request: SceneRequest) -> int:
+        """Return the number of processes started on this machine, 0 for none."""
+        if request.cluster == "local" or (request.cluster is None and len(self._devices) > 1):
+            return max(request.workers, len(self._devices))
+        return 0
 
 
 def warn_resolution_mismatch(model: nn.Module, name: object, metres: float | None) -> None:

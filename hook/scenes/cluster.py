@@ -52,6 +52,8 @@ def connect(address: str, workers: int = 2) -> Iterator["Client"]:
             "distributed.scheduler.allowed-failures": _DEATHS_ALLOWED,
             "distributed.comm.retry.count": 3,
             "distributed.admin.low-level-log-length": 0,
+            # Idle threads of one worker must not take the cores of another by spinning.
+            "distributed.nanny.pre-spawn-environ.OMP_WAIT_POLICY": "PASSIVE",
         }
         import dask
 
@@ -79,6 +81,16 @@ def connect(address: str, workers: int = 2) -> Iterator["Client"]:
                 remedy="start one with 'dask scheduler', and workers with 'dask worker'",
             ) from None
         yield client
+
+
+def load_on_workers(
+    client: "Client", make_predict: MakePredict, key: str, devices: Sequence[str] | None = None
+) -> None:
+    """Load the model on the workers of a local cluster, before blocks are distributed.
+
+    Arguments are those of :func:`on_cluster`.
+    """
+    client.run(_load, make_predict, key, devices)
 
 
 def on_cluster(
@@ -158,21 +170,31 @@ def _run_block(
             expected="a disk shared by all workers",
             remedy="write the output to one",
         )
-    if key not in _PREDICTORS:
-        _PREDICTORS.clear()
-        device = devices and devices[_number_of_worker(folder) % len(devices)]
-        _PREDICTORS[key] = make_predict(device)
+    _load(make_predict, key, devices, folder)
     with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)):
         blocks, journal = [plan.blocks[index]], Journal.join(folder)
         move_windows(job, _PREDICTORS[key], reader, plan, blocks, journal, _ignore)
     return index
 
 
+def _load(
+    make_predict: MakePredict,
+    key: str,
+    devices: Sequence[str] | None,
+    folder: Path | None = None,
+) -> None:
+    """Load the model in this worker, unless it has it."""
+    if key not in _PREDICTORS:
+        _PREDICTORS.clear()
+        device = devices and devices[_number_of_worker(folder) % len(devices)]
+        _PREDICTORS[key] = make_predict(device)
+
+
 def _ignore(windows: int) -> None:
     """Report nothing: the caller counts blocks."""
 
 
-def _number_of_worker(folder: Path) -> int:
+def _number_of_worker(folder: Path | None) -> int:
     """Return the number of this worker on its machine.
 
     Workers of a local cluster are named by numbers; others create the next free file of their

@@ -109,13 +109,17 @@ def test_data_sets_without_a_sampler_draw_anew_in_each_epoch():
 
 
 def test_one_process_without_workers_draws_from_the_global_state():
-    config = dict(dataset=dict(type="hook.Draws"), sampler=dict(type="DefaultSampler"), num_workers=0)
+    config = dict(
+        dataset=dict(type="hook.Draws"), sampler=dict(type="DefaultSampler"), num_workers=0
+    )
     assert seed_draws(config, 0) == config
 
 
 def test_the_wrapped_data_set_and_sampler_are_as_before(monkeypatch):
     monkeypatch.setattr(Draws, "metainfo", {"classes": ("a",)}, raising=False)
-    config = dict(dataset=dict(type="hook.Draws"), sampler=dict(type="InfiniteSampler"), num_workers=1)
+    config = dict(
+        dataset=dict(type="hook.Draws"), sampler=dict(type="InfiniteSampler"), num_workers=1
+    )
     loader = Runner.build_dataloader(seed_draws({**config, "batch_size": 1}, 0), seed=0)
     assert loader.dataset.metainfo == {"classes": ("a",)}
     assert len(loader.dataset) == 6 and len(loader.dataset[0]) == 3
