@@ -28,7 +28,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "png": dict(driver="PNG", worldfile="YES"),
 }
 FORMATS = (".geojson", ".gpkg", ".shp", ".fgb", ".parquet")
-NUMBERS = (b"nan", b"inf", b"-1", b"0", b"1e308", b"2147483648", b"99999999999999999999", b"''")
+VALUES = tuple(
+    "nan inf -1 0 1e308 2147483648 99999999999999999999 '' ä\u202e".encode().split(b" ")
+) + (b"", b"a b", b"\xff\xfe", b"x" * 300)
+PYTHON_VALUES = (
+    b"float('nan') float('inf') -1 0 1 7 2.5 1e308 2**40 None True [] () {} '' 'x' [1,2] "
+    b"dict(type='x')"
+).split()
 WORKER_CASES = 200  # after which a worker is replaced, so that the memory of a long run stays flat
 
 
@@ -85,54 +91,46 @@ def draw(rng: np.random.Generator, values) -> Any:
 
 
 def mutate_bytes(rng: np.random.Generator, data: bytes) -> bytes:
-    """Change some bytes of a file, mostly near its head, where the structure is described."""
+    """Change some bytes of a file, often near its head, where the structure is described."""
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         size = len(changed)
-        end = draw(rng, (min(size, 512), min(size, 512), size))
-        at = int(rng.integers(max(end, 1)))
+        at = int(rng.integers(max(1, draw(rng, (min(size, 512), size)))))
         if rng.random() < 0.1:  # formats with a footer
             at = max(size - at - 1, 0)
         length = int(rng.integers(1, 9))
-        change = rng.integers(6)
-        if change == 0:
+        change = rng.random()
+        if change < 0.3:
             changed[at : at + length] = rng.bytes(length)
-        elif change == 1:
+        elif change < 0.5:
             changed[at : at + length] = draw(rng, (b"\0", b"\xff", b"\x7f")) * length
-        elif change == 2 and size:
+        elif change < 0.85 and size:
             changed[at % size] ^= 1 << int(rng.integers(8))
-        elif change == 3:
-            del changed[int(rng.integers(size + 1)) :]
-        elif change == 4:
+        elif change < 0.9:
+            del changed[at:]
+        elif change < 0.95:
             del changed[at : at + length]
         else:
             changed[at:at] = bytes(changed[at : at + 64 * length])
     return bytes(changed)
 
 
-def mutate_text(rng: np.random.Generator, data: bytes) -> bytes:
-    """Change numbers, words or lines of a text."""
-    if rng.random() < 0.2:
+def mutate_text(rng: np.random.Generator, data: bytes, values: Sequence[bytes] = VALUES) -> bytes:
+    """Change a number, a word or a line of a text, or some of its bytes."""
+    change = rng.random()
+    if change < 0.1:
         return mutate_bytes(rng, data)
-    if rng.random() < 0.3:
+    if change < 0.25:
         lines = data.split(b"\n")
         at, other = rng.integers(len(lines), size=2)
-        change = rng.integers(3)
-        if change == 0:
-            del lines[at]
-        elif change == 1:
-            lines.insert(at, lines[other])
-        else:
-            lines[at], lines[other] = lines[other], lines[at]
+        lines[at] = draw(rng, (b"", lines[other], lines[at] + b"\n" + lines[at]))
         return b"\n".join(lines)
-    if words := list(re.finditer(rb"-?\d+\.?\d*(?:e-?\d+)?|\w+", data)):
-        found = draw(rng, words)
-        if rng.random() < 0.3:
-            new = draw(rng, words)[0]
-        else:
-            new = draw(rng, (*NUMBERS, b"", "ä\u202e".encode(), b"\xff\xfe", b"a b", b"x" * 300))
-        return data[: found.start()] + new + data[found.end() :]
-    return data
+    words = list(re.finditer(rb"-?\d+\.?\d*(?:e-?\d+)?|'[^']*'|True|False|None|\w+", data))
+    if not words:
+        return data
+    found = draw(rng, [word for word in words if not word[0].isalpha()] or words)
+    new = draw(rng, words)[0] if rng.random() < 0.2 else draw(rng, values)
+    return data[: found.start()] + new + data[found.end() :]
 
 
 def write_raster(path: Path, layout: str, rng: np.random.Generator, mask: bool = False) -> None:
@@ -401,7 +399,7 @@ class Cases:
     def _configs(self, rng, folder):
         command = draw(rng, ("map", "predict", "regions", "train"))
         path = folder / "config.py"
-        path.write_bytes(mutate_text(rng, path.read_bytes()))
+        path.write_bytes(mutate_text(rng, path.read_bytes(), PYTHON_VALUES))
         pair = (path, folder / "checkpoint.pth")
         if command == "train":
             return command, "text", lambda: self._train_config(folder)
