@@ -90,7 +90,7 @@ def load_on_workers(
 
     Arguments are those of :func:`on_cluster`.
     """
-    client.run(_load, make_predict, key, devices)
+    client.run(_load_numbered, make_predict, key, devices)
 
 
 def on_cluster(
@@ -170,31 +170,29 @@ def _run_block(
             expected="a disk shared by all workers",
             remedy="write the output to one",
         )
-    _load(make_predict, key, devices, folder)
+    if key not in _PREDICTORS:
+        _PREDICTORS.clear()
+        device = devices and devices[_number_of_worker(folder) % len(devices)]
+        _PREDICTORS[key] = make_predict(device)
     with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=job.cache_bytes(reader, plan)):
         blocks, journal = [plan.blocks[index]], Journal.join(folder)
         move_windows(job, _PREDICTORS[key], reader, plan, blocks, journal, _ignore)
     return index
 
 
-def _load(
-    make_predict: MakePredict,
-    key: str,
-    devices: Sequence[str] | None,
-    folder: Path | None = None,
+def _load_numbered(
+    make_predict: MakePredict, key: str, devices: Sequence[str] | None, dask_worker: Any
 ) -> None:
-    """Load the model in this worker, unless it has it."""
-    if key not in _PREDICTORS:
-        _PREDICTORS.clear()
-        device = devices and devices[_number_of_worker(folder) % len(devices)]
-        _PREDICTORS[key] = make_predict(device)
+    """Load the model in a worker of a local cluster, which is named by its number."""
+    _PREDICTORS.clear()
+    _PREDICTORS[key] = make_predict(devices and devices[int(dask_worker.name) % len(devices)])
 
 
 def _ignore(windows: int) -> None:
     """Report nothing: the caller counts blocks."""
 
 
-def _number_of_worker(folder: Path | None) -> int:
+def _number_of_worker(folder: Path) -> int:
     """Return the number of this worker on its machine.
 
     Workers of a local cluster are named by numbers; others create the next free file of their
