@@ -33,12 +33,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 from rasterio.transform import from_origin
 from tqdm import tqdm
 
 from hook.errors import HookError, reports_errors
+from hook.geo.raster import quiet_open
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "hook-fast-tiny_banepa-buildings"
@@ -214,7 +214,7 @@ class Bench:
         place = dict(crs="EPSG:32645", transform=from_origin(350_000, 3_050_000, 0.15, 0.15))
         (folder / "in").mkdir()
         for name, values in (("scene", image), ("mask", classes)):
-            with rasterio.open(
+            with quiet_open(
                 folder / "in" / f"{name}.tif",
                 "w",
                 driver="GTiff",

@@ -34,8 +34,8 @@ from typing import Any
 
 import geopandas
 import numpy as np
-import pandas as pd
-import rasterio
+import pyarrow.parquet as pq
+import pyogrio
 import shapely
 from prettytable import PrettyTable
 from rasterio.shutil import copy
@@ -45,6 +45,7 @@ from tqdm import tqdm
 from hook.engine.configs import load_config
 from hook.engine.profiling import prepare_output
 from hook.errors import ConfigError, HookError, reports_errors
+from hook.geo.raster import quiet_open
 
 KINDS = ("rasters", "vectors", "tables", "configs", "checkpoints")
 FAULTS = ("traceback", "crash", "hang", "left a file", "unreadable output")
@@ -190,7 +191,7 @@ def write_unusual_raster(path: Path, rng: np.random.Generator) -> str:
             limits += [np.nan, np.inf, -3.4028234663852886e38]
         nodata = draw(rng, limits)
     _write(path, values, driver="GTiff", crs=crs, transform=transform, nodata=nodata, dtype=dtype)
-    with rasterio.open(path, "r+") as file:
+    with quiet_open(path, "r+") as file:
         change = rng.integers(6)
         if change == 0 and "complex" not in dtype:
             file.scales = (draw(rng, (0.1, 0, np.nan)),) * shape[0]
@@ -210,7 +211,7 @@ def _write(path: Path, values: np.ndarray, driver: str, **profile) -> None:
     count, height, width = values.shape
     profile = dict(dtype=values.dtype, count=count, height=height, width=width) | profile
     creates = driver == "GTiff"
-    with rasterio.open(
+    with quiet_open(
         path if creates else path.with_name("source.tif"), "w", driver="GTiff", **profile
     ) as file:
         file.write(values)
@@ -300,7 +301,7 @@ class Cases:
         scene = str(folder / "tiles.tif")
         extractor = RegionExtractor(model, threads=1)
         extractor.extract(scene, str(folder / "regions.parquet"), window=SIDE, progress=False)
-        count = len(pd.read_parquet(folder / "regions.parquet"))
+        count = len(pq.read_table(folder / "regions.parquet"))
         rows = [f"{row},{draw(rng, ('water', 'land'))}" for row in range(min(count, 12))]
         (folder / "labels.csv").write_text("\n".join(["region_id,class", *rows]) + "\n")
         (folder / "val.txt").write_text("s2\n")
@@ -484,10 +485,12 @@ def check_outputs(out: Path, failed: bool) -> str | None:
     try:
         for path in found:
             if path.suffix == ".tif":
-                with rasterio.open(path) as file:
+                with quiet_open(path) as file:
                     file.read()
-            elif path.suffix in (".parquet", ".gpkg"):
-                (geopandas.read_parquet if path.suffix == ".parquet" else geopandas.read_file)(path)
+            elif path.suffix == ".parquet":
+                pq.read_table(path)
+            elif path.suffix == ".gpkg":
+                pyogrio.read_dataframe(path)
     except Exception as error:
         return f"unreadable output: {path.name}: {error}"
     return None
