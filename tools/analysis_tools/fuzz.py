@@ -35,7 +35,6 @@ from typing import Any
 import geopandas
 import numpy as np
 import pyarrow.parquet as pq
-import pyogrio
 import shapely
 from prettytable import PrettyTable
 from rasterio.shutil import copy
@@ -46,6 +45,7 @@ from hook.engine.configs import load_config
 from hook.engine.profiling import prepare_output
 from hook.errors import ConfigError, HookError, reports_errors
 from hook.geo.raster import quiet_open
+from hook.geo.vector import read_vectors
 
 KINDS = ("rasters", "vectors", "tables", "configs", "checkpoints")
 FAULTS = ("traceback", "crash", "hang", "left a file", "unreadable output")
@@ -487,10 +487,8 @@ def check_outputs(out: Path, failed: bool) -> str | None:
             if path.suffix == ".tif":
                 with quiet_open(path) as file:
                     file.read()
-            elif path.suffix == ".parquet":
-                pq.read_table(path)
-            elif path.suffix == ".gpkg":
-                pyogrio.read_dataframe(path)
+            elif path.suffix in (".parquet", ".gpkg"):
+                read_vectors(path)
     except Exception as error:
         return f"unreadable output: {path.name}: {error}"
     return None
