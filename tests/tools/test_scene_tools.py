@@ -177,3 +177,13 @@ def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
             run("draw_map", scene, classes, tmp_path / "x.png", *wrong)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_damaged_rasters_and_layers_end_in_words(tools, tmp_path):
+    log, cases = tmp_path / "fuzz.jsonl", ("--rasters", 8, "--vectors", 8)
+    for _ in range(2):  # the second run finds all cases in the log
+        tools.run("tools/analysis_tools/fuzz.py", *cases, "--log", log)
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        assert len(rows) == 16
+    assert {row["outcome"] for row in rows} == {"done", "refused"}
+    assert all(row["message"] for row in rows if row["outcome"] == "refused")

@@ -37,6 +37,7 @@ import torch
 from rasterio.transform import from_origin
 from tqdm import tqdm
 
+from hook.engine.profiling import prepare_output
 from hook.errors import HookError, reports_errors
 from hook.geo.raster import quiet_open
 
@@ -435,6 +436,7 @@ def connection_closed(bench: Bench, rng: random.Random, command: str, out: Path)
 @reports_errors
 def main() -> None:
     args = parse_args()
+    prepare_output(args, "log")
     rng, trials = random.Random(args.seed), []
     log = open(args.log, "w") if args.log else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as name, log as sink:

@@ -656,8 +656,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 @reports_errors
 def main() -> None:
     args = parse_args()
-    if args.log:
-        prepare_output(args.log, "--log")
+    prepare_output(args, "log")
     with tempfile.TemporaryDirectory() as name:
         if not args.case:
             sys.exit(report(run_all(args, Path(name))) > 0)
