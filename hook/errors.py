@@ -82,19 +82,19 @@ def reports_errors(main: Callable) -> Callable:
                 result = main(*args, **kwargs)
                 sys.stdout.flush()
                 return result
-        except HookError as error:
-            message, status = f"error: {error}", 1
-        except KeyboardInterrupt as error:
-            message = "; ".join([str(error) or "interrupted", *getattr(error, "__notes__", ())])
-            status = 143 if isinstance(error, Terminated) else 130
-        except BrokenPipeError:
-            # What is still buffered would raise again when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
-        except (OSError, MemoryError, RuntimeError) as error:
-            if (system := of_system(error)) is None:
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupted := interruption(error):
+                notes = getattr(interrupted, "__notes__", ())
+                message = "; ".join([str(interrupted) or "interrupted", *notes])
+                status = 143 if isinstance(interrupted, Terminated) else 130
+            elif isinstance(error, BrokenPipeError):
+                # What is still buffered would raise again when Python exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(141)
+            elif known := error if isinstance(error, HookError) else of_system(error):
+                message, status = f"error: {known}", 1
+            else:
                 raise
-            message, status = f"error: {system}", 1
         print(message, file=sys.stderr)
         sys.exit(status)
 
@@ -103,6 +103,16 @@ def reports_errors(main: Callable) -> Callable:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received; cleaned up after as Ctrl-C is."""
+
+
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C or SIGTERM that led to an exception, or None for others.
+
+    Libraries with a bare ``except:`` raise another exception while they handle the interruption.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def of_system(error: BaseException) -> HookError | None:

@@ -79,6 +79,16 @@ def test_interruption_ends_in_one_line_with_what_is_kept(capsys):
     assert _end(capsys, interrupted) == (130, ["interrupted; map.tif: finished parts are kept"])
 
 
+def test_interruption_that_a_library_caught_is_one(capsys):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except:  # noqa: E722
+            raise SyntaxError("failed to format") from None
+
+    assert _end(capsys, interrupted) == (130, ["interrupted"])
+
+
 def test_sigterm_cleans_up_and_ends_with_143(capsys, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
 

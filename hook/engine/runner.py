@@ -56,7 +56,7 @@ from hook.engine.resuming import (
     follow_schedule,
     hyperparameters,
 )
-from hook.errors import ConfigError, HookError
+from hook.errors import ConfigError, HookError, interruption
 
 
 # ---------------------------------------------------------------------------------- set-up
@@ -420,9 +420,16 @@ class HookRunner(Runner):
         self.register_hook(_FitPositions())
 
     def train(self):
-        """Train the model."""
-        with worker_errors():
-            return super().train()
+        """Train the model; an interruption says which checkpoint is kept."""
+        try:
+            with worker_errors():
+                return super().train()
+        except BaseException as error:
+            if (interrupted := interruption(error)) is None:
+                raise
+            if kept := find_resumable(self.work_dir):
+                interrupted.add_note(f"{kept} is kept; continue with --resume")
+            raise interrupted from None
 
     def val(self) -> dict:
         """Validate a checkpoint; all weights must match."""

@@ -1,7 +1,6 @@
 """A resumed run equals the unbroken one, or the log says what differs."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -386,7 +385,7 @@ def test_configs_are_compared_without_running_them():
     assert changed_settings("x = (", "x = 1") is None
 
 
-def _rank(rank, port, folder, interrupt, resume):
+def _rank(rank, port, whole, broken):
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -397,29 +396,49 @@ def _rank(rank, port, folder, interrupt, resume):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
-    cfg = config(folder, launcher="pytorch", model_wrapper_cfg=wrapper)
-    train(cfg, resume, interrupt)
+    for folder, resume, interrupt in (
+        (whole, None, None),
+        (broken, None, 5),
+        (broken, "auto", None),
+    ):
+        cfg = config(folder, launcher="pytorch", model_wrapper_cfg=wrapper)
+        train(cfg, resume, interrupt)
 
 
 def test_two_processes_resume_with_their_own_random_states(tmp_path):
-    def run(folder, interrupt=None, resume=None):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        fork = multiprocessing.get_context("fork")
-        arguments = (port, folder, interrupt, resume)
-        ranks = [fork.Process(target=_rank, args=(rank, *arguments)) for rank in (0, 1)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(60)
-        assert [process.exitcode for process in ranks] == [0, 0]
-        return load_checkpoint(max(folder.glob("epoch_*.pth"), key=os.path.getmtime))
-
-    whole = run(tmp_path / "whole")
-    run(tmp_path / "broken", interrupt=5)
-    assert_equal(whole["state_dict"], run(tmp_path / "broken", resume="auto")["state_dict"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = tmp_path / "whole", tmp_path / "broken"
+    # Not forked: autograd refuses to run in the fork of a process that has used its threads.
+    torch.multiprocessing.spawn(_rank, (port, *folders), nprocs=2)
+    whole, resumed = (
+        load_checkpoint(max(folder.glob("epoch_*.pth"), key=os.path.getmtime)) for folder in folders
+    )
+    assert_equal(whole["state_dict"], resumed["state_dict"])
     assert len(whole["random_state"]) == 2
+    assert "resumed epoch: 2" in log(folders[1])
+
+
+# --------------------------------------------------------------------------- interrupted runs
+class InterruptWhileFormatting(Interrupt):
+    """Interrupts a library that raises another exception then."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        try:
+            super().before_train_iter(runner, batch_idx)
+        except:  # noqa: E722
+            raise SyntaxError("failed to format") from None
+
+
+@pytest.mark.parametrize("kind", [Interrupt, InterruptWhileFormatting])
+def test_an_interrupted_run_says_which_checkpoint_is_kept(kind, tmp_path):
+    runner = build_runner(config(tmp_path, experiment_name=uuid.uuid4().hex))
+    runner.register_hook(kind(5, False))
+    with keep_random_state(), pytest.raises(KeyboardInterrupt) as caught:
+        runner.train()
+    kept = tmp_path / "epoch_1.pth"
+    assert caught.value.__notes__ == [f"{kept} is kept; continue with --resume"]
 
 
 # ------------------------------------------------------------------------------ diverged runs
