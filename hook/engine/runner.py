@@ -17,6 +17,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import (
     BaseLoop,
@@ -47,7 +48,7 @@ from hook.engine.configs import (
     setup_environment,
 )
 from hook.engine.models import fit_loaded_positions, upgrade_model
-from hook.engine.optim import CPUAmpOptimWrapper
+from hook.engine.optim import CPUAmpOptimWrapper, upgrade_constructor
 from hook.engine.resuming import (
     OF_OPTIMIZATION,
     ResumeHook,
@@ -348,7 +349,6 @@ class HookRunner(Runner):
 
     build_val_loop = _reports("val_dataloader / val_evaluator", Runner.build_val_loop)
     build_test_loop = _reports("test_dataloader / test_evaluator", Runner.build_test_loop)
-    build_optim_wrapper = _reports("optim_wrapper", Runner.build_optim_wrapper)
     build_param_scheduler = _reports("param_scheduler", Runner.build_param_scheduler)
     build_visualizer = _reports("visualizer", Runner.build_visualizer)
     build_log_processor = _reports("log_processor", Runner.build_log_processor)
@@ -364,6 +364,12 @@ class HookRunner(Runner):
         """Build the model; see :func:`upgrade_model`."""
         with config_errors("model"):
             return super().build_model(upgrade_model(model))
+
+    def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper | OptimWrapperDict:
+        """Build the optimizer; see :func:`hook.engine.optim.upgrade_constructor`."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        with config_errors("optim_wrapper"):
+            return super().build_optim_wrapper(upgrade_constructor(optim_wrapper, model))
 
     def build_train_loop(self, loop) -> BaseLoop:
         """Build the training loop, with seeded draws.

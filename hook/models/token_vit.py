@@ -80,6 +80,9 @@ class TokenViT(BaseModule):
         norm_eps: Epsilon of the LayerNorms (paper 1e-5; most timm weights were trained at 1e-6).
         layer_scale: Initial value of LayerScale, for weights that have it; None for none.
         drop_path_rate: Stochastic depth of the last block, growing linearly from zero.
+        frozen_stages: Parts that are not trained and stay in evaluation mode: -1 for none, 0 for
+            the tokenizer, n for the tokenizer and the first n blocks (with all blocks also the
+            final norm).
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the blocks of a timm ViT from
             a file or by timm's name of the model.
 
@@ -106,6 +109,7 @@ class TokenViT(BaseModule):
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
         drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -161,6 +165,45 @@ class TokenViT(BaseModule):
             for i in range(depth)
         )
         self.norm = norm_layer(embed_dims) if final_norm else nn.Identity()
+        if frozen_stages not in range(-1, depth + 1):
+            raise ConfigError(
+                f"model.backbone.frozen_stages={frozen_stages!r}",
+                expected=f"-1 for none, 0 for the tokenizer, up to {depth} for that many blocks",
+                found=frozen_stages,
+                remedy="correct frozen_stages",
+            )
+        self.frozen_stages = frozen_stages
+        for part in self._frozen():
+            part.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        """Return the parts that are not trained."""
+        stages = [self.tokenizer, *self.blocks]
+        frozen = stages[: self.frozen_stages + 1]
+        return [*frozen, self.norm] if len(frozen) == len(stages) else frozen
+
+    def train(self, mode: bool = True) -> "TokenViT":
+        """Set training mode, except for frozen parts."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Return the layer of a parameter, and the number of layers, for layer-wise decay.
+
+        Args:
+            param_name: Name of the parameter in a model.
+            prefix: Prefix of the backbone's parameters in it.
+
+        Returns:
+            0 for the tokenizer, i + 1 for block i, else the last layer; and ``depth + 2``.
+        """
+        layers = len(self.blocks) + 2
+        part, *rest = param_name.removeprefix(prefix).split(".")
+        if param_name.startswith(prefix) and part in ("tokenizer", "blocks"):
+            return (0 if part == "tokenizer" else int(rest[0]) + 1), layers
+        return layers - 1, layers
 
     def init_weights(self) -> None:
         """Keep PyTorch's initialisation, as the paper does, or load ``init_cfg``'s checkpoint.

@@ -56,11 +56,36 @@ def test_gradients_reach_every_parameter(tokenizer):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("stages", [-1, 0, 2, 4])
+def test_frozen_stages_neither_learn_nor_drop(tokenizer, stages):
+    options = dict(frozen_stages=stages, drop_path_rate=0.5, final_norm=True)
+    model = small(tokenizer, **options).train()
+    parts = [model.tokenizer, *model.blocks, model.norm]
+    count = len(parts) if stages == 4 else stages + 1
+    assert [part.training for part in parts] == [i >= count for i in range(len(parts))]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model(torch.rand(2, 3, 64, 64)) ** 3).sum().backward() if stages < 4 else None
+    optimizer.step()
+    for part in parts[:count]:
+        assert all(p.grad is None and not p.requires_grad for p in part.parameters())
+    if stages < 4:
+        assert all(p.grad is not None for part in parts[count:] for p in part.parameters())
+    frozen = tuple(f"{name}." for name in ("tokenizer", *(f"blocks.{i}" for i in range(stages))))
+    for name, value in model.state_dict().items():
+        if stages >= 0 and name.startswith(frozen):
+            assert torch.equal(value, before[name])
+    small(tokenizer, final_norm=True).load_state_dict(model.state_dict())  # as without
+    assert not any(part.training for part in model.eval().modules())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(num_heads=5), "divisible"),
         (dict(out_indices=(0, 4)), r"blocks that do not exist: \[4\]"),
+        (dict(frozen_stages=5), "frozen_stages=5"),
+        (dict(frozen_stages=-2), "frozen_stages=-2"),
     ],
 )
 def test_bad_options(hook_tokenizer, options, message):
