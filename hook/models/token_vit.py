@@ -1,7 +1,7 @@
 """ViT blocks over the tokens of any tokenizer."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -83,8 +83,9 @@ class TokenViT(BaseModule):
         frozen_stages: Parts that are not trained and stay in evaluation mode: -1 for none, 0 for
             the tokenizer, n for the tokenizer and the first n blocks (with all blocks also the
             final norm).
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads the blocks of a timm ViT from
-            a file or by timm's name of the model.
+        **options: ``init_cfg`` of MMEngine's ``BaseModule``: ``dict(type='Pretrained',
+            checkpoint=...)`` loads the blocks of a timm ViT from a file or by timm's name of the
+            model.
 
     Raises:
         ConfigError: An option is out of range.
@@ -110,9 +111,9 @@ class TokenViT(BaseModule):
         layer_scale: float | None = None,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
-        init_cfg: dict | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(**options)
         if embed_dims % num_heads:
             raise ConfigError(
                 "model.backbone: embed_dims must be divisible by num_heads",
