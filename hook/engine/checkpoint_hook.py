@@ -2,15 +2,19 @@
 
 import math
 import os
+from collections.abc import Iterable
 from glob import escape, glob
+from pathlib import Path
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hook.checkpoint import nonfinite_weights
 from hook.errors import ConfigError, HookError
+from hook.geo.staging import atomic_write
 from hook.registry import HOOKS
 
 
@@ -20,6 +24,7 @@ class SoundCheckpointHook(CheckpointHook):
 
     - A training whose weights become NaN or infinite ends before it saves them, so that no
       earlier checkpoint is deleted for them and none of them is the best.
+    - Outdated checkpoints are removed when the new one is complete; MMEngine removes them first.
     - A run resumed in another folder than its checkpoint's leaves that folder as it is.
     - ``save_best='auto'`` uses the first metric whose rule is known.
 
@@ -39,6 +44,14 @@ class SoundCheckpointHook(CheckpointHook):
     ]
 
     _has_finite_loss = True  # of the last iteration
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args:  # MMEngine would hand them to a function that knows none, at the first save
+            name = next(iter(self.args))
+            raise TypeError(
+                f"CheckpointHook.__init__() got an unexpected keyword argument '{name}'"
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Look up the files of a resumed run in this run's folder."""
@@ -77,8 +90,38 @@ class SoundCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._check_weights(runner)  # before an earlier checkpoint is removed
-        super()._save_checkpoint_with_step(runner, step, meta)
+        self._check_weights(runner)
+        kept = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+        if self.max_keep_ckpts > 0 and step not in kept[-1:]:
+            self.keep_ckpt_ids.append(step)  # drops the oldest
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            with atomic_write(Path(runner.work_dir, "last_checkpoint")) as partial:
+                partial.write_text(self.last_ckpt)
+        outdated = [one for one in kept if one not in self.keep_ckpt_ids]
+        self._remove(
+            self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(one))
+            for one in outdated
+        )
+
+    def _remove(self, files: Iterable[str]) -> None:
+        for path in files if is_main_process() else ():
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
@@ -98,8 +141,18 @@ class SoundCheckpointHook(CheckpointHook):
             if metrics[key] is not None and not math.isfinite(metrics[key]):
                 runner.logger.warning(f"{key} is {metrics[key]}, which is never the best score.")
                 metrics = {**metrics, key: None}
-        if metrics:
-            super()._save_best_checkpoint(runner, metrics)
+        if not metrics:
+            return
+        info = runner.message_hub.runtime_info
+        before = {info[key] for key in info if key.startswith("best_ckpt")} - {None}
+        # MMEngine would remove these first.
+        self.best_ckpt_path, self.best_ckpt_path_dict = None, dict.fromkeys(self.key_indicators)
+        super()._save_best_checkpoint(runner, metrics)
+        self.best_ckpt_path = info.get("best_ckpt")
+        self.best_ckpt_path_dict = {
+            key: info[name] for key in self.key_indicators if (name := f"best_ckpt_{key}") in info
+        }
+        self._remove(before - {info[key] for key in info if key.startswith("best_ckpt")})
 
     def _rank_metrics(self, runner: Runner, metrics: dict) -> dict:
         """Return the metrics from the first one on whose rule is known."""

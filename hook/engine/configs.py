@@ -3,10 +3,14 @@
 import argparse
 import contextlib
 import difflib
+import fnmatch
 import importlib.metadata
+import inspect
 import os
+import re
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +30,26 @@ RUNNER_KEYS = frozenset(
     "auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks "
     "custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level "
     "visualizer default_scope randomness experiment_name model_wrapper_cfg sync_bn "
-    "find_unused_parameters custom_imports activation_checkpointing cfg compile".split()
+    "find_unused_parameters custom_imports activation_checkpointing efficient_conv_bn_eval cfg "
+    "compile".split()
 )
+# Sections that are passed to no constructor, which would refuse unknown keys: keys that are read.
+_SECTION_KEYS = {
+    "auto_scale_lr": "enable base_batch_size",
+    "default_hooks": "runtime_info timer sampler_seed logger param_scheduler checkpoint "
+    "visualization",
+    "env_cfg": "cudnn_benchmark mp_cfg dist_cfg resource_limit",
+    "model.test_cfg": "mode crop_size stride tta",
+    "optim_wrapper.clip_grad": "type max_norm norm_type clip_value error_if_nonfinite foreach",
+    "optim_wrapper.paramwise_cfg": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult "
+    "dwconv_decay_mult flat_decay_mult dcn_offset_lr_mult bypass_duplicate force_default_settings "
+    "num_layers decay_rate layer_decay_rate decay_type",
+    "optim_wrapper.paramwise_cfg.custom_keys.*": "lr_mult decay_mult lr weight_decay momentum "
+    "betas eps",
+    "randomness": "seed diff_rank_seed deterministic",
+    "*_dataloader.dataset.metainfo": "classes palette bands mean std scale offset nodata "
+    "resolution ignore_index",
+}
 
 # Distribution names of OpenMMLab's packages, with the maintained fork last.
 _DISTRIBUTIONS = {
@@ -209,16 +231,38 @@ def _check_keys(cfg: Config, path: Path, needs_model: bool) -> None:
             found=f"the keys {', '.join(cfg) or 'none'}",
             remedy="pass a complete config, not one of the parts under _base_",
         )
-    for key in cfg:
-        if key in RUNNER_KEYS:
+    _check_spelling(path, "", cfg, RUNNER_KEYS, 0.88)
+    for name, keys in _SECTION_KEYS.items():
+        for place, section in _sections(cfg, name.split(".")):
+            _check_spelling(path, place, section, keys.split(), 0.85)
+
+
+def _sections(cfg: Mapping, names: Sequence[str], place: str = "") -> Iterator[tuple[str, Mapping]]:
+    """Yield the sections at a path of patterns, with their dotted keys and a dot."""
+    if not names:
+        yield place, cfg
+        return
+    for key, value in cfg.items():
+        if isinstance(value, Mapping) and fnmatch.fnmatchcase(str(key), names[0]):
+            yield from _sections(value, names[1:], f"{place}{key}.")
+
+
+def _check_spelling(
+    path: Path, place: str, section: Iterable, known: Collection[str], cutoff: float
+) -> None:
+    """Raise ConfigError for a key that is unknown and resembles a known one.
+
+    Others are the user's own, and so are numbered ones, such as a second ``checkpoint2``.
+    """
+    for key in map(str, section):
+        if key in known or re.sub(r"_?\d+$", "", key) in known:
             continue
-        close = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.88)
-        if close:
+        if close := difflib.get_close_matches(key, known, n=1, cutoff=cutoff):
             raise ConfigError(
-                f"config {path} has the unknown key '{key}'",
-                expected=close[0],
-                found=key,
-                remedy=f"spell it '{close[0]}', or rename your variable",
+                f"config {path} has the unknown key '{place}{key}'",
+                expected=place + close[0],
+                found=place + key,
+                remedy=f"spell it '{close[0]}', or rename your own",
             )
 
 
@@ -286,9 +330,26 @@ def config_errors(section: str):
         reason = text.partition(". Please check")[0].partition("\n")[0]
         raise ConfigError(
             f"{section} of the config cannot be built",
+            expected=_resembled_argument(error, text),
             found=f"{type(error).__name__}: {reason or 'not supported for this model'}",
             remedy="correct this part of the config; tools/misc/print_config.py prints all of it",
         ) from error
+
+
+def _resembled_argument(error: BaseException, text: str) -> str | None:
+    """Return the argument that an unexpected one of a constructor resembles, if any."""
+    match = re.search(r"(\w+)(\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", text)
+    if match is None:
+        return None
+    names: set[str] = set()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # MMEngine's registries call a local variable, its runner a global class.
+        kind = frame.f_locals.get("obj_cls") or frame.f_globals.get(match[1])
+        for one in getattr(kind, "__mro__", (object,))[:-1]:
+            with contextlib.suppress(ValueError):  # of a built-in class
+                names |= {*inspect.signature(one.__init__).parameters} - {"self"}
+    close = difflib.get_close_matches(match[3], names, n=1)
+    return close[0] if close else None
 
 
 class ConfigOptions(DictAction):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +58,7 @@ from hook.engine.resuming import (
     hyperparameters,
 )
 from hook.errors import ConfigError, HookError, interruption
+from hook.geo.staging import cannot_write
 
 
 # ---------------------------------------------------------------------------------- set-up
@@ -428,7 +429,7 @@ class HookRunner(Runner):
     def train(self):
         """Train the model; an interruption says which checkpoint is kept."""
         try:
-            with worker_errors():
+            with worker_errors(), self._ending_workers():
                 return super().train()
         except BaseException as error:
             if (interrupted := interruption(error)) is None:
@@ -440,14 +441,28 @@ class HookRunner(Runner):
     def val(self) -> dict:
         """Validate a checkpoint; all weights must match."""
         self._needs_every_weight = True
-        with worker_errors():
+        with worker_errors(), self._ending_workers():
             return super().val()
 
     def test(self) -> dict:
         """Test a checkpoint; all weights must match."""
         self._needs_every_weight = True
-        with worker_errors():
+        with worker_errors(), self._ending_workers():
             return super().test()
+
+    @contextmanager
+    def _ending_workers(self) -> Iterator[None]:
+        """End data-loader workers; the garbage collector would wait 5 s for each."""
+        try:
+            yield
+        finally:
+            for loop in (self._train_loop, self._val_loop, self._test_loop):
+                owners = getattr(loop, "dataloader_iterator", None), getattr(loop, "dataloader", 0)
+                for owner in owners:
+                    iterator = getattr(owner, "_iterator", None)
+                    if hasattr(iterator, "_shutdown_workers"):
+                        iterator._shutdown_workers()
+                        owner._iterator = None
 
     def resume(self, filename: str, resume_optimizer: bool = True, **kwargs) -> None:
         """Resume from a checkpoint; all weights must match, and the config's schedule holds.
@@ -531,9 +546,16 @@ class HookRunner(Runner):
         self.random_states = all_gather_object(random_state())
         if not is_main_process():
             return
-        partial = f".{filename}.partial"
-        super().save_checkpoint(out_dir, partial, *args, **kwargs)
-        os.replace(os.path.join(out_dir, partial), os.path.join(out_dir, filename))
+        partial = Path(out_dir, f".{filename}.partial")
+        try:
+            super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
+            os.replace(partial, Path(out_dir, filename))
+        except OSError as problem:
+            error = cannot_write(Path(out_dir, filename), problem, HookError)
+            error.remedy += ", then resume: the checkpoints before it are complete"
+            raise error from problem
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _sound(hook):

@@ -1,6 +1,8 @@
 """A resumed run equals the unbroken one, or the log says what differs."""
 
+import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -180,11 +182,8 @@ def train(cfg, resume=None, interrupt=None, in_validation=False):
             with pytest.raises(KeyboardInterrupt):
                 runner.train()
             weights = None
-    # Workers that are left to the garbage collector end only after a timeout.
-    endless = getattr(runner.train_loop, "dataloader_iterator", runner.train_dataloader)
-    for owner in (endless, runner.train_dataloader, runner.val_dataloader):
-        if hasattr(owner._iterator, "_shutdown_workers"):
-            owner._iterator._shutdown_workers()
+    if interrupt is None:
+        assert not multiprocessing.active_children()  # workers have ended
     return weights
 
 
@@ -458,6 +457,86 @@ def test_a_diverged_run_ends_and_keeps_its_sound_checkpoints(changes, tmp_path):
     for path in kept:
         weights = load_checkpoint(path)["state_dict"]
         assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train_dataloader.num_worker": 1}, "num_workers"),
+        ({"train_cfg": dict(type="EpochBasedTrainLoop", max_epoch=2)}, "max_epochs"),
+        ({"optim_wrapper.optimzer": dict(lr=1.0)}, "optimizer"),
+        ({"optim_wrapper.optimizer.weight_decy": 0.1}, "weight_decay"),
+        ({"param_scheduler": [dict(type="LinearLR", start_facto=0.1)]}, "start_factor"),
+        ({"default_hooks.checkpoint.max_keep_ckpt": 1}, "max_keep_ckpts"),
+    ],
+)
+def test_arguments_that_nothing_takes_are_named(changes, says, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        train(config(tmp_path, **changes))
+    assert caught.value.expected == says
+
+
+class FullDisk(Hook):
+    """From the second epoch on, files that hold more than a few bytes cannot be written."""
+
+    def __init__(self, number, patch):
+        self.number, self.patch = number, patch
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            self.patch.setattr("mmengine.fileio.LocalBackend.put", self.put)
+
+    def put(self, content, path):
+        with open(path, "wb") as file:
+            file.write(content[:100])
+        raise OSError(self.number, os.strerror(self.number), path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("best", [None, "mIoU"])
+def test_a_full_disk_costs_no_checkpoint(number, best, tmp_path, monkeypatch):
+    options = dict(max_keep_ckpts=1, save_best=best)
+    changes = {f"default_hooks.checkpoint.{key}": value for key, value in options.items()}
+    whole = train(config(tmp_path / "whole", **changes))
+    cfg = config(tmp_path / "run", **changes)
+    cfg.experiment_name = uuid.uuid4().hex
+    with keep_random_state(), monkeypatch.context() as patch:
+        runner = build_runner(cfg)
+        runner.register_hook(FullDisk(number, patch))
+        with pytest.raises(HookError, match="cannot be written") as caught:
+            runner.train()
+    assert "epoch_2.pth" in str(caught.value) and os.strerror(number) in str(caught.value)
+    names = {"epoch_1.pth"} | ({"best_mIoU_epoch_1.pth"} if best else set())
+    left = {path.name for path in (tmp_path / "run").iterdir() if "pth" in path.name}
+    assert left == names
+    assert (tmp_path / "run" / "last_checkpoint").read_text().endswith("epoch_1.pth")
+    assert all(load_checkpoint(tmp_path / "run" / name) for name in names)
+    assert_equal(whole, train(config(tmp_path / "run", **changes), "auto"))
+
+
+def test_outdated_checkpoints_go_when_the_new_one_is_complete(tmp_path, monkeypatch):
+    seen = []
+
+    def replace(source, target, kept=os.replace):
+        if str(target).endswith(".pth"):
+            seen.append({path.name for path in tmp_path.glob("*.pth")})
+        kept(source, target)
+
+    monkeypatch.setattr("hook.engine.runner.os.replace", replace)
+    train(
+        config(
+            tmp_path,
+            **{
+                "default_hooks.checkpoint.max_keep_ckpts": 1,
+                "default_hooks.checkpoint.save_best": "mIoU",
+            },
+        )
+    )
+    assert all(any(name.startswith("epoch") for name in names) for names in seen[1:])
+    best = [{name for name in names if name.startswith("best")} for names in seen]
+    first = next(i for i, names in enumerate(best) if names)
+    assert all(best[first:])
+    assert {p.name for p in tmp_path.glob("*.pth")} == {"epoch_4.pth", "best_mIoU_epoch_2.pth"}
 
 
 @pytest.mark.parametrize(

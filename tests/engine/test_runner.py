@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from timm.layers import resample_abs_pos_embed
 from torch._utils import ExceptionWrapper
 
-from hook.engine.configs import add_config_options, config_errors, load_config
+from hook.engine.configs import add_config_options, config_errors, config_root, load_config
 from hook.engine.models import fit_loaded_positions
 from hook.engine.runner import (
     _first_slurm_host,
@@ -45,6 +45,30 @@ def _write(path, text):
         ("lr = 1", "describes no model"),
         ("model = dict(type='X')\ntrain_dataloder = dict()", "train_dataloder"),
         ("model = dict(type='X')\noptim_wraper = dict()", "optim_wrapper"),
+        ("model = dict(type='X')\nrandomness = dict(sed=1)", "randomness.seed"),
+        ("model = dict(type='X')\nvisualiser = dict()", "'visualizer'"),
+        ("model = dict(type='X', test_cfg=dict(mod='slide'))", "model.test_cfg.mode"),
+        ("model = dict(type='X')\nenv_cfg = dict(cudnn_benchmrk=True)", "env_cfg.cudnn_benchmark"),
+        ("model = dict(type='X')\nauto_scale_lr = dict(base_batchsize=8)", "base_batch_size"),
+        (
+            "model = dict(type='X')\ndefault_hooks = dict(chekpoint=dict(interval=5))",
+            "'checkpoint'",
+        ),
+        ("model = dict(type='X')\noptim_wrapper = dict(clip_grad=dict(max_nrm=1))", "max_norm"),
+        (
+            "model = dict(type='X')\noptim_wrapper = dict(paramwise_cfg=dict(norm_decay_mul=0.0))",
+            "optim_wrapper.paramwise_cfg.norm_decay_mult",
+        ),
+        (
+            "model = dict(type='X')\n"
+            "optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'head': dict(lr_mul=9)}))",
+            "custom_keys.head.lr_mult",
+        ),
+        (
+            "model = dict(type='X')\n"
+            "train_dataloader = dict(dataset=dict(type='Y', metainfo=dict(scal=0.1)))",
+            "train_dataloader.dataset.metainfo.scale",
+        ),
     ],
 )
 def test_broken_configs(tmp_path, text, says):
@@ -58,6 +82,17 @@ def test_broken_configs(tmp_path, text, says):
 def test_variables_of_a_config_are_not_mistaken_for_typos(tmp_path):
     text = "model = dict(type='X')\ndata_root = '.'\nnorm_cfg = 1\ntta_pipeline = []\ncrop_size = 2"
     assert load_config(_write(tmp_path / "good.py", text)).crop_size == 2
+    text = """model = dict(type='X', test_cfg=dict(mode='whole', patience=3))
+default_hooks = dict(checkpoint2=dict(type='CheckpointHook'), early_stopping=dict(type='Y'))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0), 'pos': {}}))
+val_dataloader = dict(dataset=dict(metainfo=dict(sensor='S2', classes=('a',), band_names=())))
+"""
+    assert load_config(_write(tmp_path / "own.py", text)).model.test_cfg.patience == 3
+
+
+@pytest.mark.parametrize("path", sorted(config_root().glob("*/*.py")), ids=lambda p: p.stem)
+def test_no_config_is_mistaken_for_a_typo(path):
+    load_config(path, needs_model=False)
 
 
 def test_missing_config_and_wrong_ending(tmp_path):
