@@ -127,7 +127,11 @@ def add_scene_command(
         metavar="N",
         help="number of processes of '--cluster local' (default 2)",
     )
-    parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume an interrupted run; one that has finished is left as it is",
+    )
     add_run_options(parser, batch_size=4, unit="windows", tta=tta)
     return parser
 
@@ -149,7 +153,7 @@ def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) ->
     report = kind(model_of(args), **arguments_of(args, kind)).run(scene_request)
     if getattr(args, "dry_run", False):
         print(report)
-    elif not args.quiet:
+    elif not args.quiet or report.finished_before:
         print(f"{args.output}: {report}", file=sys.stderr)
 
 

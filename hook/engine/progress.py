@@ -62,6 +62,8 @@ class TrainingProgressHook(Hook):
         self._bar = progress_bar(
             total=self._total, initial=self._first, unit="it", show=self.show, dynamic_ncols=True
         )
+        if self.show and self._first >= self._total:
+            print(f"      finished already, at iteration {self._first}", flush=True)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from hook.checkpoint import check_classes, warn_input_changes
 from hook.datasets.seeding import SeededSampler, set_random_state
@@ -229,6 +229,13 @@ def _step(schedulers: list, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> N
 
 
 # ------------------------------------------------------------------------------------ hook
+def _progress(loop: BaseLoop) -> tuple[str, int, int]:
+    """Return the unit of a training loop, how many of it are done, and how many there are."""
+    if isinstance(loop, EpochBasedTrainLoop):
+        return "epoch", loop.epoch, loop.max_epochs
+    return "iteration", loop.iter, loop.max_iters
+
+
 @HOOKS.register_module()
 class ResumeHook(Hook):
     """Save random states in checkpoints, and resume with them.
@@ -283,7 +290,12 @@ class ResumeHook(Hook):
                 "The resumed run differs from an unbroken one:"
                 + "".join(f"\n  {n}" for n in listed)
             )
+        if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+            return
         self._validate(runner)
+        unit, done, end = _progress(loop)
+        if done >= end:
+            runner.logger.info(f"The training has finished already, at {unit} {done} of {end}.")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the sampler the epoch of its draws."""
@@ -308,12 +320,7 @@ class ResumeHook(Hook):
         loop = runner.train_loop
         if runner.val_loop is None or loop.iter == 0:
             return
-        if isinstance(loop, EpochBasedTrainLoop):
-            unit, done, end = "epoch", loop.epoch, loop.max_epochs
-        elif isinstance(loop, IterBasedTrainLoop):
-            unit, done, end = "iteration", loop.iter, loop.max_iters
-        else:
-            return
+        unit, done, end = _progress(loop)
         loop._decide_current_val_interval()
         if done < loop.val_begin or (done % loop.val_interval and done != end):
             return

@@ -1,6 +1,7 @@
 """Output files that appear only when all of them are complete."""
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ _OF_WRITING = {
     errno.EROFS,
     errno.ENAMETOOLONG,
 }
+_PREFIX = ".hook-"  # of hidden folders
+_LONGEST_NAME = 200  # bytes of a staged name: drivers append to it, of 255 that are allowed
 
 
 def check_output(
@@ -51,11 +54,21 @@ def replaced_by(
     """Return the existing files that outputs replace, and those deleted with them.
 
     Raises:
-        SceneError: No file can have the name of an output; or ``error``.
+        SceneError: No file can have the name of an output, or of one staged for it; or ``error``.
     """
     found = [Path(path) for path in outputs if exists(path, error)]
+    for path in map(Path, outputs):
+        exists(path.parent / f"{_PREFIX}12345678" / f"{_staged_name(path)}.msk.ovr.tmp", error)
     companions = (f"{path}{end}" for path in outputs for end in COMPANIONS)
     return found + [Path(path) for path in companions if os.path.lexists(path)]
+
+
+def _staged_name(final: Path) -> str:
+    """Return the name of a file in a hidden folder, to which a suffix can be appended."""
+    name = os.fsencode(final.name)
+    if len(name) <= _LONGEST_NAME:
+        return final.name
+    return hashlib.sha256(name).hexdigest()[:16] + final.suffix[:16]
 
 
 def _files_of(inputs: Iterable[object]) -> dict:
@@ -205,7 +218,7 @@ class StagedFiles:
         if replaced and ours is not None and not ours(final):
             self._keep(final, backup)
         self._places.add(place)
-        self._moves[final] = self._folders[parent] / final.name
+        self._moves[final] = self._folders[parent] / _staged_name(final)
         for path in companions:
             self._supersede(path)
         return self._moves[final]
@@ -249,11 +262,16 @@ class StagedFiles:
 
     def _make_folder(self, parent: Path) -> Path:
         if self._folder is None:
-            return Path(tempfile.mkdtemp(prefix=".hook-", dir=parent))
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         folder = parent / self._folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
+
+    @property
+    def finals(self) -> list[Path]:
+        """Final names of the files, without those of others that are kept instead."""
+        return [final for final in self._moves if final not in self._kept]
 
     def commit(self) -> None:
         """Move all files to their final names, in the order they were added.
@@ -263,7 +281,7 @@ class StagedFiles:
         """
         for final in self._moves if not self.overwrite else ():
             self._check(final, ": a different process wrote it meanwhile")
-        moves = {final: path for final, path in self._moves.items() if final not in self._kept}
+        moves = {final: self._moves[final] for final in self.finals}
         try:
             for path, copy in self._backups.items():
                 os.replace(path, copy)

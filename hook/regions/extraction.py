@@ -24,6 +24,7 @@ from hook.scenes.pipeline import (
     RunBlocks,
     Scene,
     ranges_of,
+    report_of_finished,
     run_missing_blocks,
     unfinished,
 )
@@ -53,10 +54,13 @@ class RegionReport:
     """Windows finished by an interrupted run."""
     ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
     """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
+    finished_before: bool = False
+    """The run to resume had finished, and nothing was done."""
 
     def __str__(self) -> str:
+        begin = "finished already: " if self.finished_before else ""
         return (
-            f"{self.regions} regions, {self.pixels} pixels, {self.windows} windows "
+            f"{begin}{self.regions} regions, {self.pixels} pixels, {self.windows} windows "
             f"({self.empty_windows} empty), {self.seconds:.1f} s"
         )
 
@@ -143,6 +147,8 @@ def extract_regions(
         grid = GridSpec(crs, reader.transform, reader.height, reader.width)
         run = {**scene.fingerprint(), **dataclasses.asdict(plan)}
         run |= {"layer": request.layer, "model": dict(fingerprint or {})}
+        if report := report_of_finished(RegionReport, request, run):
+            return report
         with unfinished(request, run) as (journal, files):
             staged = files.add(request.output)
             resumed = run_missing_blocks(
@@ -161,18 +167,20 @@ def extract_regions(
                 )
             files.commit()
             done = [journal.read_json(block.note) for block in plan.blocks]
+            report = RegionReport(
+                regions=count,
+                pixels=sum(block["pixels"] for block in done),
+                windows=len(plan.grid),
+                empty_windows=sum(block["empty"] for block in done),
+                seconds=time.monotonic() - start,
+                resumed_windows=resumed,
+                ranges=ranges_of(done),
+            )
+            journal.finish(files.finals, dataclasses.asdict(report))
     if not has_areas(grid.crs):
         message = f"{scene.paths[0]}: {NO_AREAS}, so its regions have no area and no perimeter"
         warnings.warn(message, stacklevel=2)
-    return RegionReport(
-        regions=count,
-        pixels=sum(block["pixels"] for block in done),
-        windows=len(plan.grid),
-        empty_windows=sum(block["empty"] for block in done),
-        seconds=time.monotonic() - start,
-        resumed_windows=resumed,
-        ranges=ranges_of(done),
-    )
+    return report
 
 
 def _check_output(output: Path, inputs: Sequence[str]) -> str:

@@ -52,6 +52,8 @@ def connect(address: str, workers: int = 2) -> Iterator["Client"]:
             "distributed.scheduler.allowed-failures": _DEATHS_ALLOWED,
             "distributed.comm.retry.count": 3,
             "distributed.admin.low-level-log-length": 0,
+            # It interrupts the threads of a worker a hundred times a second.
+            "distributed.worker.profile.enabled": False,
             # Idle threads of one worker must not take the cores of another by spinning.
             "distributed.nanny.pre-spawn-environ.OMP_WAIT_POLICY": "PASSIVE",
         }

@@ -390,7 +390,7 @@ def write_cog(
             found=row,
             remedy="discard the unfinished map (--overwrite) and map again",
         )
-    virtual = scratch / f"{path.stem}.vrt"
+    virtual = scratch / "joined.vrt"
     write_vrt(virtual, layer, geometry, parts)
     counts = np.zeros(np.iinfo(layer.dtype).max + 1, np.int64)
     with writing(path), quiet():

@@ -26,7 +26,7 @@ from hook.scenes.blending import (
     rows_at_a_time,
 )
 from hook.scenes.blocks import Block
-from hook.scenes.journal import Journal
+from hook.scenes.journal import Journal, interrupted, staging_folder
 from hook.scenes.layers import (
     BLOCK_SIZE,
     ClassLayer,
@@ -45,6 +45,7 @@ from hook.scenes.pipeline import (
     Step,
     WindowPlan,
     ranges_of,
+    report_of_finished,
     run_missing_blocks,
     unfinished,
 )
@@ -82,10 +83,13 @@ class MapReport:
     """Windows mapped by an interrupted run."""
     ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
     """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
+    finished_before: bool = False
+    """The run to resume had finished, and nothing was done."""
 
     def __str__(self) -> str:
+        begin = "finished already: " if self.finished_before else ""
         return (
-            f"{self.pixels} pixels, {self.windows} windows ({self.empty_windows} empty), "
+            f"{begin}{self.pixels} pixels, {self.windows} windows ({self.empty_windows} empty), "
             f"{self.seconds:.1f} s"
         )
 
@@ -222,7 +226,10 @@ def map_scene(
         request, num_classes=num_classes, class_names=class_names, palette=palette, cell=cell
     )
     settings = {**scene.fingerprint(), **plan.fingerprint(), "model": dict(fingerprint or {})}
-    with scene.open() as reader, unfinished(request, settings) as (journal, files):
+    further = _options_of_files(request)
+    if report := report_of_finished(MapReport, request, {**settings, **further}):
+        return report
+    with scene.open() as reader, unfinished(request, settings, further) as (journal, files):
         geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
         item = request.output.with_suffix(".json")
         staged_item = files.add(item, is_own_item)
@@ -254,20 +261,39 @@ def map_scene(
         )
         files.commit()
         if request.vectors is not None:
-            _write_vectors(request, plan.layers[-1].class_names)
+            replace = request.overwrite or journal.continued
+            _write_vectors(request, plan.layers[-1].class_names, replace)
         notes = [journal.read_json(block.note) for block in plan.blocks]
-    return MapReport(
-        windows=len(plan.grid),
-        empty_windows=sum(note["empty"] for note in notes),
-        pixels=int(counts[:num_classes].sum()),
-        class_pixels=tuple(counts[:num_classes].tolist()),
-        seconds=time.monotonic() - begun,
-        resumed_windows=resumed,
-        ranges=ranges_of(notes),
+        report = MapReport(
+            windows=len(plan.grid),
+            empty_windows=sum(note["empty"] for note in notes),
+            pixels=int(counts[:num_classes].sum()),
+            class_pixels=tuple(counts[:num_classes].tolist()),
+            seconds=time.monotonic() - begun,
+            resumed_windows=resumed,
+            ranges=ranges_of(notes),
+        )
+        polygons = [] if request.vectors is None else [request.vectors]
+        journal.finish([*files.finals, *polygons], dataclasses.asdict(report))
+    return report
+
+
+def _options_of_files(request: MapRequest) -> dict[str, Any]:
+    """Return the options of a map that do not concern its pixels."""
+    folder = request.output.parent
+    scores, vectors = (
+        path and os.path.relpath(path, folder) for path in (request.scores_file, request.vectors)
     )
+    return {
+        "scores": scores,
+        "vectors": vectors,
+        "min_area": vectors and request.min_area,
+        "simplify": vectors and request.simplify,
+        "datetime": request.datetime,
+    }
 
 
-def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
+def _write_vectors(request: MapRequest, class_names: Sequence[str], overwrite: bool) -> None:
     """Write the polygons of a finished map, and add them to its Item."""
     # Scores of the polygons; entropy is not a score, because low is certain.
     confidence = {"probs", "margin"} & set(request.scores)
@@ -278,11 +304,12 @@ def _write_vectors(request: MapRequest, class_names: Sequence[str]) -> None:
         min_area=request.min_area,
         simplify=request.simplify,
         scores=request.scores_file if confidence else None,
-        overwrite=request.overwrite or request.resume,
+        overwrite=overwrite,
         progress=request.progress,
+        staging=staging_folder(request.output),
     )
     if item := item_of_map(request.output):
-        add_vectors(item, request.vectors)
+        add_vectors(item, request.vectors, staging_folder(request.output))
 
 
 def _check_vectors(request: MapRequest, crs: Any) -> None:
@@ -306,8 +333,10 @@ def _check_vectors(request: MapRequest, crs: Any) -> None:
             found="none",
             remedy="create the folder or choose a different one",
         )
+    # Replaced if a run is resumed; next to a map without one, they decide whether it has finished.
+    begun = request.resume and (interrupted(output) or output.exists())
     existing = replaced_by([path], ConfigError)
-    if existing and (path.is_dir() or not (request.overwrite or request.resume)):
+    if existing and (path.is_dir() or not (request.overwrite or begun)):
         raise ConfigError(
             f"{existing[0]} {'is a folder' if path.is_dir() else 'exists already'}",
             expected="a new file",

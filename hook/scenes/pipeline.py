@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import rasterio
@@ -15,7 +15,7 @@ from hook.geo.staging import StagedFiles
 from hook.progress import progress_bar
 from hook.scenes.blocks import Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
-from hook.scenes.journal import Journal, exclusive
+from hook.scenes.journal import Journal, exclusive, finished, staging_folder
 from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader, fingerprint_of_raster
 from hook.scenes.request import SceneRequest
 
@@ -102,9 +102,33 @@ RunBlocks = Callable[
 folder, then ``join`` of the job in this process, and reports the windows done."""
 
 
+Report = TypeVar("Report")
+
+
+def report_of_finished(
+    kind: type[Report], request: SceneRequest, settings: Mapping[str, Any]
+) -> Report | None:
+    """Return the report of a run to resume that has finished already, None for others.
+
+    Args:
+        kind: Class of the report.
+        request: Options of the run.
+        settings: See :func:`hook.scenes.journal.finished`.
+    """
+    stored = finished(request.output, settings) if request.resume else None
+    if stored is None:
+        return None
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    ranges = tuple(map(np.array, values["ranges"]))
+    now = dict(seconds=0.0, resumed_windows=values["windows"], ranges=ranges, finished_before=True)
+    return kind(**{**values, **now})
+
+
 @contextmanager
 def unfinished(
-    request: SceneRequest, fingerprint: Mapping[str, Any]
+    request: SceneRequest,
+    fingerprint: Mapping[str, Any],
+    further: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Journal, StagedFiles]]:
     """Open the journal and the staged files of a run, to be committed in the ``with`` block.
 
@@ -113,12 +137,14 @@ def unfinished(
     Args:
         request: Options of the run.
         fingerprint: All that determines the bytes of the output, see :class:`Journal`.
+        further: See :class:`Journal`.
     """
-    output, replace = request.output, request.overwrite or request.resume
+    output = request.output
     with exclusive(output):
-        journal = Journal(output, fingerprint, request.resume, request.overwrite)
+        journal = Journal(output, fingerprint, request.resume, request.overwrite, further)
         try:
-            with StagedFiles(replace, f".{output.name}.finished", request.inputs) as files:
+            replace = request.overwrite or journal.continued
+            with StagedFiles(replace, staging_folder(output), request.inputs) as files:
                 yield journal, files
         except BaseException as error:
             if any(journal.folder.glob("*.done")):

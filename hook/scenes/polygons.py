@@ -47,6 +47,7 @@ def polygonize(
     overwrite: bool = False,
     progress: bool = True,
     strip_rows: int | None = None,
+    staging: str | None = None,
 ) -> int:
     """Write the 4-connected regions of a class map as non-overlapping polygons.
 
@@ -83,6 +84,7 @@ def polygonize(
         overwrite: Replace the output if it exists.
         progress: Show a progress bar on a terminal.
         strip_rows: Rows read at a time; by default about 2 million pixels.
+        staging: Name of the hidden folder, see :class:`hook.geo.staging.StagedFiles`.
 
     Returns:
         The number of polygons.
@@ -105,7 +107,7 @@ def polygonize(
         )
     with (
         ClassMap(map_path, nodata, class_names) as source,
-        StagedFiles(overwrite, inputs=(map_path, scores, item_of_map(map_path))) as files,
+        StagedFiles(overwrite, staging, (map_path, scores, item_of_map(map_path))) as files,
         contextlib.ExitStack() as stack,
     ):
         check_geojson(output, source.crs, "a map")

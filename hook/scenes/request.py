@@ -53,7 +53,7 @@ class SceneRequest:
         cluster: ``"local"`` starts ``workers`` processes on this machine; an address connects to
             the Dask scheduler there. None for this process only.
         workers: Number of processes of ``cluster="local"``.
-        resume: Continue an interrupted run, if there is one.
+        resume: Continue an interrupted run, if there is one; leave a finished one as it is.
         overwrite: Replace existing outputs and, without ``resume``, discard an interrupted run.
         progress: Show a progress bar on a terminal.
         block_windows: Minimum number of windows of a block, the unit of resuming and of workers.

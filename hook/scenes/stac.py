@@ -130,8 +130,13 @@ def write_stac_item(
     _write(path, item)
 
 
-def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
+def add_vectors(item_path: str | Path, vectors: str | Path, staging: str | None = None) -> None:
     """Add the polygons of a map to the assets of its Item.
+
+    Args:
+        item_path: The Item.
+        vectors: The file of the polygons.
+        staging: Name of the hidden folder, see :class:`hook.geo.staging.StagedFiles`.
 
     Raises:
         SceneError: The Item is missing or invalid.
@@ -154,7 +159,7 @@ def add_vectors(item_path: str | Path, vectors: str | Path) -> None:
         "roles": ["data"],
         "file:size": vectors.stat().st_size,
     }
-    with StagedFiles(overwrite=True) as files:
+    with StagedFiles(True, staging) as files:
         _write(files.add(item_path), item)
         files.commit()
 

@@ -1,10 +1,13 @@
 """Streaming tables of polygons into GeoParquet and formats of GDAL."""
 
+import contextlib
+import errno
 import json
 import math
+import os
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +34,7 @@ _WRITE_ERRORS = (
     pa.ArrowException,
     OSError,
     RuntimeError,
+    sqlite3.Error,
 )
 
 
@@ -86,7 +90,7 @@ def write_tables(
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_clock() -> Iterator[None]:
     """Omit the time of writing from GeoPackages, for deterministic bytes."""
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
@@ -143,7 +147,41 @@ def _write_with_gdal(
         if failure is not None:
             raise failure from failure.__cause__
         raise
+    complete = {"GPKG": _is_geopackage, "FlatGeobuf": _is_flatgeobuf, "GeoJSON": _is_geojson}
+    if not complete[driver](path, count, bool(metadata)):
+        raise OSError(errno.EIO, "GDAL has not written all of the file")
     return count
+
+
+# On a full disk GDAL passes over some errors: of the last bytes of a file, and of tables with the
+# CRS, the spatial index or the number of features.
+def _is_geojson(path: Path, count: int, has_metadata: bool) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(16, path.stat().st_size), os.SEEK_END)
+        return b"".join(file.read().split()).endswith(b"]}")
+
+
+def _is_flatgeobuf(path: Path, count: int, has_metadata: bool) -> bool:
+    return len(pyogrio.read_bounds(path)[0]) == count
+
+
+def _is_geopackage(path: Path, count: int, has_metadata: bool) -> bool:
+    with contextlib.closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+    ) as db:
+        found = db.execute(
+            "SELECT feature_count, min_x, srs.srs_id, extension_name FROM gpkg_contents"
+            " JOIN gpkg_ogr_contents USING (table_name)"
+            " LEFT JOIN gpkg_spatial_ref_sys AS srs USING (srs_id)"
+            " LEFT JOIN gpkg_extensions AS extensions ON"
+            " extensions.table_name = gpkg_contents.table_name"
+            " AND extension_name = 'gpkg_rtree_index'"
+        ).fetchone()
+        notes = "SELECT count(*) FROM sqlite_master WHERE name = 'gpkg_metadata'"
+        has_notes = not has_metadata or db.execute(notes).fetchone()[0]
+    return bool(
+        found and found[0] == count and None not in found[1 if count else 2 :] and has_notes
+    )
 
 
 def _in_wgs84(

@@ -224,6 +224,16 @@ def test_a_resumed_run_equals_the_unbroken_one(loop, workers, tmp_path):
     assert_equal(whole, train(config(tmp_path / "broken", **changes), "auto"))
     assert "differs from an unbroken" not in log(tmp_path / "broken")
     assert rates(tmp_path / "whole") == rates(tmp_path / "broken")
+    assert "finished already" not in log(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("changes", [{}, ITERATIONS], ids=["epochs", "iterations"])
+def test_a_finished_run_says_so_and_stays(changes, tmp_path):
+    whole = train(config(tmp_path, **changes))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
+    assert_equal(whole, train(config(tmp_path, **changes), "auto"))
+    assert "The training has finished already, at" in log(tmp_path)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pth")}
 
 
 def test_a_resumed_run_over_a_stream_equals_the_unbroken_one(tmp_path):

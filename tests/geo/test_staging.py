@@ -9,11 +9,12 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 
 from hook.errors import SceneError
 from hook.geo.raster import quiet_open
-from hook.geo.staging import StagedFiles, atomic_write, save_png
+from hook.geo.staging import StagedFiles, atomic_write, check_output, save_png
 
 
 def test_files_appear_on_commit_only(tmp_path):
@@ -120,6 +121,37 @@ def test_a_file_of_another_process_is_not_replaced(tmp_path):
         (tmp_path / "a.txt").write_text("theirs")
         files.commit()
     assert (tmp_path / "a.txt").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("end", [".gpkg", ".fgb", ".geojson", ".tif"])
+def test_names_of_any_length_that_fits_are_written(tmp_path, end):
+    from hook.scenes import polygonize
+
+    path = tmp_path / ("n" * (255 - len(end)) + end)
+    classes = tmp_path / "classes.tif"
+    profile = dict(width=8, height=8, count=1, dtype="uint8", driver="GTiff", crs="EPSG:32633")
+    profile |= dict(transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6))
+    with quiet_open(classes, "w", **profile) as file:
+        file.write(np.eye(8, dtype=np.uint8), 1)
+    if end != ".tif":
+        assert polygonize(classes, path, progress=False) == len(geopandas.read_file(path)) == 10
+    else:
+        with StagedFiles() as files:  # GDAL appends to the name of a COG
+            rasterio.shutil.copy(classes, files.add(path), driver="COG")
+            files.commit()
+        assert path.stat().st_size > 500
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("length", [4070, 4090])
+def test_paths_too_long_for_hidden_files_are_refused_before(tmp_path, length):
+    folder = tmp_path
+    while (left := length - len(str(folder)) - len("/map.gpkg")) > 1:
+        folder /= "d" * min(left - 1, 200)
+        folder.mkdir()
+    with pytest.raises(SceneError, match="File name too long"):
+        check_output(folder / "map.gpkg", ())
+    assert not list(folder.iterdir())
 
 
 def test_a_world_file_that_gdal_takes_for_that_of_a_new_picture_is_named(tmp_path):

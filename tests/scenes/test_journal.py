@@ -1,5 +1,7 @@
 """What an interrupted map leaves behind, when it is killed while it clears up too."""
 
+import errno
+import os
 import resource
 import shutil
 import subprocess
@@ -8,7 +10,7 @@ import sys
 import pytest
 
 from hook.errors import SceneError
-from hook.scenes.journal import Journal, exclusive, fingerprint_of_file
+from hook.scenes.journal import Journal, exclusive, fingerprint_of_file, finished
 
 
 def open_journal(folder, weights="first", **options):
@@ -114,3 +116,45 @@ def test_a_disk_that_is_full_from_the_start_keeps_no_folder(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_known_by_settings_and_files(tmp_path, monkeypatch):
+    output, other = tmp_path / "map.tif", tmp_path / "map.json"
+    settings, further = {"overlap": 0.5, "model": {"weights": "a" * 64}}, {"vectors": None}
+
+    def finish():
+        journal = Journal(output, settings, further=further)
+        output.write_bytes(b"map")
+        other.write_bytes(b"item")
+        journal.finish([other, output], {"windows": 3})
+        assert finished(output, settings | further) is None  # not cleared up
+        journal.remove()
+
+    def refusal(**changed):
+        with pytest.raises(SceneError, match="exists already") as caught:
+            Journal(output, settings, resume=True, further=further | changed)
+        return str(caught.value)
+
+    finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "map.tif"]
+    assert finished(output, settings | further) == {"windows": 3}
+    assert finished(output, settings | {"vectors": "a.gpkg"}) is None
+    assert 'vectors (null, now "a.gpkg")' in refusal(vectors="a.gpkg")
+    changed = {"overlap": 0.5, "model": {"weights": "b" * 64}} | further
+    assert finished(output, changed) is None
+    shutil.copyfile(other, output)  # in place
+    assert finished(output, settings | further) is None
+    assert "map.tif (changed since)" in refusal()
+    output.unlink()
+    finish()
+    other.unlink()
+    assert "map.json (missing)" in refusal()
+    output.unlink()
+
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    finish()
+    assert finished(output, settings | further) == {"windows": 3}
+    assert {path.name for path in tmp_path.iterdir()} == {".map.tif.run", "map.json", "map.tif"}

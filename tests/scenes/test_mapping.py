@@ -19,7 +19,7 @@ from rasterio.transform import from_bounds, from_origin
 from rasterio.warp import transform_bounds, transform_geom
 from rio_cogeo import cog_validate
 
-from hook.errors import HookError, SceneError
+from hook.errors import ConfigError, HookError, SceneError
 from hook.scenes import MapRequest, WindowGrid, blending, map_scene, mapping, polygonize
 from hook.scenes.blending import RowBlender
 from hook.scenes.layers import ClassLayer, PartFile
@@ -380,6 +380,127 @@ def test_a_run_that_ended_in_what_follows_from_the_map_goes_on(
     assert (tmp_path / "map.gpkg").exists()
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+KILLED_AT_THE_END = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from hook.scenes import MapRequest, map_scene
+
+def softmax(windows, valid):
+    values = np.exp(windows.astype(np.float32) / 255)
+    return values / values.sum(axis=1, keepdims=True)
+
+def run(folder, kill=None):
+    # In a child: a fork after GDAL has started threads would hang.
+    if (child := os.fork()) == 0:
+        for call in ("replace", "setxattr", "rmdir"):
+            setattr(os, call, killing(getattr(os, call), kill))
+        output = folder / "map.tif"
+        report = map_scene(softmax, MapRequest(
+            sys.argv[1], output, window=32, scores=("margin",), vectors=folder / "map.gpkg",
+            resume=True, progress=False), num_classes=3)
+        os._exit(11 if report.finished_before else 10)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def killing(function, kill):
+    def call(*paths, **options):
+        hidden = any("/." in str(path) for path in paths[1:2])
+        if not hidden or function.__name__ == "rmdir":
+            calls.append(function.__name__)
+            if len(calls) == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*paths, **options)
+    return call
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+calls, kill, ends, root = [], 0, set(), Path(sys.argv[2])
+(root / "whole").mkdir()
+assert run(root / "whole") == 10
+while True:
+    kill += 1
+    (folder := root / str(kill)).mkdir()
+    if run(folder, kill) == 10:
+        break
+    ends.add(run(folder))
+    assert ends <= {10, 11} and files(folder) == files(root / "whole"), (kill, ends)
+    assert run(folder) == 11  # and a finished one is left as it is
+    assert files(folder) == files(root / "whole")
+print(kill, sorted(ends))
+"""
+
+
+def test_killed_between_two_renames_all_files_are_completed(write_scene, tmp_path):
+    path = write_scene(rng.integers(0, 255, (3, 40, 50)).astype(np.uint8))
+    (folder := tmp_path / "maps").mkdir()
+    command = [sys.executable, "-W", "ignore", "-c", KILLED_AT_THE_END, str(path), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    kills, ends = done.stdout.split(maxsplit=1)
+    assert int(kills) > 9 and ends.strip() == "[10, 11]"
+
+
+def test_a_finished_run_of_other_options_or_files_is_refused(
+    write_scene, softmax_of_bands, tmp_path
+):
+    path = write_scene(rng.integers(0, 255, (3, 60, 50)).astype(np.uint8))
+    output, vectors = tmp_path / "map.tif", tmp_path / "areas.gpkg"
+    options = dict(num_classes=3, window=32, fingerprint={"weights": "a"})
+    first = run(softmax_of_bands, path, output, resume=True, **options)
+    again = run(None, path, output, resume=True, **options)
+    assert again.finished_before and not first.finished_before
+    assert (again.windows, again.class_pixels) == (first.windows, first.class_pixels)
+    assert "finished already" in str(again) and "finished" not in str(first)
+    with pytest.raises(SceneError, match="exists already"):
+        run(None, path, output, **options)
+    vectors.write_text("of the user")
+    for changed, found in (
+        ({"fingerprint": {"weights": "b"}}, 'model weights ("a", now "b")'),
+        ({"overlap": 0.5}, "overlap (0.25, now 0.5)"),
+        ({"scores": ("margin",)}, "layers"),
+        ({"vectors": vectors}, "vectors (null"),
+        ({"datetime": "2024-05-31"}, "datetime (null"),
+    ):
+        with pytest.raises(SceneError, match="exists already") as caught:
+            run(None, path, output, resume=True, **{**options, **changed})
+        assert found in str(caught.value)
+    with rasterio.open(path, "r+") as file:
+        file.write(255 - file.read())
+    with pytest.raises(SceneError, match=r"what differs: input"):
+        run(None, path, output, resume=True, **options)
+    assert vectors.read_text() == "of the user"
+    report = run(softmax_of_bands, path, output, resume=True, overwrite=True, **options)
+    assert not report.finished_before
+
+
+@pytest.mark.parametrize("name", ["map.gpkg", "map.scores.tif"])
+def test_a_first_run_with_resume_replaces_nothing(write_scene, softmax_of_bands, tmp_path, name):
+    path = write_scene(rng.integers(0, 255, (3, 40, 50)).astype(np.uint8))
+    (tmp_path / name).write_text("of the user")
+    options = dict(vectors=tmp_path / "map.gpkg", scores=("margin",), resume=True)
+    with pytest.raises((ConfigError, SceneError), match="exists already"):
+        run(softmax_of_bands, path, tmp_path / "map.tif", num_classes=3, window=32, **options)
+    assert (tmp_path / name).read_text() == "of the user" and not (tmp_path / "map.tif").exists()
+
+
+def test_a_map_of_a_long_name_has_all_its_files(write_scene, softmax_of_bands, tmp_path):
+    path = write_scene(rng.integers(0, 255, (3, 600, 50)).astype(np.uint8))
+    output, vectors = (
+        tmp_path / (letter * 237 + end)
+        for letter, end in zip("mv", (".tif", ".parquet"), strict=True)
+    )
+    run(
+        softmax_of_bands, path, output, num_classes=3, window=64, scores=("probs",), vectors=vectors
+    )
+    ends = (".tif", ".tif.aux.xml", ".scores.tif", ".qml", ".json")
+    expected = {"m" * 237 + end for end in ends} | {vectors.name, "scene.tif"}
+    assert {one.name for one in tmp_path.iterdir()} - {f"{'v' * 237}.qml"} == expected
+    missing = tmp_path / ("v" * 250 + ".parquet")
+    with pytest.raises(ConfigError, match="File name too long"):
+        run(None, path, tmp_path / "map.tif", num_classes=3, window=64, vectors=missing)
 
 
 def test_a_changed_source_of_a_vrt_is_noticed(write_scene, softmax_of_bands, tmp_path):

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import sqlite3
 
 import geopandas
 import numpy as np
@@ -440,3 +442,36 @@ def test_regions_without_a_score_have_none(write_scene, tmp_path):
     polygonize(path, tmp_path / "map.gpkg", scores=scores, progress=False)
     found = geopandas.read_file(tmp_path / "map.gpkg").score
     assert found[0] == 7 and np.isnan(found[1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM gpkg_spatial_ref_sys WHERE srs_id > 0",
+        "DELETE FROM gpkg_extensions",
+        "UPDATE gpkg_ogr_contents SET feature_count = 0",
+        "DROP TABLE gpkg_ogr_contents",
+    ],
+)
+def test_a_geopackage_that_lacks_a_part_is_not_delivered(
+    write_scene, tmp_path, monkeypatch, damage
+):
+    write = pyogrio.write_arrow
+
+    def incomplete(table, path, **options):  # what GDAL leaves on a full disk, in silence
+        write(table, path, **options)
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute(damage)
+
+    path = write_scene(np.eye(4, dtype=np.uint8)[None], nodata=255)
+    monkeypatch.setattr(pyogrio, "write_arrow", incomplete)
+    with pytest.raises(SceneError, match="cannot be written"):
+        polygonize(path, tmp_path / "areas.gpkg", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32645", None])
+def test_a_geopackage_without_features_is_complete(write_scene, tmp_path, crs):
+    path = write_scene(np.full((1, 4, 4), 255, np.uint8), nodata=255, crs=crs)
+    assert polygonize(path, tmp_path / "areas.gpkg", progress=False) == 0
+    assert len(geopandas.read_file(tmp_path / "areas.gpkg")) == 0

@@ -5,7 +5,9 @@ reading, blending and writing of the Cloud-Optimised GeoTIFF. The bare model run
 in memory, in the same process, alternating with the map. ``--heights`` maps scenes of these heights
 and runs mmseg's slide inference on the same pixels, each in a fresh process, and plots time and
 peak memory. ``--pixelwise`` maps scenes of these sizes with a 1x1 convolution, each in a fresh
-process, and compares memory and disk with the estimates of ``hook map --dry-run``.
+process, and compares memory and disk with the estimates of ``hook map --dry-run``. ``--workers``
+compares one process with these numbers of processes of ``--cluster local``; starting them is timed
+separately.
 
     python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
         --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
@@ -31,6 +33,8 @@ from rasterio.transform import from_origin
 from torch import nn
 from tqdm import tqdm
 
+from hook.apis import SceneMapper
+from hook.cli.options import positive_int
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model, default_window
 from hook.engine.profiling import (
@@ -58,6 +62,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config of a segmentation; weights are random")
+    parser.add_argument("--checkpoint", metavar="FILE", help="its weights, for --workers")
     parser.add_argument(
         "--size",
         type=int,
@@ -88,6 +93,17 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar="HEIGHTxWIDTH",
         help="measure memory and disk of scenes of these sizes with a 1x1 convolution",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="compare one process with these numbers of local workers",
+    )
+    parser.add_argument(
+        "--scene", metavar="FILE", help="scene for --workers (default: a seeded one of --size)"
     )
     parser.add_argument("--skip-rates", action="store_true", help="skip the bare model")
     parser.add_argument("--json", metavar="FILE", help="write the report here")
@@ -325,6 +341,50 @@ def measure_pixelwise(args: argparse.Namespace, folder: Path) -> list[dict[str, 
     return points
 
 
+def compare_workers(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Time maps by one process, alternating with maps by local workers; medians over rounds."""
+    scene, checkpoint = args.scene, args.checkpoint
+    if scene is None:
+        write_scene(scene := folder / "scene.tif", *args.size)
+    if checkpoint is None:
+        model = build(args)
+        content = {"meta": {"dataset_meta": model.dataset_meta}, "state_dict": model.state_dict()}
+        torch.save(content, checkpoint := folder / "random.pth")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    mapper = SceneMapper((args.config, checkpoint), device=args.device)
+    options = dict(window=args.window, overlap=args.overlap, batch_size=args.batch, progress=False)
+    counts = [0, *args.workers]  # 0: one process, without a cluster
+    seconds = np.empty((args.repeats, len(counts), 2))
+    bar = tqdm(total=args.repeats * len(counts), unit="map", disable=None)
+    with tempfile.TemporaryDirectory(dir=folder) as name, bar:
+        for row in seconds:
+            for count, entry in zip(counts, row, strict=True):
+                shared = dict(cluster="local", workers=count) if count else {}
+                start = time.perf_counter()
+                report = mapper.map(scene, f"{name}/map.tif", overwrite=True, **options, **shared)
+                entry[:] = report.seconds, time.perf_counter() - start - report.seconds
+                bar.update()
+    ratios = np.median(seconds[:, :, 0] / seconds[:, :1, 0], axis=0)
+    return [
+        {"workers": count, "seconds": total, "start_seconds": start, "over_one_process": ratio}
+        for count, (total, start), ratio in zip(
+            counts, np.median(seconds, axis=0).tolist(), ratios.tolist(), strict=True
+        )
+    ]
+
+
+def make_workers_table(points: list[dict[str, Any]]) -> PrettyTable:
+    """Format times of maps by number of local workers."""
+    table = PrettyTable(["workers", "map s", "start s", "of one process"])
+    table.align = "r"
+    for point in points:
+        name = point["workers"] or "no cluster"
+        cells = [f"{point[key]:.1f}" for key in ("seconds", "start_seconds")]
+        table.add_row([name, *cells, f"{point['over_one_process']:.2f}"])
+    return table
+
+
 def make_memory_table(points: list[dict[str, Any]]) -> PrettyTable:
     """Format measured and estimated memory and disk by size."""
     columns = ["MiB", "estimated MiB", "accumulators MiB", "disk MiB", "estimated disk MiB"]
@@ -387,6 +447,7 @@ def main() -> None:
         }
         report["sizes"] = compare_sizes(args, folder)
         report["pixelwise"] = measure_pixelwise(args, folder)
+        report["workers"] = compare_workers(args, folder) if args.workers else []
     if rates := report["rates"]:
         print(
             f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
@@ -398,6 +459,8 @@ def main() -> None:
         print(make_table(report["sizes"]))
     if report["pixelwise"]:
         print(make_memory_table(report["pixelwise"]))
+    if report["workers"]:
+        print(make_workers_table(report["workers"]))
     write_json(args.json, report)
     if args.out:
         save_png(args.out, draw(report["sizes"]))
