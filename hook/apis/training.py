@@ -73,7 +73,9 @@ def train(
             masks as DataArrays (y, x) in the order of the images.
         work_dir: Folder for config, checkpoint, log and arrays; created if missing.
         label: Class attribute of the polygons. Without it all are of one class.
-        layer: Layer of the files of polygons, by name or number from 0. Default: the first.
+        layer: Layer of the files of polygons, by name or number from 0; or name the files
+            ``FILE|layername=NAME``. Default: the first of polygons, with a warning if there are
+            several.
         classes: Names in the order of the labels, or a name for each value of the masks or of
             ``label``; other values are ignored. Default: the names found.
         palette: ``(red, green, blue)`` or ``'#rrggbb'`` for each class, or by name. Default: the

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import arguments_of, positive
+from hook.cli.options import LAYER_HELP, arguments_of, positive
 
 
 def add_parser(commands) -> None:
@@ -20,7 +20,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "regions", metavar="REGIONS", help="file that 'hook regions' wrote, .parquet or .gpkg"
     )
-    parser.add_argument("labels", metavar="LABELS", help="vector file or .csv")
+    parser.add_argument("labels", metavar="LABELS", help=f"vector file or .csv; {LAYER_HELP}")
     parser.add_argument("output", metavar="OUTPUT", help="vector file to write")
     parser.add_argument(
         "--field", default="class", metavar="NAME", help="class field of LABELS (default: class)"

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+LAYER_HELP = "a layer of several: 'FILE|layername=NAME', as QGIS writes it"
+
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that drops the arguments CONFIG and CHECKPOINT if ``--model`` is given."""
@@ -106,7 +108,9 @@ def add_scene_command(
         help="overrides the scene's nodata value: a number or nan",
     )
     parser.add_argument(
-        "--aoi", metavar="FILE", help="restrict to the polygons of this vector file"
+        "--aoi",
+        metavar="FILE",
+        help=f"restrict to the polygons of this vector file; {LAYER_HELP}",
     )
     parser.add_argument(
         "--threads",

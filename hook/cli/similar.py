@@ -4,7 +4,14 @@ import argparse
 import functools
 import sys
 
-from hook.cli.options import add_model_option, arguments_of, positive_int, row_number
+from hook.cli.options import (
+    LAYER_HELP,
+    add_bidx,
+    add_model_option,
+    arguments_of,
+    positive_int,
+    row_number,
+)
 
 
 def add_parser(commands) -> None:
@@ -33,7 +40,7 @@ def add_parser(commands) -> None:
         "--polygon",
         metavar="FILE",
         help="similar to the polygons of this vector file: the mean of the regions they overlap, "
-        "weighted by area",
+        f"weighted by area; {LAYER_HELP}",
     )
     queries.add_argument(
         "--chip",
@@ -55,6 +62,7 @@ def add_parser(commands) -> None:
         default="tokens",
         help="of --chip: embedding of REGIONS (default: tokens)",
     )
+    add_bidx(parser, "image of --chip")
     parser.add_argument(
         "-k", type=positive_int, default=50, metavar="N", help="regions to find (default 50)"
     )
@@ -80,8 +88,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--crs is for --at only; files have a CRS")
     if args.token is not None and args.chip is None:
         parser.error("--token is for --chip only")
-    if args.model is not None and args.chip is None:
-        parser.error("--model is for --chip only")
+    for name in ("model", "bidx"):
+        if getattr(args, name) is not None and args.chip is None:
+            parser.error(f"--{name} is for --chip only")
     chip, *pair = args.chip or (None,)
     found = find_similar(
         **arguments_of(args, find_similar, ("chip", "model")),

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import arguments_of
+from hook.cli.options import LAYER_HELP, arguments_of
 
 
 def add_parser(commands) -> None:
@@ -19,7 +19,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--zones",
         metavar="FILE",
-        help="polygons in any vector format and CRS: one row per zone and class",
+        help=f"polygons in any vector format and CRS: one row per zone and class; {LAYER_HELP}",
     )
     parser.add_argument(
         "--zone-field", metavar="NAME", help="name field of the zones (default: feature id)"

@@ -9,7 +9,7 @@ import geopandas
 
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import RASTER_SUFFIXES
-from hook.geo.vector import VECTOR_SUFFIXES, read_vectors
+from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file, read_vectors, split_layer
 
 IGNORE_INDEX = 255
 """Label of ignored pixels, unless the dataset meta sets a different one."""
@@ -45,7 +45,8 @@ def list_files(
     """List the files of an option: folders (searched recursively), files, or both.
 
     Args:
-        paths: One or more folders, whose links to folders are followed, or files.
+        paths: One or more folders, whose links to folders are followed, or files; of vector files
+            also ``FILE|layername=NAME``.
         data_root: Folder for relative paths.
         glob: One or more patterns for names inside folders; None matches ``suffixes``.
         suffixes: Lower-case endings.
@@ -62,7 +63,9 @@ def list_files(
     files: set[str] = set()
     for item in items:
         path = Path(data_root or "", item)
-        if path.is_dir():
+        if is_vector_file(path) and os.path.exists(split_layer(path)[0]):
+            files.add(str(path))
+        elif path.is_dir():
             matches = search_folder(path, globs or ["*"])
             found = {str(m) for m in matches if globs or m.suffix.lower() in suffixes}
             if not found:
@@ -123,9 +126,31 @@ def stem_of(name: str | Path) -> str:
     return path.stem if path.suffix.lower() in NAME_SUFFIXES else path.name
 
 
+def by_name(pairs: Iterable[tuple[str, Any]], where: object) -> dict[str, Any]:
+    """Return files by name.
+
+    Args:
+        pairs: Names and files.
+        where: What the files are, or their folder, for the message.
+
+    Raises:
+        DataError: Two files have one name.
+    """
+    found: dict[str, Any] = {}
+    for name, file in pairs:
+        if found.setdefault(name, file) != file:
+            raise DataError(
+                f"{where}: two files are named {name}",
+                expected="one file of each name",
+                found=f"{found[name]}, {file}",
+                remedy="rename or remove one of them",
+            )
+    return found
+
+
 def pair_name(path: str) -> str:
     """Return the part of a file name that an image and its mask share."""
-    stem = Path(path).stem.casefold()
+    stem = Path(split_layer(path)[0]).stem.casefold()
     for ending in ROLE_ENDINGS:
         if stem.endswith(ending) and len(stem) > len(ending):
             return stem[: -len(ending)]
@@ -138,8 +163,8 @@ def read_features(
     """Read the features of a vector file that have a geometry.
 
     Args:
-        path: The file.
-        layer: Layer name or index; None for the first.
+        path: The file, or ``FILE|layername=NAME``.
+        layer: Layer name or index; see :func:`hook.geo.vector.choose_layer`.
         attribute: Required attribute.
         option: Option that names the attribute in messages.
 
@@ -147,7 +172,7 @@ def read_features(
         ConfigError: If the attribute is missing.
         DataError: If the file cannot be read or has no CRS.
     """
-    table = read_vectors(path, layer=layer)
+    table = read_vectors(path, layer=layer, geometries=("Polygon",))
     if attribute is not None and attribute not in table.columns:
         raise ConfigError(
             f"{path} has no attribute {attribute!r}",

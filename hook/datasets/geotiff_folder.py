@@ -79,7 +79,8 @@ class GeoTIFFFolder(BaseDataset):
         label_field: Attribute of vector files that holds the class (index or name).
         label: Class of all features without ``label_field``.
         background: Class outside all features, or ``'ignore'``.
-        mask_layer: Layer of the vector files; default the first.
+        mask_layer: Layer of the vector files, which may also be named ``FILE|layername=NAME``;
+            default the first of polygons, with a warning if there are several.
         all_touched: Burn all pixels touched by a feature, not only pixels with their centre inside.
         mask_nodata: ``'tag'`` to ignore pixels with the nodata value of the masks, a number to
             ignore instead, or None to treat the nodata value as a label.

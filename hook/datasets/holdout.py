@@ -220,7 +220,10 @@ def _polygons(val: Any) -> geopandas.GeoSeries:
                 remedy="correct val",
             ) from None
     else:
-        shapes = (read_vectors(val) if isinstance(val, str | Path) else val).geometry
+        table = val
+        if isinstance(val, str | Path):
+            table = read_vectors(val, geometries=("Polygon",))
+        shapes = table.geometry
     shapes = shapes[~(shapes.isna() | shapes.is_empty)]
     if shapes.crs is None or not len(shapes) or not (shapes.area > 0).all():
         raise DataError(

@@ -5,11 +5,13 @@ location and find overlapping images and masks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas
+import pandas as pd
 import pyproj
 import shapely
 from rasterio.crs import CRS
@@ -29,7 +31,7 @@ from hook.datasets.scene_files import (
 )
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import DataError
-from hook.geo.vector import geometry_layers, is_vector_file, reproject
+from hook.geo.vector import is_vector_file, reproject
 
 
 class PlacedFiles(RasterDataset):
@@ -46,6 +48,29 @@ class PlacedFiles(RasterDataset):
         super().__init__(placed, crs=CRS.from_wkt(first.crs), res=first.res)
         paths = dict(zip(placed, (file.path for file in files), strict=True))
         self.index["filepath"] = [paths[source] for source in self.index["filepath"]]
+
+
+class PlacedFeatures(VectorDataset):
+    """TorchGeo index of vector masks, by the tables that HOOK has read from their layers.
+
+    Args:
+        tables: Tables with features, by mask.
+        first: Grid with the CRS and pixel size of the index.
+    """
+
+    def __init__(self, tables: Mapping[str, geopandas.GeoDataFrame], first: Grid) -> None:
+        self.paths, self.transforms, self.label_name, self.layer = [*tables], None, None, None
+        self.task, self._res = "semantic_segmentation", first.res
+        crs = pyproj.CRS.from_wkt(first.crs)
+        boxes = [shapely.box(*table.to_crs(crs).total_bounds) for table in tables.values()]
+        always = pd.IntervalIndex.from_arrays(
+            *([time] * len(tables) for time in (pd.Timestamp.min, pd.Timestamp.max)),
+            closed="both",
+            name="datetime",
+        )
+        self.index = geopandas.GeoDataFrame(
+            {"filepath": self.paths}, always, geometry=boxes, crs=crs
+        )
 
 
 class SceneIndex:
@@ -162,18 +187,8 @@ class SceneIndex:
             return set()
         images, first = self.torchgeo_dataset, scenes[0].grid
         if masks[0].is_vector:
-            options, layer = self.labels.options, self.labels.options.mask_layer
-            if layer is None:
-                # TorchGeo would read the first layer, even without geometries.
-                layers = {next(iter(geometry_layers(mask.path)), None) for mask in masks}
-                layer = layers.pop() if len(layers) == 1 else None
-            labels = VectorDataset(
-                [mask.path for mask in masks],
-                crs=pyproj.CRS.from_wkt(first.crs),
-                res=first.res,
-                label_name=options.label_field,
-                layer=layer,
-            )
+            tables = {mask.path: self.labels.table(mask.path)[0] for mask in masks}
+            labels = PlacedFeatures(tables, first)
         else:
             labels = PlacedFiles(masks, first)
         try:

@@ -14,7 +14,7 @@ from hook.datasets.files import read_features, some, stem_of
 from hook.datasets.grids import Area
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import open_raster, unreadable
-from hook.geo.vector import is_vector_file, table_text
+from hook.geo.vector import is_vector_file, split_layer, table_text
 
 
 def _values(value: Any) -> set[str]:
@@ -34,7 +34,7 @@ def _no_match(what: str, wanted: set[str], seen: Iterable[Any]) -> DataError:
 def find_file(data_root: str, path: str | Path, option: str) -> Path:
     """Find the file of an option, relative to the working directory or to ``data_root``."""
     for candidate in (Path(path), Path(data_root, path)):
-        if candidate.is_file():
+        if os.path.exists(split_layer(candidate)[0]):
             return candidate
     raise DataError(
         f"{option}: {path} does not exist",
@@ -162,7 +162,7 @@ def split_area(
                 remedy="correct split['bounds']",
             )
         return Area(crs, (minx, miny, maxx, maxy))
-    if "file" not in split or str(split["file"]).lower().endswith(".csv"):
+    if "file" not in split or not is_vector_file(split["file"]):
         return None
     path = find_file(data_root, split["file"], "split file")
     attribute = split.get("attribute")

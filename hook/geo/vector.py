@@ -6,13 +6,14 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
@@ -34,6 +35,8 @@ DRIVERS = {
     ".json": "GeoJSON",
 }
 """Suffixes of the vector formats that HOOK writes, and GDAL's names of these."""
+_OTHER_SUFFIXES = (".json", ".kml", ".gpx", ".gdb", ".gml", ".sqlite", ".tab")
+_LAYER = re.compile(r"(.+?)\|(layername|layerid)=(.+)", re.IGNORECASE | re.DOTALL)
 GEOMETRY = "geometry"
 """Name of their geometry column."""
 _BOX = "bbox"
@@ -47,8 +50,9 @@ _NOISE = 1e-9
 
 
 def is_vector_file(path: str | os.PathLike) -> bool:
-    """Whether a file is a vector file, by its suffix."""
-    return Path(path).suffix.lower() in (*VECTOR_SUFFIXES, ".json")
+    """Whether a file is a vector source, by its suffix or because a layer of it is named."""
+    file, layer = split_layer(path)
+    return layer is not None or Path(file).suffix.lower() in (*VECTOR_SUFFIXES, *_OTHER_SUFFIXES)
 
 
 def driver_of(
@@ -140,40 +144,109 @@ def table_text(value: object) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
 
 
-def geometry_layers(path: str | os.PathLike) -> dict[str, str]:
-    """Return names and geometry types of the layers with geometries; none of GeoParquet."""
-    if Path(path).suffix.lower() == ".parquet":
-        return {}
-    return {name: kind for name, kind in pyogrio.list_layers(path) if kind is not None}
+def split_layer(path: str | os.PathLike) -> tuple[str, str | int | None]:
+    """Split the layer off the name of a vector source.
+
+    Args:
+        path: A file, or as QGIS writes it ``FILE|layername=NAME`` or ``FILE|layerid=NUMBER``.
+
+    Returns:
+        The file, and the name of the layer or its number, from 0; None without one.
+    """
+    path = os.fspath(path)
+    found = _LAYER.fullmatch(path)
+    if found is None or os.path.lexists(path):
+        return path, None
+    file, key, value = found.groups()
+    return file, int(value) if key.lower() == "layerid" and value.isdecimal() else value
 
 
-def _first_layer(path: str | os.PathLike) -> str | None:
-    """Return the first layer with geometries, None if there is none; warn if there are more."""
-    layers = geometry_layers(path)
-    if len(layers) > 1:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in layers.items())
-        warnings.warn(
-            f"{path} has {len(layers)} layers: {listed}. The first is read; if that is wrong, "
-            "name the layer where there is an option for it, or save it as a file",
-            stacklevel=3,
+def choose_layer(
+    path: str | os.PathLike,
+    layer: str | int | None = None,
+    geometries: Collection[str] = (),
+    error: type[HookError] = DataError,
+) -> tuple[str, str | None]:
+    """Choose the layer of a vector source to read.
+
+    If none is named and several have features with geometries, the first is chosen, with a warning.
+
+    Args:
+        path: See :func:`split_layer`.
+        layer: Name of the layer, or its number from 0; None for the one that ``path`` names.
+        geometries: Types of geometry, such as ``"Polygon"``: the first layer with one is chosen.
+        error: Class of the error.
+
+    Returns:
+        The file, and the name of the layer; None for GeoParquet, and for a file without geometries.
+
+    Raises:
+        DataError: There is no such layer, or ``path`` names a different one; or ``error``.
+    """
+    file, named = split_layer(path)
+    is_parquet = Path(file).suffix.lower() == ".parquet"
+    kinds = {Path(file).stem: "one layer"} if is_parquet else dict(pyogrio.list_layers(file))
+    known = {**dict(enumerate(kinds)), **{name.casefold(): name for name in kinds}}
+    known |= {name: name for name in kinds}
+    given = [one for one in (layer, named) if one is not None]
+    found = {known.get(one, known.get(str(one).casefold())) for one in given}
+    if len(found) > 1 or None in found:
+        raise error(
+            f"{file} cannot be read",
+            expected=f"one of the layers {_listed(kinds)}",
+            found=f"layer {' and '.join(map(str, given))}",
+            remedy=f"name one of them: {file}|layername={next(iter(kinds), 'NAME')}",
         )
-    return next(iter(layers), None)
+    if is_parquet:
+        return file, None
+    if found:
+        return file, found.pop()
+    filled = {name: kind for name, kind in kinds.items() if kind is not None}
+    if len(filled) > 1:
+        filled = {name: _types(file, name, kind) for name, kind in filled.items()}
+        filled = {name: kind for name, kind in filled.items() if kind} or filled
+    wanted = [name for name, kind in filled.items() if any(part in kind for part in geometries)]
+    chosen = next(iter(wanted or filled), None)
+    if len(filled) > 1:
+        how = "the only one" if len(wanted) == 1 else "the first"
+        how += " of " + " or ".join(f"{part.lower()}s" for part in geometries) if wanted else ""
+        warnings.warn(
+            f"{file} has {len(filled)} layers: {_listed(filled)}. {chosen}, {how}, is read; if "
+            f"that is wrong, name the layer: {file}|layername=NAME",
+            stacklevel=4,
+        )
+    return file, chosen
+
+
+def _listed(kinds: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} ({kind or 'no geometries'})" for name, kind in kinds.items())
+
+
+def _types(file: str, layer: str, kind: str) -> str:
+    """Return the geometry types of the features of a layer; empty if it has none."""
+    if not pyogrio.read_info(file, layer=layer, force_feature_count=True)["features"]:
+        return ""
+    if kind == "Unknown":  # as of all KML
+        types = pyogrio.read_dataframe(file, layer=layer, columns=[]).geom_type.dropna()
+        kind = " and ".join(sorted(set(types)))
+    return kind.replace("Surface", "Polygon")
 
 
 def read_vectors(
     path: str | os.PathLike,
     *,
     layer: str | int | None = None,
+    geometries: Collection[str] = (),
     index_by_id: bool = False,
     error: type[HookError] = DataError,
     **texts: str,
 ) -> geopandas.GeoDataFrame:
-    """Read a vector file: GeoParquet, or any format GDAL supports.
+    """Read a vector source: GeoParquet, or any format GDAL supports.
 
     Args:
-        path: The file.
-        layer: Layer of the file; None for the first with geometries, with a warning if there are
-            several.
+        path: The file, or ``FILE|layername=NAME``.
+        layer: Layer of the file; see :func:`choose_layer`.
+        geometries: Wanted types of geometry; see there.
         index_by_id: Index the rows by the feature ids of the file, not from 0.
         error: Class of the error.
         **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
@@ -182,12 +255,12 @@ def read_vectors(
         DataError: It cannot be read, lacks the layer, or has no geometries; or ``error``.
     """
     with reading_vectors(path, error=error, **texts):
-        if Path(path).suffix.lower() == ".parquet":
-            table = geopandas.read_parquet(path)
+        file, layer = choose_layer(path, layer, geometries, error)
+        if Path(file).suffix.lower() == ".parquet":
+            table = geopandas.read_parquet(file)
         else:
-            layer = _first_layer(path) if layer is None else layer
             options = {} if layer is None else {"layer": layer}
-            table = geopandas.read_file(path, engine="pyogrio", fid_as_index=index_by_id, **options)
+            table = geopandas.read_file(file, engine="pyogrio", fid_as_index=index_by_id, **options)
     if not isinstance(table, geopandas.GeoDataFrame) or table.active_geometry_name is None:
         raise error(
             f"{path} has no geometries",
@@ -196,6 +269,16 @@ def read_vectors(
             remedy="choose a layer with geometries",
         )
     return table
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a table without geometries, such as a ``.dbf``.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with reading_vectors(path, "the table", "a table that GDAL reads, such as dBASE"):
+        return pyogrio.read_dataframe(path, read_geometry=False)
 
 
 class VectorBatches(NamedTuple):
@@ -211,23 +294,28 @@ class VectorBatches(NamedTuple):
 
 
 @contextmanager
-def vector_batches(path: str | os.PathLike, layer: str | None = None) -> Iterator[VectorBatches]:
+def vector_batches(
+    path: str | os.PathLike, geometries: Collection[str] = ()
+) -> Iterator[VectorBatches]:
     """Read a vector file in batches, so that wide fields are not held in memory twice.
 
     Errors are not translated: use it inside :func:`reading_vectors`.
 
     Args:
-        path: GeoParquet (primary geometry), or any format GDAL supports.
-        layer: Layer of the file; None as in :func:`read_vectors`.
+        path: GeoParquet (primary geometry), or any format GDAL supports; see :func:`choose_layer`.
+        geometries: Wanted types of geometry; see there.
 
     Yields:
         The batches, which can be iterated once.
     """
-    read = _parquet_batches if Path(path).suffix.lower() == ".parquet" else _gdal_batches
-    yield from read(path, layer)
+    file, layer = choose_layer(path, geometries=geometries)
+    if Path(file).suffix.lower() == ".parquet":
+        yield from _parquet_batches(file)
+    else:
+        yield from _gdal_batches(file, layer)
 
 
-def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorBatches]:
+def _parquet_batches(path: str) -> Iterator[VectorBatches]:
     with pq.ParquetFile(path) as file:
         geo = json.loads((file.metadata.metadata or {}).get(b"geo", b"{}"))
         if "primary_column" not in geo:
@@ -253,8 +341,7 @@ def _parquet_batches(path: str | os.PathLike, _: str | None) -> Iterator[VectorB
         yield VectorBatches(pa.schema(kept), len(shapes), geometries.crs, batches())
 
 
-def _gdal_batches(path: str | os.PathLike, layer: str | None) -> Iterator[VectorBatches]:
-    layer = _first_layer(path) if layer is None else layer
+def _gdal_batches(path: str, layer: str | None) -> Iterator[VectorBatches]:
     count = pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]
     with pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (meta, reader):
         geometry = meta["geometry_name"] or "wkb_geometry"

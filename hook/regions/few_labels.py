@@ -16,7 +16,7 @@ from hook.arguments import is_number, short_repr
 from hook.errors import ConfigError, DataError
 from hook.geo.raster import unreadable
 from hook.geo.staging import StagedFiles
-from hook.geo.vector import driver_of, read_vectors, table_text, warn_missing_crs
+from hook.geo.vector import driver_of, read_vectors, split_layer, table_text, warn_missing_crs
 from hook.regions.table import Regions, chunks, format_rows
 
 METHODS = ("linear", "mean")
@@ -265,9 +265,10 @@ def _read_labels(labels: Labels, table: Regions, field: str) -> dict[int, str]:
         return _merge_labels(_check_ids(pairs, table, "the labels"))
     if isinstance(labels, str | os.PathLike):
         source = os.fspath(labels)
-        if Path(source).suffix.lower() == ".csv":
+        if Path(split_layer(source)[0]).suffix.lower() == ".csv":
             return _merge_labels(_check_ids(_read_csv(source, field), table, source))
-        labels = read_vectors(source, what="labels", expected=_EXPECTED)
+        kinds = ("Point", "Polygon")
+        labels = read_vectors(source, geometries=kinds, what="labels", expected=_EXPECTED)
     else:
         source = "the table of labels"
     if field not in labels or field == labels.geometry.name:

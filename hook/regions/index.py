@@ -217,7 +217,8 @@ class RegionIndex:
     def _union_polygons(self, polygon: object, crs: object) -> tuple[object, object]:
         """Return the union of polygons and their CRS; other input unchanged."""
         if isinstance(polygon, str | os.PathLike):
-            polygon = read_vectors(polygon, what="polygons", expected="a vector file of polygons")
+            texts = dict(what="polygons", expected="a vector file of polygons")
+            polygon = read_vectors(polygon, geometries=("Polygon",), **texts)
         if not isinstance(polygon, geopandas.GeoDataFrame | geopandas.GeoSeries):
             return polygon, crs
         if crs is not None:

@@ -325,7 +325,7 @@ def _is_null(value: object) -> bool:
 def _from_file(path: str | os.PathLike, source: str) -> Regions:
     fields: list[pa.Table] = []
     shapes: list[np.ndarray] = [np.empty(0, object)]
-    with vector_batches(path) as file:
+    with vector_batches(path, ("Polygon",)) as file:
         kept = [name for name in file.schema.names if name != EMBEDDING]
 
         def columns() -> Iterator[pa.Array | None]:

@@ -21,7 +21,7 @@ from hook.arguments import (
 )
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import is_array
-from hook.geo.vector import check_finite, read_vectors, warn_missing_crs
+from hook.geo.vector import check_finite, read_vectors, split_layer, warn_missing_crs
 from hook.scenes.blocks import WINDOWS_PER_BLOCK
 from hook.scenes.grid import check_overlap
 from hook.scenes.reader import AreaOfInterest
@@ -48,8 +48,9 @@ class SceneRequest:
         metainfo: Dataset meta of the model with ``scale`` and ``offset``, which :mod:`hook.apis`
             fills in, see :func:`hook.geo.bands.scale_tags`.
         aoi: Area of interest; only its bounding box is processed, and pixels outside it are
-            invalid: a vector file of polygons, a GeoDataFrame, or a box (left, bottom, right, top)
-            in the scene's CRS. Stored as :class:`hook.scenes.reader.AreaOfInterest`.
+            invalid: a vector file of polygons (or ``FILE|layername=NAME``), a GeoDataFrame, or a
+            box (left, bottom, right, top) in the scene's CRS. Stored as
+            :class:`hook.scenes.reader.AreaOfInterest`.
         cluster: ``"local"`` starts ``workers`` processes on this machine; an address connects to
             the Dask scheduler there. None for this process only.
         workers: Number of processes of ``cluster="local"``.
@@ -136,7 +137,9 @@ class SceneRequest:
         path = check_path(name, getattr(self, name))
         self._set(**{name: path})
         # The area has been read, and its file would be overwritten later.
-        if isinstance(self.aoi, str | os.PathLike) and Path(self.aoi).absolute() == path.absolute():
+        if not isinstance(self.aoi, str | os.PathLike):
+            return
+        if Path(split_layer(self.aoi)[0]).absolute() == path.absolute():
             raise bad_argument(name, path, "a file other than the area of interest")
 
 
@@ -259,7 +262,7 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
     if isinstance(aoi, AreaOfInterest):
         return aoi
     if isinstance(aoi, str | os.PathLike):
-        aoi = read_vectors(aoi)
+        aoi = read_vectors(aoi, geometries=("Polygon",))
     if isinstance(aoi, geopandas.GeoDataFrame | geopandas.GeoSeries):
         # Manually drawn outlines may self-intersect; the signed area of a bow tie is 0.
         check_finite(aoi.geometry.to_numpy(), "the area of interest")

@@ -325,6 +325,28 @@ def test_a_constant_class_and_no_background(tmp_path, vectors):
     np.testing.assert_array_equal(stitch(dataset)[path]["gt_seg_map"], np.where(burned > 0, 2, 255))
 
 
+def test_layers_of_several_files_are_named_with_the_files(tmp_path, vectors):
+    path, table, burned = vectors
+    far = table.set_geometry(table.translate(1e6))
+    for name, layers in (("a", (far, table[:9])), ("b", (table[9:], far))):
+        for layer, rows in zip(("first", "second"), layers, strict=True):
+            rows.to_file(tmp_path / f"{name}.gpkg", layer=layer)
+    masks = ["a.gpkg|layername=second", "b.gpkg|layerid=0"]
+    dataset = GeoTIFFFolder(
+        path, masks, str(tmp_path), META, chip_size=16, mode="cover", label_field="code"
+    )
+    assert len(dataset.torchgeo_dataset.index) == 2
+    np.testing.assert_array_equal(stitch(dataset)[path]["gt_seg_map"], burned)
+    with pytest.raises(DataError, match="does not exist"):
+        GeoTIFFFolder(path, "c.gpkg|layername=first", str(tmp_path), META)
+    part = table.dissolve().clip((500000, 5199300, 500250, 5200000))
+    for name, area in (("all", table.dissolve()), ("part", part)):
+        area.to_file(tmp_path / "parts.gpkg", layer=name)
+    chosen = dict(split=dict(file="parts.gpkg|layername=part"), mode="cover")
+    dataset = GeoTIFFFolder(path, None, str(tmp_path), chip_size=16, **chosen)
+    assert dataset.scenes[0].window[3] < 30
+
+
 def test_label_map_of_an_attribute(tmp_path, vectors):
     path, table, burned = vectors
     table.to_file(tmp_path / "areas.gpkg")

@@ -11,6 +11,7 @@ from pyproj import CRS, Geod, Transformer
 
 from hook.errors import DataError, SceneError
 from hook.geo.measure import areas_m2
+from hook.geo.raster import quiet_open
 from hook.geo.vector import (
     DRIVERS,
     check_geojson,
@@ -18,6 +19,7 @@ from hook.geo.vector import (
     is_vector_file,
     read_vectors,
     reproject,
+    split_layer,
     table_text,
     to_wgs84,
     vector_batches,
@@ -86,6 +88,107 @@ def test_a_second_layer_is_warned_of_unless_one_is_named(write, table, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(read_vectors(path, layer="roads")) == 1
+
+
+LINES = [shapely.LineString([(0, 0), (1, 1)])]
+KML = """<kml xmlns="http://www.opengis.net/kml/2.2"><Document><Folder><name>roads</name><Placemark>
+<LineString><coordinates>5,45 6,46</coordinates></LineString></Placemark></Folder><Folder><name>
+zones</name><Placemark><Polygon><outerBoundaryIs><LinearRing><coordinates>0,0 1,0 1,1 0,0
+</coordinates></LinearRing></outerBoundaryIs></Polygon></Placemark></Folder></Document></kml>"""
+GPX = """<gpx version="1.1" creator="x" xmlns="http://www.topografix.com/GPX/1/1"><trk><trkseg>
+<trkpt lat="45" lon="5"/><trkpt lat="46" lon="6"/></trkseg></trk></gpx>"""
+
+
+def town(path, table):
+    """Write a source of the layers roads (lines) and zones (three polygons)."""
+    lines = geopandas.GeoDataFrame(geometry=LINES, crs=table.crs)
+    if path.suffix == ".kml":
+        path.write_text(KML.replace("<name>\n", "<name>"))
+        return path
+    for name, layer in (("roads", lines), ("zones", table)):
+        if path.suffix:
+            driver = "OpenFileGDB" if path.suffix == ".gdb" else "GPKG"
+            pyogrio.write_dataframe(layer, path, layer=name, driver=driver)
+        else:
+            path.mkdir(exist_ok=True)
+            layer.to_file(path / f"{name}.shp")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of GDAL, writing a File Geodatabase
+@pytest.mark.parametrize("name", ["town.gpkg", "town.gdb", "town.kml", "folder"])
+def test_a_layer_is_named_as_qgis_does(tmp_path, table, name):
+    path = town(tmp_path / name, table)
+    number = 1 if name == "town.kml" else 3
+    layers = [name for name, _ in pyogrio.list_layers(path)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for choice in ("layername=zones", "LayerName=ZONES", f"layerid={layers.index('zones')}"):
+            assert len(read_vectors(f"{path}|{choice}")) == number
+            assert is_vector_file(f"{path}|{choice}")
+        assert set(read_vectors(f"{path}|layername=roads").geom_type) <= {
+            "LineString",
+            "MultiLineString",
+        }
+    for wrong in ("layername=rivers", "layerid=2", "layername=roads|subset=a"):
+        with pytest.raises(SceneError, match="cannot be read") as caught:
+            read_vectors(f"{path}|{wrong}", error=SceneError)
+        assert "roads" in caught.value.expected and "zones" in caught.value.expected
+    with pytest.raises(DataError, match="cannot be read"):
+        read_vectors(f"{path}|layername=zones", layer="roads")
+    assert len(read_vectors(f"{path}|layername=zones", layer="zones")) == number
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["town.gpkg", "town.gdb", "town.kml", "folder"])
+def test_the_only_layer_of_the_wanted_type_is_read_with_a_warning(tmp_path, table, name):
+    path = town(tmp_path / name, table)
+    with pytest.warns(UserWarning, match="2 layers: .*zones, the only one of polygons, is read"):
+        assert "Polygon" in read_vectors(path, geometries=("Polygon",)).geom_type[0]
+    with (
+        pytest.warns(UserWarning, match="zones, the only one of points or polygons"),
+        vector_batches(path, ("Point", "Polygon")) as file,
+    ):
+        assert file.count == len(read_vectors(f"{path}|layername=zones"))
+    first, _ = next(iter(pyogrio.list_layers(path)))
+    with pytest.warns(UserWarning, match=f"{first}, the first, is read"):
+        read_vectors(path)
+
+
+def test_layers_of_rasters_tables_and_nothing_are_no_choice(tmp_path, table):
+    path = tmp_path / "town.gpkg"
+    table.iloc[:0].to_file(path, layer="drafts")
+    pyogrio.write_dataframe(table.drop(columns="geometry"), path, layer="notes")
+    profile = dict(width=8, height=8, count=1, dtype="uint8", crs="EPSG:4326")
+    with quiet_open(
+        path, "w", driver="GPKG", RASTER_TABLE="ortho", APPEND_SUBDATASET="YES", **profile
+    ) as file:
+        file.write(np.ones((1, 8, 8), "uint8"))
+    table.to_file(path, layer="zones")
+    (tmp_path / "track.gpx").write_text(GPX)  # GPX has five layers, most of them empty
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_vectors(path)) == 3
+        assert len(read_vectors(f"{path}|layername=drafts")) == 0
+        (kind,) = read_vectors(tmp_path / "track.gpx|layername=tracks").geom_type
+    assert kind == "MultiLineString"
+    with pytest.raises(DataError, match="no geometries"):
+        read_vectors(f"{path}|layername=notes")
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        read_vectors(f"{path}|layername=ortho")
+    assert "drafts" in caught.value.expected and "ortho" in caught.value.found
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".geojson", ".fgb", ".shp"])
+def test_files_of_one_layer_take_its_name(write, suffix):
+    path = write(suffix)
+    assert len(read_vectors(f"{path}|layername=table")) == 3
+    assert split_layer(path) == (str(path), None)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        read_vectors(f"{path}|layername=other")
+    assert "table" in caught.value.expected
+    copy = path.rename(path.with_name(f"a|layername=b{suffix}"))
+    assert split_layer(copy) == (str(copy), None)
 
 
 @pytest.mark.parametrize(

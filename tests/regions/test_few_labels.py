@@ -2,6 +2,7 @@
 
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from scipy.optimize import minimize
@@ -192,6 +193,9 @@ def test_points_files_and_ids_say_the_same(regions, labels, tmp_path):
         points[["kind"]], geometry=[shapely.MultiPoint([p, p]) for p in points.geometry], crs=CRS
     )
     files = [tmp_path / f"points.{ending}" for ending in ("geojson", "gpkg", "parquet")]
+    points.iloc[:2].to_file(tmp_path / "layers.gpkg", layer="few")
+    points.to_file(tmp_path / "layers.gpkg", layer="labels.csv")
+    files.append(f"{tmp_path}/layers.gpkg|layername=labels.csv")
     for source in (points, doubled, points.set_crs(None, allow_override=True), *files):
         assert classify_regions(regions, source, field="kind").equals(expected)
     assert classify_regions(regions, tmp_path / "labels.csv", field="kind").equals(expected)
@@ -208,6 +212,9 @@ def test_regions_from_files(regions, labels, tmp_path):
     for ending in (".parquet", ".gpkg"):
         path = tmp_path / f"regions{ending}"
         Regions.read(regions).write(path, path, "regions")
+        if ending == ".gpkg":
+            pyogrio.write_dataframe(regions[["geometry"]].iloc[:2], path, layer="others")
+            path = f"{path}|layername=regions"
         found = classify_regions(path, labels)
         assert found.class_name.tolist() == expected.class_name.tolist()
         np.testing.assert_array_equal(found.score, expected.score)

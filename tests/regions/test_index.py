@@ -119,7 +119,10 @@ def test_polygons_as_tables_and_files(index, tmp_path):
     wanted = index.by_polygon(shapely.union_all(halves), k=9)
     table = geopandas.GeoDataFrame(geometry=halves, crs=CRS)
     table.to_file(tmp_path / "area.gpkg")
-    for given in (table, table.geometry, table.to_crs(4326), tmp_path / "area.gpkg"):
+    table.iloc[:1].to_file(tmp_path / "areas.gpkg", layer="half")
+    table.to_file(tmp_path / "areas.gpkg", layer="whole")
+    files = tmp_path / "area.gpkg", f"{tmp_path}/areas.gpkg|layername=whole"
+    for given in (table, table.geometry, table.to_crs(4326), *files):
         found = index.by_polygon(given, k=9)
         assert found.region_id.equals(wanted.region_id)
         np.testing.assert_allclose(found.similarity, wanted.similarity, atol=1e-5)

@@ -10,6 +10,7 @@ import pytest
 import shapely
 
 from hook.errors import ConfigError, DataError, SceneError
+from hook.geo.staging import check_output
 from hook.regions import RegionRequest
 from hook.scenes import MapRequest, SceneRequest
 from hook.scenes.request import scene_files
@@ -112,6 +113,19 @@ def test_an_area_of_interest_is_read_once(tmp_path):
     assert request.aoi.shapes[0].equals(box) and request.aoi.crs.to_epsg() == 32633
     assert dataclasses.replace(request, window=8).aoi is request.aoi
     assert SceneRequest("a.tif", aoi=(0, 0, 2, 1)).aoi.shapes[0].equals(box)
+
+
+def test_a_layer_is_the_area_of_interest(tmp_path):
+    path = tmp_path / "project.gpkg"
+    for name in ("east", "west"):
+        box = shapely.box(name == "east", 0, 2, 1)
+        geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32633").to_file(path, layer=name)
+    request = SceneRequest("a.tif", aoi=f"{path}|layername=west")
+    assert request.aoi.shapes[0].equals(shapely.box(0, 0, 2, 1))
+    with pytest.raises(SceneError, match="is an input"):
+        check_output(path, request.inputs)
+    with pytest.raises(ConfigError, match="a file other than the area of interest"):
+        RegionRequest("a.tif", path, aoi=f"{path}|layername=west", overwrite=True)
 
 
 @pytest.mark.parametrize(
