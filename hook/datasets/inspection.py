@@ -151,7 +151,7 @@ def inspect_files(
         classes: Names in the order of the labels, or a name for each value.
         palette: Colours in the order of the classes, or by name.
         background: Class of unlabelled pixels.
-        layer: Layer of the vector files; default the first.
+        layer: Layer of the vector files, see :func:`hook.geo.vector.choose_layer`.
 
     Returns:
         Images and labels; ``splits`` is empty.
@@ -255,9 +255,11 @@ def _classes_of_rasters(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the classes of masks; values that are not class indexes need ``label_map``."""
     values, labels = _mask_values(masks)
-    given = {}
-    if isinstance(classes, Mapping):
-        given = {_mask_value(value): str(name) for value, name in classes.items()}
+    named, given = classes, {}
+    if named is None:
+        named = _names_in_masks(masks, values, labels)
+    if isinstance(named, Mapping):
+        given = {_mask_value(value): str(name) for value, name in named.items()}
     unlabelled = {
         value: "ignore"
         for value in labels
@@ -267,14 +269,14 @@ def _classes_of_rasters(
         for value in unlabelled:
             del found[value]
     # Other values than those named are ignored anyway, except with a background.
-    if unlabelled and (not given or background is not None):
+    if unlabelled and (not isinstance(classes, Mapping) or background is not None):
         warnings.warn(
             f"{Path(masks[0]).parent}: mask values {some(sorted(unlabelled))} are ignored as no "
             "data; if one is a class, name it: classes={value: name}",
             stacklevel=4,
         )
-    if not isinstance(classes, Mapping):
-        names, options = _classes_of_indexes(masks, labels, classes)
+    if not isinstance(named, Mapping):
+        names, options = _classes_of_indexes(masks, labels, named)
         pairs = options.get("label_map") or {index: index for index in range(len(names))}
         if background is None:
             if unlabelled:
@@ -306,7 +308,7 @@ def _classes_of_indexes(
     masks: list[str], values: Mapping[int, str], classes: Sequence[str] | str | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the classes of masks with class indexes as values."""
-    names = _names_in_mask(masks[0]) if classes is None else _check_names(_as_names(classes))
+    names = None if classes is None else _check_names(_as_names(classes))
     is_binary = set(values) <= {0, IGNORE_INDEX} and IGNORE_INDEX in values
     if is_binary and (names is None or len(names) == 2):
         # Convention of binary masks: 255 is the object, not "no label".
@@ -388,13 +390,41 @@ def _mask_values(masks: list[str]) -> tuple[dict[int, str], dict[int, str]]:
     return values, labels
 
 
-def _names_in_mask(path: str) -> list[str] | None:
-    names = read_category_names(path)
+def _names_in_masks(
+    masks: list[str], values: Mapping[int, str], labels: Mapping[int, str]
+) -> list[str] | dict[int, str] | None:
+    """Return the names in masks: of the values 0, 1, ..., of other values, or None without any."""
+    names: dict[int, str] = {}
+    origins: dict[int, str] = {}
+    for path in masks:
+        for value, name in enumerate(read_category_names(path) or ()):
+            if not name:
+                continue
+            origins.setdefault(value, path)
+            if names.setdefault(value, name) != name:
+                raise DataError(
+                    f"{path}: value {value} is {name!r}",
+                    expected=f"{names[value]!r}, as in {origins[value]}",
+                    found="two names of a class",
+                    remedy="correct the names in one of them, or pass classes={value: name}",
+                )
     if not names:
-        with open_raster(path) as src:
+        with open_raster(masks[0]) as src:
             tag = next((v for k, v in src.tags().items() if k.lower() == "classes"), "")
-        names = [name.strip() for name in tag.split(",") if name.strip()]
-    return list(names) if len(names) >= 2 else None
+        parts = [name.strip() for name in tag.split(",") if name.strip()]
+        return parts if len(parts) >= 2 else None
+    if len(names) >= 2 and names.keys() == {*range(len(names))}:
+        return [names[value] for value in range(len(names))]
+    names = {value: name for value, name in names.items() if value in labels or value not in values}
+    missing = [v for v in labels if v not in names and 0 <= v != IGNORE_INDEX and v not in _UNKNOWN]
+    if missing:
+        warnings.warn(
+            f"{labels[missing[0]]}: values {some(sorted(missing))} have no name, unlike "
+            f"{some(sorted(names))}; they are classes too, named after their values",
+            stacklevel=5,
+        )
+    names |= {value: f"class {value}" for value in missing}
+    return dict(sorted(names.items()))
 
 
 # ---------------------------------------------------------------------------------- features

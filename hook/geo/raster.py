@@ -181,6 +181,15 @@ def unused_georeference(source: Dataset) -> str:
     return " and ".join(found)
 
 
+def warn_unused_georeference(source: Dataset, path: Any, stacklevel: int = 3) -> None:
+    """Warn of a georeference that the results of a raster lose, see above."""
+    if lost := unused_georeference(source):
+        warnings.warn(
+            f"{path}: located by {lost}, which its results lose; rectify it first (gdalwarp)",
+            stacklevel=stacklevel,
+        )
+
+
 def describe(source: Dataset) -> dict[str, str]:
     """Return what a header says about how pixels are read and where they lie, for comparisons."""
     points, crs = source.gcps

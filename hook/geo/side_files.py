@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
-COMPANIONS = (".aux.xml", ".ovr", ".msk", ".msk.ovr", "-wal", "-shm", "-journal")
-"""What GDAL and SQLite append to the name of a file for files that they read with it."""
+COMPANIONS = (".aux.xml", ".vat.dbf", ".ovr", ".msk", ".msk.ovr", "-wal", "-shm", "-journal")
+"""What GDAL, ArcGIS and SQLite append to the name of a file for files that they read with it."""
 # What they put in place of its suffix: world files, projections, bands, parts of shapefiles.
 _PARTS = (
     ".wld .prj .tab .hdr .rrd .aux .aux.xml .imd .rpb _rpb.txt _rpc.txt "
@@ -72,6 +72,13 @@ def side_file_settings(path: Path) -> list[str]:
                 text = "".join(ElementTree.tostring(element, encoding="unicode").split())
                 settings.append(f"band {part.get('band', '')}: {text}")
     return sorted(settings)
+
+
+def is_stac_item(path: Path) -> bool:
+    """Whether a file is a STAC Item, or a catalogue of them."""
+    with suppress(OSError), path.open("rb") as file:
+        return path.suffix.lower() == ".json" and b'"stac_version"' in file.read(4096)
+    return False
 
 
 def is_own_side_file(path: Path) -> bool:

@@ -4,6 +4,7 @@ import colorsys
 import contextlib
 import csv
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,18 @@ from xml.etree import ElementTree
 import numpy as np
 
 from hook.errors import SceneError
+from hook.geo.attribute_tables import (
+    LARGEST_VALUE,
+    names_in_band,
+    names_in_dbf,
+    names_in_file,
+)
 from hook.geo.staging import StagedFiles
 
 NO_CLASS = -1
 """Value of a pixel without a class, in arrays of classes."""
 
 Colour = tuple[int, int, int]
-_LARGEST_VALUE = 65_535  # of GDAL's colour tables
 
 
 class ClassStyle(NamedTuple):
@@ -126,10 +132,20 @@ def write_category_names(path: Path, class_names: Sequence[str]) -> None:
 
 
 def read_category_names(map_path: str | Path) -> list[str] | None:
-    """Read category names from the side file of a raster, None without them."""
-    root = _read_side_file(Path(f"{map_path}.aux.xml"))
-    categories = root.findall("./PAMRasterBand[@band='1']/CategoryNames/Category")
-    return [category.text or "" for category in categories] or None
+    """Read names of the values 0, 1, ... of a raster, empty for values without one.
+
+    These are the category names or the raster attribute table of its side file (``.aux.xml``), of
+    ArcGIS (``.vat.dbf``), or of the file itself.
+
+    Returns:
+        The names, or None if there are none or the table is wrong, which is warned of.
+    """
+    side_file = Path(f"{map_path}.aux.xml")
+    band = _read_side_file(side_file).find("./PAMRasterBand[@band='1']")
+    names = names_in_band(band, side_file)
+    if names is None and os.path.isfile(table := Path(f"{map_path}.vat.dbf")):
+        names = names_in_dbf(table)
+    return names_in_file(map_path) if names is None else names
 
 
 def _read_side_file(path: Path) -> ElementTree.Element:
@@ -220,10 +236,10 @@ def _read_class(entry: object, where: str) -> ClassStyle:
         value = int(number) if number.is_integer() else -1
     except (ValueError, OverflowError):
         value = -1
-    if not name or not digits or not 0 <= value <= _LARGEST_VALUE:
+    if not name or not digits or not 0 <= value <= LARGEST_VALUE:
         raise SceneError(
             where,
-            expected=f"{expected}; values from 0 to {_LARGEST_VALUE}",
+            expected=f"{expected}; values from 0 to {LARGEST_VALUE}",
             found=entry,
             remedy="correct the value of that entry",
         )

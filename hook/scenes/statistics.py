@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from hook.errors import SceneError
 from hook.geo.measure import grid_bounds, pixel_areas
-from hook.geo.raster import Validity, open_dataset, reading
+from hook.geo.raster import Validity, open_dataset, reading, warn_unused_georeference
 from hook.geo.styles import NO_CLASS, Colour, read_category_names
 from hook.geo.vector import apply_affine, check_finite, read_vectors, reproject
 from hook.progress import progress_bar
@@ -31,8 +31,10 @@ class ClassMap:
     Args:
         path: Any raster with one integer band that GDAL opens.
         nodata: Nodata value; that of the file if None.
-        class_names: Names of the values 0, 1, ...; the category names of the map if None. Without
-            names, any value from 0 is a class.
+        class_names: Names of the values 0, 1, ...; those of the map if None, see
+            :func:`hook.geo.styles.read_category_names`. Without names, any value from 0 is a class.
+        warn_unplaced: Warn if the map is located by ground control points, RPCs or geolocation
+            arrays only.
 
     Raises:
         SceneError: The file cannot be opened or is not a class map.
@@ -43,8 +45,10 @@ class ClassMap:
         path: str | Path,
         nodata: int | None = None,
         class_names: Sequence[str] | None = None,
+        warn_unplaced: bool = False,
     ) -> None:
         self.path = str(path)
+        self._unnamed: set[int] = set()
         self._source = open_dataset(path, SceneError)
         try:
             source = self._source
@@ -60,6 +64,8 @@ class ClassMap:
             self.rasterio_crs = source.crs
             self.crs = CRS.from_user_input(source.crs) if source.crs else None
             self.nodata = source.nodata if nodata is None else nodata
+            if warn_unplaced:
+                warn_unused_georeference(source, path, stacklevel=4)
             self._validity = Validity(source, [1], nodata)
             names = read_category_names(path) if class_names is None else class_names
             self.class_names = list(names or []) or None
@@ -68,8 +74,14 @@ class ClassMap:
             raise
 
     def name_of(self, class_id: int) -> str:
-        """Return the name of a class, ``class_3`` without one."""
+        """Return the name of a class, ``class_3`` without one; warn if other classes have names."""
         name = self.class_names[class_id] if self.class_names else ""
+        if not name and self.class_names and class_id not in self._unnamed:
+            self._unnamed.add(class_id)
+            warnings.warn(
+                f"{self.path}: value {class_id} has no name, and is named class_{class_id}",
+                stacklevel=3,
+            )
         return name or f"class_{class_id}"
 
     def read(
@@ -192,7 +204,7 @@ def class_statistics(
         SceneError: The map is unreadable or not a class map, a value has no name, or the zones are
             unreadable, not polygons, or lack the field.
     """
-    with ClassMap(map_path, nodata, class_names) as source:
+    with ClassMap(map_path, nodata, class_names, warn_unplaced=True) as source:
         if zones is None:
             parts = ((classes, row) for row, classes in source.strips(strip_rows, "map", progress))
             sums = {None: _sum_classes(source, ((row, 0, part) for part, row in parts))}
@@ -259,7 +271,7 @@ def _read_zones(
     if isinstance(path, geopandas.GeoDataFrame):
         path, table = "zones", path
     else:
-        table = read_vectors(path, index_by_id=True, error=SceneError)
+        table = read_vectors(path, geometries=("Polygon",), index_by_id=True, error=SceneError)
     if zone_field is not None:
         fields = [name for name in table.columns if name != table.geometry.name]
         if zone_field not in fields:

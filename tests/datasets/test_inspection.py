@@ -48,6 +48,41 @@ def test_names_of_values_and_colours_of_the_mask_where_nobody_named_them(labelle
     assert found.palette == [[1, 2, 3], [4, 5, 6], [7, 8, 9]] and found.bands == [1, 2, 3]
 
 
+def name_values(mask, **names):
+    """Write a table of names by value, as ArcGIS does."""
+    table = pandas.DataFrame({"Value": [*map(int, names.values())], "Class_Name": [*names]})
+    pyogrio.write_dataframe(table, f"{mask}.vat.dbf", driver="ESRI Shapefile")
+
+
+def test_names_in_attribute_tables_of_the_masks(labelled):
+    # ArcGIS lists the values that occur in a mask.
+    root = labelled([checkerboard(1, 3), checkerboard(3, 7)])
+    tiles = [root / "masks" / f"tile_{k}.tif" for k in range(2)]
+    name_values(tiles[0], wood=3, water=1)
+    name_values(tiles[1], wood=3, town=7)
+    found = inspect_files(root / "images", root / "masks")
+    assert found.classes == ["water", "wood", "town"]
+    assert found.options == dict(label_map={1: 0, 3: 1, 7: 2})
+    other = inspect_files(root / "images", root / "masks", classes={1: "a", 3: "b"})
+    assert other.classes == ["a", "b"]
+    name_values(tiles[1], wood=3)
+    with pytest.warns(UserWarning, match="tile_1.tif: values 7 have no name, unlike 1, 3"):
+        found = inspect_files(root / "images", root / "masks")
+    assert found.classes == ["water", "wood", "class 7"]
+    name_values(tiles[1], town=3)
+    with pytest.raises(DataError, match="tile_1.tif: value 3 is 'town'") as caught:
+        inspect_files(root / "images", root / "masks")
+    assert "'wood', as in" in caught.value.expected
+
+
+def test_a_name_of_the_nodata_value_is_no_class(labelled):
+    root = labelled([checkerboard(0, 1, 2, 4)], nodata=0)
+    name_values(root / "masks" / "tile_0.tif", nothing=0, water=1, wood=2, town=4)
+    found = inspect_files(root / "images", root / "masks")
+    assert found.classes == ["water", "wood", "town"]
+    assert found.options == dict(label_map={1: 0, 2: 1, 4: 2})
+
+
 def test_binary_masks_with_255_for_the_object(labelled):
     found = inspect(labelled([checkerboard(0, 255)]))
     assert found.classes == ["background", "object"]
@@ -169,6 +204,8 @@ def test_the_layer_of_the_labels(labelled):
     path = _houses(root, ["a", "b", "c"], layer="second")
     found = inspect_files(root / "images", path, label="kind", layer="second")
     assert found.classes == ["a", "b", "c"] and found.options["mask_layer"] == "second"
+    named = f"{path}|layername=second"
+    assert inspect_files(root / "images", named, label="kind").classes == ["a", "b", "c"]
     with pytest.warns(UserWarning, match="2 layers: first .*, second"):
         assert inspect_files(root / "images", path, label="kind").classes == ["x", "y"]
     path.unlink()

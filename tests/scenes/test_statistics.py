@@ -1,5 +1,7 @@
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -82,6 +84,18 @@ def test_named_classes_are_there_without_a_pixel(write_scene, tmp_path):
     assert (rows[-1].pixels, rows[-1].area_m2, rows[-1].share) == (0, 0, 0)
 
 
+def test_names_come_from_an_attribute_table(write_scene, tmp_path):
+    path = write_scene(blocks()[None], "map.tif", nodata=255)
+    table = pandas.DataFrame({"Value": [0, 2], "Class_Name": ["wood", "water"]})
+    pyogrio.write_dataframe(table, f"{path}.vat.dbf", driver="ESRI Shapefile")
+    with pytest.warns(UserWarning, match="value 1 has no name, and is named class_1"):
+        rows = class_statistics(path, progress=False)
+    assert [row.class_name for row in rows] == ["wood", "class_1", "water"]
+    pyogrio.write_dataframe(table[:1], f"{path}.vat.dbf", driver="ESRI Shapefile")
+    with pytest.raises(SceneError, match="values that are no class"):
+        class_statistics(path, progress=False)
+
+
 def test_an_empty_map_has_no_shares(write_scene):
     path = write_scene(np.full((1, 4, 4), 255, np.uint8), "map.tif", nodata=255)
     assert class_statistics(path, progress=False) == []
@@ -135,6 +149,10 @@ def test_zones_that_part_the_map_part_its_pixels(write_scene, tmp_path):
     found = class_statistics(path, zones=write_zones(tmp_path / "z.gpkg", polygons), progress=False)
     assert sum(row.pixels for row in found) == 1420
     assert sorted({row.zone for row in found}) == [1, 2, 3]  # feature ids of the GeoPackage
+    table = geopandas.GeoDataFrame(geometry=polygons[1:2], crs="EPSG:32645")
+    table.to_file(tmp_path / "z.gpkg", layer="middle")
+    middle = class_statistics(path, zones=f"{tmp_path}/z.gpkg|layername=middle", progress=False)
+    assert [row.pixels for row in middle] == [row.pixels for row in found if row.zone == 2]
 
 
 def test_zones_that_lie_elsewhere_are_told_of(write_scene, tmp_path):
