@@ -38,6 +38,7 @@ def find_similar(
     model: "Model | None" = None,
     token: int | None = None,
     embedding: str = "tokens",
+    bidx: Sequence[int | str] | None = None,
     device: str = "cpu",
     crs: object = None,
     k: int = 50,
@@ -61,6 +62,7 @@ def find_similar(
             :func:`hook.apis.load_model`.
         token: For ``chip``: only this token of it.
         embedding: For ``chip``: embedding of the regions, ``"tokens"`` or ``"seeds"``.
+        bidx: For ``chip``: its bands, see :func:`embed_chip`.
         device: Device of a model that is not loaded yet.
         crs: CRS of ``at`` or of a shapely geometry; default: that of the regions.
         k: Number of regions to find.
@@ -92,13 +94,19 @@ def find_similar(
             remedy="pass exactly one of them",
         )
     kind = None if embedding == "tokens" else embedding
-    _check_options(given[0], polygon, model, token, kind, crs)
+    of_chip = dict(model=model, token=token, embedding=kind, bidx=bidx)
+    _check_options(given[0], polygon, crs, of_chip)
     if at is not None:
         at = [check_number("at", one) for one in check_pair("at", at, "two numbers, x and y")]
     if output is not None:
         check_path("output", output)
     source = regions.source if isinstance(regions, RegionIndex) else regions
-    parts = model if isinstance(model, tuple | list) else (model,)
+    loaded, parts = None, ()
+    if chip is not None:
+        from hook.inference.models import load_model, model_files  # imports MMEngine
+
+        loaded = load_model(model, device=device)
+        parts = model_files(loaded)
     with StagedFiles(overwrite, inputs=(source, polygon, chip, *parts)) as files:
         if output is not None:
             driver_of(output)
@@ -116,10 +124,8 @@ def find_similar(
         elif vector is not None:
             found = index.by_vector(vector, k)
         else:
-            from hook.inference.models import load_model  # imports MMEngine
-
-            loaded = load_model(model, device=device)
-            found = index.by_vector(embed_chip(loaded, chip, token=token, embedding=embedding), k)
+            options = dict(token=token, embedding=embedding, bidx=bidx)
+            found = index.by_vector(embed_chip(loaded, chip, **options), k)
         if output is not None:
             Regions.from_table(found).write(staged, Path(output), layer)
         files.commit()
@@ -134,6 +140,7 @@ def embed_chip(
     token: int | None = None,
     num_tokens: int | None = None,
     embedding: str = "tokens",
+    bidx: Sequence[int | str] | None = None,
 ) -> np.ndarray:
     """Embed an image like the regions of a scene.
 
@@ -147,6 +154,8 @@ def embed_chip(
         num_tokens: Number of tokens; default: the model's.
         embedding: ``"tokens"`` of the last block, or ``"seeds"`` of the valid pixels, see
             :class:`hook.apis.RegionExtractor`.
+        bidx: Names or 1-based numbers of the bands of a file or DataArray in the model's order;
+            default: those of the model's dataset meta.
 
     Returns:
         (D,) float32.
@@ -157,34 +166,18 @@ def embed_chip(
     """
     # Imports PyTorch and MMEngine, which other queries do not need.
     from hook.datasets.transforms.packing import ground_resolution
-    from hook.geo.arrays import is_data_array
-    from hook.inference.images import (
-        check_image,
-        check_validity,
-        check_values,
-        read_sample,
-        refuse_validity,
-    )
+    from hook.inference.images import read_image
     from hook.inference.models import load_model
     from hook.inference.regions import RegionPredictor
 
     model = load_model(model)
     if token is not None:
         token = check_int("token", token, minimum=None)
-    if isinstance(chip, str | os.PathLike) or is_data_array(chip):
-        refuse_validity(chip, valid)
-        name = "the chip" if is_data_array(chip) else f"chip {chip}"
-        sample = read_sample(chip, model)
-        values, valid = sample["img"].transpose(2, 0, 1), sample["valid"]
-        metres = ground_resolution(sample)
-    else:
-        name, values, metres = "the chip", chip, None
-    values = check_values(model, values, name)
-    valid = check_validity(values, valid, name)
-    check_image(model, name, values, valid)
+    name, values, valid, sample = read_image(model, chip, valid, bidx, "chip")
+    metres = None if sample is None else ground_resolution(sample)
     predict = RegionPredictor(model, num_tokens, embedding=embedding, resolution=metres)
     try:
-        answer = predict(np.ascontiguousarray(values)[np.newaxis], valid[np.newaxis])
+        answer = predict(values[np.newaxis], valid[np.newaxis])
     except ConfigError as error:
         raise DataError(
             f"{name} does not fit the model",
@@ -211,17 +204,16 @@ def embed_chip(
     return (pixels @ embeddings.astype(np.float64) / pixels.sum()).astype(np.float32)
 
 
-def _check_options(query: str, polygon, model, token, embedding, crs) -> None:
+def _check_options(query: str, polygon, crs, of_chip: dict[str, object]) -> None:
     """Refuse options that do not apply to the query."""
-    if query == "chip" and model is None:
+    if query == "chip" and of_chip["model"] is None:
         raise ConfigError(
             "a chip needs a model",
             expected="the model of the regions",
             found="no model",
             remedy="pass the model of the regions (--model NAME, or config and checkpoint)",
         )
-    given = dict(model=model, token=token, embedding=embedding)
-    for name, value in given.items():
+    for name, value in of_chip.items():
         if value is not None and query != "chip":
             raise ConfigError(
                 f"{name} is for a chip only",

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hook.cli.options import add_model_arguments, model_of, option_type, positive_int
+from hook.cli.options import add_bidx, add_model_arguments, model_of, option_type, positive_int
 from hook.errors import ConfigError
 
 counts = option_type(
@@ -31,6 +31,7 @@ def add_parser(commands) -> None:
     add_model_arguments(parser)
     parser.add_argument("file", metavar="FILE", help="GeoTIFF, PNG or JPEG, read completely")
     parser.add_argument("out", metavar="OUT.png", help="picture to write")
+    add_bidx(parser, "image")
     number = parser.add_mutually_exclusive_group()
     number.add_argument(
         "--num-tokens",
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     from hook.visualization.tokens import show_attention, show_token_counts, show_tokens
 
     model = load_model(model_of(args), device=args.device)
-    options = {"path": args.out, "overwrite": args.overwrite}
+    options = {"path": args.out, "overwrite": args.overwrite, "bidx": args.bidx}
     at = None if args.at is None else tuple(args.at)
     if args.counts is not None:
         show_token_counts(model, args.file, args.counts, at=at, **options)

@@ -1,14 +1,15 @@
 """Read images as a model's datasets do, and compare their values with its training data."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
 from torch import nn
 
-from hook.arguments import short_repr
+from hook.arguments import check_bands, short_repr
 from hook.engine.configs import config_errors
 from hook.engine.models import get_num_bands, is_segmentation
 from hook.errors import ConfigError, DataError
@@ -20,7 +21,7 @@ from hook.geo.raster import (
     finite,
     open_raster,
     parse_nodata,
-    unused_georeference,
+    warn_unused_georeference,
 )
 from hook.inference.models import find_key
 
@@ -65,11 +66,7 @@ def read_sample(
         image, valid = reader.read(Window(0, 0, source.width, source.height))
         valid = valid.all(axis=0)
         crs, transform = source.crs, source.transform
-        if lost := unused_georeference(source):
-            warnings.warn(
-                f"{path}: located by {lost}, which its results lose; rectify it first (gdalwarp)",
-                stacklevel=2,
-            )
+        warn_unused_georeference(source, path)
     wanted = get_num_bands(model)
     if wanted is not None and len(image) != wanted:
         raise DataError(
@@ -103,6 +100,74 @@ def read_sample(
     return sample
 
 
+class ImageValues(NamedTuple):
+    """An image that was read or checked."""
+
+    name: str
+    """Name in messages."""
+    values: np.ndarray
+    """(C, H, W) native values in the model's band order."""
+    valid: np.ndarray
+    """(H, W) bool."""
+    sample: dict[str, Any] | None
+    """Of :func:`read_sample`; None for an array."""
+
+
+def read_image(
+    model: nn.Module,
+    image: Any,
+    valid: Any = None,
+    bidx: Sequence[int | str] | None = None,
+    what: str = "image",
+) -> ImageValues:
+    """Read an image, or check an array, and warn if it is far from the model's training data.
+
+    Args:
+        model: A loaded model.
+        image: A file, a DataArray, or native values (C, H, W) in the model's band order.
+        valid: (H, W), nonzero where an array's pixels are valid.
+        bidx: Names or 1-based numbers of the bands of a file or DataArray in the model's order;
+            None for those of its ``dataset_meta``.
+        what: Kind of image, for messages.
+
+    Raises:
+        DataError: It cannot be read, does not fit the model, or has no valid pixel.
+        ConfigError: ``valid`` was passed with a file or DataArray, or ``bidx`` with an array.
+    """
+    name, sample = f"the {what}", None
+    if isinstance(image, str | os.PathLike) or is_data_array(image):
+        if valid is not None:
+            raise ConfigError(
+                "valid is for NumPy arrays only",
+                found="a DataArray" if is_data_array(image) else f"the file {image}",
+                remedy="omit valid: the nodata value is used",
+            )
+        if not is_data_array(image):
+            name = f"{what} {image}"
+        bidx = None if bidx is None else check_bands(bidx)
+        sample = read_sample(image, model, bidx, "bidx (--bidx)")
+        image, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
+        if not valid.any():
+            raise DataError(
+                f"{name} has no valid pixel",
+                expected="an image with data",
+                found="nodata, NaN or infinity in each pixel",
+                remedy="use a different image, or correct its nodata value",
+            )
+    elif bidx is not None:
+        raise ConfigError(
+            "bidx is for files and DataArrays only",
+            found="a NumPy array",
+            remedy="pass the model's bands in its order: image[[3, 2, 1]]",
+        )
+    values = np.ascontiguousarray(check_values(model, image, name))
+    valid = check_validity(values, valid, name)
+    check = ValueCheck(model)
+    check.add(name, value_range(values, valid))
+    check.warn(stacklevel=4)
+    return ImageValues(name, values, valid, sample)
+
+
 def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
     """Return an image (C, H, W) of native values as an array.
 
@@ -125,7 +190,7 @@ def check_values(model: nn.Module, image: Any, name: str) -> np.ndarray:
     return values
 
 
-def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = False) -> np.ndarray:
+def check_validity(values: np.ndarray, valid: Any, name: str) -> np.ndarray:
     """Return the validity of an image as (H, W) bool.
 
     Args:
@@ -133,14 +198,13 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
         valid: (H, W), nonzero where pixels are valid; None: everywhere. Pixels with NaN or infinity
             are not.
         name: Name of the image in messages.
-        blank: Allow an image without valid pixels.
 
     Raises:
         DataError: It has a wrong shape, is not numeric, or has no valid pixel.
     """
     found = np.ones(values.shape[1:], bool) if valid is None else np.asarray(valid)
     numbers = found.dtype.kind in "biuf"
-    if found.shape != values.shape[1:] or not numbers or not (blank or found.any()):
+    if found.shape != values.shape[1:] or not numbers or not found.any():
         what = int(found.astype(bool).sum()) if numbers else found.dtype
         raise DataError(
             f"{name}: validity of its pixels (valid)",
@@ -149,7 +213,7 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
             remedy="pass a validity of the image's height and width, True where pixels are valid",
         )
     found = (found != 0) & finite(values).all(axis=0)
-    if not (blank or found.any()):
+    if not found.any():
         raise DataError(
             f"{name} has no valid pixel",
             expected="finite values",
@@ -157,20 +221,6 @@ def check_validity(values: np.ndarray, valid: Any, name: str, blank: bool = Fals
             remedy="pass an image with data",
         )
     return found
-
-
-def refuse_validity(image: Any, valid: Any) -> None:
-    """Refuse ``valid`` for an image with nodata of its own, a file or a DataArray.
-
-    Raises:
-        ConfigError: ``valid`` is not None.
-    """
-    if valid is not None:
-        raise ConfigError(
-            "valid is for NumPy arrays only",
-            found="a DataArray" if is_data_array(image) else f"the file {image}",
-            remedy="omit valid: the nodata value is used",
-        )
 
 
 def inference_pipeline(model: nn.Module) -> Callable[[dict], dict]:
@@ -255,10 +305,3 @@ class ValueCheck:
             "to the units of its training data",
             stacklevel=stacklevel,
         )
-
-
-def check_image(model: nn.Module, name: str, values: np.ndarray, valid: np.ndarray) -> None:
-    """Warn if the values (C, H, W) of one image are far from the model's training data."""
-    check = ValueCheck(model)
-    check.add(name, value_range(values, valid != 0))
-    check.warn(stacklevel=4)

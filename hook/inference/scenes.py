@@ -151,11 +151,13 @@ class SceneModel:
         )
 
     def _check_values(self, request: SceneRequest, report: Any) -> None:
-        """Warn once if the values of a scene are far from the model's training data."""
+        """Warn if a scene has no valid pixel, or values far from the model's training data."""
         check = ValueCheck(self.model)
         for path, ranges in zip(request.input, report.ranges, strict=True):
             check.add(path, ranges)
         check.warn()
+        if len(check.blank) == len(request.input):
+            warnings.warn(f"{check.blank[0]}: no valid pixel, so the output is empty", stacklevel=3)
 
     @contextmanager
     def sharing(self, request: SceneRequest) -> Iterator[RunBlocks | None]:

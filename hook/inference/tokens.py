@@ -1,6 +1,6 @@
 """Tokenize an image."""
 
-import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,23 +8,19 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 
 from hook.errors import ConfigError, DataError
-from hook.geo.arrays import is_data_array
 from hook.geo.bands import to_model_units
-from hook.inference.images import (
-    check_image,
-    check_validity,
-    check_values,
-    inference_pipeline,
-    read_sample,
-    refuse_validity,
-)
+from hook.inference.images import inference_pipeline, read_image
 from hook.inference.models import Model, chosen_tokens, load_model
 from hook.structures import ImageTokens
 from hook.tokenizers import TokenizerOutput
 
 
 def tokenize(
-    model: Model, image: Any, valid: np.ndarray | None = None, num_tokens: int | None = None
+    model: Model,
+    image: Any,
+    valid: np.ndarray | None = None,
+    num_tokens: int | None = None,
+    bidx: Sequence[int | str] | None = None,
 ) -> TokenizerOutput:
     """Tokenize an image.
 
@@ -34,6 +30,8 @@ def tokenize(
             band order.
         valid: (H, W), nonzero where an array's pixels are valid.
         num_tokens: Number of tokens; default: the model's.
+        bidx: Names or 1-based numbers of the bands of a file or DataArray in the model's order;
+            default: those of the model's dataset meta.
 
     Returns:
         Tokens (1, N, D) and assignment (1, N, h, w) on the CPU, as used by the model;
@@ -41,15 +39,21 @@ def tokenize(
 
     Raises:
         ConfigError: The model has no tokenizer or slides over the image, ``num_tokens`` is
-            invalid (see :func:`checked_tokens`), or ``valid`` was passed with a file.
-        DataError: The image cannot be read or does not fit the model, or ``valid`` the image.
+            invalid (see :func:`checked_tokens`), ``valid`` was passed with a file, or ``bidx``
+            with an array.
+        DataError: The image cannot be read, does not fit the model or has no valid pixel, or
+            ``valid`` does not fit the image.
     """
-    return image_tokens(model, image, valid, num_tokens).output.cpu()
+    return image_tokens(model, image, valid, num_tokens, bidx).output.cpu()
 
 
 @torch.inference_mode()
 def image_tokens(
-    model: Model, image: Any, valid: np.ndarray | None = None, num_tokens: int | None = None
+    model: Model,
+    image: Any,
+    valid: np.ndarray | None = None,
+    num_tokens: int | None = None,
+    bidx: Sequence[int | str] | None = None,
 ) -> ImageTokens:
     """Return the tokens of an image as used by a model; see :func:`tokenize`."""
     model = load_model(model)
@@ -60,18 +64,12 @@ def image_tokens(
             remedy="use a config with the backbone hook.TokenViT",
         )
     num_tokens = chosen_tokens(model, num_tokens)
-    if isinstance(image, (str, os.PathLike)) or is_data_array(image):
-        refuse_validity(image, valid)
-        name = "the image" if is_data_array(image) else f"image {image}"
-        read = read_sample(image, model)
-        check_image(model, name, read["img"].transpose(2, 0, 1), read["valid"])
+    name, values, known, read = read_image(model, image, valid, bidx)
+    if read is not None:
         packed = inference_pipeline(model)(read)
         inputs, sample = packed["inputs"], packed["data_samples"]
     else:
-        name, sample = "the image", BaseDataElement()
-        values = check_values(model, image, name)
-        known = check_validity(values, valid, name, blank=True)
-        check_image(model, name, values, known)
+        sample = BaseDataElement()
         if valid is not None or not known.all():
             valid = known
             sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])

@@ -21,7 +21,14 @@ from hook.errors import ConfigError, DataError
 from hook.geo.arrays import Map, map_file, raster_files
 from hook.geo.bands import image_bands, match_bands, resolve_bands
 from hook.geo.measure import metres_per_unit
-from hook.geo.raster import Validity, open_dataset, read_valid, reading, warped
+from hook.geo.raster import (
+    Validity,
+    open_dataset,
+    read_valid,
+    reading,
+    warn_unused_georeference,
+    warped,
+)
 from hook.geo.styles import distinct_palette
 from hook.scenes.request import scene_files
 from hook.scenes.statistics import ClassMap
@@ -95,6 +102,7 @@ def show_scene(
         files = scene_files(given)
         with ExitStack() as stack:
             sources = [stack.enter_context(open_dataset(file)) for file in files]
+            warn_unused_georeference(sources[0], files[0])
             indexes = _bands_to_show(sources[0], bands)
             options = (indexes, Resampling.average, files[0])
             found = _read(stack, sources, bounds, pixels, *options)
@@ -146,6 +154,7 @@ def show_map(
         with ClassMap(file, nodata) as classes:
             names, colours = classes.class_names or [], classes.read_colours() or {}
         source = stack.enter_context(open_dataset(file))
+        warn_unused_georeference(source, file)
         found = _read(stack, [source], bounds, pixels, [1], Resampling.nearest, file)
     values = found.values[0]
     drawn = found.valid if nodata is None else found.valid & (values != nodata)

@@ -100,6 +100,7 @@ def show_tokens(
     image: str | os.PathLike | np.ndarray,
     *,
     valid: np.ndarray | None = None,
+    bidx: Sequence[int | str] | None = None,
     num_tokens: int | None = None,
     metres_per_pixel: float | None = None,
     title: str | None = None,
@@ -118,6 +119,8 @@ def show_tokens(
         image: A file, a DataArray, or native values (C, H, W) in the model's band order. It is used
             at its size, like a window of ``hook regions``, without the test pipeline.
         valid: (H, W), non-zero where an array's pixels are valid.
+        bidx: Names or 1-based numbers of the bands of a file or DataArray in the model's order;
+            None uses those of the model's dataset meta.
         num_tokens: Number of tokens; None uses the model's.
         metres_per_pixel: Ground size of a pixel, for the scale bar; None uses the file's, else
             the ``resolution`` of the model's dataset meta, else draws no bar.
@@ -131,10 +134,10 @@ def show_tokens(
     Raises:
         ConfigError: The model has no tokens or only patches, an option is invalid, or ``path``
             exists or is not a PNG in an existing folder.
-        DataError: The image cannot be read or does not fit the model.
+        DataError: The image cannot be read, does not fit the model or has no valid pixel.
     """
     model = _check_options(model, image, path, overwrite, num_tokens, metres_per_pixel)
-    view = _token_view(model, image, valid, num_tokens, metres_per_pixel)
+    view = _token_view(model, image, valid, num_tokens, metres_per_pixel, bidx)
     return _deliver(_tokens_figure(view, title), path)
 
 
@@ -145,6 +148,7 @@ def show_attention(
     *,
     at: tuple[int, int] | None = None,
     valid: np.ndarray | None = None,
+    bidx: Sequence[int | str] | None = None,
     num_tokens: int | None = None,
     metres_per_pixel: float | None = None,
     title: str | None = None,
@@ -163,6 +167,7 @@ def show_attention(
         token: Token id, as numbered by :func:`show_tokens`.
         at: (row, column) of a pixel of the token, instead of ``token``.
         valid: See :func:`show_tokens`, like all that follow.
+        bidx: Bands of the image.
         num_tokens: Number of tokens; None uses the model's.
         metres_per_pixel: Ground size of a pixel.
         title: Title; None names the token.
@@ -189,7 +194,7 @@ def show_attention(
         token = check_int("token", token, minimum=None)
     else:
         at = _pixel(at)
-    view = _token_view(model, image, valid, num_tokens, metres_per_pixel)
+    view = _token_view(model, image, valid, num_tokens, metres_per_pixel, bidx)
     if at is not None:
         token = _token_at(view, at)
     elif not 0 <= token < view.num_tokens:
@@ -209,6 +214,7 @@ def show_token_counts(
     *,
     at: tuple[int, int] | None = None,
     valid: np.ndarray | None = None,
+    bidx: Sequence[int | str] | None = None,
     metres_per_pixel: float | None = None,
     title: str | None = None,
     path: str | os.PathLike | None = None,
@@ -222,6 +228,7 @@ def show_token_counts(
         counts: Numbers of tokens; None uses those of 2, 4, 8 and 16 that the model supports.
         at: (row, column) of a pixel; each picture highlights its region. None outlines all regions.
         valid: See :func:`show_tokens`, like all that follow.
+        bidx: Bands of the image.
         metres_per_pixel: Ground size of a pixel.
         title: Title.
         path: PNG to write.
@@ -252,7 +259,7 @@ def show_token_counts(
             remedy="set numbers of tokens (--counts 2,4,8)",
         )
     counts = [checked_tokens(model, check_int("counts", count)) for count in counts]
-    views = [_token_view(model, image, valid, count, metres_per_pixel) for count in counts]
+    views = [_token_view(model, image, valid, count, metres_per_pixel, bidx) for count in counts]
     if at is not None:
         for view in views:
             _token_at(view, at)
@@ -287,6 +294,7 @@ def _token_view(
     valid: np.ndarray | None,
     num_tokens: int | None,
     metres_per_pixel: float | None,
+    bidx: Sequence[int | str] | None = None,
 ) -> _TokenView:
     """Run a model on an image, and collect its tokens and predictions."""
     import torch
@@ -296,7 +304,7 @@ def _token_view(
     from hook.inference.windows import WindowPredictor
 
     names = tuple(model.dataset_meta["classes"])
-    name, values, valid, known = _read(model, image, valid)
+    name, values, valid, known = _read(model, image, valid, bidx)
     predict = WindowPredictor(model, num_tokens=num_tokens, resolution=metres_per_pixel or known)
     try:
         (scores,), (tokens,) = predict.with_tokens(values[np.newaxis], valid[np.newaxis])
@@ -337,36 +345,26 @@ def _token_view(
 
 
 def _read(
-    model: "nn.Module", image: str | os.PathLike | np.ndarray, valid: np.ndarray | None
+    model: "nn.Module",
+    image: str | os.PathLike | np.ndarray,
+    valid: np.ndarray | None,
+    bidx: Sequence[int | str] | None,
 ) -> tuple[str, np.ndarray, np.ndarray, float | None]:
     """Return name, values, validity and metres per pixel of an image, read or checked."""
     from rasterio import Affine
 
     from hook.geo.measure import metres_per_pixel
-    from hook.inference.images import (
-        check_image,
-        check_validity,
-        check_values,
-        read_sample,
-        refuse_validity,
-    )
+    from hook.inference.images import read_image
 
-    name, size = "", model.dataset_meta.get("resolution")
-    if isinstance(image, str | os.PathLike) or is_data_array(image):
-        refuse_validity(image, valid)
-        sample = read_sample(image, model)
-        name = str(image.name or "") if is_data_array(image) else Path(image).name
-        values, valid = np.ascontiguousarray(sample["img"].transpose(2, 0, 1)), sample["valid"]
-        if "geo" in sample:
-            geo = sample["geo"]
-            grid = Affine(*geo["transform"])
-            size = metres_per_pixel(geo["height"], geo["width"], grid, geo["crs"]) or size
-    else:
-        values = image
-    label = name or "the image"
-    values = np.ascontiguousarray(check_values(model, values, label))
-    valid = check_validity(values, valid, label)
-    check_image(model, label, values, valid)
+    size = model.dataset_meta.get("resolution")
+    _, values, valid, sample = read_image(model, image, valid, bidx)
+    if sample is None:
+        return "", values, valid, size
+    if "geo" in sample:
+        geo = sample["geo"]
+        grid = Affine(*geo["transform"])
+        size = metres_per_pixel(geo["height"], geo["width"], grid, geo["crs"]) or size
+    name = str(image.name or "") if is_data_array(image) else Path(image).name
     return name, values, valid, size
 
 

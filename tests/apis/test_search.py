@@ -71,6 +71,24 @@ def test_a_chip_is_embedded_as_its_window_is(seg_run, regions, chip):
     assert not np.allclose(embed_chip(model, values), mean, atol=1e-5)  # the corner counts
 
 
+def test_the_bands_of_a_chip_can_be_chosen(seg_run, regions, chip):
+    model = load_model(seg_run)
+    values, valid, path = chip
+    expected = embed_chip(model, values[::-1], valid)
+    np.testing.assert_allclose(embed_chip(model, path, bidx=[1, 2]), expected, atol=1e-6)
+    assert not np.allclose(embed_chip(model, path), expected, atol=1e-3)
+    tokens = tokenize(model, path, bidx=np.array([1, 2])).tokens
+    np.testing.assert_allclose(tokens, tokenize(model, values[::-1], valid).tokens, atol=1e-6)
+    found = find_similar(regions, chip=path, model=model, bidx=[1, 2], k=2)
+    assert found.equals(find_similar(regions, vector=expected, k=2))
+    with pytest.raises(ConfigError, match="bidx is for files"):
+        embed_chip(model, values, valid, bidx=[1, 2])
+    with pytest.raises(ConfigError, match="bidx is for a chip only"):
+        find_similar(regions, id=0, bidx=[1, 2])
+    with pytest.raises(DataError, match=r"--bidx"):
+        embed_chip(model, path, bidx=[1, 3])
+
+
 def test_the_number_of_tokens_of_a_chip(seg_run, chip):
     model = load_model(seg_run)
     values, valid, path = chip
@@ -123,6 +141,11 @@ def test_search_by_chip(seg_run, regions, chip, tmp_path):
     for source in (path, values):
         again = find_similar(regions, chip=source, model=model, k=3)
         assert len(again) == 3
+    weights = tmp_path / "weights.gpkg"
+    weights.write_text("")
+    model.weights_file = weights
+    with pytest.raises(SceneError, match="is an input"):
+        find_similar(regions, weights, chip=path, model=model, overwrite=True)
 
 
 def test_a_classifier_embeds_chips_too(cls_run):
@@ -254,6 +277,11 @@ def test_outputs_are_not_overwritten(regions, tmp_path):
             find_similar(copy, path, polygon=area, overwrite=True)
     with pytest.raises(SceneError, match="is an input"):
         find_similar(RegionIndex(copy), copy, id=0, overwrite=True)
+    item = tmp_path / "map.json"
+    item.write_text('{"type": "Feature", "stac_version": "1.1.0"}')
+    with pytest.raises(SceneError, match="map.json: is a STAC Item"):
+        find_similar(copy, item, id=0, overwrite=True)
+    item.unlink()
     with pytest.raises(SceneError, match="unknown vector format"):
         find_similar(copy, tmp_path / "out.shp", id=0)
     with pytest.raises(SceneError, match="cannot be written"):

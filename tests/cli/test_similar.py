@@ -55,7 +55,7 @@ def test_every_kind_of_query(seg_run, scenes, regions, embeddings, tmp_path, cap
 
     out = tmp_path / "chip.fgb"
     third = scenes / "images" / "third.tif"
-    _run(regions, "--chip", third, *seg_run, "-k", "3", "--token", "2", "-q", out)
+    _run(regions, "--chip", third, *seg_run, "-k", "3", "--bidx", "1..2", "--token", "2", "-q", out)
     assert capsys.readouterr().err == "" and len(geopandas.read_file(out)) == 3
     _run(regions, "--id", 4, "--keep-query", tmp_path / "k.parquet", "--quiet")
     kept = geopandas.read_parquet(tmp_path / "k.parquet")

@@ -23,6 +23,7 @@ def _run(*argv):
     [
         ([], show_tokens, {}),
         (["--num-tokens", "2"], show_tokens, {"num_tokens": 2}),
+        (["--bidx", "1,2"], show_tokens, {"bidx": (1, 2)}),
         (["--attention", "1"], show_attention, {"token": 1}),
         (["--attention", "--at", "15", "20"], show_attention, {"at": (15, 20)}),
         (["--counts", "2,4"], show_token_counts, {"counts": (2, 4)}),

@@ -13,6 +13,7 @@ from hook.apis import (
     SceneMapper,
     embed_chip,
     predict_files,
+    show_tokens,
     tokenize,
 )
 from hook.cli import main
@@ -174,6 +175,26 @@ def test_infinite_values_are_no_data_everywhere(models, write_scene, tmp_path, v
     assert np.isfinite(table[columns].to_numpy()).all()
     with pytest.raises(DataError, match="no valid pixel"):
         embed_chip(model, np.full((3, 40, 40), value, np.float32))
+
+
+def test_a_scene_without_a_valid_pixel_is_told_of(models, write_scene, tmp_path):
+    blank = write_scene(np.zeros((3, 40, 40), np.uint8), "blank.tif", nodata=0)
+    options = dict(window=64, progress=False)
+    with pytest.warns(UserWarning, match=r"blank\.tif: no valid pixel, so the output is empty"):
+        models["map"].map(blank, tmp_path / "m.tif", **options)
+    with pytest.warns(UserWarning, match=r"blank\.tif: no valid pixel, so the output is empty"):
+        models["regions"].extract(blank, tmp_path / "r.parquet", **options)
+
+
+@pytest.mark.parametrize("show", [tokenize, show_tokens, embed_chip])
+def test_an_image_without_a_valid_pixel_has_no_tokens(models, write_scene, show):
+    model, blank = models["map"].model, np.zeros((3, 40, 40), np.uint8)
+    with pytest.raises(DataError, match=r"blank\.tif has no valid pixel"):
+        show(model, write_scene(blank, "blank.tif", nodata=0))
+    with pytest.raises(DataError, match="with a valid pixel"):
+        show(model, blank, valid=blank[0])
+    with pytest.raises(DataError, match="the (image|chip) has no valid pixel"):
+        show(model, np.full((3, 40, 40), np.nan, np.float32))
 
 
 @pytest.mark.parametrize("marked", ["nodata", "NaN"])
