@@ -5,6 +5,7 @@ and the remedy.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -116,7 +117,10 @@ def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 
 def of_system(error: BaseException) -> HookError | None:
-    """Return the message of an error that the operating system caused, or None for others."""
+    """Return the message of an error that the operating system caused, or None for others.
+
+    Others are defects of HOOK, such as a missing file of the package.
+    """
     if isinstance(error, MemoryError) or re.search(
         "not enough memory|out of memory|Cannot allocate memory", str(error)
     ):
@@ -125,13 +129,38 @@ def of_system(error: BaseException) -> HookError | None:
             found=str(error).strip().partition("\n")[0] or None,
             remedy="use smaller windows or batches (--window, --batch), or fewer processes",
         )
-    if isinstance(error, OSError) and error.errno is not None:
-        return HookError(
-            f"{error.filename2 or error.filename or 'a file'}: cannot be read or written",
-            found=error.strerror,
-            remedy="check the name, the free disk space and the permissions",
-        )
-    return None
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    name = error.filename2 or error.filename
+    # Of a wrong name or descriptor in the code; names that users gave are not in the package.
+    package = os.path.dirname(__file__)
+    if error.errno in _OF_NAMES and (name is None or str(name).startswith(package)):
+        return None
+    return cannot_write(name or "a file", error, HookError, "cannot be read or written")
+
+
+_OF_NAMES = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EBADF, errno.EINVAL),
+}
+
+
+def cannot_write(
+    path: object,
+    problem: BaseException,
+    error: type[HookError] = SceneError,
+    what: str = "cannot be written",
+) -> HookError:
+    """Return the error for a file that cannot be written, in the words of the operating system."""
+    number = getattr(problem, "errno", None)
+    if number == errno.ENAMETOOLONG:
+        remedy = "use a shorter name; the files next to it have longer ones (.aux.xml)"
+    elif number in (errno.ENOENT, errno.ENOTDIR):
+        remedy = "create the folder or choose a different one"
+    else:
+        remedy = "check the free disk space and the permissions of the folder"
+    found = getattr(problem, "strerror", None) or " ".join(str(problem).split())
+    return error(f"{path}: {what}", found=found, remedy=remedy)
 
 
 @contextlib.contextmanager

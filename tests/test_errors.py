@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hook
+from hook import errors
 from hook.errors import (
     CheckpointError,
     ConfigError,
@@ -123,6 +124,18 @@ def test_errors_of_the_operating_system_are_reported(capsys, raised, words):
     assert status == 1
     assert lines[0].startswith("error: ") and words in lines[0]
     assert any(line.startswith("  remedy: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: open(Path(errors.__file__).parent / "absent.json"),
+        lambda: os.fstat(1 << 20),
+    ],
+)
+def test_files_that_the_package_lacks_are_a_defect(broken):
+    with pytest.raises(OSError):
+        reports_errors(broken)()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import geopandas
+import numpy as np
 import pandas as pd
 
 from hook.arguments import bad_argument, check_number, check_path
@@ -15,6 +16,7 @@ from hook.errors import SceneError
 from hook.geo.arrays import Map, is_array, map_file
 from hook.geo.staging import StagedFiles, check_output, writing
 from hook.geo.styles import (
+    NO_CLASS,
     ClassStyle,
     distinct_palette,
     parse_classes,
@@ -22,7 +24,7 @@ from hook.geo.styles import (
     read_classes,
     write_style,
 )
-from hook.geo.vector import read_vectors
+from hook.geo.vector import driver_of, read_vectors
 from hook.scenes.polygons import polygonize
 from hook.scenes.stac import add_vectors, item_of_map
 from hook.scenes.statistics import ClassMap
@@ -128,7 +130,10 @@ def class_statistics(
     if zone_field is not None and zones is None:
         raise SceneError("zone_field: there are no zones", remedy="pass zones too")
     with StagedFiles(overwrite, inputs=(map_path, zones)) as files:
-        staged = files.add(output) if output is not None else None
+        staged = None
+        if output is not None:
+            staged = files.add(output)
+            driver_of(output, {".csv": "CSV"}, what="format of a table")
         with map_file(map_path) as (file, nodata):
             rows = measure(
                 file, zones=zones, zone_field=zone_field, nodata=nodata, progress=progress
@@ -201,8 +206,9 @@ def style_map(
         )
     styled = _read_style(classes)
     # Ignore the map's names, which may be replaced.
-    counted = measure(map_path, class_names=(), progress=progress)
-    present = [row.class_id for row in counted]
+    with ClassMap(map_path, class_names=()) as source:
+        parts = (np.unique(classes) for _, classes in source.strips(label="map", progress=progress))
+        present = sorted({value for part in parts for value in part.tolist()} - {NO_CLASS})
     if styled is None:
         styled = _default_style(map_path, present)
     missing = sorted(set(present) - {entry.value for entry in styled})

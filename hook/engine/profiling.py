@@ -219,6 +219,13 @@ def prepare_output(args: argparse.Namespace, *names: str) -> None:
                 expected="a file name",
                 remedy="name a file in that folder",
             )
+        end = {"json": ".json", "out": ".png"}.get(name)
+        if end is not None and Path(path).suffix.lower() != end:
+            raise ConfigError(
+                f"--{name} {path}: unknown format",
+                expected=f"a name ending in {end}",
+                remedy=f"choose a name ending in {end}",
+            )
         check_output(path, inputs, ConfigError)
 
 

@@ -57,8 +57,8 @@ from hook.engine.resuming import (
     follow_schedule,
     hyperparameters,
 )
-from hook.errors import ConfigError, HookError, interruption
-from hook.geo.staging import cannot_write
+from hook.errors import ConfigError, HookError, cannot_write, interruption
+from hook.geo.staging import check_output
 
 
 # ---------------------------------------------------------------------------------- set-up
@@ -533,9 +533,15 @@ class HookRunner(Runner):
         return checkpoint
 
     def dump_config(self) -> None:
-        """Copy the config to the work dir, unless it is already there."""
+        """Copy the config to the work dir, unless it is already there.
+
+        Raises:
+            ConfigError: It would replace a config that it is based on.
+        """
         name = self.cfg.filename
         if name is None or Path(name).resolve().parent != Path(self.work_dir).resolve():
+            if name is not None:
+                check_output(Path(self.work_dir, Path(name).name), [name], ConfigError)
             super().dump_config()
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:

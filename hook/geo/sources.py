@@ -17,6 +17,9 @@ from hook.geo.vector import read_vectors
 _VIRTUAL = re.compile(rb"<(VRT|OGRVRTData|GDALTileIndexData|GDAL_)|\"gdal_streamed_alg\"")
 _INDEX = re.compile(r"^GTI:|\.gti(\.|$)|<GDALTileIndexDataset", re.IGNORECASE)
 _SEPARATOR = re.compile(r"""["'?&=!,|;<>{}\s]+|:(?://)?""")
+_CONFIGS = (".py", ".json", ".yml", ".yaml")
+_CONFIG_NAME = re.compile(r"[^\s\"'\[\](){},:]+\.(?:py|json|ya?ml)\b")
+_IMPORT = re.compile(r"^\s+from \.(\.*)([\w.]+) import ", re.MULTILINE)
 _FOLDERS = (".gdb", ".zarr", ".n5", ".safe")  # datasets; of others GDAL lists the files
 _MANY = 50  # separators of a name up to which all its parts are tried
 
@@ -26,7 +29,7 @@ def local_files(names: Iterable[object]) -> dict[Identity, tuple[Path, str]]:
 
     These are the files in a name (``file://``, ``/vsizip/``, ``GTIFF_DIR:``, ``vrt://``, inline
     XML), what GDAL lists for it, the sources of virtual rasters, virtual layers and tile indexes
-    however deep, and the side files of each.
+    and the bases of configs however deep, and the side files of each.
 
     Args:
         names: Names of rasters, vector files or any other files, or a DataArray that was read from
@@ -106,9 +109,22 @@ def _references(path: Path, is_index: bool) -> Iterator[tuple[str, bool]]:
             yield from ((text, False) for text in {*fields.astype(str).to_numpy().ravel()})
     with suppress(OSError), path.open("rb") as file:
         head = file.read(4096)
+        if path.suffix in _CONFIGS:
+            config = (head + file.read(1 << 16)).decode(errors="replace")
+            yield from ((name, False) for name in _base_configs(config))
+            file.seek(len(head))
         if _VIRTUAL.search(head):
             of_index = _INDEX.search(head.decode(errors="replace")) is not None
             yield from ((text, of_index) for text in _strings(head + file.read()))
+
+
+def _base_configs(text: str) -> Iterator[str]:
+    """Yield the configs that a config of MMEngine is based on, relative to its folder."""
+    if "_base_" in text:
+        yield from _CONFIG_NAME.findall(re.sub(r"\{\{\s*fileDirname\s*\}\}/", "", text))
+    if "read_base" in text:
+        for dots, module in _IMPORT.findall(text):
+            yield "../" * len(dots) + module.replace(".", "/") + ".py"
 
 
 def _strings(content: bytes) -> Iterator[str]:

@@ -12,8 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hook.errors import HookError, SceneError
-from hook.geo.side_files import COMPANIONS, identity, is_own_side_file, side_files
+from hook.errors import HookError, SceneError, cannot_write
+from hook.geo.side_files import (
+    COMPANIONS,
+    identity,
+    is_own_side_file,
+    is_stac_item,
+    side_files,
+)
 
 # Reading does not fail with these.
 _OF_WRITING = {
@@ -32,7 +38,7 @@ def check_output(
     inputs: Iterable[object],
     error: type[HookError] = SceneError,
 ) -> None:
-    """Refuse outputs that are files, or in folders, that inputs are read from.
+    """Refuse outputs that are files, or in folders, that inputs are read from, or STAC Items.
 
     Args:
         output: File to write, or several.
@@ -41,11 +47,12 @@ def check_output(
 
     Raises:
         SceneError: An output, or a file that would be deleted with it, is or belongs to an input
-            under any name, or its name cannot be used; or ``error``.
+            under any name, or is a STAC Item, or its name cannot be used; or ``error``.
     """
     outputs = [output] if isinstance(output, str | os.PathLike) else list(output)
     if replaced := replaced_by(outputs, error):
         _refuse(replaced, _files_of(inputs), error)
+        _refuse_items(replaced, error)
 
 
 def replaced_by(
@@ -91,6 +98,15 @@ def _refuse(replaced: Iterable[Path], read: dict, error: type[HookError]) -> Non
                 )
 
 
+def _refuse_items(replaced: Iterable[Path], error: type[HookError]) -> None:
+    for path in filter(is_stac_item, replaced):
+        raise error(
+            f"{path}: is a STAC Item, which describes a dataset",
+            expected="a file of the same kind to replace",
+            remedy="use a different output name",
+        )
+
+
 def exists(path: str | os.PathLike, error: type[HookError] = SceneError) -> bool:
     """Whether there is a file, link or folder of this name.
 
@@ -104,21 +120,6 @@ def exists(path: str | os.PathLike, error: type[HookError] = SceneError) -> bool
     except (OSError, ValueError) as problem:
         raise cannot_write(path, problem, error) from problem
     return True
-
-
-def cannot_write(
-    path: object, problem: BaseException, error: type[HookError] = SceneError
-) -> HookError:
-    """Return the error for a file that cannot be written."""
-    number = getattr(problem, "errno", None)
-    if number == errno.ENAMETOOLONG:
-        remedy = "use a shorter name; the files next to it have longer ones (.aux.xml)"
-    elif number in (errno.ENOENT, errno.ENOTDIR):
-        remedy = "create the folder or choose a different one"
-    else:
-        remedy = "check the free disk space and the permissions of the folder"
-    found = getattr(problem, "strerror", None) or " ".join(str(problem).split())
-    return error(f"{path}: cannot be written", found=found, remedy=remedy)
 
 
 @contextmanager
@@ -145,7 +146,8 @@ class StagedFiles:
 
     What programs would read with an overwritten file under its name is deleted with it: overviews
     and masks of a raster, and the log of a GeoPackage that a program which crashed has left. Of an
-    ``.aux.xml`` that holds more than statistics, names and colours a copy, ``.bak``, is kept.
+    ``.aux.xml`` that holds more than statistics, names and colours, and of an attribute table
+    (``.vat.dbf``), a copy, ``.bak``, is kept.
 
     Args:
         overwrite: Replace existing files.
@@ -183,8 +185,8 @@ class StagedFiles:
             backup: Keep it under a different name, ``.bak``, instead.
 
         Raises:
-            SceneError: It exists and must not be overwritten, is an input, its folder is missing or
-                read-only, or two outputs have the same name.
+            SceneError: It exists and must not be overwritten, is an input or a STAC Item, its
+                folder is missing or read-only, or two outputs have the same name.
         """
         final = Path(final)
         place = Path(os.path.realpath(final.parent), final.name)
@@ -198,6 +200,8 @@ class StagedFiles:
         if self._inputs and (existing := replaced_by([final])):
             self._read = _files_of(self._inputs) if self._read is None else self._read
             _refuse(existing, self._read, SceneError)
+        if replaced and ours is None:
+            _refuse_items([final], SceneError)
         companions = [Path(f"{final}{suffix}") for suffix in COMPANIONS]
         companions = [
             path for path in companions if path not in self._moves and os.path.lexists(path)
@@ -255,7 +259,8 @@ class StagedFiles:
 
     def _supersede(self, stale: Path) -> None:
         """Delete a side file of an overwritten file at the end."""
-        if stale.name.endswith(".aux.xml") and not is_own_side_file(stale):
+        is_table = stale.name.endswith(".vat.dbf")
+        if is_table or (stale.name.endswith(".aux.xml") and not is_own_side_file(stale)):
             self._keep(stale, backup=True)
         else:
             self._stale.append(stale)

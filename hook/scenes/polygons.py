@@ -106,7 +106,7 @@ def polygonize(
             remedy="upgrade shapely",
         )
     with (
-        ClassMap(map_path, nodata, class_names) as source,
+        ClassMap(map_path, nodata, class_names, warn_unplaced=True) as source,
         StagedFiles(overwrite, staging, (map_path, scores, item_of_map(map_path))) as files,
         contextlib.ExitStack() as stack,
     ):

@@ -160,7 +160,7 @@ def add_vectors(item_path: str | Path, vectors: str | Path, staging: str | None 
         "file:size": vectors.stat().st_size,
     }
     with StagedFiles(True, staging) as files:
-        _write(files.add(item_path), item)
+        _write(files.add(item_path, lambda _: True), item)  # the Item itself, with an asset more
         files.commit()
 
 

@@ -1,6 +1,7 @@
 """Map layers from a finished class map, as a notebook calls for them."""
 
 import json
+import warnings
 
 import geopandas
 import numpy as np
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 import rasterio
 import shapely
+from rasterio.control import GroundControlPoint
 
-from hook.apis import class_statistics, style_map, vectorize_map
+from hook.apis import class_statistics, show_map, show_scene, style_map, vectorize_map
 from hook.apis.layers import format_statistics
 from hook.errors import ConfigError, HookError, SceneError
 from hook.geo.arrays import read_class_map
@@ -42,6 +44,31 @@ def test_layers_of_one_map_agree(class_map, tmp_path):
         "class_id", "class_name", "pixels", "area_m2", "area_ha", "share",
     ]  # fmt: skip
     assert (tmp_path / "map.csv").read_text() == format_statistics(rows)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: class_statistics(path, progress=False),
+        lambda path: vectorize_map(path, progress=False),
+        show_map,
+        show_scene,
+    ],
+)
+def test_ground_control_points_of_a_map_are_named(class_map, tmp_path, use):
+    path = tmp_path / "placed.tif"
+    corners = [(row, col) for row in (0, 8) for col in (0, 8)]
+    with rasterio.open(class_map) as source:
+        profile = source.profile | dict(crs=None, transform=None)
+        with rasterio.open(path, "w", **profile) as target:
+            target.write(source.read())
+            points = [GroundControlPoint(row, col, 10 + col, 50 - row) for row, col in corners]
+            target.gcps = points, rasterio.CRS.from_epsg(4326)
+    with pytest.warns(UserWarning, match="placed.tif: located by 4 ground control points"):
+        use(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        style_map(path, progress=False)
 
 
 def test_polygons_join_the_item_of_the_map(class_map, tmp_path):

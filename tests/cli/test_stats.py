@@ -65,9 +65,10 @@ def test_bad_input_exits_with_one(class_map, tmp_path, capsys):
         ((class_map, "--zones", tmp_path / "none.gpkg"), "none.gpkg"),
         ((class_map, "--zones", tmp_path / "zones.gpkg", "--zone-field", "x"), "no field 'x'"),
         ((class_map, "--zone-field", "name"), "there are no zones"),
+        ((class_map, "--overwrite", "--out", tmp_path / "map.json"), "a name ending in .csv"),
     ):
         with pytest.raises(SystemExit) as caught:
-            _run(*arguments, "--out", tmp_path / "out.csv")
+            _run("--out", tmp_path / "out.csv", *arguments)
         assert caught.value.code == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()

@@ -85,10 +85,39 @@ def test_an_input_is_known_under_any_name(folder, name, file):
             check_output(output, [name])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("k.py", '_base_ = ["../base/data.py", "middle.py"]\n'),
+        ("k.py", "_base_ = [\n    'middle.py',\n]\nmodel = dict(type='a')\n"),
+        ("k.py", '_base_ = "{{ fileDirname }}/middle.py"\n'),
+        ("k.json", '{"_base_": ["middle.py"]}'),
+        ("k.yml", "_base_:\n- middle.py\n"),
+        ("k.py", "with read_base():\n    from .middle import *\n"),
+        ("k.py", "with read_base():\n    from ..base.data import model\n"),
+    ],
+)
+def test_configs_that_a_config_is_based_on_are_inputs(tmp_path, name, content):
+    for folder in ("base", "configs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "base" / "data.py").write_text("model = dict()\n")
+    (tmp_path / "configs" / "middle.py").write_text("_base_ = '../base/data.py'\n")
+    (tmp_path / "configs" / "other.py").write_text("model = dict()\n")
+    (tmp_path / "configs" / name).write_text(content)
+    config = tmp_path / "configs" / name
+    with pytest.raises(SceneError, match="is an input") as caught:
+        check_output(tmp_path / "base" / "data.py", [config])
+    assert name in caught.value.found
+    check_output(tmp_path / "configs" / "other.py", [config])
+
+
 @pytest.mark.parametrize("source", ["a.tif", "c/c.vrt"])
 @pytest.mark.parametrize(
     "part",
-    ["a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "a.tfw", "a.TFW", "a.tifw", "a.wld", "a.prj"],
+    [
+        *("a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "a.tif.vat.dbf", "a.tfw", "a.TFW", "a.tifw"),
+        *("a.wld", "a.prj"),
+    ],
 )
 def test_side_files_belong_to_an_input(folder, source, part):
     (folder / part).write_text("1")

@@ -99,6 +99,31 @@ def test_settings_of_a_user_are_kept_under_another_name(tmp_path):
     assert side.read_text() == before
 
 
+def test_a_stac_item_is_replaced_by_its_like_only(tmp_path):
+    item = tmp_path / "map.json"
+    item.write_text('{"type": "Feature", "stac_version": "1.1.0"}')
+    with pytest.raises(SceneError, match="map.json: is a STAC Item"), StagedFiles(True) as files:
+        files.add(item)
+    with pytest.raises(SceneError, match="is a STAC Item"), atomic_write(item) as partial:
+        partial.write_text("{}")
+    with StagedFiles(True) as files:
+        files.add(item, lambda _: True).write_text("{}")
+        files.commit()
+    with atomic_write(item) as partial:
+        partial.write_text("[]")
+    assert item.read_text() == "[]"
+
+
+def test_the_attribute_table_of_an_overwritten_map_is_kept_under_another_name(tmp_path):
+    path, table = tmp_path / "map.tif", tmp_path / "map.tif.vat.dbf"
+    for file in (path, table):
+        file.write_text("old")
+    with pytest.warns(UserWarning, match="kept as map.tif.vat.dbf.bak"), StagedFiles(True) as files:
+        files.add(path).write_text("new")
+        files.commit()
+    assert not table.exists() and (tmp_path / "map.tif.vat.dbf.bak").read_text() == "old"
+
+
 def test_files_of_others_are_kept(tmp_path):
     (tmp_path / "a.txt").write_text("theirs")
     with (

@@ -40,6 +40,7 @@ class Sample:
     image: np.ndarray  # (C, H, W) in model units
     valid: np.ndarray  # (H, W) bool
     mask: np.ndarray | None  # (H, W) labels
+    path: str = ""
 
 
 def choose_bands(
@@ -130,7 +131,8 @@ def collect(dataset: Any, num: int, seed: int) -> list[Sample]:
         image, data_sample = np.asarray(packed["inputs"]), packed["data_samples"]
         truth = getattr(data_sample, "gt_sem_seg", None)
         valid = getattr(data_sample, "valid_mask", None)
-        title = Path(str(data_sample.metainfo.get("img_path", index))).name
+        path = str(data_sample.metainfo.get("img_path", index))
+        title = Path(path).name
         label = getattr(data_sample, "gt_label", None)
         if label is not None:
             name = classes[label] if 0 <= label < len(classes) else f"label {label}"
@@ -143,6 +145,7 @@ def collect(dataset: Any, num: int, seed: int) -> list[Sample]:
                 if valid is None
                 else np.asarray(valid.data)[0].astype(bool),
                 None if truth is None else np.asarray(truth.data)[0],
+                path,
             )
         )
     return samples
@@ -253,7 +256,7 @@ def browse(
         )
         sheet = draw_sheet(samples[start : start + per_sheet], meta, chosen, heading)
         paths.append(out_dir / f"{split}_{start // per_sheet + 1:03d}.png")
-        save_png(paths[-1], sheet)
+        save_png(paths[-1], sheet, inputs=[config, *(sample.path for sample in samples)])
     return paths
 
 

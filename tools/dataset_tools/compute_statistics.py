@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options, needs_model=False)
     if args.out is not None:
         make_folder(args.out.parent, "--out in")
+        if args.out.suffix.lower() != ".json":
+            raise ConfigError(f"--out {args.out}", expected="a name ending in .json")
         check_output(args.out, [args.config], ConfigError)
     dataset = build_dataset(cfg, args.split, lambda section: without_pipelines(section.to_dict()))
     result = compute_statistics(plain_datasets(dataset), quiet=args.quiet)
