@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
-from hook.datasets.files import list_files, names_of, pair_name, some
+from hook.datasets.files import by_name, list_files, names_of, pair_name, some
 from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import match_bands, resolve_bands, scale_tags, unsure_bands
@@ -219,7 +219,7 @@ def read_scenes(
         DataError: If a file cannot be read or has no georeference, or band counts differ.
     """
     scenes, counts, borrowed, unsure = [], {}, [], []
-    by_name = {pair_name(path): path for path in mask_files if not is_vector_file(path)}
+    rasters: dict[str, str] | None = None
     with open_raster(files[0]) as first:
         for path in progress_bar(files, desc="images", unit="file", leave=False, delay=2):
             with open_raster(path) as src:
@@ -233,7 +233,10 @@ def read_scenes(
             georeference_file = path
             if grid is None:
                 borrowed.append(path)
-                georeference_file = by_name.get(pair_name(path))
+                if rasters is None:
+                    pairs = ((pair_name(p), p) for p in mask_files if not is_vector_file(p))
+                    rasters = by_name(pairs, "masks")
+                georeference_file = rasters.get(pair_name(path))
                 if georeference_file is not None:
                     with open_raster(georeference_file) as src:
                         grid = grid_of(src) if src.shape == shape else None
@@ -272,7 +275,7 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
         DataError: If a file cannot be read, has no georeference, or has several bands.
     """
     masks = []
-    by_name = {pair_name(scene.path): scene for scene in scenes}
+    images: dict[str, Scene] | None = None
     for path in progress_bar(files, desc="masks", unit="file", leave=False, delay=2):
         if is_vector_file(path):
             masks.append(MaskFile(path))
@@ -296,7 +299,9 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
             grid, shape, nodata = grid_of(src), src.shape, src.nodata
         georeference_file = path
         if grid is None:
-            scene = by_name.get(pair_name(path))
+            if images is None:
+                images = by_name(((pair_name(one.path), one) for one in scenes), "images")
+            scene = images.get(pair_name(path))
             if scene is None or (scene.own.height, scene.own.width) != shape:
                 raise _not_georeferenced(path, "image")
             grid, georeference_file = scene.own, scene.georeference_file

@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import rasterio
 
+from hook.geo.styles import write_category_names
+
 
 def run(repo, *args):
     return subprocess.run(
@@ -32,6 +34,10 @@ def test_rows_without_a_prediction_are_named(repo, tmp_path):
         result = run(repo, "--first", path, "--second", path)
         assert result.returncode == 1 and "Traceback" not in result.stderr
         assert "0.jpg has no " in result.stderr
+    write_csv(path, "ab")
+    path.write_text(path.read_text().replace("1.jpg", "0.jpg"))
+    result = run(repo, "--first", path, "--second", path)
+    assert result.returncode == 1 and "two predictions of a file" in result.stderr
 
 
 def write_mask(path, array):
@@ -63,13 +69,21 @@ def test_segmentation(repo, tmp_path):
         write_mask(tmp_path / f"truth/{i}.tif", truth)
         write_mask(tmp_path / f"right/{i}.tif", np.where(truth == 255, 0, truth))
         write_mask(tmp_path / f"wrong/{i}.tif", half)
+    write_category_names(tmp_path / "truth/1.tif.aux.xml", ["land", "house"])
     result = run(
         repo, "--first", tmp_path / "right", "--second", tmp_path / "wrong",
-        "--truth", tmp_path / "truth", "--classes", "land", "house", "--resamples", 50,
+        "--truth", tmp_path / "truth", "--resamples", 50,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "mIoU: 100.00 against 33.33" in result.stdout
     assert "IoU of house: 100.00 against 66.67" in result.stdout
+    write_mask(tmp_path / "truth/more/2.tif", half)
+    result = run(
+        repo, "--first", tmp_path / "right", "--second", tmp_path / "wrong",
+        "--truth", tmp_path / "truth", "--classes", "land", "house",
+    )  # fmt: skip
+    assert result.returncode == 1 and "two files are named 2" in result.stderr
+    assert "truth/2.tif" in result.stderr and "truth/more/2.tif" in result.stderr
 
 
 def test_predictions_without_truth_are_refused(repo, tmp_path):

@@ -61,6 +61,11 @@ def test_accuracy_of_a_map_equals_torchmetrics(run, tmp_path, capsys):
     for value in expected:
         assert f" {value:.2f} " in printed
     assert f"2 masks, {valid.sum()} pixels, mIoU {expected.mean():.2f}" in printed
+    write(masks / "a.png", truth[:, :40])
+    with pytest.raises(SystemExit):
+        run("map_accuracy", classes, masks, "--list", tmp_path / "list.txt")
+    message = capsys.readouterr().err
+    assert "two files are named a" in message and "a.png, " in message and "a.tif" in message
     (tmp_path / "list.txt").write_text("a\nmissing\n")
     with pytest.raises(SystemExit):
         run("map_accuracy", classes, masks, "--list", tmp_path / "list.txt")

@@ -14,7 +14,7 @@ import numpy as np
 from prettytable import PrettyTable
 from rasterio.enums import Resampling
 
-from hook.datasets.files import stem_of
+from hook.datasets.files import by_name, stem_of
 from hook.errors import DataError, reports_errors
 from hook.evaluation.confusion import class_scores, confusion_matrix
 from hook.geo.raster import open_raster, read_valid, warped
@@ -35,21 +35,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def list_masks(paths: list[Path], listed: Path | None) -> list[Path]:
-    """Collect the masks; raise DataError if there is none or a listed one is missing."""
-    masks = {}
-    for path in paths:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        masks |= {file.stem: file for file in files if file.suffix.lower() in RASTERS}
+    """Collect the masks; raise DataError if there is none, one is missing, or two have one name."""
+    files = [
+        file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+    ]
+    masks = [(file.stem, file) for file in files if file.suffix.lower() in RASTERS]
+    names = dict(masks)
     if listed is not None:
         lines = map(str.strip, listed.read_text().splitlines())
         names = [stem_of(line) for line in lines if line]
-        missing = [name for name in names if name not in masks]
+        missing = set(names) - set(dict(masks))
         if missing:
-            raise DataError(f"{listed} lists missing masks", found=missing[:5])
-        masks = {name: masks[name] for name in names}
+            raise DataError(f"{listed} lists missing masks", found=sorted(missing)[:5])
     if not masks:
         raise DataError("no masks", expected=f"files ending in {', '.join(RASTERS)}", found=paths)
-    return list(masks.values())
+    found = by_name(((name, file) for name, file in masks if name in set(names)), "masks")
+    return [found[name] for name in names]
 
 
 def compare(map_path: Path, masks: list[Path], ignore_index: int) -> np.ndarray:
@@ -83,8 +84,9 @@ def main() -> None:
     args = parse_args()
     masks = list_masks(args.truth, args.list)
     counts = compare(args.map, masks, args.ignore_index)
-    names = read_category_names(args.map) or []
-    names += [f"class_{i}" for i in range(len(names), len(counts))]
+    named = next(filter(None, map(read_category_names, (args.map, *masks))), [])
+    named += [""] * (len(counts) - len(named))
+    names = [name or f"class_{i}" for i, name in enumerate(named)]
     ious = 100 * class_scores(counts)["iou"]
     table = PrettyTable(["class", "true pixels", "mapped pixels", "IoU"])
     table.align = "r"

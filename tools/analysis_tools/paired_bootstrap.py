@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hook.datasets.files import by_name
 from hook.errors import DataError, reports_errors
 from hook.evaluation.bootstrap import accuracy, class_iou, mean_iou, paired_bootstrap
 from hook.evaluation.confusion import check_same_size, confusion_matrix
 from hook.geo.raster import open_raster
+from hook.geo.styles import read_category_names
 
 RASTERS = (".tif", ".tiff", ".png")
 
@@ -48,7 +50,16 @@ def read_classification(path: Path) -> tuple[list[str], dict[str, tuple[str, str
                 found=row[wrong[0]] or "nothing" if wrong else "scores that are no numbers",
                 remedy="write the file with tools/test.py --out on a labelled dataset",
             )
-    return classes, {row["file"]: (row["truth"], row["class"]) for row in rows}
+    answers = {row["file"]: (row["truth"], row["class"]) for row in rows}
+    if len(answers) < len(rows):
+        files = [row["file"] for row in rows]
+        raise DataError(
+            f"{path} has two predictions of a file",
+            expected="a row per file",
+            found=next(file for file in files if files.count(file) > 1),
+            remedy="remove one of the rows",
+        )
+    return classes, answers
 
 
 def _is_finite(text: str | None) -> bool:
@@ -88,11 +99,13 @@ def segmentation_matrices(
     folders: list[Path], truth: Path, num_classes: int, ignore_index: int
 ) -> tuple[list[str], np.ndarray]:
     """Return the files and (S, I, K, K) matrices of pixel counts."""
-    masks = {path.stem: path for path in truth.rglob("*") if path.suffix.lower() in RASTERS}
+    references = [(p.stem, p) for p in sorted(truth.rglob("*")) if p.suffix.lower() in RASTERS]
     files: list[str] = []
     matrices = []
     for folder in folders:
-        predicted = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in RASTERS}
+        rasters = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in RASTERS]
+        predicted = by_name(((p.stem, p) for p in rasters), folder)
+        masks = by_name((pair for pair in references if pair[0] in predicted), truth)
         if not predicted or set(predicted) - set(masks) or (files and sorted(predicted) != files):
             raise DataError(
                 f"the masks in {folder} do not match those of {truth} or {folders[0]}",
@@ -126,7 +139,7 @@ def main() -> None:
     )
     parser.add_argument("--second", nargs="+", type=Path, required=True, help="outputs to compare")
     parser.add_argument("--truth", type=Path, help="folder of reference masks (segmentation)")
-    parser.add_argument("--classes", nargs="+", help="class names (segmentation)")
+    parser.add_argument("--classes", nargs="+", help="class names (default: those in the masks)")
     parser.add_argument("--ignore-index", type=int, default=255, help="label to ignore")
     parser.add_argument("--resamples", type=int, default=9999, help="number of resamples")
     args = parser.parse_args()
@@ -135,13 +148,15 @@ def main() -> None:
         _, others, second = classification_matrices(args.second)
         scores = {"top-1 accuracy": accuracy}
     else:
-        if not args.classes:
-            parser.error("--truth needs --classes")
-        count = len(args.classes)
+        rasters = (p for p in sorted(args.truth.rglob("*")) if p.suffix.lower() in RASTERS)
+        classes = args.classes or next(filter(None, map(read_category_names, rasters)), None)
+        if not classes:
+            parser.error("--truth needs --classes, because its masks name none")
+        count = len(classes)
         files, first = segmentation_matrices(args.first, args.truth, count, args.ignore_index)
         others, second = segmentation_matrices(args.second, args.truth, count, args.ignore_index)
         scores = {"mIoU": mean_iou}
-        scores |= {f"IoU of {name}": class_iou(i) for i, name in enumerate(args.classes)}
+        scores |= {f"IoU of {name}": class_iou(i) for i, name in enumerate(classes)}
     if files != others:
         raise DataError("--first and --second were tested on different images")
     print(f"{len(files)} images, {len(first)} and {len(second)} seeds, 95 % percentile interval")

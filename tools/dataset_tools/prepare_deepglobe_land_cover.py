@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from tiling import Scene, TiledDataset, colours_to_indexes, write_image
 from torchgeo.datasets import DeepGlobeLandCover
 
+from hook.datasets.files import by_name
 from hook.errors import DataError
 
 COLOURS = DeepGlobeLandCover.colormap
@@ -37,8 +38,10 @@ class DeepGlobeTiles(TiledDataset):
 
     def find_scenes(self, source: Path) -> list[Scene]:
         """Pair images and masks, at any depth; raise DataError if there is no pair."""
-        masks = {path.stem.removesuffix("_mask"): path for path in source.rglob("*_mask.png")}
-        images = {path.stem.removesuffix("_sat"): path for path in source.rglob("*_sat.jpg")}
+        masks, images = (
+            by_name(((p.stem.removesuffix(end), p) for p in source.rglob(f"*{end}{kind}")), source)
+            for end, kind in (("_mask", ".png"), ("_sat", ".jpg"))
+        )
         labelled = sorted(set(images) & set(masks))
         if not labelled:
             raise DataError(

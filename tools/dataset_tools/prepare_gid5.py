@@ -16,6 +16,7 @@ import numpy as np
 from rasterio.windows import Window
 from tiling import Scene, TiledDataset, colours_to_indexes, read_window, write_image
 
+from hook.datasets.files import by_name
 from hook.datasets.named import GID5
 from hook.errors import DataError
 
@@ -32,7 +33,7 @@ class GID5Tiles(TiledDataset):
     def find_scenes(self, source: Path) -> list[Scene]:
         """Pair images and masks; raise DataError if there is no image, or one without a mask."""
         labels = sorted(source.rglob("label_5classes/*.tif"))
-        masks = {path.stem.removesuffix("_label"): path for path in labels}
+        masks = by_name(((path.stem.removesuffix("_label"), path) for path in labels), source)
         images = sorted(source.rglob("image_RGB/*.tif"))
         if not images or not masks:
             raise DataError(

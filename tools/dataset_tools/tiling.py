@@ -10,6 +10,7 @@ from PIL import Image
 from preparing import download_parser, opened_source, progress, rank, write_list
 from rasterio.windows import Window
 
+from hook.datasets.files import by_name
 from hook.errors import DataError, reports_errors
 from hook.geo.raster import open_raster
 from hook.geo.staging import atomic_write
@@ -199,8 +200,8 @@ def divide_scenes(
             found=len(scenes),
             remedy="pass the complete download",
         )
-    by_name = {scene.name: scene for scene in scenes}
-    ranked = [by_name[name] for name in rank(by_name, seed)]
+    named = by_name(((scene.name, scene) for scene in scenes), "scenes")
+    ranked = [named[name] for name in rank(named, seed)]
     cut = min(max(round(len(ranked) * train / (train + test)), 1), len(ranked) - 1)
     return {"train": ranked[:cut], "test": ranked[cut:]}
 
