@@ -80,8 +80,9 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
+    item = None if is_array(map_path) else item_of_map(map_path)
     if output is not None:
-        check_output(output, (map_path,))  # an array's file too
+        check_output(output, (map_path, item))  # an array's file too
     with map_file(map_path) as (file, nodata):
         if output is None:
             with tempfile.TemporaryDirectory(prefix="hook-") as folder:
@@ -89,7 +90,7 @@ def vectorize_map(
                 polygonize(file, table, nodata=nodata, **options)
                 return read_vectors(table)
         count = polygonize(file, output, nodata=nodata, **options)
-    if not is_array(map_path) and (item := item_of_map(map_path)):
+    if item is not None:
         add_vectors(item, output)
     return count
 
