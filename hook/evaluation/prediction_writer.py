@@ -1,5 +1,6 @@
 """Write predicted masks: GeoTIFF for georeferenced data, else PNG."""
 
+import io
 import os
 import shutil
 import weakref
@@ -80,7 +81,9 @@ class PredictionWriter:
         self._count += 1
         with writing(file, DataError):
             self._parts.mkdir(parents=True, exist_ok=True)
-            np.save(file, mask)
+            content = io.BytesIO()  # to files, NumPy writes without noticing a full disk
+            np.save(content, mask)
+            file.write_bytes(content.getvalue())
         return Part(str(file), str(sample.get("img_path", file.stem)), sample.get("geo"))
 
     def _check_folder(self, sample: dict) -> None:

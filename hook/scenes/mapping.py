@@ -402,7 +402,7 @@ class _BlockWriter:
         records["mean"] = rows.mean.transpose(1, 0, 2)
         records["weight"], records["state"] = rows.weight, rows.state
         with writing(self.seam_path(side)):
-            records.tofile(self._seams[side])
+            self._seams[side].write(records.tobytes())  # tofile ignores errors of its buffer
 
     def seam_path(self, side: str) -> Path:
         """Return the path of the upper or lower seam of the block."""

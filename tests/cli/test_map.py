@@ -36,6 +36,8 @@ def test_map_with_everything(seg_run, scenes, tmp_path, capsys):
     assert "map.tif" in capsys.readouterr().err
     _run(*seg_run, scene, out, "--overwrite", "--quiet")
     assert capsys.readouterr().err == ""
+    _run(*seg_run, scene, out, "--resume", "--quiet")
+    assert "map.tif: finished already" in capsys.readouterr().err
 
 
 def test_a_warning_is_a_line_and_said_once(seg_run, write_scene, tmp_path, capsys):

@@ -36,6 +36,8 @@ def test_regions_with_everything(seg_run, scenes, tmp_path, capsys):
     assert "r.gpkg: exists already" in capsys.readouterr().err
     _run(*seg_run, scene, out, "--overwrite", "--quiet")
     assert capsys.readouterr().err == ""
+    _run(*seg_run, scene, out, "--resume", "--quiet")
+    assert "r.gpkg: finished already" in capsys.readouterr().err
 
 
 def test_missing_scene(seg_run, tmp_path, capsys):

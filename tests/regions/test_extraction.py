@@ -465,6 +465,20 @@ def test_a_failure_leaves_no_file_and_what_was_done(models, scene, tmp_path, mon
     assert report.resumed_windows == 0 and [p.name for p in out.parent.iterdir()] == ["r.parquet"]
 
 
+@pytest.mark.parametrize("name", ["r.parquet", "r.gpkg"])
+def test_a_finished_run_is_left_as_it_is(models, scene, tmp_path, name):
+    (folder := tmp_path / "out").mkdir()
+    first = run(models.by_value, scene, folder / name, resume=True)
+    content = (folder / name).read_bytes()
+    again = run(None, scene, folder / name, resume=True)
+    assert again.finished_before and "finished already" in str(again)
+    assert (again.regions, again.pixels) == (first.regions, first.pixels)
+    np.testing.assert_equal(again.ranges, first.ranges)
+    with pytest.raises(SceneError, match="what differs: explode .false, now true"):
+        run(None, scene, folder / name, resume=True, explode=True)
+    assert (folder / name).read_bytes() == content and len(list(folder.iterdir())) == 1
+
+
 @pytest.mark.parametrize("merge", [None, 0.9999])
 def test_two_workers_give_the_same_bytes(models, scene, tmp_path, merge):
     pytest.importorskip("distributed", reason="the cluster extra is not installed")
