@@ -31,6 +31,7 @@ from hook.datasets.scene_files import (
 )
 from hook.datasets.splits import choose_files, split_area
 from hook.errors import DataError
+from hook.geo.raster import reading
 from hook.geo.vector import is_vector_file, reproject
 
 
@@ -45,7 +46,8 @@ class PlacedFiles(RasterDataset):
     def __init__(self, files: Sequence[Scene | MaskFile], first: Grid) -> None:
         self.is_image = isinstance(files[0], Scene)
         placed = [file.georeference_file for file in files]
-        super().__init__(placed, crs=CRS.from_wkt(first.crs), res=first.res)
+        with reading(names_of(placed)):  # TorchGeo warps them to the grid for their extents
+            super().__init__(placed, crs=CRS.from_wkt(first.crs), res=first.res)
         paths = dict(zip(placed, (file.path for file in files), strict=True))
         self.index["filepath"] = [paths[source] for source in self.index["filepath"]]
 

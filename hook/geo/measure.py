@@ -19,6 +19,8 @@ NO_AREAS = "no CRS with a known unit"
 _PLANAR_TOLERANCE = 0.006
 _EDGE = 1e4
 """Longest edge on the ellipsoid in metres; longer ones are densified."""
+_FARTHEST = 1e9
+"""Largest coordinate in metres; polygons beyond it are outside the domain of any projection."""
 _STEP = 1e3
 """Metres on both sides of a point for the scale there."""
 _NODES = 257
@@ -100,9 +102,10 @@ def areas_m2(
             return np.column_stack(_to_equal_area(crs, *points.T))
 
         return shapely.area(shapely.transform(geometries, project))
+    geometries, far = _within_reach(geometries, crs)
     if _is_planar(crs, _bounds(geometries, bounds)):
-        return shapely.area(geometries) * _square_metres(crs)
-    return _areas_on_sphere(np.asarray(geometries, object), crs)
+        return np.where(far, np.nan, shapely.area(geometries) * _square_metres(crs))
+    return np.where(far, np.nan, _areas_on_sphere(geometries, crs))
 
 
 def perimeters_m(
@@ -124,8 +127,10 @@ def perimeters_m(
     crs = horizontal_crs(crs)
     if not has_areas(crs) or not len(geometries):
         return np.full(len(geometries), np.nan)
+    geometries, far = _within_reach(geometries, crs)
     if not _is_cylindrical(crs) and _is_planar(crs, _bounds(geometries, bounds), lengths=True):
-        return shapely.length(geometries) * crs.axis_info[0].unit_conversion_factor
+        metres = shapely.length(geometries) * crs.axis_info[0].unit_conversion_factor
+        return np.where(far, np.nan, metres)
     step = full_turn(crs) / 3600 if crs.is_geographic else in_units(_EDGE, crs)
     _, points, (ring_starts, polygon_starts) = shapely.to_ragged_array(
         shapely.segmentize(geometries, step)
@@ -137,7 +142,8 @@ def perimeters_m(
     lengths[:-1] = crs.get_geod().inv(lon[:-1], lat[:-1], lon[1:], lat[1:])[2]
     lengths[off] = np.nan
     lengths[ring_starts[1:] - 1] *= 0  # from the end of a ring to the next ring
-    return np.add.reduceat(lengths, ring_starts[polygon_starts[:-1]])
+    sums = np.add.reduceat(lengths, ring_starts[polygon_starts[:-1]])
+    return np.where(far, np.nan, sums)
 
 
 def pixel_areas(
@@ -378,6 +384,16 @@ def _ground_vectors(crs: CRS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
         np.concatenate([y, y, y + step, y - step]),
     ).reshape(4, len(x), 3)
     return (ends[0] - ends[1]) / (2 * step), (ends[2] - ends[3]) / (2 * step)
+
+
+def _within_reach(geometries: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
+    """Replace polygons beyond :data:`_FARTHEST`, which cannot be densified; say which they are."""
+    geometries = np.asarray(geometries, object)
+    on_earth = crs.is_geographic or crs.is_projected
+    limit = in_units(_FARTHEST, crs) if on_earth else math.inf
+    far = (np.abs(shapely.bounds(geometries)) > limit).any(axis=1)
+    near = geometries[~far]
+    return np.where(far, near[0] if len(near) else shapely.box(0, 0, 1, 1), geometries), far
 
 
 def _areas_on_sphere(geometries: np.ndarray, crs: CRS) -> np.ndarray:

@@ -16,6 +16,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from hook.errors import ConfigError, DataError, HookError
+from hook.geo.measure import horizontal_crs
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, CRSError, OSError)
@@ -48,10 +49,26 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
     """Open a file, or any dataset name GDAL accepts, to be read inside :func:`reading`.
 
     Raises:
-        DataError: GDAL cannot open it, or its values are complex; or ``error``.
+        DataError: GDAL or PROJ cannot read its header, its values are complex, or its transform
+            has no inverse; or ``error``.
     """
-    with reading(path, error):
+    try:
         source = quiet_open(path)
+        # GDAL reads parts of a header when they are first used, and PROJ refuses some of its CRSs.
+        describe(source)
+        horizontal_crs(source.crs)
+    except MemoryError:
+        raise
+    except Exception as problem:  # rasterio parses tags without errors of its own
+        raise unreadable(path, problem, error=error) from problem
+    if not np.isfinite(source.transform).all() or source.transform.is_degenerate:
+        source.close()
+        raise error(
+            f"{path}: a transform without an inverse",
+            expected="finite numbers, and pixels with an area",
+            found=tuple(source.transform)[:6],
+            remedy="correct it (rio edit-info --transform), or write the file again",
+        )
     # Read as a real type, GDAL returns the real part without a word.
     found = next((dtype for dtype in source.dtypes if dtype.startswith("complex")), None)
     if found is not None:
@@ -70,7 +87,7 @@ def open_raster(path: Any, error: type[HookError] = DataError) -> Iterator[raste
     """Open a file, or any dataset name GDAL accepts, for a ``with`` block inside :func:`reading`.
 
     Raises:
-        DataError: GDAL fails, or the values are complex; or ``error``.
+        DataError: GDAL fails, or see :func:`open_dataset`; or ``error``.
     """
     with reading(path, error), open_dataset(path, error) as source:
         yield source

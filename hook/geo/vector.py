@@ -252,7 +252,8 @@ def read_vectors(
         **texts: ``what`` and ``expected`` of :func:`reading_vectors`.
 
     Raises:
-        DataError: It cannot be read, lacks the layer, or has no geometries; or ``error``.
+        DataError: It cannot be read, lacks the layer, has no geometries, or a coordinate is NaN or
+            infinite; or ``error``.
     """
     with reading_vectors(path, error=error, **texts):
         file, layer = choose_layer(path, layer, geometries, error)
@@ -268,6 +269,7 @@ def read_vectors(
             found=f"a table of {', '.join(map(str, table.columns))}",
             remedy="choose a layer with geometries",
         )
+    check_finite(table.geometry.to_numpy(), str(path), error)
     return table
 
 

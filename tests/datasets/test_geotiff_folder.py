@@ -541,6 +541,14 @@ def test_wrong_grids(folder, grid):
         GeoTIFFFolder("images", "masks", folder, META, grid=grid)
 
 
+def test_an_image_that_the_grid_of_the_first_cannot_hold_is_named(tmp_path, write_raster):
+    image, tiny = np.ones((3, 7, 130), np.uint8), from_origin(0, 0, 1e-9, 1e-9)
+    first = write_raster(tmp_path / "a.tif", image, "EPSG:32645")
+    other = write_raster(tmp_path / "b.tif", image, "EPSG:4326", tiny)
+    with pytest.raises(DataError, match=r"b\.tif cannot be read"):
+        GeoTIFFFolder([first, other], metainfo=META, grid="image", chip_size=7)
+
+
 def test_an_image_without_georeference_takes_the_grid_of_its_mask(
     tmp_path, rng, write_raster, messages
 ):

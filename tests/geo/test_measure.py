@@ -122,6 +122,16 @@ def test_the_whole_earth_has_its_area_beyond_which_there_is_none(name):
     assert np.array_equal(strip, whole[130:137, 20:25])
 
 
+@pytest.mark.parametrize("name", ["EPSG:32645", "EPSG:3413", "+proj=igh +type=crs"])
+@pytest.mark.parametrize("far", [2e9, 1e30, 1e300])
+def test_what_no_projection_holds_has_no_area(name, far):
+    near, huge = shapely.box(5e5, 3e6, 5.1e5, 3.01e6), shapely.box(-far, 0, far, far)
+    for measured in (areas_m2, perimeters_m):
+        alone, both = (measured(np.array(list(part)), name) for part in ([near], [near, huge]))
+        assert both[0] == pytest.approx(alone[0], rel=0.006) and np.isnan(both[1])
+    assert metres_per_pixel(96, 96, Affine(far, 0, 0, 0, -far, 0), name) is None
+
+
 def test_parts_of_a_layer_are_measured_alike():
     # UTM of the zone 33 over all of Norway: 1 % too large in the east.
     norway, utm = (0, 6.4e6, 1.2e6, 7.9e6), CRS.from_epsg(32633)

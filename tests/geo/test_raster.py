@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+from pyproj import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
@@ -64,6 +65,24 @@ def test_complex_values_are_refused(tmp_path, dtype):
     with pytest.raises(SceneError, match=r"radar\.tif: complex values") as caught:
         open_dataset(path, SceneError)
     assert dtype in str(caught.value.found) and "amplitude" in caught.value.remedy
+
+
+def test_a_crs_that_proj_refuses_is_named(tmp_path, write_raster, monkeypatch):
+    path = write_raster(tmp_path / "odd.tif", np.zeros((1, 4, 4), np.uint8))
+    monkeypatch.setattr("hook.geo.raster.horizontal_crs", lambda crs: CRS("EPSG:0"))
+    with pytest.raises(SceneError, match=r"odd\.tif cannot be read") as caught:
+        open_dataset(path, SceneError)
+    assert "EPSG:0" in caught.value.found
+
+
+@pytest.mark.parametrize(
+    "transform", [(1, 0, np.nan, 0, -1, 0), (np.inf, 0, 0, 0, -1, 0), (1, 1, 0, 1, 1, 0)]
+)
+def test_a_transform_without_an_inverse_is_refused(tmp_path, write_raster, transform):
+    image = np.zeros((1, 4, 4), np.uint8)
+    path = write_raster(tmp_path / "flat.tif", image, transform=rasterio.Affine(*transform))
+    with pytest.raises(SceneError, match=r"flat\.tif: a transform without an inverse"):
+        open_dataset(path, SceneError)
 
 
 # ------------------------------------------------------------------------------------ validity

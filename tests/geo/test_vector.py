@@ -211,6 +211,15 @@ def test_what_cannot_be_read_is_named(tmp_path, suffix, error):
         read_vectors(tmp_path / f"text{suffix}", **options)
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_coordinates_that_are_no_numbers_are_refused(write, table, suffix, bad):
+    table.loc[1, "geometry"] = shapely.Polygon([(0, 0), (bad, 0), (1, 1)])
+    table.loc[2, "geometry"] = shapely.Polygon()
+    with pytest.raises(SceneError, match=r"table\.\w+: coordinates that are no numbers"):
+        read_vectors(write(suffix), error=SceneError)
+
+
 def test_a_table_without_geometries_is_refused(tmp_path):
     (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no geometries") as caught:
