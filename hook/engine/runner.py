@@ -57,7 +57,7 @@ from hook.engine.resuming import (
     follow_schedule,
     hyperparameters,
 )
-from hook.errors import ConfigError, HookError, cannot_write, interruption
+from hook.errors import ConfigError, HookError, cannot_write, interruption, of_system
 from hook.geo.staging import check_output
 
 
@@ -429,7 +429,7 @@ class HookRunner(Runner):
     def train(self):
         """Train the model; an interruption says which checkpoint is kept."""
         try:
-            with worker_errors(), self._ending_workers():
+            with self._errors(), self._ending_workers():
                 return super().train()
         except BaseException as error:
             if (interrupted := interruption(error)) is None:
@@ -441,13 +441,13 @@ class HookRunner(Runner):
     def val(self) -> dict:
         """Validate a checkpoint; all weights must match."""
         self._needs_every_weight = True
-        with worker_errors(), self._ending_workers():
+        with self._errors(), self._ending_workers():
             return super().val()
 
     def test(self) -> dict:
         """Test a checkpoint; all weights must match."""
         self._needs_every_weight = True
-        with worker_errors(), self._ending_workers():
+        with self._errors(), self._ending_workers():
             return super().test()
 
     @contextmanager
@@ -463,6 +463,31 @@ class HookRunner(Runner):
                     if hasattr(iterator, "_shutdown_workers"):
                         iterator._shutdown_workers()
                         owner._iterator = None
+
+    @contextmanager
+    def _errors(self):
+        """Convert errors of data-loader workers, and of parts of the config that fail in use.
+
+        MMEngine builds hooks, losses and transforms with values of any type.
+        """
+        try:
+            with worker_errors():
+                yield
+        except HookError:
+            raise
+        except Exception as error:
+            if interruption(error) or of_system(error):
+                raise
+            log = Path(self.log_dir) / f"{self.timestamp}.log"
+            with log.open("a") as sink:
+                traceback.print_exc(file=sink)
+            *_, (place, line) = traceback.walk_tb(error.__traceback__)
+            raise ConfigError(
+                "a part of the config fails in use",
+                expected="values that the parts of the config can use",
+                found=f"{type(error).__name__}: {error} ({place.f_code.co_qualname}, line {line})",
+                remedy=f"correct the config; {log} has the traceback",
+            ) from error
 
     def resume(self, filename: str, resume_optimizer: bool = True, **kwargs) -> None:
         """Resume from a checkpoint; all weights must match, and the config's schedule holds.

@@ -20,7 +20,7 @@ from hook.checkpoint import (
     load_weights,
     warn_input_changes,
 )
-from hook.engine.configs import find_config, load_config, setup_environment
+from hook.engine.configs import config_errors, find_config, load_config, setup_environment
 from hook.engine.devices import to_device
 from hook.engine.models import build_model, get_num_classes
 from hook.errors import ConfigError
@@ -109,11 +109,11 @@ def _load_pair(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
     check_path("checkpoint", checkpoint)
     model = build_model(config)
     loaded = load_weights(model, checkpoint)
-    data_meta = find_key(config.get("test_dataloader"), "metainfo") or {}
-    warn_input_changes(model, loaded, data_meta, checkpoint)
-    meta = dict(loaded.get("meta") or {})
+    with config_errors("test_dataloader.dataset.metainfo"):
+        data_meta = find_key(config.get("test_dataloader"), "metainfo") or {}
+        warn_input_changes(model, loaded, data_meta, checkpoint)
+        model.dataset_meta = _dataset_meta(config, loaded.get("meta") or {}, model)
     model.cfg = config
-    model.dataset_meta = _dataset_meta(config, meta, model)
     model.weights_file = Path(checkpoint)
     return model
 

@@ -39,6 +39,20 @@ def _statistics(mean: Sequence[float] | None, std: Sequence[float] | None):
     )
 
 
+def _check_padding(section: str, size: object = None, size_divisor: object = None, **_) -> None:
+    """Check options of padding, which mmseg uses with the first batch."""
+    is_shape = isinstance(size, Sequence) and [type(side) for side in size] == [int, int]
+    is_divisor = isinstance(size_divisor, int) and size_divisor > 0
+    if (is_shape and size_divisor is None) or (is_divisor and size is None):
+        return
+    raise ConfigError(
+        f"model.data_preprocessor{section}: size and size_divisor",
+        expected="size=(height, width), or a positive size_divisor; the other is None",
+        found=f"size={size}, size_divisor={size_divisor}",
+        remedy="remove one of them",
+    )
+
+
 def _check_bands(image: Tensor, mean: Tensor) -> None:
     """Check the number of bands, which broadcasting could hide."""
     if mean.shape[0] not in (1, image.shape[0]):
@@ -64,7 +78,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         **kwargs: Further options of mmseg's ``SegDataPreProcessor``.
 
     Raises:
-        ConfigError: Mean and std do not match each other or the images.
+        ConfigError: Mean and std do not match each other or the images, or an image would be padded
+            to both a size and a divisor.
     """
 
     def __init__(
@@ -81,6 +96,9 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         kwargs["seg_pad_val"] = 255 if seg_pad_val is None else seg_pad_val
         if size is None:
             kwargs.setdefault("size_divisor", 1)  # mmseg requires one of the two
+        _check_padding("", size, **kwargs)
+        if kwargs.get("test_cfg"):
+            _check_padding(".test_cfg", **kwargs["test_cfg"])
         # MMEngine's check accepts one or three bands only.
         super().__init__(mean=None, std=None, size=size, **kwargs)
         mean, std = _statistics(mean, std)

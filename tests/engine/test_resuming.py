@@ -450,6 +450,21 @@ def test_an_interrupted_run_says_which_checkpoint_is_kept(kind, tmp_path):
     assert caught.value.__notes__ == [f"{kept} is kept; continue with --resume"]
 
 
+# ------------------------------------------------------------------------------ wrong configs
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"default_hooks.checkpoint.interval": "often"}, "SoundCheckpointHook"),
+        ({"train_cfg.val_interval": "1"}, "EpochBasedTrainLoop.run"),
+    ],
+)
+def test_a_value_that_fails_in_use_is_an_error_of_the_config(changes, says, tmp_path):
+    with pytest.raises(ConfigError, match="fails in use") as caught:
+        train(config(tmp_path, **changes))
+    assert says in str(caught.value)
+    assert "Traceback" in log(tmp_path) and str(tmp_path) in caught.value.remedy
+
+
 # ------------------------------------------------------------------------------ diverged runs
 @pytest.mark.parametrize("changes", [{}, ITERATIONS], ids=["epochs", "iterations"])
 def test_a_diverged_run_ends_and_keeps_its_sound_checkpoints(changes, tmp_path):

@@ -68,6 +68,17 @@ def test_dataset_meta_falls_back_on_the_config(seg_run, tmp_path):
         load_model((config, tmp_path / "two.pth"))
 
 
+@pytest.mark.parametrize("metainfo", [7, {"bands": [{}]}, {"bands": 3}, {"classes": 2}])
+def test_wrong_metainfo_of_the_config_is_named(seg_run, tmp_path, metainfo):
+    config, checkpoint = load_config(seg_run[0]), torch.load(seg_run[1], weights_only=True)
+    config.test_dataloader = dict(dataset=dict(metainfo=metainfo))
+    if "classes" in str(metainfo):
+        del checkpoint["meta"]["dataset_meta"]
+    torch.save(checkpoint, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="metainfo of the config"):
+        load_model((config, tmp_path / "a.pth"))
+
+
 def test_segmentation_of_a_file(tiny, seg_run, chip, tmp_path):
     model = load_model(seg_run)
     expected, valid = _by_hand(tiny, model, chip)

@@ -97,6 +97,23 @@ def test_training_without_size_pads_to_the_largest(seg_samples):
     assert batch["inputs"].shape == (2, 3, 64, 64)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(size=(32, 32), size_divisor=4),
+        dict(size=(32, "32")),
+        dict(size=32),
+        dict(size_divisor=0),
+        dict(size_divisor=None),
+        dict(test_cfg=dict(size=(32, 32), size_divisor=4)),
+        dict(test_cfg=dict(size_divisor=2.5)),
+    ],
+)
+def test_padding_to_a_size_and_a_divisor_is_refused(options):
+    with pytest.raises(ConfigError, match="size and size_divisor"):
+        SegDataPreProcessor(**options)
+
+
 def test_windows_without_samples_are_padded_too():
     preprocessor = SegDataPreProcessor(test_cfg=dict(size_divisor=4))
     batch = preprocessor(dict(inputs=[torch.rand(3, 30, 33)] * 2), training=False)
