@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -124,7 +125,7 @@ def exists(path: str | os.PathLike, error: type[HookError] = SceneError) -> bool
 
 @contextmanager
 def writing(path: object, error: type[HookError] = SceneError) -> Iterator[None]:
-    """Translate errors of the operating system and of GDAL into errors of the file being written.
+    """Translate errors of the system, GDAL and PyTorch into errors of the file being written.
 
     Raises:
         SceneError: The file cannot be written; or ``error``.
@@ -133,7 +134,9 @@ def writing(path: object, error: type[HookError] = SceneError) -> Iterator[None]
         yield
     except Exception as problem:
         # Known by module, because few of the files need GDAL, which takes a moment to import.
-        if not isinstance(problem, OSError) and type(problem).__module__ != "rasterio._err":
+        of_gdal = type(problem).__module__ == "rasterio._err"
+        of_torch = re.search("inline_container|PytorchStream|iostream", str(problem))
+        if not (isinstance(problem, OSError) or of_gdal or of_torch):
             raise
         raise cannot_write(path, problem.__cause__ or problem, error) from problem
 
@@ -349,8 +352,9 @@ def atomic_write(path: str | os.PathLike, inputs: Iterable[object] = ()) -> Iter
         staged = files.add(path)
         # A search for *.tif should not find the remains of a killed process.
         partial = staged.with_name("partial")
-        yield partial
-        os.replace(partial, staged)
+        with writing(path):
+            yield partial
+            os.replace(partial, staged)
         files.commit()
 
 

@@ -90,9 +90,13 @@ def load_on_workers(
 ) -> None:
     """Load the model on the workers of a local cluster, before blocks are distributed.
 
-    Arguments are those of :func:`on_cluster`.
+    A worker that replaces one which dies meanwhile loads it with its first block. Arguments are
+    those of :func:`on_cluster`.
     """
-    client.run(_load_numbered, make_predict, key, devices)
+    from distributed.comm import CommClosedError
+
+    with contextlib.suppress(CommClosedError):
+        client.run(_load_numbered, make_predict, key, devices)
 
 
 def on_cluster(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hook.errors import SceneError
+from hook.geo.raster import reading
 from hook.geo.side_files import identity
 from hook.geo.staging import exists, writing
 
@@ -34,7 +35,7 @@ def fingerprint_of_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         return {"name": name}
     status = path.stat()
-    with path.open("rb") as file:
+    with reading(path, SceneError), path.open("rb") as file:
         head = hashlib.sha256(file.read(_HEADER_BYTES)).hexdigest()
     return {"name": path.name, "bytes": status.st_size, "time": status.st_mtime_ns, "head": head}
 

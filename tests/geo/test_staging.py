@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import shapely
+import torch
 
 from hook.errors import SceneError
 from hook.geo.raster import quiet_open
@@ -68,6 +69,18 @@ def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
         partial.write_text("two")
         raise ValueError("broken")
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(bytes(9))])
+def test_a_failed_write_names_the_file(tmp_path, save):
+    with (
+        pytest.raises(SceneError, match=r"a\.pth: cannot be written"),
+        atomic_write(tmp_path / "a.pth") as partial,
+    ):
+        partial.symlink_to("/dev/full")
+        save({"weight": torch.zeros(9)}, partial)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("end", [".ovr", ".msk", "-wal", "-journal", ".aux.xml"])

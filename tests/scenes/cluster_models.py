@@ -32,23 +32,29 @@ class MakeModel:
 
 
 class KillOnce:
-    """A model that kills its process in the middle of a block, where that is the victim."""
+    """A model that kills its process, while loading or in a block, where that is the victim."""
 
-    def __init__(self, folder: Path, victim: int) -> None:
-        self.folder, self.victim = folder, victim
+    def __init__(self, folder: Path, victim: int, loading: bool = False) -> None:
+        self.folder, self.victim, self.loading = folder, victim, loading
 
     def __call__(self, device):
         calls = []
+        if self.loading:
+            self.kill()
 
         def predict(windows, valid):
             calls.append(1)
             time.sleep(0.05)  # so that neither worker is done before the other begins
-            if os.getpid() == self.victim and len(calls) == 4:
-                (self.folder / "killed").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+            if len(calls) == 4:
+                self.kill()
             return answer(windows)
 
         return predict
+
+    def kill(self):
+        if os.getpid() == self.victim:
+            (self.folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class MakeCellModel:

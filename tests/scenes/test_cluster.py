@@ -10,7 +10,7 @@ import pytest
 
 from hook.errors import SceneError
 from hook.scenes import MapRequest, cluster, map_scene
-from hook.scenes.cluster import connect, on_cluster
+from hook.scenes.cluster import connect, load_on_workers, on_cluster
 
 distributed = pytest.importorskip("distributed", reason="the cluster extra is not installed")
 
@@ -60,13 +60,16 @@ def test_same_bytes_as_without_a_cluster(models, scene, tmp_path, workers):
     assert sorted(loaded) == devices[:workers]  # once per worker, each on its device
 
 
-def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path):
+@pytest.mark.parametrize("loading", [False, True])
+def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path, loading):
     (notes := tmp_path / "notes").mkdir()
     request = MapRequest(scene, tmp_path / "one.tif", **OPTIONS)
     map_scene(models.MakeModel(notes)("here"), request, num_classes=3)
     with connect("local", 2) as client:
         victim = min(client.run(os.getpid).values())
-        make = models.KillOnce(tmp_path, victim)
+        make = models.KillOnce(tmp_path, victim, loading)
+        if loading:
+            load_on_workers(client, make, f"{tmp_path / 'many.tif'}")
         run_on(client, make, scene, tmp_path / "many.tif")
     assert (tmp_path / "killed").exists()
     assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
