@@ -1,6 +1,7 @@
 """Tools for maps: accuracy, benchmark, kill and resume, pictures."""
 
 import json
+import shutil
 import sys
 
 import geopandas
@@ -182,6 +183,19 @@ def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
             run("draw_map", scene, classes, tmp_path / "x.png", *wrong)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
+)
+def test_faults_of_the_system_end_in_words(tools, tmp_path):
+    log, options = tmp_path / "faults.jsonl", ("--trials", 2, "--commands", "vectorize")
+    for _ in range(2):  # the second run finds all trials in the log
+        tools.run("tools/analysis_tools/faults.py", *options, "--log", log)
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [row["number"] for row in rows] == [0, 1]
+    assert {row["outcome"] for row in rows} == {"ok"}
+    assert any(row["status"] == 1 and row["said"].startswith("error: ") for row in rows)
 
 
 def test_damaged_rasters_and_layers_end_in_words(tools, tmp_path):

@@ -12,10 +12,11 @@ A command that fails must say so in words and leave no incomplete file under a f
 then repeated without the fault, with ``--resume`` where it has it, and its files must have the same
 bytes as those of an undisturbed run.
 
-    python tools/analysis_tools/faults.py --trials 60 --seed 0 --log faults.txt
+    python tools/analysis_tools/faults.py --trials 60 --seed 0 --log faults.jsonl
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -44,7 +45,7 @@ from hook.geo.raster import quiet_open
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "hook-fast-tiny_banepa-buildings"
 LIMIT = 300
-# Counts the calls on files below a folder and fails one of them; -1 only counts.
+# Fails a numbered call on files below a folder; without FAULT_CALL, logs the calls.
 LIBRARY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -63,16 +64,15 @@ static atomic_long seen;
 
 static int fails(const char *call, const char *path) {
     const char *wanted = getenv("FAULT_CALL"), *folder = getenv("FAULT_FOLDER");
-    if (!wanted || !folder || strcmp(call, wanted) || !path || !strstr(path, folder)) return 0;
-    long number = ++seen;
-    const char *log = getenv("FAULT_LOG");
-    if (number == atol(getenv("FAULT_NUMBER"))) {
-        FILE *sink = log ? fopen(log, "a") : NULL;
-        if (sink) { fprintf(sink, "%s %s\n", call, path); fclose(sink); }
-        errno = atoi(getenv("FAULT_ERRNO"));
-        return 1;
+    if (!folder || !path || !strstr(path, folder)) return 0;
+    if (!wanted) {
+        FILE *log = fopen(getenv("FAULT_LOG"), "a");
+        if (log) { fprintf(log, "%d %s %s\n", getpid(), call, path); fclose(log); }
+        return 0;
     }
-    return 0;
+    if (strcmp(call, wanted) || ++seen != atol(getenv("FAULT_NUMBER"))) return 0;
+    errno = atoi(getenv("FAULT_ERRNO"));
+    return 1;
 }
 
 static int fd_fails(const char *call, int fd) {
@@ -84,12 +84,6 @@ static int fd_fails(const char *call, int fd) {
     if (size < 0) return 0;
     path[size] = 0;
     return fails(call, path);
-}
-
-static void __attribute__((destructor)) report(void) {
-    const char *count = getenv("FAULT_COUNT");
-    FILE *sink = count ? fopen(count, "a") : NULL;
-    if (sink) { fprintf(sink, "%ld\n", (long)seen); fclose(sink); }
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -129,8 +123,9 @@ ERRORS = {"EIO": 5, "EACCES": 13, "ENOSPC": 28}
 # Limits the memory once all that a command imports is loaded; its own argument comes first.
 RUN = """
 import os, resource, sys
-import torch, rasterio, geopandas, hook.apis.mapping, hook.apis.regions, hook.apis.training
 if extra := os.environ.get("FAULT_MEMORY"):
+    import mmseg.datasets, hook.apis.mapping, hook.apis.regions, hook.apis.training, hook.models
+    import hook.datasets, hook.evaluation.accuracy, hook.visualization.hook
     lines = open("/proc/self/status").read().splitlines()
     held = next(int(line.split()[1]) for line in lines if line.startswith("VmData")) << 10
     resource.setrlimit(resource.RLIMIT_DATA, (held + int(extra),) * 2)
@@ -139,9 +134,10 @@ from hook.errors import reports_errors
 if sys.argv[1] != "train":
     main()
 else:
+    from hook.apis.training import train
     alone = {f"{part}_dataloader.num_workers": 0 for part in ("train", "val")}
     alone |= {f"{part}_dataloader.persistent_workers": False for part in ("train", "val")}
-    reports_errors(hook.apis.training.train)(
+    reports_errors(train)(
         *sys.argv[2:5], base=sys.argv[5], chip_size=64, epochs=2, batch_size=4, num_tokens=4,
         device="cpu", cfg_options=alone, resume="--resume" in sys.argv, progress=False)
 """
@@ -160,11 +156,12 @@ class Trial:
     said: str = ""
     wrong: str = ""
 
-    def __str__(self) -> str:
+    def row(self) -> dict[str, object]:
+        """Return a row of the log."""
         words = self.said.strip().splitlines()
         words = next((line for line in words if line.startswith("error")), (words or [""])[-1])
-        end = f"FAULT: {self.wrong}" if self.wrong else "ok"
-        return f"{self.command}: {self.fault}: status {self.status}: {words[:150]}: {end}"
+        row = dict(command=self.command, fault=self.fault, status=self.status)
+        return row | dict(said=words[:200], outcome=self.wrong or "ok")
 
 
 def parse_args() -> argparse.Namespace:
@@ -173,7 +170,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--trials", type=int, default=60, help="number of faults (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults (default 0)")
-    parser.add_argument("--log", help="text file for a line per trial")
+    parser.add_argument(
+        "--commands", nargs="+", choices=COMMANDS, default=COMMANDS, help="default: all"
+    )
+    parser.add_argument("--log", help="JSON lines of all trials; those that went well are kept")
     return parser.parse_args()
 
 
@@ -189,17 +189,7 @@ class Bench:
         self.library = folder / "faults.so"
         source = folder / "faults.c"
         source.write_text(LIBRARY)
-        build = [
-            "cc",
-            "-shared",
-            "-fPIC",
-            "-O1",
-            "-w",
-            "-o",
-            str(self.library),
-            str(source),
-            "-ldl",
-        ]
+        build = [*"cc -shared -fPIC -O1 -w -o".split(), self.library, source, "-ldl"]
         try:
             subprocess.run(build, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -213,22 +203,12 @@ class Bench:
         classes = rng.integers(0, 2, (1, 12, 12)).repeat(24, 1).repeat(24, 2).astype(np.uint8)
         image = (classes * 90 + rng.integers(30, 120, (3, 288, 288))).astype(np.uint8)
         place = dict(crs="EPSG:32645", transform=from_origin(350_000, 3_050_000, 0.15, 0.15))
+        place |= dict(driver="GTiff", dtype="uint8", compress="deflate", width=288, height=288)
+        place |= dict(tiled=True, blockxsize=64, blockysize=64)
         (folder / "in").mkdir()
         for name, values in (("scene", image), ("mask", classes)):
-            with quiet_open(
-                folder / "in" / f"{name}.tif",
-                "w",
-                driver="GTiff",
-                dtype="uint8",
-                tiled=True,
-                blockxsize=64,
-                blockysize=64,
-                compress="deflate",
-                count=len(values),
-                width=288,
-                height=288,
-                **place,
-            ) as file:
+            place["count"] = len(values)
+            with quiet_open(folder / "in" / f"{name}.tif", "w", **place) as file:
                 file.write(values)
         handler = functools.partial(Server, directory=str(folder / "in"))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -254,7 +234,7 @@ class Bench:
         settings = dict(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(ROOT))
         settings |= dict(CPL_VSIL_CURL_CHUNK_SIZE="4096", VSI_CACHE="NO", GDAL_HTTP_TIMEOUT="20")
         settings |= {name: str(value) for name, value in environment.items()}
-        if "FAULT_CALL" in settings:
+        if "FAULT_FOLDER" in settings:
             settings["LD_PRELOAD"] = str(self.library)
         return subprocess.Popen(
             [sys.executable, "-c", RUN, *arguments],
@@ -277,21 +257,38 @@ class Bench:
             trial.wrong = f"more than {LIMIT} s"
         trial.status = process.returncode
 
-    def complete(self, command: str, scene: str | None = None) -> dict[str, object]:
-        """Run a command without a fault; return the contents of its files."""
-        out = self.folder / "good"
+    def complete(self, command: str, scene: str | None = None) -> tuple[dict, dict]:
+        """Run a command without a fault.
+
+        Returns:
+            The contents of its files, and the number of its calls by name and folder.
+        """
+        out, calls = self.folder / "out", self.folder / "calls.txt"
         out.mkdir()
+        calls.write_text("")
         trial, Server.left = Trial(command, "none"), sys.maxsize
-        self.wait(self.start(self.arguments(command, out, scene)), trial)
+        process = self.start(
+            self.arguments(command, out, scene), FAULT_FOLDER=self.folder, FAULT_LOG=calls
+        )
+        self.wait(process, trial)
         if trial.status or trial.wrong:
             raise HookError(f"{command} fails without a fault", found=trial.said[-2000:])
+        counts = collections.Counter()
+        for line in calls.read_text().splitlines():
+            process, call, path = line.split(" ", 2)
+            area = Path(path).relative_to(self.folder).parts[0]
+            counts[call, area, process] += 1
+        most = {}  # of the processes of the command
+        for (call, area, _), count in counts.items():
+            if area in ("in", "out"):
+                most[call, area] = max(count, most.get((call, area), 0))
         found = contents(out)
         shutil.rmtree(out)
-        return found
+        return found, most
 
     def judge(self, trial: Trial, out: Path) -> None:
         """Check what a disturbed command said and left, then repeat it without the fault."""
-        found, good = contents(out), self.complete(trial.command, trial.scene)
+        found, (good, _) = contents(out), self.complete(trial.command, trial.scene)
         failed = trial.status != 0
         if "Traceback (most recent call last)" in trial.said:
             trial.wrong = trial.wrong or "a traceback"
@@ -333,20 +330,17 @@ def different(good: dict, found: dict, partly: bool = False) -> str:
 
 def call_fails(bench: Bench, rng: random.Random, command: str, out: Path) -> Trial:
     """Fail one call on the command's own files."""
-    call, error = rng.choice(CALLS), rng.choice(tuple(ERRORS))
-    area = rng.choice((bench.folder / "in", out)) if call in ("open", "read") else out
-    counted = bench.folder / "count.txt"
-    counted.unlink(missing_ok=True)
-    fault = dict(FAULT_CALL=call, FAULT_FOLDER=area, FAULT_NUMBER=-1, FAULT_ERRNO=ERRORS[error])
-    trial = Trial(command, f"{error} of {call} in {area.name}/")
-    process = bench.start(bench.arguments(command, out), **fault, FAULT_COUNT=counted)
-    bench.wait(process, trial)
-    total = max(map(int, counted.read_text().split()))
-    shutil.rmtree(out)
-    out.mkdir()
-    fault["FAULT_NUMBER"] = rng.randint(1, max(total, 1))
-    trial.fault += f" number {fault['FAULT_NUMBER']} of {total}"
-    bench.wait(bench.start(bench.arguments(command, out), **fault), trial)
+    _, counts = bench.complete(command)
+    wanted, error = rng.choice(CALLS), rng.choice(tuple(ERRORS))
+    (call, area), count = rng.choice(
+        [item for item in sorted(counts.items()) if item[0][0] == wanted]
+    )
+    number = rng.randint(1, count)
+    trial = Trial(command, f"{error} of {call} in {area}/ number {number} of {count}")
+    folder = bench.folder / area if area == "in" else out
+    fault = dict(FAULT_CALL=call, FAULT_FOLDER=folder, FAULT_NUMBER=number)
+    arguments = bench.arguments(command, out)
+    bench.wait(bench.start(arguments, **fault, FAULT_ERRNO=ERRORS[error]), trial)
     return trial
 
 
@@ -437,22 +431,29 @@ def connection_closed(bench: Bench, rng: random.Random, command: str, out: Path)
 def main() -> None:
     args = parse_args()
     prepare_output(args, "log")
-    rng, trials = random.Random(args.seed), []
-    log = open(args.log, "w") if args.log else contextlib.nullcontext()
-    with tempfile.TemporaryDirectory() as name, log as sink:
+    rows = {}
+    if args.log and Path(args.log).exists():
+        lines = map(json.loads, Path(args.log).read_text().splitlines())
+        rows = {row["number"]: row for row in lines if row["outcome"] == "ok"}
+    with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
-        for number in tqdm(range(args.trials), "faults", disable=None):
+        todo = [number for number in range(args.trials) if number not in rows]
+        for number in tqdm(todo, "faults", disable=None):
+            rng = random.Random(f"{args.seed} {number}")
             fault = rng.choice((call_fails,) * 5 + (memory_refused, worker_killed))
-            command = rng.choice(COMMANDS)
+            command = rng.choice(args.commands)
             if command in ("map", "regions") and rng.random() < 0.2:
                 fault = rng.choice((connection_closed, scheduler_gone))
             (out := Path(name) / f"trial{number}").mkdir()
             trial = fault(bench, rng, command, out)
             bench.judge(trial, out)
-            trials.append(trial)
-            print(f"{number + 1}. {trial}", file=sink or sys.stdout, flush=True)
-    wrong = sum(bool(trial.wrong) for trial in trials)
-    print(f"{len(trials)} faults, {wrong} with a wrong end")
+            rows[number] = dict(number=number) | trial.row()
+            print(json.dumps(rows[number]), flush=True)
+            if args.log:
+                lines = [json.dumps(rows[number]) for number in sorted(rows)]
+                Path(args.log).write_text("\n".join(lines) + "\n")
+    wrong = sum(row["outcome"] != "ok" for row in rows.values())
+    print(f"{len(rows)} faults, {wrong} with a wrong end")
     sys.exit(wrong > 0)
 
 

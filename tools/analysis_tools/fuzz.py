@@ -54,11 +54,11 @@ CONFIG = "configs/hook/hook-fast-tiny_banepa-256.py"
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, GRID = 96, from_origin(350_000, 3_050_000, 0.5, 0.5)
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "strips": dict(driver="GTiff"),
-    "tiles": dict(driver="GTiff", tiled=True, blockxsize=32, blockysize=32, compress="deflate"),
-    "planes": dict(driver="GTiff", interleave="band", compress="lzw", BIGTIFF="YES"),
-    "cog": dict(driver="COG", blocksize=128, compress="zstd", overviews="AUTO"),
-    "png": dict(driver="PNG", worldfile="YES"),
+    "strips.tif": dict(driver="GTiff"),
+    "tiles.tif": dict(driver="GTiff", tiled=True, blockxsize=32, blockysize=32, compress="deflate"),
+    "planes.tif": dict(driver="GTiff", interleave="band", compress="lzw", BIGTIFF="YES"),
+    "cog.tif": dict(driver="COG", blocksize=128, compress="zstd", overviews="AUTO"),
+    "picture.png": dict(driver="PNG", worldfile="YES"),
 }
 FORMATS = (".geojson", ".gpkg", ".shp", ".fgb", ".parquet")
 VALUES = tuple(
@@ -68,6 +68,18 @@ PYTHON_VALUES = (
     b"float('nan') float('inf') -1 0 1 7 2.5 1e308 2**40 None True [] () {} '' 'x' [1,2] "
     b"dict(type='x')"
 ).split()
+TRANSFORMS = (
+    *(GRID, GRID, Affine.identity(), Affine(1e-9, 0, 0, 0, -1e-9, 0), Affine(0, 1, 0, 1, 0, 0)),
+    *(Affine(1, 0, np.nan, 0, -1, 0), Affine(1e30, 0, 0, 0, -1e30, 0)),
+    Affine(0.5, 0.1, 350_000, 0.1, -0.5, 3_050_000),
+    *(Affine(0.5, 0, 350_000, 0, 0.5, 3_050_000), Affine(0.1, 0, 179.9, 0, -0.1, 89.9)),
+)
+SYSTEMS = (
+    *("EPSG:32645", "EPSG:32645", None, "EPSG:4326", "EPSG:4979", "EPSG:3857", "EPSG:3413"),
+    *("EPSG:5773", "EPSG:4978", "EPSG:7415", 'LOCAL_CS["site",UNIT["metre",1]]'),
+    "+proj=igh +type=crs",
+    "+proj=omerc +lat_0=40 +lonc=0 +alpha=10 +k=1 +x_0=0 +y_0=0 +type=crs",
+)
 WORKER_CASES = 200  # after which a worker is replaced, so that the memory of a long run stays flat
 
 
@@ -80,7 +92,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of all cases (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes (default 1)")
     parser.add_argument("--limit", type=float, default=60, help="seconds for a case (default 60)")
-    parser.add_argument("--log", help="JSON lines of all cases; cases already in it are skipped")
+    parser.add_argument("--log", help="JSON lines of all cases; those in it without a fault stay")
     parser.add_argument("--case", nargs=2, metavar=("KIND", "NUMBER"), help="run only this case")
     parser.add_argument("--keep", metavar="FOLDER", help="with --case: keep its files here")
     return parser.parse_args()
@@ -151,42 +163,10 @@ def write_unusual_raster(path: Path, rng: np.random.Generator) -> str:
     if values.dtype.kind == "f":
         spots = rng.random(shape) < draw(rng, (0, 0.01, 1))
         values[spots] = draw(rng, (np.nan, np.inf, -np.inf, 1e38, -9999))
-    transform = draw(
-        rng,
-        (
-            GRID,
-            GRID,
-            Affine.identity(),
-            Affine(1e-9, 0, 0, 0, -1e-9, 0),
-            Affine(0, 1, 0, 1, 0, 0),
-            Affine(1, 0, np.nan, 0, -1, 0),
-            Affine(1e30, 0, 0, 0, -1e30, 0),
-            Affine(0.5, 0.1, 350_000, 0.1, -0.5, 3_050_000),
-            Affine(0.5, 0, 350_000, 0, 0.5, 3_050_000),
-            Affine(0.1, 0, 179.9, 0, -0.1, 89.9),
-        ),
-    )
-    crs = draw(
-        rng,
-        (
-            "EPSG:32645",
-            "EPSG:32645",
-            None,
-            "EPSG:4326",
-            "EPSG:4979",
-            "EPSG:3857",
-            "EPSG:3413",
-            "EPSG:5773",
-            "EPSG:4978",
-            "EPSG:7415",
-            'LOCAL_CS["site",UNIT["metre",1]]',
-            "+proj=igh +type=crs",
-            "+proj=omerc +lat_0=40 +lonc=0 +alpha=10 +k=1 +x_0=0 +y_0=0 +type=crs",
-        ),
-    )
+    transform, crs = draw(rng, TRANSFORMS), draw(rng, SYSTEMS)
     nodata = None
     if rng.random() < 0.5:
-        limits = [0, 255 if dtype in ("uint8",) else 100]
+        limits = [0, 255 if dtype == "uint8" else 100]
         if values.dtype.kind == "f":
             limits += [np.nan, np.inf, -3.4028234663852886e38]
         nodata = draw(rng, limits)
@@ -197,9 +177,8 @@ def write_unusual_raster(path: Path, rng: np.random.Generator) -> str:
             file.scales = (draw(rng, (0.1, 0, np.nan)),) * shape[0]
             file.offsets = (5.0,) * shape[0]
         elif change == 1:
-            file.descriptions = tuple(
-                draw(rng, ("B4", "red", "", "ä" * 300)) for _ in range(shape[0])
-            )
+            names = ("B4", "red", "", "ä" * 300)
+            file.descriptions = tuple(draw(rng, names) for _ in range(shape[0]))
         elif change == 2:
             file.write_mask(rng.integers(0, 2, shape[1:]).astype(np.uint8) * 255)
         elif change == 3:
@@ -284,12 +263,12 @@ class Cases:
         self.folder, self.seed = folder, seed
         rng = np.random.default_rng(seed)
         for layout in LAYOUTS:
-            write_raster(folder / f"{layout}{'.png' if layout == 'png' else '.tif'}", layout, rng)
+            write_raster(folder / layout, layout, rng)
         for name in ("images", "masks"):
             (folder / name).mkdir()
             for number in range(3):
                 path = folder / name / f"s{number}.tif"
-                write_raster(path, "tiles", rng, mask=name == "masks")
+                write_raster(path, "tiles.tif", rng, mask=name == "masks")
         self.layer = polygons(rng)
         model = load_model(MODEL)
         self._write_config()
@@ -331,18 +310,14 @@ class Cases:
             Name of the command, what was changed, and a function that runs it.
         """
         rng = np.random.default_rng([self.seed, KINDS.index(kind), number])
-        for source in self.folder.iterdir():
-            if source.is_file():
-                shutil.copy(source, folder)
-            else:
-                shutil.copytree(source, folder / source.name)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         (folder / "out").mkdir()
         return getattr(self, f"_{kind}")(rng, folder)
 
     def _rasters(self, rng, folder):
         command = draw(rng, ("map", "predict", "regions", "train"))
         layout = draw(rng, tuple(LAYOUTS))
-        path = folder / f"{layout}{'.png' if layout == 'png' else '.tif'}"
+        path = folder / layout
         if command == "train":
             path = folder / draw(rng, ("images", "masks")) / "s1.tif"
         if rng.random() < 0.6:
@@ -365,7 +340,11 @@ class Cases:
             self._write_layer(self.layer, path)
         else:
             layer, change = unusual_layer(rng, self.layer)
-            self._write_layer(layer, path)
+            try:
+                self._write_layer(layer, path)
+            except RuntimeError:  # the format cannot hold it
+                path = path.with_suffix(".parquet")
+                self._write_layer(layer, path)
             return command, f"{change} in {path.suffix}", self._vector_run(command, folder, path)
         parts = sorted(p for p in folder.glob(f"{path.stem}.*") if p.suffix != ".cpg")
         part = draw(rng, parts) if path.suffix == ".shp" else path
@@ -404,11 +383,8 @@ class Cases:
         pair = (path, folder / "checkpoint.pth")
         if command == "train":
             return command, "text", lambda: self._train_config(folder)
-        return (
-            command,
-            "text",
-            lambda: self._hook(command, folder, folder / "tiles.tif", model=pair),
-        )
+        scene = folder / "tiles.tif"
+        return command, "text", lambda: self._hook(command, folder, scene, model=pair)
 
     def _checkpoints(self, rng, folder):
         command = draw(rng, ("map", "predict", "regions", "train"))
@@ -419,11 +395,8 @@ class Cases:
         if command == "train":
             return command, change, lambda: self._train(folder, pretrained=str(path))
         pair = (ROOT / CONFIG, path) if path.suffix == ".pth" else ("--model", path)
-        return (
-            command,
-            change,
-            lambda: self._hook(command, folder, folder / "tiles.tif", model=pair),
-        )
+        scene = folder / "tiles.tif"
+        return command, change, lambda: self._hook(command, folder, scene, model=pair)
 
     def _hook(self, command, folder, scene, *options, model=("--model", MODEL)):
         out = folder / "out"
@@ -588,13 +561,6 @@ class Worker:
         self.process = None
 
 
-def read_log(path: str | None) -> list[dict[str, Any]]:
-    """Read the rows of a log, if there is one."""
-    if path is None or not Path(path).exists():
-        return []
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
 def report(rows: list[dict[str, Any]]) -> int:
     """Print counts and faults, and return the number of faults."""
     counts = collections.Counter((row["kind"], row["outcome"]) for row in rows)
@@ -615,8 +581,12 @@ def report(rows: list[dict[str, Any]]) -> int:
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Run the cases that are not in the log yet; return the rows of all."""
-    rows = read_log(args.log)
+    """Run the cases that the log lacks, or has with a fault; return the rows of all."""
+    rows = []
+    if args.log and Path(args.log).exists():
+        rows = [json.loads(line) for line in Path(args.log).read_text().splitlines()]
+        rows = [row for row in rows if row["outcome"] not in FAULTS]
+        Path(args.log).write_text("".join(json.dumps(row) + "\n" for row in rows))
     known = {(row["kind"], row["number"]) for row in rows}
     todo = collections.deque(
         (kind, number)
