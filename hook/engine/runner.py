@@ -132,6 +132,7 @@ def set_work_dir(cfg: Config, config_path: str | os.PathLike, work_dir: str | No
         cfg.work_dir = os.path.join("work_dirs", Path(config_path).stem)
 
 
+@config_errors("optim_wrapper")
 def set_amp(cfg: Config, asked: bool) -> None:
     """Set the optimizer wrapper for mixed precision.
 
@@ -168,6 +169,7 @@ def set_amp(cfg: Config, asked: bool) -> None:
     print_log(f"No GPU: training runs in {precision}.", "current", logging.WARNING)
 
 
+@config_errors("auto_scale_lr")
 def set_auto_scale_lr(cfg: Config) -> None:
     """Enable linear scaling of the learning rate with the batch size.
 
@@ -216,6 +218,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     cfg.load_from = str(path)
 
 
+@config_errors("test_evaluator")
 def set_output(cfg: Config, folder: str | os.PathLike) -> None:
     """Set the folder that test metrics write predictions to.
 
@@ -241,6 +244,7 @@ def set_output(cfg: Config, folder: str | os.PathLike) -> None:
     make_folder(folder, "--out")
 
 
+@config_errors("visualizer")
 def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
     """Set the folder that the visualisation hook draws all test images to.
 
@@ -257,6 +261,7 @@ def set_show_dir(cfg: Config, folder: str | os.PathLike) -> None:
     cfg.custom_hooks = [*hooks, dict(type="hook.TokenVisualizationHook", **options)]
 
 
+@config_errors("tta_pipeline")
 def set_tta(cfg: Config, kind: str = "d4") -> None:
     """Enable test-time augmentation (:func:`hook.engine.tta.views`).
 

@@ -284,6 +284,19 @@ def test_config_errors_keep_ours_and_convert_theirs():
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize(
+    ("setter", "cfg"),
+    [
+        (set_amp, {"optim_wrapper": {"type": 2.5}}),
+        (set_amp, {"optim_wrapper": 3}),
+        (set_auto_scale_lr, {"optim_wrapper": None, "auto_scale_lr": 16}),
+    ],
+)
+def test_options_of_a_config_whose_sections_are_none_are_refused(setter, cfg):
+    with pytest.raises(ConfigError, match="of the config cannot be built"):
+        setter(Config(cfg), *[True] * (setter is set_amp))
+
+
 def test_errors_of_workers_arrive_without_a_traceback():
     # What a data loader does with an error of its worker process.
     try:
