@@ -193,7 +193,9 @@ class SceneModel:
         with ExitStack() as stack:
             show = request.progress and workers > 0
             with progress_bar(total=workers, desc="starting", unit="worker", show=show) as bar:
-                client = stack.enter_context(connect(request.cluster or "local", workers))
+                client = stack.enter_context(
+                    connect(request.cluster or "local", workers, self._threads)
+                )
                 if workers:
                     load_on_workers(client, make, key, self._devices)
                     bar.update(workers)

@@ -28,12 +28,13 @@ _DEATHS_ALLOWED = 5  # workers that die on a block before the run fails
 
 
 @contextlib.contextmanager
-def connect(address: str, workers: int = 2) -> Iterator["Client"]:
+def connect(address: str, workers: int = 2, threads: int = 1) -> Iterator["Client"]:
     """Start workers on this machine, or connect to a Dask scheduler.
 
     Args:
         address: ``"local"``, or the address of a scheduler such as ``tcp://10.0.0.1:8786``.
         workers: Number of processes that ``"local"`` starts.
+        threads: CPU threads of each of these.
 
     Raises:
         SceneError: ``distributed`` is not installed, or no scheduler answers.
@@ -54,11 +55,19 @@ def connect(address: str, workers: int = 2) -> Iterator["Client"]:
             "distributed.admin.low-level-log-length": 0,
             # It interrupts the threads of a worker a hundred times a second.
             "distributed.worker.profile.enabled": False,
-            # Idle threads of one worker must not take the cores of another by spinning.
-            "distributed.nanny.pre-spawn-environ.OMP_WAIT_POLICY": "PASSIVE",
         }
         import dask
+        from dask.system import CPU_COUNT
 
+        # Dask's own variables make malloc return memory to the system at once: nearly half of the
+        # time would be spent on getting it again. PyTorch's number of threads holds in the thread
+        # that sets it; this one, in all.
+        variables: dict[str, Any] = {"OMP_NUM_THREADS": threads}
+        if workers * threads > CPU_COUNT:
+            # Waiting threads must not take the cores of others by spinning. Where each thread has
+            # a core they do, for a moment: waking them takes longer than many operations.
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"
+        settings["distributed.nanny.pre-spawn-environ"] = variables
         stack.enter_context(dask.config.set(settings))
         if address == "local":
             target: Any = stack.enter_context(
@@ -132,7 +141,9 @@ def on_cluster(
             scene, paths=tuple(os.path.abspath(p) if os.path.exists(p) else p for p in scene.paths)
         )
         shared = (make_predict, scene, plan, key, devices, folder, job)
-        futures = [client.submit(_run_block, *shared, block.index, pure=False) for block in blocks]
+        # The last block may be the largest, and would be worked on alone at the end.
+        order = sorted(blocks, key=lambda block: block.first - block.last)
+        futures = [client.submit(_run_block, *shared, block.index, pure=False) for block in order]
         try:
             for future in as_completed(futures):
                 index = _result(future)

@@ -13,6 +13,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio.crs import CRS
+from rasterio.io import MemoryFile
 
 from hook.errors import SceneError
 from hook.geo.raster import GDAL_ERRORS, quiet, quiet_open, reason
@@ -444,25 +445,24 @@ def write_vrt(path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence
     ElementTree.ElementTree(root).write(path, encoding="unicode")
 
 
-def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
-    """Check creation options on a tiny file before the scene is processed.
+def try_options(layer: Layer, geometry: SceneGeometry) -> None:
+    """Check creation options on a tiny file in memory before the scene is processed.
 
     Raises:
         SceneError: An option is invalid, unknown, or makes the file lossy.
     """
     size = 64
-    plain, cog = scratch / "trial.tif", scratch / "trial.cog.tif"
     values = np.arange(layer.count * size * size, dtype=np.int64) * 7 % 251
     values = values.reshape(layer.count, size, size).astype(layer.dtype)
     options = layer.options(geometry)
     try:
-        part = PartFile(plain, layer, size, size)
-        part.write(values)
-        part.finish()
-        with quiet():
+        with MemoryFile(ext=".tif") as plain, MemoryFile(ext=".tif") as cog, quiet():
+            part = PartFile(Path(plain.name), layer, size, size)
+            part.write(values)
+            part.finish()
             with _gdal_messages() as messages:
-                rasterio.shutil.copy(plain, cog, driver="COG", **options)
-            with quiet_open(cog) as source:
+                rasterio.shutil.copy(plain.name, cog.name, driver="COG", **options)
+            with quiet_open(cog.name) as source:
                 kept = np.array_equal(source.read(), values)
         if messages:
             raise ValueError(messages[0])
@@ -473,9 +473,6 @@ def try_options(layer: Layer, geometry: SceneGeometry, scratch: Path) -> None:
             found=f"{options}: {reason(error)}",
             remedy="see the COG driver in GDAL's documentation",
         ) from error
-    finally:
-        plain.unlink(missing_ok=True)
-        cog.unlink(missing_ok=True)
     if not kept:
         raise SceneError(
             "creation options",

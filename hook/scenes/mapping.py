@@ -235,7 +235,7 @@ def map_scene(
         staged_item = files.add(item, is_own_item)
         staged = [layer.add_to(files) for layer in plan.layers]
         for layer in plan.layers:
-            try_options(layer, geometry, journal.folder)
+            try_options(layer, geometry)
         resumed = run_missing_blocks(
             MAPPING, predict, scene, reader, plan, journal, run_blocks, request.progress
         )

@@ -77,7 +77,12 @@ def test_a_lost_workers_blocks_run_elsewhere(models, scene, tmp_path, loading):
 
 def test_an_error_of_a_worker_is_the_runs(models, scene, tmp_path):
     (notes := tmp_path / "notes").mkdir()
-    with connect("local", 1) as client:
+    cores = len(os.sched_getaffinity(0))
+    with connect("local", 1, threads=cores) as client:
+        (variables,) = client.run(lambda: dict(os.environ)).values()
+        assert variables["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", str(cores))
+        # These would make threads sleep between operations, and allocations slow.
+        assert not {"OMP_WAIT_POLICY", "MALLOC_TRIM_THRESHOLD_"} & ({*variables} - {*os.environ})
         with pytest.raises(RuntimeError, match="the model is broken"):
             run_on(client, models.MakeModel(notes, fails=True), scene, tmp_path / "map.tif")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "scene.tif"]

@@ -21,7 +21,7 @@ def write(layer_class, output, scores, valid, rows=100, transform=ROTATED, **opt
     layer = layer_class(output, class_names=names, **options)
     with StagedFiles() as files:
         staged = layer.add_to(files)
-        try_options(layer, geometry, staged.parent)
+        try_options(layer, geometry)
         parts = []
         for start in range(0, len(valid), rows):
             block = RowBlock(start, scores[:, start : start + rows], valid[start : start + rows])

@@ -129,6 +129,17 @@ def test_scenes_are_measured_beside_bare_model_and_slide(tools, seg_run, tmp_pat
     assert picture.std() > 10
 
 
+def test_local_workers_are_measured_beside_one_process(tools, seg_run, scenes, tmp_path):
+    pytest.importorskip("distributed", reason="the cluster extra is not installed")
+    options = ["--scene", scenes / "images" / "second.tif", "--checkpoint", seg_run[1]]
+    options += ["--skip-rates", "--repeats", 1, "--workers", 1, "--json", tmp_path / "r.json"]
+    done = tools.run("tools/analysis_tools/scene_benchmark.py", seg_run[0], *options)
+    alone, shared = json.loads((tmp_path / "r.json").read_text())["workers"]
+    assert (alone["workers"], alone["over_one_process"], shared["workers"]) == (0, 1, 1)
+    assert shared["start_seconds"] > alone["start_seconds"] and shared["seconds"] > 0
+    assert "of one process" in done.stdout
+
+
 def test_kills_are_counted_and_resumed(run, seg_run, scenes, tmp_path, capsys):
     scene = scenes / "images" / "second.tif"
     run("kill_and_resume", *seg_run, scene, "--kills", 2, "--", "--overlap", "0.9")
