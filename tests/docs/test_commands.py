@@ -95,6 +95,7 @@ NOT_EXECUTED = {
     "docs/howto/own-images.md": {
         "make demo DATA": MAKE,
         "python tools/dataset_tools/": READERS,
+        "model = dict(backbone=": PART,
     },
     "docs/howto/public-data.md": {
         "python tools/dataset_tools/": DATA,
