@@ -80,7 +80,7 @@ def vectorize_map(
         overwrite=overwrite,
         progress=progress,
     )
-    item = None if is_array(map_path) else item_of_map(map_path)
+    item = item_of_map(map_path) if isinstance(map_path, str | os.PathLike) else None
     if output is not None:
         check_output(output, (map_path, item))  # an array's file too
     with map_file(map_path) as (file, nodata):
