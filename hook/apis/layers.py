@@ -13,7 +13,7 @@ import pandas as pd
 
 from hook.arguments import bad_argument, check_number, check_path
 from hook.errors import SceneError
-from hook.geo.arrays import Map, is_array, map_file
+from hook.geo.arrays import Map, map_file
 from hook.geo.staging import StagedFiles, check_output, writing
 from hook.geo.styles import (
     NO_CLASS,
