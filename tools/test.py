@@ -27,7 +27,8 @@ def parse_args() -> argparse.Namespace:
         "--out",
         metavar="FOLDER",
         help="write predictions: GeoTIFF masks of georeferenced data, PNG masks of other images, "
-        "predictions.csv of a classification; with metrics.json and confusion_matrix.json",
+        "predictions.csv of a classification; with metrics.json and confusion_matrix.json. Files "
+        "of an earlier test are replaced, others of these names are kept",
     )
     parser.add_argument(
         "--show-dir", metavar="FOLDER", help="draw image, truth, prediction and tokens as PNGs"
@@ -37,6 +38,15 @@ def parse_args() -> argparse.Namespace:
     )
     add_common_options(parser)
     return parser.parse_args()
+
+
+def is_metrics(path: Path) -> bool:
+    """Return whether a file was written by this tool: a dictionary of numbers."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and all(isinstance(v, int | float) for v in content.values())
 
 
 @reports_errors
@@ -60,7 +70,8 @@ def main() -> None:
         set_tta(cfg)
     metrics = build_runner(cfg).test()
     if args.out is not None and is_main_process():
-        with atomic_write(Path(args.out) / "metrics.json") as partial:
+        path = Path(args.out) / "metrics.json"
+        with atomic_write(path, ours=is_metrics) as partial:
             partial.write_text(json.dumps(metrics, indent=2, default=float))
 
 

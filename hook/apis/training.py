@@ -66,8 +66,9 @@ def train(
     pixels takes minutes.
 
     Args:
-        images: Folder(s) or file(s) of georeferenced images with the same bands, of any number and
-            data type; or ``xarray.DataArray``(s) (band, y, x) with CRS and grid.
+        images: Folder(s) or file(s) of images with the same bands, of any number and data type:
+            GeoTIFFs, or PNG and JPEG files, which need no georeference; or
+            ``xarray.DataArray``(s) (band, y, x) with CRS and grid.
         labels: Folder(s) or file(s) of masks (class per pixel, matched to images by name or
             position) or of polygons in any CRS and vector format; a GeoDataFrame of polygons, or
             masks as DataArrays (y, x) in the order of the images.
@@ -90,7 +91,7 @@ def train(
             batches.
         batch_size: Chips per step.
         val_fraction: Fraction held out without ``val``: of several images the ones at one end of
-            the region, of a single one a strip of it.
+            the region (without a georeference the last by name), of a single one a strip of it.
         val: Images to hold out, by name or a file with a list, or an area: a vector file, a table
             of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
         seed: Random seed; None draws one.
@@ -222,7 +223,8 @@ def _write_labels(labels: Any, out: Path) -> Any:
             found=f"{len(labels)} rows, CRS {labels.crs}",
             remedy="set the CRS with labels.set_crs(...)",
         )
-    path = out / "labels.gpkg"
+    path = out / "arrays" / "labels.gpkg"  # not a file of the user's own
+    path.parent.mkdir(exist_ok=True)
     table = labels if isinstance(labels, geopandas.GeoDataFrame) else labels.to_frame("geometry")
     with StagedFiles(overwrite=True) as files:
         table.to_file(files.add(path))

@@ -8,7 +8,7 @@ from typing import Any
 import geopandas
 
 from hook.errors import ConfigError, DataError
-from hook.geo.raster import RASTER_SUFFIXES
+from hook.geo.raster import PICTURE_SUFFIXES, RASTER_SUFFIXES
 from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file, read_vectors, split_layer
 
 IGNORE_INDEX = 255
@@ -18,7 +18,7 @@ ROLE_ENDINGS = ("_image", "_img", "_sat", "_mask", "_masks", "_label", "_labels"
 
 # Endings of files that a name in a list may have or lack.
 NAME_SUFFIXES = (
-    *(*RASTER_SUFFIXES, *VECTOR_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),
+    *(*RASTER_SUFFIXES, *VECTOR_SUFFIXES, *PICTURE_SUFFIXES, ".bmp", ".gif", ".webp"),
     *(".npy", ".npz", ".nc", ".hdf", ".h5", ".csv", ".json"),
 )
 
@@ -48,7 +48,8 @@ def list_files(
         paths: One or more folders, whose links to folders are followed, or files; of vector files
             also ``FILE|layername=NAME``.
         data_root: Folder for relative paths.
-        glob: One or more patterns for names inside folders; None matches ``suffixes``.
+        glob: One or more patterns for names inside folders; None matches ``suffixes``, and
+            pictures (PNG, JPEG) in a folder without them.
         suffixes: Lower-case endings.
         option: Name of the option in messages.
 
@@ -67,11 +68,16 @@ def list_files(
             files.add(str(path))
         elif path.is_dir():
             matches = search_folder(path, globs or ["*"])
-            found = {str(m) for m in matches if globs or m.suffix.lower() in suffixes}
-            if not found:
+            for kinds in (suffixes, PICTURE_SUFFIXES):
+                found = {str(m) for m in matches if globs or m.suffix.lower() in kinds}
+                if found:
+                    break
+            else:
                 raise DataError(
                     f"{option}: no file in {path} matches",
-                    expected=", ".join(globs or [f"*{suffix}" for suffix in suffixes]),
+                    expected=", ".join(
+                        globs or [f"*{end}" for end in (*suffixes, *PICTURE_SUFFIXES)]
+                    ),
                     found=some([match.name for match in sorted(path.iterdir())]) or "nothing",
                     remedy=f"correct {option} or its glob",
                 )

@@ -25,6 +25,9 @@ from hook.registry import DATASETS
 class GeoTIFFFolder(BaseDataset):
     """Folders of GeoTIFFs with raster or vector masks for semantic segmentation.
 
+    Pictures (PNG, JPEG) without a georeference are read too, in a folder without GeoTIFFs or by
+    ``image_glob``; their masks are rasters of the same name and size, PNG for example.
+
     Chips are read in one of two modes:
 
     - ``mode='cover'``: a deterministic grid of adjacent chips. Every pixel is in exactly one chip;
@@ -39,7 +42,7 @@ class GeoTIFFFolder(BaseDataset):
 
     Each sample holds ``img`` (H, W, C) in native values and band order of ``metainfo['bands']``,
     ``valid`` (H, W) uint8, ``gt_seg_map`` (H, W) if there are masks (ignore index without label,
-    without image data, and in padding), and ``geo``: ``crs`` (WKT), ``transform``
+    without image data, and in padding), and ``geo``: ``crs`` (WKT, or None), ``transform``
     (a, b, c, d, e, f) and size of the chip, ``source``, ``window`` (row, col, height, width of the
     chip in the scene; it may extend beyond the scene), ``scene_transform`` and ``scene_shape``.
 
@@ -237,7 +240,7 @@ class GeoTIFFFolder(BaseDataset):
             reduce_zero_label=False,
             dataset_meta=self._metainfo,
             geo={
-                "crs": scene.grid.crs,
+                "crs": None if scene.grid.is_picture else scene.grid.crs,
                 "transform": tuple(scene.grid.window_affine(row, col))[:6],
                 "width": width,
                 "height": height,

@@ -20,6 +20,8 @@ from hook.geo.vector import reproject
 
 # Relative tolerance for equal resolutions: tiles of one mosaic differ slightly in degrees.
 SAME_RESOLUTION = 0.01
+# CRS of pictures, whose coordinates are columns and, upwards, rows.
+_PICTURES = 'LOCAL_CS["Pixels of a picture",UNIT["pixel",1]]'
 # Maximum offset between pixels of the same grid, as a fraction of a pixel.
 SAME_PIXEL = 0.01
 
@@ -40,6 +42,16 @@ class Grid:
     width: int
     height: int
 
+    @classmethod
+    def of_picture(cls, width: int, height: int) -> "Grid":
+        """Return the grid of a picture without a georeference."""
+        return cls(_PICTURES, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), width, height)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the grid is that of a picture without a georeference."""
+        return self.crs == _PICTURES
+
     @property
     def affine(self) -> Affine:
         """The transform as an :class:`affine.Affine`."""
@@ -50,6 +62,11 @@ class Grid:
         """Pixel width and height in CRS units."""
         a, b, _, d, e, _ = self.transform
         return math.hypot(a, d), math.hypot(b, e)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

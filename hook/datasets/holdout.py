@@ -96,9 +96,11 @@ def hold_out(found: LabelledImages, fraction: float, val: Any, work_dir: Path) -
             return
         count = min(max(1, round(fraction * len(images))), len(images) - 1)
         train, held = _cut_images(found, (len(images) - count, count))
-        found.how = f"by location: {len(train)} train, {len(held)} val images"
+        how = "name" if found.scenes[0].grid.is_picture else "location"
+        found.how = f"by {how}: {len(train)} train, {len(held)} val images"
     elif _is_area(val):
-        found.splits = _write_areas(found, _polygons(val), work_dir / "split.gpkg")
+        (work_dir / "arrays").mkdir(exist_ok=True)
+        found.splits = _write_areas(found, _polygons(val), work_dir / "arrays" / "split.gpkg")
         found.how = "by the given area"
         return
     else:
@@ -133,6 +135,9 @@ def check_share(name: str, value: Any) -> float:
 # ------------------------------------------------------------------------------- by location
 def _cut_images(found: LabelledImages, counts: Sequence[int]) -> list[list[str]]:
     """Split the images, ordered along the longer axis of the region, into parts."""
+    if found.scenes[0].grid.is_picture:  # without a place; neighbours often follow each other
+        names = sorted(found.images)
+        return [part.tolist() for part in np.split(np.array(names), np.cumsum(counts)[:-1])]
     lon, lat = np.array([_centre(scene.grid) for scene in found.scenes]).T
     lon -= 360 * np.rint((lon - lon[0]) / 360)  # images on both sides of 180 degrees
     centres = np.column_stack([lon * np.cos(np.radians(lat)), lat])

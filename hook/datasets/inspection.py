@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 
 from hook.datasets.files import IGNORE_INDEX, list_files, read_features, search_folder, some
-from hook.datasets.scene_files import PathLike, Scene, check_one_kind, read_scenes
+from hook.datasets.scene_files import (
+    PathLike,
+    Scene,
+    check_mask_format,
+    check_one_kind,
+    read_scenes,
+)
 from hook.errors import ConfigError, DataError
-from hook.geo.bands import band_names
+from hook.geo.bands import band_names, image_bands
 from hook.geo.raster import RASTER_SUFFIXES, open_raster
 from hook.geo.styles import distinct_palette, read_category_names
 from hook.geo.vector import VECTOR_SUFFIXES, is_vector_file, table_text
@@ -375,7 +381,8 @@ def _mask_values(masks: list[str]) -> tuple[dict[int, str], dict[int, str]]:
     labels: dict[int, str] = {}
     for path in progress_bar(masks, desc="masks", unit="file", leave=False, delay=2):
         with open_raster(path) as src:
-            if np.dtype(src.dtypes[0]).kind not in "iu" or src.count != 1:
+            check_mask_format(src)
+            if np.dtype(src.dtypes[0]).kind not in "iu" or len(image_bands(src)) != 1:
                 raise DataError(
                     f"{path} is not a mask",
                     expected="one band of integers",

@@ -8,6 +8,7 @@ from typing import Any
 
 import shapely
 from mmengine.logging import print_log
+from rasterio import DatasetReader
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError
@@ -15,8 +16,14 @@ from rasterio.errors import CRSError
 from hook.datasets.files import by_name, list_files, names_of, pair_name, some
 from hook.datasets.grids import Area, Grid, grid_of, projected_polygons
 from hook.errors import ConfigError, DataError
-from hook.geo.bands import match_bands, resolve_bands, scale_tags, unsure_bands
-from hook.geo.raster import RASTER_SUFFIXES, check_complete, open_raster, unused_georeference
+from hook.geo.bands import image_bands, match_bands, resolve_bands, scale_tags, unsure_bands
+from hook.geo.raster import (
+    PICTURE_SUFFIXES,
+    RASTER_SUFFIXES,
+    check_complete,
+    open_raster,
+    unused_georeference,
+)
 from hook.geo.vector import VECTOR_SUFFIXES, apply_affine, is_vector_file, reproject
 from hook.progress import progress_bar
 
@@ -205,7 +212,10 @@ def check_one_kind(masks: Sequence[PathLike], option: str, remedy: str) -> None:
 def read_scenes(
     files: Sequence[str], mask_files: Sequence[str], bands: Sequence[str | int] | None
 ) -> list[Scene]:
-    """Read the headers of images; an image without georeference gets the grid of its mask.
+    """Read the headers of images.
+
+    An image without georeference gets the grid of its mask; if no image has either, PNG and JPEG
+    files get a grid of pixels (:meth:`hook.datasets.grids.Grid.of_picture`).
 
     Args:
         files: The images.
@@ -218,7 +228,7 @@ def read_scenes(
     Raises:
         DataError: If a file cannot be read or has no georeference, or band counts differ.
     """
-    scenes, counts, borrowed, unsure = [], {}, [], []
+    scenes, counts, borrowed, unsure, pictures = [], {}, [], [], []
     rasters: dict[str, str] | None = None
     with open_raster(files[0]) as first:
         for path in progress_bar(files, desc="images", unit="file", leave=False, delay=2):
@@ -229,10 +239,18 @@ def read_scenes(
                     indexes, is_sure = match_bands(first, scenes[0].indexes, src, bands)
                     unsure += [] if is_sure else [path]
                 grid, shape = grid_of(src), src.shape
+                is_picture = Path(path).suffix.lower() in PICTURE_SUFFIXES
+                if is_picture and src.colorinterp[0].name == "palette":
+                    raise DataError(
+                        f"{path}: a picture with a colour table",
+                        expected="an image whose values are brightness, such as red, green, blue",
+                        found="numbers of colours",
+                        remedy="convert it to RGB, or correct images or image_glob",
+                    )
+                is_picture &= not unused_georeference(src)
             counts.setdefault(len(indexes), path)
             georeference_file = path
             if grid is None:
-                borrowed.append(path)
                 if rasters is None:
                     pairs = ((pair_name(p), p) for p in mask_files if not is_vector_file(p))
                     rasters = by_name(pairs, "masks")
@@ -240,10 +258,14 @@ def read_scenes(
                 if georeference_file is not None:
                     with open_raster(georeference_file) as src:
                         grid = grid_of(src) if src.shape == shape else None
-                if grid is None:
+                if grid is None and not is_picture:
                     raise _not_georeferenced(path, "mask")
-            scene = Scene(path, grid, georeference_file, tuple(indexes), grid, ())
+                (borrowed if grid is not None else pictures).append(path)
+                grid = grid or Grid.of_picture(*shape[::-1])
+            scene = Scene(path, grid, georeference_file or path, tuple(indexes), grid, ())
             scenes.append(scene.on_grid(grid))
+    if 0 < len(pictures) < len(scenes):
+        raise _not_georeferenced(pictures[0], "mask")
     if unsure:
         warn(unsure_bands(unsure, files[0]))
     if borrowed:
@@ -282,7 +304,8 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
             continue
         with open_raster(path) as src:
             check_complete(src)
-            if src.count != 1:
+            check_mask_format(src)
+            if len(image_bands(src)) != 1:
                 raise DataError(
                     f"{path}: a mask with {src.count} bands",
                     expected="one band of class labels",
@@ -302,11 +325,33 @@ def read_masks(files: Sequence[str], scenes: Sequence[Scene]) -> list[MaskFile]:
             if images is None:
                 images = by_name(((pair_name(one.path), one) for one in scenes), "images")
             scene = images.get(pair_name(path))
-            if scene is None or (scene.own.height, scene.own.width) != shape:
+            if scene is not None and scene.own.is_picture and scene.own.size != shape:
+                raise DataError(
+                    f"{path}: a mask of another size than its image",
+                    expected=f"{scene.own.height} x {scene.own.width} pixels, as {scene.path}",
+                    found=f"{shape[0]} x {shape[1]} pixels",
+                    remedy="correct one of them; a photograph may be turned by its EXIF tag",
+                )
+            if scene is None or scene.own.size != shape:
                 raise _not_georeferenced(path, "image")
             grid, georeference_file = scene.own, scene.georeference_file
         masks.append(MaskFile(path, grid, georeference_file, nodata))
     return masks
+
+
+def check_mask_format(source: DatasetReader) -> None:
+    """Check that a mask is not stored as JPEG, which changes labels at the edges of classes.
+
+    Raises:
+        DataError: If it is.
+    """
+    if source.driver == "JPEG":
+        raise DataError(
+            f"{source.name}: a mask in JPEG, which does not keep exact values",
+            expected="PNG or GeoTIFF",
+            found="JPEG",
+            remedy="write the original labels as PNG",
+        )
 
 
 def _not_georeferenced(path: str, partner: str) -> DataError:

@@ -17,7 +17,7 @@ import shapely
 from rasterio.crs import CRS
 from torchgeo.datasets import IntersectionDataset, RasterDataset, VectorDataset
 
-from hook.datasets.files import names_of, pair_name, some
+from hook.datasets.files import by_name, names_of, pair_name, some
 from hook.datasets.grids import Grid, window_of_area
 from hook.datasets.labels import Labels
 from hook.datasets.scene_files import (
@@ -85,7 +85,8 @@ class SceneIndex:
 
     Attributes:
         scenes: The scenes of the split.
-        torchgeo_dataset: TorchGeo's dataset of the images, intersected with the masks if any.
+        torchgeo_dataset: TorchGeo's dataset of the images, intersected with the masks if any; None
+            for pictures without a georeference.
 
     Raises:
         ConfigError: If options contradict each other or the files.
@@ -99,9 +100,14 @@ class SceneIndex:
         files, mask_files = list_scene_files(options)
         chosen = choose_files(files, options.split, options.data_root)
         scenes = self._place_on_grid(read_scenes(chosen, mask_files, bands))
-        self.torchgeo_dataset: Any = PlacedFiles(scenes, scenes[0].grid)
+        self.torchgeo_dataset: Any = None
+        if not scenes[0].grid.is_picture:
+            self.torchgeo_dataset = PlacedFiles(scenes, scenes[0].grid)
         if mask_files:
-            scenes = self._add_masks(scenes, mask_files, self._pairs_by_name(files, mask_files))
+            by_name = self._pairs_by_name(files, mask_files)
+            if self.torchgeo_dataset is None:
+                _check_pictures(files, mask_files, by_name)
+            scenes = self._add_masks(scenes, mask_files, by_name)
         self.scenes = self._apply_area(scenes)
 
     # Grids --------------------------------------------------------------------------------------
@@ -188,6 +194,8 @@ class SceneIndex:
         if not masks:
             return set()
         images, first = self.torchgeo_dataset, scenes[0].grid
+        if images is None:
+            return {(scene.path, mask.path) for scene in scenes for mask in masks}
         if masks[0].is_vector:
             tables = {mask.path: self.labels.table(mask.path)[0] for mask in masks}
             labels = PlacedFeatures(tables, first)
@@ -288,6 +296,19 @@ class SceneIndex:
                 remedy="correct the bounds or the crs of split",
             )
         return clipped
+
+
+def _check_pictures(images: Sequence[str], masks: Sequence[str], paired: bool) -> None:
+    """Check that pictures without a georeference can be paired with their masks, by name."""
+    for files, what in ((images, "images"), (masks, "masks")):
+        by_name(((pair_name(path), path) for path in files), what)
+    if not paired or is_vector_file(masks[0]):
+        raise DataError(
+            f"{images[0]} is not georeferenced",
+            expected="a CRS and a transform, or a raster mask of the same name for each picture",
+            found=f"images {names_of(images)}; masks {names_of(masks)}",
+            remedy="name the masks as the pictures, and convert polygons to masks",
+        )
 
 
 def _target_grid(

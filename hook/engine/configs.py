@@ -39,6 +39,7 @@ _SECTION_KEYS = {
     "default_hooks": "runtime_info timer sampler_seed logger param_scheduler checkpoint "
     "visualization",
     "env_cfg": "cudnn_benchmark mp_cfg dist_cfg resource_limit",
+    "env_cfg.mp_cfg": "mp_start_method opencv_num_threads",
     "model.test_cfg": "mode crop_size stride tta",
     "optim_wrapper.clip_grad": "type max_norm norm_type clip_value error_if_nonfinite foreach",
     "optim_wrapper.paramwise_cfg": "custom_keys bias_lr_mult bias_decay_mult norm_decay_mult "

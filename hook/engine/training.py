@@ -74,7 +74,8 @@ def prepare_work_dir(
             remedy="resume continues the earlier run, overwrite starts a new one",
         )
     make_folder(out, "work_dir")
-    found = [out / name for name in ("config.py", "checkpoint.pth") if (out / name).exists()]
+    names = ("config.py", "checkpoint.pth", "last_checkpoint", "epoch_*.pth")
+    found = [path for name in names for path in sorted(out.glob(name))]
     if found and not (overwrite or resume):
         raise ConfigError(
             f"work_dir {out} already contains a training run",
@@ -165,9 +166,8 @@ def _write_config(cfg: Config, path: Path, resume: bool) -> None:
                 remedy="pass the same arguments, or start a new run with overwrite=True",
             )
         return
-    part = path.with_name(f".{path.name}")
-    cfg.dump(str(part))
-    os.replace(part, path)
+    with atomic_write(path) as partial:
+        partial.write_text(cfg.pretty_text, encoding="utf-8")
 
 
 def _settings(cfg: Config) -> dict[str, Any]:

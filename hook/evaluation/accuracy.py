@@ -134,14 +134,19 @@ class Accuracy(BaseMetric):
 def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
     """Write classifications as CSV, atomically: file, predicted class, true class if known, scores.
 
-    The class of scores that are not finite is empty.
+    A file of this name that HOOK did not write is kept, with a warning. The class of scores that
+    are not finite is empty.
 
     Args:
         path: CSV file.
         classes: Class names in the order of the scores.
         results: (file, index of the true class or None, (K,) scores) per image.
     """
-    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+
+    def ours(existing: Path) -> bool:
+        return existing.read_bytes().startswith(b"file,class,")
+
+    with atomic_write(path, ours=ours) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         labelled = any(truth is not None for _, truth, _ in results)
         columns = ["file", "class", *(["truth"] if labelled else [])]

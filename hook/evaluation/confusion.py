@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +119,21 @@ def macro_scores(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def save_confusion_matrix(folder: str | os.PathLike, classes: Sequence[str], matrix) -> Path:
-    """Write class names and counts as ``confusion_matrix.json`` into ``folder``."""
+    """Write class names and counts as ``confusion_matrix.json`` into ``folder``.
+
+    A file of this name that HOOK did not write is kept, with a warning.
+    """
     target = Path(folder) / CONFUSION_FILE
     content = {"classes": list(classes), "matrix": np.asarray(matrix).tolist()}
-    with atomic_write(target) as partial:
+    with atomic_write(target, ours=_is_confusion_matrix) as partial:
         partial.write_text(json.dumps(content))
     return target
+
+
+def _is_confusion_matrix(path: Path) -> bool:
+    with suppress(DataError):
+        return bool(load_confusion_matrix(path))
+    return False
 
 
 def load_confusion_matrix(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:

@@ -4,8 +4,8 @@ import io
 import os
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from hook.errors import DataError
 from hook.evaluation.samples import warn_no_prediction, without_class
-from hook.geo.raster import quiet_open
+from hook.geo.raster import GDAL_ERRORS, quiet_open
 from hook.geo.side_files import identity
 from hook.geo.staging import atomic_write, check_output, save_png, writing
 from hook.geo.styles import distinct_palette, map_dtype
@@ -40,7 +40,9 @@ class PredictionWriter:
 
     GeoTIFFs have CRS, transform, colour table and nodata (255, or 65535 beyond 255 classes) where
     the input is not valid. Chips with ``geo['source']`` and ``geo['window']`` are merged into one
-    GeoTIFF on their scene's grid (``scene_transform``, ``scene_shape``).
+    file on their scene's grid (``scene_transform``, ``scene_shape``), a PNG if it has no CRS.
+
+    A file that HOOK did not write is kept, with a warning, instead of a new one.
 
     Args:
         folder: Output folder.
@@ -116,7 +118,10 @@ class PredictionWriter:
         for part in parts:
             if _belongs_to_scene(part):
                 scenes.setdefault(str(part.geo["source"]), []).append(part)
-        targets = [(self._name(source, ".tif", names), chips) for source, chips in scenes.items()]
+        targets = [
+            (self._name(source, ".tif" if chips[0].geo["crs"] else ".png", names), chips)
+            for source, chips in scenes.items()
+        ]
         for part in parts:
             if not _belongs_to_scene(part):
                 target = self._name(part.img_path, ".tif" if part.geo else ".png", names)
@@ -151,7 +156,8 @@ class PredictionWriter:
         return self.folder / name
 
     def _open(self, target: Path, crs: str, transform: Affine, height: int, width: int):
-        return class_map_file(target, crs, transform, height, width, self.classes, self.palette)
+        grid = crs, transform, height, width
+        return class_map_file(target, *grid, self.classes, self.palette, _is_class_map)
 
     def _write_scene(self, target: Path, chips: Sequence[Part]) -> None:
         """Merge chips on their scene's grid; nodata outside all chips."""
@@ -164,17 +170,16 @@ class PredictionWriter:
             transform = _affine(first) * Affine.translation(-col, -row)
             height = max(chip.geo["window"][0] + chip.geo["window"][2] for chip in chips)
             width = max(chip.geo["window"][1] + chip.geo["window"][3] for chip in chips)
+        # Nodata of overlapping or padded chips must not replace classes of other chips.
+        if not first["crs"]:
+            merged = np.full((height, width), self.nodata, self.dtype)
+            for mask, window in _clipped(chips, height, width):
+                np.copyto(merged[window.toslices()], mask, where=mask != self.nodata)
+            self._write_png(target, merged)
+            return
         with self._open(target, first["crs"], transform, height, width) as sink:
-            for chip in sorted(chips, key=lambda part: part.geo["window"][:2]):
-                row, col, *_ = chip.geo["window"]
-                mask = np.load(chip.file)
-                top, left = max(0, -row), max(0, -col)
-                mask = mask[top : height - row, left : width - col]
-                if not mask.size:
-                    continue
-                window = Window(col + left, row + top, mask.shape[1], mask.shape[0])
+            for mask, window in _clipped(chips, height, width):
                 before = sink.read(1, window=window)
-                # Nodata of overlapping or padded chips must not replace classes of other chips.
                 sink.write(np.where(mask == self.nodata, before, mask), 1, window=window)
 
     def _write_png(self, target: Path, mask: np.ndarray) -> None:
@@ -188,7 +193,7 @@ class PredictionWriter:
         colours = np.zeros((256, 3), np.uint8)
         for index, colour in colour_table(self.classes, self.palette).items():
             colours[index] = colour[:3]
-        save_png(target, mask, colours)
+        save_png(target, mask, colours, ours=lambda path: _has_colours(path, colours))
 
 
 @contextmanager
@@ -200,6 +205,7 @@ def class_map_file(
     width: int,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
+    ours: Callable[[Path], bool] | None = None,
 ) -> Iterator[DatasetWriter]:
     """Create a GeoTIFF of class indexes, atomically.
 
@@ -211,6 +217,7 @@ def class_map_file(
         width: Columns.
         classes: Class names.
         palette: One (r, g, b) per class; None for default colours.
+        ours: Whether HOOK wrote an existing file, see :meth:`hook.geo.staging.StagedFiles.add`.
 
     Yields:
         A rasterio dataset open for reading and writing, filled with nodata.
@@ -231,7 +238,7 @@ def class_map_file(
         "blockysize": 256,
         "bigtiff": "if_safer",
     }
-    with writing(target), atomic_write(target) as partial:
+    with writing(target), atomic_write(target, ours=ours) as partial:
         # Reopened, so that blocks not written yet read as nodata.
         with quiet_open(partial, "w", **profile) as sink:
             sink.write_colormap(1, colour_table(classes, palette))
@@ -253,6 +260,33 @@ def colour_table(
     table = {i: (*map(int, colour), 255) for i, colour in enumerate(palette)}
     table[map_dtype(len(classes))[1]] = (0, 0, 0, 0)
     return table
+
+
+def _is_class_map(path: Path) -> bool:
+    """Return whether a file was written by :func:`class_map_file`."""
+    with suppress(*GDAL_ERRORS), quiet_open(path) as source:
+        return "classes" in source.tags() and source.descriptions == ("class",)
+    return False
+
+
+def _has_colours(path: Path, colours: np.ndarray) -> bool:
+    """Return whether a file has a colour table of (256, 3) colours."""
+    with suppress(*GDAL_ERRORS, ValueError), quiet_open(path) as source:
+        found = source.colormap(1)
+        return found.keys() == set(range(256)) and all(
+            found[index][:3] == tuple(colour) for index, colour in enumerate(colours.tolist())
+        )
+    return False
+
+
+def _clipped(chips: Sequence[Part], height: int, width: int) -> Iterator[tuple[np.ndarray, Window]]:
+    """Yield the masks of chips, clipped to their scene, and their windows."""
+    for chip in sorted(chips, key=lambda part: part.geo["window"][:2]):
+        row, col, *_ = chip.geo["window"]
+        top, left = max(0, -row), max(0, -col)
+        mask = np.load(chip.file)[top : height - row, left : width - col]
+        if mask.size:
+            yield mask, Window(col + left, row + top, mask.shape[1], mask.shape[0])
 
 
 def _belongs_to_scene(part: Part) -> bool:

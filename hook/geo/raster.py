@@ -19,6 +19,9 @@ from hook.errors import ConfigError, DataError, HookError
 from hook.geo.measure import horizontal_crs
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Of pictures, which need no georeference."""
+_LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, CRSError, OSError)
 """What rasterio raises when GDAL fails, including GDAL's own errors that it does not wrap."""
 
@@ -221,17 +224,24 @@ def describe(source: Dataset) -> dict[str, str]:
 
 
 def check_complete(source: rasterio.DatasetReader) -> None:
-    """Check that a file is not truncated, for a TIFF without reading its pixels.
+    """Check that a file is not truncated, for a TIFF, PNG or JPEG without reading its pixels.
 
     Raises:
         DataError: A block of the full resolution is beyond the end of the file.
         RasterioIOError: The last pixel of a file in a different format cannot be read.
     """
     path = Path(source.name)
-    if source.driver != "GTiff" or not path.is_file():
-        source.read(source.count, window=Window(source.width - 1, source.height - 1, 1, 1))
+    size = path.stat().st_size if path.is_file() else None
+    if source.driver in _LAST_BYTES and size is not None:
+        with path.open("rb") as file:
+            file.seek(max(size - 64, 0))
+            if _LAST_BYTES[source.driver] in file.read():
+                return
+    if source.driver != "GTiff" or size is None:
+        # By default GDAL fills what a truncated JPEG lacks.
+        with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING="YES"):
+            source.read(source.count, window=Window(source.width - 1, source.height - 1, 1, 1))
         return
-    size = path.stat().st_size
     rows, cols = source.block_shapes[0]
     pixelwise = source.interleaving is not None and source.interleaving.name == "pixel"
     end = 0

@@ -226,7 +226,7 @@ class StagedFiles:
             self._keep(final, backup)
         self._places.add(place)
         self._moves[final] = self._folders[parent] / _staged_name(final)
-        for path in companions:
+        for path in companions if final not in self._kept else ():
             self._supersede(path)
         return self._moves[final]
 
@@ -331,12 +331,17 @@ def _warn_of_foreign_parts(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, inputs: Iterable[object] = ()) -> Iterator[Path]:
+def atomic_write(
+    path: str | os.PathLike,
+    inputs: Iterable[object] = (),
+    ours: Callable[[Path], bool] | None = None,
+) -> Iterator[Path]:
     """Write a file atomically, creating its folder if missing; it may exist.
 
     Args:
         path: Its final name.
         inputs: Names of datasets that are read, see :class:`StagedFiles`.
+        ours: Whether HOOK wrote an existing file, see :meth:`StagedFiles.add`.
 
     Yields:
         Temporary name to write to, without the suffix; renamed at the end of the block, removed if
@@ -349,7 +354,7 @@ def atomic_write(path: str | os.PathLike, inputs: Iterable[object] = ()) -> Iter
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with StagedFiles(overwrite=True, inputs=inputs) as files:
-        staged = files.add(path)
+        staged = files.add(path, ours)
         # A search for *.tif should not find the remains of a killed process.
         partial = staged.with_name("partial")
         with writing(path):
@@ -363,6 +368,7 @@ def save_png(
     picture: np.ndarray,
     palette: Sequence[Sequence[int]] | None = None,
     inputs: Iterable[object] = (),
+    ours: Callable[[Path], bool] | None = None,
 ) -> None:
     """Write a picture atomically, creating its folder if missing.
 
@@ -371,6 +377,7 @@ def save_png(
         picture: (H, W, 3) uint8, or (H, W) uint8.
         palette: For (H, W): the colour (r, g, b) of each value, at most 256.
         inputs: Names of datasets that are read, see :class:`StagedFiles`.
+        ours: Whether HOOK wrote an existing file, see :meth:`StagedFiles.add`.
 
     Raises:
         SceneError: See :func:`atomic_write`.
@@ -380,5 +387,5 @@ def save_png(
     image = Image.fromarray(picture)
     if palette is not None:
         image.putpalette(np.asarray(palette, np.uint8).tobytes())
-    with atomic_write(path, inputs) as partial:
+    with atomic_write(path, inputs, ours) as partial:
         image.save(partial, format="PNG")

@@ -1,5 +1,6 @@
 import logging
 import shutil
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import rasterio
 import shapely
 from mmengine.config import Config
+from PIL import Image
 from rasterio.transform import from_origin
 
 from hook.apis import SceneMapper, TrainingResult, load_model, train, training
@@ -262,6 +264,16 @@ def test_a_run_replaces_none_of_its_inputs_nor_files_of_others(tmp_path, which):
     (tmp_path / "checkpoint.pth").touch()
     with pytest.raises(ConfigError, match=r"already contains.*\n.*\n.*checkpoint\.pth"):
         prepare_work_dir(tmp_path)
+    (tmp_path / "checkpoint.pth").rename(tmp_path / "epoch_3.pth")  # of tools/train.py
+    with pytest.raises(ConfigError, match=r"already contains.*\n.*\n.*epoch_3\.pth"):
+        prepare_work_dir(tmp_path)
+
+
+def test_a_table_replaces_no_file_of_the_users_own(tmp_path):
+    (tmp_path / "labels.gpkg").write_text("mine")
+    path = training._write_labels(make_scene()[2], tmp_path)
+    assert len(geopandas.read_file(path)) == len(make_scene()[2])
+    assert (tmp_path / "labels.gpkg").read_text() == "mine"
 
 
 def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monkeypatch):
@@ -392,3 +404,25 @@ def test_chips_larger_than_all_images(scene, tmp_path):
         train(scene / "scene.tif", scene / "mask.tif", tmp_path / "run", **options)
     assert not list(tmp_path.iterdir())
     training._check_chip_size(2 * SIZE, [scene / "scene.tif"])
+
+
+@pytest.mark.filterwarnings("error::UserWarning:hook", "error:.*geotransform")
+def test_pictures_become_a_model(tmp_path):
+    values, mask = make_scene()
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        rows = slice(16 * number, 16 * number + 32)
+        picture = np.stack([*values, values[0]])[:, rows]
+        picture = (255 * picture / values.max()).astype(np.uint8)
+        name = f"photo {number}"
+        Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "images" / f"{name}.JPG")
+        labels = Image.fromarray(mask[rows].astype(np.uint8))
+        labels.putpalette([9, 9, 9, 200, 0, 0, *[0] * 762])
+        labels.save(tmp_path / "masks" / f"{name}.png")
+    result = train(tmp_path / "images", tmp_path / "masks", tmp_path / "run", epochs=1, **SMALL)
+    cfg = Config.fromfile(result.config)
+    assert "mIoU" in result.metrics and "GeoTIFFFolder:" not in result.log.read_text()
+    assert cfg.train_dataloader.dataset.metainfo.palette == [[9, 9, 9], [200, 0, 0]]
+    held = [Path(path).name for path in cfg.val_dataloader.dataset.images]
+    assert held == ["photo 3.JPG"]

@@ -13,6 +13,7 @@ import rasterio.features
 import rasterio.warp
 import shapely
 from mmengine.registry import DATASETS
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
@@ -1127,3 +1128,117 @@ def test_warped_files_are_closed_and_opened_again(two_zones, monkeypatch):
     chips = [data[k] for k in (0, -1, 0)]
     np.testing.assert_array_equal(chips[0]["img"], chips[2]["img"])
     assert chips[0]["img_path"] != chips[1]["img_path"] and len(data.reader.open_files) == 1
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def _pictures(root, rng, names=("a", "b"), ending=".png", mode="RGB", size=(20, 30)):
+    """Write pictures and masks of the same names; return the values by name."""
+    values = {}
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(exist_ok=True)
+    for name in names:
+        labels = rng.integers(0, 3, size, dtype=np.uint8)
+        shape = (*size, len(mode)) if len(mode) > 1 else size
+        image = rng.integers(0, 255, shape, dtype=np.uint16 if mode == "I" else np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{name}{ending}")
+        mask = Image.fromarray(labels)
+        mask.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, *[0] * 759])
+        mask.save(root / "masks" / f"{name}_mask.png")
+        values[name] = image.reshape(*size, -1), labels
+    return values
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("ending", "mode"), [(".png", "RGB"), (".PNG", "RGBA"), (".JPG", "RGB"), (".png", "I")]
+)
+def test_pictures_without_a_place(tmp_path, rng, ending, mode):
+    values = _pictures(tmp_path, rng, ending=ending, mode=mode)
+    bands = None if mode != "RGBA" else (1, 2, 3)
+    options = dict(chip_size=16, mode="cover")
+    dataset = GeoTIFFFolder("images", "masks", tmp_path, META | dict(bands=bands), **options)
+    assert dataset.torchgeo_dataset is None and len(dataset) == 8
+    scenes = stitch(dataset)
+    assert dataset[0]["geo"]["crs"] is None
+    for name, (image, labels) in values.items():
+        scene = scenes[str(tmp_path / "images" / f"{name}{ending}")]
+        valid = image[..., 3] > 0 if mode == "RGBA" else np.ones(labels.shape, bool)
+        np.testing.assert_array_equal(scene["valid"], valid)
+        np.testing.assert_array_equal(scene["gt_seg_map"], np.where(valid, labels, 255))
+        if ending != ".JPG":
+            expected = np.where(valid[..., None], image[..., : scene["img"].shape[2]], scene["img"])
+            np.testing.assert_array_equal(scene["img"], expected)
+    strip = dict(bounds=(10, -20, 30, 0))
+    part = GeoTIFFFolder("images", "masks", tmp_path, META, split=strip, **options)
+    assert [scene.window for scene in part.scenes] == [(0, 10, 20, 20)] * 2
+
+
+def _of_one_name(root):
+    (root / "images" / "more").mkdir()
+    shutil.copy(root / "images/a.png", root / "images/more/a.png")
+
+
+def _turned(root):
+    Image.new("L", (20, 30)).save(root / "masks/a_mask.png")
+
+
+def _coloured(root):
+    Image.new("RGB", (30, 20)).save(root / "masks/a_mask.png")
+
+
+def _lossy(root):
+    (root / "masks/a_mask.png").unlink()
+    Image.new("L", (30, 20)).save(root / "masks/a_mask.jpg")
+
+
+def _of_colours(root):
+    Image.open(root / "images/a.png").quantize(16).save(root / "images/a.png")
+
+
+def _cut_off(root):
+    path = root / "images/a.png"
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def _cut_off_jpeg(root):
+    Image.open(root / "images/a.png").save(root / "images/a.jpg")
+    (root / "images/a.png").unlink()
+    path = root / "images/a.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _unpaired(root):
+    (root / "masks/a_mask.png").rename(root / "masks/other.png")
+    (root / "masks/b_mask.png").rename(root / "masks/another.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_of_one_name, "two files are named a"),
+        (_turned, "a mask of another size than its image"),
+        (_coloured, "a mask with 3 bands"),
+        (_lossy, "a mask in JPEG"),
+        (_of_colours, "a picture with a colour table"),
+        (_cut_off, r"a\.png cannot be read"),
+        (_cut_off_jpeg, r"a\.jpg cannot be read"),
+        (_unpaired, "mask of the same name for each picture"),
+    ],
+)
+def test_pictures_that_do_not_fit(tmp_path, rng, change, says):
+    _pictures(tmp_path, rng)
+    change(tmp_path)
+    masks = sorted((tmp_path / "masks").iterdir())
+    with pytest.raises(DataError, match=says):
+        GeoTIFFFolder("images", masks, tmp_path, META).full_init()
+
+
+def test_pictures_beside_geotiffs_are_previews(tmp_path, rng, write_raster, random_image):
+    _pictures(tmp_path, rng)
+    write_raster(tmp_path / "images/s.tif", random_image(rng, (3, 20, 30)), *GRIDS["utm"])
+    dataset = GeoTIFFFolder("images", None, tmp_path, chip_size=16)
+    assert [Path(scene.path).name for scene in dataset.scenes] == ["s.tif"]
+    with pytest.raises(DataError, match=r"a\.png is not georeferenced"):
+        GeoTIFFFolder("images", None, tmp_path, chip_size=16, image_glob="*")

@@ -160,6 +160,41 @@ def test_images_and_labels_are_not_replaced_by_predictions(tmp_path, which):
         assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before
 
 
+@pytest.mark.parametrize("kind", ["scene", "picture"])
+def test_masks_of_an_earlier_test_are_replaced_and_files_of_others_kept(tmp_path, kind):
+    name = "a.tif" if kind == "scene" else "a.png"
+    sample = {"img_path": "x/a.jpg"}
+    if kind == "scene":
+        sample["geo"] = _chip(0, 0, 4, "x/a.tif", (4, 4))
+
+    def write(value):
+        writer = PredictionWriter(tmp_path, META)
+        writer.finish([writer.keep(sample, np.full((4, 4), value, np.uint8))])
+        return np.asarray(Image.open(tmp_path / name))
+
+    assert (write(0) == 0).all() and (write(1) == 1).all()
+    Image.new("L", (4, 4), 2).save(tmp_path / name)
+    (tmp_path / f"{name}.msk").write_text("mine")
+    before = (tmp_path / name).read_bytes()
+    with pytest.warns(UserWarning, match=f"{name}: kept, because HOOK did not write it"):
+        write(0)
+    assert (tmp_path / name).read_bytes() == before and (tmp_path / f"{name}.msk").exists()
+
+
+def test_masks_of_pictures_are_put_together(tmp_path):
+    truth = np.random.default_rng(0).integers(0, 3, (5, 7)).astype(np.uint8)
+    padded = np.pad(truth, ((0, 3), (0, 1)))
+    writer = PredictionWriter(tmp_path, META)
+    parts = []
+    for row in (0, 4):
+        for col in (0, 4):
+            geo = _chip(row, col, 4, "x/a.jpg", (5, 7)) | {"crs": None}
+            chip = padded[row : row + 4, col : col + 4]
+            parts.append(writer.keep({"img_path": "x/a.jpg", "geo": geo}, chip))
+    assert writer.finish(parts) == 1
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), truth)
+
+
 def test_predictions_have_no_side_files_of_earlier_ones(tmp_path):
     (tmp_path / "a.tif.msk").write_text("old")
     (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><PAMRasterBand/></PAMDataset>")
