@@ -408,7 +408,7 @@ def test_chips_larger_than_all_images(scene, tmp_path):
 
 @pytest.mark.filterwarnings("error::UserWarning:hook", "error:.*geotransform")
 def test_pictures_become_a_model(tmp_path):
-    values, mask = make_scene()
+    values, mask, _ = make_scene()
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for number in range(4):

@@ -1150,7 +1150,7 @@ def _pictures(root, rng, names=("a", "b"), ending=".png", mode="RGB", size=(20, 
     return values
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize(
     ("ending", "mode"), [(".png", "RGB"), (".PNG", "RGBA"), (".JPG", "RGB"), (".png", "I")]
 )
