@@ -66,17 +66,9 @@ class ChipPlacer:
         return self.row + row, self.col + col
 
     def _random_position(self) -> tuple[int, int]:
-        from torchgeo.samplers.utils import get_random_bounding_box
-
-        # TorchGeo's draw is exact in pixels. One pixel is added to each side because it rounds down
-        # and would never return the last row and column.
-        x, y = get_random_bounding_box(
-            (0, 0, self.cols + self.chip_size[1], self.rows + self.chip_size[0]),
-            self.chip_size,
-            1,
-            self.generator,
-        )
-        return int(y.start), int(x.start)
+        col = int(torch.rand(1, generator=self.generator).item() * self.cols)
+        row = int(torch.rand(1, generator=self.generator).item() * self.rows)
+        return row, col
 
 
 def chips_per_epoch(

@@ -201,6 +201,8 @@ class SceneIndex:
             labels = PlacedFeatures(tables, first)
         else:
             labels = PlacedFiles(masks, first)
+        # Columns of their own, because TorchGeo keeps `filepath_1` and `filepath_2` up to 0.8 only.
+        images.index["image"], labels.index["mask"] = images.index.filepath, labels.index.filepath
         try:
             self.torchgeo_dataset = IntersectionDataset(images, labels)
         except RuntimeError as error:
@@ -213,7 +215,7 @@ class SceneIndex:
                 remedy="correct the CRS of the files, or images and masks",
             ) from error
         index = self.torchgeo_dataset.index
-        return set(zip(index["filepath_1"], index["filepath_2"], strict=True))
+        return set(zip(index["image"], index["mask"], strict=True))
 
     def _place_mask(self, scene: Scene, mask: MaskFile) -> MaskFile | None:
         """Return the mask with its offset in the scene; None if they only touch."""
