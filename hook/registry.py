@@ -4,10 +4,30 @@
 ``custom_imports``: MMEngine imports ``hook.registry`` by the name of the scope, and a registry
 imports its locations at its first look-up. Registries without locations let configs with
 ``default_scope='hook'`` find MMEngine's classes.
+
+It is imported before mmcv and mmseg, and keeps their messages about missing optional parts, which
+HOOK does not use, from the user's output.
 """
 
+import logging
+import warnings
+from typing import Any
+
+import mmengine.logging
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
+
+_print_log = mmengine.logging.print_log
+
+
+def _print_log_above_debug(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+    """MMEngine's ``print_log``, which without a logger prints messages of level DEBUG too."""
+    if logger is not None or level > logging.DEBUG:
+        _print_log(msg, logger, level)
+
+
+mmengine.logging.print_log = _print_log_above_debug  # mmseg: "Could not import OneDL"
+warnings.filterwarnings("ignore", "Fail to import ``MultiScaleDeformableAttention``", UserWarning)
 
 
 def _child(parent: str, *locations: str) -> Registry:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from mmengine import registry as mmengine_registry
 
@@ -34,3 +37,13 @@ def test_every_registry_is_a_child_of_mmengines():
         if isinstance(value, mmengine_registry.Registry) and name != "TOKENIZERS":
             assert value.parent is getattr(mmengine_registry, name)
             assert value.scope == "hook"
+
+
+@pytest.mark.parametrize(
+    "first", ["from hook.apis import *", "import hook.models", "import hook.datasets"]
+)
+def test_missing_optional_parts_of_openmmlab_are_not_reported(first):
+    code = f"{first}; import hook.models, mmseg.datasets"
+    command = [sys.executable, "-W", "default::UserWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -62,8 +62,6 @@ _DISTRIBUTIONS = {
 
 def setup_environment() -> None:
     """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
-    # This project uses mmcv without compiled ops.
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``")
     _map_installed_packages()
     use_safe_loading()
 

@@ -1,7 +1,5 @@
 """Build models from configs, and read their properties."""
 
-import contextlib
-import io
 import warnings
 from collections.abc import Mapping
 
@@ -58,8 +56,7 @@ def use_default_scope(cfg: Config) -> None:
             warnings.simplefilter("ignore")
             init_default_scope(scope)
     if scope == "mmseg":
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints missing packages
-            import mmseg.datasets  # noqa: F401
+        import mmseg.datasets  # noqa: F401
 
 
 def fit_loaded_positions(model: nn.Module, weights: dict[str, Tensor], source: str) -> bool:
