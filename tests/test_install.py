@@ -1,12 +1,15 @@
 """What an installation must hold on a machine without a desktop."""
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +73,57 @@ def test_constraints_satisfy_the_pins():
             name = canonicalize_name(requirement.name)
             assert name in constraints, f"{name} is not in constraints.txt for Python {python}"
             assert constraints[name] in requirement.specifier, (name, python)
+
+
+TRAIN = """
+from pathlib import Path
+
+import geopandas
+import shapely
+
+import hook
+from hook.apis import train
+
+assert Path(hook.__file__).is_relative_to("site"), hook.__file__
+square = shapely.box(500000, 5199995, 500005, 5200000)
+labels = geopandas.GeoDataFrame(geometry=[square], crs="EPSG:32633")
+options = dict(epochs=1, num_tokens=4, chip_size=32, batch_size=2, progress=False)
+train("scene.tif", labels, "run", background="ground", device="cpu", **options)
+"""
+
+
+def test_a_wheel_works_outside_the_checkout(tmp_path, rng, write_raster):
+    """The models and configs are in it, and runs without trouble write nothing to stderr."""
+    source, python = tmp_path / "source", [sys.executable, "-m"]
+    for name in ("hook", "configs"):
+        hidden = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=hidden)
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [*python, "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    shutil.rmtree(source)
+    grid = rasterio.transform.from_origin(500000, 5200000, 0.15, 0.15)
+    image = rng.integers(0, 255, (3, 64, 64), dtype=np.uint8)
+    write_raster(tmp_path / "scene.tif", image, transform=grid)
+    hook = tmp_path / "site" / "bin" / "hook"
+    model = "hook-fast-tiny_banepa-buildings"
+    environment = os.environ | {"PYTHONPATH": "site", "CUDA_VISIBLE_DEVICES": ""}
+    for command in (
+        [hook, "models", "list"],
+        [hook, "map", "--model", model, "scene.tif", "map.tif", "--quiet"],
+        [sys.executable, "-c", TRAIN],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert (model in done.stdout) == ("list" in command)
+    assert (tmp_path / "map.tif").is_file() and (tmp_path / "run" / "checkpoint.pth").is_file()
 
 
 def test_no_large_file_is_committed():
