@@ -217,8 +217,9 @@ def region_boundary_scores(
     """
     check_same_size(segments, regions, "true segments and regions")
     known = (segments >= 0) & (regions >= 0)
-    true = label_boundary(np.where(known, segments, NO_REGION), NO_REGION)
-    found = label_boundary(np.where(known, regions, NO_REGION), NO_REGION)
+    # As int64: NumPy 2.5 refuses NO_REGION beside an array of uint8.
+    true = label_boundary(np.where(known, segments.astype(np.int64), NO_REGION), NO_REGION)
+    found = label_boundary(np.where(known, regions.astype(np.int64), NO_REGION), NO_REGION)
     counts = [
         count_matched(found, true, tolerance),
         np.count_nonzero(found),

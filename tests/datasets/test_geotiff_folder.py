@@ -468,7 +468,6 @@ def test_mixed_files_are_resampled_to_the_grid_of_the_config(two_zones, messages
                 dst_transform=target.affine,
                 dst_crs="EPSG:32633",
                 resampling=method,
-                tolerance=0,
             )
         known = west["valid"] == 1
         assert known.mean() > 0.8
