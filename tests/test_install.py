@@ -84,7 +84,7 @@ import shapely
 import hook
 from hook.apis import train
 
-assert Path(hook.__file__).is_relative_to("site"), hook.__file__
+assert Path(hook.__file__).is_relative_to(Path("site").resolve()), hook.__file__
 square = shapely.box(500000, 5199995, 500005, 5200000)
 labels = geopandas.GeoDataFrame(geometry=[square], crs="EPSG:32633")
 options = dict(epochs=1, num_tokens=4, chip_size=32, batch_size=2, progress=False)

@@ -27,7 +27,7 @@ IMPORTED = {
     "mmengine.hooks": "CheckpointHook EarlyStoppingHook Hook",
     "mmengine.logging": "HistoryBuffer MMLogger print_log",
     "mmengine.model": "BaseDataPreprocessor BaseModel BaseModule is_model_wrapper",
-    "mmengine.optim": "OptimWrapper OptimWrapperDict",
+    "mmengine.optim": "DefaultOptimWrapperConstructor OptimWrapper OptimWrapperDict",
     "mmengine.registry": "DefaultScope MODELS OPTIM_WRAPPERS RUNNERS Registry init_default_scope",
     "mmengine.runner": (
         "BaseLoop CheckpointLoader EpochBasedTrainLoop IterBasedTrainLoop Runner checkpoint"
@@ -61,11 +61,12 @@ OVERRIDDEN = {
     ),
     "mmengine.model.BaseDataPreprocessor": "forward",
     "mmengine.model.BaseModel": "forward",
-    "mmengine.model.BaseModule": "forward init_weights",
+    "mmengine.model.BaseModule": "forward init_weights train",
+    "mmengine.optim.DefaultOptimWrapperConstructor": "add_params",
     "mmengine.optim.OptimWrapper": "optim_context",
     "mmengine.runner.Runner": (
-        "build_dataloader build_model build_train_loop dump_config load_checkpoint register_hooks "
-        "resume save_checkpoint test train val"
+        "build_dataloader build_model build_optim_wrapper build_train_loop dump_config "
+        "load_checkpoint register_hooks resume save_checkpoint test train val"
     ),
     "mmseg.evaluation.IoUMetric": "compute_metrics process",
     "mmseg.models.SegDataPreProcessor": "forward",
