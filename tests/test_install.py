@@ -85,8 +85,9 @@ import hook
 from hook.apis import train
 
 assert Path(hook.__file__).is_relative_to(Path("site").resolve()), hook.__file__
-square = shapely.box(500000, 5199995, 500005, 5200000)
-labels = geopandas.GeoDataFrame(geometry=[square], crs="EPSG:32633")
+corners = [(500000 + 2.4 * col, 5199997.6 - 2.4 * row) for row in range(4) for col in range(4)]
+squares = [shapely.box(x, y, x + 1.2, y + 1.2) for x, y in corners]
+labels = geopandas.GeoDataFrame(geometry=squares, crs="EPSG:32633")
 options = dict(epochs=1, num_tokens=4, chip_size=32, batch_size=2, progress=False)
 train("scene.tif", labels, "run", background="ground", device="cpu", **options)
 """
