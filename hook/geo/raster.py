@@ -25,6 +25,9 @@ _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, CRSError, OSError)
 """What rasterio raises when GDAL fails, including GDAL's own errors that it does not wrap."""
 
+_FARTHEST = 1e12
+"""Largest coordinate of a raster, in units of its CRS."""
+
 Dataset = rasterio.DatasetReader | WarpedVRT
 
 
@@ -64,11 +67,13 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
         raise
     except Exception as problem:  # rasterio parses tags without errors of its own
         raise unreadable(path, problem, error=error) from problem
-    if not np.isfinite(source.transform).all() or source.transform.is_degenerate:
+    # GDAL loops for hours where it warps coordinates far beyond the domain of their projection.
+    ends = [source.transform @ (x, y) for x in (0, source.width) for y in (0, source.height)]
+    if source.transform.is_degenerate or not (np.abs(ends) < _FARTHEST).all():
         source.close()
         raise error(
-            f"{path}: a transform without an inverse",
-            expected="finite numbers, and pixels with an area",
+            f"{path}: a transform without an inverse, or beyond any place",
+            expected="finite coordinates, and pixels with an area",
             found=tuple(source.transform)[:6],
             remedy="correct it (rio edit-info --transform), or write the file again",
         )

@@ -76,7 +76,13 @@ def test_a_crs_that_proj_refuses_is_named(tmp_path, write_raster, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "transform", [(1, 0, np.nan, 0, -1, 0), (np.inf, 0, 0, 0, -1, 0), (1, 1, 0, 1, 1, 0)]
+    "transform",
+    [
+        (1, 0, np.nan, 0, -1, 0),
+        (np.inf, 0, 0, 0, -1, 0),
+        (1, 1, 0, 1, 1, 0),
+        (1e30, 0, 0, 0, -1e30, 0),
+    ],
 )
 def test_a_transform_without_an_inverse_is_refused(tmp_path, write_raster, transform):
     image = np.zeros((1, 4, 4), np.uint8)
