@@ -452,8 +452,9 @@ def check_outputs(out: Path, failed: bool) -> str | None:
     if any(part.startswith(".") for p in found for part in p.relative_to(out).parts):
         found = []
     if failed:
-        results = (".tif", ".parquet", ".gpkg", ".csv", ".pth")
-        found = [p for p in found if p.suffix in results and "arrays" not in p.parts]
+        # Checkpoints of epochs before the failure are complete.
+        results = (".tif", ".parquet", ".gpkg", ".csv", "checkpoint.pth")
+        found = [p for p in found if p.name.endswith(results) and "arrays" not in p.parts]
         return f"left a file: {found[0].relative_to(out)}" if found else None
     try:
         for path in found:
