@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -473,7 +474,8 @@ class HookRunner(Runner):
     def _errors(self):
         """Convert errors of data-loader workers, and of parts of the config that fail in use.
 
-        MMEngine builds hooks, losses and transforms with values of any type.
+        MMEngine builds hooks, losses and transforms with values of any type. Errors in code that is
+        not installed, such as a user's own data set, keep their traceback.
         """
         try:
             with worker_errors():
@@ -481,7 +483,8 @@ class HookRunner(Runner):
         except HookError:
             raise
         except Exception as error:
-            if interruption(error) or of_system(error):
+            files = [f.f_code.co_filename for f, _ in traceback.walk_tb(error.__traceback__)]
+            if interruption(error) or of_system(error) or not all(map(_is_installed, files)):
                 raise
             log = Path(self.log_dir) / f"{self.timestamp}.log"
             with log.open("a") as sink:
@@ -592,6 +595,12 @@ class HookRunner(Runner):
             raise error from problem
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file of code belongs to Python, an installed package, or HOOK."""
+    places = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), Path(__file__).parents[1])
+    return file.startswith("<") or any(Path(file).is_relative_to(place) for place in places)
 
 
 def _sound(hook):

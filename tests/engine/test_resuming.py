@@ -465,6 +465,19 @@ def test_a_value_that_fails_in_use_is_an_error_of_the_config(changes, says, tmp_
     assert "Traceback" in log(tmp_path) and str(tmp_path) in caught.value.remedy
 
 
+@DATASETS.register_module()
+class BrokenPoints(NoisyPoints):
+    """A user's data set with a defect."""
+
+    def __getitem__(self, index):
+        return {}["sensor"]
+
+
+def test_a_defect_of_a_users_own_part_keeps_its_traceback(tmp_path):
+    with pytest.raises(KeyError, match="sensor"):
+        train(config(tmp_path, **{"train_dataloader.dataset.type": "BrokenPoints"}))
+
+
 # ------------------------------------------------------------------------------ diverged runs
 @pytest.mark.parametrize("changes", [{}, ITERATIONS], ids=["epochs", "iterations"])
 def test_a_diverged_run_ends_and_keeps_its_sound_checkpoints(changes, tmp_path):
