@@ -27,7 +27,7 @@ from hook.engine.training import TrainingResult, prepare_work_dir, train_config
 from hook.errors import ConfigError, DataError
 from hook.geo.arrays import check_array, is_array, write_array
 from hook.geo.raster import RASTER_SUFFIXES, open_raster
-from hook.geo.staging import StagedFiles
+from hook.geo.staging import StagedFiles, check_output
 from hook.zoo import find_model
 
 DEFAULT_BASE = "hook-fast-skip_vit-192x6_banepa-256"
@@ -145,7 +145,11 @@ def train(
     _check_chip_size(chip_size, images)
     inputs = [*images, *labels] if isinstance(labels, list) else images
     inputs = [*inputs, val, pretrained, cfg.filename]
-    out = prepare_work_dir(Path(work_dir).expanduser(), overwrite, resume, inputs)
+    out = Path(work_dir).expanduser()
+    _check_arrays(images, out / "arrays" / "images", inputs)
+    if isinstance(labels, list):
+        _check_arrays(labels, out / "arrays" / "masks", inputs)
+    prepare_work_dir(out, overwrite, resume, inputs)
     found = inspect_files(
         _write_arrays(images, out / "arrays" / "images"),
         _write_labels(labels, out),
@@ -201,13 +205,25 @@ def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
     )
 
 
+def _check_arrays(given: Sequence[Any], folder: Path, inputs: Sequence[Any]) -> None:
+    """Check that the files of arrays replace none that is read, such as one of an earlier run."""
+    outputs = [_array_file(folder, number) for number, one in enumerate(given) if is_array(one)]
+    paths = [one for one in inputs if isinstance(one, str | os.PathLike)]
+    inside = [file for path in paths if os.path.isdir(path) for file in Path(path).iterdir()]
+    check_output(outputs, [*inputs, *inside], ConfigError)
+
+
+def _array_file(folder: Path, number: int) -> Path:
+    return folder / f"array_{number}.tif"
+
+
 def _write_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
     """Write arrays to files, for data-loader workers and later runs."""
     files = list(given)
     for number, image in enumerate(files):
         if is_array(image):
             folder.mkdir(parents=True, exist_ok=True)
-            files[number] = folder / f"array_{number}.tif"
+            files[number] = _array_file(folder, number)
             write_array(files[number], image, classes)
     return files
 

@@ -25,7 +25,7 @@ from hook.geo.staging import atomic_write, check_output
 
 _FILES_OF_A_RUN = (
     *("config.py", "labels.gpkg", "split.gpkg", "last_checkpoint", "checkpoint.pth"),
-    *("epoch_*.pth", "iter_*.pth", "best_*.pth", "arrays/*/array_*.tif"),
+    *("epoch_*.pth", "iter_*.pth", "best_*.pth"),
 )
 
 

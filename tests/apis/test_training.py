@@ -371,6 +371,10 @@ def test_arrays_train_as_their_files_do(scene, tmp_path):
         parts = tmp_path / "arrays/arrays/images"
         train(parts, squares, tmp_path / "arrays", overwrite=True, **options)
         assert (tmp_path / "arrays/images/array_0.tif").is_file()
+        with rioxarray.open_rasterio(parts / "array_0.tif") as read:
+            for images in (read, [image, parts], [image, parts / "array_0.tif"]):
+                with pytest.raises(ConfigError, match=r"array_0\.tif: is an input"):
+                    train(images, squares, tmp_path / "arrays", overwrite=True, **options)
     with rioxarray.open_rasterio(scene / "mask.tif", masked=True) as mask:
         masked = train(scene / "scene.tif", mask, tmp_path / "masked", **options)
     assert masked.metrics == files.metrics
