@@ -16,7 +16,6 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from hook.errors import ConfigError, DataError, HookError
-from hook.geo.measure import horizontal_crs
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -58,6 +57,8 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
         DataError: GDAL or PROJ cannot read its header, its values are complex, or its transform
             has no inverse; or ``error``.
     """
+    from hook.geo.measure import horizontal_crs  # imports shapely, which takes a moment
+
     try:
         source = quiet_open(path)
         # GDAL reads parts of a header when they are first used, and PROJ refuses some of its CRSs.

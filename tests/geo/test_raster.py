@@ -69,7 +69,7 @@ def test_complex_values_are_refused(tmp_path, dtype):
 
 def test_a_crs_that_proj_refuses_is_named(tmp_path, write_raster, monkeypatch):
     path = write_raster(tmp_path / "odd.tif", np.zeros((1, 4, 4), np.uint8))
-    monkeypatch.setattr("hook.geo.raster.horizontal_crs", lambda crs: CRS("EPSG:0"))
+    monkeypatch.setattr("hook.geo.measure.horizontal_crs", lambda crs: CRS("EPSG:0"))
     with pytest.raises(SceneError, match=r"odd\.tif cannot be read") as caught:
         open_dataset(path, SceneError)
     assert "EPSG:0" in caught.value.found
