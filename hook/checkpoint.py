@@ -7,6 +7,7 @@ MMEngine's own loading (``resume``, ``load_from``, ``init_cfg=dict(type='Pretrai
 otherwise falls back to full unpickling.
 """
 
+import io
 import json
 import os
 import pickle
@@ -93,7 +94,8 @@ def load_checkpoint(
     try:
         with torch.serialization.safe_globals(_safe_types()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            content = io.BytesIO(path.read_bytes())  # PyTorch takes failed reads for zeros
+            checkpoint = torch.load(content, map_location=map_location, weights_only=True)
     except Exception as error:  # every way a damaged or hostile file can fail ends here
         raise _read_error(path, error) from None
     if not isinstance(checkpoint, dict):
@@ -156,11 +158,11 @@ def _read_error(path: Path, error: Exception) -> CheckpointError:
     )
     named = match.group(1) if match else _first_import(path)
     damaged = size == 0 or isinstance(error, EOFError) or _is_broken_zip(path)
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and error.strerror:
         return CheckpointError(
             f"checkpoint {path} cannot be read",
             found=error.strerror,
-            remedy="check the file's permissions",
+            remedy="check the disk and the file's permissions",
         )
     if unsafe and not damaged and named:
         return CheckpointError(

@@ -1,5 +1,6 @@
 """Checkpoints: safe reading, damaged files, comparison with the model."""
 
+import errno
 import os
 import pickle
 import zipfile
@@ -140,6 +141,14 @@ def test_truncated(saved, share):
     saved.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
         load_checkpoint(saved)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file with failing reads")
+def test_a_failing_disk_is_named(tmp_path):
+    (tmp_path / "a.pth").symlink_to("/proc/self/mem")
+    with pytest.raises(CheckpointError, match=r"a\.pth cannot be read") as caught:
+        load_checkpoint(tmp_path / "a.pth")
+    assert caught.value.found == os.strerror(errno.EIO)
 
 
 def test_not_a_checkpoint(tmp_path):

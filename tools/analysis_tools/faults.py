@@ -292,7 +292,8 @@ class Bench:
         failed = trial.status != 0
         if "Traceback (most recent call last)" in trial.said:
             trial.wrong = trial.wrong or "a traceback"
-        elif failed and "error: " not in trial.said:
+        elif failed and "error: " not in trial.said and "Out of memory" not in trial.said:
+            # Arrow says the latter and aborts.
             trial.wrong = trial.wrong or "failed without a word"
         if wrong := different(good, found, partly=failed):
             trial.wrong = trial.wrong or f"left {wrong}"
