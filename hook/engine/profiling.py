@@ -219,6 +219,7 @@ def prepare_output(args: argparse.Namespace, *names: str) -> None:
                 expected="a file name",
                 remedy="name a file in that folder",
             )
+        check_output(path, inputs, ConfigError)
         end = {"json": ".json", "out": ".png"}.get(name)
         if end is not None and Path(path).suffix.lower() != end:
             raise ConfigError(
@@ -226,7 +227,6 @@ def prepare_output(args: argparse.Namespace, *names: str) -> None:
                 expected=f"a name ending in {end}",
                 remedy=f"choose a name ending in {end}",
             )
-        check_output(path, inputs, ConfigError)
 
 
 def write_json(path: str | os.PathLike | None, report: dict[str, Any]) -> None:

@@ -255,6 +255,8 @@ def test_a_report_replaces_no_argument(tmp_path):
     for name in ("a.py", "b.pth"):
         with pytest.raises(ConfigError, match=f"{name}: is an input"):
             prepare_output(SimpleNamespace(**given, json=tmp_path / name), "json")
+    with pytest.raises(ConfigError, match=r"--json .*notes\.txt: unknown format"):
+        prepare_output(SimpleNamespace(json=tmp_path / "notes.txt"), "json")
     with pytest.raises(ConfigError, match="--json .* is a folder"):
         prepare_output(SimpleNamespace(json=tmp_path), "json")
     write_json(tmp_path / "old.json", {"a": 1})
