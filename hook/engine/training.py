@@ -24,8 +24,8 @@ from hook.errors import ConfigError
 from hook.geo.staging import atomic_write, check_output
 
 _FILES_OF_A_RUN = (
-    *("config.py", "labels.gpkg", "split.gpkg", "last_checkpoint", "checkpoint.pth"),
-    *("epoch_*.pth", "iter_*.pth", "best_*.pth"),
+    *("config.py", "last_checkpoint", "checkpoint.pth", "epoch_*.pth", "iter_*.pth", "best_*.pth"),
+    *("arrays/labels.gpkg", "arrays/split.gpkg"),
 )
 
 

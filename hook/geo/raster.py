@@ -54,8 +54,8 @@ def open_dataset(path: Any, error: type[HookError] = DataError) -> rasterio.Data
     """Open a file, or any dataset name GDAL accepts, to be read inside :func:`reading`.
 
     Raises:
-        DataError: GDAL or PROJ cannot read its header, its values are complex, or its transform
-            has no inverse; or ``error``.
+        DataError: GDAL or PROJ cannot read its header, its values are complex, its transform has
+            no inverse, or its coordinates are beyond any place; or ``error``.
     """
     from hook.geo.measure import horizontal_crs  # imports shapely, which takes a moment
 

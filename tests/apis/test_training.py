@@ -250,17 +250,19 @@ def test_bad_arguments(scene, tmp_path, change, error, message):
     assert not {"checkpoint.pth", "config.py"} & {p.name for p in (tmp_path / "run").glob("*")}
 
 
-@pytest.mark.parametrize("which", ["labels.gpkg", "best_mIoU.pth", "config.py"])
+@pytest.mark.parametrize("which", ["arrays/labels.gpkg", "best_mIoU.pth", "config.py"])
 def test_a_run_replaces_none_of_its_inputs_nor_files_of_others(tmp_path, which):
-    for name in ("config.py", "labels.gpkg", "best_mIoU.pth", "mine.pth"):
+    (tmp_path / "arrays").mkdir()
+    own = {"labels.gpkg", "mine.pth"}  # the user's
+    for name in ("config.py", "arrays/labels.gpkg", "best_mIoU.pth", *own):
         (tmp_path / name).write_text(name)
     with pytest.raises(ConfigError, match=f"{which}: is an input"):
         prepare_work_dir(tmp_path, overwrite=True, inputs=["absent", tmp_path / which])
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.rglob("*.*"))) == 5
     prepare_work_dir(tmp_path, overwrite=True, inputs=["absent"])
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.pth"]
-    (tmp_path / "labels.gpkg").touch()
-    prepare_work_dir(tmp_path, inputs=[tmp_path / "labels.gpkg"])  # a new run
+    assert {path.name for path in tmp_path.rglob("*.*")} == own
+    (tmp_path / "arrays/labels.gpkg").touch()
+    prepare_work_dir(tmp_path, inputs=[tmp_path / "arrays/labels.gpkg"])  # a new run
     (tmp_path / "checkpoint.pth").touch()
     with pytest.raises(ConfigError, match=r"already contains.*\n.*\n.*checkpoint\.pth"):
         prepare_work_dir(tmp_path)
