@@ -38,7 +38,7 @@ def names_in_band(band: ElementTree.Element | None, source: object) -> list[str]
         source: The file, for messages.
 
     Returns:
-        The names, or None if there are none.
+        The names, None if there are none, or an empty list if the table is wrong.
     """
     if band is None:
         return None
@@ -62,7 +62,11 @@ def names_in_band(band: ElementTree.Element | None, source: object) -> list[str]
 
 
 def names_in_dbf(path: Path) -> list[str] | None:
-    """Return the names in a table that ArcGIS writes next to a raster, ``.vat.dbf``."""
+    """Return the names in a table that ArcGIS writes next to a raster, ``.vat.dbf``.
+
+    Returns:
+        The names, None if there are none, or an empty list if the table is wrong.
+    """
     from hook.geo.vector import read_table  # imports geopandas
 
     try:
@@ -95,12 +99,14 @@ def names_in_file(path: str | Path) -> list[str] | None:
     return None
 
 
-def _refuse(source: object, why: str) -> None:
+def _refuse(source: object, why: str) -> list[str]:
+    """Warn of a wrong table. Returns no names: other sources may show the same table."""
     warnings.warn(
         f"{source}: the names in its attribute table are not used: {why}; correct the table, or "
         "name the classes",
         stacklevel=4,
     )
+    return []
 
 
 def _names(columns: Sequence[Column], rows: Column | None, source: object) -> list[str] | None:

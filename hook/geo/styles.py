@@ -143,9 +143,11 @@ def read_category_names(map_path: str | Path) -> list[str] | None:
     side_file = Path(f"{map_path}.aux.xml")
     band = _read_side_file(side_file).find("./PAMRasterBand[@band='1']")
     names = names_in_band(band, side_file)
-    if names is None and os.path.isfile(table := Path(f"{map_path}.vat.dbf")):
+    if not names and os.path.isfile(table := Path(f"{map_path}.vat.dbf")):
         names = names_in_dbf(table)
-    return names_in_file(map_path) if names is None else names
+    if names is None:  # GDAL may read the same tables, since 3.12 also ArcGIS's
+        names = names_in_file(map_path)
+    return names or None
 
 
 def _read_side_file(path: Path) -> ElementTree.Element:
