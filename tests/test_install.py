@@ -78,15 +78,29 @@ def test_constraints_satisfy_the_pins():
 TRAIN = """
 from pathlib import Path
 
-import hook.apis.training as training
+import geopandas
+import shapely
 
-assert Path(training.__file__).is_relative_to(Path("site").resolve()), training.__file__
-training.load_config(training.find_config(training.DEFAULT_BASE))
+import hook
+from hook.apis import train
+
+assert Path(hook.__file__).is_relative_to(Path("site").resolve()), hook.__file__
+corners = [(500000 + 2.4 * col, 5199997.6 - 2.4 * row) for row in range(4) for col in range(4)]
+squares = [shapely.box(x, y, x + 1.2, y + 1.2) for x, y in corners]
+labels = geopandas.GeoDataFrame(geometry=squares, crs="EPSG:32633")
+sizes = dict(epochs=1, num_tokens=4, chip_size=32, batch_size=2)
+no_workers = {
+    f"{part}_dataloader.{key}": value
+    for part in ("train", "val")
+    for key, value in (("num_workers", 0), ("persistent_workers", False))
+}
+options = dict(background="ground", device="cpu", cfg_options=no_workers, progress=False)
+train("scene.tif", labels, "run", **sizes, **options)
 """
 
 
 def test_a_wheel_works_outside_the_checkout(tmp_path, rng, write_raster):
-    """The models and configs are in it, and nothing but trouble is written to stderr."""
+    """It maps and trains, and nothing but trouble is written to stderr."""
     source, python = tmp_path / "source", [sys.executable, "-m"]
     for name in ("hook", "configs"):
         hidden = shutil.ignore_patterns("__pycache__")
@@ -116,7 +130,7 @@ def test_a_wheel_works_outside_the_checkout(tmp_path, rng, write_raster):
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert (model in done.stdout) == ("list" in command)
-    assert (tmp_path / "map.tif").is_file()
+    assert (tmp_path / "map.tif").is_file() and (tmp_path / "run" / "checkpoint.pth").is_file()
 
 
 def test_no_large_file_is_committed():
