@@ -14,6 +14,7 @@ from hook.inference.models import Model, join_checkpoint
 from hook.inference.regions import RegionPredictor
 from hook.inference.scenes import SceneModel, choose_bands
 from hook.regions import RegionReport, RegionRequest, extract_regions
+from hook.regions.plan import refused
 
 
 class RegionExtractor(SceneModel):
@@ -35,7 +36,8 @@ class RegionExtractor(SceneModel):
             merged into their most similar neighbour. 0 keeps all.
         embedding: ``"tokens"`` of the last block, equal for all parts of a token; or ``"seeds"``:
             means and standard deviations of the region's seeds (4 x 4 pixels each) after object
-            perception, better for classes that the model was not trained on.
+            perception, better for classes that the model was not trained on. None: tokens, and
+            seeds for regions of the whole scene, which have no others.
         min_region: Deprecated: the old name of ``min_region_pixels``.
 
     Raises:
@@ -58,7 +60,7 @@ class RegionExtractor(SceneModel):
         num_tokens: int | None = None,
         threads: int | None = None,
         min_region_pixels: int = 0,
-        embedding: str = "tokens",
+        embedding: str | None = None,
         min_region: int | None = None,
     ) -> None:
         if min_region is not None:
@@ -73,6 +75,7 @@ class RegionExtractor(SceneModel):
             num_tokens=num_tokens,
             min_region_pixels=min_region_pixels,
             embedding=embedding,
+            of_scene=False,
         )
 
     def extract(
@@ -86,9 +89,9 @@ class RegionExtractor(SceneModel):
             output: ``.parquet`` (GeoParquet) or ``.gpkg`` (GeoPackage); None returns the regions
                 as a table.
             **options: Of :class:`hook.regions.RegionRequest`: ``window``, ``overlap``,
-                ``batch_size``, ``bidx``, ``nodata``, ``aoi``, ``explode``, ``merge``,
-                ``merge_threshold``, ``layer``, ``cluster``, ``workers``, ``resume``,
-                ``overwrite``, ``progress``.
+                ``batch_size``, ``bidx``, ``nodata``, ``aoi``, ``scale``, ``regions_per_km2``,
+                ``explode``, ``merge``, ``merge_threshold``, ``layer``, ``cluster``, ``workers``,
+                ``resume``, ``overwrite``, ``progress``.
 
         Returns:
             A report; without ``output`` the table of the file.
@@ -102,6 +105,7 @@ class RegionExtractor(SceneModel):
 
     def run(self, request: RegionRequest) -> RegionReport | geopandas.GeoDataFrame:
         """Write the regions of a request; returns and raises as :meth:`extract`."""
+        self._set_scope(request)
         if request.in_memory:
             return self._run_in_files(request)
         resolved = self.resolved(request)
@@ -118,6 +122,22 @@ class RegionExtractor(SceneModel):
             )
         self._check_values(resolved, report)
         return report
+
+    def _set_scope(self, request: RegionRequest) -> None:
+        """Make the function of windows for regions of the whole scene, or of windows."""
+        if request.of_scene:
+            name = "scale" if request.scale is not None else "regions_per_km2"
+            options, reason = self._options, "tokens are those of windows, regions of the scene"
+            for option, given in (
+                ("num_tokens", options["num_tokens"] is not None),
+                ("min_region_pixels", options["min_region_pixels"] > 0),
+                ("embedding='tokens'", options["embedding"] == "tokens"),
+            ):
+                if given:
+                    raise refused(option, name, reason)
+        if request.of_scene != self._options["of_scene"]:
+            self._options = self._options | {"of_scene": request.of_scene}
+            self.function = self._kind(self.model, **self._options)
 
     def _read(self, path: Path) -> geopandas.GeoDataFrame:
         return read_vectors(path)

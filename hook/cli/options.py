@@ -65,7 +65,13 @@ def model_of(args: argparse.Namespace) -> str | tuple[str, str]:
 
 
 def add_scene_command(
-    commands, name: str, output: str, *, default_overlap: float, tta: bool = True, **texts: str
+    commands,
+    name: str,
+    output: str,
+    *,
+    default_overlap: float | None,
+    tta: bool = True,
+    **texts: str,
 ) -> argparse.ArgumentParser:
     """Add a subcommand for whole scenes, with the common options, and return its parser.
 
@@ -73,7 +79,7 @@ def add_scene_command(
         commands: Subparsers of ``hook``.
         name: Name of the subcommand.
         output: Help of OUTPUT.
-        default_overlap: Default of ``--overlap``.
+        default_overlap: Default of ``--overlap``; None: that of the request, 0 or a quarter.
         tta: Add ``--tta``.
         **texts: ``help`` and ``description`` of the subcommand.
     """
@@ -98,7 +104,8 @@ def add_scene_command(
         type=overlap,
         default=default_overlap,
         metavar="FRACTION",
-        help="overlap of windows: a fraction, or pixels from 1 (default %(default)s)",
+        help="overlap of windows: a fraction, or pixels from 1 (default "
+        + ("%(default)s)" if default_overlap is not None else "0; for regions of the scene 0.25)"),
     )
     add_bidx(parser, "scene")
     parser.add_argument(

@@ -3,7 +3,13 @@
 import argparse
 import functools
 
-from hook.cli.options import add_old_spelling, add_scene_command, option_type, run_on_scene
+from hook.cli.options import (
+    add_old_spelling,
+    add_scene_command,
+    option_type,
+    positive,
+    run_on_scene,
+)
 
 
 def add_parser(commands) -> None:
@@ -12,13 +18,27 @@ def add_parser(commands) -> None:
         commands,
         "regions",
         "file to write, .parquet or .gpkg",
-        default_overlap=0,
+        default_overlap=None,
         tta=False,
         help="extract token regions as polygons with embeddings",
         description="Write the token regions of a scene of any size as polygons without gaps or "
         "overlaps, with class, score, area, perimeter, mean and standard deviation of each band, "
         "and embedding. Where windows overlap, only the centre of each is used. OUTPUT is "
-        "GeoParquet (.parquet) or GeoPackage (.gpkg).",
+        "GeoParquet (.parquet) or GeoPackage (.gpkg). Models with preset 'objects' also have "
+        "regions of the whole scene, cut by no window: --scale, --regions-per-km2.",
+    )
+    parser.add_argument(
+        "--scale",
+        type=positive,
+        metavar="COST",
+        help="regions of the whole scene: merge neighbours up to this cost; more gives larger "
+        "regions",
+    )
+    parser.add_argument(
+        "--regions-per-km2",
+        type=positive,
+        metavar="N",
+        help="regions of the whole scene, as many as this per square kilometre with data",
     )
     parser.add_argument(
         "--explode",
@@ -37,9 +57,9 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--embedding",
         choices=("tokens", "seeds"),
-        default="tokens",
         help="tokens (default), or means and standard deviations of the seeds (4 x 4 pixels), "
-        "better for classes that the model was not trained on",
+        "better for classes that the model was not trained on (default of regions of the whole "
+        "scene)",
     )
     parser.add_argument(
         "--merge",

@@ -11,7 +11,9 @@ from hook.arguments import check_int
 from hook.errors import ConfigError
 from hook.inference.models import load_model
 from hook.inference.windows import WindowPredictor
-from hook.regions import TokenBatch
+from hook.regions.plan import SeedBatch, TokenBatch
+from hook.structures import ImageTokens
+from hook.tokenizers import SeedMap
 
 EMBEDDINGS = ("tokens", "seeds")
 """Kinds of region embeddings."""
@@ -26,16 +28,18 @@ class RegionPredictor:
         min_region_pixels: Minimum size of a connected part of a token (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all.
         embedding: ``"tokens"``: the last block's tokens. ``"seeds"``: means and standard deviations
-            of the seeds of a region, after object perception.
+            of the seeds of a region, after object perception. None: ``"seeds"`` with ``of_scene``,
+            else ``"tokens"``.
         resolution: Metres per pixel, see :class:`WindowPredictor`.
+        of_scene: Return seeds for regions of the whole scene.
 
     Attributes:
         embed_dims: Width of the embeddings, D: of a token, or twice that of a seed.
         class_names: K names; None if tokens have no class, because the head uses the class token.
 
     Raises:
-        ConfigError: The model is in training mode, has no tokens or, for ``"seeds"``, no seeds; or
-            ``min_region_pixels`` is not an integer from 0.
+        ConfigError: The model is in training mode, has no tokens or, for ``"seeds"``, no seeds; it
+            has no regions of scenes; or ``min_region_pixels`` is not an integer from 0.
     """
 
     def __init__(
@@ -43,8 +47,9 @@ class RegionPredictor:
         model: nn.Module,
         num_tokens: int | None = None,
         min_region_pixels: int = 0,
-        embedding: str = "tokens",
+        embedding: str | None = None,
         resolution: float | None = None,
+        of_scene: bool = False,
     ) -> None:
         model = load_model(model)
         backbone = model.backbone
@@ -54,6 +59,8 @@ class RegionPredictor:
                 expected="a model with hook.TokenViT as its backbone",
                 remedy="use 'hook map --vectors' for polygons of classes",
             )
+        if embedding is None:
+            embedding = "seeds" if of_scene else "tokens"
         if embedding not in EMBEDDINGS:
             raise ConfigError(
                 "embedding",
@@ -67,6 +74,18 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
+        if of_scene and not hasattr(backbone.tokenizer, "grouping"):
+            kind, preset = (
+                type(backbone.tokenizer).__name__,
+                getattr(backbone.tokenizer, "preset", None),
+            )
+            raise ConfigError(
+                "the model has no regions of whole scenes",
+                expected="a hook.HookTokenizer with preset 'objects'",
+                found=kind if preset is None else f"{kind} with preset {preset!r}",
+                remedy="use a model with that preset, or omit scale and regions_per_km2",
+            )
+        self._of_scene = of_scene
         self._min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
         self.model = model
         self._predict = WindowPredictor(model, num_tokens=num_tokens, resolution=resolution)
@@ -79,7 +98,7 @@ class RegionPredictor:
         self.class_names = tuple(model.dataset_meta["classes"]) if known else None
 
     @torch.inference_mode()
-    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> TokenBatch:
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> TokenBatch | SeedBatch:
         """Tokenize a batch of windows.
 
         Args:
@@ -88,8 +107,11 @@ class RegionPredictor:
 
         Returns:
             Token ids, tokens of the last block or seeds, and scores: of pixels for a segmentation,
-            of tokens if a classification head pools their mean.
+            of tokens if a classification head pools their mean. For regions of the whole scene
+            seeds and their grouping features, and scores of pixels, those of their tokens included.
         """
+        if self._of_scene:
+            return self._seeds(windows, valid)
         from hook.evaluation.superpixels import token_regions  # imports scikit-image and SciPy
 
         scores, tokens = self._predict.with_tokens(windows, valid)
@@ -103,9 +125,7 @@ class RegionPredictor:
         else:
             embeddings = _stack([one.embeddings for one in tokens])
         if self._classifies_tokens:
-            single = torch.cat([one.embeddings for one in tokens])[:, None]  # sets of one token
-            probs = self.model.head(single).float().softmax(dim=1)
-            token_scores = _stack(probs.split([one.num_tokens for one in tokens]))
+            token_scores = _stack(self._classify(tokens))
         return TokenBatch(
             np.stack(token_ids),
             embeddings,
@@ -114,6 +134,36 @@ class RegionPredictor:
             seeds,
             seed_of_pixel,
         )
+
+    def _seeds(self, windows: np.ndarray, valid: np.ndarray) -> SeedBatch:
+        """Return the seeds of a batch of windows."""
+        scores = None
+        if self.class_names is None:
+            seeds = self._predict.perceive(windows, valid)
+        else:
+            scores, tokens = self._predict.with_tokens(windows, valid)
+            parts = zip(*(one.seeds for one in tokens), strict=True)
+            seeds = SeedMap(*(None if part[0] is None else torch.cat(part) for part in parts))
+            if self._classifies_tokens:
+                of_tokens = zip(self._classify(tokens), tokens, strict=True)
+                pixels = [
+                    each.cpu().numpy()[one.token_map(everywhere=True)] for each, one in of_tokens
+                ]
+                scores = np.moveaxis(np.stack(pixels), -1, 1)
+        rows, columns = (
+            side // self.model.backbone.tokenizer.stride for side in windows.shape[-2:]
+        )
+        grouping = self.model.backbone.tokenizer.grouping(seeds)
+        features, grouping = (
+            part[:, :rows, :columns].float().cpu().numpy() for part in (seeds.features, grouping)
+        )
+        return SeedBatch(features, grouping, scores)
+
+    def _classify(self, tokens: Sequence[ImageTokens]) -> tuple[Tensor, ...]:
+        """Return the class probabilities (N, K) of the tokens of each image, one by one."""
+        single = torch.cat([one.embeddings for one in tokens])[:, None]  # sets of one token
+        probs = self.model.head(single).float().softmax(dim=1)
+        return probs.split([one.num_tokens for one in tokens])
 
 
 def _stack(rows: Sequence[Tensor]) -> np.ndarray:

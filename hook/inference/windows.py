@@ -12,7 +12,7 @@ from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.inference.models import chosen_tokens
 from hook.structures import ImageTokens
-from hook.tokenizers import ImageFacts
+from hook.tokenizers import ImageFacts, SeedMap
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -93,21 +93,34 @@ class WindowPredictor:
         return self._predict(windows, valid, with_tokens=True)
 
     @torch.inference_mode()
-    def _predict(
-        self, windows: np.ndarray, valid: np.ndarray, with_tokens: bool = False
-    ) -> tuple[np.ndarray, list[ImageTokens] | None]:
+    def perceive(self, windows: np.ndarray, valid: np.ndarray) -> SeedMap:
+        """Compute the seeds of windows, without the rest of the model."""
+        inputs, _, facts = self._prepare(windows, valid)
+        tokenizer = self.model.backbone.tokenizer
+        return tokenizer.perceive(inputs, (facts or ImageFacts()).accepted_by(tokenizer))
+
+    def _prepare(
+        self, windows: np.ndarray, valid: np.ndarray
+    ) -> tuple[Tensor, Tensor, ImageFacts | None]:
+        """Return the inputs of the model, their validity, and the facts that it takes."""
         model, size = self.model, windows.shape[-2:]
         values = torch.from_numpy(to_model_units(windows, valid, model.dataset_meta))
         inputs = model.data_preprocessor({"inputs": list(values.to(self.device))}, False)["inputs"]
-        facts, known, tokens = None, None, []
-        if with_tokens or getattr(model, "marks_invalid", False):
-            # The preprocessor may have padded the windows.
-            missing = (0, inputs.shape[-1] - size[1], 0, inputs.shape[-2] - size[0])
-            known = F.pad(torch.from_numpy(np.asarray(valid, bool)).to(self.device), missing)
-        if self._has_tokens:
-            # No mask where nothing is missing, as in training and `tools/test.py`.
-            marked = model.marks_invalid and not known.all()
-            facts = ImageFacts(known if marked else None, self.resolution)
+        # The preprocessor may have padded the windows.
+        missing = (0, inputs.shape[-1] - size[1], 0, inputs.shape[-2] - size[0])
+        known = F.pad(torch.from_numpy(np.asarray(valid, bool)).to(self.device), missing)
+        if not self._has_tokens:
+            return inputs, known, None
+        # No mask where nothing is missing, as in training and `tools/test.py`.
+        marked = model.marks_invalid and not known.all()
+        return inputs, known, ImageFacts(known if marked else None, self.resolution)
+
+    @torch.inference_mode()
+    def _predict(
+        self, windows: np.ndarray, valid: np.ndarray, with_tokens: bool = False
+    ) -> tuple[np.ndarray, list[ImageTokens] | None]:
+        model, size, tokens = self.model, windows.shape[-2:], []
+        inputs, known, facts = self._prepare(windows, valid)
         if with_tokens:
             model.check_one_pass(inputs)
 

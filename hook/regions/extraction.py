@@ -17,8 +17,19 @@ from hook.geo.staging import check_output
 from hook.geo.vector import driver_of
 from hook.progress import progress_bar
 from hook.regions.layer import FORMATS, write_layer
-from hook.regions.plan import RegionPlan, RegionRequest, TokenBatch, check_answer
-from hook.regions.strips import StripWriter, read_strips
+from hook.regions.merging import Joiner
+from hook.regions.plan import (
+    STRIDE,
+    RegionPlan,
+    RegionRequest,
+    SeedBatch,
+    TokenBatch,
+    check_answer,
+    check_seeds,
+)
+from hook.regions.seeds import SeedWriter, area_with_data, tabulate
+from hook.regions.strips import StripWriter, read_strips, with_junctions
+from hook.scenes.journal import Journal
 from hook.scenes.pipeline import (
     Job,
     RunBlocks,
@@ -33,7 +44,7 @@ from hook.scenes.vector_files import GridSpec
 
 DEFAULT_WINDOW = 224
 
-Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch]
+Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch | SeedBatch]
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,12 @@ def extract_regions(
     probability over the region. The embedding is the token's, or with seeds their means and
     standard deviations over the region.
 
+    With ``scale`` or ``regions_per_km2`` regions are those of the whole scene, from a hierarchy of
+    merges of its seeds (:func:`hook.regions.hierarchy.merge_scene`); windows only give the seeds.
+    ``token_id`` is then the number of a region, in the order of their first seeds, ``window_id``
+    the window in which it begins, and the embedding that of its seeds. The records are in the order
+    in which regions end.
+
     Merging joins regions that share an edge along a seam of windows and whose embeddings have a
     cosine above the threshold, transitively: regions of many parts can become one across the scene
     without ``explode``. A merged region has the window and token of its first one, the means of
@@ -109,7 +126,8 @@ def extract_regions(
     Args:
         tokenize: Called with windows (B, C, window, window) in native values and dtype, and their
             validity (B, window, window) bool. B is constant: the last window fills up a batch.
-            Windows without a valid pixel are skipped.
+            Windows without a valid pixel are skipped. Returns tokens, or for regions of the whole
+            scene seeds.
         request: Scene and options; a ``window`` of None means 224 pixels. ``output`` is
             ``.parquet``: GeoParquet 1.1, ``embedding`` a fixed-size list of D float32; or
             ``.gpkg``: GeoPackage, ``embedding`` a BLOB of D little-endian float32.
@@ -142,20 +160,38 @@ def extract_regions(
             class_names=None if class_names is None else tuple(map(str, class_names)),
             explode=bool(request.explode),
             merge=float(request.merge_threshold) if request.merge else None,
+            scale=request.scale,
+            regions_per_km2=request.regions_per_km2,
+            step=STRIDE if request.of_scene else 1,
         )
         crs = reader.crs and CRS.from_user_input(reader.crs)
         grid = GridSpec(crs, reader.transform, reader.height, reader.width)
         run = {**scene.fingerprint(), **dataclasses.asdict(plan)}
         run |= {"layer": request.layer, "model": dict(fingerprint or {})}
+        if request.regions_per_km2 is not None and not has_areas(crs):
+            raise SceneError(
+                f"{scene.paths[0]}: {NO_AREAS}, so regions_per_km2 cannot be counted",
+                expected="a CRS with areas",
+                found=crs,
+                remedy="use scale instead, or georeference the scene",
+            )
         if report := report_of_finished(RegionReport, request, run):
             return report
         with unfinished(request, run) as (journal, files):
             staged = files.add(request.output)
+            job = SEEDS if plan.of_scene else REGIONS
             resumed = run_missing_blocks(
-                REGIONS, tokenize, scene, reader, plan, journal, run_blocks, request.progress
+                job, tokenize, scene, reader, plan, journal, run_blocks, request.progress
             )
+            strips, merger = read_strips(journal, plan), None
+            if plan.of_scene:
+                from hook.regions.hierarchy import merge_scene  # imports PyTorch
+
+                count = _count_regions(journal, plan, grid)
+                regions, ends = merge_scene(journal, plan, count, request.progress)
+                strips, merger = tabulate(journal, plan, regions), Joiner(ends)
             strips = progress_bar(
-                read_strips(journal, plan),
+                with_junctions(strips),
                 desc="writing regions",
                 total=len(plan.grid.row_offs),
                 unit="row",
@@ -163,7 +199,7 @@ def extract_regions(
             )
             with strips:
                 count = write_layer(
-                    strips, plan, grid, staged, request.output, driver, request.layer
+                    strips, plan, grid, staged, request.output, driver, request.layer, merger
                 )
             files.commit()
             done = [journal.read_json(block.note) for block in plan.blocks]
@@ -209,6 +245,16 @@ def _cache_bytes(reader: SceneReader, plan: RegionPlan) -> int:
     return int(np.clip(rows * reader.row_bytes, 16 << 20, 512 << 20))
 
 
+def _count_regions(journal: Journal, plan: RegionPlan, grid: GridSpec) -> int | None:
+    """Return the number of regions of ``regions_per_km2``; None without."""
+    if plan.regions_per_km2 is None:
+        return None
+    return max(round(plan.regions_per_km2 * area_with_data(journal, plan, grid) / 1e6), 1)
+
+
 # Seams are joined when the file is written, from top to bottom.
 REGIONS = Job(check_answer, StripWriter, _cache_bytes)
 """Blocks of :func:`extract_regions`."""
+
+SEEDS = Job(check_seeds, SeedWriter, _cache_bytes)
+"""Its blocks for regions of the whole scene."""

@@ -36,11 +36,15 @@ def write_layer(
     output: Path,
     driver: str,
     layer: str,
+    merger: Merger | None = None,
 ) -> int:
-    """Write the file; return the number of regions."""
+    """Write the file; return the number of regions.
+
+    ``merger`` joins the regions of strips; None: that of the plan, if any.
+    """
     schema = _schema(plan, driver)
     kind = "Polygon" if plan.explode else "MultiPolygon"
-    tables = _tables(_finished(strips, plan), plan, grid, schema)
+    tables = _tables(_finished(strips, plan, merger), plan, grid, schema)
     return write_tables(tables, schema, grid, staged, output, driver, layer, kind)
 
 
@@ -63,12 +67,14 @@ def embedding_column(vectors: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
 
 
-def _finished(strips: Iterator[Strip], plan: RegionPlan) -> Iterator[RegionTable]:
+def _finished(
+    strips: Iterator[Strip], plan: RegionPlan, merger: Merger | None
+) -> Iterator[RegionTable]:
     """Yield completed regions."""
-    if plan.merge is None:
+    if plan.merge is None and merger is None:
         yield from (strip.regions for strip in strips)
         return
-    merger, bottom = Merger(plan.merge, plan.explode), plan.height
+    merger, bottom = merger or Merger(plan.merge, plan.explode), plan.height
     for strip in strips:
         yield merger.add(strip, strip.first_row + strip.height == bottom)
 
@@ -105,9 +111,13 @@ def _tables(
         known = np.where(part.counts > 0, part.counts, math.nan)[:, np.newaxis]
         means = np.where(part.counts[:, np.newaxis] > 0, part.means, math.nan)
         deviations = np.sqrt(part.squares / known)
-        for mean, deviation in zip(means.T, deviations.T, strict=True):
+        bands = len(plan.bands)
+        for mean, deviation in zip(means.T[:bands], deviations.T[:bands], strict=True):
             columns += [pa.array(mean, from_pandas=True), pa.array(deviation, from_pandas=True)]
-        columns.append(embedding_column(part.embeddings, schema.field(EMBEDDING).type))
+        embeddings = part.embeddings
+        if plan.of_scene:  # seeds follow the bands
+            embeddings = np.nan_to_num(np.hstack([means[:, bands:], deviations[:, bands:]]))
+        columns.append(embedding_column(embeddings, schema.field(EMBEDDING).type))
         columns.append(pa.array(shapely.to_wkb(polygons), pa.binary()))
         yield pa.record_batch(columns, schema), shapely.bounds(polygons)
 

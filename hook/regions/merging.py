@@ -32,14 +32,8 @@ class Merger:
         """
         new = strip.regions._replace(embeddings=strip.regions.embeddings.astype(np.float64))
         held = 0 if self._open is None else len(self._open.tokens)
-        links = [self._similar(new.embeddings, new.embeddings, strip.pairs) + held]
-        if self._above is not None:
-            pairs = _vertical_pairs(self._above.bottom, strip.top)
-            above = self._above.regions.embeddings.astype(np.float64)
-            pairs = self._similar(above, new.embeddings, pairs)
-            links.append(np.column_stack([self._open_index[pairs[:, 0]], pairs[:, 1] + held]))
+        links = self._links(strip._replace(regions=new), held)
         table = new if self._open is None else join([self._open, new])
-        links = np.concatenate(links)
         parts = components(len(table.tokens), links[:, 0], links[:, 1])
         pieces: list[list[shapely.Geometry]] = [[] for _ in range(parts.max(initial=-1) + 1)]
         added = ([polygon] for polygon in new.polygons)
@@ -51,7 +45,7 @@ class Merger:
         merged = _merge(table, parts, len(pieces))
         continues = np.zeros(len(pieces), bool)
         if not last:
-            continues[parts[held + np.unique(strip.bottom[strip.bottom >= 0])]] = True
+            continues[parts[held + self._continuing(strip)]] = True
         ended = take(merged, ~continues)
         for number, part in enumerate(np.flatnonzero(~continues).tolist()):
             ended.polygons[number] = _union(pieces[part], self._explode)
@@ -61,6 +55,21 @@ class Merger:
         self._above = strip
         return ended
 
+    def _links(self, strip: Strip, held: int) -> np.ndarray:
+        """Return the pairs (m, 2) to merge of the open regions followed by those of a strip."""
+        new = strip.regions.embeddings
+        links = [self._similar(new, new, strip.pairs) + held]
+        if self._above is not None:
+            pairs = _vertical_pairs(self._above.bottom, strip.top)
+            above = self._above.regions.embeddings.astype(np.float64)
+            pairs = self._similar(above, new, pairs)
+            links.append(np.column_stack([self._open_index[pairs[:, 0]], pairs[:, 1] + held]))
+        return np.concatenate(links)
+
+    def _continuing(self, strip: Strip) -> np.ndarray:
+        """Return the regions of a strip that may continue below it."""
+        return np.unique(strip.bottom[strip.bottom >= 0])
+
     def _similar(self, first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Return the pairs (m, 2) of rows of two embedding tables above the threshold."""
         one, other = first[pairs[:, 0]], second[pairs[:, 1]]
@@ -69,6 +78,26 @@ class Merger:
             (one * other).sum(axis=1), lengths, out=np.zeros(len(pairs)), where=lengths > 0
         )
         return pairs[cosines > self._threshold]
+
+
+class Joiner(Merger):
+    """Joins the parts of regions of the whole scene, which have the same number in every strip.
+
+    Args:
+        ends: (N,) row of pixels after the last one of each region.
+    """
+
+    def __init__(self, ends: np.ndarray) -> None:
+        super().__init__(threshold=1, explode=False)
+        self._ends = ends
+
+    def _links(self, strip: Strip, held: int) -> np.ndarray:
+        open_regions = np.empty(0, np.int32) if self._open is None else self._open.tokens
+        _, *pairs = np.intersect1d(open_regions, strip.regions.tokens, return_indices=True)
+        return np.column_stack(pairs) + [0, held]
+
+    def _continuing(self, strip: Strip) -> np.ndarray:
+        return np.flatnonzero(self._ends[strip.regions.tokens] > strip.first_row + strip.height)
 
 
 def _vertical_pairs(above: np.ndarray, below: np.ndarray) -> np.ndarray:

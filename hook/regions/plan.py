@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hook.arguments import bad_argument, check_number
-from hook.errors import SceneError
+from hook.errors import ConfigError, SceneError
+from hook.scenes.grid import WindowGrid
 from hook.scenes.pipeline import WindowPlan
 from hook.scenes.request import SceneRequest
 
@@ -40,13 +41,32 @@ class TokenBatch(NamedTuple):
     """(B, h, w) integers: seed of each pixel, from 0 to M - 1; with ``seeds``."""
 
 
+class SeedBatch(NamedTuple):
+    """Seeds of a batch of windows, for regions of the whole scene."""
+
+    seeds: np.ndarray
+    """(B, h, w, D) real numbers, of cells of ``STRIDE`` pixels; zero for seeds without data."""
+    grouping: np.ndarray
+    """(B, h, w, G) features whose hierarchy the regions are, see :func:`merge_seeds`."""
+    pixel_scores: np.ndarray | None = None
+    """(B, K, H, W) class probabilities of each pixel."""
+
+
+STRIDE = 4
+"""Pixels per seed, along each axis."""
+
+
 @dataclass(frozen=True)
 class RegionRequest(SceneRequest):
     """Options of :func:`extract_regions`: those of any scene, and the following.
 
-    By default windows do not overlap.
-
     Args:
+        overlap: See :class:`hook.scenes.SceneRequest`. None: windows do not overlap, except with
+            ``scale`` or ``regions_per_km2`` by a quarter, so that seeds know their surroundings.
+        scale: Make regions of the whole scene instead of windows, by merging neighbours up to this
+            cost (:func:`hook.tokenizers.merge_seeds`): larger numbers give fewer regions.
+        regions_per_km2: Make regions of the whole scene, as many as this number times the area with
+            data in square kilometres, the merges of lowest cost first.
         explode: Make a region of every 4-connected part of a token.
         merge: Merge touching regions of neighbouring windows with similar embeddings.
         merge_threshold: Cosine of embeddings above which they are merged, from -1 to 1. The
@@ -55,18 +75,54 @@ class RegionRequest(SceneRequest):
         layer: Name of the layer in a GeoPackage.
     """
 
-    overlap: float = 0
+    overlap: float | None = None
+    scale: float | None = None
+    regions_per_km2: float | None = None
     explode: bool = False
     merge: bool = False
     merge_threshold: float = MERGE_THRESHOLD
     layer: str = "regions"
 
     def __post_init__(self) -> None:
+        if self.overlap is None:
+            self._set(overlap=0.25 if self.of_scene else 0)
         super().__post_init__()
+        for name in ("scale", "regions_per_km2"):
+            if getattr(self, name) is not None:
+                self._set(**{name: check_number(name, getattr(self, name), above=0)})
+        if self.of_scene:
+            self._check_alone()
         remedy = "use a merge threshold such as 0.9"
         check_number("merge_threshold", self.merge_threshold, -1, 1, remedy=remedy)
         if not isinstance(self.layer, str):
             raise bad_argument("layer", self.layer, "a name")
+
+    @property
+    def of_scene(self) -> bool:
+        """Whether regions are those of the whole scene, not of its windows."""
+        return self.scale is not None or self.regions_per_km2 is not None
+
+    def _check_alone(self) -> None:
+        """Raise ConfigError for an option that regions of the whole scene do not have."""
+        one, other = ("scale", "regions_per_km2")
+        name = one if self.scale is not None else other
+        for wrong, reason in (
+            (other, "one of the two decides how far regions are merged"),
+            ("merge", "the regions are not cut by windows, so there is nothing to merge"),
+            ("explode", "the regions are connected, so there is nothing to separate"),
+        ):
+            if wrong != name and getattr(self, wrong):
+                raise refused(wrong, name, reason)
+
+
+def refused(option: str, name: str, reason: str) -> ConfigError:
+    """Return the error of an option that regions by ``scale`` or ``regions_per_km2`` lack."""
+    return ConfigError(
+        f"{option} and {name} exclude each other",
+        expected=f"{name} alone: {reason}",
+        found="both",
+        remedy=f"omit {option} or {name}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +134,19 @@ class RegionPlan(WindowPlan):
     class_names: tuple[str, ...] | None
     explode: bool
     merge: float | None
+    scale: float | None = None
+    regions_per_km2: float | None = None
+    step: int = 1
+
+    @property
+    def grid(self) -> WindowGrid:
+        """The windows."""
+        return WindowGrid(self.height, self.width, self.window, self.overlap, self.step)
+
+    @property
+    def of_scene(self) -> bool:
+        """Whether regions are those of the whole scene, not of its windows."""
+        return self.step > 1
 
     @property
     def num_classes(self) -> int:
@@ -157,6 +226,27 @@ def check_answer(answer: TokenBatch, batch: int, plan: RegionPlan) -> TokenBatch
             for name, a in answer._asdict().items()
         }
     )
+
+
+def check_seeds(answer: SeedBatch, batch: int, plan: RegionPlan) -> SeedBatch:
+    """Check shapes and values of a model's seeds, and return a copy."""
+    answer = SeedBatch(*(None if a is None else np.array(a, np.float32) for a in answer))
+    side, dims = plan.window, plan.embed_dims // 2
+    grid = (batch, side // STRIDE, side // STRIDE)
+    groups = answer.grouping.shape[-1:]
+    scores = None if plan.class_names is None else (batch, plan.num_classes, side, side)
+    shapes = {"seeds": (*grid, dims), "grouping": (*grid, *groups), "pixel_scores": scores}
+    for name, array in answer._asdict().items():
+        found = None if array is None else array.shape
+        if found != shapes[name] or (array is not None and not np.isfinite(array).all()):
+            raise SceneError(
+                f"the model's answer to a batch of windows: {name}",
+                expected=f"finite numbers of shape {shapes[name]}",
+                found="NaN or infinity" if found == shapes[name] else f"shape {found}",
+                remedy="check embed_dims and class_names, the model's weights and the scene's "
+                "values",
+            )
+    return answer
 
 
 def _count(vectors: np.ndarray | None) -> int:

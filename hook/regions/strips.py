@@ -2,7 +2,7 @@
 
 import bisect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,12 +85,11 @@ class StripWriter:
             if row != self._row:
                 self._finish_row()
                 self._row = row
-                core = self._grid.core(window)
-                self._labels = np.full((core.height, self._grid.width), _NODATA, np.int32)
+                self._begin_row(self._grid.core(window))
             if covered is None:
                 self._empty += 1
                 continue
-            one = TokenBatch(*(None if a is None else a[number] for a in answer))
+            one = type(answer)(*(None if a is None else a[number] for a in answer))
             self._add(window, covered, step.images[number], step.valid[number], one)
             number += 1
         if step.last:
@@ -99,6 +98,10 @@ class StripWriter:
             done = {"empty": self._empty, "pixels": self._pixels, "ranges": step.ranges}
             self._journal.write_text(step.block.note, json.dumps(done))
             self._begin_block()
+
+    def _begin_row(self, core: Window) -> None:
+        """Begin a row of windows at its first core."""
+        self._labels = np.full((core.height, self._grid.width), _NODATA, np.int32)
 
     def _add(
         self,
@@ -173,19 +176,25 @@ class StripWriter:
             columns = (np.zeros(s, kind) for s, kind in zip(shapes, kinds, strict=True))
             regions = RegionTable(*columns, np.empty(0, object))
         first_row = self._grid.core(self._grid[self._row * len(self._grid.col_offs)]).row_off
-        polygons = _trace(labels, len(regions.tokens), first_row, plan.explode)
+        polygons = trace(labels, len(regions.tokens), first_row, plan.explode)
         pairs = np.empty((0, 2), np.int64)
         if plan.merge is not None:
             cores = (self._grid.core(Window(0, col, 0, 0)) for col in self._grid.col_offs[1:])
             seams = np.array([core.col_off for core in cores], np.int64)
             pairs = touching(labels[:, seams - 1], labels[:, seams])
-        name = strip_name(self._row)
         strip = Strip(first_row, len(labels), regions, labels[0], labels[-1], pairs)
-        path = self._journal.path(name)
-        with writing(path), self._journal.partial(name).open("wb") as file:
-            _save_strip(file, strip._replace(regions=regions._replace(polygons=polygons)))
-        self._names.append(name)
+        self._save(_arrays_of(strip._replace(regions=regions._replace(polygons=polygons))))
         self._row, self._labels, self._parts = None, None, []
+
+    def _save(self, arrays: dict[str, np.ndarray]) -> None:
+        """Write the file of a row of windows."""
+        name = strip_name(self._row)
+        with (
+            writing(self._journal.path(name)),
+            self._journal.partial(name).open("wb") as file,
+        ):
+            np.savez(file, **arrays)
+        self._names.append(name)
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
@@ -244,7 +253,7 @@ def _measure(
     return counts, means, squares
 
 
-def _trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.ndarray:
+def trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.ndarray:
     """Trace the regions of a row of windows.
 
     Args:
@@ -281,8 +290,8 @@ def strip_name(row: int) -> str:
     return f"row{row:06d}.npz"
 
 
-def _save_strip(file, strip: Strip) -> None:
-    """Write a row of windows, polygons as arrays of integer vertices."""
+def _arrays_of(strip: Strip) -> dict[str, np.ndarray]:
+    """Return the arrays to store of a row of windows, with polygons as integer vertices."""
     columns = strip.regions._asdict()
     arrays = strip._asdict() | columns
     del arrays["regions"], arrays["polygons"]
@@ -290,19 +299,24 @@ def _save_strip(file, strip: Strip) -> None:
         kind, corners, offsets = shapely.to_ragged_array(polygons)
         arrays["corners"], arrays["kind"] = corners.astype(np.int32), kind.value
         arrays |= {f"offsets{number}": values for number, values in enumerate(offsets)}
-    np.savez(file, **arrays)
+    return arrays
 
 
-def _load_strip(path: Path) -> Strip:
+def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of a file of the journal, by default all."""
     try:
         with np.load(path) as file:
-            arrays = dict(file)
+            return {name: file[name] for name in names or file.files}
     except (OSError, ValueError) as error:
         raise SceneError(
             f"{path}: cannot be read",
             found=error,
             remedy="start again without the files of the interrupted run (--overwrite)",
         ) from error
+
+
+def _load_strip(path: Path) -> Strip:
+    arrays = load_arrays(path)
     polygons = np.empty(0, object)
     if "kind" in arrays:
         offsets = [arrays[name] for name in sorted(arrays) if name.startswith("offsets")]
@@ -321,11 +335,16 @@ def _load_strip(path: Path) -> Strip:
 
 
 def read_strips(journal: Journal, plan: RegionPlan) -> Iterator[Strip]:
-    """Read the rows of windows, with the vertices of neighbours above and below."""
-    above, strip = None, _load_strip(journal.path(strip_name(0)))
+    """Read the rows of windows."""
     for row in range(len(plan.grid.row_offs)):
-        last = row + 1 == len(plan.grid.row_offs)
-        following = None if last else _load_strip(journal.path(strip_name(row + 1)))
+        yield _load_strip(journal.path(strip_name(row)))
+
+
+def with_junctions(strips: Iterator[Strip]) -> Iterator[Strip]:
+    """Add the vertices of neighbours above and below to the polygons of rows of windows."""
+    above, strip = None, next(strips)
+    while strip is not None:
+        following = next(strips, None)
         polygons = strip.regions.polygons
         if above is not None:
             polygons = insert_vertices(polygons, strip.first_row, _column_edges(above))

@@ -27,19 +27,27 @@ class WindowGrid(Sequence[Window]):
         width: Columns of the scene.
         window: Side of a window in pixels.
         overlap: Pixels that neighbours share, or a fraction of the window if below 1.
+        step: Windows and cores start at multiples of this number of pixels, of which the window
+            must be a multiple; the last window may then end up to ``step - 1`` pixels beyond the
+            scene, and is shortened.
 
     Raises:
         ConfigError: A size is not a positive integer, or the overlap is not below the window.
     """
 
-    def __init__(self, height: int, width: int, window: int, overlap: float = 0.25) -> None:
+    def __init__(
+        self, height: int, width: int, window: int, overlap: float = 0.25, step: int = 1
+    ) -> None:
         self.height = check_int("height", height)
         self.width = check_int("width", width)
         self.window = check_int("window", window)
-        self.overlap = overlap_pixels(overlap, self.window)
+        self.step = step
+        if self.window % step:
+            raise bad_argument("window", window, f"a multiple of {step}, the side of a seed")
+        self.overlap = overlap_pixels(overlap, self.window) // step * step
         self.stride = self.window - self.overlap
-        self.row_offs = _offsets(self.height, self.window, self.stride)
-        self.col_offs = _offsets(self.width, self.window, self.stride)
+        self.row_offs = _offsets(self.height, self.window, self.stride, step)
+        self.col_offs = _offsets(self.width, self.window, self.stride, step)
 
     def __len__(self) -> int:
         return len(self.row_offs) * len(self.col_offs)
@@ -50,28 +58,30 @@ class WindowGrid(Sequence[Window]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         row, col = divmod(index % len(self), len(self.col_offs))
+        row_off, col_off = self.row_offs[row], self.col_offs[col]
         return Window(
-            self.row_offs[row],
-            self.col_offs[col],
-            min(self.window, self.height),
-            min(self.window, self.width),
+            row_off,
+            col_off,
+            min(self.window, self.height - row_off),
+            min(self.window, self.width - col_off),
         )
 
     def core(self, window: Window) -> Window:
         """Return a window without the outer half of its overlaps; cores cover a scene once."""
-        rows = _core(self.row_offs, window.row_off, self.window, self.height)
-        columns = _core(self.col_offs, window.col_off, self.window, self.width)
+        side, step = self.window, self.step
+        rows = _core(self.row_offs, window.row_off, side, self.height, step)
+        columns = _core(self.col_offs, window.col_off, side, self.width, step)
         return Window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
 
 
-def _core(offsets: list[int], offset: int, window: int, size: int) -> tuple[int, int]:
+def _core(offsets: list[int], offset: int, window: int, size: int, step: int) -> tuple[int, int]:
     """Return start and stop of the core of a window along an axis."""
     index = bisect.bisect_left(offsets, offset)
     first, last = 0, size
     if index:
-        first = (offsets[index - 1] + window + offset) // 2
+        first = (offsets[index - 1] + window + offset) // 2 // step * step
     if index + 1 < len(offsets):
-        last = (offset + window + offsets[index + 1]) // 2
+        last = (offset + window + offsets[index + 1]) // 2 // step * step
     return first, last
 
 
@@ -101,6 +111,6 @@ def overlap_pixels(overlap: float, window: int) -> int:
     return min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
 
 
-def _offsets(size: int, window: int, stride: int) -> list[int]:
-    last = max(size - window, 0)
+def _offsets(size: int, window: int, stride: int, step: int) -> list[int]:
+    last = -(-max(size - window, 0) // step) * step
     return [*range(0, last, stride), last]

@@ -1,10 +1,12 @@
 """Nested regions of seeds: a hierarchy of merges of neighbouring seeds, cut at any number."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+_ROUNDS = 4  # rounds after which pairs of the same regions are reduced to one
 
 
 @dataclass(frozen=True)
@@ -114,63 +116,100 @@ def merge_seeds(
     if valid is None:
         valid = torch.ones(b, h, w, dtype=torch.bool, device=features.device)
     means = features.flatten(0, 2).float().clone()
-    size = torch.ones(b * h * w, device=means.device) if sizes is None else sizes.flatten().float()
-    index = torch.arange(b * h * w, device=means.device).reshape(b, h, w)
-    pairs = []
-    for axis in (1, 2):
-        length = (h, w)[axis - 1] - 1
-        one, other = index.narrow(axis, 0, length), index.narrow(axis, 1, length)
-        both = valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
-        pairs.append(torch.stack([one[both], other[both]]))
-    first, second, cost = _merge_graph(means, size.clone(), torch.cat(pairs, dim=1))
+    sizes = torch.ones(b * h * w, device=means.device) if sizes is None else sizes.flatten().float()
+    costs = torch.zeros_like(sizes)
+    first, second, cost = merge_graph(means, sizes.clone(), costs, seed_pairs(valid))
     # Stable: of merges of equal cost those of earlier rounds stay in front.
     order = cost.argsort(stable=True)
     order = order[(first[order] // (h * w)).argsort(stable=True)]
     return RegionHierarchy(first[order], second[order], cost[order], valid)
 
 
-def _merge_graph(means: Tensor, size: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge all regions of a graph; return those kept, those absorbed, and the costs.
+def seed_pairs(valid: Tensor) -> Tensor:
+    """Return the flat indexes (2, E) of the pairs of neighbours of valid seeds (B, h, w)."""
+    index = torch.arange(valid.numel(), device=valid.device).reshape(valid.shape)
+    pairs = []
+    for axis in (1, 2):
+        length = valid.shape[axis] - 1
+        one, other = index.narrow(axis, 0, length), index.narrow(axis, 1, length)
+        both = valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
+        pairs.append(torch.stack([one[both], other[both]]))
+    return torch.cat(pairs, dim=1)
+
+
+def merge_graph(
+    means: Tensor, sizes: Tensor, heights: Tensor, pairs: Tensor, frozen: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge the regions of a graph as :func:`merge_seeds` does.
 
     Args:
-        means: (N, D) features; overwritten.
-        size: (N,) sizes; overwritten.
-        pairs: (2, E) neighbouring regions, the smaller index first.
+        means: (N, D) float32 features; overwritten by those of the merged regions.
+        sizes: (N,) float32; overwritten likewise.
+        heights: (N,) float32, costs of the last merges within the regions, 0 for seeds; overwritten
+            likewise.
+        pairs: (2, E) neighbouring regions. Of equal costs the first pair's counts.
+        frozen: (N,) bool, regions not to be merged, because they have neighbours that the graph
+            lacks; nor is one merged whose cheapest neighbour is frozen. None: none is.
+
+    Returns:
+        (M,) indexes of the regions kept, the smaller of two, of those merged into them, and the
+        costs, by round.
     """
     n = len(means)
-    height = torch.zeros_like(size)
-    everyone = torch.arange(n, device=means.device)
-    key = (pairs[0] * n + pairs[1]).sort().values
-    kept, absorbed, costs = [], [], []
-    while len(key):
-        first, second = key // n, key % n
-        weight = size[first] * size[second] / (size[first] + size[second])
-        cost = weight * (means[first] - means[second]).square().sum(dim=1)
-        # The cheapest pair of each region, the first of equal ones; pairs are sorted.
-        cheapest = torch.full_like(size, torch.inf)
-        cheapest = cheapest.scatter_reduce_(0, first, cost, "amin")
-        cheapest = cheapest.scatter_reduce_(0, second, cost, "amin")
-        number = torch.arange(len(key), device=key.device)
-        best = torch.full((n,), len(key), device=key.device)
-        for end in (first, second):
-            at = torch.where(cost == cheapest[end], number, len(key))
-            best = best.scatter_reduce_(0, end, at, "amin")
-        mutual = (best[first] == number) & (best[second] == number)
+    target = torch.arange(n, device=means.device)
+    grown = torch.zeros(n, dtype=torch.bool, device=means.device)
+    cheapest = torch.empty_like(target)
+    first, second = pairs
+    code = _cost_code(means, sizes, first, second, torch.arange(len(first), device=means.device))
+    kept, absorbed, costs = [target[:0]], [target[:0]], [sizes[:0]]
+    for number in itertools.count(1):
+        cheapest.fill_(torch.iinfo(torch.int64).max)
+        cheapest.scatter_reduce_(0, first, code, "amin").scatter_reduce_(0, second, code, "amin")
+        mutual = cheapest.index_select(0, first) == code
+        mutual &= cheapest.index_select(0, second) == code
+        if frozen is not None:
+            mutual &= ~(frozen.index_select(0, first) | frozen.index_select(0, second))
+        mutual = mutual.nonzero()[:, 0]
+        if not len(mutual):
+            return torch.cat(kept), torch.cat(absorbed), torch.cat(costs)
         one, other = first[mutual], second[mutual]
-        total = size[one] + size[other]
-        share = (size[other] / total)[:, None]
-        means[one] = means[one].lerp(means[other], share)
-        size[one] = total
-        height[one] = torch.maximum(cost[mutual], torch.maximum(height[one], height[other]))
+        one, other = torch.minimum(one, other), torch.maximum(one, other)
+        total = sizes[one] + sizes[other]
+        means[one] = means[one].lerp(means[other], (sizes[other] / total)[:, None])
+        sizes[one] = total
+        cost = (code[mutual] >> 32).to(torch.int32).view(torch.float32)
+        heights[one] = torch.maximum(cost, torch.maximum(heights[one], heights[other]))
         kept.append(one)
         absorbed.append(other)
-        costs.append(height[one])
-        target = everyone.clone()
+        costs.append(heights[one])
         target[other] = one
-        first, second = target[first], target[second]
-        low, high = torch.minimum(first, second), torch.maximum(first, second)
-        key = (low * n + high)[low != high].unique()
-    if not kept:
-        none = everyone[:0]
-        return none, none, size[:0]
-    return torch.cat(kept), torch.cat(absorbed), torch.cat(costs)
+        first, second = target.index_select(0, first), target.index_select(0, second)
+        between = (first != second).nonzero()[:, 0]
+        if number % _ROUNDS == 0:
+            between = between[_first_of_pairs(first[between], second[between], n)]
+        first, second, code = first[between], second[between], code[between]
+        grown.zero_()[one] = True
+        changed = grown.index_select(0, first) | grown.index_select(0, second)
+        changed = changed.nonzero()[:, 0]
+        code[changed] = _cost_code(
+            means, sizes, first[changed], second[changed], code[changed] & 0xFFFFFFFF
+        )
+
+
+def _cost_code(
+    means: Tensor, sizes: Tensor, first: Tensor, second: Tensor, number: Tensor
+) -> Tensor:
+    """Return the costs of pairs (E,) and their numbers as integers that sort by both."""
+    one, other = sizes.index_select(0, first), sizes.index_select(0, second)
+    distance = means.index_select(0, first).sub_(means.index_select(0, second)).square_().sum(dim=1)
+    # Bits of floats that are not negative have the order of the floats.
+    cost = distance.mul_(one * other / (one + other)).view(torch.int32).to(torch.int64)
+    return cost.bitwise_left_shift_(32).bitwise_or_(number)
+
+
+def _first_of_pairs(first: Tensor, second: Tensor, n: int) -> Tensor:
+    """Return the indexes, ascending, of the first of all pairs of the same regions."""
+    key, order = (torch.minimum(first, second) * n + torch.maximum(first, second)).sort(stable=True)
+    new = torch.ones_like(key, dtype=torch.bool)
+    new[1:] = key[1:] != key[:-1]
+    return order[new].sort().values

@@ -10,7 +10,7 @@ import torch
 from hook.apis import RegionExtractor, load_model, tokenize
 from hook.errors import ConfigError, DataError, SceneError
 from hook.inference.regions import RegionPredictor
-from hook.tokenizers import token_map
+from hook.tokenizers import HookTokenizer, token_map
 
 
 @pytest.fixture
@@ -179,6 +179,80 @@ def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
     assert tokens.drop(columns="embedding").equals(table.drop(columns="embedding"))
     with pytest.raises(ConfigError, match="tokens or seeds"):
         RegionExtractor(model, embedding="pixels")
+
+
+@pytest.fixture
+def grouping(monkeypatch):
+    """A stand-in for the grouping features of the preset ``objects``."""
+
+    def first_features(tokenizer, seeds):
+        return seeds.features[..., :5]
+
+    monkeypatch.setattr(HookTokenizer, "grouping", first_features, raising=False)
+
+
+def test_regions_of_the_whole_scene(seg_run, scenes, tmp_path, grouping):
+    model = load_model(seg_run)
+    scene, extractor = scenes / "images" / "second.tif", RegionExtractor(model)
+    with rasterio.open(scene) as source:
+        area = source.dataset_mask().astype(bool).sum() * 4e-6
+        image, valid = source.read([2, 1]).astype(np.float32), source.dataset_mask() > 0
+        transform = source.transform
+    table = extractor.extract(scene, window=96, regions_per_km2=20 / area, progress=False)
+    assert len(table) == 20 and table.area.sum() == valid.sum() * 4
+    assert shapely.coverage_is_valid(table.geometry.to_numpy())
+    # One window, padded by reflection.
+    padded = np.pad(image, ((0, 0), (0, 56), (0, 6)), mode="symmetric")
+    known = np.pad(valid, ((0, 56), (0, 6)), mode="symmetric")
+    units = np.where(known, padded * np.float32(0.01), np.float32(1.3))
+    inputs = (torch.from_numpy(units[None]) - 1.3) / 0.7
+    meta = dict(ori_shape=(96, 96), img_shape=(96, 96), pad_shape=(96, 96))
+    with torch.no_grad():
+        seeds = model.backbone.tokenizer.perceive(inputs).features[0].numpy()
+        chances = model.inference(inputs, [meta]).softmax(1)[0, :, :40, :90].numpy()
+    pixels = seeds.repeat(4, axis=0).repeat(4, axis=1)[:40, :90]
+    for row in table.itertuples():
+        mask = rasterio.features.geometry_mask([row.geometry], valid.shape, transform, invert=True)
+        wanted = np.concatenate([pixels[mask].mean(0), pixels[mask].std(0)])
+        np.testing.assert_allclose(row.embedding, wanted, atol=2e-3)
+        votes = np.bincount(chances[:, mask].argmax(0), minlength=3)
+        assert abs(votes[row.class_id] - votes.max()) <= 1
+        assert row.score == pytest.approx(chances[row.class_id][mask].mean(), abs=1e-4)
+    # The extractor still makes regions of windows.
+    options = dict(overlap=0, explode=True, progress=False)
+    of_windows = extractor.extract(scene, **options)
+    assert of_windows.equals(RegionExtractor(model).extract(scene, **options))
+
+
+def test_regions_of_the_whole_scene_of_a_classification(cls_run, rgb_scene, grouping):
+    model = load_model(cls_run)
+    table = RegionExtractor(model).extract(rgb_scene, scale=1e-3, progress=False)
+    assert len(table) > 5 and set(table.class_name) <= {"dark", "light", "noisy"}
+    assert table.score.between(1 / 3, 1).all()
+    model.head.pooling = "cls_token"  # seeds without the rest of the model
+    same = RegionExtractor(model).extract(rgb_scene, scale=1e-3, progress=False)
+    names = ["pixels", "mean_red", "geometry"]
+    assert "class_id" not in same and table[names].equals(same[names])
+    assert np.array_equal(np.stack(table.embedding), np.stack(same.embedding))
+
+
+def test_options_of_tokens_with_regions_of_the_whole_scene(seg_run, scenes, tmp_path, grouping):
+    model, scene = load_model(seg_run), scenes / "images" / "second.tif"
+    for options, found in (
+        (dict(num_tokens=2), "num_tokens and scale exclude each other"),
+        (dict(min_region_pixels=9), "min_region_pixels and scale exclude each other"),
+        (dict(embedding="tokens"), "embedding='tokens' and scale exclude each other"),
+    ):
+        with pytest.raises(ConfigError, match=found):
+            RegionExtractor(model, **options).extract(scene, tmp_path / "r.gpkg", scale=1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_regions_of_the_whole_scene(seg_run, scenes, tmp_path):
+    model, scene = load_model(seg_run), scenes / "images" / "second.tif"
+    with pytest.raises(ConfigError, match="no regions of whole scenes"):
+        RegionExtractor(model).extract(scene, tmp_path / "r.gpkg", regions_per_km2=1.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_seeds_of_a_model_that_chooses_the_number_of_tokens(cls_run):

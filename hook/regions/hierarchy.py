@@ -1,0 +1,220 @@
+"""Regions of a whole scene: a hierarchy of merges of its seeds, in blocks of bounded memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hook.geo.staging import writing
+from hook.progress import progress_bar
+from hook.regions.plan import STRIDE, RegionPlan
+from hook.regions.seeds import read_seeds, seeds_with_data
+from hook.regions.strips import load_arrays
+from hook.scenes.dissolving import touching
+from hook.scenes.journal import Journal
+from hook.tokenizers.hierarchy import merge_graph, seed_pairs
+
+_BLOCK_SEEDS = 1 << 18  # at about 300 bytes each
+_BLOCK_ROWS = 64  # at least, so that few seeds are at the border of a block
+
+
+class _Merges(NamedTuple):
+    """Merges of the seeds of a block, or of the nodes of a graph."""
+
+    first: np.ndarray
+    """(M,) int32 first seed of a region."""
+    second: np.ndarray
+    """(M,) int32 first seed of the region merged into it."""
+    costs: np.ndarray
+    """(M,) float32, at least those of the merges within the two."""
+
+    def roots(self, count: int, applied: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the first seed of the region of each of the seeds after some of the merges."""
+        parent = np.arange(count)
+        parent[self.second[applied]] = self.first[applied]
+        while ((above := parent[parent]) != parent).any():
+            parent = above
+        return parent
+
+
+class _Cut(NamedTuple):
+    """The merges of a scene to apply: all below a cost, and the first of those that have it."""
+
+    cost: float
+    equal: int
+
+    def apply_to(self, costs: np.ndarray) -> tuple[np.ndarray, "_Cut"]:
+        """Return which merges (M,) bool of a block are applied, and the cut of the next ones."""
+        equal = costs == self.cost
+        equal &= np.cumsum(equal) <= self.equal
+        return (costs < self.cost) | equal, self._replace(equal=self.equal - equal.sum())
+
+
+class _Graph:
+    """What blocks of seeds leave: regions as nodes, and pairs of neighbours."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._pairs: list[np.ndarray] = []
+        self._bottom: np.ndarray | None = None  # nodes of the last row of seeds, -1 for none
+
+    def add(
+        self, features: np.ndarray, known: np.ndarray, last: bool
+    ) -> tuple[_Merges, np.ndarray]:
+        """Merge the next block of seeds as far as other blocks do not matter.
+
+        Args:
+            features: (h, w, G) float32; overwritten.
+            known: (h, w) bool, seeds with data.
+            last: There is no further block.
+
+        Returns:
+            Its merges, and the first seeds of the regions left, which are the next nodes.
+        """
+        means = torch.from_numpy(features).flatten(0, 1)
+        sizes, heights = torch.ones(len(means)), torch.zeros(len(means))
+        frozen = torch.zeros(known.shape, dtype=torch.bool)
+        frozen[:1], frozen[-1:] = self._bottom is not None, not last
+        pairs = seed_pairs(torch.from_numpy(known)[None])
+        found = merge_graph(means, sizes, heights, pairs, frozen.flatten())
+        first, second, costs = (part.numpy() for part in found)
+        merges = _Merges(first.astype(np.int32), second.astype(np.int32), costs)
+        left = known.flatten()
+        left[second] = False
+        left = np.flatnonzero(left)
+        nodes = np.full(known.size, -1)
+        nodes[left] = self.count + np.arange(len(left))
+        nodes = nodes[merges.roots(known.size)]
+        self._pairs.append(touching(*nodes[pairs.numpy()]))
+        rows = nodes.reshape(known.shape)
+        if self._bottom is not None:
+            self._pairs.append(touching(self._bottom, rows[0]))
+        self._bottom = rows[-1]
+        self._parts.append((means[left], sizes[left], heights[left]))
+        self.count += len(left)
+        return merges, left
+
+    def merge(self) -> _Merges:
+        """Merge the nodes."""
+        means, sizes, heights = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        pairs = torch.from_numpy(np.concatenate(self._pairs).T)
+        first, second, costs = merge_graph(means, sizes, heights, pairs)
+        return _Merges(first.numpy(), second.numpy(), costs.numpy())
+
+
+def merge_scene(
+    journal: Journal, plan: RegionPlan, count: int | None, show: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the hierarchy of merges of the seeds of a scene, see :func:`merge_seeds`.
+
+    Seeds are merged in blocks of rows, except for those at the border of a block and regions that
+    are most similar to these. What all blocks leave is one graph, which is merged in turn. The
+    blocks depend on the width of the scene only, not on the windows.
+
+    Args:
+        journal: Seeds of the scene, see :class:`hook.regions.seeds.SeedWriter`; receives the merges
+            and the regions.
+        plan: Options of the run.
+        count: Number of regions; None cuts at the cost ``plan.scale``. A scene in more parts has a
+            region per part.
+        show: Show a progress bar.
+
+    Returns:
+        (h, w) int32 region of each seed, a file in memory, numbered from 0 in the order of their
+        first seeds, -1 where there is no data; and (N,) the row of pixels after each region.
+    """
+    size = -(-plan.height // STRIDE), -(-plan.width // STRIDE)
+    threads = torch.get_num_threads()
+    graph, files = _Graph(), []
+    highest, row, seeds, total = np.empty(0, np.float32), 0, 0, 0
+    torch.set_num_threads(1)  # several wait for each other in steps this small
+    with progress_bar(total=size[0], desc="merging seeds", unit="row", show=show) as bar:
+        for features, known in _read_blocks(journal, plan, size):
+            row += len(known)
+            merges, left = graph.add(features, known, last=row == size[0])
+            files.append(journal.path(f"merges{len(files):06d}.npz"))
+            with writing(files[-1]):
+                np.savez(files[-1], **merges._asdict(), known=known, left=left)
+            seeds, total = seeds + known.sum(), total + len(merges.costs)
+            highest = _largest(highest, merges.costs, count)
+            bar.update(len(known))
+        top = graph.merge()
+    torch.set_num_threads(threads)
+    highest, total = _largest(highest, top.costs, count), total + len(top.costs)
+    cut = _Cut(plan.scale, total)
+    if count is not None:
+        applied = min(max(seeds - count, 0), total)
+        cost = np.sort(highest)[applied - total] if applied < total else np.inf
+        costs = [*(load_arrays(file, ["costs"])["costs"] for file in files), top.costs]
+        cut = _Cut(cost, applied - sum(int((part < cost).sum()) for part in costs))
+    return _label(journal, files, graph, top, cut, size)
+
+
+def _largest(costs: np.ndarray, more: np.ndarray, count: int | None) -> np.ndarray:
+    """Return the ``count`` largest of two arrays of costs; none if it is None."""
+    costs = np.concatenate([costs, more])[: None if count else 0]
+    return costs if count is None or len(costs) <= count else np.partition(costs, -count)[-count:]
+
+
+def _read_blocks(
+    journal: Journal, plan: RegionPlan, size: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield grouping features (h, w, G) and the seeds with data (h, w) of blocks of rows."""
+    rows = max(_BLOCK_ROWS, _BLOCK_SEEDS // size[1])
+    known = grouping = np.empty((0, size[1], 0))
+    for strip in read_seeds(journal, plan, "covered", "grouping"):
+        known, grouping = (
+            new if not len(old) else np.concatenate([old, new])
+            for old, new in (
+                (known, seeds_with_data(strip["covered"])),
+                (grouping, strip["grouping"]),
+            )
+        )
+        while len(known) >= rows:
+            yield grouping[:rows].copy(), known[:rows]
+            known, grouping = known[rows:], grouping[rows:]
+    if len(known):
+        yield grouping.copy(), known
+
+
+def _label(
+    journal: Journal,
+    files: list[Path],
+    graph: _Graph,
+    top: _Merges,
+    cut: _Cut,
+    size: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the regions of all blocks after a cut; see :func:`merge_scene`."""
+    path = journal.path("regions.npy")
+    with writing(path):
+        regions = np.lib.format.open_memmap(path, "w+", np.int32, size)
+    # Of equal costs those of the graph come last.
+    equal = sum(int((load_arrays(file, ["costs"])["costs"] == cut.cost).sum()) for file in files)
+    applied, _ = cut._replace(equal=cut.equal - equal).apply_to(top.costs)
+    root_of_node = top.roots(graph.count, applied)
+    number_of_node = np.full(graph.count, -1)
+    ends, row, node = np.empty(0, np.int64), 0, 0
+    for file in files:
+        block = load_arrays(file)
+        known, left = block["known"], block["left"]
+        merges = _Merges(*(block[name] for name in _Merges._fields))
+        applied, cut = cut.apply_to(merges.costs)
+        root = merges.roots(known.size, applied)
+        first = known.flatten() & (root == np.arange(known.size))
+        first[left] &= root_of_node[node : node + len(left)] == node + np.arange(len(left))
+        numbers = np.full(known.size, -1)
+        numbers[first] = len(ends) + np.arange(first.sum())
+        own = first[left]
+        number_of_node[node : node + len(left)][own] = numbers[left[own]]
+        numbers[left] = number_of_node[root_of_node[node : node + len(left)]]
+        labels = np.where(known, numbers[root].reshape(known.shape), -1)
+        regions[row : row + len(known)] = labels
+        ends = np.concatenate([ends, np.zeros(first.sum(), np.int64)])
+        # Of several rows of a region the last one remains.
+        ends[labels[known]] = STRIDE * (row + 1 + np.nonzero(known)[0])
+        row, node = row + len(known), node + len(left)
+    return regions, ends

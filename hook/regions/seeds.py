@@ -1,0 +1,225 @@
+"""Seeds of rows of windows, and the table of the regions that they form."""
+
+import bisect
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from hook.geo.measure import pixel_areas
+from hook.regions.plan import STRIDE, RegionPlan, SeedBatch
+from hook.regions.strips import RegionTable, Strip, StripWriter, load_arrays, strip_name, trace
+from hook.scenes.grid import Window
+from hook.scenes.journal import Journal
+from hook.scenes.vector_files import GridSpec
+
+
+class SeedStrip(NamedTuple):
+    """The seeds of one row of windows, h x w, and what their pixels have; 0 where they have none.
+
+    Of G grouping features, D features, C bands and K classes.
+    """
+
+    first_row: np.ndarray
+    """() int64: row of pixels of the scene at which they start."""
+    covered: np.ndarray
+    """(height, width) bool, pixels with data; stored as bits."""
+    grouping: np.ndarray
+    """(h, w, G) float32."""
+    seeds: np.ndarray
+    """(h, w, D) float16."""
+    counts: np.ndarray
+    """(h, w) uint8: pixels where all bands are valid."""
+    means: np.ndarray
+    """(h, w, C) float32: means over these."""
+    squares: np.ndarray
+    """(h, w, C) float32: sums of squared differences from the mean."""
+    votes: np.ndarray
+    """(h, w, K) uint8: pixels with data of each class."""
+    scores: np.ndarray
+    """(h, w, K) float32: sums of probabilities over the pixels with data."""
+
+
+class SeedWriter(StripWriter):
+    """Writes the seeds of rows of windows to the journal."""
+
+    def _begin_row(self, core: Window) -> None:
+        self._seeds: SeedStrip | None = None
+
+    def _start(self, core: Window, grouping_dims: int) -> SeedStrip:
+        plan, width = self._plan, self._grid.width
+        grid = -(-core.height // STRIDE), -(-width // STRIDE)
+        dims = grouping_dims, plan.embed_dims // 2, len(plan.bands), plan.num_classes
+        g, d, c, k = ((*grid, number) for number in dims)
+        kinds = ("f4", "f2", "u1", "f4", "f4", "u1", "f4")
+        arrays = (
+            np.zeros(s, kind) for s, kind in zip((g, d, grid, c, c, k, k), kinds, strict=True)
+        )
+        covered = np.zeros((core.height, width), bool)
+        return SeedStrip(np.array(core.row_off), covered, *arrays)
+
+    def _add(
+        self,
+        window: Window,
+        covered: np.ndarray,
+        image: np.ndarray,
+        valid: np.ndarray,
+        answer: SeedBatch,
+    ) -> None:
+        core = self._grid.core(window)
+        top, left = core.row_off - window.row_off, core.col_off - window.col_off
+        part = np.s_[..., top : top + core.height, left : left + core.width]
+        inside = covered[part]
+        if not inside.any():
+            return
+        strip = self._seeds = self._seeds or self._start(core, answer.grouping.shape[-1])
+        strip.covered[:, core.col_off : core.col_off + core.width] = inside
+        first, rows = core.col_off // STRIDE, -(-core.height // STRIDE)
+        columns = np.s_[:, first : first - (-core.width // STRIDE)]
+        known = _cells(inside & valid[part])
+        strip.counts[columns] = counts = known.sum(axis=(-3, -1))
+        values = np.where(known, _cells(image[part]), 0).astype(np.float64)
+        means = values.sum(axis=(-3, -1)) / np.maximum(counts, 1)
+        # Two passes: a sum of squares would lose the digits of a small variance.
+        values -= np.where(known, means[..., :, np.newaxis, :, np.newaxis], 0)
+        strip.means[columns] = np.moveaxis(means, 0, -1)
+        strip.squares[columns] = np.moveaxis(np.square(values).sum(axis=(-3, -1)), 0, -1)
+        seeds = np.s_[top // STRIDE :, left // STRIDE :]
+        size = rows, counts.shape[1]
+        limit = np.finfo(np.float16).max
+        for target, source in (
+            (strip.grouping, answer.grouping),
+            (strip.seeds, np.clip(answer.seeds, -limit, limit)),
+        ):
+            target[columns] = source[seeds][: size[0], : size[1]]
+        if answer.pixel_scores is not None:
+            scores = np.where(inside, answer.pixel_scores[part], 0)
+            strip.scores[columns] = np.moveaxis(_cells(scores).sum(axis=(-3, -1)), 0, -1)
+            best = np.where(inside, scores.argmax(axis=0), -1)
+            for number in range(len(scores)):
+                strip.votes[columns][..., number] = _cells(best == number).sum(axis=(-3, -1))
+        self._pixels += int(np.count_nonzero(inside))
+
+    def _finish_row(self) -> None:
+        if self._row is None:
+            return
+        first = self._grid[self._row * len(self._grid.col_offs)]
+        strip = self._seeds or self._start(self._grid.core(first), 0)
+        covered = np.packbits(strip.covered, axis=1)
+        self._save(strip._replace(covered=covered)._asdict())
+        self._row, self._seeds = None, None
+
+
+def _cells(pixels: np.ndarray) -> np.ndarray:
+    """Return (..., H, W) as (..., h, 4, w, 4), padded with zeros to whole cells."""
+    height, width = pixels.shape[-2:]
+    missing = (-height % STRIDE, -width % STRIDE)
+    if any(missing):
+        before = [(0, 0)] * (pixels.ndim - 2)
+        pixels = np.pad(pixels, [*before, (0, missing[0]), (0, missing[1])])
+    rows, columns = (side // STRIDE for side in pixels.shape[-2:])
+    return pixels.reshape(*pixels.shape[:-2], rows, STRIDE, columns, STRIDE)
+
+
+def read_seeds(journal: Journal, plan: RegionPlan, *names: str) -> Iterator[dict[str, np.ndarray]]:
+    """Read columns of :class:`SeedStrip`, by default all, row by row of windows."""
+    for row in range(len(plan.grid.row_offs)):
+        strip = load_arrays(journal.path(strip_name(row)), names or None)
+        if "covered" in strip:
+            strip["covered"] = np.unpackbits(strip["covered"], axis=1, count=plan.width) > 0
+        yield strip
+
+
+def area_with_data(journal: Journal, plan: RegionPlan, grid: GridSpec) -> float:
+    """Return the area with data in square metres."""
+    area = 0.0
+    for strip in read_seeds(journal, plan, "first_row", "covered"):
+        covered = strip["covered"]
+        pixels = pixel_areas(grid, int(strip["first_row"]), len(covered))
+        area += float((pixels * covered).sum())
+    return area
+
+
+def seeds_with_data(covered: np.ndarray) -> np.ndarray:
+    """Return the seeds (h, w) of which a pixel has data."""
+    return _cells(covered).any(axis=(-3, -1))
+
+
+def tabulate(journal: Journal, plan: RegionPlan, regions: np.ndarray) -> Iterator[Strip]:
+    """Yield the regions of rows of windows.
+
+    Args:
+        journal: Its seeds.
+        plan: Options of the run.
+        regions: (h, w) int32 region of each seed of the scene, -1 where there is no data.
+    """
+    for arrays in read_seeds(journal, plan):
+        strip = SeedStrip(**arrays)
+        first_row, (height, width) = int(strip.first_row), strip.covered.shape
+        grid = strip.counts.shape
+        part = regions[first_row // STRIDE :][: grid[0]]
+        known = part >= 0
+        numbers, inverse = np.unique(part[known], return_inverse=True)
+        labels = np.full(grid, -1, np.int32)
+        labels[known] = inverse
+        table = _table(strip, plan, numbers, known, inverse)
+        labels = labels.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)[:height, :width]
+        labels = np.where(strip.covered, labels, np.int32(-1))
+        polygons = trace(labels, len(numbers), first_row, explode=False)
+        table = table._replace(polygons=polygons)
+        pairs = np.empty((0, 2), np.int64)
+        yield Strip(first_row, height, table, labels[0], labels[-1], pairs)
+
+
+def _table(
+    strip: SeedStrip, plan: RegionPlan, numbers: np.ndarray, known: np.ndarray, region: np.ndarray
+) -> RegionTable:
+    """Return regions, without polygons, with the statistics of the bands and then of the seeds.
+
+    Args:
+        strip: Seeds of a row of windows.
+        plan: Options of the run.
+        numbers: (n,) numbers of the regions.
+        known: (h, w) bool, seeds with data, of which there are S.
+        region: (S,) region of each, from 0 to n - 1.
+    """
+    count = len(numbers)
+    order = np.argsort(region, kind="stable")
+    starts = np.searchsorted(region[order], np.arange(count))
+
+    def total(values: np.ndarray, kind: str) -> np.ndarray:
+        values = values[order].astype(kind)
+        return np.add.reduceat(values, starts) if count else values
+
+    counts = strip.counts[known]
+    features = np.hstack([strip.means[known], strip.seeds[known]])  # S (C + D)
+    weights = counts[:, np.newaxis].astype(np.float64)
+    pixels = total(counts, "i8")
+    means = total(features * weights, "f8") / np.maximum(pixels, 1)[:, np.newaxis]
+    squares = weights * (features - means[region]) ** 2
+    squares[:, : strip.squares.shape[-1]] += strip.squares[known]
+    cells = _cells(strip.covered).sum(axis=(-3, -1))[known]
+    first = np.flatnonzero(known)[order[starts]] if count else starts
+    return RegionTable(
+        _window_numbers(strip, plan, first),
+        numbers.astype(np.int32),
+        total(cells, "i8"),
+        pixels,
+        means,
+        total(squares, "f8"),
+        total(strip.votes[known], "i8"),
+        total(strip.scores[known], "f8"),
+        np.empty((count, 0)),
+        np.empty(count, object),
+    )
+
+
+def _window_numbers(strip: SeedStrip, plan: RegionPlan, seeds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the windows whose cores have seeds, given by index in their strip."""
+    grid = plan.grid
+    columns = len(grid.col_offs)
+    lefts = [grid.core(grid[column]).col_off for column in range(columns)]
+    tops = [grid.core(grid[row * columns]).row_off for row in range(len(grid.row_offs))]
+    row = bisect.bisect_right(tops, int(strip.first_row)) - 1
+    column = np.searchsorted(lefts, seeds % strip.counts.shape[1] * STRIDE, side="right") - 1
+    return row * columns + column
