@@ -66,7 +66,9 @@ class GeoTIFFFolder(BaseDataset):
         split: Part of the data: a list file or a list of file names (with or without folder and
             suffix); ``dict(attribute=..., value=...)`` for images with that value (or one of
             several) in a GeoTIFF tag; the same with ``file=``, a CSV with image names in the first
-            column, or a vector file: its polygons with that value are the area of the split;
+            other column, or a vector file: its polygons with that value are the area of the split;
+            the same with a CSV and ``size=``: windows of that side whose first column and row in
+            the image are the CSV's ``x`` and ``y``, a window per row;
             ``dict(bounds=(minx, miny, maxx, maxy), crs=...)`` for the pixels in a box.
         grid: None if all files have one CRS and resolution; ``dict(crs=..., res=...)`` for the grid
             to resample to; ``'image'`` to keep each image's grid and resample masks only.

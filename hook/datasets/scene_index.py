@@ -29,7 +29,7 @@ from hook.datasets.scene_files import (
     read_scenes,
     warn,
 )
-from hook.datasets.splits import choose_files, split_area
+from hook.datasets.splits import choose_files, split_area, split_windows
 from hook.errors import DataError
 from hook.geo.raster import reading
 from hook.geo.vector import is_vector_file, reproject
@@ -108,7 +108,8 @@ class SceneIndex:
             if self.torchgeo_dataset is None:
                 _check_pictures(files, mask_files, by_name)
             scenes = self._add_masks(scenes, mask_files, by_name)
-        self.scenes = self._apply_area(scenes)
+        windows = split_windows(chosen, options.split, options.data_root)
+        self.scenes = self._apply_area(scenes) if windows is None else _windows_of(scenes, windows)
 
     # Grids --------------------------------------------------------------------------------------
 
@@ -298,6 +299,23 @@ class SceneIndex:
                 remedy="correct the bounds or the crs of split",
             )
         return clipped
+
+
+def _windows_of(
+    scenes: Sequence[Scene], windows: Mapping[str, Sequence[tuple[int, int, int, int]]]
+) -> list[Scene]:
+    """Divide the scenes into the windows of the split, each a scene of its own."""
+    for scene in scenes:
+        for row, col, height, width in windows[scene.path]:
+            rows, cols = scene.grid.size
+            if min(row, col) < 0 or row + height > rows or col + width > cols:
+                raise DataError(
+                    f"{scene.path}: a window of the split is not inside the image",
+                    expected=f"{rows} x {cols} pixels",
+                    found=f"{height} x {width} from row {row}, column {col}",
+                    remedy="correct x, y or size of split",
+                )
+    return [replace(s, window=window) for s in scenes for window in windows[s.path]]
 
 
 def _check_pictures(images: Sequence[str], masks: Sequence[str], paired: bool) -> None:

@@ -1,4 +1,4 @@
-"""Select the part of a folder in a split: by list, by attribute or by area."""
+"""Select the part of a folder in a split: by list, by attribute, by window or by area."""
 
 import csv
 import os
@@ -65,12 +65,25 @@ def choose_files(
         return sorted(match_names(read_split_list(path), files, f"split list {path}"))
     if not isinstance(split, Mapping):
         return sorted(match_names([str(name) for name in split], files, "split"))
-    unknown = set(split) - {"attribute", "value", "file", "layer", "bounds", "crs"}
+    unknown = set(split) - {"attribute", "value", "file", "layer", "size", "bounds", "crs"}
     if unknown or not ({"attribute", "bounds", "file"} & set(split)):
         raise ConfigError(
             "GeoTIFFFolder: split",
             expected="dict(attribute=..., value=...), optionally with file=..., or "
             "dict(bounds=..., crs=...)",
+            found=dict(split),
+            remedy="correct split",
+        )
+    if "size" in split and not (
+        isinstance(split["size"], int)
+        and split["size"] > 0
+        and "file" in split
+        and not is_vector_file(split["file"])
+    ):
+        raise ConfigError(
+            "GeoTIFFFolder: split by windows",
+            expected="the side of the windows in pixels, and a CSV with columns x and y: "
+            "dict(file='windows.csv', attribute=..., value=..., size=256)",
             found=dict(split),
             remedy="correct split",
         )
@@ -91,6 +104,17 @@ def choose_files(
 
 
 def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) -> list[str]:
+    path, rows = _rows_of_table(split, data_root)
+    names = [name for name, _ in rows]
+    if "size" in split:  # one row per window
+        names = list(dict.fromkeys(names))
+    return sorted(match_names(names, files, str(path)))
+
+
+def _rows_of_table(
+    split: Mapping[str, Any], data_root: str
+) -> tuple[Path, list[tuple[str, dict[str, str]]]]:
+    """Return the path of the table of a split, and the image name and values of its rows."""
     path = find_file(data_root, split["file"], "split file")
     attribute = split.get("attribute")
     try:
@@ -103,15 +127,57 @@ def _files_of_table(files: list[str], split: Mapping[str, Any], data_root: str) 
     if attribute not in columns or len(columns) < 2:
         raise ConfigError(
             f"{path} has no column {attribute!r}",
-            expected="a CSV with a header: file names first, then attributes",
+            expected="a CSV with a header: file names, then attributes",
             found=", ".join(columns),
             remedy="correct split['attribute']",
         )
     wanted = _values(split["value"])
-    names = [row[columns[0]].strip() for row in rows if table_text(row[attribute]) in wanted]
-    if not names:
+    key = columns[1] if columns[0] == attribute else columns[0]
+    found = [(row[key].strip(), row) for row in rows if table_text(row[attribute]) in wanted]
+    if not found:
         raise _no_match(f"{path}: {attribute}", wanted, {row[attribute] for row in rows})
-    return sorted(match_names(names, files, str(path)))
+    return path, found
+
+
+def split_windows(
+    files: list[str], split: str | Path | Sequence[str] | Mapping[str, Any] | None, data_root: str
+) -> dict[str, list[tuple[int, int, int, int]]] | None:
+    """Return the windows (row, col, height, width) of each image of a split by windows.
+
+    Args:
+        files: The images of the split.
+        split: As in :class:`hook.datasets.GeoTIFFFolder`; None is returned for other splits.
+        data_root: Folder for relative paths.
+
+    Raises:
+        DataError: If the position of a window is missing, or a window is listed twice.
+    """
+    if not isinstance(split, Mapping) or "size" not in split:
+        return None
+    path, rows = _rows_of_table(split, data_root)
+    names = list(dict.fromkeys(name for name, _ in rows))
+    file_of = dict(zip(names, match_names(names, files, str(path)), strict=True))
+    windows: dict[str, list[tuple[int, int, int, int]]] = {file: [] for file in files}
+    for name, row in rows:
+        try:
+            corner = int(row["y"]), int(row["x"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: the position of a window of {name} is missing",
+                expected="columns x and y with its first column and row in the image",
+                found=row,
+                remedy="complete the table, or remove size from split",
+            ) from error
+        window = (*corner, split["size"], split["size"])
+        if window in windows[file_of[name]]:
+            raise DataError(
+                f"{path}: a window of {name} is listed twice",
+                expected="each window once",
+                found=row,
+                remedy="remove the duplicate: it would count twice in all metrics",
+            )
+        windows[file_of[name]].append(window)
+    return windows
 
 
 def _files_of_tag(files: list[str], attribute: str, wanted: set[str]) -> list[str]:

@@ -634,6 +634,54 @@ def test_split_by_attribute_of_a_table(folder):
         GeoTIFFFolder("images", "masks", folder, META, split={**split, "attribute": "fold"})
 
 
+def test_split_by_windows(tmp_path, rng):
+    from hook.datasets import RandomGeoSampler
+
+    values = _pictures(tmp_path, rng)
+    table = tmp_path / "windows.csv"
+    table.write_text("part,name,x,y\nval,b,3,2\nval,a,0,12\ntest,a,1,1\nval,a,22,5\n")
+    split = dict(file="windows.csv", attribute="part", value="val", size=8)
+    options = dict(split=split, chip_size=8)
+    dataset = GeoTIFFFolder("images", "masks", tmp_path, META, mode="cover", **options)
+    windows = [("a", 12, 0), ("a", 5, 22), ("b", 2, 3)]
+    assert len(dataset) == len(windows)
+    for sample, (name, row, col) in zip(dataset, windows, strict=True):
+        part = np.s_[row : row + 8, col : col + 8]
+        assert sample["geo"]["window"] == (row, col, 8, 8) and sample["valid"].all()
+        np.testing.assert_array_equal(sample["img"], values[name][0][part])
+        np.testing.assert_array_equal(sample["gt_seg_map"], values[name][1][part])
+    random = GeoTIFFFolder("images", "masks", tmp_path, META, mode="random", length=2, **options)
+    sampler, drawn = RandomGeoSampler(random, seed=0), set()
+    for epoch in range(9):
+        sampler.set_epoch(epoch)
+        queries = list(sampler)
+        assert len(set(queries)) == 2  # no window twice in an epoch
+        drawn |= {(*random[query]["geo"]["window"][:2],) for query in queries}
+    assert drawn == {window[1:] for window in windows}
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "message"),
+    [
+        ("name,part,x,y\na,val,23,0\n", {}, r"not inside the image[\s\S]*20 x 30"),
+        ("name,part,x,y\na,val,0,-1\n", {}, "not inside the image"),
+        ("name,part,x\na,val,0\n", {}, "position of a window of a is missing"),
+        ("name,part,x,y\na,val,0\n", {}, "position of a window of a is missing"),
+        ("name,part,x,y\na,val,0,0\na.png,val,0,0\n", {}, "named twice"),
+        ("name,part,x,y\na,val,0,0\na,val,0,0\n", {}, "listed twice"),
+        ("name,part,x,y\nc,val,0,0\n", {}, "missing: c"),
+        ("name,part,x,y\na,val,0,0\n", dict(size=0), "side of the windows"),
+        ("name,part,x,y\na,val,0,0\n", dict(file="parts.gpkg"), "side of the windows"),
+    ],
+)
+def test_windows_that_are_not_there(tmp_path, rng, rows, change, message):
+    _pictures(tmp_path, rng)
+    (tmp_path / "windows.csv").write_text(rows)
+    split = dict(file="windows.csv", attribute="part", value="val", size=8) | change
+    with pytest.raises((ConfigError, DataError), match=message):
+        GeoTIFFFolder("images", "masks", tmp_path, META, split=split)
+
+
 @pytest.mark.parametrize("kind", ["box", "box in degrees", "polygons"])
 def test_areas_side_by_side_share_no_pixel(tmp_path, rng, write_raster, random_image, kind):
     image = rng.integers(1, 999, (1, 60, 90), dtype=np.uint16)
