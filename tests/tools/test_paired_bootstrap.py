@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import rasterio
+from PIL import Image
 
 from hook.geo.styles import write_category_names
 
@@ -69,6 +70,10 @@ def test_segmentation(repo, tmp_path):
         write_mask(tmp_path / f"truth/{i}.tif", truth)
         write_mask(tmp_path / f"right/{i}.tif", np.where(truth == 255, 0, truth))
         write_mask(tmp_path / f"wrong/{i}.tif", half)
+    # PNG files, of pictures, have 255 outside the chips.
+    (tmp_path / "right/2.tif").unlink()
+    outside = np.where(np.eye(4), 255, truth).astype(np.uint8)
+    Image.fromarray(outside).save(tmp_path / "right/2.png")
     write_category_names(tmp_path / "truth/1.tif.aux.xml", ["land", "house"])
     result = run(
         repo, "--first", tmp_path / "right", "--second", tmp_path / "wrong",

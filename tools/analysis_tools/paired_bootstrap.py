@@ -20,7 +20,7 @@ from hook.errors import DataError, reports_errors
 from hook.evaluation.bootstrap import accuracy, class_iou, mean_iou, paired_bootstrap
 from hook.evaluation.confusion import check_same_size, confusion_matrix
 from hook.geo.raster import open_raster
-from hook.geo.styles import read_category_names
+from hook.geo.styles import map_dtype, read_category_names
 
 RASTERS = (".tif", ".tiff", ".png")
 
@@ -90,9 +90,9 @@ def classification_matrices(paths: list[Path]) -> tuple[list[str], list[str], np
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, float | None]:
-    """Read the first band of a mask and its nodata value."""
+    """Read the first band of a mask and its nodata value, in PNG files that of tools/test.py."""
     with open_raster(path) as source:
-        return source.read(1), source.nodata
+        return source.read(1), map_dtype(255)[1] if source.driver == "PNG" else source.nodata
 
 
 def segmentation_matrices(
