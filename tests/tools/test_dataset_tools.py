@@ -537,3 +537,117 @@ class TestBanepa:
         with pytest.raises(DataError):
             module.prepare_banepa(clone, tmp_path / "again")
         assert not (tmp_path / "again").exists()
+
+
+class TestDubai:
+    @pytest.mark.parametrize(
+        ("length", "starts"),
+        [
+            (200, [0]),
+            (256, [0]),
+            (319, [0]),
+            (544, [0, 288]),
+            (797, [0, 270, 541]),
+            (838, [0, 194, 388, 582]),
+            (1817, [0, 260, 520, 780, 1041, 1301, 1561]),
+        ],
+    )
+    def test_windows_are_spread_evenly(self, tool, length, starts):
+        assert tool("prepare_dubai_landcover").window_starts(length, 256) == starts
+
+    def download(self, folder, masks, images=None):
+        """Write a download from index masks and images by name; images default to one colour."""
+        colours = dict(enumerate(((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58))))
+        colours |= {4: (226, 169, 41), 5: (0, 0, 0), 255: (155, 155, 155)}
+        rng = np.random.default_rng(0)
+        for name, mask in masks.items():
+            scene, part = name.removeprefix("tile").split("_part")
+            for kind, suffix in (("images", "jpg"), ("masks", "png")):
+                path = folder / f"Tile {scene}" / kind / f"image_part_00{part}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if kind == "masks":
+                    rgb = np.zeros((*mask.shape, 3), np.uint8)
+                    for index, colour in colours.items():
+                        rgb[mask == index] = colour
+                    Image.fromarray(rgb).save(path)
+                elif images:
+                    path.write_bytes(images[name].read_bytes())
+                else:
+                    colour = tuple(rng.integers(0, 256, 3).tolist())
+                    Image.new("RGB", mask.shape[::-1], colour).save(path)
+        (folder / "Tile 1").mkdir(exist_ok=True)
+        return folder
+
+    def test_from_a_download(self, tool, tmp_path, repo, monkeypatch, capsys):
+        module = tool("prepare_dubai_landcover")
+        monkeypatch.setattr(module, "SIDE", 8)
+        lists = {
+            split: read_list(repo / f"configs/_base_/splits/dubai_landcover/{split}.txt")
+            for split in ("train", "val", "test")
+        }
+        assert {split: len(names) for split, names in lists.items()} == dict(
+            train=18, val=17, test=17
+        )
+        rng = np.random.default_rng(0)
+        values = [*range(6), 255]  # 5 is black
+        masks = {name: rng.choice(values, (12, 20)) for names in lists.values() for name in names}
+        source = self.download(tmp_path / "clone/Semantic segmentation dataset", masks)
+        module.main([str(tmp_path / "clone"), str(tmp_path / "out")])
+        assert "windows, 108 train, 102 val, 102 test" in capsys.readouterr().out
+        for split, names in lists.items():
+            dataset = GeoTIFFFolder(
+                "images",
+                "masks",
+                tmp_path / "out",
+                dict(classes=tuple(module.CLASSES), bands=("red", "green", "blue")),
+                split=dict(file="windows_8.csv", attribute="split", value=split, size=8),
+                chip_size=8,
+                test_mode=True,
+            )
+            assert len(dataset) == 6 * len(names)
+            for sample in map(dataset.load_sample, range(len(dataset))):
+                row, col, *_ = sample["geo"]["window"]
+                name = sample["img_path"].split("/")[-1].removesuffix(".jpg")
+                part = np.s_[row : row + 8, col : col + 8]
+                expected = np.where(masks[name] == 5, 255, masks[name])[part]
+                np.testing.assert_array_equal(sample["gt_seg_map"], expected)
+                with Image.open(tmp_path / f"out/images/{name}.jpg") as image:
+                    np.testing.assert_allclose(sample["img"], np.array(image)[part], atol=2)
+        (source / "Tile 7/masks/image_part_003.png").unlink()
+        with pytest.raises(DataError, match="1 files missing"):
+            module.prepare_dubai_landcover(tmp_path / "clone", tmp_path / "again")
+        with pytest.raises(DataError, match="no Tile 1"):
+            module.prepare_dubai_landcover(tmp_path / "out", tmp_path / "again")
+        for size, value, message in (((12, 21), 1, "does not fit"), ((12, 20), 9, None)):
+            mask = np.full((*size, 3), value * 7, np.uint8)
+            if message is None:
+                message = r"without a class[\s\S]*63, 63, 63"
+            else:
+                mask[:] = 155
+            Image.fromarray(mask).save(source / "Tile 7/masks/image_part_003.png")
+            with pytest.raises(DataError, match=message):
+                module.prepare_dubai_landcover(tmp_path / "clone", tmp_path / "again")
+        assert not (tmp_path / "again/windows_8.csv").exists()
+
+    def test_files_are_those_of_the_lot(self, tool, tmp_path, shared_data, monkeypatch):
+        lot = shared_data / "segmentation/dubai_landcover"
+        if not lot.is_dir():
+            pytest.skip("no Dubai land cover")
+        module = tool("prepare_dubai_landcover")
+        names = dict(train="tile8_part1", val="tile2_part2", test="tile1_part4")
+        monkeypatch.setattr(module, "SPLITS_DIR", tmp_path / "splits")
+        for split, name in names.items():
+            path = tmp_path / "splits/dubai_landcover" / f"{split}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        masks = {n: np.array(Image.open(lot / "masks" / f"{n}.png")) for n in names.values()}
+        images = {name: lot / "images" / f"{name}.jpg" for name in names.values()}
+        source = self.download(tmp_path / "download", masks, images)
+        counts = module.prepare_dubai_landcover(source, tmp_path / "out")
+        assert counts == dict(train=54, val=4, test=9)
+        for name in names.values():
+            for file in (f"images/{name}.jpg", f"masks/{name}.png"):
+                assert (tmp_path / "out" / file).read_bytes() == (lot / file).read_bytes()
+        rows = (lot / "windows_256.csv").read_bytes().splitlines()
+        expected = [row for row in rows if row.split(b",")[1].decode() in ["stem", *masks]]
+        assert (tmp_path / "out/windows_256.csv").read_bytes().splitlines() == expected

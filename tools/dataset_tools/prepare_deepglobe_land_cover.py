@@ -13,13 +13,11 @@ first thresholded at 128, as the authors of the dataset advise: TorchGeo maps un
 first class.
 """
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rasterio.windows import Window
-from tiling import Scene, TiledDataset, colours_to_indexes, write_image
+from tiling import Scene, TiledDataset, colours_to_indexes, read_colours, write_image
 from torchgeo.datasets import DeepGlobeLandCover
 
 from hook.datasets.files import by_name
@@ -54,11 +52,11 @@ class DeepGlobeTiles(TiledDataset):
 
     def read_image(self, scene: Scene, window: Window) -> np.ndarray:
         """Read a window of a scene, (3, H, W)."""
-        return _decoded(scene.image)[window.toslices()].transpose(2, 0, 1)
+        return read_colours(scene.image)[window.toslices()].transpose(2, 0, 1)
 
     def read_labels(self, scene: Scene, window: Window) -> np.ndarray:
         """Read a window of a colour mask as class indexes 0 to 6."""
-        colours = np.where(_decoded(scene.mask)[window.toslices()] >= 128, 255, 0)
+        colours = np.where(read_colours(scene.mask)[window.toslices()] >= 128, 255, 0)
         return colours_to_indexes(colours.transpose(2, 0, 1), INDEX_OF, scene.mask)
 
     def write(self, out: Path, split: str, name: str, image: np.ndarray, labels: np.ndarray) -> str:
@@ -68,21 +66,6 @@ class DeepGlobeTiles(TiledDataset):
         write_image(target / "masks" / f"{name}_mask.png", colours[labels])
         write_image(target / listed, image, "JPEG", quality=100, subsampling=0)
         return listed
-
-
-@lru_cache(maxsize=2)
-def _decoded(path: Path) -> np.ndarray:
-    # With PIL like TorchGeo, because GDAL decodes JPEG colours slightly differently.
-    try:
-        with Image.open(path) as file:
-            return np.array(file.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f"{path} cannot be read",
-            expected="an undamaged image",
-            found=error,
-            remedy="download it again",
-        ) from error
 
 
 main = DeepGlobeTiles().command(__doc__)

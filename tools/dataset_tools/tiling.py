@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,24 @@ def read_window(path: Path, window: Window | None = None) -> np.ndarray:
         return file.read(window=window)
 
 
+@lru_cache(maxsize=2)
+def read_colours(path: Path) -> np.ndarray:
+    """Read a JPEG or PNG as (H, W, 3) uint8; raise DataError if it cannot be read.
+
+    With Pillow like TorchGeo, because GDAL decodes JPEG colours slightly differently.
+    """
+    try:
+        with Image.open(path) as file:
+            return np.array(file.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise DataError(
+            f"{path} cannot be read",
+            expected="an undamaged image",
+            found=error,
+            remedy="download it again",
+        ) from error
+
+
 def colours_to_indexes(
     colours: np.ndarray, index_of: Mapping[tuple[int, int, int], int], path: Path
 ) -> np.ndarray:
@@ -49,11 +68,12 @@ def colours_to_indexes(
         | colours[1].astype(np.uint32) << 8
         | colours[2].astype(np.uint32)
     )
-    indexes = np.full(codes.shape, 255, dtype=np.uint8)
+    indexes, known = np.zeros(codes.shape, dtype=np.uint8), np.zeros(codes.shape, dtype=bool)
     for (red, green, blue), index in index_of.items():
-        indexes[codes == (red << 16 | green << 8 | blue)] = index
-    if (indexes == 255).any():
-        code = int(codes[indexes == 255][0])
+        here = codes == (red << 16 | green << 8 | blue)
+        indexes[here], known[here] = index, True
+    if not known.all():
+        code = int(codes[~known][0])
         raise DataError(
             f"{path} has a colour without a class",
             expected=", ".join(str(colour) for colour in index_of),
@@ -206,7 +226,24 @@ def divide_scenes(
     return {"train": ranked[:cut], "test": ranked[cut:]}
 
 
-def write_image(path: Path, array: np.ndarray, kind: str = "PNG", **options: int) -> None:
-    """Write an image (H, W) or (H, W, 3) uint8 with Pillow."""
+def write_image(
+    path: Path,
+    array: np.ndarray,
+    kind: str = "PNG",
+    palette: Sequence[int] | None = None,
+    **options: int,
+) -> None:
+    """Write an image (H, W) or (H, W, 3) uint8 with Pillow.
+
+    Args:
+        path: File to write.
+        array: The image.
+        kind: Pillow's name of the format.
+        palette: Red, green and blue of each index, of an index mask.
+        **options: Of the format.
+    """
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if palette is not None:
+        image.putpalette(palette)
     with atomic_write(path) as scratch:
-        Image.fromarray(np.ascontiguousarray(array)).save(scratch, format=kind, **options)
+        image.save(scratch, format=kind, **options)
