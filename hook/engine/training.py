@@ -186,8 +186,10 @@ def _keep_weights(source: Path | None, target: Path) -> None:
             remedy="start from a base config with default_hooks.checkpoint=dict(interval=1)",
         )
     content = load_checkpoint(source)
-    with atomic_write(target) as part:
-        torch.save({key: content[key] for key in ("meta", "state_dict") if key in content}, part)
+    kept = {key: content[key] for key in ("meta", "state_dict") if key in content}
+    # Given a name, PyTorch 2.8 does not notice that a disk is full when it closes the file.
+    with atomic_write(target) as part, open(part, "wb") as file:
+        torch.save(kept, file)
 
 
 def read_curves(work_dir: str | os.PathLike) -> pd.DataFrame:

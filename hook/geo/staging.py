@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -125,7 +124,7 @@ def exists(path: str | os.PathLike, error: type[HookError] = SceneError) -> bool
 
 @contextmanager
 def writing(path: object, error: type[HookError] = SceneError) -> Iterator[None]:
-    """Translate errors of the system, GDAL and PyTorch into errors of the file being written.
+    """Translate errors of the system and GDAL into errors of the file being written.
 
     Raises:
         SceneError: The file cannot be written; or ``error``.
@@ -135,8 +134,7 @@ def writing(path: object, error: type[HookError] = SceneError) -> Iterator[None]
     except Exception as problem:
         # Known by module, because few of the files need GDAL, which takes a moment to import.
         of_gdal = type(problem).__module__ == "rasterio._err"
-        of_torch = re.search("inline_container|PytorchStream|iostream", str(problem))
-        if not (isinstance(problem, OSError) or of_gdal or of_torch):
+        if not (isinstance(problem, OSError) or of_gdal):
             raise
         raise cannot_write(path, problem.__cause__ or problem, error) from problem
 

@@ -138,4 +138,5 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool 
         if path.suffix == ".safetensors":
             save_file(tensors, str(partial))
         else:
-            torch.save({"state_dict": tensors, "meta": {}}, partial)
+            with open(partial, "wb") as file:  # PyTorch 2.8 does not notice a full disk
+                torch.save({"state_dict": tensors, "meta": {}}, file)

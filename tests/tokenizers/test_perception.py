@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers.attention import Attention
 from timm.models import vision_transformer_sam as sam
+from timm.models.vision_transformer import Attention
 
 from hook.tokenizers import perception
 from hook.tokenizers.perception import (
