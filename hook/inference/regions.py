@@ -74,11 +74,9 @@ class RegionPredictor:
                 expected="a model with hook.HookTokenizer",
                 remedy="embed them by their tokens",
             )
-        if of_scene and not hasattr(backbone.tokenizer, "grouping"):
-            kind, preset = (
-                type(backbone.tokenizer).__name__,
-                getattr(backbone.tokenizer, "preset", None),
-            )
+        preset = getattr(backbone.tokenizer, "preset", None)
+        if of_scene and preset != "objects":
+            kind = type(backbone.tokenizer).__name__
             raise ConfigError(
                 "the model has no regions of whole scenes",
                 expected="a hook.HookTokenizer with preset 'objects'",

@@ -61,6 +61,8 @@ class RegionReport:
     """Windows without a valid pixel, not passed to the model."""
     seconds: float
     """Wall time."""
+    merging_seconds: float = 0.0
+    """Of these, the time of merging seeds to regions of the whole scene."""
     resumed_windows: int = 0
     """Windows finished by an interrupted run."""
     ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
@@ -183,12 +185,14 @@ def extract_regions(
             resumed = run_missing_blocks(
                 job, tokenize, scene, reader, plan, journal, run_blocks, request.progress
             )
-            strips, merger = read_strips(journal, plan), None
+            strips, merger, merging = read_strips(journal, plan), None, 0.0
             if plan.of_scene:
                 from hook.regions.hierarchy import merge_scene  # imports PyTorch
 
+                began = time.monotonic()
                 count = _count_regions(journal, plan, grid)
                 regions, ends = merge_scene(journal, plan, count, request.progress)
+                merging = time.monotonic() - began
                 strips, merger = tabulate(journal, plan, regions), Joiner(ends)
             strips = progress_bar(
                 with_junctions(strips),
@@ -209,6 +213,7 @@ def extract_regions(
                 windows=len(plan.grid),
                 empty_windows=sum(block["empty"] for block in done),
                 seconds=time.monotonic() - start,
+                merging_seconds=merging,
                 resumed_windows=resumed,
                 ranges=ranges_of(done),
             )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROUNDS = 4  # rounds after which pairs of the same regions are reduced to one
+_ROUNDS = 6  # rounds after which pairs of the same regions are reduced to one
+_FEW = 2048  # pairs up to which all costs are computed anew
 
 
 @dataclass(frozen=True)
@@ -172,28 +173,34 @@ def merge_graph(
         mutual = mutual.nonzero()[:, 0]
         if not len(mutual):
             return torch.cat(kept), torch.cat(absorbed), torch.cat(costs)
-        one, other = first[mutual], second[mutual]
+        one, other = first.index_select(0, mutual), second.index_select(0, mutual)
         one, other = torch.minimum(one, other), torch.maximum(one, other)
-        total = sizes[one] + sizes[other]
-        means[one] = means[one].lerp(means[other], (sizes[other] / total)[:, None])
-        sizes[one] = total
-        cost = (code[mutual] >> 32).to(torch.int32).view(torch.float32)
-        heights[one] = torch.maximum(cost, torch.maximum(heights[one], heights[other]))
+        added = sizes.index_select(0, other)
+        sizes[one] = total = sizes.index_select(0, one) + added
+        share = (added / total)[:, None]
+        means[one] = means.index_select(0, one).lerp_(means.index_select(0, other), share)
+        cost = (code.index_select(0, mutual) >> 32).to(torch.int32).view(torch.float32)
+        within = torch.maximum(heights.index_select(0, one), heights.index_select(0, other))
+        heights[one] = cost = torch.maximum(cost, within)
         kept.append(one)
         absorbed.append(other)
-        costs.append(heights[one])
+        costs.append(cost)
         target[other] = one
         first, second = target.index_select(0, first), target.index_select(0, second)
         between = (first != second).nonzero()[:, 0]
         if number % _ROUNDS == 0:
             between = between[_first_of_pairs(first[between], second[between], n)]
-        first, second, code = first[between], second[between], code[between]
+        first, second = first.index_select(0, between), second.index_select(0, between)
+        code = code.index_select(0, between)
+        if len(code) <= _FEW:
+            code = _cost_code(means, sizes, first, second, code & 0xFFFFFFFF)
+            continue
         grown.zero_()[one] = True
         changed = grown.index_select(0, first) | grown.index_select(0, second)
         changed = changed.nonzero()[:, 0]
-        code[changed] = _cost_code(
-            means, sizes, first[changed], second[changed], code[changed] & 0xFFFFFFFF
-        )
+        ends = first.index_select(0, changed), second.index_select(0, changed)
+        numbers = code.index_select(0, changed) & 0xFFFFFFFF
+        code[changed] = _cost_code(means, sizes, *ends, numbers)
 
 
 def _cost_code(

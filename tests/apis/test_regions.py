@@ -182,17 +182,23 @@ def test_regions_embedded_by_seeds(seg_run, scenes, tmp_path):
 
 
 @pytest.fixture
-def grouping(monkeypatch):
-    """A stand-in for the grouping features of the preset ``objects``."""
+def with_objects(monkeypatch):
+    """Load a model with stand-ins for the grouping features of the preset ``objects``."""
+
+    def load(run):
+        model = load_model(run)
+        monkeypatch.setattr(model.backbone.tokenizer, "preset", "objects")
+        return model
 
     def first_features(tokenizer, seeds):
         return seeds.features[..., :5]
 
     monkeypatch.setattr(HookTokenizer, "grouping", first_features, raising=False)
+    return load
 
 
-def test_regions_of_the_whole_scene(seg_run, scenes, tmp_path, grouping):
-    model = load_model(seg_run)
+def test_regions_of_the_whole_scene(seg_run, scenes, tmp_path, with_objects):
+    model = with_objects(seg_run)
     scene, extractor = scenes / "images" / "second.tif", RegionExtractor(model)
     with rasterio.open(scene) as source:
         area = source.dataset_mask().astype(bool).sum() * 4e-6
@@ -224,8 +230,8 @@ def test_regions_of_the_whole_scene(seg_run, scenes, tmp_path, grouping):
     assert of_windows.equals(RegionExtractor(model).extract(scene, **options))
 
 
-def test_regions_of_the_whole_scene_of_a_classification(cls_run, rgb_scene, grouping):
-    model = load_model(cls_run)
+def test_regions_of_the_whole_scene_of_a_classification(cls_run, rgb_scene, with_objects):
+    model = with_objects(cls_run)
     table = RegionExtractor(model).extract(rgb_scene, scale=1e-3, progress=False)
     assert len(table) > 5 and set(table.class_name) <= {"dark", "light", "noisy"}
     assert table.score.between(1 / 3, 1).all()
@@ -236,8 +242,8 @@ def test_regions_of_the_whole_scene_of_a_classification(cls_run, rgb_scene, grou
     assert np.array_equal(np.stack(table.embedding), np.stack(same.embedding))
 
 
-def test_options_of_tokens_with_regions_of_the_whole_scene(seg_run, scenes, tmp_path, grouping):
-    model, scene = load_model(seg_run), scenes / "images" / "second.tif"
+def test_options_of_tokens_with_regions_of_the_whole_scene(seg_run, scenes, tmp_path, with_objects):
+    model, scene = with_objects(seg_run), scenes / "images" / "second.tif"
     for options, found in (
         (dict(num_tokens=2), "num_tokens and scale exclude each other"),
         (dict(min_region_pixels=9), "min_region_pixels and scale exclude each other"),

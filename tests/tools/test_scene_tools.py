@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from hook.errors import DataError
 from hook.geo.measure import metres_per_pixel
+from hook.tokenizers import HookTokenizer
 
 
 @pytest.fixture
@@ -138,6 +139,32 @@ def test_local_workers_are_measured_beside_one_process(tools, seg_run, scenes, t
     assert (alone["workers"], alone["over_one_process"], shared["workers"]) == (0, 1, 1)
     assert shared["start_seconds"] > alone["start_seconds"] and shared["seconds"] > 0
     assert "of one process" in done.stdout
+
+
+def test_regions_are_measured_beside_slic(load_tool, seg_run, tmp_path, monkeypatch):
+    tool = load_tool("analysis_tools/scene_benchmark.py")
+    config = tmp_path / "three_bands.py"
+    config.write_text(
+        f"_base_ = [{str(seg_run[0])!r}]\n"
+        "model = dict(backbone=dict(tokenizer=dict(in_channels=3)),\n"
+        "             data_preprocessor=dict(mean=[1.0] * 3, std=[1.0] * 3))\n"
+    )
+
+    def build(args, original=tool.build):
+        model = original(args)
+        model.backbone.tokenizer.preset = "objects"  # a stand-in, grouped by features of the seeds
+        return model
+
+    monkeypatch.setattr(tool, "build", build)
+    monkeypatch.setattr(HookTokenizer, "grouping", lambda self, seeds: seeds.features, False)
+    options = ["--skip-rates", "--size", "96", "128", "--repeats", "1", "--regions", "30"]
+    monkeypatch.setattr(
+        sys, "argv", ["tool", str(config), *options, "--json", f"{tmp_path}/r.json"]
+    )
+    tool.main()
+    found = json.loads((tmp_path / "r.json").read_text())["regions"]
+    assert found["regions"] == 30 and found["superpixels"] > 5
+    assert 0 < found["merging_seconds"][0] < found["seconds"][0] and found["over_slic"] > 0
 
 
 def test_kills_are_counted_and_resumed(run, seg_run, scenes, tmp_path, capsys):

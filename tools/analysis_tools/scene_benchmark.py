@@ -7,7 +7,8 @@ and runs mmseg's slide inference on the same pixels, each in a fresh process, an
 peak memory. ``--pixelwise`` maps scenes of these sizes with a 1x1 convolution, each in a fresh
 process, and compares memory and disk with the estimates of ``hook map --dry-run``. ``--workers``
 compares one process with these numbers of processes of ``--cluster local``; starting them is timed
-separately.
+separately. ``--regions`` makes this many regions of the whole scene (``hook regions
+--regions-per-km2``), alternating with scikit-image's SLIC of as many superpixels.
 
     python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
         --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
@@ -15,6 +16,7 @@ separately.
 
 import argparse
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -30,10 +32,11 @@ import torch
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 from rasterio.transform import from_origin
+from skimage import segmentation
 from torch import nn
 from tqdm import tqdm
 
-from hook.apis import SceneMapper
+from hook.apis import RegionExtractor, SceneMapper
 from hook.cli.options import positive_int
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model, default_window
@@ -45,6 +48,7 @@ from hook.engine.profiling import (
     write_json,
 )
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png
 from hook.inference.windows import WindowPredictor
@@ -103,7 +107,15 @@ def parse_args() -> argparse.Namespace:
         help="compare one process with these numbers of local workers",
     )
     parser.add_argument(
-        "--scene", metavar="FILE", help="scene for --workers (default: a seeded one of --size)"
+        "--regions",
+        type=positive_int,
+        metavar="N",
+        help="compare this number of regions with SLIC (10 iterations)",
+    )
+    parser.add_argument(
+        "--scene",
+        metavar="FILE",
+        help="scene for --workers and --regions (default: a seeded one of --size)",
     )
     parser.add_argument("--skip-rates", action="store_true", help="skip the bare model")
     parser.add_argument("--json", metavar="FILE", help="write the report here")
@@ -374,6 +386,36 @@ def compare_workers(args: argparse.Namespace, folder: Path) -> list[dict[str, An
     ]
 
 
+def compare_regions(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time regions of the whole scene, file to file, alternating with SLIC in memory."""
+    scene = args.scene
+    if scene is None:
+        write_scene(scene := folder / "scene.tif", *args.size)
+    extractor = RegionExtractor(build(args), threads=args.threads)
+    with open_raster(scene) as source:
+        image = np.moveaxis(source.read(), 0, -1)
+        pixel = metres_per_pixel(source.height, source.width, source.transform, source.crs)
+    per_km2 = args.regions / (image.shape[0] * image.shape[1] * pixel**2 / 1e6)
+    options = dict(window=args.window, batch_size=args.batch, progress=False, overwrite=True)
+    slic, reports = [], []
+    for _ in tqdm(range(args.repeats), unit="round", disable=None):
+        start = time.perf_counter()
+        slic_count = segmentation.slic(image, args.regions, max_num_iter=10, start_label=1).max()
+        slic.append(time.perf_counter() - start)
+        output = folder / "regions.parquet"
+        reports.append(extractor.extract(scene, output, regions_per_km2=per_km2, **options))
+    seconds = [report.seconds for report in reports]
+    return {
+        "regions": reports[0].regions,
+        "superpixels": int(slic_count),
+        "seconds": seconds,
+        "merging_seconds": [report.merging_seconds for report in reports],
+        "slic_seconds": slic,
+        "over_slic": float(np.median(np.array(seconds) / np.array(slic))),
+        "load": os.getloadavg()[0],
+    }
+
+
 def make_workers_table(points: list[dict[str, Any]]) -> PrettyTable:
     """Format times of maps by number of local workers."""
     table = PrettyTable(["workers", "map s", "start s", "of one process"])
@@ -448,6 +490,7 @@ def main() -> None:
         report["sizes"] = compare_sizes(args, folder)
         report["pixelwise"] = measure_pixelwise(args, folder)
         report["workers"] = compare_workers(args, folder) if args.workers else []
+        report["regions"] = compare_regions(args, folder) if args.regions else None
     if rates := report["rates"]:
         print(
             f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
@@ -461,6 +504,14 @@ def main() -> None:
         print(make_memory_table(report["pixelwise"]))
     if report["workers"]:
         print(make_workers_table(report["workers"]))
+    if regions := report["regions"]:
+        merging = np.divide(regions["merging_seconds"], regions["seconds"])
+        print(
+            f"{regions['regions']} regions {np.median(regions['seconds']):.1f} s, of which merging "
+            f"{100 * np.median(merging):.0f} %; {regions['superpixels']} superpixels of SLIC "
+            f"{np.median(regions['slic_seconds']):.1f} s: {regions['over_slic']:.2f} times as long "
+            f"(median over rounds; load of the machine {regions['load']:.1f})"
+        )
     write_json(args.json, report)
     if args.out:
         save_png(args.out, draw(report["sizes"]))
