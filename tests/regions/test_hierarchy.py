@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(models, scene, tmp_path):
     (tmp_path / "whole").mkdir()
     assert start(tmp_path / "whole" / name, 10**6) == 0
     for _ in range(2):
-        assert start(tmp_path / name, 5) == -signal.SIGKILL
+        assert start(tmp_path / name, 6) == -signal.SIGKILL
     assert list((tmp_path / f".{name}.unfinished").glob("*.done"))
     assert start(tmp_path / name, 10**6) == 0
     assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
