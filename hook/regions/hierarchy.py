@@ -1,6 +1,7 @@
 """Regions of a whole scene: a hierarchy of merges of its seeds, in blocks of bounded memory."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from hook.geo.staging import writing
 from hook.progress import progress_bar
 from hook.regions.plan import STRIDE, RegionPlan
-from hook.regions.seeds import read_seeds, seeds_with_data
+from hook.regions.seeds import in_threads, read_seeds, seeds_with_data
 from hook.regions.strips import load_arrays
 from hook.scenes.dissolving import touching
 from hook.scenes.journal import Journal
@@ -52,57 +53,89 @@ class _Cut(NamedTuple):
         return (costs < self.cost) | equal, self._replace(equal=self.equal - equal.sum())
 
 
+class _Block(NamedTuple):
+    """A block of seeds, merged as far as other blocks do not matter."""
+
+    merges: _Merges
+    known: np.ndarray
+    """(h, w) bool, seeds with data."""
+    left: np.ndarray
+    """(n,) first seeds of the regions left, the nodes of a graph."""
+    nodes: tuple[torch.Tensor, ...]
+    """Their mean features (n, G), sizes and costs of the last merges within (n,)."""
+    pairs: np.ndarray
+    """(m, 2) nodes that are neighbours."""
+    top: np.ndarray
+    """(w,) nodes of the first row, -1 for none."""
+    bottom: np.ndarray
+    """(w,) nodes of the last row, -1 for none."""
+
+
+def _merge_block(features: np.ndarray, known: np.ndarray, first: bool, last: bool) -> _Block:
+    """Merge a block of seeds.
+
+    Args:
+        features: (h, w, G) float32; overwritten.
+        known: (h, w) bool, seeds with data.
+        first: There is no block above.
+        last: There is no block below.
+    """
+    means = torch.from_numpy(features).flatten(0, 1)
+    sizes, heights = torch.ones(len(means)), torch.zeros(len(means))
+    frozen = torch.zeros(known.shape, dtype=torch.bool)
+    frozen[:1], frozen[-1:] = not first, not last
+    pairs = seed_pairs(torch.from_numpy(known)[None])
+    found = merge_graph(means, sizes, heights, pairs, frozen.flatten())
+    one, other, costs = (part.numpy() for part in found)
+    merges = _Merges(one.astype(np.int32), other.astype(np.int32), costs)
+    left = known.flatten()
+    left[other] = False
+    left = np.flatnonzero(left)
+    nodes = np.full(known.size, -1)
+    nodes[left] = np.arange(len(left))
+    nodes = nodes[merges.roots(known.size)]
+    pairs = touching(*nodes[pairs.numpy()])
+    rows = nodes.reshape(known.shape)
+    table = means[left], sizes[left], heights[left]
+    return _Block(merges, known, left, table, pairs, rows[0], rows[-1])
+
+
 class _Graph:
     """What blocks of seeds leave: regions as nodes, and pairs of neighbours."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._nodes: list[tuple[torch.Tensor, ...]] = []
         self._pairs: list[np.ndarray] = []
-        self._bottom: np.ndarray | None = None  # nodes of the last row of seeds, -1 for none
+        self._bottom: np.ndarray | None = None
 
-    def add(
-        self, features: np.ndarray, known: np.ndarray, last: bool
-    ) -> tuple[_Merges, np.ndarray]:
-        """Merge the next block of seeds as far as other blocks do not matter.
-
-        Args:
-            features: (h, w, G) float32; overwritten.
-            known: (h, w) bool, seeds with data.
-            last: There is no further block.
-
-        Returns:
-            Its merges, and the first seeds of the regions left, which are the next nodes.
-        """
-        means = torch.from_numpy(features).flatten(0, 1)
-        sizes, heights = torch.ones(len(means)), torch.zeros(len(means))
-        frozen = torch.zeros(known.shape, dtype=torch.bool)
-        frozen[:1], frozen[-1:] = self._bottom is not None, not last
-        pairs = seed_pairs(torch.from_numpy(known)[None])
-        found = merge_graph(means, sizes, heights, pairs, frozen.flatten())
-        first, second, costs = (part.numpy() for part in found)
-        merges = _Merges(first.astype(np.int32), second.astype(np.int32), costs)
-        left = known.flatten()
-        left[second] = False
-        left = np.flatnonzero(left)
-        nodes = np.full(known.size, -1)
-        nodes[left] = self.count + np.arange(len(left))
-        nodes = nodes[merges.roots(known.size)]
-        self._pairs.append(touching(*nodes[pairs.numpy()]))
-        rows = nodes.reshape(known.shape)
+    def add(self, block: _Block) -> None:
+        """Add the next block."""
+        self._nodes.append(block.nodes)
+        self._pairs.append(block.pairs + self.count)
+        top, bottom = (np.where(r >= 0, r + self.count, -1) for r in (block.top, block.bottom))
         if self._bottom is not None:
-            self._pairs.append(touching(self._bottom, rows[0]))
-        self._bottom = rows[-1]
-        self._parts.append((means[left], sizes[left], heights[left]))
-        self.count += len(left)
-        return merges, left
+            self._pairs.append(touching(self._bottom, top))
+        self._bottom = bottom
+        self.count += len(block.left)
 
     def merge(self) -> _Merges:
         """Merge the nodes."""
-        means, sizes, heights = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        means, sizes, heights = (torch.cat(parts) for parts in zip(*self._nodes, strict=True))
         pairs = torch.from_numpy(np.concatenate(self._pairs).T)
         first, second, costs = merge_graph(means, sizes, heights, pairs)
         return _Merges(first.numpy(), second.numpy(), costs.numpy())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: several would wait for each other in steps this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def merge_scene(
@@ -127,22 +160,20 @@ def merge_scene(
         first seeds, -1 where there is no data; and (N,) the row of pixels after each region.
     """
     size = -(-plan.height // STRIDE), -(-plan.width // STRIDE)
-    threads = torch.get_num_threads()
     graph, files = _Graph(), []
-    highest, row, seeds, total = np.empty(0, np.float32), 0, 0, 0
-    torch.set_num_threads(1)  # several wait for each other in steps this small
-    with progress_bar(total=size[0], desc="merging seeds", unit="row", show=show) as bar:
-        for features, known in _read_blocks(journal, plan, size):
-            row += len(known)
-            merges, left = graph.add(features, known, last=row == size[0])
+    highest, seeds, total = np.empty(0, np.float32), 0, 0
+    bar = progress_bar(total=size[0], desc="merging seeds", unit="row", show=show)
+    with _one_thread(), bar:
+        for block in in_threads(_merge_block, _read_blocks(journal, plan, size)):
+            graph.add(block)
             files.append(journal.path(f"merges{len(files):06d}.npz"))
             with writing(files[-1]):
-                np.savez(files[-1], **merges._asdict(), known=known, left=left)
-            seeds, total = seeds + known.sum(), total + len(merges.costs)
-            highest = _largest(highest, merges.costs, count)
-            bar.update(len(known))
+                arrays = block.merges._asdict()
+                np.savez(files[-1], **arrays, known=block.known, left=block.left)
+            seeds, total = seeds + block.known.sum(), total + len(block.merges.costs)
+            highest = _largest(highest, block.merges.costs, count)
+            bar.update(len(block.known))
         top = graph.merge()
-    torch.set_num_threads(threads)
     highest, total = _largest(highest, top.costs, count), total + len(top.costs)
     cut = _Cut(plan.scale, total)
     if count is not None:
@@ -161,9 +192,9 @@ def _largest(costs: np.ndarray, more: np.ndarray, count: int | None) -> np.ndarr
 
 def _read_blocks(
     journal: Journal, plan: RegionPlan, size: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield grouping features (h, w, G) and the seeds with data (h, w) of blocks of rows."""
-    rows = max(_BLOCK_ROWS, _BLOCK_SEEDS // size[1])
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool, bool]]:
+    """Yield the arguments of :func:`_merge_block` of blocks of rows."""
+    rows, row = max(_BLOCK_ROWS, _BLOCK_SEEDS // size[1]), 0
     known = grouping = np.empty((0, size[1], 0))
     for strip in read_seeds(journal, plan, "covered", "grouping"):
         known, grouping = (
@@ -173,11 +204,10 @@ def _read_blocks(
                 (grouping, strip["grouping"]),
             )
         )
-        while len(known) >= rows:
-            yield grouping[:rows].copy(), known[:rows]
-            known, grouping = known[rows:], grouping[rows:]
-    if len(known):
-        yield grouping.copy(), known
+        while len(known) >= rows or len(known) == size[0] - row > 0:
+            end = row + len(known[:rows])
+            yield grouping[:rows].copy(), known[:rows], row == 0, end == size[0]
+            known, grouping, row = known[rows:], grouping[rows:], end
 
 
 def _label(

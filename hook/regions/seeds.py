@@ -1,8 +1,10 @@
 """Seeds of rows of windows, and the table of the regions that they form."""
 
 import bisect
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from hook.regions.strips import RegionTable, Strip, StripWriter, load_arrays, st
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
 from hook.scenes.vector_files import GridSpec
+
+_THREADS = 2
+
+Result = TypeVar("Result")
 
 
 class SeedStrip(NamedTuple):
@@ -145,6 +151,18 @@ def seeds_with_data(covered: np.ndarray) -> np.ndarray:
     return _cells(covered).any(axis=(-3, -1))
 
 
+def in_threads(function: Callable[..., Result], items: Iterable[tuple]) -> Iterator[Result]:
+    """Yield the results of a function of tuples of arguments, in order, a few at a time."""
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, *item))
+            if len(waiting) > _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def tabulate(journal: Journal, plan: RegionPlan, regions: np.ndarray) -> Iterator[Strip]:
     """Yield the regions of rows of windows.
 
@@ -153,22 +171,24 @@ def tabulate(journal: Journal, plan: RegionPlan, regions: np.ndarray) -> Iterato
         plan: Options of the run.
         regions: (h, w) int32 region of each seed of the scene, -1 where there is no data.
     """
-    for arrays in read_seeds(journal, plan):
-        strip = SeedStrip(**arrays)
-        first_row, (height, width) = int(strip.first_row), strip.covered.shape
-        grid = strip.counts.shape
-        part = regions[first_row // STRIDE :][: grid[0]]
-        known = part >= 0
-        numbers, inverse = np.unique(part[known], return_inverse=True)
-        labels = np.full(grid, -1, np.int32)
-        labels[known] = inverse
-        table = _table(strip, plan, numbers, known, inverse)
-        labels = labels.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)[:height, :width]
-        labels = np.where(strip.covered, labels, np.int32(-1))
-        polygons = trace(labels, len(numbers), first_row, explode=False)
-        table = table._replace(polygons=polygons)
-        pairs = np.empty((0, 2), np.int64)
-        yield Strip(first_row, height, table, labels[0], labels[-1], pairs)
+    strips = ((SeedStrip(**arrays), plan, regions) for arrays in read_seeds(journal, plan))
+    return in_threads(_tabulate, strips)
+
+
+def _tabulate(strip: SeedStrip, plan: RegionPlan, regions: np.ndarray) -> Strip:
+    """Return the regions of a row of windows; see :func:`tabulate`."""
+    first_row, (height, width) = int(strip.first_row), strip.covered.shape
+    grid = strip.counts.shape
+    part = regions[first_row // STRIDE :][: grid[0]]
+    known = part >= 0
+    numbers, inverse = np.unique(part[known], return_inverse=True)
+    labels = np.full(grid, -1, np.int32)
+    labels[known] = inverse
+    table = _table(strip, plan, numbers, known, inverse)
+    labels = labels.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)[:height, :width]
+    labels = np.where(strip.covered, labels, np.int32(-1))
+    table = table._replace(polygons=trace(labels, len(numbers), first_row, explode=False))
+    return Strip(first_row, height, table, labels[0], labels[-1], np.empty((0, 2), np.int64))
 
 
 def _table(
@@ -183,34 +203,36 @@ def _table(
         known: (h, w) bool, seeds with data, of which there are S.
         region: (S,) region of each, from 0 to n - 1.
     """
-    count = len(numbers)
-    order = np.argsort(region, kind="stable")
-    starts = np.searchsorted(region[order], np.arange(count))
+    seeds = np.flatnonzero(known)[np.argsort(region, kind="stable")]
+    sizes = np.bincount(region, minlength=len(numbers))
+    starts = np.cumsum(sizes) - sizes
 
-    def total(values: np.ndarray, kind: str) -> np.ndarray:
-        values = values[order].astype(kind)
-        return np.add.reduceat(values, starts) if count else values
+    def of_seeds(values: np.ndarray, kind: str) -> np.ndarray:
+        return values.reshape(known.size, -1)[seeds].astype(kind)
 
-    counts = strip.counts[known]
-    features = np.hstack([strip.means[known], strip.seeds[known]])  # S (C + D)
-    weights = counts[:, np.newaxis].astype(np.float64)
-    pixels = total(counts, "i8")
-    means = total(features * weights, "f8") / np.maximum(pixels, 1)[:, np.newaxis]
-    squares = weights * (features - means[region]) ** 2
-    squares[:, : strip.squares.shape[-1]] += strip.squares[known]
-    cells = _cells(strip.covered).sum(axis=(-3, -1))[known]
-    first = np.flatnonzero(known)[order[starts]] if count else starts
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, starts) if len(starts) else values
+
+    weights = of_seeds(strip.counts, "f8")
+    pixels = total(weights)
+    features = np.hstack([of_seeds(strip.means, "f8"), of_seeds(strip.seeds, "f8")])  # S (C + D)
+    means = total(features * weights) / np.maximum(pixels, 1)
+    features -= means.repeat(sizes, axis=0)
+    features *= features
+    features *= weights
+    features[:, : strip.squares.shape[-1]] += of_seeds(strip.squares, "f8")
+    covered = _cells(strip.covered).sum(axis=(-3, -1))
     return RegionTable(
-        _window_numbers(strip, plan, first),
+        _window_numbers(strip, plan, seeds[starts]),
         numbers.astype(np.int32),
-        total(cells, "i8"),
-        pixels,
+        total(of_seeds(covered, "i8"))[:, 0],
+        pixels[:, 0].astype(np.int64),
         means,
-        total(squares, "f8"),
-        total(strip.votes[known], "i8"),
-        total(strip.scores[known], "f8"),
-        np.empty((count, 0)),
-        np.empty(count, object),
+        total(features),
+        total(of_seeds(strip.votes, "i8")),
+        total(of_seeds(strip.scores, "f8")),
+        np.empty((len(numbers), 0)),
+        np.empty(len(numbers), object),
     )
 
 
