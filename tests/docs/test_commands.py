@@ -103,6 +103,9 @@ NOT_EXECUTED = {
         "dataset = dict(": PART,
     },
     "docs/howto/qgis.md": {"pip install": "installs; the second line is executed in tests/cli"},
+    "docs/howto/regions.md": {
+        "hook regions CONFIG": "a model that gives objects; tests/cli executes the command",
+    },
     "docs/howto/several-gpus.md": {"bash tools/dist_": GPU, "NNODES=2": GPU, "hook map": GPU},
     "docs/howto/tokenizer-class.md": {
         "custom_imports": PART,
