@@ -11,7 +11,7 @@ import torch
 from hook.geo.staging import writing
 from hook.progress import progress_bar
 from hook.regions.plan import STRIDE, RegionPlan
-from hook.regions.seeds import in_threads, read_seeds, seeds_with_data
+from hook.regions.seeds import blend, in_threads, overlap_before, read_seeds, seeds_with_data
 from hook.regions.strips import load_arrays
 from hook.scenes.dissolving import touching
 from hook.scenes.journal import Journal
@@ -196,18 +196,24 @@ def _read_blocks(
     """Yield the arguments of :func:`_merge_block` of blocks of rows."""
     rows, row = max(_BLOCK_ROWS, _BLOCK_SEEDS // size[1]), 0
     known = grouping = np.empty((0, size[1], 0))
-    for strip in read_seeds(journal, plan, "covered", "grouping"):
-        known, grouping = (
-            new if not len(old) else np.concatenate([old, new])
-            for old, new in (
-                (known, seeds_with_data(strip["covered"])),
-                (grouping, strip["grouping"]),
-            )
-        )
-        while len(known) >= rows or len(known) == size[0] - row > 0:
-            end = row + len(known[:rows])
-            yield grouping[:rows].copy(), known[:rows], row == 0, end == size[0]
-            known, grouping, row = known[rows:], grouping[rows:], end
+    offsets = plan.grid.row_offs
+    strips = read_seeds(journal, plan, "covered", "grouping")
+    ends = [*(offset // STRIDE for offset in offsets[1:]), size[0]]  # rows not shared any more
+    for offset, stop, strip in zip(offsets, ends, strips, strict=True):
+        new, found = seeds_with_data(strip["covered"]), strip["grouping"]
+        known = np.concatenate([known, new]) if len(known) else new
+        dims = max(grouping.shape[-1], found.shape[-1])  # none in rows of windows without data
+        start = offset // STRIDE - row
+        wider = np.zeros((start + len(found), size[1], dims), np.float32)
+        wider[: len(grouping), :, : grouping.shape[-1]] = grouping
+        if found.shape[-1]:
+            shared = overlap_before(offsets, offset, plan.window)
+            blend(wider[start:], found, min(shared, len(found)), axis=0)
+        grouping = wider
+        while stop - row >= rows or stop == size[0] > row:
+            end = min(row + rows, stop)
+            yield grouping[: end - row].copy(), known[: end - row], row == 0, end == size[0]
+            known, grouping, row = known[end - row :], grouping[end - row :], end
 
 
 def _label(

@@ -31,7 +31,8 @@ class SeedStrip(NamedTuple):
     covered: np.ndarray
     """(height, width) bool, pixels with data; stored as bits."""
     grouping: np.ndarray
-    """(h, w, G) float32."""
+    """(h', w, G) float32, also of the rows that overlap with other rows of windows; where windows
+    of the row overlap, with a linear transition."""
     seeds: np.ndarray
     """(h, w, D) float16."""
     counts: np.ndarray
@@ -52,11 +53,12 @@ class SeedWriter(StripWriter):
     def _begin_row(self, core: Window) -> None:
         self._seeds: SeedStrip | None = None
 
-    def _start(self, core: Window, grouping_dims: int) -> SeedStrip:
-        plan, width = self._plan, self._grid.width
+    def _start(self, window: Window, grouping_dims: int) -> SeedStrip:
+        plan, width, core = self._plan, self._grid.width, self._grid.core(window)
         grid = -(-core.height // STRIDE), -(-width // STRIDE)
-        dims = grouping_dims, plan.embed_dims // 2, len(plan.bands), plan.num_classes
-        g, d, c, k = ((*grid, number) for number in dims)
+        dims = plan.embed_dims // 2, len(plan.bands), plan.num_classes
+        d, c, k = ((*grid, number) for number in dims)
+        g = -(-window.height // STRIDE), grid[1], grouping_dims
         kinds = ("f4", "f2", "u1", "f4", "f4", "u1", "f4")
         arrays = (
             np.zeros(s, kind) for s, kind in zip((g, d, grid, c, c, k, k), kinds, strict=True)
@@ -76,9 +78,12 @@ class SeedWriter(StripWriter):
         top, left = core.row_off - window.row_off, core.col_off - window.col_off
         part = np.s_[..., top : top + core.height, left : left + core.width]
         inside = covered[part]
+        strip = self._seeds = self._seeds or self._start(window, answer.grouping.shape[-1])
+        whole = strip.grouping[:, window.col_off // STRIDE :][:, : -(-window.width // STRIDE)]
+        shared = overlap_before(self._grid.col_offs, window.col_off, self._grid.window)
+        blend(whole, answer.grouping[: whole.shape[0], : whole.shape[1]], shared, axis=1)
         if not inside.any():
             return
-        strip = self._seeds = self._seeds or self._start(core, answer.grouping.shape[-1])
         strip.covered[:, core.col_off : core.col_off + core.width] = inside
         first, rows = core.col_off // STRIDE, -(-core.height // STRIDE)
         columns = np.s_[:, first : first - (-core.width // STRIDE)]
@@ -90,14 +95,9 @@ class SeedWriter(StripWriter):
         values -= np.where(known, means[..., :, np.newaxis, :, np.newaxis], 0)
         strip.means[columns] = np.moveaxis(means, 0, -1)
         strip.squares[columns] = np.moveaxis(np.square(values).sum(axis=(-3, -1)), 0, -1)
-        seeds = np.s_[top // STRIDE :, left // STRIDE :]
-        size = rows, counts.shape[1]
+        seeds = answer.seeds[top // STRIDE :, left // STRIDE :][:rows, : counts.shape[1]]
         limit = np.finfo(np.float16).max
-        for target, source in (
-            (strip.grouping, answer.grouping),
-            (strip.seeds, np.clip(answer.seeds, -limit, limit)),
-        ):
-            target[columns] = source[seeds][: size[0], : size[1]]
+        strip.seeds[columns] = np.clip(seeds, -limit, limit)
         if answer.pixel_scores is not None:
             scores = np.where(inside, answer.pixel_scores[part], 0)
             strip.scores[columns] = np.moveaxis(_cells(scores).sum(axis=(-3, -1)), 0, -1)
@@ -110,10 +110,28 @@ class SeedWriter(StripWriter):
         if self._row is None:
             return
         first = self._grid[self._row * len(self._grid.col_offs)]
-        strip = self._seeds or self._start(self._grid.core(first), 0)
+        strip = self._seeds or self._start(first, 0)
         covered = np.packbits(strip.covered, axis=1)
         self._save(strip._replace(covered=covered)._asdict())
         self._row, self._seeds = None, None
+
+
+def overlap_before(offsets: list[int], offset: int, window: int) -> int:
+    """Return the number of seeds that a window at an offset shares with the one before."""
+    index = bisect.bisect_left(offsets, offset)
+    return max(offsets[index - 1] + window - offset, 0) // STRIDE if index else 0
+
+
+def blend(target: np.ndarray, values: np.ndarray, shared: int, axis: int) -> None:
+    """Write values over a target, with a linear transition over the first ones of an axis.
+
+    Without it, different surroundings in two windows would show as an edge. Equal values are not
+    changed by it.
+    """
+    target, values = np.moveaxis(target, axis, 0), np.moveaxis(values, axis, 0)
+    share = ((np.arange(shared, dtype=np.float32) + 0.5) / max(shared, 1))[:, None, None]
+    target[:shared] += share * (values[:shared] - target[:shared])
+    target[shared:] = values[shared:]
 
 
 def _cells(pixels: np.ndarray) -> np.ndarray:

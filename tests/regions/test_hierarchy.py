@@ -163,6 +163,31 @@ def test_blocks_do_not_cut_regions(models, scene, values, tmp_path, monkeypatch)
     assert pairs.shape[1] == 40 + 1  # each region lies within one of the coarser, and no data
 
 
+def test_windows_of_different_surroundings_leave_no_edge(
+    models, write_scene, tmp_path, monkeypatch
+):
+    """Where windows overlap, their features change over linearly."""
+    values = np.random.default_rng(3).integers(1, 255, (4, 100, 131)).astype(np.uint8)
+    scene = write_scene(values, photometric="minisblack")
+    blocks = []
+
+    def merge(features, *arguments, original=hierarchy._merge_block):
+        blocks.append(features.copy())
+        return original(features, *arguments)
+
+    def of_windows(windows, valid):
+        means = windows.reshape(len(windows), -1).mean(axis=1).astype(np.float32)
+        answer = models.colours(windows, valid)
+        grouping = np.broadcast_to(means[:, None, None, None], (*answer.seeds.shape[:3], 1))
+        return answer._replace(grouping=grouping)
+
+    monkeypatch.setattr(hierarchy, "_merge_block", merge)
+    run(of_windows, scene, tmp_path / "r.parquet", overlap=16, scale=1.0)
+    (features,) = blocks
+    steps = max(np.abs(np.diff(features, axis=axis)).max() for axis in (0, 1))
+    assert 0 < steps < 0.3 * np.ptp(features)
+
+
 KILLED = """
 import sys
 from region_models import KillAfter, colours
