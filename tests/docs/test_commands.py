@@ -104,7 +104,7 @@ NOT_EXECUTED = {
     },
     "docs/howto/qgis.md": {"pip install": "installs; the second line is executed in tests/cli"},
     "docs/howto/regions.md": {
-        "hook regions CONFIG": "a model that gives objects; tests/cli executes the command",
+        "hook regions CONFIG": "a model of objects; tests/apis extracts such regions",
     },
     "docs/howto/several-gpus.md": {"bash tools/dist_": GPU, "NNODES=2": GPU, "hook map": GPU},
     "docs/howto/tokenizer-class.md": {
