@@ -180,7 +180,10 @@ def _is_geopackage(path: Path, count: int, has_metadata: bool) -> bool:
         notes = "SELECT count(*) FROM sqlite_master WHERE name = 'gpkg_metadata'"
         has_notes = not has_metadata or db.execute(notes).fetchone()[0]
     return bool(
-        found and found[0] == count and None not in found[1 if count else 2 :] and has_notes
+        found
+        and (found[0] or 0) == count  # GDAL 3.8 does not count to 0
+        and None not in found[1 if count else 2 :]
+        and has_notes
     )
 
 
