@@ -5,8 +5,9 @@ from hook.models.cls_head import LinearClsHead
 from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pyramid import SeedPyramid, TokenPyramid
+from hook.models.region_loss import RegionLoss
 from hook.models.seed_backbone import SeedBackbone
-from hook.models.seg_head import SegFormerStyleHead
+from hook.models.seg_head import RegionContextHead, SegFormerStyleHead
 from hook.models.segmentor import TokenSegmentor
 from hook.models.smp_backbone import SMPBackbone
 from hook.models.token_model import TokenModel
@@ -23,6 +24,8 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "LinearClsHead",
+    "RegionContextHead",
+    "RegionLoss",
     "SMPBackbone",
     "SeedBackbone",
     "SeedPyramid",

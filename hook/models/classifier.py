@@ -20,6 +20,8 @@ class TokenClassifier(TokenModel, BaseModel):
         backbone: Config of a backbone that returns tokens (B, N, D).
         head: Config of a classification head.
         data_preprocessor: Config of the preprocessor.
+        region_loss: Config of a loss such as ``hook.RegionLoss`` with ``from_labels=False``, for a
+            tokenizer of the preset ``"objects"``.
         test_cfg: Options of predictions: ``tta``, see :meth:`hook.models.TokenModel.predict`.
         init_cfg: MMEngine's initialisation config.
 
@@ -32,6 +34,7 @@ class TokenClassifier(TokenModel, BaseModel):
         backbone: dict,
         head: dict,
         data_preprocessor: dict | None = None,
+        region_loss: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -40,6 +43,7 @@ class TokenClassifier(TokenModel, BaseModel):
         self.head = MODELS.build(head)
         self.test_cfg = test_cfg or {}
         self.check_tokenizer()
+        self.build_region_loss(region_loss)
 
     def infer(
         self,
@@ -77,8 +81,8 @@ class TokenClassifier(TokenModel, BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list[ClsDataSample]) -> dict[str, Tensor]:
         """Compute the head's losses for images (B, C, H, W)."""
-        features = self.extract_feat(inputs, self.image_facts(inputs, data_samples))
-        return self.head.loss(features, data_samples)
+        features, losses = self.extract_with_region_loss(inputs, data_samples)
+        return losses | self.head.loss(features, data_samples)
 
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)

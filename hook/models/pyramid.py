@@ -102,7 +102,8 @@ class SeedPyramid(BaseModule):
     are added, followed by a residual 3x3 convolution. Either input is optional.
 
     Args:
-        in_channels: Channels of the four token maps; None for a pyramid of seeds only.
+        in_channels: Channels of the four token maps; None for a pyramid of seeds only, which passes
+            on all other maps after the levels.
         seed_channels: Channels of the seeds; None for a pyramid of token maps only.
         out_channels: Channels of the levels, finest first.
         init_cfg: MMEngine's initialisation config.
@@ -154,15 +155,19 @@ class SeedPyramid(BaseModule):
 
         Args:
             maps: Four token maps (B, C, H, W), shallowest block first, then the seeds
-                (B, D, H, W); without the input that the pyramid does not use.
+                (B, D, H, W); without the input that the pyramid does not use. A pyramid of seeds
+                only also accepts a token map, the seeds, and partitions of the seeds.
 
         Returns:
             (B, C1, H, W), (B, C2, H / 2, W / 2), (B, C3, H / 4, W / 4), (B, C4, H / 8, W / 8),
-            sides rounded up.
+            sides rounded up; then the token map and the partitions, if given.
 
         Raises:
             ConfigError: The number of maps is wrong.
         """
+        passed_on: tuple[Tensor, ...] = ()
+        if not self.num_maps and len(maps) == 3:
+            passed_on, maps = (maps[0], maps[2]), maps[1:2]
         expected = self.num_maps + bool(self.descend)
         if len(maps) != expected:
             raise ConfigError(
@@ -193,4 +198,4 @@ class SeedPyramid(BaseModule):
                     )
                 x = tokens if x is None else x + tokens
             levels.append(join(x))
-        return tuple(levels)
+        return (*levels, *passed_on)

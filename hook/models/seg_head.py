@@ -1,8 +1,9 @@
-"""The paper's decode head."""
+"""The paper's decode head, and one with the context of regions."""
 
 import torch
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from hook.registry import MODELS
@@ -47,6 +48,10 @@ class SegFormerStyleHead(BaseDecodeHead):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Map levels (B, C_i, H_i, W_i) to logits (B, K, H_0, W_0)."""
+        return self.cls_seg(self.fused(inputs))
+
+    def fused(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Map levels (B, C_i, H_i, W_i) to features (B, channels, H_0, W_0)."""
         levels = self._transform_inputs(inputs)
         size = levels[0].shape[-2:]
         projected = []
@@ -55,4 +60,72 @@ class SegFormerStyleHead(BaseDecodeHead):
             if x.shape[-2:] != size:
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
             projected.append(x)
-        return self.cls_seg(self.fuse(torch.cat(projected[::-1], dim=1)))
+        return self.fuse(torch.cat(projected[::-1], dim=1))
+
+
+@MODELS.register_module()
+class RegionContextHead(SegFormerStyleHead):
+    """:class:`SegFormerStyleHead` with what each region knows added to its pixels.
+
+    For each of several nested partitions of the image, the mean of a region's features and tokens
+    passes through two linear layers, and the result is added to the features of all its seeds. The
+    last layer starts at zero, so that training starts from the head without regions.
+
+    Args:
+        in_channels: Channels of the levels, finest first.
+        token_channels: Width of the tokens D.
+        channels: Width of the decoder.
+        region_levels: Number of partitions, as of :class:`hook.models.TokenViT`.
+        drop_path: Probability that a training image goes without.
+        **kwargs: Options of :class:`SegFormerStyleHead`.
+    """
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        token_channels: int,
+        channels: int = 256,
+        region_levels: int = 1,
+        drop_path: float = 0.0,
+        **kwargs,
+    ) -> None:
+        kwargs.setdefault("in_index", list(range(len(in_channels))))
+        super().__init__(in_channels, channels, **kwargs)
+        width = channels + token_channels
+        self.contexts = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 2 * channels),
+                nn.GELU(),
+                nn.Linear(2 * channels, channels),
+            )
+            for _ in range(region_levels)
+        )
+        for context in self.contexts:
+            nn.init.zeros_(context[-1].weight)
+            nn.init.zeros_(context[-1].bias)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Map levels (B, C_i, H_i, W_i), a token map and partitions to logits.
+
+        Args:
+            inputs: The levels; (B, D, H_0, W_0) tokens spread over their seeds; (B, L, H_0, W_0)
+                int64 regions of the seeds.
+
+        Returns:
+            (B, K, H_0, W_0).
+        """
+        *levels, token_map, partitions = inputs
+        features = self.fused(tuple(levels))
+        both = torch.cat([features, token_map], dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+        image = torch.arange(len(features), device=both.device)[:, None, None]
+        total = 0
+        for regions, context in zip(partitions.unbind(1), self.contexts, strict=True):
+            number = int(regions.max()) + 1
+            index = (regions + number * image).flatten()
+            sums = both.new_zeros(len(features) * number, both.shape[1]).index_add(0, index, both)
+            sizes = torch.bincount(index, minlength=len(sums)).clamp(min=1)
+            total = total + context(sums / sizes[:, None])[index]
+        total = total.unflatten(0, partitions[:, 0].shape).permute(0, 3, 1, 2)
+        return self.cls_seg(features + self.drop_path(total))

@@ -25,6 +25,8 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
     Args:
         backbone: Config of the backbone.
         decode_head: Config of the decode head.
+        region_loss: Config of a loss such as :class:`hook.models.RegionLoss`, for a tokenizer of
+            the preset ``"objects"``.
         **kwargs: Further options of ``EncoderDecoder``: ``neck``, ``auxiliary_head``,
             ``train_cfg``, ``test_cfg``, ``data_preprocessor``, ``pretrained``, ``init_cfg``.
 
@@ -33,9 +35,12 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
             the heads ignore different labels.
     """
 
-    def __init__(self, backbone: dict, decode_head: dict, **kwargs) -> None:
+    def __init__(
+        self, backbone: dict, decode_head: dict, region_loss: dict | None = None, **kwargs
+    ) -> None:
         super().__init__(backbone, decode_head, **kwargs)
         self.check_tokenizer()
+        self.build_region_loss(region_loss)
         self._pad_with_ignored_label()
 
     def _pad_with_ignored_label(self) -> None:
@@ -87,8 +92,8 @@ class TokenSegmentor(TokenModel, EncoderDecoder):
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Compute the losses of the heads for images (B, C, H, W)."""
-        features = self.extract_feat(inputs, self.image_facts(inputs, data_samples))
-        losses = self._decode_head_forward_train(features, data_samples)
+        features, losses = self.extract_with_region_loss(inputs, data_samples)
+        losses |= self._decode_head_forward_train(features, data_samples)
         if self.with_auxiliary_head:
             losses |= self._auxiliary_head_forward_train(features, data_samples)
         return losses

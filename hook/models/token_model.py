@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError
+from hook.registry import MODELS
 from hook.structures import ImageTokens
 from hook.tokenizers import ImageFacts
 
@@ -36,10 +37,22 @@ class TokenModel(nn.Module):
         if self.marks_invalid and not getattr(tokenizer, "takes_valid", False):
             raise ConfigError(
                 "data_preprocessor.mark_invalid=True needs a tokenizer that supports validity",
-                expected="hook.HookTokenizer with preset 'fast'",
+                expected="hook.HookTokenizer with preset 'fast' or 'objects'",
                 found=f"{type(tokenizer or self.backbone).__name__} "
                 f"(preset {getattr(tokenizer, 'preset', None)!r})",
                 remedy="set backbone.tokenizer.preset='fast', or leave mark_invalid out",
+            )
+
+    def build_region_loss(self, cfg: dict | None) -> None:
+        """Build the loss of a tokenizer's regions; raise ConfigError if it has none."""
+        self.region_loss = None if cfg is None else MODELS.build(cfg)
+        if cfg is not None and not getattr(self.backbone, "has_regions", False):
+            tokenizer = getattr(self.backbone, "tokenizer", self.backbone)
+            raise ConfigError(
+                "model.region_loss needs a tokenizer with regions",
+                expected="hook.TokenViT with a hook.HookTokenizer of preset 'objects'",
+                found=f"{type(tokenizer).__name__} (preset {getattr(tokenizer, 'preset', None)!r})",
+                remedy="leave region_loss out, or change the tokenizer",
             )
 
     def image_facts(
@@ -90,6 +103,21 @@ class TokenModel(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Return the inputs of the head; see :meth:`extract`."""
         return self.extract(inputs, facts, num_tokens)[0]
+
+    def extract_with_region_loss(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement]
+    ) -> tuple[Tensor | tuple[Tensor, ...], dict[str, Tensor]]:
+        """Return the inputs of the head in training, and the loss of the regions, if any."""
+        facts = self.image_facts(inputs, data_samples)
+        if self.region_loss is None:
+            return self.extract(inputs, facts)[0], {}
+        features, tokens = self.extract(inputs, facts, with_tokens=True)
+        labels = {}
+        if "gt_sem_seg" in data_samples[0]:
+            labels["labels"] = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
+            labels["ignore_index"] = self.decode_head.ignore_index
+        loss = self.region_loss(self.backbone.tokenizer, tokens, **labels)
+        return features, {"loss_regions": loss}
 
     @abstractmethod
     def infer(

@@ -83,9 +83,12 @@ class TokenViT(BaseModule):
         frozen_stages: Parts that are not trained and stay in evaluation mode: -1 for none, 0 for
             the tokenizer, n for the tokenizer and the first n blocks (with all blocks also the
             final norm).
-        **options: ``init_cfg`` of MMEngine's ``BaseModule``: ``dict(type='Pretrained',
-            checkpoint=...)`` loads the blocks of a timm ViT from a file or by timm's name of the
-            model.
+        **options: ``region_levels``: with ``seed_skip`` and a tokenizer of the preset
+            ``"objects"``, also return this many partitions (B, L, h, w) of the seeds, for a head
+            such as :class:`hook.models.RegionContextHead`: the token of each seed, then the regions
+            of the same hierarchy with a quarter as many, and so on.
+            ``init_cfg`` of MMEngine's ``BaseModule``: ``dict(type='Pretrained', checkpoint=...)``
+            loads the blocks of a timm ViT from a file or by timm's name of the model.
 
     Raises:
         ConfigError: An option is out of range.
@@ -113,6 +116,7 @@ class TokenViT(BaseModule):
         frozen_stages: int = -1,
         **options: Any,
     ) -> None:
+        region_levels = options.pop("region_levels", 0)
         super().__init__(**options)
         if embed_dims % num_heads:
             raise ConfigError(
@@ -142,6 +146,16 @@ class TokenViT(BaseModule):
                 remedy="leave seed_skip out, or change the tokenizer",
             )
         self.seed_skip = seed_skip
+        self.has_regions = getattr(self.tokenizer, "group", None) is not None
+        if region_levels and not (seed_skip and self.has_regions):
+            raise ConfigError(
+                "model.backbone.region_levels needs regions, and seed_skip",
+                expected="a hook.HookTokenizer of preset 'objects', and seed_skip=True",
+                found=f"{type(self.tokenizer).__name__} "
+                f"(preset {getattr(self.tokenizer, 'preset', None)!r}), seed_skip={seed_skip}",
+                remedy="leave region_levels out, or change the tokenizer",
+            )
+        self.region_levels = region_levels
         if explained is not None and not (
             hasattr(self.tokenizer, "count_tokens") and 0 < explained <= 1
         ):
@@ -238,7 +252,8 @@ class TokenViT(BaseModule):
         Returns:
             Without ``out_indices`` tokens (B, N, D), class token included, images with fewer than
             N tokens padded with the mean of their tokens; else a tuple of dense maps (B, D, h, w),
-            with ``seed_skip`` followed by the seeds (B, seed_dims, h', w').
+            with ``seed_skip`` followed by the seeds (B, seed_dims, h', w'), with ``region_levels``
+            by L partitions of the seeds (B, L, h', w'), int64.
         """
         return self._features(self._passes(images, num_tokens, facts))
 
@@ -299,10 +314,18 @@ class TokenViT(BaseModule):
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         adaptive = self.explained is not None and not self.training and num_tokens is None
         with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or self.seed_skip
-        seeds = self.tokenizer.perceive(images, facts) if with_seeds or adaptive else None
-        if not adaptive:
+        with_seeds |= self.has_regions or adaptive
+        seeds = self.tokenizer.perceive(images, facts) if with_seeds else None
+        if adaptive:
+            counts = self.tokenizer.count_tokens(seeds, self.explained)
+        elif self.has_regions and seeds.valid is not None:
+            num_tokens = num_tokens or self.tokenizer.draw_tokens()
+            # An image with fewer valid seeds has fewer tokens.
+            counts = seeds.valid.flatten(1).sum(dim=1).clamp(min=1, max=num_tokens)
+            if (counts == num_tokens).all():
+                return [self._pass(images, seeds, num_tokens, facts)]
+        else:
             return [self._pass(images, seeds, num_tokens, facts)]
-        counts = self.tokenizer.count_tokens(seeds, self.explained)
         passes = []
         for count in counts.unique().tolist():
             index = (counts == count).nonzero()[:, 0]
@@ -314,7 +337,14 @@ class TokenViT(BaseModule):
         self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, facts: ImageFacts
     ) -> "_Pass":
         """Run tokenizer and blocks on images with the same number of tokens."""
-        if seeds is not None:
+        regions = None
+        if self.has_regions:
+            hierarchy = self.tokenizer.hierarchy(seeds)
+            output = self.tokenizer.vectorize(seeds, num_tokens, hierarchy)
+            counts = (output.num_tokens // 4**level for level in range(self.region_levels))
+            cuts = [hierarchy.cut(max(n, 1)).clamp(0, max(n, 1) - 1) for n in counts]
+            regions = torch.stack(cuts, dim=1) if cuts else None
+        elif seeds is not None:
             output = self.tokenizer.vectorize(seeds, num_tokens)
         else:
             options = {} if num_tokens is None else {"num_tokens": num_tokens}
@@ -325,8 +355,9 @@ class TokenViT(BaseModule):
         for block in self.blocks:
             x = block(x)
             after.append(x)
+        after = after or [x]
         after[-1] = self.norm(after[-1])
-        return _Pass(images, facts.valid, seeds, output, after)
+        return _Pass(images, facts.valid, seeds, output, after, regions=regions)
 
     def _chosen(self, group: "_Pass") -> list[Tensor]:
         """Return the tokens of the blocks at ``out_indices``, or of the last one."""
@@ -342,6 +373,8 @@ class TokenViT(BaseModule):
                 maps = tuple(self.spread(group.images, group.output, tokens) for tokens in chosen)
                 if self.seed_skip:
                     maps += (group.seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+                if self.region_levels:
+                    maps += (group.regions,)
                 parts.append(maps)
                 continue
             (tokens,), n = chosen, group.output.num_tokens
@@ -367,3 +400,5 @@ class _Pass(NamedTuple):
     """(B, N, D) tokens after each block; those of the last block after the final norm."""
     index: Tensor | None = None
     """Indexes of the images in their batch; None: all."""
+    regions: Tensor | None = None
+    """(B, L, h, w) partitions of the seeds; None without ``region_levels``."""

@@ -15,6 +15,7 @@ from hook.tokenizers.assignment import (
     token_map,
 )
 from hook.tokenizers.facts import ImageFacts
+from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
@@ -27,7 +28,7 @@ from hook.tokenizers.perception import (
 )
 from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.timm_adapter import HookEmbed, dense_intermediate_layers
-from hook.tokenizers.vectorization import ObjectVectorization
+from hook.tokenizers.vectorization import ObjectVectorization, RegionVectorization
 
 __all__ = [
     "PRESETS",
@@ -40,6 +41,8 @@ __all__ = [
     "ObjectVectorization",
     "PatchEmbedTokenizer",
     "PerceptionBlock",
+    "RegionHierarchy",
+    "RegionVectorization",
     "SeedAttention",
     "SeedMap",
     "SeedStem",
@@ -49,6 +52,7 @@ __all__ = [
     "diffuse_assignment",
     "dense_intermediate_layers",
     "mean_colours",
+    "merge_seeds",
     "spread_cells",
     "token_map",
 ]

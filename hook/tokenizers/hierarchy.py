@@ -68,6 +68,20 @@ class RegionHierarchy:
         below = (self.cost <= limit[image]).to(torch.int64)
         return self.num_seeds.index_add(0, image, -below)
 
+    def count_explaining(self, share: float) -> Tensor:
+        """Return the smallest number of regions (B,) that explains a share of the variance.
+
+        The costs of merges are the variance within their regions, summed over the seeds.
+        """
+        image = self.first // self.valid[0].numel()
+        sums = self.cost.double().cumsum(0)
+        ends = self.num_merges.cumsum(0)
+        before = torch.cat([sums.new_zeros(1), sums])[ends - self.num_merges]
+        total = torch.cat([sums.new_zeros(1), sums])[ends] - before
+        within = sums - before[image] <= (1 - share) * total[image]
+        merged = torch.zeros_like(ends).index_add_(0, image, within.to(torch.int64))
+        return (self.num_seeds - merged).clamp(min=1)
+
     def _apply(self, merges: Tensor) -> Tensor:
         """Return the regions after the first (B,) merges of each image."""
         b, h, w = self.valid.shape

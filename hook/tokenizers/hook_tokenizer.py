@@ -1,5 +1,6 @@
 """The homogeneous tokenizer, assembled from stem, perception and vectorization."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from hook.tokenizers.assignment import diffuse_assignment, explained_variance, mean_colours
 from hook.tokenizers.facts import ImageFacts
+from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.perception import (
     NearFarAttention,
@@ -17,7 +19,11 @@ from hook.tokenizers.perception import (
 )
 from hook.tokenizers.positions import resize_positions
 from hook.tokenizers.stem import SeedStem, StridedStem
-from hook.tokenizers.vectorization import ObjectVectorization, choose_seeds
+from hook.tokenizers.vectorization import (
+    ObjectVectorization,
+    RegionVectorization,
+    choose_seeds,
+)
 
 PRESETS: dict[str, dict] = {
     # The paper's tokenizer as officially implemented: a stem at full resolution, a learned
@@ -55,6 +61,10 @@ PRESETS: dict[str, dict] = {
         takes_valid=True,
     ),
 }
+# fast, with a token per region of a hierarchy of merges of the seeds.
+PRESETS["objects"] = PRESETS["fast"] | dict(
+    num_tokens=64, assign="token", group_dims=12, colour_weight=0.5
+)
 """Parts of each preset; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 
 _PARTS = (
@@ -63,6 +73,8 @@ _PARTS = (
     "perception_window",
     "num_latents",
     "stem_widths",
+    "group_dims",
+    "colour_weight",
 )
 _PIXELS_AT_ONCE = 224 * 224  # one 224 px image; see HookTokenizer._images_at_once
 
@@ -80,13 +92,16 @@ class HookTokenizer(nn.Module):
 
     Image -> 4x4-pixel seeds -> object perception (:class:`ObjectPerception`), attention among the
     seeds -> object vectorization (:class:`ObjectVectorization`), whose queries read the tokens.
-    The presets differ in their parts; see :data:`PRESETS`.
+    The presets differ in their parts; see :data:`PRESETS`. With ``"objects"`` neighbouring seeds
+    are merged by colour and learned features (:func:`hook.tokenizers.merge_seeds`), and a token is
+    read from each region (:class:`RegionVectorization`); any number of regions is a cut of the same
+    hierarchy, and training draws one from a quarter to four times ``num_tokens``.
 
     Args:
-        preset: Name of a set of defaults: ``"reference"`` (the paper) or ``"fast"``.
+        preset: Name of a set of defaults: ``"reference"`` (the paper), ``"fast"`` or ``"objects"``.
         img_size: Training size in pixels, a side or (height, width); other sizes are accepted.
             ``"reference"`` then resizes its learned positions, and of a side not divisible by 4
-            the last rows or columns have no seed; ``"fast"`` has no positions to resize, and pads
+            the last rows or columns have no seed; the others have no positions to resize, and pad
             the last seeds with invalid pixels.
         in_channels: Number of bands.
         embed_dims: Width of the tokens.
@@ -94,16 +109,17 @@ class HookTokenizer(nn.Module):
         num_tokens: Number of tokens N.
         with_cls_token: Put a learned class token in front of the tokens.
         assign: Meaning of the assignment: ``"seed"``, softmax over the seeds for each token (the
-            paper's), or ``"token"``, softmax over the tokens for each seed.
+            paper's), or ``"token"``, softmax over the tokens for each seed; ``"objects"`` assigns
+            each seed to one token.
         max_tokens: Number K of learned queries. Each training step then uses the first n of them,
             n drawn from 1 to K (nested dropout), which orders the queries: any number up to K can
             be requested afterwards, ``num_tokens`` by default. None: K is ``num_tokens``, and
             training uses all.
         num_iterations: Number of times the tokens read from the seeds.
         resolution: Ground size of a pixel in metres at which the rotary positions were trained
-            (``"fast"``); without it they count pixels.
-        nan_is_invalid: Treat pixels with NaN in any band as invalid (``"fast"``), for images
-            without validity in :class:`ImageFacts`.
+            (not ``"reference"``); without it they count pixels.
+        nan_is_invalid: Treat pixels with NaN in any band as invalid (not ``"reference"``), for
+            images without validity in :class:`ImageFacts`.
         diffusion_steps: Steps of :func:`hook.tokenizers.diffuse_assignment`, which removes
             fragments from the regions; 0: none. Token maps and dense features use the diffused
             assignment, the tokens the original one.
@@ -113,13 +129,15 @@ class HookTokenizer(nn.Module):
         **parts: See below; None uses the preset's.
 
     Keyword Args:
-        perception_heads: Attention heads of the object perception module; for ``"fast"`` two
-            numbers, of the windowed and of the latent attention.
+        perception_heads: Attention heads of the object perception module; except for
+            ``"reference"`` two numbers, of the windowed and of the latent attention.
         perception_mlp_ratio: Hidden width of its feed-forward layers as a multiple of its width.
         perception_window: Attention window in seeds, a side or (height, width); None uses half
             the grid's side, as in the paper; 0 attends globally.
-        num_latents: Number of latents of the latent attention (``"fast"``).
+        num_latents: Number of latents of the latent attention (not ``"reference"``).
         stem_widths: Channels of the stem at each resolution before the last.
+        group_dims: Number of learned features by which seeds are merged (``"objects"``).
+        colour_weight: Weight of the mean colour beside them, of normalised bands as of three.
 
     Raises:
         TypeError: ``parts`` has an unknown name.
@@ -182,6 +200,17 @@ class HookTokenizer(nn.Module):
             )
         if num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+        if preset == "objects":
+            for name, value, only in (
+                ("assign", chosen["assign"], "token"),
+                ("max_tokens", max_tokens, None),
+                ("num_iterations", num_iterations, 1),
+                ("diffusion_steps", diffusion_steps, 0),
+            ):
+                if value != only:
+                    raise ValueError(
+                        f"preset 'objects' does not support {name}={value!r}; leave it out"
+                    )
         single = isinstance(PRESETS[preset]["perception_heads"], int)
         if isinstance(chosen["perception_heads"], int) != single:
             raise ValueError(
@@ -210,6 +239,7 @@ class HookTokenizer(nn.Module):
         self.with_cls_token = with_cls_token
         self.takes_valid = chosen["takes_valid"]
         self.takes_resolution = resolution is not None
+        self.colour_weight = chosen.get("colour_weight", 0.0)
         self.resolution = resolution
         self.nan_is_invalid = nan_is_invalid
         self.diffusion_steps, self.diffusion_contrast = diffusion_steps, diffusion_contrast
@@ -252,9 +282,16 @@ class HookTokenizer(nn.Module):
                 for kind in chosen["perception"]
             )
         )
-        self.vectorization = ObjectVectorization(
-            width, self.embed_dims, self.max_tokens, self.assign, num_iterations
-        )
+        self.group = None
+        if "group_dims" in chosen:
+            self.group = nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, chosen["group_dims"], bias=False)
+            )
+            self.vectorization = RegionVectorization(width, self.embed_dims, self.stride)
+        else:
+            self.vectorization = ObjectVectorization(
+                width, self.embed_dims, self.max_tokens, self.assign, num_iterations
+            )
         self.cls_token = (
             nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if self.with_cls_token else None
         )
@@ -278,7 +315,9 @@ class HookTokenizer(nn.Module):
             raise ValueError(f"images have {c} bands, the tokenizer expects {self.in_channels}")
         valid = facts.valid
         if valid is not None and not self.takes_valid:
-            raise ValueError(f"preset {self.preset!r} does not support valid; 'fast' does")
+            raise ValueError(
+                f"preset {self.preset!r} does not support valid; 'fast' and 'objects' do"
+            )
         if facts.resolution is not None and not self.takes_resolution:
             raise ValueError(
                 f"preset {self.preset!r} does not support resolution; 'fast' does"
@@ -292,7 +331,7 @@ class HookTokenizer(nn.Module):
         if self.training and self.band_dropout:
             images = self._drop_bands(images)
         colours = None
-        if self.diffusion_steps:
+        if self.diffusion_steps or self.group is not None:
             fill = self.stride - 1 if self.takes_valid else 0
             grid = (h + fill) // self.stride, (w + fill) // self.stride
             colours = mean_colours(images, self.stride, grid, valid)
@@ -355,13 +394,20 @@ class HookTokenizer(nn.Module):
         return images.masked_fill(~kept[..., None, None], 0)
 
     # ------------------------------------------------------------------------------ tokens
-    def vectorize(self, seeds: SeedMap, num_tokens: int | None = None) -> TokenizerOutput:
+    def vectorize(
+        self,
+        seeds: SeedMap,
+        num_tokens: int | None = None,
+        hierarchy: RegionHierarchy | None = None,
+    ) -> TokenizerOutput:
         """Read tokens from seeds: object vectorization.
 
         Args:
             seeds: Seeds of :meth:`perceive`.
-            num_tokens: Number of tokens N, at most ``max_tokens``. None: the tokenizer's
-                ``num_tokens``, or in training with ``max_tokens`` a random number.
+            num_tokens: Number of tokens N, at most ``max_tokens`` (``"objects"``: any number; the
+                last tokens of an image with fewer valid seeds have none). None: the tokenizer's
+                ``num_tokens``, or in training with ``max_tokens`` or ``"objects"`` a random number.
+            hierarchy: That of :meth:`hierarchy`, if known.
 
         Returns:
             Tokens (B, N, D), or (B, 1 + N, D) with the class token in front, and their assignment
@@ -371,17 +417,23 @@ class HookTokenizer(nn.Module):
             ValueError: ``num_tokens`` is above the number of queries.
         """
         if num_tokens is None:
-            num_tokens = self.num_tokens
-            if self.training and self.nested:
-                num_tokens = int(torch.randint(1, self.max_tokens + 1, ()))
-        if not 1 <= num_tokens <= self.max_tokens:
+            num_tokens = self.draw_tokens()
+        if num_tokens < 1 or (num_tokens > self.max_tokens and self.group is None):
             raise ValueError(
                 f"num_tokens must be from 1 to {self.max_tokens}, the tokenizer's number of "
                 f"queries, got {num_tokens}"
             )
         b, h, w, _ = seeds.features.shape
-        valid = None if seeds.valid is None else seeds.valid.flatten(1)
-        tokens, assignment = self.vectorization(seeds.features.flatten(1, 2), valid, num_tokens)
+        if self.group is not None:
+            # An image in more connected parts than tokens has its last parts in one token.
+            hierarchy = hierarchy or self.hierarchy(seeds)
+            token_ids = hierarchy.cut(num_tokens).clamp(max=num_tokens - 1)
+            tokens = self.vectorization(seeds.features, token_ids, num_tokens)
+            numbers = torch.arange(num_tokens, device=token_ids.device)[:, None, None]
+            assignment = (token_ids[:, None] == numbers).to(tokens.dtype)
+        else:
+            valid = None if seeds.valid is None else seeds.valid.flatten(1)
+            tokens, assignment = self.vectorization(seeds.features.flatten(1, 2), valid, num_tokens)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(b, -1, -1), tokens], dim=1)
         assignment = assignment.reshape(b, num_tokens, h, w)
@@ -395,20 +447,56 @@ class HookTokenizer(nn.Module):
             ).to(assignment.dtype)
         return TokenizerOutput(tokens, assignment, self.assign, cell=self.stride)
 
+    def draw_tokens(self) -> int:
+        """Return the number of tokens; in training a random one, if the tokenizer supports any."""
+        if self.training and self.group is not None:
+            low, high = math.log(max(self.num_tokens / 4, 1)), math.log(self.num_tokens * 4)
+            return round(math.exp(low + (high - low) * float(torch.rand(()))))
+        if self.training and self.nested:
+            return int(torch.randint(1, self.max_tokens + 1, ()))
+        return self.num_tokens
+
+    def grouping(self, seeds: SeedMap) -> Tensor:
+        """Return the features by which seeds are merged: learned ones, then the mean bands.
+
+        Args:
+            seeds: Seeds of :meth:`perceive`, of the preset ``"objects"``.
+
+        Returns:
+            (B, h, w, G + C).
+        """
+        weight = self.colour_weight * math.sqrt(3 / self.in_channels)
+        colours = seeds.colours.permute(0, 2, 3, 1).to(seeds.features.dtype)
+        return torch.cat([self.group(seeds.features), weight * colours], dim=-1)
+
+    @torch.no_grad()
+    def hierarchy(self, seeds: SeedMap) -> RegionHierarchy:
+        """Merge the seeds of the preset ``"objects"``; see :func:`hook.tokenizers.merge_seeds`.
+
+        It runs on the CPU: for features of a GPU its many small steps are faster there.
+        """
+        valid = None if seeds.valid is None else seeds.valid.cpu()
+        merges = merge_seeds(self.grouping(seeds).float().cpu(), valid)
+        return RegionHierarchy(*(part.to(seeds.features.device) for part in vars(merges).values()))
+
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:
         """Return the smallest number of tokens per image that explains a share of its variance.
 
         With k tokens, each seed belongs to the one of the first k queries with the most attention
-        to it; see :func:`explained_variance` for the share that these regions explain.
+        to it; see :func:`explained_variance` for the share that these regions explain. For
+        ``"objects"`` the variance is that of :meth:`grouping`.
 
         Args:
             seeds: Seeds of :meth:`perceive`.
             explained: Share of the variance to reach, from 0 to 1.
 
         Returns:
-            (B,) int64, from 1 to ``max_tokens``; ``max_tokens`` where no number reaches the share.
+            (B,) int64, from 1 to ``max_tokens``, or to the number of seeds; the maximum where no
+            number reaches the share.
         """
+        if self.group is not None:
+            return self.hierarchy(seeds).count_explaining(explained)
         features = seeds.features.flatten(1, 2)
         scores = self.vectorization.scores(features)
         if self.assign == "seed":

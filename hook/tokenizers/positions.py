@@ -86,3 +86,25 @@ class Rotary2d(nn.Module):
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class Fourier2d(nn.Module):
+    """Sines and cosines of rows and columns, at wavelengths from 16 pixels, each four times longer.
+
+    Args:
+        count: Number of wavelengths.
+
+    Attributes:
+        dims (int): Width of the embedding.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.dims = 4 * count
+        frequencies = 2 * math.pi / (16 * 4.0 ** torch.arange(count))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Map rows and columns (..., 2) in pixels to (..., dims)."""
+        angles = (places[..., None] * self.frequencies).flatten(-2)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,57 @@
+# HOOK with the preset objects for segmentation: a pyramid of the seeds, and the context of regions
+# of three cuts of the hierarchy in the head.
+model = dict(
+    type="hook.TokenSegmentor",
+    backbone=dict(
+        type="hook.TokenViT",
+        tokenizer=dict(
+            type="hook.HookTokenizer",
+            preset="objects",
+            img_size=256,
+            in_channels=3,
+            num_tokens=64,
+        ),
+        embed_dims=192,
+        depth=2,
+        num_heads=6,
+        final_norm=True,
+        out_indices=(1,),
+        seed_skip=True,
+        region_levels=3,
+    ),
+    neck=dict(
+        type="hook.SeedPyramid",
+        in_channels=None,
+        seed_channels=128,
+        out_channels=(64, 96, 128, 128),
+    ),
+    decode_head=dict(
+        type="hook.RegionContextHead",
+        in_channels=[64, 96, 128, 128],
+        token_channels=192,
+        channels=96,
+        region_levels=3,
+        dropout_ratio=0.1,
+        num_classes=5,
+        ignore_index=255,
+        align_corners=False,
+        loss_decode=dict(type="hook.CrossEntropyLoss"),
+    ),
+    # Each token is to know the classes of its region.
+    auxiliary_head=dict(
+        type="FCNHead",
+        in_index=4,
+        in_channels=192,
+        channels=192,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0.0,
+        num_classes=5,
+        ignore_index=255,
+        align_corners=False,
+        loss_decode=dict(type="hook.CrossEntropyLoss", loss_weight=0.4),
+    ),
+    region_loss=dict(type="hook.RegionLoss"),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)

@@ -1,0 +1,139 @@
+"""Loss that teaches a tokenizer of regions where objects end."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hook.errors import ConfigError
+from hook.registry import MODELS
+from hook.structures import ImageTokens
+from hook.tokenizers import merge_seeds
+
+# Rows and columns, in seeds, between the two seeds of a pair.
+_OFFSETS = (
+    (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0),
+    (3, 3), (3, -3), (0, 4), (4, 0), (0, 8), (8, 0),
+)  # fmt: skip
+
+
+@MODELS.register_module()
+class RegionLoss(nn.Module):
+    """Binary cross entropy of whether two nearby seeds belong to one object.
+
+    The merges of seeds have no gradient; this loss teaches the learned features of
+    :meth:`hook.tokenizers.HookTokenizer.grouping` instead: the logit of a pair is a learned margin
+    minus the squared distance of the two seeds' features. Pairs are 1 to 8 seeds apart.
+
+    Args:
+        loss_weight: Factor of the loss.
+        from_labels: The target is the probability that a pixel of one seed and one of the other
+            have the same label. Without labels, two seeds belong to one object if a region of the
+            hierarchy by colour alone, with 16 to 64 seeds on average, holds both.
+        different_weight: Weight of pairs of different objects, which are few.
+
+    Raises:
+        ConfigError: A weight is not a positive number.
+
+    Reference:
+        Learning of boundaries for object tokens: Chen et al., "Subobject-level image tokenization"
+        (EPOC), ICML 2025; distances as logits: Brabandere et al., "Semantic instance segmentation
+        with a discriminative loss function", 2017.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, from_labels: bool = True, different_weight: float = 3.0
+    ) -> None:
+        super().__init__()
+        for name, value in (("loss_weight", loss_weight), ("different_weight", different_weight)):
+            if not 0 < value < math.inf:
+                raise ConfigError(
+                    f"model.region_loss.{name}",
+                    expected="a number above 0",
+                    found=value,
+                    remedy="correct it, or leave region_loss out",
+                )
+        self.loss_weight, self.from_labels = loss_weight, from_labels
+        self.different_weight = different_weight
+        self.margin = nn.Parameter(torch.tensor(1.0))
+
+    def forward(
+        self,
+        tokenizer: nn.Module,
+        tokens: list[ImageTokens],
+        labels: Tensor | None = None,
+        ignore_index: int = 255,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            tokenizer: A :class:`hook.tokenizers.HookTokenizer` of the preset ``"objects"``.
+            tokens: Tokens of B images, of the same size.
+            labels: (B, H, W) class of each pixel; needed with ``from_labels``.
+            ignore_index: Label of pixels that are unknown.
+        """
+        features = torch.cat([one.seeds.features for one in tokens])
+        known = torch.cat(
+            [
+                torch.ones_like(one.seeds.features[..., 0], dtype=torch.bool)
+                if one.seeds.valid is None
+                else one.seeds.valid
+                for one in tokens
+            ]
+        )
+        if self.from_labels:
+            shares, labelled = label_shares(labels, known.shape[1:], tokenizer.stride, ignore_index)
+            known = known & labelled
+        else:
+            colours = torch.cat([one.seeds.colours for one in tokens]).permute(0, 2, 3, 1)
+            seeds = known[0].numel()
+            count = round(seeds / 16 * 0.25 ** float(torch.rand(())))
+            objects = merge_seeds(colours.float().cpu(), known.cpu()).cut(max(count, 1))
+            objects = objects.to(features.device)
+        groups = tokenizer.group(features)
+        total = weights = groups.new_zeros(())
+        _, height, width, _ = groups.shape
+        for down, right in _OFFSETS:
+            if down >= height or abs(right) >= width:
+                continue
+            one = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+            other = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+            if self.from_labels:
+                same = (shares[one] * shares[other]).sum(dim=1).clamp(0, 1)
+            else:
+                same = (objects[one] == objects[other]).to(groups.dtype)
+            of_channels = groups.permute(3, 0, 1, 2)
+            distance = (of_channels[one] - of_channels[other]).square().sum(dim=0)
+            loss = F.binary_cross_entropy_with_logits(
+                self.margin - distance.float(), same.float(), reduction="none"
+            )
+            weight = torch.where(same < 0.5, self.different_weight, 1.0)
+            weight = weight * (known[one] & known[other])
+            total, weights = total + (loss * weight).sum(), weights + weight.sum()
+        return self.loss_weight * total / weights.clamp(min=1)
+
+
+def label_shares(
+    labels: Tensor, grid: tuple[int, int], cell: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Return the share of each class in the labelled pixels of each cell.
+
+    Args:
+        labels: (B, H, W) classes.
+        grid: Height h and width w of the grid in cells.
+        cell: Side of a cell in pixels.
+        ignore_index: Label of pixels that are unknown.
+
+    Returns:
+        (B, K, h, w) shares, K being the classes that occur, and (B, h, w) bool, where at least half
+        of a cell is labelled.
+    """
+    missing = (0, grid[1] * cell - labels.shape[-1], 0, grid[0] * cell - labels.shape[-2])
+    labels = F.pad(labels, missing, value=ignore_index)
+    known = labels != ignore_index
+    classes = int(labels.where(known, 0).max()) + 1
+    pixels = F.one_hot(labels.where(known, classes), classes + 1)[..., :classes]
+    shares = F.avg_pool2d(pixels.permute(0, 3, 1, 2).float(), cell)
+    sums = shares.sum(dim=1)
+    return shares / sums.clamp(min=1 / cell**2)[:, None], sums >= 0.5
