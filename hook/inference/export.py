@@ -267,6 +267,13 @@ def _check_model(model: nn.Module, num_tokens: int | None) -> None:
             found=f"{size / 1e9:.1f} GB",
             remedy="export a smaller model, such as the preset 'fast' with a narrower backbone",
         )
+    if getattr(model.backbone, "has_regions", False):
+        raise ConfigError(
+            "the merges of the preset 'objects' differ between images, which ONNX cannot express",
+            expected="a tokenizer whose steps are the same for all images",
+            found=f"{type(model.backbone.tokenizer).__name__} of preset 'objects'",
+            remedy="export a model with preset 'fast' or 'reference', or map with 'hook map'",
+        )
     if getattr(model.backbone, "explained", None) is not None and num_tokens is None:
         raise ConfigError(
             "the number of tokens differs between images, which ONNX cannot express",

@@ -308,6 +308,12 @@ def test_what_onnx_cannot_express(build, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.onnx")) == []
 
 
+def test_regions_are_refused(build, tmp_path):
+    model = build('model["backbone"]["tokenizer"].update(preset="objects")')
+    with pytest.raises(ConfigError, match="preset 'objects'"):
+        export_onnx(model, tmp_path / "x.onnx")
+
+
 class _Program:
     """What PyTorch's exporter returns."""
 
