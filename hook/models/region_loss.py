@@ -34,11 +34,11 @@ class RegionLoss(nn.Module):
         different_weight: Weight of pairs of different objects, which are few.
 
     Raises:
-        ConfigError: A weight is not a positive number.
+        ConfigError: A weight is not a positive number; in use, ``from_labels`` without masks.
 
     Reference:
         Learning of boundaries for object tokens: Chen et al., "Subobject-level image tokenization"
-        (EPOC), ICML 2025; distances as logits: Brabandere et al., "Semantic instance segmentation
+        (EPOC), ICML 2025; distances as logits: De Brabandere et al., "Semantic instance segmentation
         with a discriminative loss function", 2017.
     """
 
@@ -73,6 +73,13 @@ class RegionLoss(nn.Module):
             labels: (B, H, W) class of each pixel; needed with ``from_labels``.
             ignore_index: Label of pixels that are unknown.
         """
+        if self.from_labels and labels is None:
+            raise ConfigError(
+                "model.region_loss learns from masks, and the samples have none",
+                expected="from_labels=False for scene classification",
+                found="from_labels=True",
+                remedy="set model.region_loss.from_labels to False",
+            )
         features = torch.cat([one.seeds.features for one in tokens])
         known = torch.cat(
             [

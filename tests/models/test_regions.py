@@ -64,6 +64,9 @@ def test_regions_that_nobody_has_are_refused():
         )
     with pytest.raises(ConfigError, match=r"region_loss.loss_weight"):
         RegionLoss(loss_weight=0)
+    objects = backbone()
+    with pytest.raises(ConfigError, match="learns from masks, and the samples have none"):
+        RegionLoss()(objects.tokenizer, objects.forward_with_tokens(torch.rand(1, 3, 32, 32))[1])
 
 
 def head(**options):
