@@ -38,8 +38,8 @@ class RegionLoss(nn.Module):
 
     Reference:
         Learning of boundaries for object tokens: Chen et al., "Subobject-level image tokenization"
-        (EPOC), ICML 2025; distances as logits: De Brabandere et al., "Semantic instance segmentation
-        with a discriminative loss function", 2017.
+        (EPOC), ICML 2025; distances as logits: De Brabandere et al., "Semantic instance
+        segmentation with a discriminative loss function", 2017.
     """
 
     def __init__(
