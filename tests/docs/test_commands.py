@@ -68,6 +68,7 @@ NOT_EXECUTED = {
         "python tools/train.py": DATA,
         "python tools/analysis_tools/token_curve.py": WEIGHTS,
         "python tools/analysis_tools/few_labels.py": WEIGHTS,
+        "python tools/analysis_tools/ablation.py": DATA,
         "hook map": WEIGHTS,
         "python tools/analysis_tools/benchmark.py": TIME,
         "python tools/analysis_tools/scaling.py": TIME,
