@@ -69,10 +69,18 @@ def test_regions_that_nobody_has_are_refused():
         RegionLoss()(objects.tokenizer, objects.forward_with_tokens(torch.rand(1, 3, 32, 32))[1])
 
 
+HEAD = dict(
+    channels=6,
+    num_classes=3,
+    align_corners=False,
+    dropout_ratio=0,
+    loss_decode=dict(type="hook.CrossEntropyLoss"),
+)
+
+
 def head(**options):
     torch.manual_seed(0)
-    options = dict(channels=6, num_classes=3, align_corners=False, dropout_ratio=0) | options
-    return RegionContextHead([4, 5], token_channels=7, **options).eval()
+    return RegionContextHead([4, 5], token_channels=7, **HEAD, **options).eval()
 
 
 def test_context_starts_at_zero_and_then_is_equal_within_a_region():
@@ -82,7 +90,7 @@ def test_context_starts_at_zero_and_then_is_equal_within_a_region():
         [16, 32]
     ).reshape(1, 2, 1, 1)
     model = head(region_levels=2)
-    plain = SegFormerStyleHead([4, 5], 6, num_classes=3, align_corners=False, dropout_ratio=0)
+    plain = SegFormerStyleHead([4, 5], **HEAD)
     plain.load_state_dict(model.state_dict(), strict=False)
     inputs = (*levels, token_map, regions)
     before = model(inputs)
