@@ -715,13 +715,15 @@ def prepare(table: str, folder: Path) -> None:
     cfg = load_config(ROOT / "configs" / f"{config}.py")
     folder.mkdir(parents=True, exist_ok=True)
     pack = "hook.PackClsSample" if table == "eurosat" else "hook.PackSegSample"
+
+    def whole(options: dict) -> dict:  # images, or the windows that the split lists
+        kept = {k: v for k, v in options.items() if k not in ("chip_size", "mode", "length")}
+        kept |= dict(chip_size=512) if table == "banepa" else {}
+        return kept | dict(pipeline=[dict(type=pack)], test_mode=True)
+
     for split in SPLITS:
-        options = cfg[f"{split}_dataloader"].dataset
-        options.update(pipeline=[dict(type=pack)], test_mode=True)
-        if "chip_size" in options:
-            options.update(mode="grid", length=None)
         images, labels = [], []
-        for sample in tqdm(build_dataset(options), desc=f"{table} {split}"):
+        for sample in tqdm(build_dataset(cfg, split, whole), desc=f"{table} {split}"):
             images.append(sample["inputs"].permute(1, 2, 0).numpy().astype(np.uint8))
             of = sample["data_samples"]
             labels.append(
