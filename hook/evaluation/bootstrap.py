@@ -1,6 +1,7 @@
-"""Significance of the difference of two models: paired bootstrap over test images."""
+"""Bootstrap over test images: difference of two models, and means of measures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from scipy.stats import bootstrap
 
 from hook.errors import DataError
 from hook.evaluation.confusion import class_scores
+
+_RESAMPLES = 9999
 
 
 class Comparison(NamedTuple):
@@ -106,3 +109,48 @@ def paired_bootstrap(
         float(result.confidence_interval.high),
         float(result.standard_error),
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return the numbers for JSON, with None for NaN."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {name: None if np.isnan(value) else value for name, value in numbers.items()}
+
+
+def bootstrap_mean(values: Sequence[float], files: Sequence[str | int], seed: int) -> Interval:
+    """Return the mean over images and its percentile interval from a bootstrap over the files.
+
+    The interval is NaN with fewer than two files.
+
+    Args:
+        values: One per image; NaN is ignored.
+        files: Source file of each image, or its number; images of one file are drawn together.
+        seed: Seed of the draws; the same files get the same draws.
+
+    Reference:
+        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+    """
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    if not known.any():
+        return Interval(*[float("nan")] * 3)
+    group = np.unique(np.asarray(files), return_inverse=True)[1]
+    sums = np.bincount(group, weights=np.where(known, values, 0))
+    counts = np.bincount(group, weights=known)
+    mean = float(sums.sum() / counts.sum())
+    if np.count_nonzero(counts) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    files_drawn = np.random.default_rng(seed).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES
+    )
+    drawn = files_drawn @ counts
+    means = (files_drawn @ sums)[drawn > 0] / drawn[drawn > 0]
+    return Interval(mean, *(float(end) for end in np.percentile(means, (2.5, 97.5))))

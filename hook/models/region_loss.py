@@ -98,9 +98,9 @@ class RegionLoss(nn.Module):
             count = round(seeds / 16 * 0.25 ** float(torch.rand(())))
             objects = merge_seeds(colours.float().cpu(), known.cpu()).cut(max(count, 1))
             objects = objects.to(features.device)
-        groups = tokenizer.group(features)
+        groups = tokenizer.group(features).permute(3, 0, 1, 2)  # G B h w
         total = weights = groups.new_zeros(())
-        _, height, width, _ = groups.shape
+        height, width = groups.shape[-2:]
         for down, right in _OFFSETS:
             if down >= height or abs(right) >= width:
                 continue
@@ -110,8 +110,7 @@ class RegionLoss(nn.Module):
                 same = (shares[one] * shares[other]).sum(dim=1).clamp(0, 1)
             else:
                 same = (objects[one] == objects[other]).to(groups.dtype)
-            of_channels = groups.permute(3, 0, 1, 2)
-            distance = (of_channels[one] - of_channels[other]).square().sum(dim=0)
+            distance = (groups[one] - groups[other]).square().sum(dim=0)
             loss = F.binary_cross_entropy_with_logits(
                 self.margin - distance.float(), same.float(), reduction="none"
             )

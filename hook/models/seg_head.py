@@ -111,7 +111,7 @@ class RegionContextHead(SegFormerStyleHead):
 
         Args:
             inputs: The levels; (B, D, H_0, W_0) tokens spread over their seeds; (B, L, H_0, W_0)
-                int64 regions of the seeds.
+                int64 regions of the seeds; those of -1 are in none, and get nothing added.
 
         Returns:
             (B, K, H_0, W_0).
@@ -122,10 +122,11 @@ class RegionContextHead(SegFormerStyleHead):
         image = torch.arange(len(features), device=both.device)[:, None, None]
         total = 0
         for regions, context in zip(partitions.unbind(1), self.contexts, strict=True):
-            number = int(regions.max()) + 1
-            index = (regions + number * image).flatten()
+            number = int(regions.max()) + 2  # the first of an image is for seeds in no region
+            index = (regions + 1 + number * image).flatten()
             sums = both.new_zeros(len(features) * number, both.shape[1]).index_add(0, index, both)
             sizes = torch.bincount(index, minlength=len(sums)).clamp(min=1)
-            total = total + context(sums / sizes[:, None])[index]
+            added = context(sums / sizes[:, None])[index]
+            total = total + added * (regions >= 0).flatten()[:, None]
         total = total.unflatten(0, partitions[:, 0].shape).permute(0, 3, 1, 2)
         return self.cls_seg(features + self.drop_path(total))

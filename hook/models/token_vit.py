@@ -253,7 +253,7 @@ class TokenViT(BaseModule):
             Without ``out_indices`` tokens (B, N, D), class token included, images with fewer than
             N tokens padded with the mean of their tokens; else a tuple of dense maps (B, D, h, w),
             with ``seed_skip`` followed by the seeds (B, seed_dims, h', w'), with ``region_levels``
-            by L partitions of the seeds (B, L, h', w'), int64.
+            by L partitions of the seeds (B, L, h', w'), int64, -1 where not valid.
         """
         return self._features(self._passes(images, num_tokens, facts))
 
@@ -342,7 +342,7 @@ class TokenViT(BaseModule):
             hierarchy = self.tokenizer.hierarchy(seeds)
             output = self.tokenizer.vectorize(seeds, num_tokens, hierarchy)
             counts = (output.num_tokens // 4**level for level in range(self.region_levels))
-            cuts = [hierarchy.cut(max(n, 1)).clamp(0, max(n, 1) - 1) for n in counts]
+            cuts = [hierarchy.cut(max(n, 1)).clamp(max=max(n, 1) - 1) for n in counts]
             regions = torch.stack(cuts, dim=1) if cuts else None
         elif seeds is not None:
             output = self.tokenizer.vectorize(seeds, num_tokens)

@@ -56,10 +56,7 @@ class RegionHierarchy:
 
     def cut_at_cost(self, cost: float | Tensor) -> Tensor:
         """Return the regions after all merges up to a cost, one or (B,); see :meth:`cut`."""
-        image = self.first // self.valid[0].numel()
-        limit = torch.as_tensor(cost, device=self.cost.device).expand(len(self.valid))
-        below = (self.cost <= limit[image]).to(torch.int64)
-        return self._apply(torch.zeros_like(self.num_seeds).index_add_(0, image, below))
+        return self.cut(self.count_at_cost(cost))
 
     def count_at_cost(self, cost: float | Tensor) -> Tensor:
         """Return the number of regions (B,) after all merges up to a cost, one or (B,)."""

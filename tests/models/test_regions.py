@@ -105,6 +105,20 @@ def test_context_starts_at_zero_and_then_is_equal_within_a_region():
     assert added.flatten(2).std(-1).min() > 1e-3
 
 
+def test_seeds_in_no_region_neither_give_nor_get_context():
+    model = head()
+    torch.nn.init.normal_(model.contexts[0][-1].weight)
+    levels, token_map = (torch.rand(1, 4, 8, 8), torch.rand(1, 5, 4, 4)), torch.rand(1, 7, 8, 8)
+    regions = torch.zeros(1, 1, 8, 8, dtype=torch.int64)
+    regions[..., 5:] = -1
+    before = model((*levels, token_map, torch.full_like(regions, -1)))
+    added = model((*levels, token_map, regions)) - before
+    assert added[..., :5].abs().min() > 0 and not added[..., 5:].any()
+    token_map[..., 5:] += 100
+    changed = model((*levels, token_map, regions)) - before
+    assert torch.equal(changed, added)
+
+
 def test_loss_of_regions_equals_its_definition():
     """Pair by pair, for labels that are constant in each seed but for one ignored."""
     model = backbone()

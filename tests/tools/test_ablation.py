@@ -60,8 +60,9 @@ def test_regions_of_a_segmentation_are_measured(tool, arrays, monkeypatch):
         for count in (16, 64, 256)
     ]
     colour, learned = rows[1], rows[4]
-    assert learned["difference"][0] == pytest.approx(learned["means"][0] - colour["means"][0])
-    assert learned["low"][0] <= learned["difference"][0] <= learned["high"][0]
+    difference, low, high = learned["ASA difference"]
+    assert difference == pytest.approx(learned["ASA"] - colour["ASA"])
+    assert low <= difference <= high
     (path,) = (arrays / "runs").iterdir()
     regions = json.loads(path.read_text())["test"]["regions"]
     assert len(regions) == 3 and set(regions[0]) == {"16", "64", "256"}

@@ -44,14 +44,8 @@ from hook.engine.configs import setup_environment
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
 from hook.errors import ConfigError, DataError, reports_errors
-from hook.evaluation.bootstrap import accuracy, mean_iou, paired_bootstrap
-from hook.evaluation.homogeneity import (
-    achievable_accuracy,
-    compactness,
-    explained_variation,
-    overlap_matrix,
-    region_boundary_scores,
-)
+from hook.evaluation.bootstrap import accuracy, bootstrap_mean, mean_iou, paired_bootstrap
+from hook.evaluation.homogeneity import measure_regions
 from hook.models import SeedBackbone, TokenSegmentor
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
@@ -59,8 +53,7 @@ from hook.tokenizers import HookTokenizer, RegionHierarchy, SeedMap, TokenizerOu
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION_COUNTS = (16, 64, 256)
-TOLERANCE = 3  # pixels, of boundaries
-MEASURED = ("achievable accuracy", "boundary F1", "explained variation", "compactness")
+MEASURED = ("ASA", "BoundaryF1", "EV", "CO")  # of hook.evaluation.homogeneity.MEASURES
 
 
 # ------------------------------------------------------------------------------ parts of rows only
@@ -182,9 +175,9 @@ class LabelFreeRegions(TokenSegmentor):
 
 
 # ------------------------------------------------------------------------------ tables
-def tokens(**tokenizer) -> dict:
-    """Return the override of a row that changes the tokenizer."""
-    return dict(backbone=dict(tokenizer=tokenizer))
+def tokens(blocks: dict | None = None, **tokenizer) -> dict:
+    """Return the override of a row that changes the tokenizer, and options of the ViT."""
+    return dict(backbone=dict(tokenizer=tokenizer, **(blocks or {})))
 
 
 def replaced(backbone: dict, **others) -> dict:
@@ -199,11 +192,12 @@ SEEN = "hook/seeds-only_banepa-256"
 SEEDS = dict(type="hook.HookTokenizer", preset="fast", img_size=256, embed_dims=192)
 SEGMENTER = "hook/hook-objects_vit-192x2_banepa-256"
 NO_LOSS = dict(region_loss=None)
+NO_VIT = dict(depth=0)
 
 CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (OBJECTS, {}),
-    "one query, no ViT": (OBJECTS, tokens(preset="fast", num_tokens=1) | NO_LOSS),
-    "objects, no ViT": (OBJECTS, {}),
+    "one query, no ViT": (OBJECTS, tokens(NO_VIT, preset="fast", num_tokens=1) | NO_LOSS),
+    "objects, no ViT": (OBJECTS, tokens(NO_VIT)),
     "grid of 16 cells, read as objects": (
         OBJECTS,
         tokens(type="hook.GridRegions", num_tokens=16) | NO_LOSS,
@@ -213,7 +207,11 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "HOOK fast, 6 tokens": (OBJECTS, tokens(preset="fast", num_tokens=6) | NO_LOSS),
     "mean of the seeds": (
         OBJECTS,
-        replaced(dict(type="hook.SeedMoments", tokenizer=FAST), **NO_LOSS),
+        replaced(
+            dict(type="hook.SeedMoments", tokenizer=FAST),
+            head=dict(in_channels=128),
+            **NO_LOSS,
+        ),
     ),
     "mean and deviation of the seeds": (
         OBJECTS,
@@ -237,11 +235,6 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
         ),
     ),
 }
-for row in ("one query, no ViT", "objects, no ViT"):
-    config, change = CLASSIFICATION[row]
-    change = change | dict(backbone=change.get("backbone", {}) | dict(depth=0))
-    CLASSIFICATION[row] = config, change
-CLASSIFICATION["mean of the seeds"][1]["head"] = dict(in_channels=128)
 
 SEGMENTATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (SEGMENTER, {}),
@@ -490,29 +483,16 @@ def colour_regions(folder: Path, table: str) -> list[dict[int, list[float]]]:
 def measure_hierarchy(
     hierarchy: RegionHierarchy, images: Tensor, labels: Tensor
 ) -> list[dict[int, list[float]]]:
-    """Return the measures of each image's regions at each count."""
+    """Return the measures of each image's regions at each count, those of :data:`MEASURED`."""
     cell = np.ones((HookTokenizer.stride, HookTokenizer.stride), np.int64)
     cuts = {n: hierarchy.cut(n).cpu().numpy() for n in REGION_COUNTS}
-    return [
-        {
-            n: region_measures(np.kron(cut[i], cell), label.numpy(), image.numpy())
-            for n, cut in cuts.items()
-        }
-        for i, (image, label) in enumerate(
-            zip(images.permute(0, 2, 3, 1).cpu(), labels.cpu(), strict=True)
-        )
-    ]
-
-
-def region_measures(regions: np.ndarray, truth: np.ndarray, image: np.ndarray) -> list[float]:
-    """Return achievable accuracy, boundary F1, explained variation and compactness of regions."""
-    segments = np.where(truth == 255, -1, truth)
-    return [
-        achievable_accuracy(overlap_matrix(segments, regions)),
-        region_boundary_scores(segments, regions, TOLERANCE)["f1"],
-        explained_variation(image, regions),
-        compactness(regions),
-    ]
+    reports = []
+    for i, (image, label) in enumerate(
+        zip(images.permute(0, 2, 3, 1).cpu().numpy(), labels.cpu().numpy(), strict=True)
+    ):
+        of = {n: measure_regions(np.kron(cut[i], cell), label, image) for n, cut in cuts.items()}
+        reports.append({n: [values[key] for key in MEASURED] for n, values in of.items()})
+    return reports
 
 
 def run(table: str, name: str, rate: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -602,36 +582,29 @@ def print_table(table: str, runs: dict[str, list[dict[str, Any]]], against: str)
 def print_regions(runs: dict[str, list], colour: list[dict]) -> list[dict]:
     """Print and return the measures of regions, and the differences to those by colour."""
     printed = PrettyTable(["row", "regions", *MEASURED])
-    rows = []
     by_row = {COLOUR: [json.loads(json.dumps(colour))]}  # counts are text, as in files
     by_row |= {
         name: [one["test"]["regions"] for one in of]
         for name, of in runs.items()
         if of[0]["test"]["regions"]
     }
-    draw = np.random.default_rng(0)
+    rows = []
     for name, seeds in by_row.items():
         for count in map(str, REGION_COUNTS):
-            # Seeds, images, measures; NaN where an image has no boundary.
+            # Images, measures; NaN where an image has no boundary.
             of, peer = (
-                100 * np.array([[one[count] for one in seed] for seed in several], float)
+                100 * np.array([[one[count] for one in seed] for seed in several], float).mean(0)
                 for several in (seeds, by_row[COLOUR])
             )
-            means = np.nanmean(of, axis=(0, 1))
-            row = dict(row=name, regions=int(count), means=means.tolist())
-            texts = [f"{mean:.1f}" for mean in means]
-            if name != COLOUR:
-                difference = of.mean(0) - peer.mean(0)  # images, measures
-                drawn = draw.integers(0, len(difference), (999, len(difference)))
-                low, high = np.nanpercentile(
-                    np.nanmean(difference[drawn], axis=1), [2.5, 97.5], axis=0
-                )
-                row["difference"] = np.nanmean(difference, axis=0).tolist()
-                row["low"], row["high"] = low.tolist(), high.tolist()
-                texts = [
-                    f"{text} ({by:+.1f} [{a:+.1f}, {b:+.1f}])"
-                    for text, by, a, b in zip(texts, row["difference"], low, high, strict=True)
-                ]
+            row: dict[str, Any] = dict(row=name, regions=int(count))
+            texts = []
+            for key, values, others in zip(MEASURED, of.T, peer.T, strict=True):
+                row[key] = mean = float(np.nanmean(values))
+                texts.append(f"{mean:.1f}")
+                if name != COLOUR:
+                    by = bootstrap_mean(values - others, range(len(values)), seed=0)
+                    row[f"{key} difference"] = [by.mean, by.low, by.high]
+                    texts[-1] += f" ({by.mean:+.1f} [{by.low:+.1f}, {by.high:+.1f}])"
             rows.append(row)
             printed.add_row([name, count, *texts])
     print(printed)

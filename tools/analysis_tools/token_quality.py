@@ -51,6 +51,7 @@ from hook.engine.configs import (
 from hook.engine.models import build_model, is_segmentation
 from hook.engine.profiling import command_line, prepare_output, relative_path, write_json
 from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.bootstrap import bootstrap_mean
 from hook.evaluation.boundary import check_tolerance, label_boundary, near
 from hook.evaluation.homogeneity import (
     MEASURES,
@@ -79,7 +80,6 @@ from hook.visualization.overview import Panel, draw_overview
 
 IGNORE_INDEX = 255
 FRAGMENT = 16  # pixels; the area of a seed
-RESAMPLES = 9999
 PICTURE_SIDE = 900  # approximate pixels, so that borders of one pixel are thin
 MET, MISSED, SPURIOUS = (40, 170, 90), (215, 30, 160), (250, 190, 40)
 
@@ -362,50 +362,6 @@ def take_measures(
     return values | measure_regions(
         regions, chip.truth, chip.pixels, tolerance, IGNORE_INDEX, stuff_classes(classes)
     )
-
-
-# ---------------------------------------------------------------------------------- intervals
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % interval; NaN where undefined."""
-
-    mean: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Return the numbers for JSON, with None for NaN."""
-        numbers = {"mean": self.mean, "low": self.low, "high": self.high}
-        return {name: None if np.isnan(value) else value for name, value in numbers.items()}
-
-
-def bootstrap_mean(values: Sequence[float], files: Sequence[str], seed: int) -> Interval:
-    """Return the mean over images and its percentile interval from a bootstrap over the files.
-
-    The interval is NaN with fewer than two files. Reference: Efron and Tibshirani, "An introduction
-    to the bootstrap", 1993, chapter 13.
-
-    Args:
-        values: One per image; NaN is ignored.
-        files: Source file of each image; images of one file are drawn together.
-        seed: Seed of the draws; the same files get the same draws.
-    """
-    values = np.asarray(values, float)
-    known = ~np.isnan(values)
-    if not known.any():
-        return Interval(*[float("nan")] * 3)
-    group = np.unique(np.asarray(files), return_inverse=True)[1]
-    sums = np.bincount(group, weights=np.where(known, values, 0))
-    counts = np.bincount(group, weights=known)
-    mean = float(sums.sum() / counts.sum())
-    if np.count_nonzero(counts) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    files_drawn = np.random.default_rng(seed).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
-    )
-    drawn = files_drawn @ counts
-    means = (files_drawn @ sums)[drawn > 0] / drawn[drawn > 0]
-    return Interval(mean, *(float(end) for end in np.percentile(means, (2.5, 97.5))))
 
 
 def summarise(
