@@ -38,6 +38,7 @@ def _child(parent: str, *locations: str) -> Registry:
 
 MODELS = _child("MODELS", "hook.models")
 TOKENIZERS = Registry("tokenizer", scope="hook", locations=["hook.models"])
+QUANTIZERS = Registry("quantizer", scope="hook", locations=["hook.models"])
 DATASETS = _child("DATASETS", "hook.datasets")
 DATA_SAMPLERS = _child("DATA_SAMPLERS", "hook.datasets")
 TRANSFORMS = _child("TRANSFORMS", "hook.datasets")

@@ -26,6 +26,21 @@ class ClsDataSample(BaseDataElement):
     """
 
 
+class CodecDataSample(BaseDataElement):
+    """Data sample of an image that is encoded and decoded again.
+
+    Fields, all optional:
+        image (torch.Tensor): (C, H, W) original in the units of the scene.
+        reconstruction (torch.Tensor): (C, H, W) decoded image in the same units.
+        codes (torch.Tensor): (h, w) or (h, w, Q) int64 codes; absent for continuous latents.
+        latents (torch.Tensor): (D, h, w) latents that the decoder got.
+        valid_mask (torch.Tensor): (H, W) bool, where the image has data; absent: everywhere.
+
+    Meta fields: those of :class:`ClsDataSample`; ``codebook_sizes``, the number of codes of each of
+    the Q columns, and ``indices_kind``, what the columns are (see ``hook.quantizers.Quantizer``).
+    """
+
+
 @dataclass
 class ImageTokens:
     """Tokens of one image as the model used them, field ``tokens`` of the data samples it returns.

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hook"
 PLAIN = {"arguments", "errors", "progress"}
-GROUND = PLAIN | {"registry", "structures", "checkpoint", "geo", "tokenizers", "scenes"}
+MODEL_PARTS = {"tokenizers", "quantizers"}
+GROUND = PLAIN | MODEL_PARTS | {"registry", "structures", "checkpoint", "geo", "scenes"}
 ROOMS = GROUND | {"regions", "models", "datasets", "evaluation", "engine", "zoo"}
 ALLOWED = {
     "errors": set(),
@@ -20,6 +21,7 @@ ALLOWED = {
     "progress": set(),
     "geo": PLAIN,
     "tokenizers": set(),
+    "quantizers": set(),
     "scenes": PLAIN | {"geo"},
     "regions": PLAIN | {"geo", "scenes", "tokenizers"},
     "models": GROUND | {"engine"},  # views of test-time augmentation
@@ -32,7 +34,7 @@ ALLOWED = {
     "apis": ROOMS | {"inference", "visualization"},
     "cli": ROOMS | {"apis", "inference", "visualization"},
 }
-WITHOUT_MMENGINE = ("geo", "tokenizers", "scenes", "regions")
+WITHOUT_MMENGINE = ("geo", "tokenizers", "quantizers", "scenes", "regions")
 
 
 def imports(path):

@@ -32,9 +32,17 @@ def test_tokenizers():
     assert registry.TOKENIZERS.get("PatchEmbedTokenizer") is not None
 
 
+def test_quantizers():
+    assert registry.QUANTIZERS.get("hook.IndexBackpropQuantizer") is not None
+    assert registry.QUANTIZERS.get("LookupFreeQuantizer") is not None
+
+
+PARTS = ("QUANTIZERS", "TOKENIZERS")  # pure PyTorch: MMEngine has no registry for them
+
+
 def test_every_registry_is_a_child_of_mmengines():
     for name, value in vars(registry).items():
-        if isinstance(value, mmengine_registry.Registry) and name != "TOKENIZERS":
+        if isinstance(value, mmengine_registry.Registry) and name not in PARTS:
             assert value.parent is getattr(mmengine_registry, name)
             assert value.scope == "hook"
 

@@ -12,11 +12,28 @@ from hook.models.segmentor import TokenSegmentor
 from hook.models.smp_backbone import SMPBackbone
 from hook.models.token_model import TokenModel
 from hook.models.token_vit import TokenViT
-from hook.registry import TOKENIZERS
+from hook.quantizers import (
+    FiniteScalarQuantizer,
+    GaussianQuantizer,
+    IndexBackpropQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
+from hook.registry import QUANTIZERS, TOKENIZERS
 from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
 
 for tokenizer in (HookTokenizer, PatchEmbedTokenizer):
     TOKENIZERS.register_module(module=tokenizer)
+for quantizer in (
+    FiniteScalarQuantizer,
+    GaussianQuantizer,
+    IndexBackpropQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+):
+    QUANTIZERS.register_module(module=quantizer)
 
 __all__ = [
     "ClsDataPreProcessor",

@@ -1,4 +1,4 @@
-"""Rename keys between official HOOK checkpoints (GeoX-Lab/Hook) and ours, tensors unchanged."""
+"""Rename keys between official checkpoints and ours, tensors unchanged."""
 
 import re
 from collections.abc import Mapping
@@ -60,7 +60,8 @@ _NAMES: list[tuple[str, str]] = [
 _SEQUENTIAL = {"0": "tokenizer", "1": "backbone", "2": "taskHead"}
 
 
-def _rename(state: Mapping[str, Tensor], pairs: list[tuple[str, str]], kind: str) -> dict:
+def _rename(state: Mapping[str, Tensor], pairs: list[tuple[str, str]], kind: str | None) -> dict:
+    """Rename keys by the first rule that fits; without a ``kind``, keys that no rule fits stay."""
     rules = []
     for old, new in pairs:
         pattern = re.escape(old).replace(re.escape("{i}"), r"(\d+)")
@@ -75,8 +76,9 @@ def _rename(state: Mapping[str, Tensor], pairs: list[tuple[str, str]], kind: str
                 renamed[new.replace("{i}", number) + match.group("rest")] = value
                 break
         else:
+            renamed[key] = value
             unknown.append(key)
-    if unknown:
+    if unknown and kind is not None:
         raise CheckpointError(
             f"{len(unknown)} keys belong to no part of {kind}",
             expected="the keys of a HOOK or patch-embed model",
@@ -112,6 +114,29 @@ def hook_to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: A key has no counterpart in the official model.
     """
     return _rename(state, [(new, old) for old, new in _NAMES], "a HOOK model with official parts")
+
+
+# Keys of the official codecs, as above; keys without a rule keep their names.
+_CODEC_NAMES: list[tuple[str, str]] = [
+    ("embedding.weight", "codebook"),
+]
+# Tables of RQ-VAE end with a row of zeros that stands for no code.
+_PADDED = re.compile(r"(^|\.)codebooks\.\d+\.weight$")
+
+
+def reference_to_codec(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of an official codec, or of one of its parts, to those of our models.
+
+    Raises:
+        CheckpointError: The last row of a table of RQ-VAE, which is dropped, is not zero.
+    """
+    state = dict(state)
+    for key, value in state.items():
+        if _PADDED.search(key):
+            if value[-1].any():
+                raise CheckpointError(f"{key} must end with a row of zeros", found=value[-1])
+            state[key] = value[:-1]
+    return _rename(state, _CODEC_NAMES, None)
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool = False) -> None:

@@ -26,6 +26,14 @@ def run(repo, name, *args):
     )
 
 
+def test_official_codecs_are_met(repo, golden):
+    files = sorted((golden / "codecs").glob("*.safetensors"))
+    result = run(repo, "check_reference", *files)
+    assert "FAIL" not in result.stdout, result.stdout
+    assert result.returncode == 0, result.stderr
+    assert "not yet covered" in result.stdout
+
+
 def read(path):
     with safe_open(str(path), framework="pt") as file:
         return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()

@@ -1,0 +1,352 @@
+"""Quantities of the official codecs, computed with our models; part of ``check_reference.py``.
+
+A kind of file is known by the start of its name. A function decorated with :func:`covers` takes
+such a file and returns our quantities; models are built through the registries that configs use.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hook.models.converters import reference_to_codec
+from hook.registry import QUANTIZERS
+
+# Outputs pass with either difference, absolute or as a share of the largest value; gradients,
+# whose names start with "grad", with the share alone.
+ABSOLUTE, RELATIVE = 2e-5, 1e-4
+
+# Starts of the names of files for which HOOK has no counterpart yet; a longer start of KINDS wins.
+NOT_COVERED = (
+    "ar_schedule",
+    "atoken",
+    "discriminator",
+    "dnd_",
+    "gan_loss",
+    "ibq_",
+    "lightningdit",
+    "magvit2",
+    "rqvae",
+    "slotmllm",
+    "top_k_top_p_filter",
+    "vavae",
+    "vfmvae",
+    "vtbench",
+    "weight_ema",
+)
+
+
+@dataclass
+class Golden:
+    """A file of official numbers.
+
+    Attributes:
+        path: The file; its name says what it holds.
+        config: Official options.
+        state: Official weights.
+        io: Official inputs and outputs.
+    """
+
+    path: Path
+    config: dict
+    state: dict[str, Tensor]
+    io: dict[str, Tensor]
+
+    def input(self, name: str) -> Tensor:
+        """Return a copy of an input that records gradients."""
+        return self.io[name].clone().requires_grad_()
+
+
+@dataclass
+class Kind:
+    """How one kind of file is checked.
+
+    Attributes:
+        compute: File -> our quantities by name.
+        inputs: Names of ``io`` quantities that are inputs.
+        bars: (start of a name, absolute bar, relative bar) that replace the general ones.
+    """
+
+    compute: Callable[[Golden], dict[str, Tensor]]
+    inputs: tuple[str, ...] = ()
+    bars: tuple[tuple[str, float, float], ...] = field(default=())
+
+    def passes(self, name: str, difference: float, scale: float) -> bool:
+        """Return whether a difference is small enough; NaN is not."""
+        for start, absolute, relative in self.bars:
+            if name.startswith(start):
+                return difference <= max(absolute, relative * scale)
+        if name.startswith("grad"):
+            return difference <= RELATIVE * scale
+        return difference <= max(ABSOLUTE, RELATIVE * scale)
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def covers(*starts: str, inputs: Iterable[str] = (), bars=()) -> Callable:
+    """Register a function for files whose names start so; the longest start counts."""
+
+    def register(compute: Callable) -> Callable:
+        KINDS.update(dict.fromkeys(starts, Kind(compute, tuple(inputs), tuple(bars))))
+        return compute
+
+    return register
+
+
+def kind_of(name: str) -> Kind | str | None:
+    """Return the kind of a file by its name, "not covered", or None for no file of a codec."""
+    starts = [start for start in (*KINDS, *NOT_COVERED) if name.startswith(start)]
+    longest = max(starts, key=len, default=None)
+    return KINDS.get(longest, "not covered") if longest else None
+
+
+# ------------------------------------------------------------------------------------ parts
+def rows(maps: Tensor) -> Tensor:
+    """Turn (B, D, h, w) into (B, h * w, D)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def maps(latents: Tensor, like: Tensor) -> Tensor:
+    """Turn (B, h * w, D) into (B, D, h, w), the size of ``like``."""
+    return latents.transpose(1, 2).reshape(len(latents), -1, *like.shape[-2:])
+
+
+def gradients(value: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of a scalar by name of the input; zeros where it does not depend."""
+    found = torch.autograd.grad(value, list(inputs.values()), retain_graph=True, allow_unused=True)
+    pairs = zip(inputs.items(), found, strict=True)
+    return {name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in pairs}
+
+
+def build(registry, state: dict[str, Tensor], **config) -> torch.nn.Module:
+    """Build a model from a config and load the renamed official weights."""
+    model = registry.build(config)
+    model.load_state_dict(reference_to_codec(state), strict=True)
+    return model
+
+
+# ------------------------------------------------------------------------------------ quantizers
+def ibq_options(config: dict) -> dict:
+    """Return our options of IBQ for the official ones."""
+    config = dict(config)
+    options = dict(
+        type="IndexBackpropQuantizer",
+        codebook_size=config.pop("n_e"),
+        embed_dims=config.pop("e_dim"),
+        beta=config.pop("beta"),
+        quant_weight=config.pop("quant_loss_weight"),
+        entropy_weight=config.pop("entropy_loss_weight"),
+        temperature=config.pop("entropy_temperature"),
+        sample_weight=config.pop("sample_minimization_weight"),
+        batch_weight=config.pop("batch_maximization_weight"),
+        init_std=1.0,
+    )
+    if not config.pop("use_entropy_loss"):
+        options["entropy_weight"] = None
+    refuse_rest(config)
+    return options
+
+
+def refuse_rest(config: dict) -> None:
+    """Raise for options that were not used."""
+    if config:
+        raise ValueError(f"the file's config has unknown options: {sorted(config)}")
+
+
+@covers("ibq_quantizer", inputs=("z", "upstream"))
+def check_ibq(file: Golden) -> dict[str, Tensor]:
+    quantizer = build(QUANTIZERS, file.state, **ibq_options(file.config))
+    z, table = file.input("z"), quantizer.codebook
+    result = quantizer(rows(z))
+    z_q, terms = maps(result.latents, z), result.terms
+    total = sum(result.losses.values())
+    ours = {
+        "z_q": z_q,
+        "indices": result.indices.flatten(),
+        "loss_term_zq_z": terms["double"],
+        "loss_term_encoder": terms["encoder"],
+        "loss_term_codebook_unweighted": terms["codebook"],
+        "quant_loss": terms["quant"],
+        "total_loss": total,
+    }
+    probes = {"quant": terms["quant"], "upstream": (z_q * file.io["upstream"]).sum()}
+    probes["total"] = total
+    if "entropy" in terms:
+        ours["sample_entropy"] = terms["sample_entropy"]
+        ours["avg_entropy"] = terms["batch_entropy"]
+        ours["entropy_loss"] = probes["entropy"] = terms["entropy"]
+    for name, probe in probes.items():
+        found = gradients(probe, z=z, codebook=table)
+        ours |= {f"grad_{part}_{name}": grad for part, grad in found.items()}
+    return ours
+
+
+def lfq_options(config: dict) -> dict:
+    """Return our options of LFQ for the official ones."""
+    config = dict(config)
+    bits = config.pop("dim")
+    if config.pop("codebook_size", 2**bits) != 2**bits:
+        raise ValueError(f"{bits} channels have 2^{bits} codes, found {config}")
+    names = {
+        "factorized_bits": "factors",
+        "commit_weight": "commitment_weight",
+        "codebook_weight": "entropy_weight",
+        "entropy_temperature": "temperature",
+        "sample_minimization_weight": "sample_weight",
+        "batch_maximization_weight": "batch_weight",
+    }
+    options = {ours: config.pop(name) for name, ours in names.items() if name in config}
+    refuse_rest(config)
+    return dict(type="LookupFreeQuantizer", bits=bits, **options)
+
+
+@covers("lfq_entropy", inputs=("z", "upstream", "codebook_rows"))
+def check_lfq_entropy(file: Golden) -> dict[str, Tensor]:
+    quantizer = build(QUANTIZERS, file.state, **lfq_options(file.config))
+    z = file.input("z")
+    result = quantizer.train()(rows(z))
+    z_q, terms = maps(result.latents, z), result.terms
+    total = sum(result.losses.values())
+    silent = quantizer.eval()(rows(z)).terms
+    ours = {
+        "z_q": z_q,
+        "indices": result.indices.flatten(),
+        "sample_entropy": terms["sample_entropy"],
+        "codebook_entropy": terms["batch_entropy"],
+        "entropy_loss": terms["entropy"],
+        "commit_loss": terms["commitment"],
+        "total_loss": total,
+        "eval_entropy_loss": silent["entropy"],
+        "eval_commit_loss": silent["commitment"],
+        "codebook_values": quantizer.decode(file.io["codebook_rows"][None])[0],
+    }
+    probes = {
+        "entropy": terms["entropy"],
+        "commit": terms["commitment"],
+        "upstream": (z_q * file.io["upstream"]).sum(),
+        "total": total,
+    }
+    return ours | {f"grad_z_{name}": gradients(p, z=z)["z"] for name, p in probes.items()}
+
+
+@covers("lfq_indices", inputs=("z",))
+def check_lfq_indices(file: Golden) -> dict[str, Tensor]:
+    options = lfq_options(file.config)
+    factored = build(QUANTIZERS, file.state, **options)
+    single = build(QUANTIZERS, file.state, **options | {"factors": None})
+    z = file.io["z"]
+    result = factored(rows(z))
+    pre, post = result.indices.unbind(dim=-1)
+    return {
+        "z_q": maps(factored.decode(result.indices), z),
+        "indices": single(rows(z)).indices.flatten(),
+        "indices_pre": pre.flatten(),
+        "indices_post": post.flatten(),
+    }
+
+
+def rq_options(config: dict) -> dict:
+    """Return our options of RQ for the official ones."""
+    config = dict(config)
+    latent, code = config.pop("latent_shape"), config.pop("code_shape")
+    options = dict(
+        type="ResidualQuantizer",
+        codebook_size=config.pop("n_embed"),
+        embed_dims=latent[2],
+        depth=code[2],
+        shared=config.pop("shared_codebook"),
+        fold=(latent[0] // code[0], latent[1] // code[1]),
+        commitment_weight=config.pop("latent_loss_weight"),
+        decay=config.pop("decay"),
+        restart=config.pop("restart_unused_codes"),
+        eps=config.pop("eps"),
+        init_std=1.0,
+        initial_count=0.0,
+    )
+    refuse_rest(config)
+    return options
+
+
+@covers("rq_eval", "rq_train", inputs=("x", "upstream"))
+def check_rq(file: Golden) -> dict[str, Tensor]:
+    config = dict(file.config)
+    training = config.pop("training")
+    quantizer = build(QUANTIZERS, file.state, **rq_options(config)).train(training)
+    x = file.input("x")
+    grid, code_shape = tuple(x.shape[1:3]), config["code_shape"]
+    flat = x.flatten(1, 2)
+    soft = {
+        name: quantizer.soft_codes(flat, float(name.removeprefix("soft_codes_temp")), grid)
+        for name in file.io
+        if name.startswith("soft_codes_temp")
+    }
+    result = quantizer(flat, grid=grid)
+    z_q, total = result.latents.reshape(x.shape), sum(result.losses.values())
+    upstream = (z_q * file.io["upstream"]).sum()
+    probes = {"commitment": result.terms["commitment"], "upstream": upstream}
+    probes["total"] = total + upstream
+    errors = [result.terms[f"error_depth{depth}"] for depth in range(1, quantizer.depth + 1)]
+    sums = quantizer.partial_sums(result.indices, grid)
+    ours = {
+        "z_q": z_q,
+        "codes": result.indices.unflatten(1, code_shape[:2]),
+        "commitment_loss": result.terms["commitment"],
+        "per_depth_mse": torch.stack(errors),
+        "embed_code": quantizer.decode(result.indices, grid).reshape(x.shape),
+        # folded as the codes are
+        "cumulative_quantized": torch.stack(
+            [quantizer.fold_latents(s, grid) for s in sums]
+        ).unflatten(2, code_shape[:2]),
+    }
+    ours |= {name: value.unflatten(1, code_shape[:2]) for name, value in soft.items()}
+    ours |= {f"grad_x_{name}": gradients(probe, x=x)["x"] for name, probe in probes.items()}
+    after = {f"after/{key}": value for key, value in quantizer.state_dict().items()}
+    for key, value in after.items():
+        if key.endswith(".weight"):  # with the official row of zeros that stands for no code
+            after[key] = torch.cat([value, torch.zeros_like(value[:1])])
+    return ours | after
+
+
+@covers("vavae_kl", inputs=("moments", "noise"))
+def check_gaussian(file: Golden) -> dict[str, Tensor]:
+    moments, noise = file.input("moments"), file.io["noise"]
+    limits = tuple(file.config["logvar_clamp"])
+    config = dict(type="GaussianQuantizer", embed_dims=noise.shape[1], kl_weight=1.0)
+    quantizer = build(QUANTIZERS, {}, **config, logvar_range=limits)
+    mean, logvar = quantizer.moments(rows(moments))
+    kl = quantizer.divergence(mean, logvar)
+    loss = quantizer(rows(moments)).losses["loss_kl"]
+    return {
+        "mean": maps(mean, noise),
+        "logvar": maps(logvar, noise),
+        "std": maps((logvar / 2).exp(), noise),
+        "z": maps(quantizer.sample(mean, logvar, rows(noise)), noise),
+        "kl": kl.sum(dim=(1, 2)),
+        "kl_elementwise": 2 * maps(kl, noise),  # without the factor 1/2
+        "kl_loss": loss,
+        "grad_moments": gradients(loss, moments=moments)["moments"],
+    }
+
+
+@covers("atoken_fsq", inputs=("z", "cotangent"))
+def check_fsq(file: Golden) -> dict[str, Tensor]:
+    config = {k: v for k, v in file.config.items() if k not in ("system", "part")}
+    options = dict(levels=config.pop("levels"), groups=config.pop("num_codebooks"))
+    options |= dict(type="FiniteScalarQuantizer", embed_dims=config.pop("dim"))
+    refuse_rest(config)
+    quantizer = build(QUANTIZERS, file.state, **options)
+    z = file.input("z")
+    result = quantizer(z[None])
+    # The official table of several groups is not split into rows.
+    table = quantizer.codes(torch.arange(quantizer.codebook_size))
+    table = table if options["groups"] == 1 else table.flatten()
+    return {
+        "quantized": result.latents[0],
+        "indices": result.indices[0],
+        "decoded_from_indices": quantizer.decode(result.indices)[0],
+        "grad_z": gradients((result.latents[0] * file.io["cotangent"]).sum(), z=z)["z"],
+        "implicit_codebook": table[:64],
+    }
