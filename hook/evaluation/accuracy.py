@@ -131,20 +131,23 @@ class Accuracy(BaseMetric):
         return metrics
 
 
-def write_predictions(path: Path, classes: Sequence[str], results: Sequence[tuple]) -> None:
+def write_predictions(
+    path: Path, classes: Sequence[str], results: Sequence[tuple], overwrite: bool = False
+) -> None:
     """Write classifications as CSV, atomically: file, predicted class, true class if known, scores.
 
-    A file of this name that HOOK did not write is kept, with a warning. The class of scores that
-    are not finite is empty.
+    The class of scores that are not finite is empty.
 
     Args:
         path: CSV file.
         classes: Class names in the order of the scores.
         results: (file, index of the true class or None, (K,) scores) per image.
+        overwrite: Replace any file of this name. One that HOOK did not write is otherwise kept,
+            with a warning.
     """
 
     def ours(existing: Path) -> bool:
-        return existing.read_bytes().startswith(b"file,class,")
+        return overwrite or existing.read_bytes().startswith(b"file,class,")
 
     with atomic_write(path, ours=ours) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -244,7 +244,8 @@ class StagedFiles:
         if not backup:
             self._kept.add(path)
             text = f"{path}: kept, because HOOK did not write it, and no new one was written"
-            warnings.warn(f"{text}; rename it to get a new one", stacklevel=4)
+            # The caller may be contextlib: of HOOK is only what is attributed to its files.
+            warnings.warn(f"{text}; rename it to get a new one", stacklevel=2)
             return
         copy = Path(f"{path}.bak")
         if exists(copy):
@@ -255,7 +256,7 @@ class StagedFiles:
             )
         self._backups[path] = copy
         warnings.warn(
-            f"{path}: HOOK did not write all of it, so it is kept as {copy.name}", stacklevel=4
+            f"{path}: HOOK did not write all of it, so it is kept as {copy.name}", stacklevel=2
         )
 
     def _supersede(self, stale: Path) -> None:
@@ -324,7 +325,7 @@ def _warn_of_foreign_parts(path: Path) -> None:
                 warnings.warn(
                     f"{path}: GDAL reads {', '.join(foreign)} as a part of it; remove what does "
                     "not belong to it",
-                    stacklevel=4,
+                    stacklevel=2,
                 )
 
 

@@ -158,7 +158,7 @@ def predict_files(
         from hook.evaluation.accuracy import write_predictions  # imports MMEngine's metrics
 
         rows = [(p.file, None, p.scores) for p in predictions]
-        write_predictions(out, model.dataset_meta["classes"], rows)
+        write_predictions(out, model.dataset_meta["classes"], rows, overwrite)
     return predictions
 
 

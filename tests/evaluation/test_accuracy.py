@@ -114,3 +114,14 @@ def test_scores_that_are_not_finite_are_no_prediction(value, tmp_path):
     write_predictions(tmp_path / "p.csv", CLASSES, rows)
     with (tmp_path / "p.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)] == ["field", ""]
+
+
+def test_a_file_of_others_is_replaced_only_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("mine")
+    rows = [("a.tif", None, np.eye(4)[0])]
+    with pytest.warns(UserWarning, match="kept, because HOOK did not write it"):
+        write_predictions(path, CLASSES, rows)
+    assert path.read_text() == "mine"
+    write_predictions(path, CLASSES, rows, overwrite=True)
+    assert path.read_text().startswith("file,class,")
