@@ -1,5 +1,14 @@
 """Models and their parts for configs: backbones, necks, heads, losses and preprocessors."""
 
+from hook.models.autoencoders import (
+    AttentionProjection,
+    FusionEncoder,
+    MAGVIT2Decoder,
+    MAGVIT2Encoder,
+    ProgressiveDecoder,
+    VQGANDecoder,
+    VQGANEncoder,
+)
 from hook.models.classifier import TokenClassifier
 from hook.models.cls_head import LinearClsHead
 from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
@@ -36,11 +45,16 @@ for quantizer in (
     QUANTIZERS.register_module(module=quantizer)
 
 __all__ = [
+    "AttentionProjection",
     "ClsDataPreProcessor",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
+    "FusionEncoder",
     "LinearClsHead",
+    "MAGVIT2Decoder",
+    "MAGVIT2Encoder",
+    "ProgressiveDecoder",
     "RegionContextHead",
     "RegionLoss",
     "SMPBackbone",
@@ -53,4 +67,6 @@ __all__ = [
     "TokenPyramid",
     "TokenSegmentor",
     "TokenViT",
+    "VQGANDecoder",
+    "VQGANEncoder",
 ]
