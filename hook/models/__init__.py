@@ -1,10 +1,12 @@
-"""Models and their parts for configs: backbones, necks, heads, losses and preprocessors."""
+"""Models and their parts for configs: backbones, necks, heads, autoencoders, losses and more."""
 
 from hook.models.autoencoders import (
     AttentionProjection,
+    BlurUpsample,
     FusionEncoder,
     MAGVIT2Decoder,
     MAGVIT2Encoder,
+    NullKeyAttention,
     ProgressiveDecoder,
     VQGANDecoder,
     VQGANEncoder,
@@ -46,6 +48,7 @@ for quantizer in (
 
 __all__ = [
     "AttentionProjection",
+    "BlurUpsample",
     "ClsDataPreProcessor",
     "CrossEntropyLoss",
     "DiceLoss",
@@ -54,6 +57,7 @@ __all__ = [
     "LinearClsHead",
     "MAGVIT2Decoder",
     "MAGVIT2Encoder",
+    "NullKeyAttention",
     "ProgressiveDecoder",
     "RegionContextHead",
     "RegionLoss",

@@ -119,7 +119,17 @@ def hook_to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # Keys of the official codecs, as above; keys without a rule keep their names.
 _CODEC_NAMES: list[tuple[str, str]] = [
     ("embedding.weight", "codebook"),
+    ("quantize.embedding.weight", "quantizer.codebook"),
+    ("quant_conv.", "encoder.quant_conv."),
+    ("post_quant_conv.", "decoder.post_quant_conv."),
+    ("attn.", ""),  # GigaGAN's attention, whose MLP is beside it
+    ("patch_quants.{i}.0.", "branches.{i}."),
+    ("final_quant.", "fuse."),
+    ("post_quant.", "decompress."),
+    ("linear_proj.", "proj."),
 ]
+# Constants that our modules do not store.
+_CONSTANTS = ("zero_k_bias", "blur_weight")
 # Tables of RQ-VAE end with a row of zeros that stands for no code.
 _PADDED = re.compile(r"(^|\.)codebooks\.\d+\.weight$")
 
@@ -130,7 +140,7 @@ def reference_to_codec(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The last row of a table of RQ-VAE, which is dropped, is not zero.
     """
-    state = dict(state)
+    state = {key: value for key, value in state.items() if not key.endswith(_CONSTANTS)}
     for key, value in state.items():
         if _PADDED.search(key):
             if value[-1].any():

@@ -29,20 +29,21 @@ def test_receptive_fields_are_those_of_the_gradients(patch, mult, blocks):
     config = dict(patch_size=patch, channel_mult=mult, num_res_blocks=blocks, **LOCAL)
     encoder = build("VQGANEncoder", in_channels=2, out_channels=3, z_channels=4, **config)
     before, after = encoder.receptive_field
-    stride, cell = encoder.stride, 64 // encoder.stride
-    images = torch.randn(1, 2, 128, 128, requires_grad=True)
-    encoder(images)[0, :, cell, cell].sum().backward()
-    first, last = 64 - before, 64 + stride - 1 + after
-    assert first > 0 and last < 127
+    stride, middle = encoder.stride, 128 // encoder.stride
+    images = torch.randn(1, 2, 256, 256, requires_grad=True)
+    encoder(images)[0, :, middle, middle].sum().backward()
+    first, last = 128 - before, 127 + stride + after
+    assert first > 0 and last < 255
     assert touched(images.grad) == [first, first, last, last]
 
     decoder = build("VQGANDecoder", in_channels=3, out_channels=2, z_channels=4, **config)
     before, after = decoder.receptive_field
-    latents = torch.randn(1, 3, 32, 32, requires_grad=True)
-    square = slice(16 * stride, 17 * stride)
+    latents = torch.randn(1, 3, 40, 40, requires_grad=True)
+    square = slice(20 * stride, 21 * stride)
     decoder(latents)[..., square, square].sum().backward()
-    assert 16 - before > 0 and 16 + after < 31
-    assert touched(latents.grad) == [16 - before, 16 - before, 16 + after, 16 + after]
+    first, last = 20 - before, 20 + after
+    assert first > 0 and last < 39
+    assert touched(latents.grad) == [first, first, last, last]
 
 
 def test_windows_with_a_margin_code_and_decode_as_the_whole_scene():
@@ -50,17 +51,22 @@ def test_windows_with_a_margin_code_and_decode_as_the_whole_scene():
     encoder = build("VQGANEncoder", in_channels=4, out_channels=6, **config)
     decoder = build("VQGANDecoder", in_channels=6, out_channels=4, **config)
     assert encoder.stride == decoder.stride == 8
-    scene = torch.randn(1, 4, 128, 144)
+    scene = torch.randn(1, 4, 240, 64)
     margin = -(-max(encoder.receptive_field) // 8)  # in latents
     with torch.no_grad():
         latents = encoder(scene)
-        window = encoder(scene[..., 40 - 8 * margin : 80 + 8 * margin, :])
+        window = encoder(scene[..., 96 - 8 * margin : 136 + 8 * margin, :])
         torch.testing.assert_close(
-            window[..., margin:-margin, :], latents[..., 5:10, :], atol=1e-5, rtol=0
+            window[..., margin:-margin, :], latents[..., 12:17, :], atol=1e-5, rtol=0
         )
         margin = max(decoder.receptive_field)
-        image = decoder(latents[..., 8 - margin : 11 + margin, :])[..., 8 * margin : -8 * margin, :]
-        torch.testing.assert_close(image, decoder(latents)[..., 64:88, :], atol=1e-5, rtol=0)
+        image = decoder(latents[..., 14 - margin : 17 + margin, :])
+        torch.testing.assert_close(
+            image[..., 8 * margin : -8 * margin, :],
+            decoder(latents)[..., 112:136, :],
+            atol=1e-5,
+            rtol=0,
+        )
 
 
 def test_norms_and_attention_over_positions_have_no_receptive_field():

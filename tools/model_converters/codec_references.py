@@ -4,6 +4,7 @@ A kind of file is known by the start of its name. A function decorated with :fun
 such a file and returns our quantities; models are built through the registries that configs use.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hook.models.converters import reference_to_codec
-from hook.registry import QUANTIZERS
+from hook.registry import MODELS, QUANTIZERS
 
 # Outputs pass with either difference, absolute or as a share of the largest value; gradients,
 # whose names start with "grad", with the share alone.
@@ -350,3 +351,147 @@ def check_fsq(file: Golden) -> dict[str, Tensor]:
         "grad_z": gradients((result.latents[0] * file.io["cotangent"]).sum(), z=z)["z"],
         "implicit_codebook": table[:64],
     }
+
+
+# ------------------------------------------------------------------------------------ networks
+def network_options(family: str, part: str, options: dict, embed_dims: int | None = None) -> dict:
+    """Return our options of an encoder or a decoder for the official ``ddconfig``.
+
+    ``embed_dims`` is given where 1x1 convolutions stand before and after the quantizer.
+    """
+    options = dict(options)
+    mult, resolution = options.pop("ch_mult"), options.pop("resolution")
+    z_channels = options.pop("z_channels") * (2 if options["double_z"] and part == "Encoder" else 1)
+    bands, out_channels = options.pop("in_channels"), options.pop("out_ch")
+    config = dict(type=f"hook.{family}{part}", embed_dims=options.pop("ch"), channel_mult=mult)
+    config["num_res_blocks"] = options.pop("num_res_blocks")
+    if family == "VQGAN":
+        sizes = [resolution // 2**level for level in range(len(mult))]
+        if part == "Decoder":
+            sizes = [sizes[-1] * 2**level for level in reversed(range(len(mult)))]
+        attention = options.pop("attn_resolutions")
+        config["attn_levels"] = [level for level, size in enumerate(sizes) if size in attention]
+        config["drop_rate"] = options.pop("dropout", 0.0)
+    if embed_dims:
+        config["z_channels"] = z_channels
+        z_channels = embed_dims * (2 if options["double_z"] and part == "Encoder" else 1)
+    del options["double_z"]
+    refuse_rest(options)
+    if part == "Encoder":
+        return config | dict(in_channels=bands, out_channels=z_channels)
+    return config | dict(in_channels=z_channels, out_channels=out_channels)
+
+
+def find_weight(network: torch.nn.Module, short: str, shape: torch.Size) -> Tensor | None:
+    """Return the first weight of a shape whose key ends with a short name as ``mid_attn_q``."""
+    words = r"(?:[._]|_\d+\.)".join(short.split("_"))
+    for key, value in sorted(network.named_parameters()):
+        if re.search(rf"(^|\.){words}\.weight$", key) and value.shape == shape:
+            return value
+    return None
+
+
+def official_gradients(
+    file: Golden, network: torch.nn.Module, value: Tensor, **inputs: Tensor
+) -> dict[str, Tensor]:
+    """Return those gradients of a scalar that the file has: ``grad/`` KEY, ``grad_`` SHORT NAME."""
+    weights, wanted = dict(network.named_parameters()), {}
+    for name, theirs in file.io.items():
+        if name.startswith("grad/"):
+            (key,) = reference_to_codec({name.removeprefix("grad/"): theirs})
+            wanted[name] = weights[key]
+        elif name.startswith("grad_"):
+            short = name.removeprefix("grad_")
+            found = inputs[short] if short in inputs else find_weight(network, short, theirs.shape)
+            wanted |= {} if found is None else {name: found}
+    return gradients(value, **wanted)
+
+
+NETWORKS = {"magvit2": "MAGVIT2", "ibq": "VQGAN", "vavae": "VQGAN"}
+
+
+def check_network(file: Golden, part: str, source: str, out: str) -> dict[str, Tensor]:
+    family = NETWORKS[file.path.name.partition("_")[0]]
+    config = network_options(family, part, file.config.get("ddconfig", file.config))
+    network = build(MODELS, file.state, **config).eval()
+    x = file.input(source)
+    y = network(x)
+    if "upstream" in file.io:
+        probe = (y * file.io["upstream"]).sum()
+    else:
+        probe = (y * file.io["cotangent"]).mean()
+    inputs = {name: x for name in ("input", "image", "z")}
+    return {out: y} | official_gradients(file, network, probe, **inputs)
+
+
+@covers("magvit2_encoder", "ibq_encoder", inputs=("x", "upstream"))
+def check_encoder(file: Golden) -> dict[str, Tensor]:
+    return check_network(file, "Encoder", "x", "out")
+
+
+@covers("magvit2_decoder", "ibq_decoder", inputs=("z", "upstream"))
+def check_decoder(file: Golden) -> dict[str, Tensor]:
+    return check_network(file, "Decoder", "z", "out")
+
+
+@covers("vavae_encoder", inputs=("image", "cotangent"))
+def check_vavae_encoder(file: Golden) -> dict[str, Tensor]:
+    return check_network(file, "Encoder", "image", "features")
+
+
+@covers("vavae_decoder", inputs=("z", "cotangent"))
+def check_vavae_decoder(file: Golden) -> dict[str, Tensor]:
+    return check_network(file, "Decoder", "z", "image")
+
+
+def part_of(state: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    """Return the weights of a part, without the start of their keys."""
+    return {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}
+
+
+@covers("vfmvae_attnproj", inputs=[f"x{i}" for i in range(32)])
+def check_attention_projection(file: Golden) -> dict[str, Tensor]:
+    ours = {}
+    for i, case in enumerate(file.config["cases"]):
+        case = dict(case)
+        options = dict(in_dims=case.pop("in_dim"), out_dims=case.pop("out_dim"))
+        options |= dict(num_heads=case.pop("num_heads"), num_layers=case.pop("num_layers", 1))
+        options["change"] = "last" if case.pop("is_quant") else "first"
+        refuse_rest(case)
+        module = build(
+            MODELS, part_of(file.state, f"p{i}."), type="hook.AttentionProjection", **options
+        )
+        block = module.blocks[0]
+        ours[f"attention_branch{i}"] = block.attn(block.norm1(file.io[f"x{i}"]))
+        ours[f"y{i}"] = module(file.io[f"x{i}"])
+    return ours
+
+
+@covers("vfmvae_blocks", inputs=("x", "context", "mask", "up_in"))
+def check_decoder_blocks(file: Golden) -> dict[str, Tensor]:
+    x, context, mask, up_in = (file.io[name] for name in ("x", "context", "mask", "up_in"))
+    options = dict(
+        type="hook.NullKeyAttention", channels=x.shape[1], num_heads=file.config["heads"]
+    )
+    options |= dict(head_dims=file.config["dim_head"], mask_null=True)
+    attend = build(MODELS, part_of(file.state, "self."), **options)
+    cross = build(MODELS, part_of(file.state, "cross."), **options, context_dims=context.shape[-1])
+    ours = {
+        "self_attention": attend(x),
+        "cross_attention": cross(x, context),
+        "cross_attention_masked": cross(x, context, mask.bool()),
+    }
+    for name, theirs in file.io.items():
+        if name.startswith("up_") and name != "up_in":
+            size = int(name[3])  # of the blur, as in up_4x4_postnorm
+            upsample = build(
+                MODELS,
+                part_of(file.state, f"up{size}."),
+                type="hook.BlurUpsample",
+                in_channels=up_in.shape[1],
+                out_channels=theirs.shape[1],
+                blur_size=size,
+                post_norm=name.endswith("postnorm"),
+            )
+            ours[name] = upsample(up_in)
+    return ours

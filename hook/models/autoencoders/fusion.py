@@ -90,7 +90,8 @@ class AttentionProjection(nn.Module):
     Args:
         in_dims: Width of the input.
         out_dims: Width of the output.
-        num_heads: Heads; None for the ratio of the two widths, at least 1.
+        num_heads: Heads; None for the ratio of the two widths, or the next divisor of the wider
+            one below it.
         num_layers: Number of blocks; one of them changes the width.
         change: Which one: ``"last"``, used for encoding, or ``"first"``, used for decoding.
 
@@ -109,7 +110,9 @@ class AttentionProjection(nn.Module):
         super().__init__()
         if change not in ("last", "first"):
             raise ConfigError("change is unknown", expected="'last' or 'first'", found=change)
-        num_heads = num_heads or max(in_dims // out_dims, out_dims // in_dims, 1)
+        if num_heads is None:
+            wide, narrow = max(in_dims, out_dims), min(in_dims, out_dims)
+            num_heads = next(n for n in range(wide // narrow, 0, -1) if wide % n == 0)
         constant = [(out_dims, out_dims) if change == "first" else (in_dims, in_dims)]
         widths = constant * (num_layers - 1)
         widths.insert(0 if change == "first" else len(widths), (in_dims, out_dims))

@@ -55,7 +55,8 @@ class VQGANEncoder(Network):
             Official configs give the nominal resolutions ``attn_resolutions`` of these levels.
         mid_attention: Whether an AttnBlock stands between the two ResBlocks after the levels.
         patch_size: Pixels of this square are gathered into channels (space to depth) at the start.
-        norm: ``"group"`` or ``"channel"``, see :func:`~hook.models.autoencoders.blocks.norm_layer`.
+        norm: ``"group"``, GroupNorm with statistics over all positions, or ``"channel"``, LayerNorm
+            over the channels of each position.
         num_groups: Groups of GroupNorm.
         drop_rate: Dropout inside the ResBlocks.
         init_cfg: MMEngine's initialisation config.
