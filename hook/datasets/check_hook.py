@@ -51,9 +51,9 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
 
 
 def _in_channels(backbone: nn.Module) -> int | None:
-    tokenizer = getattr(backbone, "tokenizer", None)
-    if isinstance(getattr(tokenizer, "in_channels", None), int):
-        return tokenizer.in_channels
+    for part in (getattr(backbone, "tokenizer", None), backbone):
+        if isinstance(getattr(part, "in_channels", None), int):
+            return part.in_channels
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

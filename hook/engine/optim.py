@@ -1,10 +1,11 @@
-"""Mixed precision on a CPU, and layer-wise decay of the learning rate."""
+"""Mixed precision on a CPU, optimizers of parts, and layer-wise decay of the learning rate."""
 
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.model import is_model_wrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
@@ -31,6 +32,63 @@ class CPUAmpOptimWrapper(OptimWrapper):
         """Run the forward pass under autocast, as MMEngine's ``AmpOptimWrapper`` does."""
         with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
             yield
+
+
+class _OptimWrappers(OptimWrapperDict):
+    """MMEngine's dictionary, which tells each wrapper at which iteration a run starts."""
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        for wrapper in self.values():
+            wrapper.initialize_count_status(model, init_counts, max_counts)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class PartsOptimWrapperConstructor:
+    """An optimizer wrapper for each of several parts of a model, and one for the rest.
+
+    Each key of ``optim_wrapper`` beside ``constructor`` is a wrapper's config. A key that is the
+    name of a part, such as ``discriminator``, gets its parameters; the one other key, such as
+    ``autoencoder``, gets all that remain. Each may have its own ``paramwise_cfg``.
+
+    Args:
+        optim_wrapper_cfg: Section ``optim_wrapper`` of a config, without ``constructor``.
+        paramwise_cfg: None; it belongs into the parts.
+
+    Raises:
+        ConfigError: There are several keys for the rest, or none.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.cfg = {k: v for k, v in optim_wrapper_cfg.items() if isinstance(v, dict)}
+        if paramwise_cfg or len(self.cfg) < len(optim_wrapper_cfg):
+            raise ConfigError(
+                "optim_wrapper: options stand beside those of its parts",
+                expected="a dict for each part",
+                found=", ".join({*optim_wrapper_cfg} - {*self.cfg}) or "paramwise_cfg",
+                remedy="move them into the parts",
+            )
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        """Build the wrappers."""
+        model = model.module if is_model_wrapper(model) else model
+        parts = dict(model.named_children())
+        rest = [name for name in self.cfg if name not in parts]
+        if len(rest) != 1:
+            raise ConfigError(
+                "optim_wrapper does not name the parts of the model",
+                expected="names of parts, and one other for the rest",
+                found=", ".join(self.cfg),
+                remedy=f"the parts are {', '.join(parts)}",
+            )
+        parts[rest[0]] = nn.ModuleDict(
+            {name: part for name, part in parts.items() if name not in self.cfg}
+        )
+        wrappers = {}
+        for name, cfg in self.cfg.items():
+            cfg = dict(cfg)
+            paramwise_cfg = cfg.pop("paramwise_cfg", None)
+            wrappers[name] = DefaultOptimWrapperConstructor(cfg, paramwise_cfg)(parts[name])
+        return _OptimWrappers(**wrappers)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import (
@@ -50,6 +51,7 @@ from hook.engine.configs import (
 )
 from hook.engine.models import fit_loaded_positions, upgrade_model
 from hook.engine.optim import CPUAmpOptimWrapper, upgrade_constructor
+from hook.engine.parallel import ReplicatedModel
 from hook.engine.resuming import (
     OF_OPTIMIZATION,
     ResumeHook,
@@ -146,6 +148,13 @@ def set_amp(cfg: Config, asked: bool) -> None:
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None:
         return
+    parts = [one for one in wrapper.values() if isinstance(one, dict) and "optimizer" in one]
+    for one in parts or [wrapper]:
+        _set_amp(one, asked)
+
+
+def _set_amp(wrapper: dict, asked: bool) -> None:
+    """Set one optimizer wrapper for mixed precision."""
     has_gpu = torch.cuda.is_available()
     kind = wrapper.get("type", "OptimWrapper")
     name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
@@ -371,6 +380,15 @@ class HookRunner(Runner):
         """Build the model; see :func:`upgrade_model`."""
         with config_errors("model"):
             return super().build_model(upgrade_model(model))
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module):
+        """Wrap the model for several processes, unless it averages gradients itself."""
+        if not self.distributed or not getattr(model, "averages_gradients", False):
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        if self.cfg.get("sync_bn") is not None:
+            model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+        return ReplicatedModel(model)
 
     def build_optim_wrapper(self, optim_wrapper) -> OptimWrapper | OptimWrapperDict:
         """Build the optimizer; see :func:`hook.engine.optim.upgrade_constructor`."""

@@ -210,8 +210,9 @@ def read_curves(work_dir: str | os.PathLike) -> pd.DataFrame:
             entry = json.loads(line)
             if "loss" in entry and "epoch" in entry:
                 row = epochs.setdefault(int(entry["epoch"]), {})
-                for key in ("loss", "lr"):
-                    row.setdefault(key, []).append(entry[key])
+                for key in ("loss", "lr"):  # of the autoencoder, beside its discriminator's
+                    value = entry.get(key, entry.get(f"autoencoder.{key}"))
+                    row.setdefault(key, []).append(value)
             elif "step" in entry:
                 timing = ("step", "data_time", "time")
                 scores[int(entry["step"])] = {k: v for k, v in entry.items() if k not in timing}

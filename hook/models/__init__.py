@@ -1,19 +1,33 @@
 """Models and their parts for configs: backbones, necks, heads, autoencoders, losses and more."""
 
 from hook.models.autoencoders import (
+    AdversarialLoss,
+    AlignmentLoss,
     AttentionProjection,
+    BlurDiscriminator,
     BlurUpsample,
+    FrozenBackbone,
     FusionEncoder,
+    GramLoss,
     MAGVIT2Decoder,
     MAGVIT2Encoder,
     NullKeyAttention,
+    PatchDiscriminator,
+    PerceptualLoss,
+    PixelLoss,
     ProgressiveDecoder,
+    TileAutoencoder,
     VQGANDecoder,
     VQGANEncoder,
 )
+from hook.models.averaging import WeightEMA
 from hook.models.classifier import TokenClassifier
 from hook.models.cls_head import LinearClsHead
-from hook.models.data_preprocessor import ClsDataPreProcessor, SegDataPreProcessor
+from hook.models.data_preprocessor import (
+    ClsDataPreProcessor,
+    CodecDataPreProcessor,
+    SegDataPreProcessor,
+)
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pyramid import SeedPyramid, TokenPyramid
 from hook.models.region_loss import RegionLoss
@@ -47,17 +61,26 @@ for quantizer in (
     QUANTIZERS.register_module(module=quantizer)
 
 __all__ = [
+    "AdversarialLoss",
+    "AlignmentLoss",
     "AttentionProjection",
+    "BlurDiscriminator",
     "BlurUpsample",
     "ClsDataPreProcessor",
+    "CodecDataPreProcessor",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
+    "FrozenBackbone",
     "FusionEncoder",
+    "GramLoss",
     "LinearClsHead",
     "MAGVIT2Decoder",
     "MAGVIT2Encoder",
     "NullKeyAttention",
+    "PatchDiscriminator",
+    "PerceptualLoss",
+    "PixelLoss",
     "ProgressiveDecoder",
     "RegionContextHead",
     "RegionLoss",
@@ -66,6 +89,7 @@ __all__ = [
     "SeedPyramid",
     "SegDataPreProcessor",
     "SegFormerStyleHead",
+    "TileAutoencoder",
     "TokenClassifier",
     "TokenModel",
     "TokenPyramid",
@@ -73,4 +97,5 @@ __all__ = [
     "TokenViT",
     "VQGANDecoder",
     "VQGANEncoder",
+    "WeightEMA",
 ]

@@ -240,3 +240,46 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         for sample, score in zip(samples, scores, strict=True):
             sample.gt_score = score
         return inputs
+
+
+@MODELS.register_module()
+class CodecDataPreProcessor(ClsDataPreProcessor):
+    """Normalise and stack images, and take reconstructions back to the units of the data.
+
+    Images without a valid pixel are left out of training, with a warning.
+
+    Args:
+        mean: Mean per band in the units of the data set's samples.
+        std: Standard deviation per band.
+        value_range: Lowest and highest value of the data, in place of mean and std: images become
+            [-1, 1], and reconstructions are clipped to the range.
+        non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
+
+    Raises:
+        ConfigError: Mean and std do not match each other or the images, or stand beside a range.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        value_range: tuple[float, float] | None = None,
+        non_blocking: bool = False,
+    ) -> None:
+        if value_range is not None:
+            low, high = value_range
+            if mean is not None or std is not None or low >= high:
+                raise ConfigError(
+                    "model.data_preprocessor.value_range",
+                    expected="the lowest and the highest value, without mean and std",
+                    found=f"value_range={value_range}, mean={mean}, std={std}",
+                    remedy="set either value_range, or mean and std",
+                )
+            mean, std = [(low + high) / 2], [(high - low) / 2]
+        super().__init__(mean, std, non_blocking=non_blocking)
+        self.value_range = value_range
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Return images (B, C, H, W) in the units of the data."""
+        images = images.float() * self.std + self.mean
+        return images if self.value_range is None else images.clamp(*self.value_range)

@@ -64,7 +64,7 @@ class TokenModel(nn.Module):
             inputs: (B, C, H, W) preprocessed images; their padding is invalid.
             data_samples: Their samples.
         """
-        valid = _valid(inputs, data_samples) if self.marks_invalid else None
+        valid = valid_pixels(inputs, data_samples) if self.marks_invalid else None
         if valid is not None and valid.all():
             valid = None  # the tokenizer's faster path
         metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
@@ -213,7 +213,7 @@ def complete_tokens(
     """Add validity, and image sizes without padding."""
     valid = None
     if any("valid_mask" in sample for sample in data_samples or ()):
-        valid = _valid(inputs, data_samples)
+        valid = valid_pixels(inputs, data_samples)
     for row, image_tokens in enumerate(tokens):
         image_tokens.valid = None if valid is None else valid[row]
         image_tokens.size = _size(data_samples[row] if data_samples else None, inputs)
@@ -228,7 +228,7 @@ def _size(sample: BaseDataElement | None, inputs: Tensor) -> tuple[int, int]:
     return inputs.shape[-2] - padding[3], inputs.shape[-1] - padding[1]
 
 
-def _valid(inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
+def valid_pixels(inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
     """Return the (B, H, W) validity of padded images."""
     valid = torch.zeros(len(inputs), *inputs.shape[-2:], dtype=torch.bool, device=inputs.device)
     for row, mask in enumerate(valid):

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import codec_references
@@ -257,7 +258,7 @@ def compare(
 
 def wanted_names(path: Path, quantities: dict[str, Tensor], inputs: tuple[str, ...]) -> list[str]:
     """Return the names of the quantities to compare; raise DataError without any."""
-    wanted = sorted(set(quantities) - set(inputs))
+    wanted = sorted(n for n in quantities if not any(fnmatchcase(n, one) for one in inputs))
     if not wanted:
         raise DataError(f"{path} has no quantity to compare", found=sorted(quantities))
     return wanted

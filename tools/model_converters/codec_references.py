@@ -4,14 +4,23 @@ A kind of file is known by the start of its name. A function decorated with :fun
 such a file and returns our quantities; models are built through the registries that configs use.
 """
 
+import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from hook.models.autoencoders.losses import (
+    Equivariance,
+    adaptive_weight,
+    entropy_boost,
+    weight_from_gradients,
+)
 from hook.models.converters import reference_to_codec
 from hook.registry import MODELS, QUANTIZERS
 
@@ -23,9 +32,7 @@ ABSOLUTE, RELATIVE = 2e-5, 1e-4
 NOT_COVERED = (
     "ar_schedule",
     "atoken",
-    "discriminator",
     "dnd_",
-    "gan_loss",
     "ibq_",
     "lightningdit",
     "magvit2",
@@ -35,7 +42,6 @@ NOT_COVERED = (
     "vavae",
     "vfmvae",
     "vtbench",
-    "weight_ema",
 )
 
 
@@ -66,7 +72,7 @@ class Kind:
 
     Attributes:
         compute: File -> our quantities by name.
-        inputs: Names of ``io`` quantities that are inputs.
+        inputs: Names of ``io`` quantities that are inputs, or patterns (``*``).
         bars: (start of a name, absolute bar, relative bar) that replace the general ones.
     """
 
@@ -494,4 +500,196 @@ def check_decoder_blocks(file: Golden) -> dict[str, Tensor]:
                 post_norm=name.endswith("postnorm"),
             )
             ours[name] = upsample(up_in)
+    return ours
+
+
+# ------------------------------------------------------------------------------------ losses
+def patch_options(config: dict) -> dict:
+    """Return our options of PatchGAN for the official ones, which are taken out of the config."""
+    if config.pop("use_actnorm", False) or config.pop("disc_conditional", False):
+        raise ValueError("ActNorm and conditional discriminators are unknown")
+    names = ("disc_in_channels", "input_nc"), ("disc_ndf", "ndf"), ("disc_num_layers", "n_layers")
+    options = zip(("in_channels", "embed_dims", "num_layers"), names, strict=True)
+    found = {key: config.pop(name) for key, both in options for name in both if name in config}
+    return dict(type="hook.PatchDiscriminator", **found)
+
+
+@covers("discriminator_patchgan", "discriminator_blur", inputs=("x", "upstream"))
+def check_discriminator(file: Golden) -> dict[str, Tensor]:
+    config = dict(file.config)
+    training = config.pop("training")
+    if "num_stages" in config:
+        options = dict(type="hook.BlurDiscriminator", blur=config.pop("blur_resample"))
+        options |= dict(in_channels=config.pop("num_channels"), num_stages=config.pop("num_stages"))
+        options |= dict(embed_dims=config.pop("hidden_channels"))
+        options |= dict(kernel_size=config.pop("blur_kernel_size"))
+    else:
+        options = patch_options(config)
+    refuse_rest(config)
+    model = build(MODELS, file.state, **options).train(training)
+    x = file.input("x")
+    logits = model(x)
+    (logits * file.io["upstream"]).sum().backward()
+    ours = {"logits": logits, "grad_input": x.grad}
+    ours |= {f"grad/{name}": weight.grad for name, weight in model.named_parameters()}
+    return ours | {f"after/{name}": value for name, value in model.state_dict().items()}
+
+
+@covers("gan_loss_functions", inputs=("logits_real", "logits_fake"))
+def check_gan_functions(file: Golden) -> dict[str, Tensor]:
+    refuse_rest(file.config)
+    real, fake = file.io["logits_real"], file.input("logits_fake")
+    ours = {}
+    kinds = {"hinge": "hinge", "vanilla": "vanilla", "non_saturate": "softplus"}
+    for name, kind in kinds.items():
+        loss = MODELS.build(dict(type="hook.AdversarialLoss", discriminator=kind))
+        ours[f"{name}_d"] = loss.of_discriminator(real, fake)["loss_real_fake"]
+    ours["non_saturate_g"] = loss.of_generator(fake)
+    ours["grad_fake_non_saturate_g"] = gradients(ours["non_saturate_g"], fake=fake)["fake"]
+    for name in file.io:
+        if means := re.fullmatch(r"lecam_reg_ema_real_(.+)_fake_(.+)", name):
+            loss.lecam_means.copy_(torch.tensor([float(mean) for mean in means.groups()]))
+            ours[name] = loss.lecam(real, fake)
+            loss.update_lecam(real, fake)
+            ours["lecam_ema_after"] = loss.lecam_means
+    return ours
+
+
+@covers(
+    *("gan_loss_ibq", "gan_loss_magvit2"),
+    inputs=(
+        *("inputs", "features", "last_layer", "reconstruction"),
+        *("quant_loss", "entropy_loss", "commit_loss"),
+    ),
+)
+def check_gan_training(file: Golden) -> dict[str, Tensor]:
+    config, io = dict(file.config), file.io
+    step, perceptual = config.pop("global_step"), config.pop("perceptual")
+    fixed, factor = config.pop("gen_loss_weight"), config.pop("disc_weight")
+    options = dict(weight=factor if fixed is None else fixed, adaptive=fixed is None)
+    options |= dict(start=config.pop("disc_start"), lecam_weight=config.pop("lecam_loss_weight"))
+    adversarial = MODELS.build(dict(type="hook.AdversarialLoss", **options))
+    weights = {name: config.pop(f"{name}_weight", 1.0) for name in ("quant_loss", "commit")}
+    entropy_weight = config.pop("entropy_loss_weight", None) or config.pop("codebook_weight")
+    ratio, steps = (config.pop(f"codebook_enlarge_{key}", 0) for key in ("ratio", "steps"))
+    pixel, square = (
+        MODELS.build(dict(type="hook.PixelLoss", norm=norm, weight=weight))
+        for norm, weight in (("l1", 1.0), ("l2", config.pop("perceptual_weight")))
+    )
+    state = {key.removeprefix("discriminator."): value for key, value in file.state.items()}
+    model = build(MODELS, state, **patch_options(config)).train()
+    refuse_rest(config)
+
+    layer, images = file.input("last_layer"), io["inputs"]
+    reconstruction = F.conv2d(io["features"], layer, padding=1)
+    ours = {"d_loss_sequence": []}
+    for scale in (1.0, 0.9, 0.8):
+        logits = model(images * scale), model(reconstruction.detach())
+        losses = adversarial.of_discriminator(*logits)
+        ours["d_loss_sequence"].append(sum(losses.values()))
+    ours["lecam_ema"] = adversarial.lecam_means
+    ours["lecam_loss_last"] = losses["loss_lecam"] / adversarial.lecam_weight
+    first = dict(model.named_parameters())["main.0.weight"]
+    last_loss = ours["d_loss_sequence"][-1]
+    ours["grad_disc_first_weight"] = gradients(last_loss, weight=first)["weight"]
+    ours["d_loss_sequence"] = torch.stack(ours["d_loss_sequence"])
+
+    passed = SimpleNamespace(images=images, reconstruction=reconstruction, valid=None)
+    ours["g_reconstruct_loss"] = pixel(passed)
+    ours["g_perceptual_loss"] = square(passed) * (perceptual != "off")
+    nll = pixel.factor(step) * pixel(passed) + square.factor(step) * ours["g_perceptual_loss"]
+    ours["g_nll_loss"] = nll
+    ours["logits_fake_after"] = model(reconstruction)
+    ours["non_saturating_g"] = adversarial.of_generator(ours["logits_fake_after"])
+    weight = torch.tensor(adversarial.factor(step))
+    if adversarial.adaptive:
+        weight = weight * adaptive_weight(nll, ours["non_saturating_g"], layer, adversarial.limit)
+    ours |= {"g_d_weight": weight, "g_g_loss": weight * ours["non_saturating_g"]}
+    boost = entropy_boost(step, ratio, steps or 2000)
+    ours["g_total"] = nll + ours["g_g_loss"] + entropy_weight * boost * io["entropy_loss"]
+    for name, key in (("quant_loss", "quant_loss"), ("commit", "commit_loss")):
+        ours["g_total"] = ours["g_total"] + weights[name] * io.get(key, 0)
+    return ours | {"grad_last_layer": gradients(ours["g_total"], layer=layer)["layer"]}
+
+
+@covers("vavae_vf_loss", inputs=("z", "f"))
+def check_alignment(file: Golden) -> dict[str, Tensor]:
+    z, f = file.input("z"), file.io["f"]
+    state = {key.replace("linear_proj.", "proj."): value for key, value in file.state.items()}
+    options = dict(type="hook.AlignmentLoss", in_channels=z.shape[1], feature_channels=f.shape[1])
+    passed = SimpleNamespace(latents=z, input_features=[f], input_valid=None)
+    weighted, ours = file.config["weighted"], {}
+    for i, margins in enumerate(file.config["margins"]):
+        options |= dict(distance_margin=margins["distmat_margin"])
+        options |= dict(cosine_margin=margins["cos_margin"])
+        loss = build(MODELS, state, **options)
+        ours[f"loss_distmat_{i}"], ours[f"loss_cos_{i}"] = loss.terms(z, f)
+        total = ours[f"loss_total_{i}"] = loss(passed)
+        found = gradients(total, z=z, proj=loss.proj.weight)
+        ours |= {f"grad_{name}_{i}": gradient for name, gradient in found.items()}
+        heavy = dict(distance_weight=weighted["distmat_weight"])
+        heavy |= dict(cosine_weight=weighted["cos_weight"])
+        ours[f"loss_weighted_{i}"] = build(MODELS, state, **options, **heavy)(passed)
+    return ours | {"z_proj": loss.proj(z)}
+
+
+@covers("vavae_adaptive_weight", inputs=("*_grad_rec", "*_grad_aux"))
+def check_adaptive_weight(file: Golden) -> dict[str, Tensor]:
+    ours, config = {}, file.config
+    for name in file.io:
+        if parts := re.fullmatch(r"(.+)_(vf|disc)_weight_(.+)", name):
+            pair, kind, factor = parts.groups()
+            reference, gradient = (file.io[f"{pair}_grad_{side}"] for side in ("rec", "aux"))
+            limits = config[f"{kind}_clamp"], config["eps"]
+            ours[name] = float(factor) * weight_from_gradients(reference, gradient, *limits)
+    return ours
+
+
+@covers("atoken_gram", inputs=("feature_*",))
+def check_gram(file: Golden) -> dict[str, Tensor]:
+    ours = {}
+    for i in [name.rpartition("_")[2] for name in file.io if name.startswith("gram_a")]:
+        a, b = file.input(f"feature_a_{i}"), file.io[f"feature_b_{i}"]
+        for kind in ("mse", "l1", "frobenius"):
+            loss = MODELS.build(dict(type="hook.GramLoss", reduction=kind))
+            ours[f"loss_{kind}_{i}"] = loss.between(a, b)
+            ours[f"grad_{kind}_{i}"] = gradients(ours[f"loss_{kind}_{i}"], a=a)["a"]
+        ours[f"gram_a_{i}"] = loss.gram(a)
+    return ours
+
+
+@covers("vfmvae_equivariance", inputs=("z",))
+def check_equivariance(file: Golden) -> dict[str, Tensor]:
+    facts = file.config["part"]
+    seed, prior, shrunk = (
+        re.search(pattern, facts)[1]
+        for pattern in (r"seed\((\d+)\)", r"p_prior ([\d.]+\d)", r"p_prior_scale ([\d.]+\d)")
+    )
+    sampler = Equivariance(latent_prob=1 - float(prior), image_prob=float(shrunk))
+    random.seed(int(seed))
+    draws = [sampler.draw() for _ in file.io["scale"]]
+    on_latents, scale, turns = map(torch.tensor, zip(*draws, strict=True))
+    ours = {"is_prior": 1 - on_latents.long(), "scale": scale, "angle": turns}
+    z = file.io["z"]
+    for name in file.io:
+        if name.startswith("z_rot"):
+            ours[name] = sampler.apply(z, z.shape[-2:], int(name.removeprefix("z_rot")))
+        elif name.startswith("z_scale"):
+            size = [round(side * float(name.removeprefix("z_scale"))) for side in z.shape[-2:]]
+            ours[name] = sampler.apply(z, size)
+    return ours
+
+
+@covers("weight_ema", inputs=("weight_after_*",))
+def check_weight_ema(file: Golden) -> dict[str, Tensor]:
+    config = dict(file.config)
+    options = dict(momentum=1 - config.pop("decay"), ramp=config.pop("use_num_updates"))
+    refuse_rest(config)
+    model = torch.nn.ParameterDict(file.state)
+    average = MODELS.build(dict(type="hook.WeightEMA", **options), default_args=dict(model=model))
+    ours = {}
+    for step in range(sum(name.startswith("weight_after") for name in file.io)):
+        model["weight"].data.copy_(file.io[f"weight_after_step{step}"])
+        average.update_parameters(model)
+        ours[f"ema_after_step{step}"] = average.module["weight"].clone()
     return ours
