@@ -99,7 +99,8 @@ def find_config(name: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     root = config_root()
-    known = {p.stem: p for p in sorted(root.glob("*/*.py")) if p.parent.name != "_base_"}
+    files = (p for p in sorted(root.rglob("*.py")) if "_base_" not in p.relative_to(root).parts)
+    known = {p.stem: p for p in files}
     stem = path.name.removesuffix(".py")
     if stem in known and len(path.parts) <= 2:
         return known[stem]

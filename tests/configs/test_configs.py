@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmseg.utils import register_all_modules
 
 from hook.datasets.check_hook import model_facts
+from hook.engine.configs import find_config
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
 # Benchmark configs have only a model.
@@ -53,6 +54,20 @@ def test_config(path):
     assert list(cfg.model.data_preprocessor["std"]) == list(metainfo.std)
     if "palette" in metainfo:
         assert len(metainfo.palette) == len(metainfo.classes)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("autoencoders/*/*.py")), ids=ids)
+def test_autoencoder(path):
+    cfg = Config.fromfile(path)
+    assert find_config(path.stem) == path
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    metainfo = cfg.train_dataloader.dataset.metainfo
+    assert model_facts(model)["in_channels"] == len(metainfo.bands)
+    for split in ("val", "test"):
+        assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
+        assert f"{split}_evaluator" in cfg
+    assert cfg.data_preprocessor == cfg.model.data_preprocessor
 
 
 @pytest.mark.parametrize("task", ["cls", "seg"])

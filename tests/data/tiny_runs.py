@@ -189,6 +189,91 @@ test_cfg = dict(type="TestLoop")
 {extra}
 """
 
+CODEC_CONFIG = """
+_base_ = [
+    "{repo}/configs/_base_/models/tile_autoencoder.py",
+    "{repo}/configs/_base_/default_runtime.py",
+]
+metainfo = dict(
+    classes=("water", "field", "town"),
+    bands=("red", "nir"),
+    mean=[130.0, 130.0],
+    std=[70.0, 70.0],
+)
+network = dict(embed_dims=8, patch_size=2)
+model = dict(
+    data_preprocessor=dict(
+        _delete_=True, type="hook.CodecDataPreProcessor", mean=[130.0] * 2, std=[70.0] * 2
+    ),
+    encoder=dict(in_channels=2, out_channels=8, **network),
+    quantizer=dict(codebook_size=16, embed_dims=8),
+    decoder=dict(in_channels=8, out_channels=2, **network),
+    losses=[
+        dict(type="hook.PixelLoss"),
+        dict(
+            type="hook.AdversarialLoss",
+            adaptive=True,
+            start=1,
+            lecam_weight=0.05,
+        ),
+    ],
+    discriminator=dict(
+        type="hook.PatchDiscriminator", in_channels=2, embed_dims=8, num_layers=1
+    ),
+    equivariance=dict(scales=[0.5, 1.0]),
+)
+dataset = dict(
+    type="hook.GeoTIFFFolder",
+    data_root="{data}",
+    images="images",
+    masks="masks",
+    metainfo=metainfo,
+    chip_size=32,
+    mode="cover",
+    pipeline=[dict(type="hook.PackSegSample")],
+)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dataset,
+)
+val_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(dataset, test_mode=True),
+)
+test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type="hook.ReconstructionMetric", data_range=400),
+    dict(type="hook.CodebookMetric"),
+]
+test_evaluator = val_evaluator
+part = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=1e-3, betas=(0.5, 0.9)))
+optim_wrapper = dict(
+    constructor="hook.PartsOptimWrapperConstructor", autoencoder=part, discriminator=part
+)
+param_scheduler = dict(
+    autoencoder=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)]
+)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval=4)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+default_hooks = dict(
+    logger=dict(interval=1),
+    checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=-1, save_best=None),
+)
+log_processor = dict(by_epoch=False)
+custom_hooks = [
+    dict(type="hook.DatasetCheckHook"),
+    dict(type="hook.ChannelsLastHook"),
+    dict(type="EMAHook", ema_type="hook.WeightEMA", momentum=0.1),
+]
+{extra}
+"""
+
 # Height and width of the scenes: wider than a chip, higher, and smaller.
 SCENES = {"first": (70, 50), "second": (40, 90), "third": (20, 30)}
 NODATA_CORNER = 8
@@ -203,6 +288,12 @@ def write_cls_config(path: Path, extra: str = "") -> Path:
 def write_seg_config(path: Path, data: Path, extra: str = "") -> Path:
     """Write a config for a folder made by :func:`write_scenes`."""
     path.write_text(SEG_CONFIG.format(repo=REPO.as_posix(), data=data.as_posix(), extra=extra))
+    return path
+
+
+def write_codec_config(path: Path, data: Path, extra: str = "") -> Path:
+    """Write a config of an autoencoder for a folder made by :func:`write_scenes`."""
+    path.write_text(CODEC_CONFIG.format(repo=REPO.as_posix(), data=data.as_posix(), extra=extra))
     return path
 
 
