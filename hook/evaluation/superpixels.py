@@ -68,7 +68,7 @@ def kmeans_regions(
     """
     height, width = image.shape[:2]
     _check_count(count, height * width)
-    colours = _comparable(image)
+    colours = comparable_colours(image)
     spread = np.sqrt(colours.var((0, 1)).sum()) or 1.0  # of all bands together
     grid = np.stack(np.mgrid[:height, :width], axis=-1) / max(height, width)
     features = np.concatenate([colours / spread, position * np.sqrt(12) * grid], axis=-1)
@@ -113,7 +113,7 @@ def slic_regions(
     """
     pixels = image.shape[0] * image.shape[1]
     _check_count(count, pixels)
-    colours = _comparable(image)
+    colours = comparable_colours(image)
 
     # scikit-image rescales its input to [0, 1], so the weight is relative to the range of colours.
     weight = compactness / (np.ptp(colours) or 1.0)
@@ -145,7 +145,11 @@ def slic_regions(
 
 
 def felzenszwalb_regions(
-    image: np.ndarray, count: int, min_size: int = 16, tolerance: float = 0.05
+    image: np.ndarray,
+    count: int,
+    min_size: int = 16,
+    tolerance: float = 0.05,
+    sigma: float = 0.8,
 ) -> np.ndarray:
     """Partition an image by Felzenszwalb's graph-based segmentation.
 
@@ -158,6 +162,7 @@ def felzenszwalb_regions(
         min_size: Minimum size of a region in pixels.
         tolerance: Relative tolerance of ``count``, if the image allows it (see
             :func:`search_count`).
+        sigma: Standard deviation of the Gaussian blur before, in pixels.
 
     Returns:
         (H, W) int64.
@@ -170,14 +175,14 @@ def felzenszwalb_regions(
         2004, as scikit-image implements it.
     """
     _check_count(count, image.shape[0] * image.shape[1])
-    colours = _comparable(image)
+    colours = comparable_colours(image)
 
     tried: list[tuple[int, float]] = []
 
     def cut(scale: float, smallest: float = min_size) -> np.ndarray:
         smallest = round(smallest)
         regions = segmentation.felzenszwalb(
-            colours / 100, scale=scale, sigma=0.8, min_size=smallest, channel_axis=-1
+            colours / 100, scale=scale, sigma=sigma, min_size=smallest, channel_axis=-1
         )
         # Its regions may be 8-connected; here they must be 4-connected.
         regions = merge_fragments(regions, smallest)
@@ -473,8 +478,8 @@ def _shared_borders(parts: np.ndarray, count: int) -> list[dict[int, int]]:
 
 
 # ---------------------------------------------------------------------------------- helpers
-def _comparable(image: np.ndarray) -> np.ndarray:
-    """Convert colours to a space of comparable distances: (H, W, C) float64."""
+def comparable_colours(image: np.ndarray) -> np.ndarray:
+    """Convert an image (H, W, C) to a space of comparable distances, float64; see the module."""
     if image.ndim != 3 or image.shape[-1] == 0:
         raise DataError(
             "an image needs bands",

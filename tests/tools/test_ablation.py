@@ -63,8 +63,41 @@ def test_regions_of_a_segmentation_are_measured(tool, arrays, monkeypatch):
     difference, low, high = learned["ASA difference"]
     assert difference == pytest.approx(learned["ASA"] - colour["ASA"])
     assert low <= difference <= high
-    (path,) = (arrays / "runs").iterdir()
+    (path,) = (arrays / "runs").glob("*_seed0.json")
     regions = json.loads(path.read_text())["test"]["regions"]
     assert len(regions) == 3 and set(regions[0]) == {"16", "64", "256"}
     accuracy, boundary, variation, compact = regions[0]["256"]
     assert 0.5 < accuracy <= 1 and 0 < boundary <= 1 and 0 < variation < 1 and 0 < compact < 0.8
+
+
+def test_segmenters_without_a_model_are_tuned_on_validation(tool, arrays, monkeypatch):
+    size = dict(min_size=16, tolerance=0.2)
+    slic = [dict(compactness=10.0), dict(compactness=40.0)]
+    monkeypatch.setitem(tool.PEERS, "SLIC", (tool.PEERS["SLIC"][0], slic))
+    monkeypatch.setitem(tool.PEERS, "Felzenszwalb", (tool.felzenszwalb_regions, [size]))
+    monkeypatch.setattr(tool, "REGION_COUNTS", (16, 64))
+    smooth = np.kron(
+        np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)), np.ones((1, 32, 32, 1))
+    )
+    for split in ("val", "test"):
+        np.save(arrays / f"banepa_{split}_images.npy", smooth.astype(np.uint8))
+        labels = (smooth[..., 0] > 128).astype(np.uint8)
+        np.save(arrays / f"banepa_{split}_labels.npy", labels)
+    options = ["--arrays", arrays, "--out", arrays / "runs", "--json", arrays / "table.json"]
+    options += ["--rows", "SLIC", "Felzenszwalb", "--regions-against", "SLIC"]
+    run(tool, monkeypatch, "banepa", *options)
+    rows = json.loads((arrays / "table.json").read_text())["banepa regions"]
+    assert [(row["row"], row["regions"]) for row in rows] == [
+        (name, count) for name in ("SLIC", "Felzenszwalb") for count in (16, 64)
+    ]
+    assert all(abs(row["found"] - row["regions"]) <= 0.25 * row["regions"] for row in rows)
+    assert rows[1]["chosen"] in slic and rows[3]["chosen"] == size
+    assert "ASA difference" in rows[3] and "ASA difference" not in rows[1]
+    assert min(row["ASA"] for row in rows) > 60 and rows[3]["EV"] > rows[2]["EV"]
+    files = {path.name for path in (arrays / "runs").iterdir()}
+    assert files == {"banepa_slic.json", "banepa_felzenszwalb.json"}
+    report = json.loads((arrays / "runs" / "banepa_slic.json").read_text())
+    assert len(report["val"]["16"]) == 2 and report["val"]["64"][0]["options"] == slic[0]
+    # The 64 regions of 64 squares of one colour each are the squares.
+    squares = np.kron(np.arange(64).reshape(8, 8), np.ones((32, 32), int))
+    assert np.array_equal(tool.colour_regions(smooth[0] / 255, 64), squares)

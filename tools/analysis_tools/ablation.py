@@ -4,9 +4,14 @@ Tables: ``eurosat`` (scene classification), ``banepa`` and ``dubai`` (segmentati
 held in memory, so that a small model trains in seconds on a GPU; augmentations are those of the
 configs without the change of hue. Every row trains with two learning rates and one seed, the better
 one on the validation images trains the other seeds. Test results of all seeds are compared with the
-row ``--against`` by a paired bootstrap over images, and the regions of a segmentation with those of
-the same hierarchy by colour alone (seeds' mean CIELAB). A finished run has a file in ``--out`` and
-is not run again, so an interrupted table goes on.
+row ``--against`` by a paired bootstrap over images. A finished run has a file in ``--out`` and is
+not run again, so an interrupted table goes on.
+
+Regions of a segmentation are compared at equal numbers with those of segmenters without a model:
+the same hierarchy by colour alone (seeds' mean CIELAB), SLIC, and Felzenszwalb and Huttenlocher.
+Their parameters are chosen on validation images, for each number of regions those with the largest
+mean of achievable accuracy and boundary F1 that give the number within 10 %. The table ``demo`` has
+these rows alone.
 
 The arrays are made once, from the data of the configs (``--prepare``), and can be copied to a
 machine that has no data libraries:
@@ -36,7 +41,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from prettytable import PrettyTable
-from skimage import color
+from skimage import segmentation
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -46,6 +51,7 @@ from hook.engine.profiling import device_name
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.bootstrap import accuracy, bootstrap_mean, mean_iou, paired_bootstrap
 from hook.evaluation.homogeneity import measure_regions
+from hook.evaluation.superpixels import comparable_colours, felzenszwalb_regions, search_count
 from hook.models import SeedBackbone, TokenSegmentor
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
@@ -53,6 +59,7 @@ from hook.tokenizers import HookTokenizer, RegionHierarchy, SeedMap, TokenizerOu
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION_COUNTS = (16, 64, 256)
+CELL = np.ones((HookTokenizer.stride, HookTokenizer.stride), np.int64)
 MEASURED = ("ASA", "BoundaryF1", "EV", "CO")  # of hook.evaluation.homogeneity.MEASURES
 
 
@@ -251,8 +258,7 @@ SEGMENTATION: dict[str, tuple[str, dict]] = {
     "patches of 16": ("patch_embed/patch-embed-pos_vit-192x6_banepa-256", {}),
     "U-Net": ("unet/unet_resnet34_banepa-256", {}),
 }
-COLOUR = "merged by colour"  # regions without a model
-TABLES = {"eurosat": CLASSIFICATION, "banepa": SEGMENTATION, "dubai": SEGMENTATION}
+TABLES = {"eurosat": CLASSIFICATION, "banepa": SEGMENTATION, "dubai": SEGMENTATION, "demo": {}}
 RATES = {"eurosat": (3e-4, 1e-3), "banepa": (5e-4, 1e-3), "dubai": (5e-4, 1e-3)}
 BATCH = {"eurosat": 32, "banepa": 8, "dubai": 8}
 EPOCHS = {"eurosat": 20, "banepa": 12, "dubai": 8}
@@ -275,6 +281,83 @@ def row_config(table: str, name: str) -> Config:
             if cfg.model.get(head):
                 cfg.model[head].num_classes = CLASSES[table]
     return cfg
+
+
+# ------------------------------------------------------------------------------ without a model
+def colour_regions(image: np.ndarray, count: int) -> np.ndarray:
+    """Merge seeds by their mean colour; see :mod:`hook.evaluation.superpixels` for the image."""
+    colours = torch.from_numpy(comparable_colours(image)).float().permute(2, 0, 1)[None]
+    seeds = F.avg_pool2d(colours, HookTokenizer.stride).permute(0, 2, 3, 1)
+    return np.kron(merge_seeds(seeds).cut(count)[0].numpy(), CELL)
+
+
+def slic(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
+    """Cut an image into superpixels, from the number of centres that gives the nearest number."""
+    colours = comparable_colours(image)
+    options = dict(compactness=compactness / (np.ptp(colours) or 1.0), convert2lab=False)
+
+    def cut(centres: float) -> np.ndarray:
+        return segmentation.slic(colours, round(centres), start_label=0, **options)
+
+    limits = 1, 4 * count
+    return search_count(cut, count, limits, tolerance=0.05, start=count, rising=True, steps=8)
+
+
+COLOUR = "merged by colour"
+PEERS: dict[str, tuple[Callable, list[dict]]] = {  # functions, and the options to choose from
+    COLOUR: (colour_regions, [{}]),
+    "SLIC": (slic, [dict(compactness=weight) for weight in (2.5, 5.0, 10.0, 20.0, 40.0)]),
+    "Felzenszwalb": (
+        felzenszwalb_regions,
+        [dict(sigma=blur, min_size=size) for blur in (0.5, 1.0) for size in (16, 64, 256)],
+    ),
+}
+TUNED_ON = 12  # validation images, evenly spaced
+
+
+def measure_peer(table: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the regions of a row of :data:`PEERS` unless its file is there; see :func:`run`."""
+    path = args.out / f"{table}_{file_name(name)}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    function, choices = PEERS[name]
+    report: dict[str, Any] = dict(table=table, row=name, chosen={}, val={})
+    pairs = {}
+    for split in ("val", "test"):
+        images, labels = load_arrays(args.arrays, table, split, "cpu")
+        images, labels = tiles(images, labels)
+        images = images.permute(0, 2, 3, 1).numpy()
+        scale = 255 if images.dtype == np.uint8 else 1
+        pairs[split] = [*zip(images / np.float32(scale), labels.numpy(), strict=True)]
+    tuning = pairs["val"][:: math.ceil(len(pairs["val"]) / TUNED_ON)]
+
+    def measured(on: list, count: int, options: dict) -> tuple[list[list[float]], list[int]]:
+        """Return the measures and the number of regions of each image."""
+        show = f"{table}: {name}, {count} regions {options or ''}"
+        cuts = [function(image, count, **options) for image, _ in tqdm(on, desc=show, leave=False)]
+        of = [
+            measure_regions(cut, label, image) for cut, (image, label) in zip(cuts, on, strict=True)
+        ]
+        numbers = [int(cut.max()) + 1 for cut in cuts]
+        return [[values[key] for key in MEASURED] for values in of], numbers
+
+    rows: list[dict] = [{} for _ in pairs["test"]]
+    found: dict[int, float] = {}
+    for count in REGION_COUNTS:
+        tried = []
+        for options in choices if len(choices) > 1 else ():
+            values, numbers = measured(tuning, count, options)
+            means = dict(zip(MEASURED, np.nanmean(values, axis=0).tolist(), strict=True))
+            tried.append(dict(options=options, found=float(np.mean(numbers)), **means))
+        report["val"][count] = tried
+        fair = [one for one in tried if abs(one["found"] - count) <= 0.1 * count] or tried
+        best = max(fair, key=lambda one: one["ASA"] + one["BoundaryF1"], default={})
+        report["chosen"][count] = chosen = best.get("options", choices[0])
+        values, numbers = measured(pairs["test"], count, chosen)
+        for row, one in zip(rows, values, strict=True):
+            row[count] = one
+        found[count] = float(np.mean(numbers))
+    return write_report(path, report | dict(test=dict(regions=rows, found=found)))
 
 
 # ------------------------------------------------------------------------------ data
@@ -466,39 +549,23 @@ def confusion_matrices(confusion: list, k: int) -> np.ndarray:
     return entries.reshape(-1, k, k)
 
 
-def colour_regions(folder: Path, table: str) -> list[dict[int, list[float]]]:
-    """Return the measures of the test images' regions by colour; see :func:`measure_hierarchy`."""
-    images, labels = load_arrays(folder, table, "test", "cpu")
-    if labels.shape[-1] > 256:
-        images, labels = tiles(images, labels)
-    regions = []
-    for part, truth in zip(images.split(32), labels.split(32), strict=True):
-        lab = color.rgb2lab(part.permute(0, 2, 3, 1).numpy() / 255)
-        lab = torch.from_numpy(lab).permute(0, 3, 1, 2).float()
-        seeds = F.avg_pool2d(lab, HookTokenizer.stride).permute(0, 2, 3, 1)
-        regions += measure_hierarchy(merge_seeds(seeds), part, truth)
-    return regions
-
-
 def measure_hierarchy(
     hierarchy: RegionHierarchy, images: Tensor, labels: Tensor
 ) -> list[dict[int, list[float]]]:
     """Return the measures of each image's regions at each count, those of :data:`MEASURED`."""
-    cell = np.ones((HookTokenizer.stride, HookTokenizer.stride), np.int64)
     cuts = {n: hierarchy.cut(n).cpu().numpy() for n in REGION_COUNTS}
     reports = []
     for i, (image, label) in enumerate(
         zip(images.permute(0, 2, 3, 1).cpu().numpy(), labels.cpu().numpy(), strict=True)
     ):
-        of = {n: measure_regions(np.kron(cut[i], cell), label, image) for n, cut in cuts.items()}
+        of = {n: measure_regions(np.kron(cut[i], CELL), label, image) for n, cut in cuts.items()}
         reports.append({n: [values[key] for key in MEASURED] for n, values in of.items()})
     return reports
 
 
 def run(table: str, name: str, rate: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train and test a row unless its file is there, and return the content of the file."""
-    slug = "".join(c if c.isalnum() else "-" for c in name.lower())
-    path = args.out / f"{table}_{slug}_{rate:g}_seed{seed}.json"
+    path = args.out / f"{table}_{file_name(name)}_{rate:g}_seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
     start = time.perf_counter()
@@ -508,7 +575,17 @@ def run(table: str, name: str, rate: float, seed: int, args: argparse.Namespace)
     report["weights"] = sum(p.numel() for p in model.parameters())
     for split in ("val", "test"):
         report[split] = evaluate(model, table, split, args.arrays, args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
+    return write_report(path, report)
+
+
+def file_name(row: str) -> str:
+    """Return the name of a row as part of a file name."""
+    return "".join(c if c.isalnum() else "-" for c in row.lower())
+
+
+def write_report(path: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Write a file in one step, and return its content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(report))
     aside.rename(path)
@@ -579,10 +656,10 @@ def print_table(table: str, runs: dict[str, list[dict[str, Any]]], against: str)
     return rows
 
 
-def print_regions(runs: dict[str, list], colour: list[dict]) -> list[dict]:
-    """Print and return the measures of regions, and the differences to those by colour."""
+def print_regions(runs: dict[str, list], peers: dict[str, dict], against: str) -> list[dict]:
+    """Print and return the measures of regions, and the differences to those of a row."""
     printed = PrettyTable(["row", "regions", *MEASURED])
-    by_row = {COLOUR: [json.loads(json.dumps(colour))]}  # counts are text, as in files
+    by_row = {name: [report["test"]["regions"]] for name, report in peers.items()}
     by_row |= {
         name: [one["test"]["regions"] for one in of]
         for name, of in runs.items()
@@ -594,19 +671,22 @@ def print_regions(runs: dict[str, list], colour: list[dict]) -> list[dict]:
             # Images, measures; NaN where an image has no boundary.
             of, peer = (
                 100 * np.array([[one[count] for one in seed] for seed in several], float).mean(0)
-                for several in (seeds, by_row[COLOUR])
+                for several in (seeds, by_row[against])
             )
             row: dict[str, Any] = dict(row=name, regions=int(count))
+            if name in peers:
+                row |= dict(found=peers[name]["test"]["found"][count])
+                row |= dict(chosen=peers[name]["chosen"][count])
             texts = []
             for key, values, others in zip(MEASURED, of.T, peer.T, strict=True):
                 row[key] = mean = float(np.nanmean(values))
                 texts.append(f"{mean:.1f}")
-                if name != COLOUR:
+                if name != against:
                     by = bootstrap_mean(values - others, range(len(values)), seed=0)
                     row[f"{key} difference"] = [by.mean, by.low, by.high]
                     texts[-1] += f" ({by.mean:+.1f} [{by.low:+.1f}, {by.high:+.1f}])"
             rows.append(row)
-            printed.add_row([name, count, *texts])
+            printed.add_row([name, f"{row.get('found', row['regions']):g}", *texts])
     print(printed)
     return rows
 
@@ -625,6 +705,9 @@ def parse_args() -> argparse.Namespace:
         "--rates", type=float, nargs="+", help="learning rates to choose from (default: two)"
     )
     parser.add_argument("--against", default="HOOK objects", help="row to compare with")
+    parser.add_argument(
+        "--regions-against", choices=PEERS, default=COLOUR, help="row to compare regions with"
+    )
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the tables to this file")
@@ -639,13 +722,16 @@ def main() -> None:
         for table in args.tables:
             prepare(table, args.arrays)
         return
-    names = {table: args.rows or list(TABLES[table]) for table in args.tables}
+    known = {
+        table: [*TABLES[table], *(() if table == "eurosat" else PEERS)] for table in args.tables
+    }
+    names = {table: args.rows or rows for table, rows in known.items()}
     for table, rows in names.items():
         for name in rows:
-            if name not in TABLES[table]:
+            if name not in known[table]:
                 raise ConfigError(
                     f"--rows: {name!r} is not a row of {table}",
-                    expected=", ".join(TABLES[table]),
+                    expected=", ".join(known[table]),
                     found=name,
                     remedy="correct the name",
                 )
@@ -654,6 +740,7 @@ def main() -> None:
         (table, name, rate, first)
         for table, rows in names.items()
         for name in rows
+        if name not in PEERS
         for rate in args.rates or RATES[table]
     ]
     best: dict[tuple[str, str], dict] = {}
@@ -667,10 +754,13 @@ def main() -> None:
         runs[report["table"]].setdefault(report["row"], []).append(report)
     tables: dict[str, Any] = {}
     for table, of in runs.items():
-        tables[table] = print_table(table, of, args.against)
-        if any(report["test"]["regions"] for reports in of.values() for report in reports):
-            colour = colour_regions(args.arrays, table)
-            tables[f"{table} regions"] = print_regions(of, colour)
+        if of:
+            tables[table] = print_table(table, of, args.against)
+        peers = [name for name in PEERS if name in names[table]]
+        if peers or any(report["test"]["regions"] for reports in of.values() for report in reports):
+            compared = [name for name in PEERS if name in {*peers, args.regions_against}]
+            measures = {name: measure_peer(table, name, args) for name in compared}
+            tables[f"{table} regions"] = print_regions(of, measures, args.regions_against)
     tables["device"] = device_name(args.device)
     if args.json:
         args.json.write_text(json.dumps(tables, indent=1))
@@ -684,20 +774,22 @@ def prepare(table: str, folder: Path) -> None:
         "eurosat": "hook/hook-objects_vit-192x6_eurosat-2k-64",
         "banepa": "hook/hook-objects_vit-192x2_banepa-256",
         "dubai": "unet/unet_resnet34_dubai-256",
+        "demo": "hook/demo_hook",
     }[table]
+    chips = {"banepa": dict(chip_size=512), "demo": dict(chip_size=256)}.get(table, {})
     cfg = load_config(ROOT / "configs" / f"{config}.py")
     folder.mkdir(parents=True, exist_ok=True)
     pack = "hook.PackClsSample" if table == "eurosat" else "hook.PackSegSample"
 
     def whole(options: dict) -> dict:  # images, or the windows that the split lists
         kept = {k: v for k, v in options.items() if k not in ("chip_size", "mode", "length")}
-        kept |= dict(chip_size=512) if table == "banepa" else {}
-        return kept | dict(pipeline=[dict(type=pack)], test_mode=True)
+        return kept | chips | dict(pipeline=[dict(type=pack)], test_mode=True)
 
     for split in SPLITS:
         images, labels = [], []
         for sample in tqdm(build_dataset(cfg, split, whole), desc=f"{table} {split}"):
-            images.append(sample["inputs"].permute(1, 2, 0).numpy().astype(np.uint8))
+            image = sample["inputs"].permute(1, 2, 0).numpy()
+            images.append(image if table == "demo" else image.astype(np.uint8))  # or reflectance
             of = sample["data_samples"]
             labels.append(
                 of.gt_label
