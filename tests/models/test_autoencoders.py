@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from hook.errors import ConfigError
 from hook.models.autoencoders.magvit2 import AdaptiveNorm
@@ -162,3 +163,26 @@ def test_the_learned_key_is_seen_under_a_mask():
 def test_the_blur_keeps_constants(size):
     block = BlurUpsample(8, 8, blur_size=size)
     torch.testing.assert_close(block.blur.sum(dim=(1, 2, 3)), torch.ones(8))
+
+
+OFFICIAL = {
+    "open_magvit2_f16": (49.8, 65.4),
+    "ibq_f16": (46.8, 59.9),
+    "rqvae_f32": (41.1, 59.0),
+    "va_vae_f16d32": (28.4, 41.4),
+    "vfm_vae_f16d32": (11.6, 49.9),
+}
+
+
+@pytest.mark.parametrize(("name", "millions"), OFFICIAL.items())
+def test_base_configs_have_the_official_sizes(repo, name, millions):
+    model = Config.fromfile(repo / f"configs/_base_/models/{name}.py").model
+    model.encoder.pop("backbone", None)
+    with torch.device("meta"):
+        networks = [MODELS.build(model[part]) for part in ("encoder", "decoder")]
+    for network, expected in zip(networks, millions, strict=True):
+        sizes = {key: value.numel() for key, value in network.named_parameters()}
+        # The papers do not count the 1x1 convolutions around IBQ's and RQ-VAE's quantizer.
+        count = sum(size for key, size in sizes.items() if "quant_conv" not in key)
+        assert round(count / 1e6, 1) == expected
+    assert networks[0].stride == networks[1].stride == 2 ** (5 if name == "rqvae_f32" else 4)
