@@ -282,16 +282,18 @@ def check_hook(path: Path) -> list[tuple[str, str, bool]]:
     return rows
 
 
-def check_codec(path: Path, kind: codec_references.Kind) -> list[tuple[str, str, bool]]:
-    """Return the rows of :func:`compare` of a file of a codec."""
+def check_codec(path: Path, kind: codec_references.Kind) -> list[tuple[str, str, bool]] | None:
+    """Return the rows of :func:`compare` of a file of a codec, None for weights of another file."""
     config, state, quantities = read_golden(path)
+    if not quantities and "weights of " in str(config.get("part")):
+        return None
     wanted = wanted_names(path, quantities, kind.inputs)
     ours = kind.compute(codec_references.Golden(path, config, state, quantities))
     return [compare(name, ours.get(name), quantities[name], kind.passes) for name in wanted]
 
 
 def check_file(path: Path) -> bool | None:
-    """Print the table of one file; return whether all quantities pass, None if not covered."""
+    """Print the table of one file; return whether all quantities pass, None if there are none."""
     print(f"\n{path}")
     kind = codec_references.kind_of(path.name)
     if kind == "not covered":
@@ -306,6 +308,9 @@ def check_file(path: Path) -> bool | None:
         # A bad file must not hide the results of the others.
         print(f"  FAIL {type(error).__name__}: {error}")
         return False
+    if rows is None:
+        print("  weights of another file, compared there")
+        return None
     width = max(len(name) for name, _, _ in rows)
     for name, difference, passed in rows:
         print(f"  {name:<{width}}  {difference:<28}  {'pass' if passed else 'FAIL'}")
@@ -319,7 +324,7 @@ def main() -> None:
     register_all_modules(init_default_scope=True)
     results = [check_file(path) for path in args.files]
     covered = [result for result in results if result is not None]
-    rest = f", {len(results) - len(covered)} not yet covered" if len(covered) < len(results) else ""
+    rest = f", {len(results) - len(covered)} not compared" if len(covered) < len(results) else ""
     print(f"\n{sum(covered)} of {len(covered)} files pass{rest}")
     sys.exit(0 if all(covered) else 1)
 

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
+from hook.models.autoencoders.fusion import project
 from hook.models.autoencoders.losses import (
     Equivariance,
     adaptive_weight,
@@ -22,6 +24,7 @@ from hook.models.autoencoders.losses import (
     weight_from_gradients,
 )
 from hook.models.converters import reference_to_codec
+from hook.quantizers import Quantized
 from hook.registry import MODELS, QUANTIZERS
 
 # Outputs pass with either difference, absolute or as a share of the largest value; gradients,
@@ -33,13 +36,11 @@ NOT_COVERED = (
     "ar_schedule",
     "atoken",
     "dnd_",
-    "ibq_",
+    "ibq_ar",
     "lightningdit",
-    "magvit2",
-    "rqvae",
+    "magvit2_ar",
     "slotmllm",
     "top_k_top_p_filter",
-    "vavae",
     "vfmvae",
     "vtbench",
 )
@@ -269,7 +270,7 @@ def rq_options(config: dict) -> dict:
         commitment_weight=config.pop("latent_loss_weight"),
         decay=config.pop("decay"),
         restart=config.pop("restart_unused_codes"),
-        eps=config.pop("eps"),
+        eps=config.pop("eps", 1e-5),
         init_std=1.0,
         initial_count=0.0,
     )
@@ -455,7 +456,7 @@ def part_of(state: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): v for key, v in state.items() if key.startswith(start)}
 
 
-@covers("vfmvae_attnproj", inputs=[f"x{i}" for i in range(32)])
+@covers("vfmvae_attnproj", inputs=("x*",))
 def check_attention_projection(file: Golden) -> dict[str, Tensor]:
     ours = {}
     for i, case in enumerate(file.config["cases"]):
@@ -501,6 +502,77 @@ def check_decoder_blocks(file: Golden) -> dict[str, Tensor]:
             )
             ours[name] = upsample(up_in)
     return ours
+
+
+@covers("vfmvae_fusion", inputs=("feature_*", "noise", "cotangent"))
+def check_fusion(file: Golden) -> dict[str, Tensor]:
+    args = dict(file.config["args"])
+    if args.pop("compression_mode") != "continuous":
+        raise ValueError("compression_mode must be 'continuous'")
+    for name in ("use_kl_loss", "use_vf_loss", "use_adaptive_vf_loss"):
+        args.pop(name)  # the file has the values or not
+    kinds = {"attnproj": "attention", "conv": "conv"}
+    z_size, z_dims = args.pop("z_resolution"), args.pop("z_dimension")
+    sizes, layers = args.pop("patch_resolutions"), args.pop("patch_from_layers")
+    margins = args.pop("distmat_margin", 0.0), args.pop("cos_margin", 0.0)
+    state = reference_to_codec(file.state)
+    encoder = build(
+        MODELS,
+        {k: v for k, v in state.items() if k.startswith(("branches.", "fuse."))},
+        type="hook.FusionEncoder",
+        level_channels=args.pop("patch_in_dimensions"),
+        level_strides=[max(sizes) // size for size in sizes],
+        mid_channels=args.pop("patch_out_dimensions"),
+        out_channels=2 * z_dims,
+        stride=max(sizes) // z_size,
+        projection=kinds[args.pop("how_to_compress")],
+        num_layers=args.pop("attnproj_quant_layers"),
+    )
+    decoder = MODELS.build(
+        dict(
+            type="hook.ProgressiveDecoder",
+            in_channels=z_dims,
+            stage_channels=[8],
+            latent_channels=[8],
+            stride=1,
+            attn_stages=0,
+            decompress_factor=args.pop("decompress_factor"),
+            decompression=kinds[args.pop("how_to_decompress")],
+            num_layers=args.pop("attnproj_post_quant_layers"),
+        )
+    )
+    refuse_rest(args)
+    decoder.decompress.load_state_dict(part_of(state, "decompress."))
+    tokens = [file.io[f"feature_{i}"] for i in range(len(sizes))]
+    levels = [
+        x.transpose(1, 2).unflatten(2, (size, size)) for x, size in zip(tokens, sizes, strict=True)
+    ]
+    branches, moments = encoder.project_levels(levels), encoder(levels)
+    gaussian = QUANTIZERS.build(dict(type="GaussianQuantizer", embed_dims=z_dims, kl_weight=1.0))
+    kl = gaussian(rows(moments)).losses["loss_kl"]
+    noise = file.io["noise"]
+    z = maps(gaussian.sample(*gaussian.moments(rows(moments)), rows(noise)), noise)
+    decompressed = project(decoder.decompress, z)
+    features = levels[layers.index(-1) if -1 in layers else -1]
+    alignment = build(
+        MODELS,
+        {k: v for k, v in state.items() if k.startswith("proj.")},
+        type="hook.AlignmentLoss",
+        in_channels=z_dims,
+        feature_channels=features.shape[1],
+        distance_margin=margins[0],
+        cosine_margin=margins[1],
+    )
+    vf_loss = sum(alignment.terms(z, F.adaptive_avg_pool2d(features, z.shape[-2:])))
+    scalar = (decompressed * file.io["cotangent"]).mean() + 0.01 * kl
+    fuse, shape = encoder.fuse, file.io["grad_final_quant_proj"].shape
+    linear = [fuse] if isinstance(fuse, torch.nn.Conv2d) else [block.proj for block in fuse.blocks]
+    first = next(layer.weight for layer in linear if layer.weight.shape == shape)
+    ours = {f"branch_{i}": rows(branch) for i, branch in enumerate(branches)}
+    ours |= dict(moments=moments, z=z, kl_loss=kl, vf_loss=vf_loss, decompressed=decompressed)
+    ours["scalar"] = scalar
+    ours |= gradients(scalar, grad_final_quant_proj=first)
+    return ours | gradients(vf_loss, grad_vf_last_layer=encoder.last_layer)
 
 
 # ------------------------------------------------------------------------------------ losses
@@ -693,3 +765,101 @@ def check_weight_ema(file: Golden) -> dict[str, Tensor]:
         average.update_parameters(model)
         ours[f"ema_after_step{step}"] = average.module["weight"].clone()
     return ours
+
+
+# ------------------------------------------------------------------------------------ autoencoders
+def build_codec(
+    file: Golden, family: str, quantizer: dict, embed_dims: int | None = None
+) -> torch.nn.Module:
+    """Build a TileAutoencoder with the weights of a file and of the one where they continue."""
+    state, options = dict(file.state), file.config["ddconfig"]
+    if "state_continued_in" in file.config:
+        rest = load_file(file.path.with_name(file.config["state_continued_in"] + ".safetensors"))
+        state |= part_of(rest, "state/")
+    networks = {
+        part.lower(): network_options(family, part, options, embed_dims)
+        for part in ("Encoder", "Decoder")
+    }
+    return build(MODELS, state, type="hook.TileAutoencoder", quantizer=quantizer, **networks)
+
+
+def run_codec(file: Golden, model: torch.nn.Module) -> tuple[dict[str, Tensor], Quantized]:
+    """Return the quantities that all codecs of one code per position share, and the codes."""
+    x = file.io["x"]
+    quantized, latent = model.encode(x), model.encoder(x)
+    y = model.decode(quantized.latents, quantized.grid)
+    l1, z_q = F.l1_loss(y, x), maps(quantized.latents, latent)
+    total = l1 + sum(quantized.losses.values())
+    ours = dict(latent=latent, z_q=z_q, indices=quantized.indices.flatten(), reconstruction=y)
+    ours |= dict(l1=l1, total=total, entropy_loss=quantized.terms["entropy"])
+    return ours | official_gradients(file, model, total), quantized
+
+
+@covers("magvit2_autoencoder", inputs=("x",), bars=(("grad/encoder.conv_in", 0.0, 5e-4),))
+def check_magvit2(file: Golden) -> dict[str, Tensor]:
+    config = {k: v for k, v in file.config.items() if k not in ("ddconfig", "n_embed")}
+    quantizer = lfq_options(config | dict(dim=config.pop("embed_dim")))
+    if file.config["n_embed"] != 2 ** quantizer["bits"]:
+        raise ValueError(f"{quantizer['bits']} channels do not have {file.config['n_embed']} codes")
+    ours, quantized = run_codec(file, build_codec(file, "MAGVIT2", quantizer).train())
+    return ours | dict(commit_loss=quantized.terms["commitment"])
+
+
+@covers("ibq_autoencoder", inputs=("x",))
+def check_ibq_autoencoder(file: Golden) -> dict[str, Tensor]:
+    config = {k: v for k, v in file.config.items() if k != "ddconfig"}
+    width = config.pop("embed_dim")
+    entropy = dict(sample_minimization_weight=1.0, batch_maximization_weight=1.0)
+    weights = dict(quant_loss_weight=1.0, entropy_loss_weight=0.05) | entropy
+    quantizer = ibq_options(weights | dict(n_e=config.pop("n_embed"), e_dim=width) | config)
+    ours, quantized = run_codec(file, build_codec(file, "VQGAN", quantizer, width).train())
+    return ours | dict(quant_loss=quantized.terms["quant"])
+
+
+@covers("rqvae_autoencoder", inputs=("x",))
+def check_rqvae(file: Golden) -> dict[str, Tensor]:
+    config = {k: v for k, v in file.config.items() if k not in ("ddconfig", "bottleneck_type")}
+    config.pop("embed_dim")
+    compare = {"mse": F.mse_loss, "l1": F.l1_loss}[config.pop("loss_type")]
+    quantizer = rq_options(config)
+    width = quantizer["embed_dims"]
+    model = build_codec(file, "VQGAN", quantizer, width).eval()
+    x = file.io["x"]
+    quantized, grid = model.encode(x), file.config["latent_shape"][:2]
+    y, first = model.decode(quantized.latents, grid), quantized.indices[..., :1]
+    loss = compare(y, x)
+    total = loss + sum(quantized.losses.values())
+    return {
+        "z_e": model.encoder(x).permute(0, 2, 3, 1),
+        "codes": quantized.indices.unflatten(1, file.config["code_shape"][:2]),
+        "reconstruction": y,
+        "decoded_depth1_only": model.decode(model.quantizer.partial_sums(first, grid)[0], grid),
+        "loss_recon": loss,
+        "loss_latent": quantized.terms["commitment"],
+        "loss_total": total,
+        **official_gradients(file, model, total),
+    }
+
+
+@covers("vavae_autoencoder", inputs=("image", "cotangent", "noise"))
+def check_vavae(file: Golden) -> dict[str, Tensor]:
+    names = ("system", "part", "ddconfig", "state_continued_in")
+    config = {k: v for k, v in file.config.items() if k not in names}
+    width = config.pop("embed_dim")
+    refuse_rest(config)
+    quantizer = dict(type="GaussianQuantizer", embed_dims=width)
+    model = build_codec(file, "VQGAN", quantizer, width).eval()
+    image, noise = file.input("image"), file.io["noise"]
+    moments, quantized = model.encoder(image), model.encode(image)
+    sample = model.quantizer.sample(*model.quantizer.moments(rows(moments)), rows(noise))
+    y = model.decode(quantized.latents, quantized.grid)
+    scalar = (y * file.io["cotangent"]).mean()
+    return {
+        "moments": moments,
+        "mode": maps(quantized.latents, noise),
+        "sample": maps(sample, noise),
+        "reconstruction": y,
+        "reconstruction_from_sample": model.decode(sample, quantized.grid),
+        "scalar": scalar,
+        **official_gradients(file, model, scalar, image=image),
+    }
