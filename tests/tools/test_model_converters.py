@@ -105,6 +105,19 @@ def test_convert_there_and_back(repo, golden, tmp_path):
     assert all(torch.equal(returned[k], official[k]) for k in official)
 
 
+def test_official_codecs_are_converted_without_their_losses(repo, golden, tmp_path):
+    tensors, _ = read(golden / "codecs" / "ibq_autoencoder.safetensors")
+    official = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+    losses = {"loss.discriminator.main.0.bias": torch.rand(2)}
+    save_file(official | losses, str(tmp_path / "official.safetensors"))
+    done = run(repo, "reference2codec", tmp_path / "official.safetensors", tmp_path / "ours.pth")
+    assert done.returncode == 0, done.stderr
+    ours = torch.load(tmp_path / "ours.pth", weights_only=True)["state_dict"]
+    assert len(ours) == len(official)
+    assert torch.equal(ours["quantizer.codebook"], official["quantize.embedding.weight"])
+    assert torch.equal(ours["encoder.quant_conv.bias"], official["quant_conv.bias"])
+
+
 def test_convert_refuses_what_it_does_not_know(repo, tmp_path):
     torch.save({"something.weight": torch.rand(2)}, tmp_path / "other.pth")
     result = run(repo, "reference2hook", tmp_path / "other.pth", tmp_path / "out.pth")

@@ -791,7 +791,7 @@ def run_codec(file: Golden, model: torch.nn.Module) -> tuple[dict[str, Tensor], 
     l1, z_q = F.l1_loss(y, x), maps(quantized.latents, latent)
     total = l1 + sum(quantized.losses.values())
     ours = dict(latent=latent, z_q=z_q, indices=quantized.indices.flatten(), reconstruction=y)
-    ours |= dict(l1=l1, total=total, entropy_loss=quantized.terms["entropy"])
+    ours |= dict(l1=l1, total=total, entropy_loss=quantized.terms.get("entropy", torch.zeros(())))
     return ours | official_gradients(file, model, total), quantized
 
 
@@ -818,8 +818,9 @@ def check_ibq_autoencoder(file: Golden) -> dict[str, Tensor]:
 
 @covers("rqvae_autoencoder", inputs=("x",))
 def check_rqvae(file: Golden) -> dict[str, Tensor]:
-    config = {k: v for k, v in file.config.items() if k not in ("ddconfig", "bottleneck_type")}
-    config.pop("embed_dim")
+    config = {k: v for k, v in file.config.items() if k not in ("ddconfig", "embed_dim")}
+    if config.pop("bottleneck_type") != "rq":
+        raise ValueError("bottleneck_type must be 'rq'")
     compare = {"mse": F.mse_loss, "l1": F.l1_loss}[config.pop("loss_type")]
     quantizer = rq_options(config)
     width = quantizer["embed_dims"]

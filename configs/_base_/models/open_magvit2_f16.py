@@ -3,6 +3,7 @@
 # in its place.
 model = dict(
     type="hook.TileAutoencoder",
+    data_preprocessor=dict(type="hook.CodecDataPreProcessor", value_range=(0, 255)),
     encoder=dict(
         type="hook.MAGVIT2Encoder",
         in_channels=3,

@@ -5,6 +5,7 @@
 network = dict(embed_dims=128, channel_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_levels=(-1,))
 model = dict(
     type="hook.TileAutoencoder",
+    data_preprocessor=dict(type="hook.CodecDataPreProcessor", value_range=(0, 255)),
     encoder=dict(
         type="hook.VQGANEncoder", in_channels=3, out_channels=64, z_channels=64, **network
     ),

@@ -5,6 +5,7 @@
 # are left out.
 model = dict(
     type="hook.TileAutoencoder",
+    data_preprocessor=dict(type="hook.CodecDataPreProcessor", value_range=(0, 255)),
     encoder=dict(
         type="hook.FusionEncoder",
         backbone=dict(

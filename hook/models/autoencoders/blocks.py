@@ -163,7 +163,10 @@ class Network(BaseModule):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight at which the adaptive weights of losses compare gradients."""
+        """The weight at which the adaptive weights of losses compare gradients.
+
+        Official systems take the encoder's ``conv_out`` although a 1x1 convolution follows it.
+        """
         return self.conv_out.weight
 
     @property

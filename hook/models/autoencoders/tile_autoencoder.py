@@ -454,12 +454,12 @@ def _valid(inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> Tensor 
 
 
 def last_layer(network: nn.Module) -> Tensor:
-    """Return the weights at which adaptive weights compare gradients: of ``conv_out``, or the last.
+    """Return the weights at which adaptive weights compare gradients: a network's ``last_layer``.
 
-    Official systems take the encoder's ``conv_out`` although a 1x1 convolution follows it.
+    Of a network without it, those of its last layer.
     """
-    if isinstance(getattr(network, "conv_out", None), nn.Conv2d):
-        return network.conv_out.weight
+    if hasattr(network, "last_layer"):
+        return network.last_layer
     layers = [one for one in network.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     return layers[-1].weight
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from hook.errors import ConfigError
 from hook.models.autoencoders.magvit2 import AdaptiveNorm
@@ -176,13 +177,52 @@ OFFICIAL = {
 
 @pytest.mark.parametrize(("name", "millions"), OFFICIAL.items())
 def test_base_configs_have_the_official_sizes(repo, name, millions):
-    model = Config.fromfile(repo / f"configs/_base_/models/{name}.py").model
-    model.encoder.pop("backbone", None)
-    with torch.device("meta"):
-        networks = [MODELS.build(model[part]) for part in ("encoder", "decoder")]
-    for network, expected in zip(networks, millions, strict=True):
+    config = Config.fromfile(repo / f"configs/_base_/models/{name}.py").model
+    if backbone := config.encoder.pop("backbone", None):  # its weights are downloaded
+        config.frozen = backbone
+    with torch.device("meta"), DefaultScope.overwrite_default_scope("hook"):
+        model = MODELS.build(config)
+    for network, expected in zip((model.encoder, model.decoder), millions, strict=True):
         sizes = {key: value.numel() for key, value in network.named_parameters()}
         # The papers do not count the 1x1 convolutions around IBQ's and RQ-VAE's quantizer.
         count = sum(size for key, size in sizes.items() if "quant_conv" not in key)
         assert round(count / 1e6, 1) == expected
-    assert networks[0].stride == networks[1].stride == 2 ** (5 if name == "rqvae_f32" else 4)
+    assert model.stride == (32 if name == "rqvae_f32" else 16)
+
+
+def test_vfm_vae_learns_from_features_of_several_levels():
+    levels = dict(level_channels=(24, 40, 112), level_strides=(2, 4, 8), mid_channels=(4, 8, 16))
+    model = build(
+        "TileAutoencoder",
+        encoder=dict(
+            type="FusionEncoder",
+            backbone=dict(type="FrozenBackbone", weights=None, levels=(1, 2, 3), scale=2.0),
+            out_channels=8,
+            stride=8,
+            **levels,
+        ),
+        quantizer=dict(type="GaussianQuantizer", embed_dims=4),
+        decoder=dict(
+            type="ProgressiveDecoder",
+            in_channels=4,
+            stride=8,
+            stage_channels=(16, 16, 8),
+            latent_channels=(16,),
+            attn_stages=1,
+            num_blocks=1,
+            decompress_factor=4,
+            code_dims=16,
+            head_dims=8,
+        ),
+        losses=[
+            dict(type="PixelLoss"),
+            dict(type="PixelLoss", stages=True, weight=0.1),
+            dict(type="AlignmentLoss", in_channels=4, feature_channels=112),
+        ],
+    )
+    losses = model(torch.rand(2, 3, 30, 48), mode="loss")
+    assert sorted(losses) == ["loss_alignment", "loss_kl", "loss_pixel", "loss_pixel_2"]
+    sum(losses.values()).backward()
+    trained = {key for key, value in model.named_parameters() if value.grad is not None}
+    assert {key.partition(".")[0] for key in trained} == {"encoder", "decoder", "losses"}
+    assert not any("backbone" in key for key in model.state_dict())
