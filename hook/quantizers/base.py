@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,26 +159,39 @@ def valid_rows(latents: Tensor, valid: Tensor | None) -> Tensor:
     return latents.flatten(0, 1) if valid is None else latents[valid]
 
 
-def nearest_rows(rows: Tensor, table: Tensor) -> Tensor:
-    """Return the row of a (K, D) table nearest to each of (..., D) rows, (...) int64.
+def in_chunks(function: Callable[[Tensor], Any], rows: Tensor, num_codes: int) -> list:
+    """Return the results for parts of (M, D) rows, of at most CHUNK (rows x codes) numbers each.
 
-    The distances are computed in chunks, without gradients.
+    With several parts, intermediate results are not kept but computed again in the backward pass.
     """
-    with torch.no_grad():
-        half = table.square().sum(dim=-1) / 2
-        flat = rows.reshape(-1, rows.shape[-1])
-        parts = flat.split(max(1, CHUNK // len(table)))
-        # |x - e|^2 = |x|^2 - 2 (x.e - |e|^2 / 2), and |x|^2 is the same for all codes.
-        found = [torch.addmm(half, part, table.T, beta=-1).argmax(dim=-1) for part in parts]
-        return torch.cat(found).reshape(rows.shape[:-1])
+    parts = rows.split(max(1, CHUNK // num_codes))
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return [function(part) for part in parts]
+    return [checkpoint(function, part, use_reentrant=False) for part in parts]
+
+
+@torch.no_grad()
+def nearest_rows(rows: Tensor, table: Tensor) -> Tensor:
+    """Return the row of a (K, D) table nearest to each of (..., D) rows, (...) int64."""
+    # |x - e|^2 = |x|^2 - 2 (x.e - |e|^2 / 2), and |x|^2 is the same for all codes.
+    return largest_logits(rows, table, table.square().sum(dim=-1) / -2)
+
+
+@torch.no_grad()
+def largest_logits(rows: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    """Return the code k with the largest x.e_k + bias_k for each of (..., D) rows, (...) int64."""
+    found = in_chunks(
+        lambda part: torch.addmm(bias, part, table.T).argmax(dim=-1),
+        rows.reshape(-1, rows.shape[-1]),
+        len(table),
+    )
+    return torch.cat(found).reshape(rows.shape[:-1])
 
 
 def code_entropies(
     rows: Tensor, log_probabilities: Callable[[Tensor], Tensor], num_codes: int
 ) -> tuple[Tensor, Tensor]:
     """Return the mean entropy of the codes of a position, and the entropy of their mean.
-
-    Large batches are computed in chunks, which are computed again in the backward pass.
 
     Args:
         rows: (M, D) latents of valid positions.
@@ -190,11 +204,7 @@ def code_entropies(
         p = log_p.exp()
         return -(p * log_p).sum(), p.sum(dim=0)
 
-    parts = rows.split(max(1, CHUNK // num_codes))
-    if len(parts) == 1 or not torch.is_grad_enabled():
-        sums = [part_sums(part) for part in parts]
-    else:
-        sums = [checkpoint(part_sums, part, use_reentrant=False) for part in parts]
+    sums = in_chunks(part_sums, rows, num_codes)
     count = max(1, len(rows))
     sample = sum(entropy for entropy, _ in sums) / count
     return sample, entropy_of_mean(sum(p for _, p in sums) / count)

@@ -10,6 +10,8 @@ from hook.quantizers.base import (
     Quantized,
     Quantizer,
     code_entropies,
+    in_chunks,
+    largest_logits,
     masked_mean,
     valid_rows,
 )
@@ -22,8 +24,8 @@ class IndexBackpropQuantizer(Quantizer):
     gradient of the chosen row passes to all logits (straight-through on the categorical
     distribution), so no code dies for want of gradients.
 
-    In training, the losses hold (positions x codes) matrices of float32, three of them for the
-    gradient of the latents: 64 MB each for 1,024 positions and 16,384 codes.
+    Logits of many positions are computed in chunks, and again in the backward pass. Without
+    gradients, in eval mode, there is no ``loss_entropy``, which would double the cost of encoding.
 
     Args:
         codebook_size: Number of codes K.
@@ -72,13 +74,18 @@ class IndexBackpropQuantizer(Quantizer):
         self, latents: Tensor, valid: Tensor | None, grid: tuple[int, int] | None
     ) -> Quantized:
         table = self.codebook.to(latents.dtype)
-        logits = latents @ table.T
-        indices = logits.argmax(dim=-1)
-        chosen = table[indices]
-        # The value of the chosen row, and the gradient of the expectation over all rows: to the
-        # table through the row, to the logits through the softmax.
-        expected = logits.softmax(dim=-1) @ table.detach()
-        quantized = chosen + (expected - expected.detach())
+        indices = largest_logits(latents, table, table.new_zeros(len(table)))
+        quantized = chosen = table[indices]
+        if torch.is_grad_enabled():
+            # The value of the chosen row, and the gradient of the expectation over all rows: to
+            # the table through the row, to the logits through the softmax.
+            expected = in_chunks(
+                lambda rows: (rows @ table.T).softmax(dim=-1) @ table.detach(),
+                latents.flatten(0, 1),
+                len(table),
+            )
+            expected = torch.cat(expected).reshape(latents.shape)
+            quantized = chosen + (expected - expected.detach())
         terms = {
             "double": masked_mean((quantized - latents).square(), valid),
             "encoder": masked_mean((chosen.detach() - latents).square(), valid),
@@ -86,7 +93,7 @@ class IndexBackpropQuantizer(Quantizer):
         }
         terms["quant"] = terms["double"] + terms["encoder"] + self.beta * terms["codebook"]
         losses = {"loss_quant": self.quant_weight * terms["quant"]}
-        if self.entropy_weight is not None:
+        if self.entropy_weight is not None and (self.training or torch.is_grad_enabled()):
             sample, batch = code_entropies(
                 valid_rows(latents, valid),
                 lambda rows: F.log_softmax(rows @ table.T / self.temperature, dim=-1),
