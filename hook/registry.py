@@ -45,9 +45,12 @@ TRANSFORMS = _child("TRANSFORMS", "hook.datasets")
 METRICS = _child(
     "METRICS",
     "hook.evaluation.accuracy",
+    "hook.evaluation.alignment_metric",
     "hook.evaluation.boundary_metric",
+    "hook.evaluation.codebook_metric",
     "hook.evaluation.homogeneity_metric",
     "hook.evaluation.iou_metric",
+    "hook.evaluation.reconstruction_metric",
 )
 HOOKS = _child(
     "HOOKS",

@@ -12,8 +12,10 @@ NAMES = {
                "SegDataPreProcessor", "ClsDataPreProcessor"],
     "DATASETS": ["TorchGeoClassification", "TorchGeoSegmentation", "GeoTIFFFolder"],
     "DATA_SAMPLERS": ["RandomGeoSampler"],
-    "TRANSFORMS": ["ScaleBands", "Albumentations", "PackSegSample", "PackClsSample"],
-    "METRICS": ["Accuracy", "IoUMetric"],
+    "TRANSFORMS": ["ScaleBands", "Albumentations", "PackSegSample", "PackClsSample",
+                   "ChangeImage"],
+    "METRICS": ["Accuracy", "IoUMetric", "ReconstructionMetric", "CodebookMetric",
+                "AlignmentMetric"],
     "HOOKS": ["TokenVisualizationHook", "DatasetCheckHook"],
 }  # fmt: skip
 

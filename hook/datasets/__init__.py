@@ -4,10 +4,17 @@ from hook.datasets.check_hook import DatasetCheckHook
 from hook.datasets.geotiff_folder import GeoTIFFFolder
 from hook.datasets.samplers import ChipQuery, RandomGeoSampler
 from hook.datasets.torchgeo_wrappers import TorchGeoClassification, TorchGeoSegmentation
-from hook.datasets.transforms import Albumentations, PackClsSample, PackSegSample, ScaleBands
+from hook.datasets.transforms import (
+    Albumentations,
+    ChangeImage,
+    PackClsSample,
+    PackSegSample,
+    ScaleBands,
+)
 
 __all__ = [
     "Albumentations",
+    "ChangeImage",
     "ChipQuery",
     "DatasetCheckHook",
     "GeoTIFFFolder",

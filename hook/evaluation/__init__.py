@@ -1,1 +1,1 @@
-"""Metrics for scene classification, segmentation and the homogeneity of tokens."""
+"""Metrics for classification, segmentation, the homogeneity of tokens, and codecs."""

@@ -5,7 +5,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
-from hook.datasets import Albumentations, PackClsSample, PackSegSample, ScaleBands
+from hook.datasets import Albumentations, ChangeImage, PackClsSample, PackSegSample, ScaleBands
 from hook.errors import ConfigError
 from hook.registry import TRANSFORMS
 
@@ -308,3 +308,21 @@ def test_workers_differ_and_a_seeded_run_is_repeatable():
 def test_names_are_registered():
     for name in ("ScaleBands", "Albumentations", "PackSegSample", "PackClsSample"):
         assert TRANSFORMS.get(f"hook.{name}").__name__ == name
+
+
+def test_changed_images_depend_on_their_number_alone(rng):
+    before = sample(rng, dtype="uint8", sample_idx=5)  # 270 degrees, half the size
+    native = before["img"].copy()
+    after = ChangeImage()(before)
+    assert after["img"].shape == (16, 12, 5) and after["valid"].shape == (16, 12)
+    assert after["img_shape"] == (16, 12) and "geo" not in after
+    packed = PackSegSample()(after)["data_samples"]
+    assert packed.change == "rotated" and np.isnan(packed.resolution)
+    corner = native[:2, -2:].mean(axis=(0, 1))  # turned into the bottom right corner
+    np.testing.assert_allclose(after["img"][-1, -1], corner, atol=1)
+    noisy = [
+        ChangeImage(noise=0.1)(sample(rng, sample_idx=i, img=native.copy())) for i in (1, 1, 2)
+    ]
+    assert noisy[0]["change"] == "noise0.1"
+    assert np.array_equal(noisy[0]["img"], noisy[1]["img"])
+    assert not np.array_equal(noisy[0]["img"], noisy[2]["img"])

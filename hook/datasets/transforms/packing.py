@@ -29,6 +29,7 @@ META_KEYS = (
     "reduce_zero_label",
     "sample_idx",
     "geo",
+    "change",
 )
 
 
