@@ -48,6 +48,10 @@ from hook.progress import progress_bar
 LEAD = 20.0  # points of mIoU above the majority-class map
 TITLES = {"HookTokenizer": "HOOK", "PatchEmbedTokenizer": "Patch embedding"}
 VIEW = 1536  # maximum side of the panels of the overview in pixels
+# Cost of a merge up to which seeds become the regions shown. On the demo scene, with 20 a field, a
+# wood, a pond, a street or a roof is one region or a few; with 5 the crowns of a wood fall apart,
+# with 60 neighbouring fields are one.
+SCALE = 20.0
 
 
 def chip_arrays(sample: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,19 +142,20 @@ def table(scores: dict[str, dict], classes: list[str], title: str) -> str:
 
 @dataclass
 class View:
-    """The part of a scene shown in the overview."""
+    """The part of a scene shown in the overview; token -1 for none."""
 
     image: np.ndarray
     valid: np.ndarray
     truth: np.ndarray
     tokens: np.ndarray
     window: tuple[int, int, int, int]
+    bounds: tuple[float, float, float, float]
     frame: tuple[int, int, int, int] | None
     metres: float | None
 
 
 def read_view(cfg, model, test_set, scene: int) -> View:
-    """Read image, truth and tokens of a scene around its test part."""
+    """Read image, truth and, unless it has regions, the model's tokens around the test part."""
     import torch
 
     info = test_set.scenes[scene]
@@ -173,22 +178,44 @@ def read_view(cfg, model, test_set, scene: int) -> View:
         np.full((h, w), IGNORE_INDEX, np.int64),
         np.full((h, w), -1, np.int64),
         (top, left, h, w),
+        bounds,
         (row - top, col - left, height, width) if (height, width) != (full_h, full_w) else None,
         metres_per_pixel(full_h, full_w, info.grid.affine, info.grid.crs),
     )
     size = cfg.test_dataloader.batch_size
     starts = range(0, len(dataset), size)
-    for start in progress_bar(starts, desc="tokens", unit="batch", leave=False):
+    for start in progress_bar(starts, desc="overview", unit="batch", leave=False):
         samples = [dataset[k] for k in range(start, min(start + size, len(dataset)))]
-        with torch.no_grad():
-            batch = {key: [s[key] for s in samples] for key in ("inputs", "data_samples")}
-            found = model.tokenize(**model.data_preprocessor(batch, False))
-        for sample, tokens in zip(samples, found, strict=True):
-            _paste(view, sample, tokens.token_map())
+        tokens = [None] * len(samples)
+        if not model.backbone.has_regions:
+            with torch.no_grad():
+                batch = {key: [s[key] for s in samples] for key in ("inputs", "data_samples")}
+                found = model.tokenize(**model.data_preprocessor(batch, False))
+            tokens = [one.token_map() for one in found]
+        for sample, token_map in zip(samples, tokens, strict=True):
+            _paste(view, sample, token_map)
     return view
 
 
-def _paste(view: View, sample: dict, tokens: np.ndarray) -> None:
+def read_regions(model, source: Path, path: Path, view: View) -> int:
+    """Write the regions of the view, cut by no window, add them to it, and return their number."""
+    from rasterio.features import rasterize
+
+    from hook.apis import RegionExtractor
+    from hook.geo.vector import read_vectors
+
+    options = dict(scale=SCALE, batch_size=8, overwrite=True)
+    RegionExtractor(model).extract(source, path, aoi=view.bounds, **options)
+    regions = read_vectors(path)
+    top, left, h, w = view.window
+    with open_raster(source) as src:
+        transform = src.window_transform(rasterio.windows.Window(left, top, w, h))
+    shapes = zip(regions.geometry, regions.token_id, strict=True)
+    view.tokens = rasterize(shapes, (h, w), fill=-1, transform=transform, dtype="int32")
+    return len(regions)
+
+
+def _paste(view: View, sample: dict, tokens: np.ndarray | None) -> None:
     """Paste a chip into the view without its padding."""
     image, labels, valid = chip_arrays(sample)
     top, left, h, w = view.window
@@ -199,7 +226,8 @@ def _paste(view: View, sample: dict, tokens: np.ndarray) -> None:
     view.image[:, rows, cols] = image[:, part[0], part[1]]
     view.valid[rows, cols] = valid[part]
     view.truth[rows, cols] = np.where(valid, labels, IGNORE_INDEX)[part]
-    view.tokens[rows, cols] = np.where(valid, tokens, -1)[part]
+    if tokens is not None:
+        view.tokens[rows, cols] = np.where(valid, tokens, -1)[part]
 
 
 def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts: dict) -> None:
@@ -214,7 +242,7 @@ def draw(path: Path, view: View, map_path: Path, meta: dict, scores: dict, texts
     prediction = np.where(view.valid, prediction, IGNORE_INDEX)
     note = f"mIoU {scores['model']['mIoU']:.1f} % on the test part"
     framed = dict(frame=view.frame, frame_label="test part, never trained on" if view.frame else "")
-    # Seeds are a few pixels wide: borders would hide the regions.
+    # Regions may be a few pixels wide: borders would hide them.
     tokens = render_tokens(view.tokens, rgb, alpha=0.75, borders=False)
     panels = [
         Panel("Image", rgb, **framed),
@@ -386,6 +414,11 @@ def main(argv: list[str] | None = None) -> int:
         attribution="Synthetic scene by data/make_demo_scene.py" if embedded else args.attribution,
     )
     view = read_view(cfg, model, test_set, scene)
+    files = ["overview.png", "map.tif", "regions.gpkg", "metrics.json", "checkpoint.pth"]
+    if model.backbone.has_regions:
+        files.insert(3, "tokens.gpkg")
+        count = read_regions(model, source, out / "tokens.gpkg", view)
+        texts["tokens"] = f"{count} tokens, each one region"
     draw(out / "overview.png", view, out / "map.tif", meta, scores, texts)
     record_time("overview")
 
@@ -408,7 +441,7 @@ def main(argv: list[str] | None = None) -> int:
     log("")
     log(table(scores, meta["classes"], name))
     log("")
-    for file in ("overview.png", "map.tif", "regions.gpkg", "metrics.json", "checkpoint.pth"):
+    for file in files:
         log(f"      {out / file}")
     log(f"      {time.monotonic() - start:.0f} s in total")
     status, lines = verdict(missed, required=embedded or args.strict)

@@ -1,5 +1,6 @@
-# HOOK on the scene of data/make_demo_scene.py, split into west (training), a strip in the middle
-# (validation) and east (test). tools/demo.py runs all steps, also on other folders.
+# HOOK with a token per region on the scene of data/make_demo_scene.py, split into west (training),
+# a strip in the middle (validation) and east (test). tools/demo.py runs all steps, also on other
+# folders.
 _base_ = ["../_base_/default_runtime.py"]
 default_scope = "mmseg"
 
@@ -66,18 +67,16 @@ model = dict(
         type="hook.TokenViT",
         tokenizer=dict(
             type="hook.HookTokenizer",
-            preset="reference",
+            preset="objects",
             img_size=img_size,
             in_channels=4,
             seed_dims=64,
-            num_tokens=16,
+            num_tokens=48,
         ),
         embed_dims=96,
         depth=4,
         num_heads=4,
         out_indices=(0, 1, 2, 3),
-        # One cell per seed; the paper's 16 pixels are too coarse for roads and houses.
-        dense_size=img_size // 4,
     ),
     neck=dict(type="hook.TokenPyramid", in_channels=96, out_channels=(32, 48, 64, 64)),
     decode_head=dict(
@@ -93,6 +92,7 @@ model = dict(
             class_weight=[0.651, 1.228, 3.078, 2.521, 3.227],
         ),
     ),
+    region_loss=dict(type="hook.RegionLoss"),
     train_cfg=dict(),
     test_cfg=dict(mode="whole"),
 )

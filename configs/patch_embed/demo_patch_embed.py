@@ -13,7 +13,6 @@ model = dict(
             with_pos_embed=True,
             with_cls_token=False,
         ),
-        # The patch grid.
-        dense_size=None,
     ),
+    region_loss=None,  # patches have no edges to learn
 )

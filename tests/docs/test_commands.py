@@ -104,9 +104,6 @@ NOT_EXECUTED = {
         "dataset = dict(": PART,
     },
     "docs/howto/qgis.md": {"pip install": "installs; the second line is executed in tests/cli"},
-    "docs/howto/regions.md": {
-        "hook regions CONFIG": "a model of objects; tests/apis extracts such regions",
-    },
     "docs/howto/several-gpus.md": {"bash tools/dist_": GPU, "NNODES=2": GPU, "hook map": GPU},
     "docs/howto/tokenizer-class.md": {
         "custom_imports": PART,

@@ -27,7 +27,6 @@ TINY = [
     "model.backbone.tokenizer.img_size=32",
     "model.backbone.tokenizer.seed_dims=16",
     "model.backbone.tokenizer.num_tokens=4",
-    "model.backbone.dense_size=8",
 ]
 
 
@@ -82,14 +81,14 @@ def test_config_fits_the_scene_it_is_made_for(demo, generator, repo, tmp_path):
     assert 35 < segmentation_scores(confusion)["mIoU"] < 65
 
 
-def test_patch_embed_config_differs_in_the_tokenizer_alone(repo):
+def test_patch_embed_config_differs_in_tokenizer_and_region_loss_alone(repo):
     hook = Config.fromfile(repo / "configs" / "hook" / "demo_hook.py")
     patch = Config.fromfile(repo / "configs" / "patch_embed" / "demo_patch_embed.py")
     tokenizer = patch.model.backbone.pop("tokenizer")
-    assert patch.model.backbone.pop("dense_size") is None
+    assert patch.model.pop("region_loss") is None
+    assert hook.model.pop("region_loss").type == "hook.RegionLoss"
     assert tokenizer.type == "hook.PatchEmbedTokenizer" and tokenizer.with_pos_embed
     assert tokenizer.img_size == hook.model.backbone.pop("tokenizer").img_size
-    hook.model.backbone.pop("dense_size")
     assert patch.to_dict() == hook.to_dict()
 
 
@@ -122,6 +121,9 @@ def test_user_folder_from_images_to_overview(generator, repo, tmp_path):
     regions = geopandas.read_file(out / "regions.gpkg")
     assert regions.area.sum() == pytest.approx((~empty).sum() * area)
     assert regions.union_all().area == pytest.approx(regions.area.sum())
+    tokens = geopandas.read_file(out / "tokens.gpkg")
+    assert tokens.area.sum() == pytest.approx((~empty).sum() * area)
+    assert set(tokens.geom_type) <= {"Polygon", "MultiPolygon"} and tokens.token_id.is_unique
     with Image.open(out / "overview.png") as picture:
         assert min(picture.size) > 800
     assert (out / "checkpoint.pth").is_file() and (out / "config.py").is_file()
