@@ -34,6 +34,8 @@ _TOKEN_MAP_SIDE = 800  # minimum, larger than shown: downsampling smooths the ou
 class TokenVisualizationHook(Hook):
     """Draw image, truth, prediction and token map side by side during validation or testing.
 
+    Of an autoencoder, image and reconstruction are drawn, stretched alike.
+
     The token map is that of the samples' tokens (see :class:`hook.models.TokenModel`), if any.
     Pictures are written to ``<work_dir>/vis/<epoch or iteration>/`` as PNGs and to the visualizer's
     other backends, such as TensorBoard. For scene classification, truth and prediction are in the
@@ -130,7 +132,7 @@ def draw_sample(
 
     Args:
         image: (C, H, W), as returned by the dataset.
-        sample: The model's output: a SegDataSample or a ClsDataSample.
+        sample: The model's output: a SegDataSample, ClsDataSample or CodecDataSample.
         meta: The dataset's metainfo: ``classes``, ``palette``, ``bands``.
         tokens: (H, W) token map, -1 for nodata; or None.
 
@@ -139,12 +141,19 @@ def draw_sample(
     """
     classes = tuple(meta.get("classes") or ())
     palette = meta.get("palette") or distinct_palette(max(len(classes), 1))
-    valid = sample.valid_mask.data[0].cpu().numpy() if "valid_mask" in sample else None
+    # (1, H, W) in a PixelData, or (H, W)
+    valid = sample.valid_mask.data.squeeze(0).cpu().numpy() if "valid_mask" in sample else None
     pixels = image.detach().float().cpu().numpy()
     if valid is not None and valid.shape != pixels.shape[1:]:
         valid = None
-    rgb = stretch_to_rgb(pixels, meta.get("bands"), valid)
-    panels, title, legend = [("image", rgb)], "", []
+    panels, title, legend = ["image"], "", []
+    if "reconstruction" in sample:  # stretched as the image is
+        panels.append("reconstruction")
+        pixels = np.concatenate([pixels, sample.reconstruction.float().cpu().numpy()], axis=2)
+        valid = None if valid is None else np.tile(valid, (1, 2))
+    stretched = stretch_to_rgb(pixels, meta.get("bands"), valid)
+    panels = list(zip(panels, np.split(stretched, len(panels), axis=1), strict=True))
+    rgb = panels[0][1]
     if "pred_sem_seg" in sample:
         if "gt_sem_seg" in sample:
             truth = sample.gt_sem_seg.data[0].cpu().numpy()

@@ -63,7 +63,7 @@ def test_autoencoder(path):
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
         model = MODELS.build(cfg.model)
     metainfo = cfg.train_dataloader.dataset.metainfo
-    assert model_facts(model)["in_channels"] == len(metainfo.bands)
+    assert model.in_channels == len(metainfo.bands)
     for split in ("val", "test"):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
         assert f"{split}_evaluator" in cfg

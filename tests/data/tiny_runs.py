@@ -256,7 +256,8 @@ optim_wrapper = dict(
     constructor="hook.PartsOptimWrapperConstructor", autoencoder=part, discriminator=part
 )
 param_scheduler = dict(
-    autoencoder=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)]
+    autoencoder=[dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)],
+    discriminator=[],
 )
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval=4)
 val_cfg = dict(type="ValLoop")

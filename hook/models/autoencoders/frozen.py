@@ -96,6 +96,13 @@ class FrozenBackbone(nn.Module):
         std = [2 * value for value in own["std"]] if std is None else std
         for key, value in (("mean", mean), ("std", std)):
             values = torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            if len(values) not in (1, self.num_channels):
+                raise ConfigError(
+                    f"frozen.{key} does not fit {model}",
+                    expected=f"one number, or {self.num_channels}",
+                    found=f"{len(values)} numbers",
+                    remedy=f"set {key} in the units of the images",
+                )
             self.register_buffer(key, values, persistent=False)
 
     def __deepcopy__(self, memo: dict) -> "FrozenBackbone":
@@ -149,7 +156,8 @@ def _build(
                 pretrained=weights is True or state is not None,
                 features_only=True,
                 out_indices=levels,
-                pretrained_cfg_overlay=None if state is None else dict(state_dict=state),
+                # without first_conv, timm does not adapt weights to the number of bands
+                pretrained_cfg_overlay=state and dict(state_dict=state, first_conv=None),
                 **options,
             )
         except OSError as error:  # of a download

@@ -70,6 +70,15 @@ def cell_weights(valid: Tensor, size: Sequence[int]) -> Tensor:
     return F.adaptive_avg_pool2d(valid[:, None].float(), tuple(size))
 
 
+def mean_of_cells(images: Tensor, valid: Tensor | None, size: Sequence[int]) -> Tensor:
+    """Return the mean of the valid pixels in each cell of a grid, (B, C, h, w)."""
+    if valid is None:
+        return F.adaptive_avg_pool2d(images, tuple(size))
+    total = F.adaptive_avg_pool2d(images * valid[:, None], tuple(size))
+    weights = cell_weights(valid, size)
+    return total / weights.clamp(min=torch.finfo(weights.dtype).tiny)
+
+
 def mean_over_cells(values: Tensor, valid: Tensor | None, per_image: bool = False) -> Tensor:
     """Return the mean of maps weighted by the share of valid pixels; 0 without a valid pixel.
 
@@ -229,10 +238,9 @@ class PixelLoss(CodecLoss):
         """Return the loss; see the class."""
         pairs = [(passed.reconstruction, passed.images)]
         if self.stages:
-            sizes = [tuple(stage.shape[-2:]) for stage in passed.stages]
             pairs = [
-                (stage, F.interpolate(passed.images, size, mode="area"))
-                for stage, size in zip(passed.stages, sizes, strict=True)
+                (stage, mean_of_cells(passed.images, passed.valid, stage.shape[-2:]))
+                for stage in passed.stages
             ]
         parts = [self._of(*pair, passed.valid) for pair in pairs]
         return sum(parts) / max(1, len(parts))

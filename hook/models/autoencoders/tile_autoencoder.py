@@ -102,7 +102,7 @@ class TileAutoencoder(BaseModel):
                 self.adversarial = loss
             else:
                 self.losses[self._new_name(loss)] = loss
-        own = getattr(self.encoder, "backbone", None)
+        own = getattr(self.encoder, "backbone", None) if frozen is None else None
         self.frozen, self._frozen_cfg = own if isinstance(own, FrozenBackbone) else None, frozen
         self.in_channels, self.stride = self.encoder.in_channels, self.encoder.stride
         # With RQ-VAE's fold several latents share their codes.
@@ -306,6 +306,9 @@ class TileAutoencoder(BaseModel):
             logs |= self._train_discriminator(passed, other)
         elif other is not None and not against:
             other._inner_count += 1  # both count steps, and so accumulate alike
+        if against:  # running statistics of BatchNorm; a checkpoint has those of the first process
+            statistics = [one for one in self.discriminator.buffers() if one.is_floating_point()]
+            all_reduce_params(statistics, op="mean")
         logs = {"loss": total, **losses, **weights, **logs}
         return {key: value.detach() for key, value in logs.items()}
 
@@ -371,9 +374,6 @@ class TileAutoencoder(BaseModel):
             fake = self.discriminator(passed.reconstruction.detach())
             losses = self.adversarial.of_discriminator(real, fake, passed.valid)
         _update(wrapper, sum(losses.values()))
-        # Running statistics of BatchNorm; a checkpoint holds those of the first process.
-        statistics = [one for one in self.discriminator.buffers() if one.is_floating_point()]
-        all_reduce_params(statistics, op="mean")
         return {f"discriminator_{key}": value for key, value in losses.items()}
 
     # ------------------------------------------------------------------------------ inference

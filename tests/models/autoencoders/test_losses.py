@@ -85,6 +85,10 @@ def test_losses_over_valid_pixels_are_those_of_the_valid_part(pair):
     for reduction in ("mean", "sum"):
         loss = PixelLoss(reduction=reduction)
         assert loss(whole) == pytest.approx(float(loss(half)), rel=1e-5)
+    whole.stages = [torch.randn(2, 3, side, side) for side in (4, 16)]
+    half.stages = [stage[:, :, : len(stage[0, 0]) // 2] for stage in whole.stages]
+    loss = PixelLoss(stages=True)
+    assert loss(whole) == pytest.approx(float(loss(half)), rel=1e-5)
     features = torch.randn(2, 2, 5, 8, 8)
     upper = features[..., :4, :]
     gram = GramLoss()
@@ -153,6 +157,19 @@ def test_a_frozen_network_sees_a_composite_of_three_bands(pair):
         same(bands)
     with pytest.raises(ConfigError, match="bands"):
         FrozenBackbone(**TINY, bands=(0, 1, 6))(bands)
+
+
+def test_a_network_of_many_bands_takes_its_own_weights(tmp_path):
+    other = timm.create_model("test_resnet.r160_in1k", in_chans=6)
+    torch.save(other.state_dict(), tmp_path / "weights.pth")
+    options = dict(model="test_resnet.r160_in1k", levels=(1,), in_chans=6)
+    options |= dict(weights=str(tmp_path / "weights.pth"))
+    frozen = FrozenBackbone(**options, mean=0.0, std=1.0)
+    assert torch.equal(frozen.network.state_dict()["conv1.0.weight"], other.conv1[0].weight)
+    with pytest.raises(ConfigError, match="mean"):
+        FrozenBackbone(**options)
+    with pytest.raises(ConfigError, match="cannot be built"):
+        FrozenBackbone(**options | dict(in_chans=4), mean=0.0, std=1.0)
 
 
 def test_weights_come_from_a_file_of_this_network_only(pair, tmp_path):
