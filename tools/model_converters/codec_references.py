@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hook.models.autoencoders.fusion import project
 from hook.models.autoencoders.losses import (
     Equivariance,
     adaptive_weight,
@@ -552,7 +551,7 @@ def check_fusion(file: Golden) -> dict[str, Tensor]:
     kl = gaussian(rows(moments)).losses["loss_kl"]
     noise = file.io["noise"]
     z = maps(gaussian.sample(*gaussian.moments(rows(moments)), rows(noise)), noise)
-    decompressed = project(decoder.decompress, z)
+    decompressed = decoder.decompress(z)
     features = levels[layers.index(-1) if -1 in layers else -1]
     alignment = build(
         MODELS,

@@ -119,12 +119,10 @@ class AttentionProjection(nn.Module):
         self.blocks = nn.Sequential(*(ProjectionBlock(i, o, num_heads) for i, o in widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, C) to (B, N, C')."""
-        return self.blocks(x)
-
-    def project(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H, W)."""
-        return self(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        """Map tokens (B, N, C) to (B, N, C'), or a map (B, C, H, W) to (B, C', H, W)."""
+        if x.dim() == 3:
+            return self.blocks(x)
+        return self.blocks(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
 
 
 def build_projection(in_channels: int, out_channels: int, kind: str, **attention_cfg) -> nn.Module:
@@ -138,11 +136,6 @@ def build_projection(in_channels: int, out_channels: int, kind: str, **attention
     if kind == "attention":
         return AttentionProjection(in_channels, out_channels, **attention_cfg)
     raise ConfigError("projection is unknown", expected="'attention' or 'conv'", found=kind)
-
-
-def project(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a module of :func:`build_projection` to a map (B, C, H, W)."""
-    return module.project(x) if isinstance(module, AttentionProjection) else module(x)
 
 
 @MODELS.register_module()
@@ -224,7 +217,7 @@ class FusionEncoder(Network):
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Map images (B, C, H, W), or the levels' maps without a backbone, to (B, D, h, w)."""
-        return project(self.fuse, torch.cat(self.project_levels(images), dim=1))
+        return self.fuse(torch.cat(self.project_levels(images), dim=1))
 
     def project_levels(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """Return each level's channels on the grid of the latents.
@@ -240,6 +233,6 @@ class FusionEncoder(Network):
                 found=f"{len(levels)} maps",
             )
         return [
-            unshuffle(project(branch, level))
+            unshuffle(branch(level))
             for branch, unshuffle, level in zip(self.branches, self.unshuffles, levels, strict=True)
         ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hook.errors import ConfigError
 from hook.models.autoencoders.blocks import Network
-from hook.models.autoencoders.fusion import build_projection, project
+from hook.models.autoencoders.fusion import build_projection
 from hook.registry import MODELS
 
 
@@ -296,7 +296,7 @@ class ProgressiveDecoder(Network):
 
         A stage of stride s has h * stride / s rows and w * stride / s columns, rounded up.
         """
-        wide = project(self.decompress, latents)
+        wide = self.decompress(latents)
         code = self.code(wide.mean(dim=(2, 3)))
         factor = max(1, self.strides[0] // self.stride)  # latents in a cell of the first stage
         height, width = latents.shape[-2:]

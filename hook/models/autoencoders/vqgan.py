@@ -27,11 +27,14 @@ def _attention(attn_levels: tuple[int, ...], num_levels: int) -> set[int]:
     return {level % num_levels for level in attn_levels}
 
 
-def _mid(width: int, attention: bool, res_cfg: dict, norm_cfg: dict) -> nn.Sequential:
-    parts = OrderedDict(block_1=ResBlock(width, width, **res_cfg, **norm_cfg))
-    if attention:
-        parts["attn_1"] = AttnBlock(width, **norm_cfg)
-    parts["block_2"] = ResBlock(width, width, **res_cfg, **norm_cfg)
+def _mid(
+    width: int, num_blocks: int, attention: bool, res_cfg: dict, norm_cfg: dict
+) -> nn.Sequential:
+    parts = OrderedDict()
+    for i in range(1, num_blocks + 1):
+        parts[f"block_{i}"] = ResBlock(width, width, **res_cfg, **norm_cfg)
+        if i == 1 and attention:
+            parts["attn_1"] = AttnBlock(width, **norm_cfg)
     return nn.Sequential(parts)
 
 
@@ -53,7 +56,9 @@ class VQGANEncoder(Network):
             None for no such convolution.
         attn_levels: Levels with an AttnBlock after each ResBlock, 0 the finest, -1 the coarsest.
             Official configs give the nominal resolutions ``attn_resolutions`` of these levels.
-        mid_attention: Whether an AttnBlock stands between the two ResBlocks after the levels.
+        mid_blocks: ResBlocks after the levels. They see farthest: without them the margin of a
+            window is about half as wide.
+        mid_attention: Whether an AttnBlock follows the first of them.
         patch_size: Pixels of this square are gathered into channels (space to depth) at the start.
         norm: ``"group"``, GroupNorm with statistics over all positions, or ``"channel"``, LayerNorm
             over the channels of each position.
@@ -77,6 +82,7 @@ class VQGANEncoder(Network):
         out_channels: int = 64,
         z_channels: int | None = None,
         attn_levels: tuple[int, ...] = (-1,),
+        mid_blocks: int = 2,
         mid_attention: bool = True,
         patch_size: int = 1,
         norm: str = "group",
@@ -103,7 +109,7 @@ class VQGANEncoder(Network):
                     )
                 )
             self.down.append(level)
-        self.mid = _mid(width, mid_attention, res_cfg, norm_cfg)
+        self.mid = _mid(width, mid_blocks, mid_attention, res_cfg, norm_cfg)
         self.norm_out = norm_layer(width, **norm_cfg)
         self.conv_out = nn.Conv2d(width, z_channels or out_channels, 3, padding=1)
         self.quant_conv = nn.Conv2d(z_channels, out_channels, 1) if z_channels else nn.Identity()
@@ -144,6 +150,7 @@ class VQGANDecoder(Network):
         num_res_blocks: int = 2,
         z_channels: int | None = None,
         attn_levels: tuple[int, ...] = (-1,),
+        mid_blocks: int = 2,
         mid_attention: bool = True,
         patch_size: int = 1,
         norm: str = "group",
@@ -160,7 +167,7 @@ class VQGANDecoder(Network):
         )
         width = embed_dims * channel_mult[-1]
         self.conv_in = nn.Conv2d(z_channels or in_channels, width, 3, padding=1)
-        self.mid = _mid(width, mid_attention, res_cfg, norm_cfg)
+        self.mid = _mid(width, mid_blocks, mid_attention, res_cfg, norm_cfg)
         self.up = nn.ModuleDict()  # by level, in the order of execution
         for i in range(last, -1, -1):
             before, width = width, embed_dims * channel_mult[i]

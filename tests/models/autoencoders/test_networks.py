@@ -25,10 +25,18 @@ def touched(gradient):
 
 
 @pytest.mark.parametrize(
-    ("patch", "mult", "blocks"), [(4, (1, 2), 1), (1, (1, 1, 2), 0), (2, (1,), 2), (1, (2, 1), 2)]
+    ("patch", "mult", "blocks", "mid"),
+    [
+        (4, (1, 2), 1, 2),
+        (4, (1, 2), 1, 0),
+        (1, (1, 1, 2), 0, 1),
+        (2, (1,), 2, 2),
+        (1, (2, 1), 2, 2),
+    ],
 )
-def test_receptive_fields_are_those_of_the_gradients(patch, mult, blocks):
-    config = dict(patch_size=patch, channel_mult=mult, num_res_blocks=blocks, **LOCAL)
+def test_receptive_fields_are_those_of_the_gradients(patch, mult, blocks, mid):
+    config = dict(patch_size=patch, channel_mult=mult, num_res_blocks=blocks, mid_blocks=mid)
+    config |= LOCAL
     encoder = build("VQGANEncoder", in_channels=2, out_channels=3, z_channels=4, **config)
     before, after = encoder.receptive_field
     stride, middle = encoder.stride, 128 // encoder.stride
