@@ -74,9 +74,9 @@ class CodebookMetric(BaseMetric):
         _, sizes, kind = results[0]
         if not len(codes):
             raise DataError("no image has a valid position", found=f"{len(results)} images")
-        word = "depth" if kind == "residual" else "factor"
+        word = {"residual": "depth", "product": "factor"}.get(kind, "code")
         use, entropy = [], []
-        table = PrettyTable([word.capitalize(), "Codes", "Used", "Use", "Perplexity"])
+        table = PrettyTable([word.capitalize(), "Of", "Used", "Use", "Perplexity"])
         for column, size in enumerate(sizes):
             counts = np.bincount(codes[:, column], minlength=size)
             p = counts[counts > 0] / len(codes)
