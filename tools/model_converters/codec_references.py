@@ -320,7 +320,7 @@ def check_rq(file: Golden) -> dict[str, Tensor]:
 @covers("vavae_kl", inputs=("moments", "noise"))
 def check_gaussian(file: Golden) -> dict[str, Tensor]:
     moments, noise = file.input("moments"), file.io["noise"]
-    limits = tuple(file.config["logvar_clamp"])
+    limits = file.config["logvar_clamp"]
     config = dict(type="GaussianQuantizer", embed_dims=noise.shape[1], kl_weight=1.0)
     quantizer = build(QUANTIZERS, {}, **config, logvar_range=limits)
     mean, logvar = quantizer.moments(rows(moments))
