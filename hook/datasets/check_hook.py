@@ -45,7 +45,8 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
     }
     for name in ("mean", "std"):
         values = getattr(preprocessor, name, None)
-        if values is not None:
+        # A fixed range of values is no statistic of the data.
+        if values is not None and getattr(preprocessor, "value_range", None) is None:
             facts[name] = values.flatten().tolist()
     return facts
 

@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from hook.checkpoint import get_state_dict, load_checkpoint
-from hook.errors import CheckpointError, ConfigError
+from hook.errors import ConfigError
 from hook.models.autoencoders.frozen import FrozenBackbone
 from hook.quantizers import Quantized
 from hook.registry import MODELS
@@ -140,7 +140,7 @@ def adaptive_weight(
         loss: The loss to be weighted.
         layer: Weights of the layer at which gradients are compared.
         limit: Largest weight. When the loss is nearly met its gradient vanishes, and the ratio
-            grows to 1e4 times the reference's gradient: small runs need a small limit.
+            grows to 1e4 times the reference's gradient.
         eps: Added to the gradient norm of the loss.
     """
     norms = []
@@ -162,7 +162,8 @@ class CodecLoss(nn.Module):
         end: First step without the loss; None: never.
         adaptive: Balance the loss against the reconstruction losses at the encoder's last layer
             (:func:`adaptive_weight`); ``weight`` is a factor in addition.
-        limit: Largest adaptive weight.
+        limit: Largest adaptive weight; None: 100, times the values of an image where reconstruction
+            losses are sums over them.
 
     Attributes:
         is_reconstruction: Whether adaptive weights are relative to this loss.
@@ -179,7 +180,7 @@ class CodecLoss(nn.Module):
         warmup: int = 0,
         end: int | None = None,
         adaptive: bool = False,
-        limit: float = 100.0,
+        limit: float | None = None,
     ) -> None:
         super().__init__()
         self.weight, self.schedule = weight, (start, warmup, end)
@@ -288,7 +289,6 @@ class PerceptualLoss(_FeatureLoss):
 
     Raises:
         ConfigError: An option is unknown.
-        CheckpointError: ``heads`` cannot be read.
     """
 
     def __init__(
@@ -300,33 +300,32 @@ class PerceptualLoss(_FeatureLoss):
     ) -> None:
         super().__init__(levels, **schedule)
         _choose("reduction", reduction, ("mean", "sum"))
-        self.reduction, self.heads = reduction, []
-        if heads is not None:
-            state = get_state_dict(load_checkpoint(heads))
-            while (key := f"lin{len(self.heads)}.model.1.weight") in state:
-                self.heads.append(state[key].flatten().float())
-            if not self.heads:
-                raise CheckpointError(
-                    f"{heads} has no linear layers of LPIPS",
-                    expected="lin0.model.1.weight and following",
-                    found=", ".join(list(state)[:4]),
-                )
+        self.reduction, self.heads_file, self.heads = reduction, heads, []
 
     def forward(self, passed: CodecPass) -> Tensor:
-        """Return the loss; see the class."""
+        """Return the loss; see the class. The first call reads ``heads``.
+
+        Raises:
+            ConfigError: ``heads`` are those of another network or other levels.
+        """
         pairs = self.pairs(passed)
-        if self.heads and [len(head) for head in self.heads] != [a.shape[1] for a, _ in pairs]:
-            raise ConfigError(
-                "losses: heads of PerceptualLoss do not fit the levels of the frozen network",
-                expected=f"levels of {[len(head) for head in self.heads]} channels",
-                found=[a.shape[1] for a, _ in pairs],
-                remedy="choose the network and levels of these heads",
-            )
+        if self.heads_file is not None and not self.heads:
+            state = get_state_dict(load_checkpoint(self.heads_file))
+            weights = [state.get(f"lin{i}.model.1.weight") for i in range(len(pairs))]
+            widths = [None if weight is None else weight.numel() for weight in weights]
+            if widths != [ours.shape[1] for ours, _ in pairs]:
+                raise ConfigError(
+                    f"losses: heads {self.heads_file} do not fit the frozen network",
+                    expected=f"levels of {widths} channels",
+                    found=[ours.shape[1] for ours, _ in pairs],
+                    remedy="choose the network and levels of these heads",
+                )
+            self.heads = [weight.float().view(-1, 1, 1) for weight in weights]
         total = 0.0
         for i, (ours, theirs) in enumerate(pairs):
             difference = (F.normalize(ours, eps=1e-10) - F.normalize(theirs, eps=1e-10)).square()
             if self.heads:
-                difference = difference * self.heads[i].to(difference.device)[:, None, None]
+                difference = difference * self.heads[i].to(difference.device)
             total = total + mean_over_cells(difference.sum(1, keepdim=True), passed.valid)
         return total * (passed.images[0].numel() if self.reduction == "sum" else 1)
 
@@ -398,8 +397,8 @@ class AlignmentLoss(CodecLoss):
             square of their number.
         weight: Factor (official: .1 to .5).
         adaptive: As in :class:`CodecLoss`.
-        limit: Largest adaptive weight; the official 1e8 is none. When all margins are met the
-            ratio explodes, so the default is 100.
+        limit: As in :class:`CodecLoss`. Official is 1e8, practically none: the weight explodes
+            when all margins are met.
         **schedule: Further options of :class:`CodecLoss`.
 
     Raises:
@@ -425,7 +424,7 @@ class AlignmentLoss(CodecLoss):
         pool: int = 1,
         weight: float = 0.1,
         adaptive: bool = True,
-        limit: float = 100.0,
+        limit: float | None = None,
         **schedule,
     ) -> None:
         super().__init__(weight, adaptive=adaptive, limit=limit, **schedule)

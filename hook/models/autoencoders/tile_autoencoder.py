@@ -338,13 +338,16 @@ class TileAutoencoder(BaseModel):
     def _losses(self, passed: CodecPass, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the autoencoder's weighted losses, and the adaptive weights among them."""
         losses, weights, balanced, reference = {}, {}, {}, 0.0
+        are_sums = any(getattr(one, "reduction", None) == "sum" for one in self.losses.values())
+        scale = passed.images[0].numel() if are_sums else 1
         for name, loss in self.losses.items():
             factor = loss.factor(step)
             if not factor:
                 continue
             value = loss(passed)
             if loss.adaptive:
-                balanced[name] = value, factor, self.encoder, loss.limit
+                limit = 100 * scale if loss.limit is None else loss.limit
+                balanced[name] = value, factor, self.encoder, limit
                 continue
             losses[f"loss_{name}"] = factor * value
             if loss.is_reconstruction:

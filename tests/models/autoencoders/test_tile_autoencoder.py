@@ -254,6 +254,18 @@ def test_equivariance_compares_turned_latents_with_turned_images():
     assert turned == {(8, 12), (12, 8)}
 
 
+def test_the_limit_of_adaptive_weights_grows_with_sums_over_an_image():
+    weights = []
+    for reduction in ("mean", "sum"):
+        losses = [dict(type="hook.PixelLoss", reduction=reduction), full_losses()[3]]
+        losses[1] = losses[1] | dict(weight=1.0, distance_margin=2.0, cosine_margin=2.0)  # met
+        model = build(frozen=FROZEN, losses=losses)
+        logs = model.train_step(batch(), optimizers(model))
+        assert logs["loss_alignment"] == 0
+        weights.append(float(logs["weight_alignment"]))
+    assert weights == [100, pytest.approx(100 * 4 * 16 * 16)]
+
+
 # ------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
     ("options", "reason"),
