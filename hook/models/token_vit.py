@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
+from hook.models.parts import build_part
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ImageTokens
@@ -26,15 +27,6 @@ def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
         ConfigError: The type or an option is unknown, or the widths differ.
     """
     options = dict(embed_dims=embed_dims) | dict(cfg)
-    name = options.pop("type", None)
-    kind = TOKENIZERS.get(name) if isinstance(name, str) else name
-    if kind is None:
-        raise ConfigError(
-            f"model.backbone.tokenizer.type: unknown tokenizer {name!r}",
-            expected=f"one of {sorted('hook.' + key for key in TOKENIZERS.module_dict)}",
-            found=name,
-            remedy="correct the name, or register your class in hook.registry.TOKENIZERS",
-        )
     if options["embed_dims"] != embed_dims:
         raise ConfigError(
             "model.backbone.tokenizer.embed_dims differs from the backbone's",
@@ -42,14 +34,7 @@ def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
             found=options["embed_dims"],
             remedy="leave embed_dims out of the tokenizer; it follows the backbone",
         )
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"model.backbone.tokenizer: {error}",
-            found=dict(cfg),
-            remedy=f"see the options of {kind.__name__}",
-        ) from error
+    return build_part(TOKENIZERS, options, "model.backbone.tokenizer")
 
 
 @MODELS.register_module()

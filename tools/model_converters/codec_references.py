@@ -23,6 +23,7 @@ from hook.models.autoencoders.losses import (
     weight_from_gradients,
 )
 from hook.models.converters import reference_to_codec
+from hook.models.parts import build_part
 from hook.quantizers import Quantized
 from hook.registry import MODELS, QUANTIZERS
 
@@ -128,7 +129,8 @@ def gradients(value: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
 
 def build(registry, state: dict[str, Tensor], **config) -> torch.nn.Module:
     """Build a model from a config and load the renamed official weights."""
-    model = registry.build(config)
+    part = registry is QUANTIZERS
+    model = build_part(registry, config, "quantizer") if part else registry.build(config)
     model.load_state_dict(reference_to_codec(state), strict=True)
     return model
 
@@ -545,7 +547,7 @@ def check_fusion(file: Golden) -> dict[str, Tensor]:
         x.transpose(1, 2).unflatten(2, (size, size)) for x, size in zip(tokens, sizes, strict=True)
     ]
     branches, moments = encoder.project_levels(levels), encoder(levels)
-    gaussian = QUANTIZERS.build(dict(type="GaussianQuantizer", embed_dims=z_dims, kl_weight=1.0))
+    gaussian = build(QUANTIZERS, {}, type="GaussianQuantizer", embed_dims=z_dims, kl_weight=1.0)
     kl = gaussian(rows(moments)).losses["loss_kl"]
     noise = file.io["noise"]
     z = maps(gaussian.sample(*gaussian.moments(rows(moments)), rows(noise)), noise)

@@ -21,6 +21,7 @@ from hook.models.autoencoders.losses import (
     adaptive_weight,
     entropy_boost,
 )
+from hook.models.parts import build_part
 from hook.models.token_model import valid_pixels
 from hook.quantizers import Quantized
 from hook.registry import MODELS, QUANTIZERS
@@ -90,7 +91,9 @@ class TileAutoencoder(BaseModel):
             data_preprocessor = dict(type="hook.CodecDataPreProcessor")
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.encoder, self.decoder = MODELS.build(encoder), MODELS.build(decoder)
-        self.quantizer = None if quantizer is None else QUANTIZERS.build(quantizer)
+        self.quantizer = None
+        if quantizer is not None:
+            self.quantizer = build_part(QUANTIZERS, quantizer, "model.quantizer")
         self.discriminator = None if discriminator is None else MODELS.build(discriminator)
         self.discriminator_first = discriminator_first
         self.equivariance = None if equivariance is None else Equivariance(**equivariance)
