@@ -255,7 +255,10 @@ class Regions:
         if kinds != {shapely.GeometryType.POLYGON}:
             kind = "MultiPolygon"
             geometry = np.array([_as_multi(shape) for shape in geometry], object)
-        schema, notes = list(self.fields.schema.remove_metadata()), {}
+        fields = self.fields.cast(
+            pa.schema([_typed(field) for field in self.fields.schema.remove_metadata()])
+        )
+        schema, notes = list(fields.schema), {}
         with_embeddings = self.embeddings is not None and driver not in _WITHOUT_EMBEDDINGS
         if with_embeddings:
             field, notes = embedding_field(self.embeddings.shape[1], driver)
@@ -266,7 +269,7 @@ class Regions:
             step = batch_rows(self.embeddings.shape[1] if with_embeddings else 1)
             for start in range(0, len(self), step):
                 part = slice(start, start + step)
-                rows = self.fields.slice(start, step).combine_chunks()
+                rows = fields.slice(start, step).combine_chunks()
                 columns = [column.chunk(0) for column in rows.columns]
                 if with_embeddings:
                     kind_of_vector = schema.field(EMBEDDING).type
@@ -296,6 +299,11 @@ def chunks(rows: np.ndarray, dims: int) -> Iterator[np.ndarray]:
 def format_rows(rows: np.ndarray) -> str:
     """Format row numbers for a message, at most ten."""
     return ", ".join(map(str, rows[:10].tolist())) + (", ..." if len(rows) > 10 else "")
+
+
+def _typed(field: pa.Field) -> pa.Field:
+    """Return text as the type of a column without values, whose own type GDAL does not take."""
+    return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
 
 
 def _as_multi(shape: shapely.Geometry) -> shapely.Geometry:

@@ -303,7 +303,9 @@ def test_what_onnx_cannot_express(build, tmp_path, monkeypatch):
         return logits if logits.sum() > 0 else -logits
 
     monkeypatch.setattr(head, "forward", undecided)
-    with pytest.raises(ConfigError, match="TokenSegmentor with TokenViT cannot be exported"):
+    # PyTorch 2.8 traces one of the two ways, which the comparison finds.
+    refusal = "TokenSegmentor with TokenViT cannot be exported|differs from PyTorch"
+    with pytest.raises(ConfigError, match=refusal):
         export_onnx(model, tmp_path / "x.onnx")
     assert list(tmp_path.glob("*.onnx")) == []
 

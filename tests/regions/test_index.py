@@ -502,3 +502,12 @@ def test_queries_of_the_wrong_type(index, query, says):
 def test_ids_and_numbers_of_numpy_are_taken(index):
     found = index.by_id(np.int64(3), k=np.uint8(2))
     assert found.region_id.tolist() == index.by_id(3, k=2).region_id.tolist()
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".parquet", ".fgb", ".geojson"])
+def test_a_field_without_values_is_written_as_text(tmp_path, ending):
+    found = geopandas.GeoDataFrame({"note": [None]}, geometry=[shapely.box(0, 0, 1, 1)], crs=32631)
+    out = tmp_path / f"found{ending}"
+    assert Regions.from_table(found).write(out, out, "regions") == 1
+    read = geopandas.read_parquet if ending == ".parquet" else geopandas.read_file
+    assert read(out).note.isna().all()
