@@ -18,8 +18,11 @@ class Codebook(nn.Module):
         ema: The rows are the moving averages of the latents assigned to them; otherwise they are a
             parameter.
         decay: Decay of the moving averages.
-        restart: A code whose moving average of assigned latents per step falls below one takes a
-            random latent of the batch.
+        restart: A code that falls out of use takes a random latent of the batch.
+        restart_below: Moving average of the latents of a step assigned to a code below which it is
+            out of use, 1 in the official code. None: half the mean over all codes, but at most 1.
+            The two are the same for two or more latents of a step per code; with fewer, the former
+            restarts codes in good use at every step.
         eps: Smooths the counts by which sums are divided.
         init_std: Standard deviation of the rows at the start; None: ``embed_dims ** -0.5``.
         initial_count: Count of each row at the start. The official code has 0: without restart, its
@@ -36,9 +39,11 @@ class Codebook(nn.Module):
         eps: float = 1e-5,
         init_std: float | None = None,
         initial_count: float = 1.0,
+        restart_below: float | None = None,
     ) -> None:
         super().__init__()
         self.ema, self.decay, self.restart, self.eps = ema, decay, restart, eps
+        self.restart_below = restart_below
         rows = torch.randn(size, embed_dims) * (embed_dims**-0.5 if init_std is None else init_std)
         if ema:
             self.register_buffer("weight", rows)
@@ -82,7 +87,11 @@ class Codebook(nn.Module):
         return total * share
 
     def _restart(self, rows: Tensor) -> None:
-        dead = self.cluster_size_ema < 1
+        below, count = self.restart_below, 1.0
+        if below is None:
+            mean = float(self.cluster_size_ema.mean())
+            below, count = min(1.0, mean / 2), min(1.0, mean)
+        dead = self.cluster_size_ema < below
         if not dead.any():  # the same in all processes
             return
         found = self._candidates(rows)
@@ -90,9 +99,9 @@ class Codebook(nn.Module):
             distributed.broadcast(found, src=0)
         if found.isnan().any():  # the first process had no valid latent
             return
-        target = self.embed_ema if self.ema else self.weight
+        target, found = (self.embed_ema, found * count) if self.ema else (self.weight, found)
         target.copy_(torch.where(dead[:, None], found, target))
-        self.cluster_size_ema.masked_fill_(dead, 1)
+        self.cluster_size_ema.masked_fill_(dead, count)
 
     def _candidates(self, rows: Tensor) -> Tensor:
         """Return (K, D) random latents of the batch, with noise where they must be repeated."""

@@ -42,7 +42,8 @@ class ResidualQuantizer(Quantizer):
         commitment_weight: Weight of ``loss_commitment``, the mean over the depths.
         decay: Decay of the moving averages.
         restart: Codes that fall out of use take random residuals of the batch.
-        eps: See :class:`~hook.quantizers.Codebook`.
+        restart_below: See :class:`~hook.quantizers.Codebook`; the official value is 1.
+        eps: See there.
         init_std: See there.
         initial_count: See there; the official value is 0.
         anchor: (K, D) embeddings, D that of the folded latents, or a safetensors file with this one
@@ -67,6 +68,7 @@ class ResidualQuantizer(Quantizer):
         commitment_weight: float = 0.25,
         decay: float = 0.99,
         restart: bool = True,
+        restart_below: float | None = None,
         eps: float = 1e-5,
         init_std: float | None = None,
         initial_count: float = 1.0,
@@ -80,7 +82,7 @@ class ResidualQuantizer(Quantizer):
         self.commitment_weight = commitment_weight
         width = embed_dims * self.fold[0] * self.fold[1]
         options = dict(decay=decay, restart=restart, eps=eps)
-        options |= dict(init_std=init_std, initial_count=initial_count)
+        options |= dict(init_std=init_std, initial_count=initial_count, restart_below=restart_below)
         self.codebooks = nn.ModuleList(
             Codebook(codebook_size, width, **options) for _ in range(1 if shared else depth)
         )

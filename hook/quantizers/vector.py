@@ -26,6 +26,7 @@ class VectorQuantizer(Quantizer):
         commitment_weight: Weight of ``loss_commitment``, which draws latents to their codes.
         decay: Decay of the moving averages.
         restart: Codes that fall out of use take random latents of the batch.
+        restart_below: See :class:`~hook.quantizers.Codebook`.
         init_std: Standard deviation of the rows at the start; None: ``embed_dims ** -0.5``.
 
     Reference:
@@ -43,12 +44,14 @@ class VectorQuantizer(Quantizer):
         commitment_weight: float = 0.25,
         decay: float = 0.99,
         restart: bool = True,
+        restart_below: float | None = None,
         init_std: float | None = None,
     ) -> None:
         super().__init__(embed_dims)
         self.codebook_sizes = (codebook_size,)
         self.commitment_weight = commitment_weight
-        self.codebook = Codebook(codebook_size, embed_dims, ema, decay, restart, init_std=init_std)
+        options = dict(decay=decay, restart=restart, restart_below=restart_below)
+        self.codebook = Codebook(codebook_size, embed_dims, ema, init_std=init_std, **options)
 
     def _quantize(
         self, latents: Tensor, valid: Tensor | None, grid: tuple[int, int] | None

@@ -32,6 +32,20 @@ def test_restart_brings_all_codes_into_use(ema):
     assert used[0] >= 7 > 4 >= used[1]
 
 
+def test_codes_in_use_are_kept_where_there_are_more_codes_than_latents():
+    """Eight latents of a step for 32 codes: a code in good use has a count of a quarter."""
+    torch.manual_seed(0)
+    kept = []
+    for below in (None, 1.0):
+        codebook = Codebook(32, 4, restart_below=below)
+        for _ in range(300):
+            codes = torch.randint(32, (8,))
+            before = codebook.weight.clone()
+            codebook.update(codebook.weight[codes], codes)
+        kept.append((codebook.weight - before).abs().amax(dim=1).lt(1e-3).float().mean())
+    assert kept[0] > 0.9 and kept[1] < 0.5
+
+
 def test_without_decay_a_step_is_one_of_k_means():
     torch.manual_seed(0)
     latents, table = torch.randn(1, 200, 3), torch.randn(5, 3)

@@ -269,6 +269,7 @@ def rq_options(config: dict) -> dict:
         commitment_weight=config.pop("latent_loss_weight"),
         decay=config.pop("decay"),
         restart=config.pop("restart_unused_codes"),
+        restart_below=1.0,
         eps=config.pop("eps", 1e-5),
         init_std=1.0,
         initial_count=0.0,
