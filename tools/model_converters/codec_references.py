@@ -673,10 +673,11 @@ def check_gan_training(file: Golden) -> dict[str, Tensor]:
     ours["g_nll_loss"] = nll
     ours["logits_fake_after"] = model(reconstruction)
     ours["non_saturating_g"] = adversarial.of_generator(ours["logits_fake_after"])
-    weight = torch.tensor(adversarial.factor(step))
+    weight = torch.tensor(adversarial.weight)
     if adversarial.adaptive:
         weight = weight * adaptive_weight(nll, ours["non_saturating_g"], layer, adversarial.limit)
-    ours |= {"g_d_weight": weight, "g_g_loss": weight * ours["non_saturating_g"]}
+    started = step >= adversarial.start
+    ours |= {"g_d_weight": weight, "g_g_loss": weight * started * ours["non_saturating_g"]}
     boost = entropy_boost(step, ratio, steps or 2000)
     ours["g_total"] = nll + ours["g_g_loss"] + entropy_weight * boost * io["entropy_loss"]
     for name, key in (("quant_loss", "quant_loss"), ("commit", "commit_loss")):
