@@ -38,6 +38,8 @@ class RegionExtractor(SceneModel):
             means and standard deviations of the region's seeds (4 x 4 pixels each) after object
             perception, better for classes that the model was not trained on. None: tokens, and
             seeds for regions of the whole scene, which have no others.
+        refine: Give pixels at the borders of tokens to the neighbour of like colour
+            (:func:`hook.tokenizers.refine_borders`), instead of edges along seeds of 4 x 4 pixels.
         min_region: Deprecated: the old name of ``min_region_pixels``.
 
     Raises:
@@ -61,6 +63,7 @@ class RegionExtractor(SceneModel):
         threads: int | None = None,
         min_region_pixels: int = 0,
         embedding: str | None = None,
+        refine: bool = False,
         min_region: int | None = None,
     ) -> None:
         if min_region is not None:
@@ -75,6 +78,7 @@ class RegionExtractor(SceneModel):
             num_tokens=num_tokens,
             min_region_pixels=min_region_pixels,
             embedding=embedding,
+            refine=bool(refine),
             of_scene=False,
         )
 
@@ -131,6 +135,7 @@ class RegionExtractor(SceneModel):
             for option, given in (
                 ("num_tokens", options["num_tokens"] is not None),
                 ("min_region_pixels", options["min_region_pixels"] > 0),
+                ("refine", options["refine"]),
                 ("embedding='tokens'", options["embedding"] == "tokens"),
             ):
                 if given:

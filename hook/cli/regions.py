@@ -55,6 +55,12 @@ def add_parser(commands) -> None:
     )
     add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="give pixels at the borders of tokens to the neighbour of like colour, instead of "
+        "edges along seeds of 4 x 4 pixels",
+    )
+    parser.add_argument(
         "--embedding",
         choices=("tokens", "seeds"),
         help="tokens (default), or means and standard deviations of the seeds (4 x 4 pixels), "

@@ -13,7 +13,7 @@ from hook.inference.models import load_model
 from hook.inference.windows import WindowPredictor
 from hook.regions.plan import SeedBatch, TokenBatch
 from hook.structures import ImageTokens
-from hook.tokenizers import SeedMap
+from hook.tokenizers import SeedMap, refine_borders
 
 EMBEDDINGS = ("tokens", "seeds")
 """Kinds of region embeddings."""
@@ -27,6 +27,8 @@ class RegionPredictor:
         num_tokens: Number of tokens per window; default: the model's.
         min_region_pixels: Minimum size of a connected part of a token (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all.
+        refine: Give pixels at the borders of tokens to the neighbour of like colour
+            (:func:`hook.tokenizers.refine_borders`).
         embedding: ``"tokens"``: the last block's tokens. ``"seeds"``: means and standard deviations
             of the seeds of a region, after object perception. None: ``"seeds"`` with ``of_scene``,
             else ``"tokens"``.
@@ -50,6 +52,7 @@ class RegionPredictor:
         embedding: str | None = None,
         resolution: float | None = None,
         of_scene: bool = False,
+        refine: bool = False,
     ) -> None:
         model = load_model(model)
         backbone = model.backbone
@@ -85,6 +88,7 @@ class RegionPredictor:
             )
         self._of_scene = of_scene
         self._min_region_pixels = check_int("min_region_pixels", min_region_pixels, minimum=0)
+        self._refine = refine
         self.model = model
         self._predict = WindowPredictor(model, num_tokens=num_tokens, resolution=resolution)
         self._by_seeds = embedding == "seeds"
@@ -114,6 +118,8 @@ class RegionPredictor:
 
         scores, tokens = self._predict.with_tokens(windows, valid)
         token_ids = [token_regions(one, self._min_region_pixels, everywhere=True) for one in tokens]
+        if self._refine:
+            token_ids = [_refined(one, ids) for one, ids in zip(tokens, token_ids, strict=True)]
         embeddings = seeds = seed_of_pixel = token_scores = None
         if self._by_seeds:  # images of one size have the same number
             seeds = [one.seeds.features.flatten(0, 2).float().cpu().numpy() for one in tokens]
@@ -162,6 +168,16 @@ class RegionPredictor:
         single = torch.cat([one.embeddings for one in tokens])[:, None]  # sets of one token
         probs = self.model.head(single).float().softmax(dim=1)
         return probs.split([one.num_tokens for one in tokens])
+
+
+def _refined(tokens: ImageTokens, token_ids: np.ndarray) -> np.ndarray:
+    """Return the token of each pixel (H, W) after :func:`hook.tokenizers.refine_borders`."""
+    height, width = token_ids.shape
+    image = tokens.image[None, :, :height, :width].cpu()
+    ids = torch.from_numpy(token_ids)
+    known = torch.ones_like(ids, dtype=torch.bool) if tokens.valid is None else tokens.valid.cpu()
+    refined = refine_borders(ids.masked_fill(~known[:height, :width], -1)[None], image)[0]
+    return torch.where(refined < 0, ids, refined).numpy()
 
 
 def _stack(rows: Sequence[Tensor]) -> np.ndarray:

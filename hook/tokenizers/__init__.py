@@ -15,7 +15,7 @@ from hook.tokenizers.assignment import (
     token_map,
 )
 from hook.tokenizers.facts import ImageFacts
-from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds
+from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds, refine_borders
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
@@ -53,6 +53,7 @@ __all__ = [
     "dense_intermediate_layers",
     "mean_colours",
     "merge_seeds",
+    "refine_borders",
     "spread_cells",
     "token_map",
 ]

@@ -110,6 +110,16 @@ def test_regions_without_specks(seg_run, scenes, tmp_path):
         RegionExtractor(seg_run, min_region_pixels=-1)
 
 
+def test_refined_regions_leave_the_edges_of_seeds(seg_run, scenes):
+    scene, tables = scenes / "images" / "second.tif", {}
+    for refine in (False, True):
+        extractor = RegionExtractor(seg_run, refine=refine)
+        tables[refine] = table = extractor.extract(scene, explode=True, progress=False)
+        assert shapely.coverage_is_valid(table.geometry.to_numpy())
+    assert tables[True].area.sum() == pytest.approx(tables[False].area.sum())
+    assert tables[True].perimeter_m.sum() != pytest.approx(tables[False].perimeter_m.sum())
+
+
 def test_any_number_of_tokens(seg_run, scenes, tmp_path):
     model = load_model(seg_run)
     scene = scenes / "images" / "third.tif"
@@ -247,6 +257,7 @@ def test_options_of_tokens_with_regions_of_the_whole_scene(seg_run, scenes, tmp_
     for options, found in (
         (dict(num_tokens=2), "num_tokens and scale exclude each other"),
         (dict(min_region_pixels=9), "min_region_pixels and scale exclude each other"),
+        (dict(refine=True), "refine and scale exclude each other"),
         (dict(embedding="tokens"), "embedding='tokens' and scale exclude each other"),
     ):
         with pytest.raises(ConfigError, match=found):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hook.tokenizers.hierarchy import merge_seeds
+from hook.tokenizers.hierarchy import merge_seeds, refine_borders
 
 
 @pytest.fixture
@@ -115,3 +115,33 @@ def test_regions_are_as_homogeneous_as_those_of_ward(seeds, count):
         greedy = torch.from_numpy(ward.fit_predict(image.reshape(-1, 6)))
         regions = merge_seeds(image[None]).cut(count)[0].flatten()
         assert within(image.reshape(-1, 6), regions) < 1.05 * within(image.reshape(-1, 6), greedy)
+
+
+def test_refined_borders_follow_the_edges_of_the_image():
+    image = torch.zeros(1, 2, 33, 47)
+    image[..., 22:] = 1.0  # an edge inside a seed
+    image[0, :, 30:, :3] = float("nan")
+    seeds = (torch.arange(47) >= 20).long().expand(1, 33, 47).clone()
+    seeds[0, 30:, :3] = -1
+    refined = refine_borders(seeds, image)
+    known = seeds >= 0
+    assert torch.equal(refined[known], (image[:, 0] > 0.5).long()[known])
+    assert torch.equal(refined >= 0, known)
+    assert torch.equal(refine_borders(seeds, image, steps=0), seeds)
+    assert torch.equal(refine_borders(seeds.fill_(-7), image), torch.full_like(seeds, -1))
+
+
+def test_refined_regions_stay_connected_whatever_the_image(seeds):
+    features, valid = seeds
+    regions = merge_seeds(features, valid).cut(40)
+    regions = regions.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, :-1, :-3]
+    images = torch.randn(2, 3, *regions.shape[1:], generator=torch.Generator().manual_seed(0))
+    refined = refine_borders(regions, images, steps=6, smoothness=0)
+    assert (refined != regions).float().mean() > 0.1
+    assert torch.equal(refined < 0, regions < 0)
+    for one in refined.numpy():
+        parts = [ndimage.label(one == number)[1] for number in range(40)]
+        assert set(parts) == {1}
+    # The other image of the batch changes nothing.
+    alone = refine_borders(regions[1:], images[1:], steps=6, smoothness=0)
+    assert torch.equal(alone[0], refined[1])
