@@ -294,6 +294,41 @@ def compactness(regions: np.ndarray) -> float:
     return float((4 * np.pi * area / perimeter**2 * area).sum() / area.sum())
 
 
+# ---------------------------------------------------------------------------------- tokens
+def common_variance(tokens: np.ndarray) -> float:
+    """Return the share of the variance over images that is common to all tokens of an image.
+
+    Args:
+        tokens: (I, N, D) tokens of I images.
+
+    Returns:
+        From 0 to 1, where the N tokens differ by constants only; about 1 / N for independent
+        tokens, and 1 for a single one. NaN without variance.
+    """
+    centred = tokens - tokens.mean(axis=0, dtype=np.float64)
+    total = float(np.square(centred).sum())
+    common = tokens.shape[1] * float(np.square(centred.mean(axis=1)).sum())
+    return common / total if total > 0 else float("nan")
+
+
+def weight_cosine(weights: np.ndarray) -> float:
+    """Return the mean cosine between the weights of any two tokens of an image.
+
+    Args:
+        weights: (N, h, w) weights of the tokens, not negative.
+
+    Returns:
+        0, where no seed belongs to two tokens, to 1; NaN for fewer than two tokens with weights.
+    """
+    rows = weights.reshape(len(weights), -1).astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    rows = rows[lengths > 0] / lengths[lengths > 0, np.newaxis]
+    count = len(rows)
+    if count < 2:
+        return float("nan")
+    return float((np.square(rows.sum(axis=0)).sum() - count) / (count * (count - 1)))
+
+
 # ---------------------------------------------------------------------------------- all of them
 MEASURES = {
     "ObjectShare": "share of an object in its best token",

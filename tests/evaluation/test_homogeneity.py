@@ -13,6 +13,7 @@ from hook.errors import ConfigError, DataError
 from hook.evaluation.homogeneity import (
     MEASURES,
     achievable_accuracy,
+    common_variance,
     compactness,
     connected_components,
     explained_variation,
@@ -25,6 +26,7 @@ from hook.evaluation.homogeneity import (
     token_share,
     undersegmentation_error,
     variation_of_information,
+    weight_cosine,
 )
 from hook.tokenizers.assignment import explained_variance
 
@@ -255,3 +257,30 @@ def test_bad_input():
         explained_variation(np.zeros((2, 2, 3)), np.zeros((2, 3), int))
     with pytest.raises(ConfigError, match="tolerance"):
         region_boundary_scores(_halves(0, 1), _halves(0, 1), -1)
+
+
+def test_variance_common_to_tokens():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(50, 1, 8))
+    assert common_variance(one + rng.normal(size=(6, 8))) == pytest.approx(1)  # equal but constants
+    assert common_variance(one) == 1
+    tokens = rng.normal(size=(4000, 6, 8))
+    assert common_variance(tokens) == pytest.approx(1 / 6, abs=0.01)
+    # Two parts of the variance, a share of which is the image's: an analysis of variance.
+    assert common_variance(2 * rng.normal(size=(4000, 1, 8)) + tokens) == pytest.approx(
+        (4 + 1 / 6) / 5, abs=0.01
+    )
+    assert math.isnan(common_variance(np.ones((3, 2, 4))))
+
+
+def test_cosine_of_the_weights_of_tokens():
+    rng = np.random.default_rng(0)
+    weights = rng.random((5, 4, 3))
+    rows = torch.from_numpy(weights.reshape(5, -1))
+    pairs = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    expected = (pairs.sum() - 5) / 20
+    assert weight_cosine(weights) == pytest.approx(float(expected))
+    regions = rng.integers(0, 3, (4, 3))
+    one_hot = (regions == np.arange(4)[:, None, None]).astype(float)  # the last has no seed
+    assert weight_cosine(one_hot) == pytest.approx(0)
+    assert math.isnan(weight_cosine(one_hot[3:]))

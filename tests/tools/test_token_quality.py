@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import bootstrap
 
 from hook.engine.configs import load_config
 from hook.engine.runner import build_runner
 from hook.evaluation.homogeneity import MEASURES
+from hook.structures import ClsDataSample
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +229,32 @@ def test_the_metric_in_two_processes_counts_each_image_once(tools, tiny, scenes,
     cfg.load_from, cfg.work_dir = str(checkpoint), str(tmp_path / "run")
     assert found == pytest.approx(build_runner(cfg).test())
     assert {"mIoU", "TokenASA", "TokenObjectShare", "TokenShare"} <= set(found)
+
+
+def test_tokens_of_a_classifier(tool, cls_run, tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 3, 16, 16)).astype(np.float32)
+    images[1::2] += 3
+
+    class Data(list):
+        metainfo: dict = {}
+
+    def build(cfg, split, change):
+        changed = change({"pipeline": "augmented"})
+        assert changed["test_mode"] and changed["pipeline"] == [{"type": "hook.PackClsSample"}]
+        return Data(
+            dict(inputs=torch.from_numpy(one), data_samples=ClsDataSample(gt_label=i % 2))
+            for i, one in enumerate(images)
+        )
+
+    monkeypatch.setattr(tool, "build_dataset", build)
+    out = tmp_path / "tokens.json"
+    _main(tool, monkeypatch, *cls_run, "--max-images", 20, "--json", out)
+    report = json.loads(out.read_text())
+    assert (report["train"], report["test"]) == (20, 20)
+    assert 0 < report["cosine of weights"] <= 1
+    assert 0 < report["common variance, before the ViT"] <= 100
+    assert report["probe of the mean of the seeds"] > 90  # fitted to the same images
+    low, high = report["probe of one token, after the ViT"]
+    assert 50 <= low <= high <= 100
+    assert "cosine of weights" in capsys.readouterr().out

@@ -55,7 +55,14 @@ from hook.evaluation.superpixels import comparable_colours, felzenszwalb_regions
 from hook.models import SeedBackbone, TokenSegmentor
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
-from hook.tokenizers import HookTokenizer, RegionHierarchy, SeedMap, TokenizerOutput, merge_seeds
+from hook.tokenizers import (
+    HookTokenizer,
+    RegionHierarchy,
+    SeedMap,
+    TokenizerOutput,
+    merge_seeds,
+    refine_borders,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION_COUNTS = (16, 64, 256)
@@ -291,6 +298,14 @@ def colour_regions(image: np.ndarray, count: int) -> np.ndarray:
     return np.kron(merge_seeds(seeds).cut(count)[0].numpy(), CELL)
 
 
+def refined_colour_regions(image: np.ndarray, count: int) -> np.ndarray:
+    """Move the borders of :func:`colour_regions` to the edges of the image."""
+    regions = torch.from_numpy(colour_regions(image, count))[None]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    deviation, mean = torch.std_mean(pixels, dim=(2, 3), keepdim=True)
+    return refine_borders(regions, (pixels - mean) / deviation.clamp(min=1e-6))[0].numpy()
+
+
 def slic(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
     """Cut an image into superpixels, from the number of centres that gives the nearest number."""
     colours = comparable_colours(image)
@@ -306,6 +321,7 @@ def slic(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
 COLOUR = "merged by colour"
 PEERS: dict[str, tuple[Callable, list[dict]]] = {  # functions, and the options to choose from
     COLOUR: (colour_regions, [{}]),
+    f"{COLOUR}, refined": (refined_colour_regions, [{}]),
     "SLIC": (slic, [dict(compactness=weight) for weight in (2.5, 5.0, 10.0, 20.0, 40.0)]),
     "Felzenszwalb": (
         felzenszwalb_regions,

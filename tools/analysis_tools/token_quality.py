@@ -20,6 +20,12 @@ their most similar neighbours (Ward's criterion).
         --patch-config PATCH_CONFIG --patch-checkpoint PATCH_CHECKPOINT \
         --json quality.json --show-dir quality
 
+For a classifier the tokens themselves are compared instead: the share of their variance over images
+that is common to all tokens of an image, the cosine of their weights, and the accuracy of linear
+probes (logistic regressions, fitted to the training images) of tokens and of seeds:
+
+    python tools/analysis_tools/token_quality.py CONFIG CHECKPOINT --max-images 3000
+
 Rows have the mean over the images and the 95 % interval of a bootstrap over their files. Lower is
 better for UE and VI. Shares, UE and VI refer to objects, the connected parts of each class (a class
 named background is one object), ASA to classes.
@@ -34,6 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from prettytable import PrettyTable
 from torch import nn
@@ -56,9 +63,11 @@ from hook.evaluation.boundary import check_tolerance, label_boundary, near
 from hook.evaluation.homogeneity import (
     MEASURES,
     NO_REGION,
+    common_variance,
     connected_components,
     measure_regions,
     stuff_classes,
+    weight_cosine,
 )
 from hook.evaluation.samples import class_names
 from hook.evaluation.superpixels import (
@@ -88,7 +97,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config of a segmentation with test images and masks")
+    parser.add_argument("config", help="config of a segmentation with masks, or of a classifier")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint; optional with --untrained")
     parser.add_argument(
         "--num-tokens", type=int, nargs="+", metavar="K", help="tokens (default: the model's)"
@@ -193,7 +202,8 @@ class TokenSegmenter:
     def supports(self, num_tokens: int | None) -> bool:
         """Whether the model has queries for this number of tokens."""
         maximum = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
-        return num_tokens is None or num_tokens <= maximum
+        any_number = getattr(self.model.backbone, "has_regions", False)
+        return num_tokens is None or any_number or num_tokens <= maximum
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """Return the token id of each pixel (H, W), -1 for none."""
@@ -487,6 +497,68 @@ def draw_chip(
     )
 
 
+# ---------------------------------------------------------------------------------- classifiers
+@torch.no_grad()
+def read_tokens(model: nn.Module, cfg: Config, split: str, number: int | None) -> dict[str, Any]:
+    """Return labels, tokens, seeds and the cosine of weights of evenly spaced images."""
+    plain = dict(pipeline=[dict(type="hook.PackClsSample")], test_mode=True)
+    dataset = build_dataset(cfg, split, lambda options: {**options, **plain})
+    total = len(dataset)
+    indexes = np.linspace(0, total - 1, min(number or total, total)).round().astype(int)
+    found: dict[str, list] = {name: [] for name in ("label", "before", "after", "seeds", "cosine")}
+    for chosen in tqdm(np.array_split(indexes, -(-len(indexes) // 32)), desc=split, leave=False):
+        samples = [dataset[int(index)] for index in chosen]
+        batch = {key: [s[key] for s in samples] for key in ("inputs", "data_samples")}
+        for sample, tokens in zip(
+            samples, model.tokenize(**model.data_preprocessor(batch, False)), strict=True
+        ):
+            found["label"].append(int(sample["data_samples"].gt_label))
+            found["before"].append(tokens.output.tokens[0, -tokens.num_tokens :])
+            found["after"].append(tokens.embeddings)
+            found["seeds"].append(torch.cat(torch.std_mean(tokens.seeds.features[0], (0, 1))[::-1]))
+            found["cosine"].append(weight_cosine(tokens.output.assignment[0].cpu().numpy()))
+    arrays = {name: torch.stack(found[name]).cpu().numpy() for name in ("before", "after", "seeds")}
+    return arrays | dict(label=np.array(found["label"]), cosine=float(np.nanmean(found["cosine"])))
+
+
+def probe(train: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray]) -> float:
+    """Return the test accuracy in percent of a logistic regression on features (I, ...)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = (part.reshape(len(part), -1).astype(np.float64) for part in (train, test))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    return 100 * float(classifier.fit(train, labels[0]).score(test, labels[1]))
+
+
+def compare_tokens(model: nn.Module, cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Print and return the statistics of the tokens of a classifier; see the module."""
+    train, test = (read_tokens(model, cfg, split, args.max_images) for split in ("train", "test"))
+    labels = train["label"], test["label"]
+    count = test["before"].shape[1]
+    some = sorted(set(np.linspace(0, count - 1, min(count, 6)).round().astype(int).tolist()))
+    report: dict[str, Any] = dict(tokens=count, train=len(labels[0]), test=len(labels[1]))
+    report["cosine of weights"] = test["cosine"]
+    for name, title in (("before", "before the ViT"), ("after", "after the ViT")):
+        report[f"common variance, {title}"] = 100 * common_variance(test[name])
+        single = [probe(train[name][:, i], test[name][:, i], labels) for i in some]
+        report[f"probe of one token, {title}"] = [min(single), max(single)]
+        report[f"probe of all tokens, {title}"] = probe(train[name], test[name], labels)
+        means = (part[name].mean(axis=1) for part in (train, test))
+        report[f"probe of their mean, {title}"] = probe(*means, labels)
+    half = test["seeds"].shape[1] // 2
+    means = (part["seeds"][:, :half] for part in (train, test))
+    report["probe of the mean of the seeds"] = probe(*means, labels)
+    report["probe of their mean and deviation"] = probe(train["seeds"], test["seeds"], labels)
+    table = PrettyTable(["", "value"], align="l")
+    for name, value in report.items():
+        values = value if isinstance(value, list) else [value]
+        table.add_row([name, " to ".join(f"{one:.4g}" for one in values)])
+    print(table)
+    return report
+
+
 # ---------------------------------------------------------------------------------- command
 def load_models(
     config: str, checkpoint: str | None, args: argparse.Namespace, options: dict | None
@@ -564,6 +636,12 @@ def main() -> None:
     args = parse_args()
     check(args)
     setup_environment()
+    cfg = load_config(args.config, args.cfg_options)
+    if args.checkpoint is not None and cfg.model.type.rpartition(".")[2] == "TokenClassifier":
+        model = load_model((cfg, args.checkpoint), device=args.device)
+        report = dict(config=relative_path(args.config), command=command_line(sys.argv))
+        write_json(args.json, report | compare_tokens(model, cfg, args))
+        return
     models = [
         TokenSegmenter(_tokens_name(model, state), model, args.min_region_pixels)
         for state, model in load_models(args.config, args.checkpoint, args, args.cfg_options)
