@@ -43,7 +43,8 @@ class Reconstruction:
         ssim: (C,) structural similarity of each band, over windows of valid pixels (Gaussian, 11
             pixels, sigma 1.5), in the band's range.
         angle: Mean spectral angle in degrees, over pixels where both spectra are not zero.
-        ergas: Relative error over all bands in percent of their means (resolution ratio 1).
+        ergas: Relative error over all bands in percent of their means (resolution ratio 1), without
+            bands whose mean is zero.
         edges: (4,) decoded edge pixels near a true one, all decoded, true ones near a decoded one,
             all true; the columns of :func:`hook.evaluation.boundary.boundary_scores`.
     """
@@ -144,7 +145,9 @@ def measure_reconstruction(
     if len(image) > 1:
         angles = spectral_angle_mapper(decoded, true, reduction="none")
         angle = angles[angles.isfinite()].mean().rad2deg()
-    ergas = error_relative_global_dimensionless_synthesis(decoded, true, ratio=1)
+    ergas, lit = torch.tensor(torch.nan), true.mean(dim=(0, 2, 3)) != 0
+    if lit.any():
+        ergas = error_relative_global_dimensionless_synthesis(decoded[:, lit], true[:, lit], 1)
     return Reconstruction(
         pixels=int(known.sum()),
         squared_error=errors.numpy(),

@@ -49,6 +49,12 @@ def test_noise_gives_the_analytic_psnr():
     assert scores["ERGAS"] == pytest.approx(ergas, rel=0.01)
 
 
+def test_an_empty_band_has_no_relative_error():
+    original = torch.cat([image(2), torch.zeros(1, 48, 64)])
+    rest = evaluate((original[:2], original[:2] + 20))["ERGAS"]
+    assert evaluate((original, original + 20))["ERGAS"] == pytest.approx(rest)
+
+
 def test_each_band_has_its_range():
     original = image(2)
     decoded = original + torch.tensor([10.0, 30.0])[:, None, None]
