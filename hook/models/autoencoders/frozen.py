@@ -207,7 +207,7 @@ def _read_weights(model: str, weights: str, options: dict) -> dict[str, Tensor]:
         from torchgeo.models import get_weight
 
         try:
-            return dict(get_weight(weights).get_state_dict(progress=False))
+            return dict(get_weight(weights).get_state_dict(progress=False, weights_only=True))
         except ValueError:
             found = f"TorchGeo has no weights {weights}"
         except OSError as error:
