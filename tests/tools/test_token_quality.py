@@ -250,11 +250,14 @@ def test_tokens_of_a_classifier(tool, cls_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, "build_dataset", build)
     out = tmp_path / "tokens.json"
     _main(tool, monkeypatch, *cls_run, "--max-images", 20, "--json", out)
+    assert "cosine of weights" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert (report["train"], report["test"]) == (20, 20)
     assert 0 < report["cosine of weights"] <= 1
     assert 0 < report["common variance, before the ViT"] <= 100
     assert report["probe of the mean of the seeds"] > 90  # fitted to the same images
+    with pytest.raises(SystemExit):
+        _main(tool, monkeypatch, *cls_run, "--untrained")
+    assert "--untrained has no meaning for a classifier" in capsys.readouterr().err
     low, high = report["probe of one token, after the ViT"]
     assert 50 <= low <= high <= 100
-    assert "cosine of weights" in capsys.readouterr().out

@@ -631,6 +631,27 @@ def check(args: argparse.Namespace) -> None:
         make_folder(args.show_dir, "--show-dir")
 
 
+def check_classifier(model: nn.Module, args: argparse.Namespace) -> None:
+    """Raise ConfigError for an option or a model that the statistics of a classifier lack."""
+    options = ("num_tokens", "beside", "diffusion_steps", "patch_config", "untrained", "show_dir")
+    for name in options:
+        if getattr(args, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} has no meaning for a classifier",
+                expected="a segmentation with masks",
+                found=type(model).__name__,
+                remedy="leave it out",
+            )
+    backbone = model.backbone
+    if not hasattr(backbone.tokenizer, "perceive") or backbone.explained is not None:
+        raise ConfigError(
+            f"{args.config}: tokens and seeds cannot be compared",
+            expected="a hook.HookTokenizer, and the same number of tokens for each image",
+            found=f"{type(backbone.tokenizer).__name__}, explained={backbone.explained}",
+            remedy="use another model, or --cfg-options model.backbone.explained=None",
+        )
+
+
 @reports_errors
 def main() -> None:
     args = parse_args()
@@ -639,6 +660,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     if args.checkpoint is not None and cfg.model.type.rpartition(".")[2] == "TokenClassifier":
         model = load_model((cfg, args.checkpoint), device=args.device)
+        check_classifier(model, args)
         report = dict(config=relative_path(args.config), command=command_line(sys.argv))
         write_json(args.json, report | compare_tokens(model, cfg, args))
         return
