@@ -84,6 +84,7 @@ NOT_EXECUTED = {
         "hook tokens": "the reader's own image; tests/cli executes the command",
         "python tools/analysis_tools/token_quality.py": READERS,
     },
+    "docs/howto/autoencoders.md": {"python tools/train.py": DATA},
     "docs/howto/cluster.md": {
         "pip install": CLUSTER,
         "hook map": CLUSTER,
