@@ -10,6 +10,7 @@ network = dict(
     embed_dims=64,
     channel_mult=(1, 2),
     num_res_blocks=1,
+    mid_blocks=0,  # they see beyond tiles of 64 pixels
     attn_levels=(),
     mid_attention=False,
     patch_size=4,

@@ -1,0 +1,35 @@
+"""End a training by its time."""
+
+import time
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from hook.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TimeLimitHook(Hook):
+    """Make the step at which a time is over the last one of a training by iterations.
+
+    The run ends as any other: with a validation and a checkpoint, if its config has them.
+    Schedules of the learning rate should not depend on the number of steps.
+
+    Args:
+        minutes: Limit. It is that of the training's process, added up over its threads, so that
+            other processes on the machine do not shorten a run: two minutes per minute on two
+            free cores. On a GPU, whose time it does not see, set ``cpu=False``.
+        cpu: Count time on the CPU, not on the wall.
+    """
+
+    def __init__(self, minutes: float, cpu: bool = True) -> None:
+        self.seconds, self.clock = 60 * minutes, time.process_time if cpu else time.perf_counter
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self._end = self.clock() + self.seconds
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+        """Shorten the training to this step when the time is over."""
+        if self.clock() >= self._end:
+            runner.train_loop._max_iters = runner.iter + 1

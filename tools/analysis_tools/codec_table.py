@@ -1,0 +1,146 @@
+r"""Train the codecs of a table one after the other, and compare them.
+
+Each row is a config with options, trained for ``--minutes`` of CPU time (so that a busy machine
+changes little) or ``--iters``, once for each of ``--seeds``. A run that is finished is not run
+again, so an interrupted table goes on. Then all runs stand in one table of
+``tokenizer_benchmark.py``, which gets ``--benchmark``:
+
+    python tools/analysis_tools/codec_table.py quantizers --minutes 40 --out work_dirs/codecs \
+        --cfg-options train_dataloader.dataset.data_root=data/eurosat_rgb_15k \
+        --benchmark="--classical jpeg,webp,jpeg2000"
+
+Each run has a folder in ``--out`` with its config, log and checkpoint, and the comparison one named
+after the table.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
+from hook.engine.profiling import command_line
+from hook.errors import ConfigError, reports_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+VQ, IBQ, LFQ, FSQ = "vq/vq-1k", "ibq/ibq-1k", "open_magvit2/lfq-1k", "fsq/fsq-1k"
+RQ, KL, VA_VAE, VFM_VAE = "rq/rq-1k-d2", "kl/kl-32", "va_vae/va-vae-32", "vfm_vae/vfm-vae-32"
+GRADIENT = {"model.quantizer.ema": False, "model.quantizer.restart": False}
+WITHOUT = {"model.quantizer": None, "model.encoder.out_channels": 32}
+EIGHT = {
+    "model.encoder.out_channels": 16,
+    "model.quantizer.embed_dims": 8,
+    "model.decoder.in_channels": 8,
+}
+Row = tuple[str, dict[str, Any]]
+TABLES: dict[str, dict[str, Row]] = {
+    "quantizers": {
+        "none": (KL, WITHOUT),
+        "KL": (KL, {}),
+        "VQ": (VQ, {}),
+        "IBQ": (IBQ, {}),
+        "LFQ": (LFQ, {}),
+        "FSQ": (FSQ, {}),
+        "RQ depth 2": (RQ, {}),
+        "VA-VAE": (VA_VAE, {}),
+        "VFM-VAE": (VFM_VAE, {}),
+    },
+    "codebooks": {
+        f"{name} {size}": (config, {"model.quantizer.codebook_size": size, **options})
+        for size in (512, 4096, 16384)
+        for name, config, options in (
+            ("VQ gradient", VQ, GRADIENT),
+            ("VQ EMA", VQ, {}),
+            ("IBQ", IBQ, {}),
+        )
+    },
+    "depths": {f"RQ depth {depth}": (RQ, {"model.quantizer.depth": depth}) for depth in (1, 2, 4)},
+    "alignment": {
+        "KL 32": (KL, {}),
+        "VA-VAE 32": (VA_VAE, {}),
+        "KL 8": (KL, EIGHT),
+        "VA-VAE 8": (VA_VAE, EIGHT | {"model.losses.1.in_channels": 8}),
+        "VFM-VAE 32": (VFM_VAE, {}),
+    },
+}
+
+
+def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Path, Path]:
+    """Train a row unless it is finished, and return its config and checkpoint."""
+    folder = args.out / f"{''.join(c if c.isalnum() else '-' for c in name.lower())}_seed{seed}"
+    config, pointer = folder / "config.py", folder / "last_checkpoint"
+    finished = folder / "finished"
+    if not finished.is_file():
+        path, options = row
+        path = ROOT / "configs" / "autoencoders" / f"{path}_s8_eurosat-2k-64.py"
+        cfg = load_config(path, options | (args.cfg_options or {}))
+        steps = args.iters or 10**9
+        cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps)
+        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=steps, save_best=None)
+        cfg.default_hooks.logger.log_metric_by_epoch = False
+        cfg.log_processor.by_epoch = False
+        cfg.randomness = dict(seed=seed)
+        if args.minutes:
+            cfg.custom_hooks.append(dict(type="hook.TimeLimitHook", minutes=args.minutes))
+        folder.mkdir(parents=True, exist_ok=True)
+        cfg.dump(config)
+        run("train.py", config, "--work-dir", folder)
+        finished.touch()
+    return config, Path(pointer.read_text().strip())
+
+
+def run(tool: str, *arguments: object) -> None:
+    """Run a tool; raise CalledProcessError if it fails."""
+    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
+    print(command_line(command[1:]), flush=True)
+    subprocess.run(command, check=True)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=sorted(TABLES))
+    parser.add_argument("--rows", nargs="+", help="rows (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="CPU time of a run")
+    length.add_argument("--iters", type=int, help="steps of a run")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/codecs"), help="runs")
+    parser.add_argument("--benchmark", default="", help="arguments of tokenizer_benchmark.py")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    setup_environment()
+    rows = TABLES[args.table]
+    chosen = args.rows or list(rows)
+    if unknown := [name for name in chosen if name not in rows]:
+        raise ConfigError(
+            f"--rows: {unknown[0]!r} is not a row of {args.table}",
+            expected=", ".join(rows),
+            found=unknown[0],
+        )
+    make_folder(args.out, "--out")
+    models, names = [], []
+    for seed in args.seeds:
+        for name in chosen:
+            try:
+                models += train(name, rows[name], seed, args)
+            except subprocess.CalledProcessError as error:  # the others are worth their time
+                print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+                continue
+            names.append(name if len(args.seeds) == 1 else f"{name}, seed {seed}")
+    if names:
+        out = "--names", *names, "--out", args.out / args.table
+        run("analysis_tools/tokenizer_benchmark.py", *models, *out, *shlex.split(args.benchmark))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
