@@ -386,13 +386,17 @@ def draw_worst(path: Path, images: Images, all_decoded: list[Decoded]) -> None:
         np.square(a.astype(float) - b).mean()
         for a, b in zip(images.arrays, all_decoded[0].arrays, strict=True)
     ]
+    # One stretch for all, which shows dark images dark.
+    sample = [
+        array.reshape(len(array), 1, -1) for array in images.arrays[:: len(squares) // 50 + 1]
+    ]
+    limits = stretch_limits(np.concatenate(sample, axis=2), images.bands)
     panels = []
     for number in np.argsort(squares)[::-1][:WORST]:
         image, valid = images.arrays[number], images.valid[number]
-        limits = stretch_limits(image, images.bands, valid)
         factor = max(1, PICTURE_SIDE // max(image.shape[1:]))
 
-        def shown(array, valid=valid, limits=limits, factor=factor):
+        def shown(array, valid=valid, factor=factor):
             picture = stretch_to_rgb(array, images.bands, valid, gamma=1.0, limits=limits)
             return enlarge(picture, factor)
 
