@@ -49,19 +49,32 @@ def test_codecs_and_image_codecs_at_equal_bytes(rows, tiny, tmp_path):
     }
 
 
-def test_image_codecs_alone_and_the_classifier(rows, shared_data, repo, tmp_path):
+def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, tmp_path):
     folder = shared_data / "classification" / "eurosat_rgb"
     config = tmp_path / "data.py"
     config.write_text(
-        f"_base_ = ['{repo}/configs/_base_/datasets/eurosat_2k.py']\n"
+        f"_base_ = ['{repo}/configs/autoencoders/kl/kl-32_s8_eurosat-2k-64.py']\n"
+        f"train_dataloader = dict(dataset=dict(data_root='{folder}'))\n"
         f"test_dataloader = dict(dataset=dict(data_root='{folder}'))\n"
-        "test_evaluator = [dict(type='hook.ReconstructionMetric', data_range=255)]\n"
-        "model = dict(type='hook.TileAutoencoder')\n"
     )
-    few = "--data", config, "--max-images", 20, "--classical", "jpeg,jpeg2000"
+    checkpoint = tiny.write_checkpoint(config, tmp_path / "random.pth")
+    few = (
+        config,
+        checkpoint,
+        "--names",
+        "random",
+        "--probe",
+        60,
+        "--max-images",
+        20,
+        "--classical",
+        "jpeg,jpeg2000",
+    )
     found = rows(*few, "--rates", RATE, "--vtbench")
     original, jpeg = (found["test images", name] for name in ("original", "JPEG"))
     assert float(original["accuracy"]) >= 80
+    latents = found["test images", "random"]
+    assert float(latents["probe"]) >= 20 and latents["bits per pixel"] == ""
     assert RATE * 0.9 < float(jpeg["bits per pixel"]) <= RATE
     assert 25 < float(jpeg["PSNR"]) < 50 and float(jpeg["VTBench psnr"]) > 25
     change = float(jpeg["accuracy"]) - float(original["accuracy"])

@@ -16,7 +16,8 @@ files that are coded as a whole.
 a plot of PSNR against bits per pixel. Scores are means over the images with the 95 % interval of a
 bootstrap over them; ``PSNR of all`` is that of the squared error of all pixels. A published
 classifier with the classes of the data reads decoded images; ``change`` is its accuracy against
-that on the originals.
+that on the originals. ``--probe`` fits a logistic regression to the mean latents of training
+images, and gives its accuracy on those of the test images.
 """
 
 import argparse
@@ -31,6 +32,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from hook.apis import Classifier
@@ -113,8 +117,8 @@ class Decoded:
 
 
 # ------------------------------------------------------------------------------ inputs
-def read_images(cfg: Config, limit: int | None) -> Images:
-    """Read the test images of a config, evenly spaced ones with a limit."""
+def read_images(cfg: Config, limit: int | None, split: str = "test") -> Images:
+    """Read images of a config as its test does, evenly spaced ones with a limit."""
     metric = next(
         (m for m in as_list(cfg.get("test_evaluator")) if "data_range" in m),
         None,
@@ -125,9 +129,10 @@ def read_images(cfg: Config, limit: int | None) -> Images:
             expected="hook.ReconstructionMetric with data_range in test_evaluator",
             remedy="add it, or name a config that has it with --data",
         )
-    dataset = build_dataset(cfg, "test")
+    plain = dict(pipeline=cfg.test_dataloader.dataset.pipeline, test_mode=True)
+    dataset = build_dataset(cfg, split, lambda section: section | plain)
     meta = dataset.metainfo
-    found = Images("test images", [], [], metric["data_range"], meta.get("bands"))
+    found = Images(f"{split} images", [], [], metric["data_range"], meta.get("bands"))
     numbers = np.unique(np.linspace(0, len(dataset) - 1, limit or len(dataset)).round().astype(int))
     for number in tqdm(numbers, desc="reading", leave=False):
         packed = dataset[int(number)]
@@ -343,6 +348,26 @@ def are_right(classifier: Classifier, images: Images, arrays: Sequence[np.ndarra
     return answers == np.array(images.labels)
 
 
+@torch.inference_mode()
+def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> np.ndarray:
+    """Return the mean over the positions of the latents that the decoder gets, (N, D)."""
+    rows = []
+    for start in range(0, len(images.arrays), batch_size):
+        numbers = range(len(images.arrays))[start : start + batch_size]
+        batch = _batch(images, numbers, model)
+        quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
+        rows.append(quantized.latents.mean(dim=1).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def probe(model: TileAutoencoder, train: Images, test: Images, batch_size: int) -> Interval:
+    """Return the accuracy of a linear classification of mean latents in percent."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    classifier.fit(mean_latents(model, train, batch_size), train.labels)
+    found = classifier.predict(mean_latents(model, test, batch_size))
+    return mean_of(100.0 * (found == np.array(test.labels)))
+
+
 # ------------------------------------------------------------------------------ outputs
 def write_tables(folder: Path, rows: list[dict]) -> str:
     """Write ``table.csv`` and ``table.md``, and return the latter."""
@@ -458,6 +483,9 @@ def parse_args() -> argparse.Namespace:
         metavar="MODEL",
         help="a published classifier, used if the data have its classes; or none",
     )
+    parser.add_argument(
+        "--probe", type=int, metavar="N", help="training images of a linear probe of the latents"
+    )
     parser.add_argument("--vtbench", action="store_true", help="add VTBench's official scores")
     parser.add_argument("--out", default="work_dirs/tokenizer_benchmark", help="output folder")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -524,7 +552,15 @@ def main() -> None:
             )
     classifier = find_classifier(args.classifier, images, args.device)
     scenes = [read_scene(path, images) for path in args.scene]
-    rows = []
+    rows, probes = [], {}
+    if args.probe:
+        train = read_images(data, args.probe, "train")
+        if not (train.labels and images.labels):
+            raise ConfigError("--probe needs labels", expected="data of a classification")
+        probes = {
+            name: probe(model, train, images, args.batch_size)
+            for name, model in zip(names, models, strict=True)
+        }
     for one in (images, *scenes):
         reads = classifier is not None and bool(one.labels)
         known = are_right(classifier, one, one.arrays) if reads else None
@@ -546,6 +582,8 @@ def main() -> None:
             row = {"data": one.name, "codec": of.name} | score(one, of, right)
             if args.vtbench and bands == 3:
                 row |= vtbench_scores(one, of)
+            if one is images and of.name in probes:
+                row["probe"] = probes[of.name]
             rows.append(row)
         own = [row for row in rows if row["data"] == one.name]
         draw_rates(folder / f"rates_{one.name.replace(' ', '_')}.png", own, set(names))
