@@ -17,18 +17,23 @@ IMPORTED = {
     "mmengine.config": "Config ConfigDict DictAction",
     "mmengine.config.utils": "MODULE2PACKAGE",
     "mmengine.dataset": "BaseDataset ClassBalancedDataset Compose ConcatDataset RepeatDataset",
-    "mmengine.device": "utils",
+    "mmengine.device": "get_device utils",
     "mmengine.device.utils": "DEVICE",
     "mmengine.dist": (
-        "all_gather_object broadcast_object_list get_dist_info get_rank is_main_process "
-        "sync_random_seed"
+        "all_gather_object all_reduce all_reduce_params broadcast broadcast_object_list "
+        "get_dist_info get_rank is_main_process sync_random_seed"
     ),
     "mmengine.evaluator": "BaseMetric",
     "mmengine.hooks": "CheckpointHook EarlyStoppingHook Hook",
     "mmengine.logging": "HistoryBuffer MMLogger print_log",
-    "mmengine.model": "BaseDataPreprocessor BaseModel BaseModule is_model_wrapper",
+    "mmengine.model": (
+        "BaseDataPreprocessor BaseModel BaseModule ExponentialMovingAverage "
+        "convert_sync_batchnorm is_model_wrapper"
+    ),
     "mmengine.optim": "DefaultOptimWrapperConstructor OptimWrapper OptimWrapperDict",
-    "mmengine.registry": "DefaultScope MODELS OPTIM_WRAPPERS RUNNERS Registry init_default_scope",
+    "mmengine.registry": (
+        "DefaultScope MODELS MODEL_WRAPPERS OPTIM_WRAPPERS RUNNERS Registry init_default_scope"
+    ),
     "mmengine.runner": (
         "BaseLoop CheckpointLoader EpochBasedTrainLoop IterBasedTrainLoop Runner checkpoint"
     ),
@@ -60,13 +65,15 @@ OVERRIDDEN = {
         "before_train_epoch before_val_epoch"
     ),
     "mmengine.model.BaseDataPreprocessor": "forward",
-    "mmengine.model.BaseModel": "forward",
+    "mmengine.model.BaseModel": "forward init_weights train_step",
+    "mmengine.model.ExponentialMovingAverage": "avg_func",
     "mmengine.model.BaseModule": "forward init_weights train",
     "mmengine.optim.DefaultOptimWrapperConstructor": "add_params",
     "mmengine.optim.OptimWrapper": "optim_context",
+    "mmengine.optim.OptimWrapperDict": "initialize_count_status",
     "mmengine.runner.Runner": (
         "build_dataloader build_model build_optim_wrapper build_train_loop dump_config "
-        "load_checkpoint register_hooks resume save_checkpoint test train val"
+        "load_checkpoint register_hooks resume save_checkpoint test train val wrap_model"
     ),
     "mmseg.evaluation.IoUMetric": "compute_metrics process",
     "mmseg.models.SegDataPreProcessor": "forward",
