@@ -123,6 +123,7 @@ class AlignmentMetric(BaseMetric):
                     f"images changed by {change!r} have no counterpart without a change",
                     expected="both, with equal sample_idx",
                     found=sorted(map(str, changed.keys() - clean.keys()))[:3],
+                    remedy="evaluate all changes and the unchanged images in one run",
                 )
             pair = [latents for latents, _ in changed.values()], [clean[k][1] for k in changed]
             a, b = (prepare_features(torch.stack(side).double()) for side in pair)

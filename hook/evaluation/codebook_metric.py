@@ -56,7 +56,11 @@ class CodebookMetric(BaseMetric):
             kept = codes.flatten(0, 1) if valid is None else codes[valid]
             sizes = tuple(sample["codebook_sizes"])
             if kept.numel() and not (0 <= kept.min() and (kept < torch.tensor(sizes)).all()):
-                raise DataError("a code is outside its codebook", expected=f"below {sizes}")
+                raise DataError(
+                    "a code is outside its codebook",
+                    expected=f"below {sizes}",
+                    remedy="evaluate codes with the quantizer that made them",
+                )
             self.results.append((kept.numpy(), sizes, sample["indices_kind"]))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -73,7 +77,11 @@ class CodebookMetric(BaseMetric):
         codes = np.concatenate([kept for kept, _, _ in results])
         _, sizes, kind = results[0]
         if not len(codes):
-            raise DataError("no image has a valid position", found=f"{len(results)} images")
+            raise DataError(
+                "no image has a valid position",
+                found=f"{len(results)} images",
+                remedy="check the validity masks and nodata values of the images",
+            )
         word = {"residual": "depth", "product": "factor"}.get(kind, "code")
         use, entropy = [], []
         table = PrettyTable([word.capitalize(), "Of", "Used", "Use", "Perplexity"])

@@ -45,7 +45,11 @@ def pack_codes(codes: np.ndarray, sizes: Sequence[int]) -> bytes:
         column.size and not 0 <= column.min() <= column.max() < size
         for column, size in zip(columns, sizes, strict=False)
     ):
-        raise DataError("a code is outside its codebook", expected=f"below {tuple(sizes)}")
+        raise DataError(
+            "a code is outside its codebook",
+            expected=f"below {tuple(sizes)}",
+            remedy="pack codes with the sizes of the quantizer that made them",
+        )
     parts = [_MAGIC, struct.pack(f"<B{codes.ndim}I", codes.ndim, *codes.shape)]
     for column, size in zip(columns, sizes, strict=True):
         counts = np.bincount(column, minlength=size)

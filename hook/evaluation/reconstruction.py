@@ -91,6 +91,7 @@ def band_ranges(
             "data_range does not fit the images",
             expected=f"the highest value, (lowest, highest), or {num_bands} such pairs",
             found=data_range,
+            remedy="correct data_range",
         )
     return values
 
@@ -123,6 +124,7 @@ def measure_reconstruction(
             "image and reconstruction differ in size",
             expected=tuple(image.shape),
             found=tuple(reconstruction.shape),
+            remedy="compare each image with its own reconstruction",
         )
     known = torch.ones(image.shape[1:], dtype=torch.bool) if valid is None else valid.cpu().bool()
     if not known.any():

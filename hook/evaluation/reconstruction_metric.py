@@ -76,7 +76,11 @@ class ReconstructionMetric(BaseMetric):
         """
         measured = [result for result in results if result is not None]
         if not measured:
-            raise DataError("no image has a valid pixel", found=f"{len(results)} images without")
+            raise DataError(
+                "no image has a valid pixel",
+                found=f"{len(results)} images without",
+                remedy="check the validity masks and nodata values of the images",
+            )
         errors = np.stack([one.squared_error for one in measured])
         pixels = np.array([one.pixels for one in measured])
         ssim = np.stack([one.ssim for one in measured])

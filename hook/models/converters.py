@@ -144,7 +144,11 @@ def reference_to_codec(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if _PADDED.search(key):
             if value[-1].any():
-                raise CheckpointError(f"{key} must end with a row of zeros", found=value[-1])
+                raise CheckpointError(
+                    f"{key} must end with a row of zeros",
+                    found=value[-1],
+                    remedy="convert the weights that the official code saved",
+                )
             state[key] = value[:-1]
     return _rename(state, _CODEC_NAMES, None)
 

@@ -69,7 +69,12 @@ class ChangeImage(BaseTransform):
         seed: int = 42,
     ) -> None:
         if noise is not None and not noise > 0:
-            raise ConfigError("hook.ChangeImage: noise", expected="above 0, or None", found=noise)
+            raise ConfigError(
+                "hook.ChangeImage: noise",
+                expected="above 0, or None",
+                found=noise,
+                remedy="choose a positive standard deviation, or leave the option out",
+            )
         self.noise, self.data_range, self.seed = noise, tuple(data_range), seed
 
     def transform(self, results: dict) -> dict:

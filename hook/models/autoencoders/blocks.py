@@ -27,7 +27,12 @@ def norm_layer(channels: int, norm: str = "group", num_groups: int = 32) -> nn.M
         ConfigError: ``norm`` is unknown, or the groups do not divide the channels.
     """
     if norm not in NORMS:
-        raise ConfigError("norm is unknown", expected=NORMS, found=norm)
+        raise ConfigError(
+            "norm is unknown",
+            expected=NORMS,
+            found=norm,
+            remedy="choose one of them",
+        )
     if norm == "channel":
         return LayerNorm2d(channels, eps=EPS)
     if channels % num_groups:

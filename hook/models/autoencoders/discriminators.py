@@ -40,7 +40,12 @@ class PatchDiscriminator(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if norm not in ("batch", "group"):
-            raise ConfigError("discriminator.norm", expected="'batch' or 'group'", found=norm)
+            raise ConfigError(
+                "discriminator.norm",
+                expected="'batch' or 'group'",
+                found=norm,
+                remedy="choose one of them",
+            )
         self.in_channels = in_channels
         layers = [nn.Conv2d(in_channels, embed_dims, 4, 2, 1), nn.LeakyReLU(0.2)]
         width = embed_dims
@@ -102,6 +107,7 @@ class BlurDiscriminator(BaseModule):
                 "discriminator.num_groups does not divide embed_dims",
                 expected=f"a divisor of {embed_dims}",
                 found=num_groups,
+                remedy="change num_groups or embed_dims",
             )
         self.in_channels = in_channels
         stem = nn.Conv2d(in_channels, embed_dims, 5, padding=2)

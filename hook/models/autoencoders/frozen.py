@@ -76,12 +76,14 @@ class FrozenBackbone(nn.Module):
                 "frozen: scale and img_size exclude each other",
                 expected="one of them",
                 found=f"scale={scale}, img_size={img_size}",
+                remedy="leave one of them out",
             )
         if not timm.is_model(model):
             raise ConfigError(
                 f"frozen.model {model!r} is not a network of timm",
                 expected="a name that timm.list_models() gives",
                 found=model,
+                remedy="correct the name",
             )
         self.name, self.scale = model, scale
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -212,11 +214,16 @@ def _read_weights(model: str, weights: str, options: dict) -> dict[str, Tensor]:
             found = f"TorchGeo has no weights {weights}"
         except OSError as error:
             found = f"the download failed: {error}"
-        raise CheckpointError("frozen.weights cannot be read", found=found)
+        raise CheckpointError(
+            "frozen.weights cannot be read",
+            found=found,
+            remedy="check the name, or download the file and give its path",
+        )
     raise ConfigError(
         "frozen.weights is unknown",
         expected=f"a file, {LITE0!r}, the name of TorchGeo's weights, True or None",
         found=weights,
+        remedy="correct weights",
     )
 
 
@@ -243,5 +250,6 @@ def _in_order(model: str, state: dict[str, Tensor], options: dict) -> dict[str, 
             f"frozen.weights {LITE0!r} are those of EfficientNet-Lite0",
             expected="model='tf_efficientnet_lite0'",
             found=model,
+            remedy="set model, or give weights of the model as a file",
         )
     return dict(zip(own, state.values(), strict=True))

@@ -32,6 +32,7 @@ class ProjectionAttention(nn.Module):
                 "num_heads does not divide the width of the attention",
                 expected=f"a divisor of {width}",
                 found=num_heads,
+                remedy="change num_heads",
             )
         self.num_heads, self.shrinks, self.out_dims = num_heads, in_dims > out_dims, out_dims
         self.qkv = nn.Linear(in_dims, 3 * width, bias=False)
@@ -109,7 +110,12 @@ class AttentionProjection(nn.Module):
     ) -> None:
         super().__init__()
         if change not in ("last", "first"):
-            raise ConfigError("change is unknown", expected="'last' or 'first'", found=change)
+            raise ConfigError(
+                "change is unknown",
+                expected="'last' or 'first'",
+                found=change,
+                remedy="choose one of them",
+            )
         if num_heads is None:
             wide, narrow = max(in_dims, out_dims), min(in_dims, out_dims)
             num_heads = next(n for n in range(wide // narrow, 0, -1) if wide % n == 0)
@@ -135,7 +141,12 @@ def build_projection(in_channels: int, out_channels: int, kind: str, **attention
         return nn.Conv2d(in_channels, out_channels, 1)
     if kind == "attention":
         return AttentionProjection(in_channels, out_channels, **attention_cfg)
-    raise ConfigError("projection is unknown", expected="'attention' or 'conv'", found=kind)
+    raise ConfigError(
+        "projection is unknown",
+        expected="'attention' or 'conv'",
+        found=kind,
+        remedy="choose one of them",
+    )
 
 
 @MODELS.register_module()
@@ -189,6 +200,7 @@ class FusionEncoder(Network):
                 "level_channels, level_strides and mid_channels differ in length",
                 expected="one entry per level of the frozen model",
                 found=(level_channels, level_strides, mid_channels),
+                remedy="give each of the three one entry per level",
             )
         if any(stride % level for level in level_strides):
             raise ConfigError(
@@ -231,6 +243,7 @@ class FusionEncoder(Network):
                 "level_channels does not match the frozen model",
                 expected=f"{len(self.branches)} levels",
                 found=f"{len(levels)} maps",
+                remedy="change level_channels, or the levels of the frozen model",
             )
         return [
             unshuffle(branch(level))

@@ -208,6 +208,7 @@ def _choose(option: str, value: object, allowed: Sequence[object]) -> None:
             f"losses: {option} is unknown",
             expected=" or ".join(map(repr, allowed)),
             found=repr(value),
+            remedy="choose one of them",
         )
 
 
@@ -481,6 +482,7 @@ class AlignmentLoss(CodecLoss):
                 "losses: feature_channels of AlignmentLoss differ from the frozen network's",
                 expected=f"feature_channels={features.shape[1]}",
                 found=self.feature_channels,
+                remedy="set feature_channels, or choose a different level",
             )
         if features.shape[-2] < size[0] or features.shape[-1] < size[1]:
             raise ConfigError(

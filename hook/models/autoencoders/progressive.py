@@ -246,9 +246,15 @@ class ProgressiveDecoder(Network):
                 "latent_channels does not fit stage_channels",
                 expected=f"1 to {len(stage_channels)} widths, the first stage's first",
                 found=latent_channels,
+                remedy="change latent_channels",
             )
         if stride & (stride - 1):
-            raise ConfigError("stride of the decoder", expected="a power of 2", found=stride)
+            raise ConfigError(
+                "stride of the decoder",
+                expected="a power of 2",
+                found=stride,
+                remedy="choose a power of 2",
+            )
         cfg = dict(num_layers=num_layers, change="first") if decompression == "attention" else {}
         dims = in_channels * decompress_factor
         self.decompress = build_projection(in_channels, dims, decompression, **cfg)

@@ -157,6 +157,7 @@ class TileAutoencoder(BaseModel):
                     "model.losses: stages=True needs a decoder with images of several sizes",
                     expected="hook.ProgressiveDecoder",
                     found=type(decoder).__name__,
+                    remedy="change the decoder, or set stages=False",
                 )
         balanced = [one for one in (*self.losses.values(), self.adversarial) if one is not None]
         if any(one.adaptive for one in balanced) and not any(
@@ -335,6 +336,7 @@ class TileAutoencoder(BaseModel):
                 "optim_wrapper: autoencoder and discriminator accumulate gradients differently",
                 expected="equal accumulative_counts",
                 found=counts,
+                remedy="set both to the same number",
             )
         return pair[0], pair[1] if len(pair) > 1 else None
 

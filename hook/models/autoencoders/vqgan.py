@@ -23,6 +23,7 @@ def _attention(attn_levels: tuple[int, ...], num_levels: int) -> set[int]:
             "attn_levels names a level that channel_mult does not have",
             expected=f"numbers from {-num_levels} to {num_levels - 1}",
             found=attn_levels,
+            remedy="correct attn_levels",
         )
     return {level % num_levels for level in attn_levels}
 
