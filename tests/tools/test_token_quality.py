@@ -192,7 +192,7 @@ def test_options_that_cannot_be_used(tool, seg_run, patch_run, cls_run, monkeypa
         ([config, checkpoint, "--max-images", 0], "--max-images"),
         ([config, checkpoint, "--tolerance", -1], "--tolerance"),
         ([config, checkpoint, "--num-tokens", 9], "no queries for that many tokens"),
-        ([*cls_run], "is not a segmentation with tokens"),
+        ([*cls_run, "--num-tokens", 2], "--num-tokens has no meaning for a classifier"),
         (
             [config, checkpoint, "--patch-config", config, "--patch-checkpoint", checkpoint],
             "is not a patch embedding",

@@ -502,7 +502,10 @@ def draw_chip(
 def read_tokens(model: nn.Module, cfg: Config, split: str, number: int | None) -> dict[str, Any]:
     """Return labels, tokens, seeds and the cosine of weights of evenly spaced images."""
     plain = dict(pipeline=[dict(type="hook.PackClsSample")], test_mode=True)
-    dataset = build_dataset(cfg, split, lambda options: {**options, **plain})
+    # A data set class of the user's may have no pipeline.
+    dataset = build_dataset(
+        cfg, split, lambda options: options | plain if "pipeline" in options else options
+    )
     total = len(dataset)
     indexes = np.linspace(0, total - 1, min(number or total, total)).round().astype(int)
     found: dict[str, list] = {name: [] for name in ("label", "before", "after", "seeds", "cosine")}
