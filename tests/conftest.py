@@ -19,17 +19,6 @@ REPO = Path(__file__).resolve().parents[1]
 torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
 
 
-@pytest.fixture(autouse=True)
-def default_scope():
-    """Take back a default scope that a test sets, in which later ones would look up classes."""
-    from mmengine.registry import DefaultScope
-
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
-
-
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The repository's root."""
