@@ -138,8 +138,11 @@ def main() -> None:
                 continue
             names.append(name if len(args.seeds) == 1 else f"{name}, seed {seed}")
     if names:
-        out = "--names", *names, "--out", args.out / args.table
-        run("analysis_tools/tokenizer_benchmark.py", *models, *out, *shlex.split(args.benchmark))
+        options = *models, "--names", *names, "--out", args.out / args.table
+        try:
+            run("analysis_tools/tokenizer_benchmark.py", *options, *shlex.split(args.benchmark))
+        except subprocess.CalledProcessError as error:  # it said why; the runs are kept
+            sys.exit(error.returncode)
 
 
 if __name__ == "__main__":
