@@ -56,7 +56,7 @@ def sample(number, latents, change=None, **fields):
 
 
 def test_changed_latents_are_compared_with_unchanged_features():
-    metric = AlignmentMetric(frozen=dict(type="Bands"), topk=5)
+    metric = AlignmentMetric(frozen=dict(type="hook.Bands"), topk=5)
     means = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) * 255
     maps = means[:, :, None, None].expand(-1, -1, 4, 4)
     for change, latents in (
