@@ -26,8 +26,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py $(if $(DATA),--data '$(DATA)')
 
+# Two processes with a thread each; a file's tests stay together, as they share its fixtures.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The variable silences an advertisement of the theme.
 docs: $(STAMP)

@@ -16,7 +16,8 @@ import torch
 from rasterio.transform import from_origin
 
 REPO = Path(__file__).resolve().parents[1]
-torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+if "PYTEST_XDIST_WORKER" not in os.environ:  # several processes take a thread each, by the Makefile
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
 
 
 @pytest.fixture(scope="session")
