@@ -9,6 +9,7 @@ import importlib.util
 import io
 import math
 import struct
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from hook.geo.raster import quiet
 # ------------------------------------------------------------------------------ files of codes
 _MAGIC = b"HKC1"
 _STEPS = 2  # of a frequency in the table, per power of two: finer ones cost more than they save
+_MAX_TRIES = 14  # of a quality
 
 
 def pack_codes(codes: np.ndarray, sizes: Sequence[int]) -> bytes:
@@ -113,8 +115,10 @@ class ImageCodec:
         name: Name in tables.
         encode: ((C, H, W) integers, quality) -> file.
         decode: File -> (C, H, W).
-        qualities: Lowest and highest quality; with integers, only integers between them.
+        qualities: Lowest and highest quality.
         bands: Number of bands it takes; None for any.
+        draft: A faster ``encode`` to files of about the same size. The quality is then searched
+            among integers, with it first.
     """
 
     name: str
@@ -122,6 +126,7 @@ class ImageCodec:
     decode: Callable[[bytes], np.ndarray]
     qualities: tuple[float, float]
     bands: int | None = 3
+    draft: Callable[[np.ndarray, float], bytes] | None = None
 
     def takes(self, image: np.ndarray) -> bool:
         """Return whether the codec takes an image (C, H, W)."""
@@ -131,8 +136,8 @@ class ImageCodec:
 
     def within(
         self, image: np.ndarray, budget: float, tolerance: float = 0.005
-    ) -> tuple[bytes, int] | None:
-        """Return the largest file within a budget of bytes, by bisection over the quality.
+    ) -> tuple[bytes, float] | None:
+        """Return the largest file within a budget of bytes.
 
         Args:
             image: (C, H, W).
@@ -140,28 +145,65 @@ class ImageCodec:
             tolerance: Share of the budget that may stay unused, where the quality is a number.
 
         Returns:
-            The file and the number of files that were tried; None if no quality above the lowest
-            fits, where a codec is not meant to be used.
+            The file and the seconds that coding it took, the mean of all that were tried; None if
+            no quality above the lowest fits, where a codec is not meant to be used.
         """
+        times: list[float] = []
+
+        def encode(quality: float) -> bytes:
+            start = time.perf_counter()
+            file = self.encode(image, quality)
+            times.append(time.perf_counter() - start)
+            return file
+
+        if self.draft is None:
+            file = self._bisect(encode, budget, tolerance)
+        else:
+            file = self._walk(encode, partial(self.draft, image), budget)
+        return None if file is None else (file, float(np.mean(times)))
+
+    def _bisect(
+        self, encode: Callable[[float], bytes], budget: float, tolerance: float
+    ) -> bytes | None:
         low, high = self.qualities
-        discrete = isinstance(low, int)
-        if len(self.encode(image, low)) > budget:
+        if len(encode(low)) > budget:
             return None
-        best, tries = None, 1
-        for _ in range(math.ceil(math.log2(high - low)) + 1 if discrete else 14):
-            middle = (low + high + 1) // 2 if discrete else (low + high) / 2
-            if middle == low:
-                break
-            file = self.encode(image, middle)
-            tries += 1
+        best = None
+        for _ in range(_MAX_TRIES):
+            middle = (low + high) / 2
+            file = encode(middle)
             if len(file) > budget:
-                high = middle - 1 if discrete else middle
+                high = middle
                 continue
             low = middle
             best = file if best is None or len(file) >= len(best) else best
-            if not discrete and len(file) > (1 - tolerance) * budget:
+            if len(file) > (1 - tolerance) * budget:
                 break
-        return None if best is None else (best, tries)
+        return best
+
+    def _walk(
+        self, encode: Callable[[float], bytes], draft: Callable[[float], bytes], budget: float
+    ) -> bytes | None:
+        """Bisect drafts, and go on from there in steps of one."""
+        low, high = self.qualities
+        first, last = low, high
+        while first < last:
+            middle = (first + last + 1) // 2
+            fits = len(draft(middle)) <= budget
+            first, last = (middle, last) if fits else (first, middle - 1)
+        best, quality = None, max(first, low + 1)
+        while low < quality <= high:
+            file = encode(quality)
+            if len(file) <= budget:
+                best = file
+                if quality < first:  # the next one does not fit
+                    break
+                quality += 1
+            elif best is None:
+                quality -= 1
+            else:
+                break
+        return best
 
 
 def _pillow(kind: str, options: dict, image: np.ndarray, quality: float) -> bytes:
@@ -267,7 +309,13 @@ IMAGE_CODECS: dict[str, ImageCodec] = {
     "webp": ImageCodec(
         "WebP", partial(_pillow, "WEBP", dict(method=6)), _read_pillow, (0.0, 100.0)
     ),
-    "avif": ImageCodec("AVIF", partial(_pillow, "AVIF", dict(speed=0)), _read_pillow, (0, 100)),
+    "avif": ImageCodec(
+        "AVIF",
+        partial(_pillow, "AVIF", dict(speed=0)),
+        _read_pillow,
+        (0, 100),
+        draft=partial(_pillow, "AVIF", dict(speed=6)),
+    ),
     # GDAL's quality is the percentage of the bytes that the pixels have.
     "jpeg2000": ImageCodec("JPEG 2000", _jpeg2000, _read_jpeg2000, (0.01, 60.0), bands=None),
     "jpeg2000pca": ImageCodec(

@@ -25,9 +25,10 @@ from torchmetrics.functional.image import (
 )
 
 from hook.errors import ConfigError, DataError
-from hook.evaluation.boundary import count_matched
+from hook.evaluation.boundary import count_matched, near
 
 SSIM_WINDOW = 11
+REGION_MARGIN = 2  # pixels around a region in which edges count: its outline lies on both sides
 # Shares of the original's gradients below the weak and the strong edges, and the smallest gradient
 # of an edge: that of a step of a hundredth of the range.
 EDGE_QUANTILES, EDGE_SIGMA, EDGE_FLOOR = (0.8, 0.9), 1.0, 0.04
@@ -47,6 +48,8 @@ class Reconstruction:
             bands whose mean is zero.
         edges: (4,) decoded edge pixels near a true one, all decoded, true ones near a decoded one,
             all true; the columns of :func:`hook.evaluation.boundary.boundary_scores`.
+        region_errors: (R,) mean squared error of all bands inside each region.
+        region_edges: (R, 4) the counts of edges in and around each region.
     """
 
     pixels: int
@@ -55,6 +58,8 @@ class Reconstruction:
     angle: float
     ergas: float
     edges: np.ndarray
+    region_errors: np.ndarray
+    region_edges: np.ndarray
 
     @property
     def psnr(self) -> float:
@@ -102,6 +107,7 @@ def measure_reconstruction(
     data_range: float | Sequence,
     valid: Tensor | None = None,
     edge_tolerance: float = 1,
+    regions: Sequence[np.ndarray] = (),
 ) -> Reconstruction | None:
     """Measure a decoded image.
 
@@ -112,6 +118,7 @@ def measure_reconstruction(
             values an image happens to hold.
         valid: (H, W) bool; None: all pixels are.
         edge_tolerance: Distance in pixels up to which edges match.
+        regions: (H, W) bool each, such as small objects, to be measured alone too.
 
     Returns:
         The measures; None for an image without a valid pixel.
@@ -140,7 +147,9 @@ def measure_reconstruction(
     ranges = band_ranges(data_range, len(image))
     low, span = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
     scaled = (pair - low[:, None, None]) / span[:, None, None]
-    errors = (scaled[1] - scaled[0]).square()[:, known].mean(dim=1)
+    errors = (scaled[1] - scaled[0]).square()
+    inside = [torch.from_numpy(np.asarray(region, bool)) & known for region in regions]
+    around = [known, *(torch.from_numpy(near(x.numpy(), REGION_MARGIN)) & known for x in inside)]
     # Valid pixels as an image of one column, as torchmetrics takes them.
     true, decoded = pair[:, None, :, known][..., None]
     angle = torch.tensor(torch.nan)
@@ -150,13 +159,16 @@ def measure_reconstruction(
     ergas, lit = torch.tensor(torch.nan), true.mean(dim=(0, 2, 3)) != 0
     if lit.any():
         ergas = error_relative_global_dimensionless_synthesis(decoded[:, lit], true[:, lit], 1)
+    edges = _edges(scaled.mean(dim=1).numpy(), known.numpy(), edge_tolerance, around)
     return Reconstruction(
         pixels=int(known.sum()),
-        squared_error=errors.numpy(),
+        squared_error=errors[:, known].mean(dim=1).numpy(),
         ssim=_ssim(scaled, known).numpy(),
         angle=float(angle),
         ergas=float(ergas),
-        edges=_edges(scaled.mean(dim=1).numpy(), known.numpy(), edge_tolerance),
+        edges=edges[0],
+        region_errors=np.array([float(errors[:, region].mean()) for region in inside]),
+        region_edges=edges[1:],
     )
 
 
@@ -168,26 +180,35 @@ def _ssim(scaled: Tensor, known: Tensor) -> Tensor:
     edge = SSIM_WINDOW // 2
     if min(known.shape) <= edge:
         return torch.full((scaled.shape[1],), torch.nan)
-    true, decoded = scaled[:, :, None]
-    _, full = structural_similarity_index_measure(
-        decoded, true, data_range=1.0, reduction="none", return_full_image=True
-    )
     missing = F.max_pool2d((~known)[None].double(), SSIM_WINDOW, stride=1, padding=edge)[0]
-    return full[:, 0, missing == 0].mean(dim=1)
+    values = []
+    for true, decoded in scaled.transpose(0, 1)[:, :, None, None]:  # one at a time for the memory
+        _, full = structural_similarity_index_measure(
+            decoded, true, data_range=1.0, reduction="none", return_full_image=True
+        )
+        values.append(full[0, 0, missing == 0].mean())
+    return torch.stack(values)
 
 
-def _edges(intensity: np.ndarray, known: np.ndarray, tolerance: float) -> np.ndarray:
-    """Count the edges of (2, H, W) mean bands, with thresholds from the original's gradients."""
+def _edges(
+    intensity: np.ndarray, known: np.ndarray, tolerance: float, areas: Sequence[Tensor]
+) -> np.ndarray:
+    """Count the edges of (2, H, W) mean bands in each area, (A, 4).
+
+    Their thresholds are from the gradients of the original, so that both have the same.
+    """
     smooth = ndimage.gaussian_filter(intensity[0], EDGE_SIGMA)
     gradient = np.hypot(ndimage.sobel(smooth, axis=0), ndimage.sobel(smooth, axis=1))
     low, high = np.maximum(np.quantile(gradient[known], EDGE_QUANTILES), EDGE_FLOOR)
     options = dict(sigma=EDGE_SIGMA, low_threshold=low, high_threshold=high, mask=known)
     true, decoded = (canny(values, **options) for values in intensity)
-    return np.array(
-        [
-            count_matched(decoded, true, tolerance),
-            np.count_nonzero(decoded),
-            count_matched(true, decoded, tolerance),
-            np.count_nonzero(true),
+    counts = []
+    for area in areas:
+        ours, theirs = decoded & area.numpy(), true & area.numpy()
+        counts += [
+            count_matched(ours, true, tolerance),
+            np.count_nonzero(ours),
+            count_matched(theirs, decoded, tolerance),
+            np.count_nonzero(theirs),
         ]
-    )
+    return np.reshape(counts, (-1, 4))

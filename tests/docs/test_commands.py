@@ -84,7 +84,10 @@ NOT_EXECUTED = {
         "hook tokens": "the reader's own image; tests/cli executes the command",
         "python tools/analysis_tools/token_quality.py": READERS,
     },
-    "docs/howto/autoencoders.md": {"python tools/train.py": DATA},
+    "docs/howto/autoencoders.md": {
+        "python tools/train.py": DATA,
+        "python tools/analysis_tools/tokenizer_benchmark.py": READERS,
+    },
     "docs/howto/cluster.md": {
         "pip install": CLUSTER,
         "hook map": CLUSTER,

