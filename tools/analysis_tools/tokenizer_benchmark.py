@@ -53,6 +53,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hook.apis import Classifier, load_model, predict_files
+from hook.checkpoint import load_weights
 from hook.datasets.transforms import ChangeImage
 from hook.engine.configs import (
     add_config_options,
@@ -62,7 +63,6 @@ from hook.engine.configs import (
     make_folder,
     setup_environment,
 )
-from hook.checkpoint import load_weights
 from hook.engine.devices import to_device
 from hook.engine.models import build_model, is_segmentation
 from hook.engine.profiling import available_memory, device_name
