@@ -44,7 +44,10 @@ def thin_parts(mask: np.ndarray, max_width: int) -> np.ndarray:
         (H, W) bool.
     """
     mask = np.asarray(mask, bool)
-    parts = label(mask & ~opening(mask, disk(max_width / 2), mode="ignore"), connectivity=1)
+    parts = label(
+        mask & ~opening(mask, disk(max_width / 2, strict_radius=False), mode="ignore"),
+        connectivity=1,
+    )
     areas = np.bincount(parts.ravel())
     areas[0] = 0  # the rest
     return (areas >= max_width**2)[parts]

@@ -11,6 +11,7 @@ import math
 import struct
 import time
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -159,7 +160,7 @@ class ImageCodec:
         if self.draft is None:
             file = self._bisect(encode, budget, tolerance)
         else:
-            file = self._walk(encode, partial(self.draft, image), budget)
+            file = self._guess(encode, partial(self.draft, image), budget)
         return None if file is None else (file, float(np.mean(times)))
 
     def _bisect(
@@ -181,28 +182,26 @@ class ImageCodec:
                 break
         return best
 
-    def _walk(
+    def _guess(
         self, encode: Callable[[float], bytes], draft: Callable[[float], bytes], budget: float
     ) -> bytes | None:
-        """Bisect drafts, and go on from there in steps of one."""
+        """Try the quality that drafts find, then that of drafts as much larger as it was."""
         low, high = self.qualities
-        first, last = low, high
-        while first < last:
-            middle = (first + last + 1) // 2
-            fits = len(draft(middle)) <= budget
-            first, last = (middle, last) if fits else (first, middle - 1)
-        best, quality = None, max(first, low + 1)
-        while low < quality <= high:
+        draft_size = cache(lambda quality: len(draft(quality)))
+
+        def search(ratio: float) -> int:
+            qualities = range(low + 1, high + 1)
+            return low + bisect_right(qualities, budget, key=lambda q: ratio * draft_size(q))
+
+        best, lost, quality = None, high + 1, max(low + 1, search(1.0))
+        fitting = low
+        while fitting < quality < lost:
             file = encode(quality)
             if len(file) <= budget:
-                best = file
-                if quality < first:  # the next one does not fit
-                    break
-                quality += 1
-            elif best is None:
-                quality -= 1
+                best, fitting = file, quality
             else:
-                break
+                lost = quality
+            quality = min(search(len(file) / draft_size(quality)), lost - 1)
         return best
 
 

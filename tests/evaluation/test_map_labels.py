@@ -40,7 +40,7 @@ def test_the_reader_reads_clean_labels_and_not_grey(image):
     if reader is None:
         pytest.skip("rapidocr-onnxruntime 1.4 is an optional extra")
     rates = []
-    for contrast in (1, 0.01):
+    for contrast in (1, 0):
         read, true = [], []
         for seed in range(4):
             burnt, labels = burn_labels(image, seed)
@@ -48,7 +48,7 @@ def test_the_reader_reads_clean_labels_and_not_grey(image):
             read += reader([label.cut(faint) for label in labels])
             true += [label.text for label in labels]
         rates.append(text_errors(read, true)[0])
-    assert rates[0] < 15 and rates[1] > 50
+    assert rates[0] < 10 and rates[1] > 90
 
 
 def test_another_version_is_not_used(monkeypatch):

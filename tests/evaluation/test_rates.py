@@ -63,7 +63,7 @@ def test_an_image_codec_uses_its_budget(name, picture):
     assert codec.takes(picture) and not codec.takes(picture.astype(np.float32))
 
 
-@pytest.mark.parametrize("bias", [0.7, 1.0, 1.4])  # of the files of drafts
+@pytest.mark.parametrize("bias", [0.8, 1.0, 1.3])  # of the sizes of drafts
 def test_a_slow_codec_is_tried_near_the_quality_that_drafts_find(bias):
     tried = []
 
@@ -79,14 +79,15 @@ def test_a_slow_codec_is_tried_near_the_quality_that_drafts_find(bias):
         tried.clear()
         file, seconds = codec.within(None, budget)
         assert len(file) == 100 * quality + 50 <= budget and seconds >= 0
-        assert len(tried) <= 2 + abs(bias - 1) * 40
+        assert len(tried) <= 2
     assert codec.within(None, 149) is None
 
 
 @pytest.mark.skipif("avif" not in installed_codecs(), reason="Pillow was built without AVIF")
 def test_avif_uses_its_budget(picture):
-    file, _ = IMAGE_CODECS["avif"].within(picture, 4000)
-    assert 3500 < len(file) <= 4000
+    picture = picture[:, :64, :64]
+    file, _ = IMAGE_CODECS["avif"].within(picture, 1500)
+    assert 1350 < len(file) <= 1500
     decoded = IMAGE_CODECS["avif"].decode(file)
     assert np.square(decoded - picture.astype(float)).mean() < 60
 

@@ -122,7 +122,7 @@ def test_regions_are_measured_alone():
     original = image(2)
     region, other = np.zeros((48, 64), bool), np.zeros((48, 64), bool)
     region[6:30, 10:40] = True
-    other[40:, 50:] = True
+    other[36:] = True
     decoded = original.clone()
     decoded[0][torch.from_numpy(region)] += 20  # of the range of 2,000
     found = measure_reconstruction(original, decoded, 2000, regions=[region, other, other & region])

@@ -1,5 +1,6 @@
 """tokenizer_benchmark: autoencoders and image codecs at equal bytes."""
 
+import argparse
 import csv
 import importlib.util
 import sys
@@ -10,7 +11,7 @@ import pytest
 from hook.evaluation.map_labels import SIZES, burn_labels
 
 RATE = 2.0
-SHARP = 15  # mean difference of neighbours where letters are
+SHARP = 25  # mean difference of neighbours where letters are
 
 
 @pytest.fixture
@@ -98,14 +99,15 @@ def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, 
 # ------------------------------------------------------------------------------ detail and text
 @pytest.fixture
 def buildings(shared_data, repo, tmp_path):
-    """Config of four chips of the Banepa buildings, of two files."""
+    """Config of two chips of the Banepa buildings, of different files."""
     folder = shared_data / "segmentation" / "banepa_buildings"
     files = sorted(path.name for path in (folder / "images").glob("*.tif"))[:2]
     config = tmp_path / "buildings.py"
     config.write_text(
         f"_base_ = ['{repo}/configs/_base_/datasets/banepa_buildings_256.py']\n"
         "default_scope = 'hook'\n"
-        f"test_dataloader = dict(dataset=dict(data_root='{folder}', split={files}, indices=4))\n"
+        f"chips = dict(data_root='{folder}', split={files}, indices=[0, 4])\n"
+        "test_dataloader = dict(dataset=chips)\n"
         "test_evaluator = [dict(type='hook.ReconstructionMetric', data_range=255)]\n"
     )
     return config
@@ -114,7 +116,7 @@ def buildings(shared_data, repo, tmp_path):
 def test_small_and_thin_things_and_a_segmenter(rows, buildings):
     arguments = ("--data", buildings, "--classical", "jpeg2000", "--rates", "0.2,1.5")
     details = ("--detail", buildings, "--small", "building", "--thin", "background")
-    found = rows(*arguments, *details, "--max-area", 900)
+    found = rows(*arguments, *details, "--max-area", 5000)
     original = found["details", "original"]
     assert float(original["mIoU"]) > 45
     row = found["details", "JPEG 2000"]  # the last rate
@@ -155,14 +157,14 @@ def test_labels_are_read_in_decoded_images(tool, rows, buildings, monkeypatch):
     assert float(original["CER"]) == float(original["WER"]) == 0
     assert float(coded["CER"]) > 50 and float(coded["WER"]) > 50
     assert float(coded["VTBench cer"]) > 0.5
-    assert len(seen) == 2 * len(true) == 2 * 4 * len(SIZES)
+    assert len(seen) == 2 * len(true) == 2 * 2 * len(SIZES)
 
 
-def test_without_a_reader_there_are_no_error_rates(tool, rows, buildings, monkeypatch, capsys):
+def test_without_a_reader_there_are_no_error_rates(tool, monkeypatch, capsys):
     monkeypatch.setattr(tool, "find_reader", lambda: None)
-    arguments = ("--data", buildings, "--text", buildings, "--classical", "jpeg2000")
-    found = rows(*arguments, "--rates", "1.5")
-    assert "CER" not in found["text", "JPEG 2000"]
+    args = argparse.Namespace(classifier="none", segmenter="none")
+    images = tool.Images("text", [np.zeros((3, 256, 256))], [None], 255, texts=[["a label"]])
+    assert tool.find_readings(args, images) == []
     assert "rapidocr-onnxruntime 1.4 is not installed" in capsys.readouterr().out
 
 
@@ -173,8 +175,9 @@ def test_thirteen_bands_with_and_without_principal_components(
     pytest.importorskip("constriction", reason="constriction packs codes; it is an optional extra")
     lot = shared_data / "multiband" / "eurosat_ms_small"
     images = tmp_path / "eurosat" / "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
-    images.parent.mkdir(parents=True)
-    images.symlink_to(lot)
+    images.mkdir(parents=True)
+    for name in (lot / "classes.txt").read_text().split():
+        (images / name).symlink_to(lot / name)
     for split in ("train", "val", "test"):
         names = [
             name.split("/")[1] for name in (lot / "splits" / f"{split}.txt").read_text().split()

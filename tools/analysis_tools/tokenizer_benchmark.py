@@ -684,7 +684,7 @@ def parse_args() -> argparse.Namespace:
     classes = dict(nargs="+", default=[], metavar="CLASS")
     parser.add_argument("--small", **classes, help="classes of --detail with small objects")
     parser.add_argument("--thin", **classes, help="classes of --detail with thin parts")
-    parser.add_argument("--max-area", type=int, default=256, help="pixels of a small object (256)")
+    parser.add_argument("--max-area", type=int, default=1024, help="pixels of an object (1024)")
     parser.add_argument("--max-width", type=int, default=8, help="pixels across a thin part (8)")
     parser.add_argument("--text", metavar="CONFIG", help="config of images to burn labels into")
     parser.add_argument(
@@ -760,7 +760,7 @@ def main() -> None:
             found=names,
             remedy="give a name for each CONFIG CHECKPOINT",
         )
-    data = load_config(args.data, args.cfg_options) if args.data else configs[0]
+    data = load_config(args.data, args.cfg_options, False) if args.data else configs[0]
     images = read_images(data, args.max_images)
     models = {
         name: load_codec(cfg, checkpoint, args.device)

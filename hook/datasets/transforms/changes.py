@@ -91,8 +91,9 @@ class ChangeImage(BaseTransform):
             turned = rotate(results[key], angle)
             size = [max(1, math.floor(side * scale)) for side in turned.shape[1::-1]]
             how = cv2.INTER_AREA if key == "img" else cv2.INTER_NEAREST
-            shrunk = cv2.resize(turned, size, interpolation=how)
-            results[key] = shrunk.reshape(*shrunk.shape[:2], *turned.shape[2:])
+            bands = turned.reshape(*turned.shape[:2], -1)  # cv2 takes up to four at a time
+            shrunk = [cv2.resize(band, size, interpolation=how) for band in cv2.split(bands)]
+            results[key] = np.stack(shrunk, axis=-1).reshape(*size[::-1], *turned.shape[2:])
         results["img_shape"] = results["img"].shape[:2]
         results.pop("geo", None)
         results["resolution"] = math.nan
