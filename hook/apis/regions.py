@@ -38,7 +38,7 @@ class RegionExtractor(SceneModel):
             means and standard deviations of the region's seeds (4 x 4 pixels each) after object
             perception, better for classes that the model was not trained on. None: tokens, and
             seeds for regions of the whole scene, which have no others.
-        refine: Give pixels at the borders of tokens to the neighbour of like colour
+        refine: Give pixels at the borders of regions to the neighbour of like colour
             (:func:`hook.tokenizers.refine_borders`), instead of edges along seeds of 4 x 4 pixels.
         min_region: Deprecated: the old name of ``min_region_pixels``.
 
@@ -121,6 +121,7 @@ class RegionExtractor(SceneModel):
                 embed_dims=self.function.embed_dims,
                 class_names=self.function.class_names,
                 band_names=_band_names(self.model, numbers, request.bidx),
+                refine=request.of_scene and self._options["refine"],
                 fingerprint=self.fingerprint(),
                 run_blocks=run_blocks,
             )
@@ -135,7 +136,6 @@ class RegionExtractor(SceneModel):
             for option, given in (
                 ("num_tokens", options["num_tokens"] is not None),
                 ("min_region_pixels", options["min_region_pixels"] > 0),
-                ("refine", options["refine"]),
                 ("embedding='tokens'", options["embedding"] == "tokens"),
             ):
                 if given:

@@ -57,7 +57,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--refine",
         action="store_true",
-        help="give pixels at the borders of tokens to the neighbour of like colour, instead of "
+        help="give pixels at the borders of regions to the neighbour of like colour, instead of "
         "edges along seeds of 4 x 4 pixels",
     )
     parser.add_argument(

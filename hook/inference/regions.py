@@ -28,7 +28,8 @@ class RegionPredictor:
         min_region_pixels: Minimum size of a connected part of a token (see
             :func:`hook.evaluation.superpixels.token_regions`); 0 keeps all.
         refine: Give pixels at the borders of tokens to the neighbour of like colour
-            (:func:`hook.tokenizers.refine_borders`).
+            (:func:`hook.tokenizers.refine_borders`); with ``of_scene``
+            :func:`hook.regions.extract_regions` does so.
         embedding: ``"tokens"``: the last block's tokens. ``"seeds"``: means and standard deviations
             of the seeds of a region, after object perception. None: ``"seeds"`` with ``of_scene``,
             else ``"tokens"``.

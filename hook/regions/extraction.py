@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pyproj import CRS
 
-from hook.errors import SceneError
+from hook.errors import ConfigError, SceneError
 from hook.geo.measure import NO_AREAS, has_areas
 from hook.geo.staging import check_output
 from hook.geo.vector import driver_of
@@ -85,6 +85,7 @@ def extract_regions(
     embed_dims: int,
     class_names: Sequence[str] | None = None,
     band_names: Sequence[str] | None = None,
+    refine: bool = False,
     fingerprint: Mapping[str, Any] | None = None,
     run_blocks: RunBlocks | None = None,
 ) -> RegionReport:
@@ -109,7 +110,9 @@ def extract_regions(
     merges of its seeds (:func:`hook.regions.hierarchy.merge_scene`); windows only give the seeds.
     ``token_id`` is then the number of a region, in the order of their first seeds, ``window_id``
     the window in which it begins, and the embedding that of its seeds. The records are in the order
-    in which regions end.
+    in which regions end. With ``refine`` pixels at borders then change to the neighbouring region
+    of like colour (:func:`hook.tokenizers.refine_borders`, in units of the scene's standard
+    deviation of each band), whatever the windows; for this the scene is read again.
 
     Merging joins regions that share an edge along a seam of windows and whose embeddings have a
     cosine above the threshold, transitively: regions of many parts can become one across the scene
@@ -136,6 +139,7 @@ def extract_regions(
         embed_dims: Width of the embeddings, D.
         class_names: K names, if ``tokenize`` returns scores.
         band_names: Names of the bands in fields; None: ``1``, ``2``, ...
+        refine: Move the borders of regions of the whole scene from seeds to pixels.
         fingerprint: Everything that determines the output of ``tokenize``, JSON-serialisable.
         run_blocks: Runs the blocks on a cluster, see :func:`hook.scenes.cluster.on_cluster`;
             None: in this process.
@@ -147,6 +151,13 @@ def extract_regions(
         Exception: Any error of ``tokenize``, unchanged.
     """
     start = time.monotonic()
+    if refine and not request.of_scene:
+        raise ConfigError(
+            "refine is for regions of the whole scene",
+            expected="scale or regions_per_km2",
+            found="neither",
+            remedy="set one of them, or refine the regions of windows in the function of windows",
+        )
     scene = Scene.of(request)
     driver = _check_output(request.output, request.inputs)
     with scene.open() as reader:
@@ -164,6 +175,7 @@ def extract_regions(
             merge=float(request.merge_threshold) if request.merge else None,
             scale=request.scale,
             regions_per_km2=request.regions_per_km2,
+            refine=bool(refine),
             step=STRIDE if request.of_scene else 1,
         )
         crs = reader.crs and CRS.from_user_input(reader.crs)
@@ -193,7 +205,14 @@ def extract_regions(
                 count = _count_regions(journal, plan, grid)
                 regions, ends = merge_scene(journal, plan, count, request.progress)
                 merging = time.monotonic() - began
-                strips, merger = tabulate(journal, plan, regions), Joiner(ends)
+                refiner = None
+                if plan.refine:
+                    from hook.regions.refinement import MARGIN, BorderRefiner
+
+                    cache = _cache_bytes(reader, plan)
+                    refiner = BorderRefiner(reader, plan, journal, regions, len(ends), cache)
+                    ends = ends + MARGIN
+                strips, merger = tabulate(journal, plan, regions, refiner), Joiner(ends)
             strips = progress_bar(
                 with_junctions(strips),
                 desc="writing regions",

@@ -45,7 +45,7 @@ class Merger:
         merged = _merge(table, parts, len(pieces))
         continues = np.zeros(len(pieces), bool)
         if not last:
-            continues[parts[held + self._continuing(strip)]] = True
+            continues[parts[self._continuing(table, strip, held)]] = True
         ended = take(merged, ~continues)
         for number, part in enumerate(np.flatnonzero(~continues).tolist()):
             ended.polygons[number] = _union(pieces[part], self._explode)
@@ -66,9 +66,9 @@ class Merger:
             links.append(np.column_stack([self._open_index[pairs[:, 0]], pairs[:, 1] + held]))
         return np.concatenate(links)
 
-    def _continuing(self, strip: Strip) -> np.ndarray:
-        """Return the regions of a strip that may continue below it."""
-        return np.unique(strip.bottom[strip.bottom >= 0])
+    def _continuing(self, table: RegionTable, strip: Strip, held: int) -> np.ndarray:
+        """Return the rows of open regions followed by those of a strip that may continue below."""
+        return held + np.unique(strip.bottom[strip.bottom >= 0])
 
     def _similar(self, first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Return the pairs (m, 2) of rows of two embedding tables above the threshold."""
@@ -84,7 +84,7 @@ class Joiner(Merger):
     """Joins the parts of regions of the whole scene, which have the same number in every strip.
 
     Args:
-        ends: (N,) row of pixels after the last one of each region.
+        ends: (N,) row of pixels after the last one that each region may have.
     """
 
     def __init__(self, ends: np.ndarray) -> None:
@@ -96,8 +96,8 @@ class Joiner(Merger):
         _, *pairs = np.intersect1d(open_regions, strip.regions.tokens, return_indices=True)
         return np.column_stack(pairs) + [0, held]
 
-    def _continuing(self, strip: Strip) -> np.ndarray:
-        return np.flatnonzero(self._ends[strip.regions.tokens] > strip.first_row + strip.height)
+    def _continuing(self, table: RegionTable, strip: Strip, held: int) -> np.ndarray:
+        return np.flatnonzero(self._ends[table.tokens] > strip.first_row + strip.height)
 
 
 def _vertical_pairs(above: np.ndarray, below: np.ndarray) -> np.ndarray:

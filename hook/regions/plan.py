@@ -136,6 +136,7 @@ class RegionPlan(WindowPlan):
     merge: float | None
     scale: float | None = None
     regions_per_km2: float | None = None
+    refine: bool = False
     step: int = 1
 
     @property

@@ -10,7 +10,16 @@ import numpy as np
 
 from hook.geo.measure import pixel_areas
 from hook.regions.plan import STRIDE, RegionPlan, SeedBatch
-from hook.regions.strips import RegionTable, Strip, StripWriter, load_arrays, strip_name, trace
+from hook.regions.strips import (
+    RegionTable,
+    Strip,
+    StripWriter,
+    count_classes,
+    load_arrays,
+    measure_bands,
+    strip_name,
+    trace,
+)
 from hook.scenes.grid import Window
 from hook.scenes.journal import Journal
 from hook.scenes.vector_files import GridSpec
@@ -45,6 +54,23 @@ class SeedStrip(NamedTuple):
     """(h, w, K) uint8: pixels with data of each class."""
     scores: np.ndarray
     """(h, w, K) float32: sums of probabilities over the pixels with data."""
+    pixel_scores: np.ndarray
+    """(height, width, K) float32 probabilities of the pixels if borders are refined, else empty."""
+
+
+class RefinedStrip(NamedTuple):
+    """The pixels of one row of windows, when the borders of regions follow them."""
+
+    regions: np.ndarray
+    """(height, width) int32 region of each pixel, -1 where there is no data."""
+    image: np.ndarray
+    """(C, height, width) native values."""
+    valid: np.ndarray
+    """(height, width) bool."""
+
+
+Refine = Callable[[int, int], Callable[[], RefinedStrip]]
+"""Reads some rows of a scene, from a row on, and returns the function that refines them."""
 
 
 class SeedWriter(StripWriter):
@@ -59,9 +85,10 @@ class SeedWriter(StripWriter):
         dims = plan.embed_dims // 2, len(plan.bands), plan.num_classes
         d, c, k = ((*grid, number) for number in dims)
         g = -(-window.height // STRIDE), grid[1], grouping_dims
-        kinds = ("f4", "f2", "u1", "f4", "f4", "u1", "f4")
+        p = (core.height if plan.refine else 0, width, plan.num_classes)
+        kinds = ("f4", "f2", "u1", "f4", "f4", "u1", "f4", "f4")
         arrays = (
-            np.zeros(s, kind) for s, kind in zip((g, d, grid, c, c, k, k), kinds, strict=True)
+            np.zeros(s, kind) for s, kind in zip((g, d, grid, c, c, k, k, p), kinds, strict=True)
         )
         covered = np.zeros((core.height, width), bool)
         return SeedStrip(np.array(core.row_off), covered, *arrays)
@@ -100,6 +127,9 @@ class SeedWriter(StripWriter):
         strip.seeds[columns] = np.clip(seeds, -limit, limit)
         if answer.pixel_scores is not None:
             scores = np.where(inside, answer.pixel_scores[part], 0)
+            if self._plan.refine:
+                pixels = strip.pixel_scores[:, core.col_off : core.col_off + core.width]
+                pixels[:] = np.moveaxis(scores, 0, -1)
             strip.scores[columns] = np.moveaxis(_cells(scores).sum(axis=(-3, -1)), 0, -1)
             best = np.where(inside, scores.argmax(axis=0), -1)
             for number in range(len(scores)):
@@ -181,74 +211,159 @@ def in_threads(function: Callable[..., Result], items: Iterable[tuple]) -> Itera
             yield waiting.popleft().result()
 
 
-def tabulate(journal: Journal, plan: RegionPlan, regions: np.ndarray) -> Iterator[Strip]:
+def tabulate(
+    journal: Journal, plan: RegionPlan, regions: np.ndarray, refine: Refine | None = None
+) -> Iterator[Strip]:
     """Yield the regions of rows of windows.
 
     Args:
         journal: Its seeds.
         plan: Options of the run.
         regions: (h, w) int32 region of each seed of the scene, -1 where there is no data.
+        refine: Moves their borders to pixels.
     """
-    strips = ((SeedStrip(**arrays), plan, regions) for arrays in read_seeds(journal, plan))
-    return in_threads(_tabulate, strips)
+
+    def rows() -> Iterator[tuple]:
+        for arrays in read_seeds(journal, plan):
+            strip = SeedStrip(**arrays)
+            pixels = refine and refine(int(strip.first_row), len(strip.covered))
+            yield strip, plan, regions, pixels
+
+    return in_threads(_tabulate, rows())
 
 
-def _tabulate(strip: SeedStrip, plan: RegionPlan, regions: np.ndarray) -> Strip:
+def _tabulate(
+    strip: SeedStrip,
+    plan: RegionPlan,
+    regions: np.ndarray,
+    refined: Callable[[], RefinedStrip] | None,
+) -> Strip:
     """Return the regions of a row of windows; see :func:`tabulate`."""
     first_row, (height, width) = int(strip.first_row), strip.covered.shape
-    grid = strip.counts.shape
-    part = regions[first_row // STRIDE :][: grid[0]]
-    known = part >= 0
-    numbers, inverse = np.unique(part[known], return_inverse=True)
-    labels = np.full(grid, -1, np.int32)
-    labels[known] = inverse
-    table = _table(strip, plan, numbers, known, inverse)
-    labels = labels.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)[:height, :width]
-    labels = np.where(strip.covered, labels, np.int32(-1))
+    if refined is None:
+        numbers, labels = _number(regions[first_row // STRIDE :][: len(strip.counts)])
+        parts = _whole_seeds(strip, labels.ravel())
+        labels = labels.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)[:height, :width]
+        labels = np.where(strip.covered, labels, np.int32(-1))
+    else:
+        pixels = refined()
+        numbers, labels = _number(pixels.regions)
+        parts = _cut_seeds(strip, labels, pixels.image, pixels.valid)
+    table = _table(strip, plan, numbers, parts)
     table = table._replace(polygons=trace(labels, len(numbers), first_row, explode=False))
     return Strip(first_row, height, table, labels[0], labels[-1], np.empty((0, 2), np.int64))
 
 
-def _table(
-    strip: SeedStrip, plan: RegionPlan, numbers: np.ndarray, known: np.ndarray, region: np.ndarray
-) -> RegionTable:
+def _number(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers (n,) of regions, and int32 indexes among them, -1 where there is none."""
+    known = regions >= 0
+    numbers, inverse = np.unique(regions[known], return_inverse=True)
+    labels = np.full(regions.shape, -1, np.int32)
+    labels[known] = inverse
+    return numbers, labels
+
+
+class _Parts(NamedTuple):
+    """Parts of regions of at most a seed each, with the fields of :class:`SeedStrip`."""
+
+    seeds: np.ndarray
+    """(S,) index of the seed in its row of windows."""
+    regions: np.ndarray
+    """(S,) region, from 0 to n - 1."""
+    pixels: np.ndarray
+    """(S,) pixels with data."""
+    counts: np.ndarray
+    means: np.ndarray
+    squares: np.ndarray
+    votes: np.ndarray
+    scores: np.ndarray
+
+
+def _whole_seeds(strip: SeedStrip, regions: np.ndarray) -> _Parts:
+    """Return the seeds that are wholly in a region; ``regions`` (h w,) is -1 for others."""
+    seeds = np.flatnonzero(regions >= 0)
+    pixels = _cells(strip.covered).sum(axis=(-3, -1))
+    columns = pixels, strip.counts, strip.means, strip.squares, strip.votes, strip.scores
+    columns = (column.reshape(pixels.size, -1)[seeds] for column in columns)
+    return _Parts(seeds, regions[seeds], *columns)
+
+
+def _cut_seeds(
+    strip: SeedStrip, labels: np.ndarray, image: np.ndarray, valid: np.ndarray
+) -> _Parts:
+    """Return the seeds of which regions have all pixels or some.
+
+    Args:
+        strip: Seeds of a row of windows.
+        labels: (height, width) int32 region of each pixel, from 0 to n - 1, -1 for none.
+        image: (C, height, width) native values.
+        valid: (height, width) bool.
+    """
+    labels = _by_seed(labels + 1) - 1
+    last = labels.max(axis=1)
+    first = np.where(labels < 0, last[:, np.newaxis], labels).min(axis=1)
+    whole = _whole_seeds(strip, np.where(first == last, last, -1))
+    cut = np.flatnonzero(first < last)
+    labels, valid = labels[cut], _by_seed(valid)[cut]
+    inside = labels >= 0
+    count = int(last.max(initial=0)) + 1
+    keys = (np.arange(len(cut))[:, np.newaxis] * count + labels)[inside]
+    keys, part = np.unique(keys, return_inverse=True)
+    labels[inside] = part
+    scores = _by_seed(np.moveaxis(strip.pixel_scores, -1, 0))[:, cut][:, inside]
+    found = _Parts(
+        cut[keys // count],
+        keys % count,
+        np.bincount(part, minlength=len(keys)),
+        *measure_bands(_by_seed(image)[:, cut], inside & valid, labels, len(keys)),
+        *count_classes(scores, part, len(keys)),
+    )
+    found = found._replace(pixels=found.pixels[:, np.newaxis], counts=found.counts[:, np.newaxis])
+    return _Parts(*map(np.concatenate, zip(whole, found, strict=True)))
+
+
+def _by_seed(pixels: np.ndarray) -> np.ndarray:
+    """Return (..., H, W) as (..., h w, 16), the pixels of each seed; 0 beyond the scene."""
+    cells = np.swapaxes(_cells(pixels), -3, -2)
+    rows, columns = cells.shape[-4:-2]
+    return cells.reshape(*pixels.shape[:-2], rows * columns, STRIDE * STRIDE)
+
+
+def _table(strip: SeedStrip, plan: RegionPlan, numbers: np.ndarray, parts: _Parts) -> RegionTable:
     """Return regions, without polygons, with the statistics of the bands and then of the seeds.
 
     Args:
         strip: Seeds of a row of windows.
         plan: Options of the run.
         numbers: (n,) numbers of the regions.
-        known: (h, w) bool, seeds with data, of which there are S.
-        region: (S,) region of each, from 0 to n - 1.
+        parts: Parts of them.
     """
-    seeds = np.flatnonzero(known)[np.argsort(region, kind="stable")]
-    sizes = np.bincount(region, minlength=len(numbers))
+    order = np.lexsort((parts.seeds, parts.regions))
+    parts = _Parts(*(column[order] for column in parts))
+    sizes = np.bincount(parts.regions, minlength=len(numbers))
     starts = np.cumsum(sizes) - sizes
-
-    def of_seeds(values: np.ndarray, kind: str) -> np.ndarray:
-        return values.reshape(known.size, -1)[seeds].astype(kind)
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(values, starts) if len(starts) else values
 
-    weights = of_seeds(strip.counts, "f8")
+    weights = parts.counts.astype("f8")
     pixels = total(weights)
-    features = np.hstack([of_seeds(strip.means, "f8"), of_seeds(strip.seeds, "f8")])  # S (C + D)
+    seeds = strip.seeds.reshape(-1, strip.seeds.shape[-1])[parts.seeds]
+    features = np.hstack([parts.means.astype("f8"), seeds.astype("f8")])  # S (C + D)
     means = total(features * weights) / np.maximum(pixels, 1)
     features -= means.repeat(sizes, axis=0)
     features *= features
     features *= weights
-    features[:, : strip.squares.shape[-1]] += of_seeds(strip.squares, "f8")
-    covered = _cells(strip.covered).sum(axis=(-3, -1))
+    features[:, : parts.squares.shape[-1]] += parts.squares
     return RegionTable(
-        _window_numbers(strip, plan, seeds[starts]),
+        _window_numbers(strip, plan, parts.seeds[starts]),
         numbers.astype(np.int32),
-        total(of_seeds(covered, "i8"))[:, 0],
+        total(parts.pixels.astype("i8"))[:, 0],
         pixels[:, 0].astype(np.int64),
         means,
         total(features),
-        total(of_seeds(strip.votes, "i8")),
-        total(of_seeds(strip.scores, "f8")),
+        total(parts.votes.astype("i8")),
+        total(parts.scores.astype("f8")),
         np.empty((len(numbers), 0)),
         np.empty(len(numbers), object),
     )

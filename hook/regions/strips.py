@@ -131,7 +131,7 @@ class StripWriter:
             np.full(count, self._window_number(window), np.int64),
             tokens.astype(np.int32),
             pixels,
-            *_measure(image[part], inside & valid[part], labels, count),
+            *measure_bands(image[part], inside & valid[part], labels, count),
             *self._count_classes(answer, part, inside, region, tokens, pixels),
             embeddings,
             np.empty(count, object),
@@ -155,11 +155,7 @@ class StripWriter:
         if answer.token_scores is not None:
             sums = answer.token_scores[tokens].astype(np.float64) * pixels[:, np.newaxis]
         elif answer.pixel_scores is not None:
-            scores = answer.pixel_scores[part][:, inside]  # K P
-            votes = np.bincount(region * k + scores.argmax(axis=0), minlength=count * k)
-            votes = votes.reshape(count, k)
-            for number, band in enumerate(scores):
-                sums[:, number] = np.bincount(region, band, minlength=count)
+            return count_classes(answer.pixel_scores[part][:, inside], region, count)
         return votes, sums
 
     def _finish_row(self) -> None:
@@ -226,7 +222,7 @@ def _number_regions(labels: np.ndarray, explode: bool) -> tuple[np.ndarray, np.n
     return found, tokens
 
 
-def _measure(
+def measure_bands(
     image: np.ndarray, known: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute band statistics of regions.
@@ -251,6 +247,25 @@ def _measure(
         values -= means[region, number]
         squares[:, number] = np.bincount(region, values * values, minlength=count)
     return counts, means, squares
+
+
+def count_classes(
+    scores: np.ndarray, region: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return votes and sums of probabilities (n, K) of regions.
+
+    Args:
+        scores: (K, P) class probabilities of pixels.
+        region: (P,) their regions.
+        count: Number of regions n.
+    """
+    k = len(scores)
+    votes, sums = np.zeros((count, k), np.int64), np.zeros((count, k))
+    if k:
+        votes = np.bincount(region * k + scores.argmax(axis=0), minlength=count * k)
+    for number, band in enumerate(scores):
+        sums[:, number] = np.bincount(region, band, minlength=count)
+    return votes.reshape(count, k), sums
 
 
 def trace(labels: np.ndarray, count: int, first_row: int, explode: bool) -> np.ndarray:

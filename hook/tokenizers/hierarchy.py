@@ -9,6 +9,8 @@ from torch import Tensor
 
 _ROUNDS = 6  # rounds after which pairs of the same regions are reduced to one
 _FEW = 2048  # pairs up to which all costs are computed anew
+REFINEMENT_STEPS = 4
+"""Default number of steps of :func:`refine_borders`."""
 # Rows and columns of the eight neighbours of a pixel, around it from the right; even ones touch it.
 _RING = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
 
@@ -140,9 +142,21 @@ def merge_seeds(
     return RegionHierarchy(first[order], second[order], cost[order], valid)
 
 
+def refinement_margin(steps: int = REFINEMENT_STEPS) -> int:
+    """Return the distance in pixels from which :func:`refine_borders` may change a pixel.
+
+    Each step visits the pixels in four groups, one after the other, and looks one pixel far.
+    """
+    return 4 * steps
+
+
 @torch.no_grad()
 def refine_borders(
-    regions: Tensor, images: Tensor, steps: int = 4, smoothness: float = 0.1
+    regions: Tensor,
+    images: Tensor,
+    steps: int = REFINEMENT_STEPS,
+    smoothness: float = 0.1,
+    means: Tensor | None = None,
 ) -> Tensor:
     """Give pixels at the borders of regions to the neighbouring region of like colour.
 
@@ -157,6 +171,9 @@ def refine_borders(
         smoothness: Weight of straight borders: a region's cost is the mean over the bands of the
             squared difference from the region's mean, minus this for each of the eight neighbours
             in it.
+        means: (B, N, C) means of the regions, for parts of an image with a margin of
+            :func:`refinement_margin` that begin at even rows and columns: these change as in the
+            whole image. None: the means of their pixels.
 
     Returns:
         (B, H, W) int64.
@@ -174,11 +191,12 @@ def refine_borders(
         return regions
     image = torch.arange(b, device=regions.device)[:, None, None]
     pixels = images.permute(0, 2, 3, 1).float().nan_to_num(posinf=0, neginf=0)
-    known = regions >= 0
-    index = (regions + number * image)[known]
-    sums = pixels.new_zeros(b * number, c).index_add(0, index, pixels[known])
-    means = sums / torch.bincount(index, minlength=b * number).clamp(min=1)[:, None]
-    means = means.reshape(b, number, c)
+    if means is None:
+        known = regions >= 0
+        index = (regions + number * image)[known]
+        sums = pixels.new_zeros(b * number, c).index_add(0, index, pixels[known])
+        means = sums / torch.bincount(index, minlength=b * number).clamp(min=1)[:, None]
+        means = means.reshape(b, number, c)
     padded = F.pad(regions, (1, 1, 1, 1), value=-1)  # the result, changed in place
     result = padded[:, 1:-1, 1:-1]
     # No two of the pixels that change at a time are neighbours, so what is tested holds.
@@ -192,14 +210,15 @@ def refine_borders(
         )
         same = near == own
         links = sum(same[k] & ~(same[k + 1] & same[(k + 2) % 8]) for k in range(0, 8, 2))
-        movable = (links == 1) & (own >= 0)
-        colours = pixels[:, row::2, column::2]
-        labels = torch.stack([own, *near[::2]])
-        distances = (colours - means[image, labels.clamp(min=0)]).square().mean(dim=-1)
-        agreeing = (near[:, None] == labels).sum(dim=0)
+        other = ((near[::2] >= 0) & ~same[::2]).any(dim=0)
+        movable = (links == 1) & (own >= 0) & other
+        labels, around = torch.stack([own, *near[::2]])[:, movable], near[:, movable]
+        of = means[image.expand_as(own)[movable], labels.clamp(min=0)]
+        distances = (pixels[:, row::2, column::2][movable] - of).square().mean(dim=-1)
+        agreeing = (around[:, None] == labels).sum(dim=0)
         costs = (distances - smoothness * agreeing).masked_fill(labels < 0, torch.inf)
-        best = labels.gather(0, costs.argmin(dim=0)[None])[0]  # of equal costs its own
-        result[:, row::2, column::2] = torch.where(movable, best, own)
+        own[movable] = labels.gather(0, costs.argmin(dim=0)[None])[0]  # of equal costs its own
+        result[:, row::2, column::2] = own
     return result.clone()
 
 

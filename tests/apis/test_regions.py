@@ -234,6 +234,11 @@ def test_regions_of_the_whole_scene(seg_run, scenes, tmp_path, with_objects):
         votes = np.bincount(chances[:, mask].argmax(0), minlength=3)
         assert abs(votes[row.class_id] - votes.max()) <= 1
         assert row.score == pytest.approx(chances[row.class_id][mask].mean(), abs=1e-4)
+    options = dict(window=96, regions_per_km2=20 / area, progress=False)
+    refined = RegionExtractor(model, refine=True).extract(scene, **options)
+    assert len(refined) == 20 and refined.area.sum() == valid.sum() * 4
+    assert shapely.coverage_is_valid(refined.geometry.to_numpy())
+    assert not refined.geometry.geom_equals(table.geometry).all()
     # The extractor still makes regions of windows.
     options = dict(overlap=0, explode=True, progress=False)
     of_windows = extractor.extract(scene, **options)
@@ -257,7 +262,6 @@ def test_options_of_tokens_with_regions_of_the_whole_scene(seg_run, scenes, tmp_
     for options, found in (
         (dict(num_tokens=2), "num_tokens and scale exclude each other"),
         (dict(min_region_pixels=9), "min_region_pixels and scale exclude each other"),
-        (dict(refine=True), "refine and scale exclude each other"),
         (dict(embedding="tokens"), "embedding='tokens' and scale exclude each other"),
     ):
         with pytest.raises(ConfigError, match=found):

@@ -19,7 +19,7 @@ from scipy import ndimage
 from hook.errors import ConfigError, HookError, SceneError
 from hook.regions import RegionRequest, extract_regions, hierarchy
 from hook.scenes.cluster import connect, on_cluster
-from hook.tokenizers.hierarchy import merge_seeds
+from hook.tokenizers.hierarchy import merge_seeds, refine_borders
 
 CLASSES = ("field", "road", "water")
 OPTIONS = {"window": 32, "batch_size": 3, "progress": False}
@@ -51,9 +51,10 @@ def scene(write_scene, values):
     return write_scene(values, nodata=0, photometric="minisblack")
 
 
-def run(function, scene, output, fingerprint=None, run_blocks=None, **options):
+def run(function, scene, output, fingerprint=None, run_blocks=None, refine=False, **options):
     request = RegionRequest(scene, output, **OPTIONS | options)
     keywords = dict(fingerprint=fingerprint, run_blocks=run_blocks, band_names="abcd")
+    keywords["refine"] = refine
     return extract_regions(function, request, embed_dims=8, class_names=CLASSES, **keywords)
 
 
@@ -75,17 +76,46 @@ def raster_of(table, scene):
         )
 
 
-@pytest.mark.parametrize("options", [{"scale": 3000.0}, {"regions_per_km2": 12_000.0}])
+def refined(regions, values):
+    """(H, W) regions after refinement of the whole scene in one piece."""
+    valid = (values != 0).all(axis=0)
+    known = values[:, valid].astype(float)
+    mean, deviation = known.mean(axis=1), known.std(axis=1)
+    image = (values - mean[:, None, None]) / deviation[:, None, None]
+    means = np.zeros((regions.max() + 1, len(values)))
+    for number in range(len(means)):
+        inside = valid & (regions == number)
+        if inside.any():
+            means[number] = image[:, inside].mean(axis=1)
+    image[:, ~valid] = means[regions[~valid]].T
+    parts = (torch.from_numpy(part)[None] for part in (regions, image.astype(np.float32)))
+    means = torch.from_numpy(means.astype(np.float32))[None]
+    found = refine_borders(*parts, means=means)[0].numpy()
+    assert (found != regions).mean() > 0.02
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 3000.0},
+        {"regions_per_km2": 12_000.0},
+        {"scale": 3000.0, "refine": True},
+        {"regions_per_km2": 40_000.0, "refine": True},
+    ],
+)
 def test_regions_are_those_of_one_hierarchy_whatever_the_window(
     models, scene, values, tmp_path, options
 ):
     seeds, known = seeds_of(models, values)
     merged = merge_seeds(seeds[None], torch.from_numpy(known)[None])
     covered = (values != 0).any(axis=0)
-    count = round(12_000 * covered.sum() * 0.25e-6)
+    count = round(options.get("regions_per_km2", 0) * covered.sum() * 0.25e-6)
     wanted = merged.cut_at_cost(3000.0) if "scale" in options else merged.cut(count)
     wanted = wanted[0].numpy().repeat(4, axis=0).repeat(4, axis=1)[:131, :97]
     wanted = np.where(covered, wanted, -1)
+    if "refine" in options:
+        wanted = refined(wanted, values)
     contents = []
     for further in ({}, {"overlap": 0}, {"window": 48}, {"window": 256}):
         out = tmp_path / f"{len(contents)}.parquet"
@@ -102,8 +132,9 @@ def test_regions_are_those_of_one_hierarchy_whatever_the_window(
         assert polygons.geom_equals(contents[0][2]).all()
 
 
-def test_fields_are_those_of_numpy(models, scene, values, tmp_path):
-    run(models.colours, scene, tmp_path / "r.parquet", scale=3000.0)
+@pytest.mark.parametrize("refine", [False, True])
+def test_fields_are_those_of_numpy(models, scene, values, tmp_path, refine):
+    run(models.colours, scene, tmp_path / "r.parquet", scale=3000.0, refine=refine)
     table = geopandas.read_parquet(tmp_path / "r.parquet")
     assert shapely.coverage_is_valid(table.geometry.to_numpy()) and table.is_valid.all()
     valid = (values != 0).all(axis=0)
@@ -196,7 +227,7 @@ from hook.regions import RegionRequest, extract_regions
 request = RegionRequest(sys.argv[1], sys.argv[2], window=32, batch_size=2, block_windows=8,
                         regions_per_km2=9e3, resume=True, progress=False)
 function = KillAfter(int(sys.argv[3]), colours)
-extract_regions(function, request, embed_dims=8, class_names=["a", "b", "c"])
+extract_regions(function, request, embed_dims=8, class_names=["a", "b", "c"], refine=True)
 """
 
 
@@ -220,7 +251,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(models, scene, tmp_path):
 def test_two_workers_give_the_same_bytes(models, scene, tmp_path):
     pytest.importorskip("distributed", reason="the cluster extra is not installed")
     (notes := tmp_path / "notes").mkdir()
-    options = {"block_windows": 4, "scale": 2000.0}
+    options = {"block_windows": 4, "scale": 2000.0, "refine": True}
     run(models.colours, scene, tmp_path / "one.parquet", **options)
     with connect("local", 2) as client:
         make = models.MakeTokenizer(notes, models.colours)
@@ -230,7 +261,9 @@ def test_two_workers_give_the_same_bytes(models, scene, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 32)])
-@pytest.mark.parametrize("options", [{"scale": 1e9}, {"regions_per_km2": 1e9}])
+@pytest.mark.parametrize(
+    "options", [{"scale": 1e9}, {"regions_per_km2": 1e9}, {"regions_per_km2": 1e9, "refine": True}]
+)
 def test_scenes_of_any_size(models, write_scene, tmp_path, size, options):
     values = np.random.default_rng(2).integers(1, 255, (4, *size)).astype(np.uint8)
     scene = write_scene(values, photometric="minisblack")
@@ -243,7 +276,7 @@ def test_scenes_of_any_size(models, write_scene, tmp_path, size, options):
 
 def test_a_scene_without_any_data(models, write_scene, tmp_path):
     scene = write_scene(np.zeros((4, 40, 70), np.uint8), nodata=0, photometric="minisblack")
-    for options in ({"scale": 1.0}, {"regions_per_km2": 1.0}):
+    for options in ({"scale": 1.0}, {"regions_per_km2": 1.0}, {"scale": 1.0, "refine": True}):
         report = run(models.colours, scene, tmp_path / "r.gpkg", overwrite=True, **options)
         assert (report.regions, report.pixels) == (0, 0)
         assert "embedding" in geopandas.read_file(tmp_path / "r.gpkg").columns
@@ -260,6 +293,7 @@ def test_a_scene_without_any_data(models, write_scene, tmp_path):
         (dict(scale="x"), "scale='x'"),
         (dict(regions_per_km2=float("nan")), "regions_per_km2=nan"),
         (dict(scale=1.0, window=50), "window=50"),
+        (dict(refine=True), "refine is for regions of the whole scene"),
     ],
 )
 def test_options_that_exclude_each_other(models, scene, tmp_path, options, found):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hook.tokenizers.hierarchy import merge_seeds, refine_borders
+from hook.tokenizers.hierarchy import merge_seeds, refine_borders, refinement_margin
 
 
 @pytest.fixture
@@ -145,3 +145,28 @@ def test_refined_regions_stay_connected_whatever_the_image(seeds):
     # The other image of the batch changes nothing.
     alone = refine_borders(regions[1:], images[1:], steps=6, smoothness=0)
     assert torch.equal(alone[0], refined[1])
+
+
+def test_parts_of_an_image_are_refined_as_the_whole(seeds):
+    features, valid = seeds
+    regions = merge_seeds(features, valid).cut(40)[:1]
+    regions = regions.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, :-1, :-3]
+    image = torch.randn(1, 3, *regions.shape[1:], generator=torch.Generator().manual_seed(0))
+    means = torch.stack([image[0][:, regions[0] == number].mean(dim=1) for number in range(40)])
+    options = dict(smoothness=0, means=means[None])
+    whole = refine_borders(regions, image, **options)
+    assert torch.equal(whole, refine_borders(regions, image, smoothness=0))
+
+    def by_parts(margin):
+        result, side = torch.empty_like(regions), 12
+        for row in range(0, regions.shape[1], side):
+            for column in range(0, regions.shape[2], side):
+                top, left = max(row - margin, 0), max(column - margin, 0)
+                part = np.s_[..., top : row + side + margin, left : column + side + margin]
+                found = refine_borders(regions[part], image[part], **options)
+                found = found[:, row - top :, column - left :][:, :side, :side]
+                result[:, row : row + side, column : column + side] = found
+        return result
+
+    assert torch.equal(by_parts(refinement_margin()), whole)
+    assert not torch.equal(by_parts(2), whole)
