@@ -107,7 +107,9 @@ def fit_data(cfg: Config, found: LabelledImages) -> None:
         dataset.update(found.options)
     backbone = cfg.model.backbone
     (backbone.get("tokenizer") or backbone).in_channels = len(found.bands)
-    cfg.model.decode_head.num_classes = len(found.classes)
+    further = cfg.model.get("auxiliary_head") or []
+    for head in (cfg.model.decode_head, *(further if isinstance(further, list) else [further])):
+        head.num_classes = len(found.classes)
     with open_raster(found.images[0]) as src:
         is_rgb = len(found.bands) == 3 and set(src.dtypes) == {"uint8"}
         is_rgb = is_rgb and scale_tags(src, src.indexes) is None

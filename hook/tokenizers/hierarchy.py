@@ -198,28 +198,36 @@ def refine_borders(
         means = sums / torch.bincount(index, minlength=b * number).clamp(min=1)[:, None]
         means = means.reshape(b, number, c)
     padded = F.pad(regions, (1, 1, 1, 1), value=-1)  # the result, changed in place
-    result = padded[:, 1:-1, 1:-1]
+    colours = F.pad(pixels, (0, 0, 1, 1, 1, 1)).flatten(0, 2)
+    flat, (rows, columns) = padded.view(-1), padded.shape[1:]
+    position = torch.arange(len(flat), device=flat.device).reshape(padded.shape)
+    around = torch.tensor([y * columns + x for y, x in _RING], device=flat.device)[:, None]
+
+    def group(row: int, column: int, y: int = 0, x: int = 0) -> tuple[slice, ...]:
+        return (
+            slice(None),
+            slice(1 + row + y, rows - 1 + y, 2),
+            slice(1 + column + x, columns - 1 + x, 2),
+        )
+
     # No two of the pixels that change at a time are neighbours, so what is tested holds.
     for _, row, column in itertools.product(range(steps), range(2), range(2)):
-        own = result[:, row::2, column::2].clone()
-        near = torch.stack(
-            [
-                padded[:, 1 + row + y :: 2, 1 + column + x :: 2][:, : own.shape[1], : own.shape[2]]
-                for y, x in _RING
-            ]
-        )
-        same = near == own
+        own = padded[group(row, column)]
+        border = torch.zeros_like(own, dtype=torch.bool)
+        for y, x in _RING[::2]:
+            border |= padded[group(row, column, y, x)] != own
+        index = position[group(row, column)][border & (own >= 0)]
+        near = flat[index + around]
+        labels = torch.cat([flat[index][None], near[::2]])
+        same = near == labels[0]
         links = sum(same[k] & ~(same[k + 1] & same[(k + 2) % 8]) for k in range(0, 8, 2))
-        other = ((near[::2] >= 0) & ~same[::2]).any(dim=0)
-        movable = (links == 1) & (own >= 0) & other
-        labels, around = torch.stack([own, *near[::2]])[:, movable], near[:, movable]
-        of = means[image.expand_as(own)[movable], labels.clamp(min=0)]
-        distances = (pixels[:, row::2, column::2][movable] - of).square().mean(dim=-1)
-        agreeing = (around[:, None] == labels).sum(dim=0)
+        of = means[index // (rows * columns), labels.clamp(min=0)]
+        distances = (colours[index] - of).square().mean(dim=-1)
+        agreeing = (near[:, None] == labels).sum(dim=0)
         costs = (distances - smoothness * agreeing).masked_fill(labels < 0, torch.inf)
-        own[movable] = labels.gather(0, costs.argmin(dim=0)[None])[0]  # of equal costs its own
-        result[:, row::2, column::2] = own
-    return result.clone()
+        best = labels.gather(0, costs.argmin(dim=0)[None])[0]  # of equal costs its own
+        flat[index] = torch.where(links == 1, best, labels[0])
+    return padded[:, 1:-1, 1:-1].clone()
 
 
 def seed_pairs(valid: Tensor) -> Tensor:

@@ -171,6 +171,18 @@ def test_classes_of_an_attribute(scene):
     assert found.options["background"] == 0
 
 
+def test_every_head_has_the_classes_of_the_labels(scene, tmp_path):
+    found = inspect_files(
+        scene / "scene.tif", scene / "squares.gpkg", label="kind", background="ground"
+    )
+    hold_out(found, 0.25, None, tmp_path)
+    found.splits["test"] = found.splits["val"]
+    cfg = load_config(find_config("hook-objects_vit-192x2_banepa-256"))
+    fitting.fit_data(cfg, found)
+    heads = cfg.model.decode_head, cfg.model.auxiliary_head
+    assert [head.num_classes for head in heads] == [3, 3]
+
+
 def test_values_and_colours_of_a_raster(scene, tmp_path):
     mask = make_scene()[1] * np.uint8(10) + np.uint8(10)
     path = write(tmp_path / "cover.tif", mask[None], nodata=10)
