@@ -1,9 +1,9 @@
 r"""Train the codecs of a table one after the other, and compare them.
 
 Each row is a config with options, trained for ``--minutes`` of CPU time (so that a busy machine
-changes little) or ``--iters``, once for each of ``--seeds``. A run that is finished is not run
-again, so an interrupted table goes on. Then all runs stand in one table of
-``tokenizer_benchmark.py``, which gets ``--benchmark``:
+changes little; the learning rate falls to zero over its last quarter) or ``--iters``, once for each
+of ``--seeds``. A run that is finished is not run again, so an interrupted table goes on. Then all
+runs stand in one table of ``tokenizer_benchmark.py``, which gets ``--benchmark``:
 
     python tools/analysis_tools/codec_table.py quantizers --minutes 40 --out work_dirs/codecs \
         --cfg-options train_dataloader.dataset.data_root=data/eurosat_rgb_15k \
@@ -35,6 +35,7 @@ EIGHT = {
     "model.quantizer.embed_dims": 8,
     "model.decoder.in_channels": 8,
 }
+DECAY = 0.25  # share of the time in which the learning rate falls
 Row = tuple[str, dict[str, Any]]
 TABLES: dict[str, dict[str, Row]] = {
     "quantizers": {
@@ -84,7 +85,8 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
         cfg.log_processor.by_epoch = False
         cfg.randomness = dict(seed=seed)
         if args.minutes:
-            cfg.custom_hooks.append(dict(type="hook.TimeLimitHook", minutes=args.minutes))
+            limit = dict(type="hook.TimeLimitHook", minutes=args.minutes, decay=DECAY)
+            cfg.custom_hooks.append(limit)
         folder.mkdir(parents=True, exist_ok=True)
         cfg.dump(config)
         run("train.py", config, "--work-dir", folder)
