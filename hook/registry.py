@@ -55,6 +55,7 @@ METRICS = _child(
 HOOKS = _child(
     "HOOKS",
     "hook.engine.channels_last_hook",
+    "hook.engine.frozen_features",
     "hook.engine.time_limit_hook",
     "hook.engine.checkpoint_hook",
     "hook.engine.resuming",

@@ -29,6 +29,7 @@ _MODULES = {
     "show_scene": "hook.visualization.scenes",
     "show_token_counts": "hook.visualization.tokens",
     "show_tokens": "hook.visualization.tokens",
+    "pretrain": "hook.apis.pretraining",
     "TrainingResult": "hook.apis.training",
     "train": "hook.apis.training",
 }

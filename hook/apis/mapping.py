@@ -10,7 +10,7 @@ from hook.engine.models import get_num_classes
 from hook.geo.arrays import read_class_map, require_xarray
 from hook.geo.styles import distinct_palette
 from hook.inference.model_card import model_card
-from hook.inference.models import Model, join_checkpoint
+from hook.inference.models import Model, join_checkpoint, require_classes
 from hook.inference.scenes import SceneModel
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapReport, map_scene
@@ -76,6 +76,7 @@ class SceneMapper(SceneModel):
             precision=precision,
             compile=compile,
         )
+        require_classes(self.model)
 
     def map(
         self, input: Any, output: str | os.PathLike | None = None, **options: Any

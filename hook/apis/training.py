@@ -136,22 +136,22 @@ def train(
         check_path(name, value)
     if pretrained is not None:
         pretrained = check_path("pretrained", pretrained, "a checkpoint, or the name of a model")
-    images = _check_files("images", images)
+    images = check_files("images", images)
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        labels = _check_files("labels", labels)
+        labels = check_files("labels", labels)
     setup_environment()
     cfg = load_config(find_config(base))
     check_base(cfg, base, DEFAULT_BASE)
-    _check_chip_size(chip_size, images)
+    check_chip_size(chip_size, images)
     inputs = [*images, *labels] if isinstance(labels, list) else images
     inputs = [*inputs, val, pretrained, cfg.filename]
     out = Path(work_dir).expanduser()
-    _check_arrays(images, out / "arrays" / "images", inputs)
+    check_arrays(images, out / "arrays" / "images", inputs)
     if isinstance(labels, list):
-        _check_arrays(labels, out / "arrays" / "masks", inputs)
+        check_arrays(labels, out / "arrays" / "masks", inputs)
     prepare_work_dir(out, overwrite, resume, inputs)
     found = inspect_files(
-        _write_arrays(images, out / "arrays" / "images"),
+        write_arrays(images, out / "arrays" / "images"),
         _write_labels(labels, out),
         label=label,
         classes=classes,
@@ -172,7 +172,7 @@ def train(
     return train_config(cfg, resume=resume, progress=progress, device=device)
 
 
-def _check_files(name: str, given: Any) -> list[Any]:
+def check_files(name: str, given: Any) -> list[Any]:
     """Return files, folders or arrays as a checked list."""
     try:
         paths = [given] if isinstance(given, str | os.PathLike) or is_array(given) else list(given)
@@ -186,7 +186,7 @@ def _check_files(name: str, given: Any) -> list[Any]:
     return paths
 
 
-def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
+def check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
     """Check that one image has at least half of a chip's side in one direction."""
     files = [image for image in images if not is_array(image)]
     longest = max((max(check_array(image)) for image in images if is_array(image)), default=0)
@@ -205,7 +205,7 @@ def _check_chip_size(chip_size: int, images: Sequence[Any]) -> None:
     )
 
 
-def _check_arrays(given: Sequence[Any], folder: Path, inputs: Sequence[Any]) -> None:
+def check_arrays(given: Sequence[Any], folder: Path, inputs: Sequence[Any]) -> None:
     """Check that the files of arrays replace none that is read, such as one of an earlier run."""
     outputs = [_array_file(folder, number) for number, one in enumerate(given) if is_array(one)]
     paths = [one for one in inputs if isinstance(one, str | os.PathLike)]
@@ -217,7 +217,7 @@ def _array_file(folder: Path, number: int) -> Path:
     return folder / f"array_{number}.tif"
 
 
-def _write_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
+def write_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> list[Any]:
     """Write arrays to files, for data-loader workers and later runs."""
     files = list(given)
     for number, image in enumerate(files):
@@ -231,7 +231,7 @@ def _write_arrays(given: Sequence[Any], folder: Path, classes: bool = False) -> 
 def _write_labels(labels: Any, out: Path) -> Any:
     """Write a table of polygons, or masks as arrays, to files."""
     if not isinstance(labels, geopandas.GeoDataFrame | geopandas.GeoSeries):
-        return _write_arrays(labels, out / "arrays" / "masks", classes=True)
+        return write_arrays(labels, out / "arrays" / "masks", classes=True)
     if not len(labels) or labels.crs is None:
         raise DataError(
             "labels: the table is empty or has no CRS",

@@ -1,4 +1,4 @@
-"""Adapt a config to a user's images and labels: data, sizes, statistics, weights, schedule."""
+"""Adapt a config to a user's images: data, sizes, statistics, weights, schedule."""
 
 import math
 import warnings
@@ -13,13 +13,22 @@ from mmengine.config import Config
 from hook.checkpoint import load_checkpoint
 from hook.datasets.holdout import PARTS
 from hook.datasets.inspection import LabelledImages
-from hook.datasets.statistics import labelled_statistics
-from hook.engine.configs import RUNNER_KEYS, as_list, build_dataset, merge_options
+from hook.datasets.statistics import BandStatistics, labelled_statistics
+from hook.engine.configs import (
+    RUNNER_KEYS,
+    as_list,
+    build_dataset,
+    config_errors,
+    merge_options,
+)
 from hook.engine.runner import set_amp
 from hook.errors import ConfigError, DataError
 from hook.geo.bands import scale_tags
 from hook.geo.raster import open_raster
+from hook.progress import progress_bar
+from hook.registry import MODELS
 from hook.tokenizers import PRESETS
+from hook.tokenizers.hook_tokenizer import to_pair
 
 _MIN_BATCHES = 16  # per epoch
 # Chips used for statistics and class frequencies: 65 million pixels.
@@ -27,6 +36,8 @@ _MOST_CHIPS = 1000
 # Transforms that assume red, green and blue bands.
 _FOR_RGB = ("ColorJitter", "HueSaturationValue", "RGBShift", "ToGray", "ToSepia", "ChannelShuffle")
 _VALIDATIONS = 6
+# Of the pretraining: share of valid pixels of a chip, and number of chips that are few.
+_LEAST_VALID, _FEW_CHIPS = 0.25, 100
 
 
 def check_base(cfg: Config, base: Any, default: str) -> None:
@@ -165,11 +176,15 @@ def measure(
                 "held-out part",
                 stacklevel=3,
             )
-    result = statistics["train"].result()
+    return *_rounded(statistics["train"]), counts["train"]
+
+
+def _rounded(statistics: BandStatistics) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each band in six digits."""
+    result = statistics.result()
     mean = [float(f"{value:.6g}") for value in result["mean"]]
     # A constant band must not divide by zero.
-    std = [float(f"{value:.6g}") or 1.0 for value in result["std"]]
-    return mean, std, counts["train"]
+    return mean, [float(f"{value:.6g}") or 1.0 for value in result["std"]]
 
 
 def set_statistics(
@@ -235,7 +250,13 @@ def fit_schedule(cfg: Config, epochs: int, options: Mapping[str, Any]) -> None:
     loader.dataset.length = max(chips, _MIN_BATCHES * loader.batch_size)
     merge_options(cfg, options, "cfg_options")
     loader = cfg.train_dataloader
-    steps = math.ceil(loader.dataset.length / loader.batch_size)
+    _scale_schedule(cfg, epochs, math.ceil(loader.dataset.length / loader.batch_size))
+    cfg.train_cfg.val_interval = max(1, epochs // _VALIDATIONS)
+    merge_options(cfg, options, "cfg_options")  # again, to override the schedule
+
+
+def _scale_schedule(cfg: Config, epochs: int, steps: int) -> None:
+    """Scale the schedule to a number of epochs with so many steps each."""
     factor = epochs / cfg.train_cfg.max_epochs
     kept = []
     for scheduler in as_list(cfg.get("param_scheduler")):
@@ -250,8 +271,6 @@ def fit_schedule(cfg: Config, epochs: int, options: Mapping[str, Any]) -> None:
         kept.append(scheduler)
     cfg.param_scheduler = kept
     cfg.train_cfg.max_epochs = epochs
-    cfg.train_cfg.val_interval = max(1, epochs // _VALIDATIONS)
-    merge_options(cfg, options, "cfg_options")  # again, to override the schedule
 
 
 def build_cover(cfg: Config, part: str, **options: Any) -> Any:
@@ -264,3 +283,174 @@ def build_cover(cfg: Config, part: str, **options: Any) -> Any:
     """
     defaults = dict(mode="cover", test_mode=True, pipeline=[dict(type="hook.PackSegSample")])
     return build_dataset(cfg, part, lambda section: {**section, **defaults, **options})
+
+
+# ---------------------------------------------------------------------------------- pretraining
+def check_pretraining_base(cfg: Config, base: Any, default: str) -> None:
+    """Check that a config pretrains a HOOK model by epochs.
+
+    Args:
+        cfg: The config.
+        base: Its name, for the message.
+        default: A valid config, for the message.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    kind = str(cfg.model.get("type"))
+    by_epoch = "max_epochs" in (cfg.get("train_cfg") or {})
+    if not kind.endswith("TokenPretrainer") or not by_epoch:
+        raise ConfigError(
+            f"base {base} cannot be adapted to images without labels",
+            expected="a hook.TokenPretrainer, and train_cfg of EpochBasedTrainLoop",
+            found=kind if by_epoch else f"{kind}, train_cfg without max_epochs",
+            remedy=f"start from {default}, or train with tools/train.py",
+        )
+
+
+def fit_frozen(
+    cfg: Config, frozen: bool | str | Mapping | None, bands: Sequence[int] | None
+) -> None:
+    """Set the frozen network of a pretraining, and build it once to see that it can be.
+
+    Args:
+        cfg: The config.
+        frozen: True for that of the config; timm's name of another one, or options of
+            :class:`hook.models.FrozenBackbone`; False or None for none.
+        bands: Indexes of the bands that it sees; None: all.
+
+    Raises:
+        ConfigError: The network cannot be built, or does not see these bands.
+        CheckpointError: Its weights cannot be read.
+    """
+    model = cfg.model
+    if not frozen or (frozen is True and model.get("frozen") is None):
+        model.frozen, model.feature_channels = None, 0
+        model.losses = [one for one in model.losses if not MODELS.get(one.type).needs_frozen]
+        cfg.custom_hooks = [
+            one
+            for one in as_list(cfg.get("custom_hooks"))
+            if not str(one.type).endswith("FrozenFeatureHook")
+        ]
+        return
+    changes = {} if frozen is True else frozen
+    if isinstance(frozen, str):
+        changes = dict(model=frozen, weights=True)
+    options = dict(type="hook.FrozenBackbone") | dict(model.get("frozen") or {}) | dict(changes)
+    if bands is not None:
+        options["bands"] = list(bands)
+    with config_errors("frozen"):
+        network = MODELS.build(dict(options))
+    network.check_bands(model.backbone.tokenizer.in_channels)
+    model.frozen, model.feature_channels = options, sum(network.channels)
+
+
+def fit_unlabelled(
+    cfg: Config, images: Sequence[str], bands: Sequence[str | int], chip_size: int, batch_size: int
+) -> None:
+    """Replace data and sizes of a pretraining, except for statistics (:func:`choose_chips`).
+
+    Args:
+        cfg: The config. A token has as many seeds on average as in it.
+        images: Files with the same bands.
+        bands: Names or 1-based numbers of the bands, in the model's order.
+        chip_size: Side of the chips in pixels.
+        batch_size: Chips per step.
+    """
+    if cfg.get("data_preprocessor") is not None:
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    tokenizer = cfg.model.backbone.tokenizer
+    area = math.prod(to_pair(tokenizer.get("img_size", 224)))
+    if "num_tokens" in tokenizer:
+        tokenizer.num_tokens = max(1, round(tokenizer.num_tokens * chip_size**2 / area))
+    tokenizer.img_size, tokenizer.in_channels = chip_size, len(bands)
+    takes_valid = PRESETS.get(tokenizer.get("preset"), {}).get("takes_valid", False)
+    cfg.model.data_preprocessor.mark_invalid = takes_valid
+    loader = cfg.train_dataloader
+    loader.batch_size = batch_size
+    if not torch.cuda.is_available():  # see fit_sizes
+        loader.num_workers, loader.persistent_workers = 0, False
+    loader.pop("dataset")
+    loader.dataset = dict(
+        type="hook.GeoTIFFFolder",
+        images=list(images),
+        grid="image",
+        mode="cover",
+        chip_size=chip_size,
+        metainfo=dict(bands=tuple(bands), scale=1.0, offset=0.0),
+        pipeline=[dict(type="hook.PackClsSample")],
+    )
+    for part in ("val", "test"):
+        for key in ("dataloader", "evaluator", "cfg"):
+            cfg.pop(f"{part}_{key}", None)
+
+
+def choose_chips(cfg: Config, max_chips: int, seed: int, progress: bool = True) -> int:
+    """Choose the chips of a pretraining, and set them and the statistics of their bands.
+
+    Chips are those of a cover of the images with a quarter of valid pixels or more.
+
+    Args:
+        cfg: Config of :func:`fit_unlabelled`.
+        max_chips: Number of chips to look at; more are drawn from.
+        seed: Random seed of that draw.
+        progress: Show a progress bar.
+
+    Returns:
+        Number of chips.
+
+    Raises:
+        DataError: There are fewer than two such chips.
+    """
+    dataset = build_dataset(cfg, "train", lambda section: {**section, "pipeline": []})
+    chosen = np.arange(len(dataset))
+    if len(dataset) > max_chips:
+        draw = np.random.default_rng(seed)
+        chosen = np.sort(draw.choice(len(dataset), max_chips, replace=False))
+    statistics, kept, valid = BandStatistics(), [], 0
+    bar = dict(desc="images", unit="chip", leave=False, delay=2, show=progress)
+    for index in progress_bar(chosen.tolist(), **bar):
+        sample = dataset[index]
+        share = sample["valid"].mean()
+        valid += share > 0
+        if share >= _LEAST_VALID:
+            kept.append(index)
+            statistics.update(np.atleast_3d(sample["img"]), sample["valid"])
+    size = cfg.train_dataloader.dataset.chip_size
+    if len(kept) < 2:
+        raise DataError(
+            f"the images have too few chips of {size} px to learn from",
+            expected=f"two or more with {_LEAST_VALID:.0%} of valid pixels, better hundreds",
+            found=f"{len(kept)} of {len(chosen)}; {valid} with any valid pixel",
+            remedy="use a smaller chip_size or more images, or correct their nodata value",
+        )
+    if len(kept) < _FEW_CHIPS:
+        warnings.warn(
+            f"only {len(kept)} chips of {size} px to learn from; a smaller chip_size or more "
+            "images give more",
+            stacklevel=3,
+        )
+    section = cfg.train_dataloader.dataset
+    if len(kept) < len(dataset):
+        section.indices = kept
+    mean, std = _rounded(statistics)
+    section.metainfo.update(mean=mean, std=std)
+    cfg.model.data_preprocessor.update(mean=mean, std=std)
+    return len(kept)
+
+
+def fit_epochs(cfg: Config, epochs: int, chips: int, options: Mapping[str, Any]) -> None:
+    """Scale the schedule of a pretraining to its epochs; see :func:`fit_schedule`.
+
+    Args:
+        cfg: Config with everything else.
+        epochs: Number of epochs.
+        chips: Chips per epoch.
+        options: Dotted keys of the config to override.
+
+    Raises:
+        ConfigError: If ``options`` cannot be merged.
+    """
+    merge_options(cfg, options, "cfg_options")
+    _scale_schedule(cfg, epochs, math.ceil(chips / cfg.train_dataloader.batch_size))
+    merge_options(cfg, options, "cfg_options")  # again, to override the schedule

@@ -92,8 +92,10 @@ def fit_loaded_positions(model: nn.Module, weights: dict[str, Tensor], source: s
 
 
 def get_num_classes(model: nn.Module) -> int:
-    """Return the number of classes of a model."""
-    head = getattr(model, "decode_head", None) or model.head
+    """Return the number of classes of a model, 0 for one without a head."""
+    head = getattr(model, "decode_head", None) or getattr(model, "head", None)
+    if head is None:
+        return 0
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     return int(head.num_classes)
 

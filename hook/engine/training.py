@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from hook.checkpoint import find_resumable, load_checkpoint
 from hook.engine.configs import load_config, make_folder
+from hook.engine.frozen_features import FILES
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import build_runner, set_resume
 from hook.errors import ConfigError
@@ -25,7 +26,7 @@ from hook.geo.staging import atomic_write, check_output
 
 _FILES_OF_A_RUN = (
     *("config.py", "last_checkpoint", "checkpoint.pth", "epoch_*.pth", "iter_*.pth", "best_*.pth"),
-    *("arrays/labels.gpkg", "arrays/split.gpkg"),
+    *("arrays/labels.gpkg", "arrays/split.gpkg", FILES),
 )
 
 
@@ -37,7 +38,7 @@ class TrainingResult:
         config: The config, for ``tools/train.py`` and the ``hook`` commands.
         checkpoint: Weights and dataset meta after the last epoch.
         metrics: On the held-out part, in percent: ``mIoU``, ``aAcc`` (overall accuracy), ``mAcc``,
-            ``IoU.<class>``, and further metrics of the base config.
+            ``IoU.<class>``, and further metrics of the base config; empty without labels.
         work_dir: Folder of the files.
         log: MMEngine's log of the run.
         curves: A row per epoch: ``loss`` (mean), ``lr``, and the metrics of validated epochs.

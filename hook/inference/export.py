@@ -25,7 +25,13 @@ from hook.errors import ConfigError
 from hook.geo.bands import to_model_units
 from hook.geo.raster import parse_nodata
 from hook.geo.staging import StagedFiles, exists
-from hook.inference.models import Model, chosen_tokens, load_model, model_files
+from hook.inference.models import (
+    Model,
+    chosen_tokens,
+    load_model,
+    model_files,
+    require_classes,
+)
 from hook.inference.windows import WindowPredictor
 from hook.tokenizers import ImageFacts
 
@@ -101,6 +107,7 @@ def export_onnx(
     output = Path(output)
     _check_output(output, overwrite)
     model = load_model(model)
+    require_classes(model)
     _check_model(model, num_tokens)
     window = window or _default_window(model)
     _check_window(model, window)

@@ -28,6 +28,7 @@ from hook.inference.models import (
     join_checkpoint,
     load_model,
     model_files,
+    require_classes,
 )
 from hook.progress import progress_bar
 
@@ -132,6 +133,7 @@ def predict_files(
     if bidx is not None:
         bidx = check_bands(bidx)
     model = load_model(model, device=device)
+    require_classes(model)
     segments = is_segmentation(model)
     targets = _plan_output(files, out, segments, overwrite)
     if out is not None:

@@ -81,6 +81,18 @@ def model_files(model: nn.Module) -> list[str | os.PathLike]:
     return [file for file in (config, getattr(model, "weights_file", None)) if file is not None]
 
 
+def require_classes(model: nn.Module) -> None:
+    """Raise ConfigError for a model without classes: one that learned without labels."""
+    if not get_num_classes(model):
+        raise ConfigError(
+            "the model has no classes: it learned without labels",
+            expected="a classification or a segmentation",
+            found=type(model).__name__,
+            remedy="train one that starts from it, with train(..., pretrained=CHECKPOINT) or "
+            "load_from; regions and search work without classes",
+        )
+
+
 def join_checkpoint(model: Model, checkpoint: str | os.PathLike | None) -> Model:
     """Return the model argument of a call, joined with a deprecated ``checkpoint``."""
     if checkpoint is None:
@@ -213,6 +225,8 @@ def _dataset_meta(cfg: Config, checkpoint_meta: Mapping, model: nn.Module) -> di
         meta = find_key(cfg.get("test_dataloader"), "metainfo") or cfg.get("metainfo") or {}
     meta = dict(meta)
     count = get_num_classes(model)
+    if not count:  # a pretrained backbone
+        return meta | dict(classes=())
     if "classes" in meta:
         meta["classes"] = tuple(meta["classes"])
     meta.setdefault("classes", tuple(f"class_{index}" for index in range(count)))

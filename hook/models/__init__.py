@@ -29,6 +29,8 @@ from hook.models.data_preprocessor import (
     SegDataPreProcessor,
 )
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
+from hook.models.pretrain_losses import SeedAlignment, SeedReconstruction, TokenAlignment
+from hook.models.pretrainer import TokenPretrainer
 from hook.models.pyramid import SeedPyramid, TokenPyramid
 from hook.models.region_loss import RegionLoss
 from hook.models.seed_backbone import SeedBackbone
@@ -85,13 +87,17 @@ __all__ = [
     "RegionContextHead",
     "RegionLoss",
     "SMPBackbone",
+    "SeedAlignment",
     "SeedBackbone",
     "SeedPyramid",
+    "SeedReconstruction",
     "SegDataPreProcessor",
     "SegFormerStyleHead",
     "TileAutoencoder",
+    "TokenAlignment",
     "TokenClassifier",
     "TokenModel",
+    "TokenPretrainer",
     "TokenPyramid",
     "TokenSegmentor",
     "TokenViT",

@@ -12,8 +12,10 @@ from hook.datasets.check_hook import model_facts
 from hook.engine.configs import find_config
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
-# Benchmark configs have only a model.
-CONFIGS = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name not in ("_base_", "benchmark"))
+# Benchmark configs have only a model, and pretraining has no classes.
+CONFIGS = sorted(
+    p for p in ROOT.glob("*/*.py") if p.parent.name not in ("_base_", "benchmark", "pretrain")
+)
 
 
 def ids(path):
@@ -70,6 +72,32 @@ def test_autoencoder(path):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
         assert f"{split}_evaluator" in cfg
     assert cfg.data_preprocessor == cfg.model.data_preprocessor
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("pretrain/*.py")), ids=ids)
+def test_pretraining(path):
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    # All weights have a place in the classifier of the same data.
+    classifier = Config.fromfile(ROOT / "hook/hook-objects_vit-192x6_eurosat-2k-64.py")
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        other = MODELS.build(classifier.model)
+    own = {name: value.shape for name, value in model.backbone.state_dict().items()}
+    assert own == {name: value.shape for name, value in other.backbone.state_dict().items()}
+    stores = any(hook.type == "hook.FrozenFeatureHook" for hook in cfg.custom_hooks)
+    assert stores == (cfg.model.frozen is not None)
+    # Images of the training split only.
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.split_list == "splits/train.txt" and cfg.test_dataloader is None
+    lists = []
+    for part in ("train", "test"):
+        lines = (
+            (ROOT / f"_base_/splits/eurosat/eurosat_rgb_15k_{part}.txt").read_text().splitlines()
+        )
+        pairs = (line.split(": ") for line in lines)
+        lists.append({(name, number) for name, numbers in pairs for number in numbers.split()})
+    assert len(lists[0]) == 12_000 and not lists[0] & lists[1]
 
 
 @pytest.mark.parametrize("task", ["cls", "seg"])

@@ -46,6 +46,7 @@ NOT_CHECKED: dict[tuple[str, str], str] = {}
 # the beginning of the block's first line.
 DATA = "a public data set, to be downloaded"
 WEIGHTS = "weights of trainings that take hours, on a public data set to be downloaded"
+WEIGHTS_OF_TIMM = "downloads weights; tests/apis calls the function with random ones"
 TIME = "minutes on an idle machine; tests/tools executes the program on small models"
 CLUSTER = "a cluster"
 GPU = "several GPUs"
@@ -74,6 +75,10 @@ NOT_EXECUTED = {
         "python tools/analysis_tools/scaling.py": TIME,
     },
     "configs/patch_embed/README.md": {"python tools/dataset_tools/": DATA},
+    "configs/pretrain/README.md": {
+        "python tools/dataset_tools/": DATA,
+        "python tools/train.py": DATA,
+    },
     "configs/segformer/README.md": {"python tools/dataset_tools/": DATA},
     "configs/unet/README.md": {"python tools/dataset_tools/": DATA},
     "docs/explain/adaptivity.md": {"tokenizer = dict(": PART, "python tools/train.py": DATA},
@@ -102,6 +107,7 @@ NOT_EXECUTED = {
         "python tools/dataset_tools/": READERS,
         "model = dict(backbone=": PART,
     },
+    "docs/howto/pretrain.md": {'pretrain("images", "work_dirs/alone"': WEIGHTS_OF_TIMM},
     "docs/howto/public-data.md": {
         "python tools/dataset_tools/": DATA,
         "python tools/train.py": DATA,
@@ -377,6 +383,10 @@ def test_page_runs(page, copy_of_demo, monkeypatch, capsys):
     brief = dict(base="hook-fast-tiny_banepa-256", epochs=1, chip_size=64, batch_size=2)
     train = functools.partial(hook.apis.train, **brief, progress=False)
     monkeypatch.setattr(hook.apis, "train", train)
+    brief = dict(epochs=1, chip_size=32, max_chips=8, batch_size=4)
+    brief["frozen"] = dict(weights=None, levels=(1,), scale=1.0)
+    pretrain = functools.partial(hook.apis.pretrain, **brief, progress=False)
+    monkeypatch.setattr(hook.apis, "pretrain", pretrain)
     variables, namespace = {}, {}
     for block in (b for b in BLOCKS if b.page == page):
         if given := GIVEN.fullmatch(block.note):
