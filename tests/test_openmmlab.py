@@ -60,7 +60,8 @@ OVERRIDDEN = {
         "_save_best_checkpoint _save_checkpoint_with_step after_train_iter before_train"
     ),
     "mmengine.hooks.Hook": (
-        "after_load_checkpoint after_run after_test_iter after_train_iter after_val_epoch "
+        "after_load_checkpoint after_run after_test_iter after_train after_train_iter "
+        "after_val_epoch "
         "after_val_iter before_run before_save_checkpoint before_test_epoch before_train "
         "before_train_epoch before_val_epoch"
     ),

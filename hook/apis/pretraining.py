@@ -1,5 +1,6 @@
 """Learn from images without labels."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from hook.geo.raster import RASTER_SUFFIXES, open_raster
 from hook.zoo import find_model
 
 DEFAULT_BASE = "hook-objects_vit-192x6_eurosat-12k-64"
+# Without a number of epochs.
+_CHIPS_SEEN, _MOST_EPOCHS = 24_000, 100
 
 
 def pretrain(
@@ -37,7 +40,7 @@ def pretrain(
     frozen: bool | str | Mapping[str, Any] | None = True,
     bands: Sequence[int | str] | None = None,
     chip_size: int = 64,
-    epochs: int = 10,
+    epochs: int | None = None,
     max_chips: int = 4000,
     batch_size: int = 32,
     seed: int | None = 0,
@@ -69,7 +72,7 @@ def pretrain(
             Default: the bands of these names or colours, or all three of three. The model itself
             learns from all bands.
         chip_size: Side of the chips in pixels.
-        epochs: Passes over the chips.
+        epochs: Passes over the chips. Default: as many as see 24,000 chips, at most 100.
         max_chips: Most chips to use, drawn at random from those that cover the images.
         batch_size: Chips per step.
         seed: Random seed; None draws one.
@@ -95,9 +98,11 @@ def pretrain(
         >>> result = pretrain("scenes", "work_dirs/own")
         >>> extractor = RegionExtractor((result.config, result.checkpoint))
     """
-    numbers = dict(chip_size=chip_size, epochs=epochs, batch_size=batch_size, max_chips=max_chips)
-    for name, value in numbers.items():
-        check_int(name, value, minimum=4 if name == "chip_size" else 1)
+    check_int("chip_size", chip_size, minimum=4)
+    for name, value in dict(batch_size=batch_size, max_chips=max_chips).items():
+        check_int(name, value)
+    if epochs is not None:
+        check_int("epochs", epochs)
     if seed is not None:  # None draws one
         check_int("seed", seed, 0, 2**32 - 1)
     if not isinstance(frozen, bool | str | Mapping | None):
@@ -136,6 +141,8 @@ def pretrain(
         pretrained = find_model(str(pretrained))
     fit_run(cfg, out, seed, pretrained)
     chips = choose_chips(cfg, max_chips, seed or 0, progress)
+    if epochs is None:
+        epochs = min(_MOST_EPOCHS, math.ceil(_CHIPS_SEEN / chips))
     fit_epochs(cfg, epochs, chips, cfg_options or {})
     return train_config(cfg, resume=resume, progress=progress, device=device)
 

@@ -38,6 +38,7 @@ _FOR_RGB = ("ColorJitter", "HueSaturationValue", "RGBShift", "ToGray", "ToSepia"
 _VALIDATIONS = 6
 # Of the pretraining: share of valid pixels of a chip, and number of chips that are few.
 _LEAST_VALID, _FEW_CHIPS = 0.25, 100
+_CHECKPOINTS = 20
 
 
 def check_base(cfg: Config, base: Any, default: str) -> None:
@@ -118,8 +119,7 @@ def fit_data(cfg: Config, found: LabelledImages) -> None:
         dataset.update(found.options)
     backbone = cfg.model.backbone
     (backbone.get("tokenizer") or backbone).in_channels = len(found.bands)
-    further = cfg.model.get("auxiliary_head") or []
-    for head in (cfg.model.decode_head, *(further if isinstance(further, list) else [further])):
+    for head in (cfg.model.decode_head, *as_list(cfg.model.get("auxiliary_head"))):
         head.num_classes = len(found.classes)
     with open_raster(found.images[0]) as src:
         is_rgb = len(found.bands) == 3 and set(src.dtypes) == {"uint8"}
@@ -453,4 +453,5 @@ def fit_epochs(cfg: Config, epochs: int, chips: int, options: Mapping[str, Any])
     """
     merge_options(cfg, options, "cfg_options")
     _scale_schedule(cfg, epochs, math.ceil(chips / cfg.train_dataloader.batch_size))
+    cfg.default_hooks.checkpoint.interval = max(1, epochs // _CHECKPOINTS)
     merge_options(cfg, options, "cfg_options")  # again, to override the schedule

@@ -10,7 +10,14 @@ import torch
 from mmengine.config import Config
 from rasterio.transform import from_origin
 
-from hook.apis import RegionExtractor, SceneMapper, TrainingResult, load_model, pretrain
+from hook.apis import (
+    RegionExtractor,
+    SceneMapper,
+    TrainingResult,
+    load_model,
+    pretrain,
+    pretraining,
+)
 from hook.checkpoint import load_checkpoint
 from hook.engine import frozen_features
 from hook.engine.frozen_features import FrozenFeatureHook, StoredFeatures
@@ -100,9 +107,12 @@ def test_bands_and_classes_of_any_number_without_a_network(tmp_path):
     assert cfg.model.data_preprocessor.mark_invalid
 
 
-def test_few_of_many_chips_are_drawn(scene, tmp_path):
+def test_few_of_many_chips_are_drawn(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "_CHIPS_SEEN", 10)
+    options = SMALL | dict(epochs=None)
     with pytest.warns(UserWarning, match="only 4 chips of 32 px to learn from"):
-        done = pretrain(scene, tmp_path / "run", frozen=None, max_chips=4, **SMALL)
+        done = pretrain(scene, tmp_path / "run", frozen=None, max_chips=4, **options)
+    assert len(done.curves) == 3  # epochs
     assert len(Config.fromfile(done.config).train_dataloader.dataset.indices) == 4
 
 

@@ -421,7 +421,7 @@ def test_chips_larger_than_all_images(scene, tmp_path):
     with pytest.raises(ConfigError, match=rf"chip_size={2 * SIZE + 1}.*\n.*\n.*{SIZE} pixels"):
         train(scene / "scene.tif", scene / "mask.tif", tmp_path / "run", **options)
     assert not list(tmp_path.iterdir())
-    training._check_chip_size(2 * SIZE, [scene / "scene.tif"])
+    training.check_chip_size(2 * SIZE, [scene / "scene.tif"])
 
 
 @pytest.mark.filterwarnings("error::UserWarning:hook", "error:.*geotransform")
