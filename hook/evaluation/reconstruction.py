@@ -180,13 +180,14 @@ def _ssim(scaled: Tensor, known: Tensor) -> Tensor:
     edge = SSIM_WINDOW // 2
     if min(known.shape) <= edge:
         return torch.full((scaled.shape[1],), torch.nan)
-    missing = F.max_pool2d((~known)[None].double(), SSIM_WINDOW, stride=1, padding=edge)[0]
+    missing = F.max_pool2d((~known)[None].float(), SSIM_WINDOW, stride=1, padding=edge)[0]
     values = []
-    for true, decoded in scaled.transpose(0, 1)[:, :, None, None]:  # one at a time for the memory
+    # One band at a time, and not in float64, in which convolutions copy the window of each pixel.
+    for true, decoded in scaled.float().transpose(0, 1)[:, :, None, None]:
         _, full = structural_similarity_index_measure(
             decoded, true, data_range=1.0, reduction="none", return_full_image=True
         )
-        values.append(full[0, 0, missing == 0].mean())
+        values.append(full[0, 0, missing == 0].double().mean())
     return torch.stack(values)
 
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from hook.errors import ConfigError
 from hook.evaluation.map_labels import SIZES, burn_labels
 
 RATE = 2.0
@@ -94,6 +95,20 @@ def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, 
     assert 25 < float(jpeg["PSNR"]) < 50 and float(jpeg["VTBench psnr"]) > 25
     change = float(jpeg["accuracy"]) - float(original["accuracy"])
     assert float(jpeg["change"]) == pytest.approx(change)
+
+
+def test_images_that_do_not_fit_a_codec_or_the_memory(tool, tiny, tmp_path, monkeypatch):
+    config = tiny.write_codec_config(tmp_path / "tiny.py", tmp_path)
+    checkpoint = tiny.write_checkpoint(config, tmp_path / "tiny.pth")
+    model = tool.load_codec(tool.load_config(config), checkpoint, "cpu")
+    images = tool.Images("scene", [np.zeros((2, 2000, 2000))], [None], 255)
+    tool.check_fit("tiny", model, images)
+    monkeypatch.setattr(tool, "available_memory", lambda: 10**7)
+    with pytest.raises(ConfigError, match="more memory than is free"):
+        tool.check_fit("tiny", model, images)
+    images.arrays = [np.zeros((3, 64, 64))]
+    with pytest.raises(ConfigError, match="2 bands"):
+        tool.check_fit("tiny", model, images)
 
 
 # ------------------------------------------------------------------------------ detail and text

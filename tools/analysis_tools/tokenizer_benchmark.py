@@ -459,8 +459,11 @@ def find_readings(args: argparse.Namespace, images: Images) -> list[Reading]:
                 f"{option} {name} does not classify {task}",
                 remedy="`hook models list` shows the tasks of models",
             )
-        same = known == tuple(images.meta["classes"])  # a segmentation gives their numbers
-        if (same or (set(images.labels) <= set(known) and not segments)) and is_8bit:
+        # The numbers of a segmentation are compared, the names of a classification.
+        fits = set(images.labels) <= {*known}
+        if segments:
+            fits = known == tuple(images.meta["classes"])
+        if fits and is_8bit:
             found.append(read(model if segments else Classifier(model), images))
         else:
             print(f"{images.name}: {name} does not read them, for other classes or values")
