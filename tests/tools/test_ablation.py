@@ -96,7 +96,11 @@ def test_regions_of_a_segmentation_are_measured(tool, arrays, monkeypatch):
     rows = json.loads((arrays / "table.json").read_text())["banepa regions"]
     assert [(row["row"], row["regions"]) for row in rows] == [
         (name, count)
-        for name in ("merged by colour", "regions without labels")
+        for name in (
+            "merged by colour",
+            "regions without labels",
+            "regions without labels, refined",
+        )
         for count in (16, 64, 256)
     ]
     colour, learned = rows[1], rows[4]
@@ -104,10 +108,12 @@ def test_regions_of_a_segmentation_are_measured(tool, arrays, monkeypatch):
     assert difference == pytest.approx(learned["ASA"] - colour["ASA"])
     assert low <= difference <= high
     (path,) = (arrays / "runs").glob("*_seed0.json")
-    regions = json.loads(path.read_text())["test"]["regions"]
-    assert len(regions) == 3 and set(regions[0]) == {"16", "64", "256"}
-    accuracy, boundary, variation, compact = regions[0]["256"]
-    assert 0.5 < accuracy <= 1 and 0 < boundary <= 1 and 0 < variation < 1 and 0 < compact < 0.8
+    report = json.loads(path.read_text())["test"]
+    assert report["refined"] != report["regions"]
+    for regions in (report["regions"], report["refined"]):
+        assert len(regions) == 3 and set(regions[0]) == {"16", "64", "256"}
+        accuracy, boundary, variation, compact = regions[0]["256"]
+        assert 0.5 < accuracy <= 1 and 0 < boundary <= 1 and 0 < variation < 1 and 0 < compact < 0.8
 
 
 def test_segmenters_without_a_model_are_tuned_on_validation(tool, arrays, monkeypatch):

