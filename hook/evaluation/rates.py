@@ -27,7 +27,7 @@ from hook.geo.raster import quiet
 # ------------------------------------------------------------------------------ files of codes
 _MAGIC = b"HKC1"
 _STEPS = 2  # of a frequency in the table, per power of two: finer ones cost more than they save
-_MAX_TRIES = 14  # of a quality
+_MAX_TRIES, _FINEST = 14, 0.001  # of a quality, and its smallest change
 
 
 def pack_codes(codes: np.ndarray, sizes: Sequence[int]) -> bytes:
@@ -158,25 +158,32 @@ class ImageCodec:
             return file
 
         if self.draft is None:
-            file = self._bisect(encode, budget, tolerance)
+            file = self._narrow(encode, budget, tolerance)
         else:
             file = self._guess(encode, partial(self.draft, image), budget)
         return None if file is None else (file, float(np.mean(times)))
 
-    def _bisect(
+    def _narrow(
         self, encode: Callable[[float], bytes], budget: float, tolerance: float
     ) -> bytes | None:
+        """Halve the range and interpolate in it by turns."""
         low, high = self.qualities
-        if len(encode(low)) > budget:
+        smaller, larger = len(encode(low)), math.inf
+        if smaller > budget:
             return None
-        best = None
-        for _ in range(_MAX_TRIES):
-            middle = (low + high) / 2
-            file = encode(middle)
+        best, aim = None, (1 - tolerance / 2) * budget
+        for number in range(_MAX_TRIES):
+            if high - low < _FINEST * abs(high):  # sizes jump there
+                break
+            share = 0.5
+            if number % 2 and larger < math.inf:
+                share = min(0.999, max(0.001, (aim - smaller) / (larger - smaller)))
+            quality = low + share * (high - low)
+            file = encode(quality)
             if len(file) > budget:
-                high = middle
+                high, larger = quality, len(file)
                 continue
-            low = middle
+            low, smaller = quality, len(file)
             best = file if best is None or len(file) >= len(best) else best
             if len(file) > (1 - tolerance) * budget:
                 break

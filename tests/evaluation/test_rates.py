@@ -83,6 +83,22 @@ def test_a_slow_codec_is_tried_near_the_quality_that_drafts_find(bias):
     assert codec.within(None, 149) is None
 
 
+@pytest.mark.parametrize(("power", "most"), [(1, 5), (3, 10)])
+def test_a_few_tries_find_a_quality_that_is_a_number(power, most):
+    tried = []
+
+    def encode(image, quality):
+        tried.append(quality)
+        return bytes(100 + int(1e5 * (quality / 60) ** power))
+
+    codec = ImageCodec("smooth", encode, bytes, (0.01, 60.0))
+    for share in (0.01, 0.1, 0.6):
+        tried.clear()
+        budget = 100 + 1e5 * share
+        file, _ = codec.within(None, budget)
+        assert 0.99 * budget < len(file) <= budget and len(tried) <= most
+
+
 @pytest.mark.skipif("avif" not in installed_codecs(), reason="Pillow was built without AVIF")
 def test_avif_uses_its_budget(picture):
     picture = picture[:, :64, :64]
