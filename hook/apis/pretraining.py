@@ -29,7 +29,7 @@ from hook.zoo import find_model
 
 DEFAULT_BASE = "hook-objects_vit-192x6_eurosat-12k-64"
 # Without a number of epochs.
-_CHIPS_SEEN, _MOST_EPOCHS = 24_000, 100
+_CHIPS_SEEN, _MOST_EPOCHS = 20_000, 100
 
 
 def pretrain(
@@ -72,7 +72,7 @@ def pretrain(
             Default: the bands of these names or colours, or all three of three. The model itself
             learns from all bands.
         chip_size: Side of the chips in pixels.
-        epochs: Passes over the chips. Default: as many as see 24,000 chips, at most 100.
+        epochs: Passes over the chips. Default: as many as see 20,000 chips, at most 100.
         max_chips: Most chips to use, drawn at random from those that cover the images.
         batch_size: Chips per step.
         seed: Random seed; None draws one.

@@ -293,6 +293,8 @@ class VectorBatches(NamedTuple):
     crs: CRS | None
     batches: Iterator[tuple[pa.RecordBatch, np.ndarray]]
     """Fields, and (n,) shapely geometries."""
+    metadata: dict[str, str] = {}
+    """Metadata of the file (GeoParquet) or of its layer."""
 
 
 @contextmanager
@@ -340,11 +342,16 @@ def _parquet_batches(path: str) -> Iterator[VectorBatches]:
                 yield batch.select(names), shapes[start : start + len(batch)]
                 start += len(batch)
 
-        yield VectorBatches(pa.schema(kept), len(shapes), geometries.crs, batches())
+        notes = {
+            key.decode(): value.decode(errors="replace")
+            for key, value in (file.metadata.metadata or {}).items()
+        }
+        yield VectorBatches(pa.schema(kept), len(shapes), geometries.crs, batches(), notes)
 
 
 def _gdal_batches(path: str, layer: str | None) -> Iterator[VectorBatches]:
-    count = pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]
+    info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+    count, notes = info["features"], info.get("layer_metadata") or {}
     with pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (meta, reader):
         geometry = meta["geometry_name"] or "wkb_geometry"
         if geometry not in reader.schema.names:
@@ -358,7 +365,7 @@ def _gdal_batches(path: str, layer: str | None) -> Iterator[VectorBatches]:
 
         schema = pa.schema([reader.schema.field(name) for name in names])
         crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
-        yield VectorBatches(schema, count, crs, batches())
+        yield VectorBatches(schema, count, crs, batches(), notes)
 
 
 def apply_affine(geometries: Any, transform: Affine) -> Any:

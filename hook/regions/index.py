@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import warnings
+from dataclasses import replace
 from functools import cached_property
 
 import geopandas
@@ -23,12 +24,23 @@ APPROXIMATE_ABOVE = 1_000_000
 
 # Range of lengths of usable vectors: sums of squares must not overflow in float32.
 _MIN_LENGTH, _MAX_LENGTH = 1e-30, 1e30
+# Fewer regions say too little about what embeddings have in common.
+_LEAST_REGIONS = 20
+_SHRINKAGE = 0.5
 # Candidates of the approximate search, which are ranked exactly: per result, and minimum.
 _OVERSAMPLING, _MIN_CANDIDATES = 4, 256
 
 
 class RegionIndex:
     """Searches the regions of a file by cosine similarity of embeddings.
+
+    Embeddings have much in common, and cosines of all of them can be near 1. With ``whiten`` they
+    are compared relative to their mean over the regions of the file, and in units of their
+    standard deviation in each direction; two unrelated regions then have a cosine of about 0. The
+    covariance is shrunk half-way to a multiple of the identity, so that noise does not count as
+    much as what tells regions apart. Results, and files written from them, keep mean and map, so
+    that they can be searched again. Below 20 regions, and where all embeddings are equal,
+    embeddings are compared as they are.
 
     A region's id is its row number in the file, from 0; the feature ids of a GeoPackage start at
     1. Results are tables of ``region_id``, all fields of the file and ``similarity``, the cosine,
@@ -48,6 +60,7 @@ class RegionIndex:
         regions: A file written by :func:`hook.regions.extract_regions`, ``.parquet`` or
             ``.gpkg``, or a table with such a field ``embedding``.
         approximate_above: Number of regions above which the search is approximate; None: never.
+        whiten: Compare whitened embeddings, not the embeddings themselves.
 
     Attributes:
         source: Name of the file.
@@ -69,9 +82,12 @@ class RegionIndex:
         regions: str | os.PathLike | geopandas.GeoDataFrame,
         *,
         approximate_above: int | None = APPROXIMATE_ABOVE,
+        whiten: bool = True,
     ) -> None:
         if approximate_above is not None:
             check_int("approximate_above", approximate_above, minimum=0)
+        if not isinstance(whiten, bool):
+            raise bad_argument("whiten", whiten, "True or False")
         self._regions = table = Regions.read(regions)
         self._embeddings = table.require_embeddings()
         self.embed_dims: int = self._embeddings.shape[1]
@@ -85,10 +101,9 @@ class RegionIndex:
                 found="usearch is not installed",
                 remedy="pip install 'hook-rs[search]', or search exactly: approximate_above=None",
             )
-        self._lengths = np.empty(len(table))
-        for rows in self._chunks(np.arange(len(table))):
-            part = self._embeddings[rows].astype(np.float64)
-            self._lengths[rows] = np.sqrt((part * part).sum(axis=1))
+        # Compared are (embedding - centre) @ map.
+        self._centre, self._map = np.zeros(self.embed_dims), None
+        self._lengths = self._measured()
         self._usable = (self._lengths > _MIN_LENGTH) & (self._lengths < _MAX_LENGTH)  # NaN: no
         if not self._usable.all():
             warnings.warn(
@@ -96,6 +111,55 @@ class RegionIndex:
                 "embedding that is null, zero or not finite, and are never found",
                 stacklevel=2,
             )
+        # Bound of the rounding error of a cosine in float32, for a query of length 1.
+        self._rounding = np.full(len(table), self.embed_dims + 4.0)
+        if whiten and (found := self._whitening()) is not None:
+            self._whiten(found)
+
+    def _whiten(self, whitening: np.ndarray) -> None:
+        """Set mean and map of the embeddings, (1 + D, D)."""
+        self._regions = replace(self._regions, whitening=whitening)
+        self._centre, self._map = whitening[0].astype(np.float64), whitening[1:].astype(np.float64)
+        before, self._lengths = self._lengths, self._measured()
+        self._usable &= self._lengths > _MIN_LENGTH
+        subtracted = (before + np.linalg.norm(self._centre)) / np.maximum(
+            self._lengths, _MIN_LENGTH
+        )
+        self._rounding *= subtracted
+
+    def _whitening(self) -> np.ndarray | None:
+        """Return mean and map of the embeddings: those of the file, else of its usable regions.
+
+        None: there are too few regions, or all embeddings are equal.
+        """
+        rows, dims = np.flatnonzero(self._usable), self.embed_dims
+        if self._regions.whitening is not None or len(rows) < _LEAST_REGIONS:
+            return self._regions.whitening
+        mean, covariance = np.zeros(dims), np.zeros((dims, dims))
+        for part in self._chunks(rows):
+            mean += self._embeddings[part].sum(axis=0, dtype=np.float64) / len(rows)
+        for part in self._chunks(rows):
+            centred = self._embeddings[part] - mean
+            covariance += centred.T @ centred / len(rows)
+        level = covariance.trace() / dims
+        if not level > 1e-12 * (mean * mean).mean():  # but for rounding all are equal
+            return None
+        shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * level * np.eye(dims)
+        values, vectors = np.linalg.eigh(shrunk / level)  # float32 holds roots of about 1
+        return np.vstack([mean, (vectors / np.sqrt(values)) @ vectors.T]).astype(np.float32)
+
+    def _measured(self) -> np.ndarray:
+        """Return the lengths (N,) of the embeddings as they are compared."""
+        lengths = np.empty(len(self))
+        for rows in self._chunks(np.arange(len(self))):
+            part = self._compared(rows)
+            lengths[rows] = np.sqrt((part * part).sum(axis=1))
+        return lengths
+
+    def _compared(self, rows: np.ndarray) -> np.ndarray:
+        """Return embeddings (M, D) float64 as they are compared."""
+        vectors = self._embeddings[rows].astype(np.float64) - self._centre
+        return vectors if self._map is None else vectors @ self._map
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -304,12 +368,23 @@ class RegionIndex:
                 found=short_repr(k),
                 remedy="pass the number of regions to find",
             )
-        unit = vector / np.sqrt((vector * vector).sum())
+        vector = vector - self._centre
+        vector = vector if self._map is None else vector @ self._map
+        length = np.sqrt((vector * vector).sum())
+        if not length > _MIN_LENGTH:
+            raise DataError(
+                f"{self.source}: the embedding to search with is the mean of all",
+                expected="one that differs from it",
+                found="no difference",
+                remedy="search with a smaller area, or use whiten=False",
+            )
+        unit = vector / length
         allowed = self._usable.copy()
         if not keep_query:
             allowed[query] = False
         rows = self._candidates(unit, int(k), allowed)
-        cosines = self._cosines(unit, rows)
+        # Rounded, since the lengths of equal embeddings may differ in the last digit.
+        cosines = self._cosines(unit, rows).round(12)
         order = np.lexsort((rows, -cosines))[: int(k)]
         rows, cosines = rows[order], cosines[order]
         found = self._regions.take(rows).with_fields({"similarity": pa.array(cosines)})
@@ -329,28 +404,35 @@ class RegionIndex:
             if len(rows) >= k:
                 return rows
         cosines = np.empty(len(self), np.float32)
-        query = unit.astype(np.float32)
+        query = self._unmapped(unit)
+        query, offset = query.astype(np.float32), np.float32(self._centre @ query)
         with np.errstate(all="ignore"):  # of rows that are not allowed
             for rows in self._chunks(np.arange(len(self))):
                 part = slice(rows[0], rows[-1] + 1)
-                cosines[part] = (self._embeddings[part] @ query) / self._lengths[part]
+                cosines[part] = (self._embeddings[part] @ query - offset) / self._lengths[part]
         cosines[~allowed] = -np.inf
         # Sums in float32 depend on the position of a row. Ties with the k-th within their error
         # are ranked in float64, where equal embeddings have equal cosines.
-        error = 2 * (self.embed_dims + 4) * np.finfo(np.float32).eps
-        minimum = np.partition(cosines, len(self) - k)[len(self) - k] - error
-        return np.flatnonzero(allowed & (cosines >= minimum))
+        error = np.finfo(np.float32).eps * np.linalg.norm(query) * self._rounding
+        error[~allowed] = 0
+        minimum = np.partition(cosines - error, len(self) - k)[len(self) - k]
+        return np.flatnonzero(allowed & (cosines + error >= minimum))
 
     def _cosines(self, unit: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the cosines (M,) float64 of a unit vector with the embeddings of rows."""
+        query = self._unmapped(unit)
         cosines, start = np.empty(len(rows)), 0
         for part in self._chunks(rows):
-            vectors = self._embeddings[part].astype(np.float64)
+            vectors = self._embeddings[part].astype(np.float64) - self._centre
             # Unlike a matrix product, sums of rows do not depend on other rows.
-            dots = (vectors * unit).sum(axis=1)
+            dots = (vectors * query).sum(axis=1)
             cosines[start : start + len(part)] = dots / self._lengths[part]
             start += len(part)
         return cosines.clip(-1, 1)
+
+    def _unmapped(self, unit: np.ndarray) -> np.ndarray:
+        """Return the vector (D,) whose products with centred embeddings are those of the unit."""
+        return unit if self._map is None else self._map @ unit  # the map is symmetric
 
     @cached_property
     def _graph(self):
@@ -362,7 +444,7 @@ class RegionIndex:
         bar = progress_bar(total=len(usable), desc="building the index", unit="region")
         with bar:
             for rows in self._chunks(usable):
-                units = self._embeddings[rows] / self._lengths[rows, np.newaxis]
+                units = self._compared(rows) / self._lengths[rows, np.newaxis]
                 graph.add(rows.astype(np.uint64), units.astype(np.float32))
                 bar.update(len(rows))
         return graph

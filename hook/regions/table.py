@@ -1,5 +1,6 @@
 """Read and write region files as arrays of fields, geometries and embeddings."""
 
+import base64
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,8 @@ CHUNK_BYTES = 64 << 20
 
 # Formats without a binary field that other programs read.
 _WITHOUT_EMBEDDINGS = ("FlatGeobuf", "GeoJSON")
+# Metadata of files, and of tables.
+_WHITENING = "embedding_whitening"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,8 @@ class Regions:
         geometry: (N,) shapely (multi)polygons.
         crs: CRS of the geometry.
         embeddings: (N, D) float32 with NaN for null; None if the file has none.
+        whitening: (1 + D, D) float32, mean of embeddings and map that whitens them, of the regions
+            that these are a part of (:class:`hook.regions.RegionIndex`); None: unknown.
     """
 
     source: str
@@ -54,6 +59,7 @@ class Regions:
     geometry: np.ndarray
     crs: CRS | None
     embeddings: np.ndarray | None
+    whitening: np.ndarray | None = None
 
     @classmethod
     def from_table(cls, table: geopandas.GeoDataFrame) -> "Regions":
@@ -232,7 +238,10 @@ class Regions:
         table.index = range(len(self))  # a table without fields has no rows
         if self.embeddings is not None:
             table[EMBEDDING] = list(self.embeddings)
-        return geopandas.GeoDataFrame(table, geometry=self.geometry, crs=self.crs)
+        found = geopandas.GeoDataFrame(table, geometry=self.geometry, crs=self.crs)
+        if self.whitening is not None:
+            found.attrs[_WHITENING] = _to_text(self.whitening)
+        return found
 
     def write(self, staged: Path, output: Path, layer: str) -> int:
         """Write a vector file, and return the number of regions.
@@ -263,6 +272,8 @@ class Regions:
         if with_embeddings:
             field, notes = embedding_field(self.embeddings.shape[1], driver)
             schema.append(field)
+            if self.whitening is not None:
+                notes = notes | {_WHITENING: _to_text(self.whitening)}
         schema = pa.schema([*schema, (GEOMETRY, pa.binary())], notes or None)
 
         def tables() -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
@@ -323,7 +334,8 @@ def _from_table(table: geopandas.GeoDataFrame, source: str) -> Regions:
     fields = pa.Table.from_pandas(others, preserve_index=False).replace_schema_metadata(None)
     if vectors is not None and not vectors.size:
         vectors = None  # unknown width in an empty table
-    return Regions(source, fields, table.geometry.to_numpy(), table.crs, vectors)
+    whitening = _from_text(table.attrs.get(_WHITENING), vectors)
+    return Regions(source, fields, table.geometry.to_numpy(), table.crs, vectors, whitening)
 
 
 def _is_null(value: object) -> bool:
@@ -350,8 +362,27 @@ def _from_file(path: str | os.PathLike, source: str) -> Regions:
             for _ in columns():
                 pass
         empty = file.schema.empty_table().select(kept)
+        whitening = _from_text(file.metadata.get(_WHITENING), vectors)
     table = pa.concat_tables([empty, *fields]).replace_schema_metadata(None)
-    return Regions(source, table, np.concatenate(shapes), file.crs, vectors)
+    return Regions(source, table, np.concatenate(shapes), file.crs, vectors, whitening)
+
+
+def _to_text(whitening: np.ndarray) -> str:
+    """Return a matrix as text: its little-endian float32 in base64."""
+    return base64.b64encode(whitening.astype("<f4").tobytes()).decode()
+
+
+def _from_text(stored: object, vectors: np.ndarray | None) -> np.ndarray | None:
+    """Return the matrix (1 + D, D) in a text, None if there is none of embeddings (N, D)."""
+    if not isinstance(stored, str) or vectors is None:
+        return None
+    dims = vectors.shape[1]
+    try:
+        found = np.frombuffer(base64.b64decode(stored, validate=True), "<f4")
+    except ValueError:
+        return None
+    fits = found.size == (1 + dims) * dims and np.isfinite(found).all()
+    return found.reshape(1 + dims, dims) if fits else None
 
 
 def _matrix(columns: Iterable[pa.Array], count: int, source: str) -> np.ndarray:

@@ -134,7 +134,8 @@ def test_search_by_chip(seg_run, regions, chip, tmp_path):
     )
     assert found.region_id[0] == own.index[-1] and found.similarity[0] == pytest.approx(1, abs=1e-6)
     model = load_model(seg_run)
-    found = find_similar(regions, chip=path, model=model, k=len(table))
+    index = RegionIndex(regions, whiten=False)
+    found = find_similar(index, chip=path, model=model, k=len(table))
     cosines = cosine_similarity(vectors(table), embed_chip(model, path)[None].astype(float))[:, 0]
     np.testing.assert_allclose(found.similarity, np.sort(cosines)[::-1], atol=1e-12)
     np.testing.assert_allclose(found.similarity, cosines[found.region_id], atol=1e-12)

@@ -1,5 +1,6 @@
 """Search among regions against scikit-learn and brute force."""
 
+import functools
 import importlib.util
 import warnings
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from scipy.spatial.distance import cdist
+from sklearn.covariance import ShrunkCovariance
 from sklearn.metrics.pairwise import cosine_similarity
 
 from hook.errors import ConfigError, DataError, SceneError
@@ -19,6 +21,9 @@ from hook.regions.table import Regions
 
 CRS = "EPSG:32633"
 SIDE = 10  # metres
+
+# Cosines of the embeddings as they are.
+raw = functools.partial(RegionIndex, whiten=False)
 
 
 def grid(embeddings, columns=8, crs=CRS, **fields):
@@ -37,7 +42,7 @@ def embeddings():
 
 @pytest.fixture
 def index(embeddings):
-    return RegionIndex(grid(embeddings))
+    return raw(grid(embeddings))
 
 
 def brute_force(embeddings, vector, without=()):
@@ -59,7 +64,7 @@ def assert_found(found, embeddings, vector, k, without=()):
 @pytest.mark.parametrize("chunk", [1, 100, 64 << 20])
 def test_search_by_id_is_that_of_scikit_learn(embeddings, monkeypatch, chunk):
     monkeypatch.setattr(table, "CHUNK_BYTES", chunk)
-    index = RegionIndex(grid(embeddings))
+    index = raw(grid(embeddings))
     for region in (0, 17, 39):
         found = index.by_id(region, 7)
         assert_found(found, embeddings, embeddings[region], 7, without=[region])
@@ -160,7 +165,7 @@ def test_areas_are_those_on_the_earth():
     regions = geopandas.GeoDataFrame(
         {"embedding": list(embeddings)}, geometry=squares, crs="EPSG:4326"
     )
-    found = RegionIndex(regions).by_polygon(shapely.box(0, 40, 10, 80), k=3, keep_query=True)
+    found = raw(regions).by_polygon(shapely.box(0, 40, 10, 80), k=3, keep_query=True)
     # On the sphere areas between parallels go with the difference of the sines.
     sines = np.sin(np.radians([40, 60, 80]))
     mean = np.diff(sines)
@@ -172,7 +177,7 @@ def test_areas_are_those_on_the_earth():
 
 
 def test_without_a_crs_areas_are_those_of_the_plane(embeddings):
-    index = RegionIndex(grid(embeddings, crs=None))
+    index = raw(grid(embeddings, crs=None))
     polygon = shapely.box(500007, 4000006, 500012, 4000011)
     mean = np.average(embeddings[[0, 1, 8, 9]].astype(float), axis=0, weights=[12, 8, 3, 2])
     assert_found(index.by_polygon(polygon, k=4), embeddings, mean, 4, without=[0, 1, 8, 9])
@@ -191,7 +196,7 @@ def test_ties_come_in_the_order_of_the_file(monkeypatch, chunk):
     which[0] = 0
     # Doubling changes no cosine, not even in its last bit.
     embeddings = kinds[which] * rng.choice([0.5, 1, 2], (200, 1)).astype(np.float32)
-    index = RegionIndex(grid(embeddings))
+    index = raw(grid(embeddings))
     same = np.flatnonzero(which == 0)
     found = index.by_id(0, 200, keep_query=True)
     assert found.region_id[: len(same)].tolist() == same.tolist()
@@ -204,7 +209,7 @@ def test_ties_come_in_the_order_of_the_file(monkeypatch, chunk):
 
 def test_more_than_there_are(index, embeddings):
     assert_found(index.by_id(3, 1000), embeddings, embeddings[3], 39, without=[3])
-    one = RegionIndex(grid(embeddings[:1]))
+    one = raw(grid(embeddings[:1]))
     found = one.by_id(0, 5)
     assert len(found) == 0 and found.columns[-3] == "similarity" and found.crs == CRS
     assert one.by_id(0, 5, keep_query=True).region_id.tolist() == [0]
@@ -231,7 +236,7 @@ def files(write_scene, tmp_path):
 
 
 def test_geoparquet_and_geopackage_give_equal_answers(files, tmp_path):
-    parquet, package = map(RegionIndex, files)
+    parquet, package = map(raw, files)
     assert len(parquet) == len(package) == 5 * 3 * 4 and parquet.embed_dims == 5
     stored = geopandas.read_parquet(files[0])
     place = stored.geometry[31].representative_point()
@@ -259,16 +264,16 @@ def test_geoparquet_and_geopackage_give_equal_answers(files, tmp_path):
     blobs = geopandas.read_file(files[1])
     blobs["embedding"] = [row.tobytes() for row in vectors]
     for regions in (stored, blobs):
-        found = RegionIndex(regions).by_id(31, 60)
+        found = raw(regions).by_id(31, 60)
         assert found.region_id.tolist() == one.region_id.tolist()
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".gpkg"])
 def test_what_is_written_can_be_searched_again(files, tmp_path, ending):
-    found = RegionIndex(files[0]).by_id(31, 10)
+    found = raw(files[0]).by_id(31, 10)
     out = tmp_path / f"found{ending}"
     assert Regions.read(found).write(out, out, "found") == 10
-    again = RegionIndex(out).by_id(2, 9)
+    again = raw(out).by_id(2, 9)
     # Ids and similarities are those of the new search.
     assert list(again.columns) == list(found.columns)
     assert set(again.region_id) == set(range(10)) - {2}
@@ -277,11 +282,11 @@ def test_what_is_written_can_be_searched_again(files, tmp_path, ending):
 
 def test_any_kind_of_list_is_read(embeddings, tmp_path):
     regions = grid(embeddings)
-    expected = RegionIndex(regions).by_id(4, 6)
+    expected = raw(regions).by_id(4, 6)
     regions.to_parquet(tmp_path / "lists.parquet")  # lists of any length
     doubles = grid(embeddings.astype(np.float64).tolist())
     for source in (tmp_path / "lists.parquet", doubles):
-        found = RegionIndex(source).by_id(4, 6)
+        found = raw(source).by_id(4, 6)
         assert found.region_id.equals(expected.region_id)
         np.testing.assert_array_equal(np.stack(found.embedding), np.stack(expected.embedding))
 
@@ -290,7 +295,7 @@ def test_missing_embeddings_in_several_row_groups(embeddings, tmp_path):
     regions = grid([None, None, *embeddings[2:]])
     regions.to_parquet(tmp_path / "r.parquet", row_group_size=2)  # the first is all null
     with pytest.warns(UserWarning, match="2 of 40 regions"):
-        index = RegionIndex(tmp_path / "r.parquet")
+        index = raw(tmp_path / "r.parquet")
     assert_found(index.by_id(30, 50), embeddings, embeddings[30], 37, without=[30, 0, 1])
 
 
@@ -303,7 +308,7 @@ def test_regions_without_direction_are_never_found(embeddings, kind):
     if kind == "zero":
         rows[9] = np.zeros(6, np.float32)
     with pytest.warns(UserWarning, match="1 of 40 regions.*never found"):
-        index = RegionIndex(grid(rows))
+        index = raw(grid(rows))
     assert_found(index.by_id(3, 100), embeddings, embeddings[3], 38, without=[3, 9])
     with pytest.raises(DataError, match="no embedding to search with"):
         index.by_id(9)
@@ -319,7 +324,7 @@ def test_regions_without_direction_are_never_found(embeddings, kind):
 def test_opposite_embeddings_have_no_mean(embeddings):
     regions = grid([embeddings[0], -embeddings[0], embeddings[1]])
     with pytest.raises(DataError, match="no direction"):
-        RegionIndex(regions).by_polygon(shapely.box(500005, 4000000, 500015, 4000010))
+        raw(regions).by_polygon(shapely.box(500005, 4000000, 500015, 4000010))
 
 
 def test_bad_queries(index):
@@ -361,7 +366,7 @@ def test_bad_files(embeddings, tmp_path):
 
     def refused(source, match):
         with pytest.raises(DataError, match=match) as caught:
-            RegionIndex(source)
+            raw(source)
         return str(caught.value)
 
     assert "no such file" in refused(
@@ -409,9 +414,9 @@ def many():
 def test_approximate_search_finds_nearly_all(many):
     pytest.importorskip("usearch", reason="hook-rs[search] is not installed")
     regions = grid(many)
-    exact, approximate = RegionIndex(regions), RegionIndex(regions, approximate_above=3999)
+    exact, approximate = raw(regions), raw(regions, approximate_above=3999)
     assert approximate.approximate and not exact.approximate
-    assert not RegionIndex(regions, approximate_above=4000).approximate
+    assert not raw(regions, approximate_above=4000).approximate
     hits = selves = 0
     for region in range(0, 4000, 100):
         one, two = exact.by_id(region, 20), approximate.by_id(region, 20)
@@ -433,13 +438,13 @@ def test_approximate_search_never_finds_what_has_no_direction(many):
     vectors = many.copy()
     vectors[:10], vectors[10:20] = 0, np.nan
     with pytest.warns(UserWarning, match="20 of 4000"):
-        index = RegionIndex(grid(vectors), approximate_above=100)
+        index = raw(grid(vectors), approximate_above=100)
     found = index.by_vector(many[5], 300)
     assert len(found) == 300 and found.region_id.min() >= 20
 
 
 def test_queries_for_much_of_a_file_are_exact(many):
-    index = RegionIndex(grid(many), approximate_above=100)
+    index = raw(grid(many), approximate_above=100)
     assert_found(index.by_id(7, 3999), many, many[7], 3999, without=[7])
     assert_found(index.by_id(7, 500), many, many[7], 500, without=[7])
     # A polygon over half of the regions, which may not be found themselves.
@@ -455,23 +460,116 @@ def test_a_missing_library_is_told(many, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "usearch" else found(name)
     )
     with pytest.raises(ConfigError, match="usearch") as caught:
-        RegionIndex(grid(many), approximate_above=100)
+        raw(grid(many), approximate_above=100)
     assert "hook-rs[search]" in caught.value.remedy
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(RegionIndex(grid(many), approximate_above=None).by_id(0, 3)) == 3
+        assert len(raw(grid(many), approximate_above=None).by_id(0, 3)) == 3
+
+
+# ------------------------------------------------------------------------------------- whitened
+@pytest.fixture
+def alike():
+    """400 embeddings of four kinds that have nearly everything in common, and the kinds."""
+    rng = np.random.default_rng(7)
+    kind = rng.integers(0, 4, 400)
+    common, signal = 5 + rng.normal(size=24), rng.normal(size=(4, 24))
+    found = common + 0.3 * (signal[kind] + rng.normal(size=(400, 24)) / 2)
+    return found.astype(np.float32), kind
+
+
+def test_whitened_cosines_are_those_of_scikit_learn(alike):
+    vectors = alike[0].astype(np.float64)
+    index, shrunk = RegionIndex(grid(alike[0])), ShrunkCovariance(shrinkage=0.5).fit(vectors)
+    # Any root of the inverse covariance gives the same cosines.
+    root, mean_of_all = np.linalg.cholesky(shrunk.precision_), shrunk.location_
+    polygon = shapely.box(500007, 4000006, 500012, 4000011)  # see above
+    mean = np.average(vectors[[0, 1, 8, 9]], axis=0, weights=[12, 8, 3, 2])
+    given = np.random.default_rng(1).normal(size=24) + 5
+    for found, query, without in (
+        (index.by_id(17, 30), vectors[17], [17]),
+        (index.by_point(500025, 4000015, k=30), vectors[10], [10]),
+        (index.by_polygon(polygon, k=30), mean, [0, 1, 8, 9]),
+        (index.by_vector(given, 30), given, []),
+    ):
+        order, cosines = brute_force(
+            (vectors - mean_of_all) @ root, (query - mean_of_all) @ root, without
+        )
+        assert found.region_id.tolist() == order[:30]
+        np.testing.assert_allclose(found.similarity, cosines[:30], atol=1e-5)
+        # The embeddings themselves are those of the file.
+        np.testing.assert_array_equal(np.stack(found.embedding), alike[0][found.region_id])
+
+
+def test_whitened_similarities_spread_and_find_no_fewer_of_a_kind(alike):
+    vectors, kind = alike
+    hits, spread = {}, {}
+    for name, index in (("raw", raw(grid(vectors))), ("now", RegionIndex(grid(vectors)))):
+        answers = [index.by_id(row, 399) for row in range(0, 400, 10)]
+        similarity = np.concatenate([one.similarity for one in answers])
+        spread[name] = np.percentile(similarity, [5, 95])
+        hits[name] = np.mean(
+            [
+                kind[one.region_id[:10]] == kind[row]
+                for row, one in zip(range(0, 400, 10), answers, strict=True)
+            ]
+        )
+    assert spread["raw"][0] > 0.97 and spread["now"][0] < -0.3 < 0.4 < spread["now"][1]
+    assert hits["now"] >= hits["raw"] > 0.9
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".gpkg"])
+def test_a_part_of_the_regions_keeps_the_map_of_all(alike, tmp_path, ending):
+    whole = RegionIndex(grid(alike[0]))
+    found, path = whole.by_id(3, 12, keep_query=True), tmp_path / f"found{ending}"
+    assert Regions.read(found).write(path, path, "found") == 12
+    for part in (RegionIndex(path), RegionIndex(found)):
+        again = part.by_id(0, 11)  # the query itself
+        np.testing.assert_allclose(again.similarity, found.similarity[1:], atol=1e-6)
+    # A table of other embeddings does not take them over.
+    narrow = found.copy()
+    narrow["embedding"] = [one[:6] for one in found.embedding]
+    assert Regions.read(narrow).whitening is None
+
+
+def test_few_or_equal_embeddings_are_compared_as_they_are(alike):
+    few = grid(alike[0][:19])
+    assert RegionIndex(few).by_id(0, 5).equals(raw(few).by_id(0, 5))
+    equal = grid(np.repeat(alike[0][:1], 40, axis=0))
+    assert RegionIndex(equal).by_id(0, 39).similarity.to_numpy() == pytest.approx(1)
+
+
+def test_the_mean_of_all_is_like_none(alike):
+    index = RegionIndex(grid(alike[0]))
+    with pytest.raises(DataError, match="is the mean of all") as caught:
+        index.by_vector(index._centre)
+    assert "whiten=False" in caught.value.remedy
+
+
+def test_the_approximate_search_is_of_whitened_embeddings(alike):
+    pytest.importorskip("usearch", reason="hook-rs[search] is not installed")
+    exact = RegionIndex(grid(alike[0]))
+    index = RegionIndex(grid(alike[0]), approximate_above=100)
+    found = index.by_id(7, 20)
+    assert "_graph" in vars(index)
+    assert len(set(found.region_id) & set(exact.by_id(7, 20).region_id)) >= 19
+
+
+def test_whiten_is_true_or_false(alike):
+    with pytest.raises(ConfigError, match="whiten=1"):
+        RegionIndex(grid(alike[0]), whiten=1)
 
 
 # --------------------------------------------------------------------------------- wrong types
 @pytest.mark.parametrize("regions", [None, 3, pandas.DataFrame({"a": [1]}), ["r.parquet"]])
 def test_what_is_no_table_of_regions(regions):
     with pytest.raises(DataError, match="regions: not a file"):
-        RegionIndex(regions)
+        raw(regions)
 
 
 def test_a_table_without_geometries():
     with pytest.raises(DataError, match="has no geometries"):
-        RegionIndex(geopandas.GeoDataFrame({"a": [1]}))
+        raw(geopandas.GeoDataFrame({"a": [1]}))
 
 
 @pytest.mark.parametrize(
@@ -490,7 +588,7 @@ def test_a_table_without_geometries():
         (lambda index: index.by_vector(["a"] * 6), "vector"),
         (lambda index: index.by_vector([[1, 2], [3]]), "vector"),
         (lambda index: index.by_polygon(None), "polygon"),
-        (lambda index: RegionIndex(None, approximate_above="x"), "approximate_above='x'"),
+        (lambda index: raw(None, approximate_above="x"), "approximate_above='x'"),
     ],
 )
 def test_queries_of_the_wrong_type(index, query, says):
