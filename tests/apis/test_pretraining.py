@@ -234,7 +234,7 @@ def test_bands_of_the_network_by_name_and_number(tmp_path):
 
 def test_without_the_package_of_the_network(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="is not installed") as caught:
+    with pytest.raises(ConfigError, match="not installed") as caught:
         pretrain(scene, tmp_path / "run", **SMALL)
     assert "hook-rs[perceptual]" in caught.value.remedy
 
