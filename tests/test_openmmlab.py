@@ -63,7 +63,7 @@ OVERRIDDEN = {
         "after_load_checkpoint after_run after_test_iter after_train after_train_iter "
         "after_val_epoch "
         "after_val_iter before_run before_save_checkpoint before_test_epoch before_train "
-        "before_train_epoch before_val_epoch"
+        "before_train_epoch before_train_iter before_val_epoch"
     ),
     "mmengine.model.BaseDataPreprocessor": "forward",
     "mmengine.model.BaseModel": "forward init_weights train_step",
