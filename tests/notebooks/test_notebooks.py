@@ -43,9 +43,13 @@ def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("notebooks")
     for part in ("hook", "configs"):
         (folder / part).symlink_to(ROOT / part)
-    for part, file in (("data", "make_demo_scene.py"), ("notebooks", "small_model.py")):
+    for part, files in (
+        ("data", ["make_demo_scene.py"]),
+        ("notebooks", ["small_model.py", "small_objects.py"]),
+    ):
         (folder / part).mkdir()
-        shutil.copy(ROOT / part / file, folder / part)
+        for file in files:
+            shutil.copy(ROOT / part / file, folder / part)
     return folder
 
 
@@ -146,7 +150,7 @@ def test_map_a_scene(run, workplace):
 
 
 def test_find_similar_regions(run, workplace):
-    printed = run(NAMES[3])
+    printed = run(NAMES[3], "training['epochs'] = 2")  # more in the committed outputs
     folder = workplace / "work_dirs/notebooks"
     regions = geopandas.read_parquet(folder / "regions.parquet")
     assert regions.pixels.sum() == valid_pixels(workplace)
@@ -201,7 +205,7 @@ def other_scene(workplace) -> Path:
     [
         (1, "row, column, one, other = 200, 300, 'green', 'red'"),
         (3, "min_area, basemap = 2, 'OpenStreetMap'"),
-        (4, "at, window, truth = (9520010, 3202680), 128, None"),
+        (4, "at, cut, truth = (9520010, 3202680), dict(window=128), None"),
         (6, "nir, chip_at = 'red', (10, 10)"),
     ],
 )
