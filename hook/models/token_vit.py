@@ -57,7 +57,8 @@ class TokenViT(BaseModule):
             16 x 16 pixels for ``assign="seed"`` (the paper's 32 x 32 at 512 pixels), a cell per
             seed for ``assign="token"``, the patch grid for patch embedding.
         seed_skip: Also return the seeds (B, seed_dims, h, w), after the dense maps, for a neck
-            such as :class:`hook.models.SeedPyramid`.
+            such as :class:`hook.models.SeedPyramid`. ``"stem"`` returns them as they were before
+            object perception: what tokens know then only adds to them.
         explained: Outside training, use the smallest number of tokens per image that explains this
             share of the variance of its seeds (``HookTokenizer.count_tokens``); None uses the
             tokenizer's number.
@@ -92,7 +93,7 @@ class TokenViT(BaseModule):
         qkv_bias: bool = True,
         out_indices: tuple[int, ...] | None = None,
         dense_size: int | tuple[int, int] | None = None,
-        seed_skip: bool = False,
+        seed_skip: bool | str = False,
         explained: float | None = None,
         final_norm: bool = False,
         norm_eps: float = 1e-5,
@@ -130,7 +131,16 @@ class TokenViT(BaseModule):
                 found=f"{type(self.tokenizer).__name__}, out_indices={out_indices}",
                 remedy="leave seed_skip out, or change the tokenizer",
             )
+        if seed_skip not in (False, True, "stem"):
+            raise ConfigError(
+                "model.backbone.seed_skip",
+                expected="True, False or 'stem'",
+                found=repr(seed_skip),
+                remedy="choose one of these",
+            )
         self.seed_skip = seed_skip
+        if seed_skip == "stem":
+            self.tokenizer.keeps_stem = True
         self.has_regions = getattr(self.tokenizer, "group", None) is not None
         if region_levels and not (seed_skip and self.has_regions):
             raise ConfigError(
@@ -298,7 +308,7 @@ class TokenViT(BaseModule):
         """Run tokenizer and blocks on groups of images with equal numbers of tokens."""
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         adaptive = self.explained is not None and not self.training and num_tokens is None
-        with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or self.seed_skip
+        with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or bool(self.seed_skip)
         with_seeds |= self.has_regions or adaptive
         seeds = self.tokenizer.perceive(images, facts) if with_seeds else None
         if adaptive:
@@ -357,7 +367,9 @@ class TokenViT(BaseModule):
             if self.out_indices is not None:
                 maps = tuple(self.spread(group.images, group.output, tokens) for tokens in chosen)
                 if self.seed_skip:
-                    maps += (group.seeds.features.permute(0, 3, 1, 2),)  # B h w D -> B D h w
+                    seeds = group.seeds
+                    seeds = seeds.stem if self.seed_skip == "stem" else seeds.features
+                    maps += (seeds.permute(0, 3, 1, 2),)  # B h w D -> B D h w
                 if self.region_levels:
                     maps += (group.regions,)
                 parts.append(maps)

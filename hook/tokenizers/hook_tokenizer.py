@@ -87,6 +87,11 @@ def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    """Return parts of a batch as one tensor."""
+    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)
+
+
 class HookTokenizer(nn.Module):
     """Homogeneous visual tokenizer: one token per semantically independent region.
 
@@ -157,6 +162,8 @@ class HookTokenizer(nn.Module):
 
     stride = 4
     """Pixels per seed."""
+
+    keeps_stem = False  # whether perceive also returns the seeds before object perception
 
     def __init__(
         self,
@@ -342,11 +349,11 @@ class HookTokenizer(nn.Module):
             raise ValueError(
                 f"images are {h} x {w} pixels, a seed is {self.stride} x {self.stride}"
             )
-        seeds = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
-        size = seeds.shape[1:3]
+        stem = self.stem(images).permute(0, 2, 3, 1)  # B D h w -> B h w D
+        size = stem.shape[1:3]
         positions = resize_positions(self.pos_embed, self.grid_size, size)
-        seeds = seeds + positions.reshape(1, *size, -1)
-        return SeedMap(self.perception(seeds), None, colours)
+        seeds = self.perception(stem + positions.reshape(1, *size, -1))
+        return SeedMap(seeds, None, colours, stem if self.keeps_stem else None)
 
     def _perceive_any_size(
         self, images: Tensor, valid: Tensor | None, scale: Tensor | float
@@ -359,18 +366,20 @@ class HookTokenizer(nn.Module):
         if valid is None:
             chunk = self._images_at_once(images, scale)
             parts = [images] if chunk is None else images.split(chunk)
-            seeds = [
-                self.perception(self.stem(part).permute(0, 2, 3, 1), None, scale)  # B D h w
-                for part in parts
-            ]
-            return SeedMap(seeds[0] if len(seeds) == 1 else torch.cat(seeds), None)
+            both = []
+            for part in parts:
+                stem = self.stem(part).permute(0, 2, 3, 1)  # B D h w -> B h w D
+                both.append((self.perception(stem, None, scale), stem if self.keeps_stem else None))
+            seeds, stem = map(_joined, zip(*both, strict=True))
+            return SeedMap(seeds, None, stem=stem)
         images = images.masked_fill(~valid[:, None], 0)  # NaN times zero is NaN
         images, valid = F.pad(images, missing), F.pad(valid, missing)
         mask = valid[:, None].to(images.dtype)
-        seeds = self.stem(images, mask).permute(0, 2, 3, 1)
+        stem = self.stem(images, mask).permute(0, 2, 3, 1)
         valid = F.max_pool2d(mask, self.stride)[:, 0] > 0  # B h w
-        seeds = self.perception(seeds, valid, scale)
-        return SeedMap(seeds.masked_fill(~valid[..., None], 0), valid)
+        seeds = self.perception(stem, valid, scale).masked_fill(~valid[..., None], 0)
+        stem = stem.masked_fill(~valid[..., None], 0) if self.keeps_stem else None
+        return SeedMap(seeds, valid, stem=stem)
 
     def _images_at_once(self, images: Tensor, scale: Tensor | float) -> int | None:
         """Return how many images to process at a time, see ``rows_at_once``; None for all."""

@@ -104,11 +104,13 @@ class SeedMap(NamedTuple):
         features: (B, h, w, D) seeds; zero where not valid.
         valid: (B, h, w) bool; None: all are valid.
         colours: (B, C, h, w) mean of each band over a seed's valid pixels; None without diffusion.
+        stem: (B, h, w, D) seeds before object perception; None unless the tokenizer keeps them.
     """
 
     features: Tensor
     valid: Tensor | None
     colours: Tensor | None = None
+    stem: Tensor | None = None
 
     def take(self, index: Tensor) -> SeedMap:
         """Select images of the batch."""

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from hook.errors import ConfigError
 from hook.models import SeedBackbone, SeedPyramid, TokenViT
 from hook.registry import MODELS
+from hook.tokenizers import ImageFacts, hook_tokenizer
 
 WIDTHS = (4, 6, 8, 10)
 
@@ -59,6 +60,33 @@ def test_backbone_gives_maps_at_seeds_and_the_seeds():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("preset", ["reference", "fast", "objects"])
+def test_seeds_before_object_perception_can_skip_to_the_pyramid(preset, monkeypatch):
+    monkeypatch.setattr(hook_tokenizer, "_PIXELS_AT_ONCE", 2 * 40 * 40)
+    tokenizer = dict(type="hook.HookTokenizer", preset=preset, seed_dims=16, num_tokens=4)
+    options = dict(embed_dims=12, depth=1, num_heads=2, out_indices=(0,))
+    model = TokenViT(tokenizer | dict(img_size=40), seed_skip="stem", **options).eval()
+    images = torch.rand(3, 3, 40, 40)
+    with torch.no_grad():
+        expected = model.tokenizer.stem(images)
+        seeds = model.tokenizer.perceive(images)
+        assert torch.allclose(model(images)[-1], expected, atol=1e-6)
+        assert not torch.allclose(seeds.features.permute(0, 3, 1, 2), expected, atol=1e-2)
+        assert torch.equal(seeds.take(torch.tensor([2])).stem[0], seeds.stem[2])
+    with torch.enable_grad():  # not in chunks
+        assert torch.allclose(model(images)[-1], expected, atol=1e-6)
+    if preset == "reference":
+        return
+    valid = torch.ones(3, 40, 40, dtype=torch.bool)
+    valid[0, :8] = False
+    with torch.no_grad():
+        skipped = model(images, facts=ImageFacts(valid))[-1]
+        others = model(images.where(valid[:, None], 7.0), facts=ImageFacts(valid))[-1]
+    assert skipped[0, :, :2].abs().sum() == 0 and skipped[0, :, 2:].abs().sum() > 0
+    assert torch.equal(skipped, others)
+    assert TokenViT(tokenizer, seed_skip=True, **options).tokenizer.keeps_stem is False
+
+
 def test_gradients_of_a_dense_loss_reach_the_assignment():
     """The queries of the last step learn from where their tokens are put, not only from what."""
     model = backbone().train()
@@ -91,6 +119,8 @@ def test_number_of_tokens_is_an_argument_of_forward():
 def test_skip_needs_seeds():
     with pytest.raises(ConfigError, match="seed_skip"):
         TokenViT(tokenizer=dict(type="hook.PatchEmbedTokenizer"), out_indices=(0,), seed_skip=True)
+    with pytest.raises(ConfigError, match="'stem'"):
+        backbone(seed_skip="seeds")
 
 
 def test_seed_backbone_is_the_stem():
