@@ -37,6 +37,7 @@ MAY_LOAD = {
     "list_models": NOTHING,
     "load_model": MODELS,
     "predict_files": MODELS,
+    "pretrain": MODELS | TABLES | TRAINING,
     "show_attention": MODELS,
     "show_map": TABLES,
     "show_scene": TABLES,

@@ -36,7 +36,7 @@ class CellMeans(nn.Module):
         return [nn.functional.avg_pool2d(images, 8)]
 
 
-FROZEN = dict(frozen=dict(type="CellMeans", mean=0, std=1), feature_channels=BANDS)
+FROZEN = dict(frozen=dict(type="hook.CellMeans", mean=0, std=1), feature_channels=BANDS)
 
 
 def backbone(preset="objects", **options):
@@ -53,7 +53,7 @@ def pretrainer(preset="objects", frozen=True, **options):
     kinds = ["SeedReconstruction", *["SeedAlignment", "TokenAlignment"] * frozen]
     options = (dict(FROZEN) if frozen else {}) | options
     if options.get("frozen"):
-        options["frozen"] = dict(type="CellMeans")
+        options["frozen"] = dict(type="hook.CellMeans")
     if preset == "objects":
         options["region_loss"] = dict(type="hook.RegionLoss", from_labels=False)
     preprocessor = dict(type="hook.ClsDataPreProcessor", mark_invalid=preset != "reference")
