@@ -1,9 +1,11 @@
 """Batching and normalisation for any number of bands."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import PixelData
@@ -64,6 +66,11 @@ def _check_bands(image: Tensor, mean: Tensor) -> None:
         )
 
 
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images (B, C, H, W) without aliasing."""
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
     """mmseg's preprocessor for any number of bands, in their order.
@@ -118,7 +125,7 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
 
 @MODELS.register_module()
 class ClsDataPreProcessor(BaseDataPreprocessor):
-    """Normalise and stack images; mixup and cutmix while training.
+    """Normalise and stack images; mixup, cutmix and several scales while training.
 
     Images without a valid pixel are left out of training, with a warning.
 
@@ -129,13 +136,16 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch uses
             one of them.
         num_classes: Number of classes; required for mixup and cutmix.
+        scales: Factors of the images' sides: each training batch is resized (bilinear, antialiased)
+            by one of them, drawn at random; a factor that is listed twice is drawn twice as often.
+            The tokenizer must accept any size. None: images keep their size.
         mark_invalid: Pass the samples' ``valid_mask`` to the tokenizer, which must support it
             (preset ``"fast"``).
         non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
-        ConfigError: Mean and std do not match each other or the images, or ``num_classes`` is
-            missing.
+        ConfigError: Mean and std do not match each other or the images, ``num_classes`` is missing,
+            or a scale is not a positive number.
     """
 
     def __init__(
@@ -145,6 +155,7 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         num_classes: int | None = None,
+        scales: Sequence[float] | None = None,
         mark_invalid: bool = False,
         non_blocking: bool = False,
     ) -> None:
@@ -164,6 +175,14 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
             kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha
         ]
         self.mix = v2.RandomChoice(mixers) if mixers else None
+        if scales is not None and not (scales and all(0 < scale < math.inf for scale in scales)):
+            raise ConfigError(
+                "model.data_preprocessor.scales",
+                expected="a list of factors above 0",
+                found=scales,
+                remedy="correct it, or leave it out for images as they are",
+            )
+        self.scales = scales
         self._warned = False
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -172,7 +191,7 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         Args:
             data: ``inputs``, a list of (C, H, W) images or a (B, C, H, W) batch, and
                 ``data_samples``.
-            training: Apply mixup or cutmix.
+            training: Apply mixup or cutmix, and change the size.
 
         Returns:
             ``inputs`` (B, C, H, W) float32 and ``data_samples``.
@@ -197,6 +216,8 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         inputs = (inputs.float() - self.mean) / self.std
         if training and self.mix is not None:
             inputs = self._mix(inputs, samples)
+        if training and self.scales:
+            inputs = self._resize(inputs, samples)
         return {"inputs": inputs, "data_samples": samples}
 
     def _without_blank(self, data: dict) -> dict:
@@ -222,6 +243,22 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         inputs = data["inputs"]
         inputs = inputs[kept] if isinstance(inputs, Tensor) else [inputs[k] for k in kept]
         return data | {"inputs": inputs, "data_samples": [samples[k] for k in kept]}
+
+    def _resize(self, inputs: Tensor, samples: Sequence[ClsDataSample] | None) -> Tensor:
+        """Resize images by one of the scales: a pixel is valid if made of valid pixels only."""
+        scale = self.scales[int(torch.randint(len(self.scales), ()))]
+        size = tuple(max(round(side * scale), 1) for side in inputs.shape[-2:])
+        if size == tuple(inputs.shape[-2:]):
+            return inputs
+        for sample in samples or ():
+            if "valid_mask" in sample:
+                valid = _resized(sample.valid_mask.data[None].float(), size)[0] > 1 - 1e-3
+                del sample.valid_mask
+                sample.valid_mask = PixelData(data=valid.to(torch.uint8))
+            sample.set_metainfo(dict(img_shape=size))
+            if sample.get("resolution"):
+                sample.set_metainfo(dict(resolution=sample.resolution / scale))
+        return _resized(inputs, size)
 
     def _mix(self, inputs: Tensor, samples: list[ClsDataSample]) -> Tensor:
         """Mix images, labels and validity: a pixel is valid if valid in all images mixed there."""

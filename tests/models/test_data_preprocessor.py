@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.structures import PixelData
+from torchvision.transforms.v2 import functional as TF
 
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
@@ -134,6 +135,42 @@ def test_mixing_keeps_out_what_is_not_valid(options):
     for image, sample in zip(spoilt, mixed["data_samples"], strict=True):
         assert torch.equal(sample.valid_mask.data[0] == 0, image)
         assert sample.gt_score.sum() == pytest.approx(1)
+
+
+def test_scales_are_drawn_per_batch_while_training():
+    preprocessor = ClsDataPreProcessor(scales=[0.5, 1, 2])
+    images = torch.rand(2, 3, 8, 12)
+    drawn = set()
+    for _ in range(20):
+        samples = [ClsDataSample(gt_label=0, metainfo=dict(resolution=10.0)) for _ in range(2)]
+        batch = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+        height = batch["inputs"].shape[-2]
+        drawn.add(height)
+        expected = TF.resize(images, [height, height * 3 // 2], antialias=True)
+        assert torch.allclose(batch["inputs"], expected, atol=1e-6)
+        assert batch["data_samples"][1].resolution == 10 * 8 / height
+    assert drawn == {4, 8, 16}
+    assert preprocessor(dict(inputs=images))["inputs"].shape == images.shape
+
+
+def test_resizing_keeps_out_what_is_not_valid():
+    holes = torch.ones(1, 8, 8)
+    holes[:, 2:5, 3:] = 0
+    image = torch.where(holes > 0, 1.0, 100.0).expand(3, 8, 8)
+    for scale in (0.5, 0.75, 2):
+        samples = [ClsDataSample(gt_label=0, valid_mask=PixelData(data=holes))]
+        data = dict(inputs=[image], data_samples=samples)
+        batch = ClsDataPreProcessor(scales=[scale])(data, training=True)
+        valid = batch["data_samples"][0].valid_mask.data[0] > 0
+        assert valid.shape == batch["inputs"].shape[-2:]
+        assert valid.any()
+        assert torch.allclose(batch["inputs"][0][:, valid], torch.ones(()), atol=0.1)
+
+
+@pytest.mark.parametrize("scales", [[], [0.0, 1.0], [float("nan")]])
+def test_wrong_scales_are_refused(scales):
+    with pytest.raises(ConfigError, match="scales"):
+        ClsDataPreProcessor(scales=scales)
 
 
 def test_a_tokenizer_that_takes_no_validity_is_refused():

@@ -218,10 +218,12 @@ SEEDS = dict(type="hook.HookTokenizer", preset="fast", img_size=256, embed_dims=
 SEGMENTER = "hook/hook-objects_vit-192x2_banepa-256"
 NO_LOSS = dict(region_loss=None)
 NO_VIT = dict(depth=0)
+SCALES = [0.75, 1.0, 1.0, 1.5, 2.0]
 
 CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (OBJECTS, {}),
     "one query, no ViT": (OBJECTS, tokens(NO_VIT, preset="fast", num_tokens=1) | NO_LOSS),
+    "objects, several scales": (OBJECTS, dict(data_preprocessor=dict(scales=SCALES))),
     "objects, no ViT": (OBJECTS, tokens(NO_VIT)),
     "grid of 16 cells, read as objects": (
         OBJECTS,
@@ -531,7 +533,9 @@ def train(table: str, name: str, rate: float, seed: int, folder: Path, device: s
     with tqdm(total=total, desc=f"{table}: {name}, {rate:g}, seed {seed}", leave=False) as bar:
         for _ in range(EPOCHS[table]):
             for images, samples in batches.epoch():
-                loss, _ = model.parse_losses(model.loss(normalised(model, images), samples))
+                batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
+                losses = model.loss(batch["inputs"], batch["data_samples"])
+                loss, _ = model.parse_losses(losses)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if table != "eurosat":
@@ -550,11 +554,12 @@ def normalised(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, table: str, split: str, folder: Path, device: str
+    model: nn.Module, table: str, split: str, folder: Path, device: str, side: int | None = None
 ) -> dict[str, list | float]:
     """Return the score in percent, and per image its confusion and the measures of its regions.
 
-    The confusion of a scene is the one entry of its matrix that is not zero.
+    The confusion of a scene is the one entry of its matrix that is not zero. Scenes are resampled
+    to ``side`` pixels, if given.
     """
     images, labels = load_arrays(folder, table, split, device)
     k = CLASSES[table]
@@ -565,6 +570,8 @@ def evaluate(
     has_regions &= split == "test"
     for part, truth in zip(images.split(32), labels.split(32), strict=True):
         inputs = normalised(model, part)
+        if side is not None:
+            inputs = F.interpolate(inputs, size=(side, side), mode="bilinear", antialias=True)
         predicted = model.infer(inputs)[0].argmax(dim=1)
         for one, true in zip(predicted, truth, strict=True):
             known = true != 255
@@ -620,6 +627,11 @@ def run(table: str, name: str, rate: float, seed: int, args: argparse.Namespace)
     report["weights"] = sum(p.numel() for p in model.parameters())
     for split in ("val", "test"):
         report[split] = evaluate(model, table, split, args.arrays, args.device)
+    if args.sides and table == "eurosat":
+        report["sides"] = {
+            side: evaluate(model, table, "test", args.arrays, args.device, side)["score"]
+            for side in args.sides
+        }
     return write_report(path, report)
 
 
@@ -680,6 +692,8 @@ def print_table(table: str, runs: dict[str, list[dict[str, Any]]], against: str)
             mean=float(np.mean(scores)),
             seconds=float(np.mean([one["seconds"] for one in of])),
         )
+        if all("sides" in one for one in of):
+            row["sides"] = {side: [one["sides"][side] for one in of] for side in of[0]["sides"]}
         difference = "-"
         if name != against and against in runs:
             compared = paired_bootstrap(matrices(name), matrices(against), score, n_resamples=999)
@@ -698,6 +712,10 @@ def print_table(table: str, runs: dict[str, list[dict[str, Any]]], against: str)
             ]
         )
     print(printed)
+    for row in rows:
+        for side, found in row.get("sides", {}).items():
+            values = ", ".join(f"{one:.2f}" for one in found)
+            print(f"{row['row']} at {side} px: {values}; mean {np.mean(found):.2f}")
     return rows
 
 
@@ -747,6 +765,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--rates", type=float, nargs="+", help="learning rates to choose from (default: two)"
+    )
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs="+",
+        help="also test scenes resampled to these sides, of runs that are not finished yet",
     )
     parser.add_argument("--against", default="HOOK objects", help="row to compare with")
     parser.add_argument(
