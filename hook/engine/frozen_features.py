@@ -1,4 +1,4 @@
-"""Features of a frozen network, computed once and kept on disk during a training."""
+"""Features or codes of a frozen network, computed once and kept on disk during a training."""
 
 import hashlib
 import shutil
@@ -26,6 +26,7 @@ from hook.progress import progress_bar
 from hook.registry import HOOKS
 
 FILES = "frozen_features-*.npy"
+CODE_FILES = "codes-*.npy"
 # Transforms that give an image the same pixels in each epoch.
 _FIXED = ("PackClsSample", "PackSegSample", "ScaleBands", "Resize", "CenterCrop")
 _SPARE_BYTES = 64 * 2**20  # on the disk, for the log and small files
@@ -35,8 +36,8 @@ _MOST_ROWS = 1000  # for the mean and deviation of the channels
 class StoredFeatures:
     """Feature maps of all images of a data set in a file, read as they are needed.
 
-    The file is a NumPy array with a row per image, whose fields are the float16 maps (C, h, w) of
-    the levels.
+    The file is a NumPy array with a row per image, whose fields are the maps (C, h, w) of the
+    levels, features in float16 or codes in int32.
 
     Args:
         path: The file.
@@ -49,9 +50,11 @@ class StoredFeatures:
         return len(self._rows)
 
     def __call__(self, indexes: Sequence[int]) -> list[Tensor]:
-        """Return the maps (B, C_l, h_l, w_l) float32 of images with these numbers."""
+        """Return the maps (B, C_l, h_l, w_l), float32 or int64, of images with these numbers."""
         rows = self._rows[list(indexes)]
-        return [torch.from_numpy(rows[name].astype(np.float32)) for name in rows.dtype.names]
+        wide = {"f": np.float32, "i": np.int64}
+        parts = (rows[name] for name in rows.dtype.names)
+        return [torch.from_numpy(part.astype(wide[part.dtype.kind])) for part in parts]
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of each channel, over at most 1,000 images."""
@@ -87,9 +90,10 @@ class FrozenFeatureHook(Hook):
     """
 
     priority = "LOW"  # after the check of the data
+    content, files = "features", FILES
 
     def __init__(self, keep: bool = False) -> None:
-        self.keep = keep
+        self.keep, self.folder = keep, None
         self._path: Path | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -102,9 +106,9 @@ class FrozenFeatureHook(Hook):
         check_fixed(dataset)
         found: list[Any] = [None]
         if is_main_process():
-            folder = Path(runner.work_dir)
-            name = f"frozen_features-{fingerprint(dataset, model, network)}.npy"
-            for old in folder.glob(FILES):
+            folder = Path(self.folder or runner.work_dir)
+            name = self.files.replace("*", fingerprint(dataset, model, network))
+            for old in folder.glob(self.files) if self.folder is None else ():
                 if old.name != name:
                     old.unlink()
             path = folder / name
@@ -116,7 +120,8 @@ class FrozenFeatureHook(Hook):
         self._path = found[0]
         model.stored_maps = stored = StoredFeatures(self._path)
         for name, values in zip(("mean", "std"), stored.statistics(), strict=True):
-            getattr(model, f"feature_{name}").copy_(values)
+            own = getattr(model, f"feature_{name}")  # without those of further views
+            own.copy_(values[: len(own)])
 
     def after_train(self, runner: Runner) -> None:
         """Remove the file."""
@@ -125,8 +130,11 @@ class FrozenFeatureHook(Hook):
             model.stored_maps = None
             self._path.unlink(missing_ok=True)
 
-    @staticmethod
-    def _compute(runner: Runner, model: nn.Module, dataset: BaseDataset, path: Path) -> None:
+    def _maps(self, model: nn.Module, batch: dict) -> list[Tensor]:
+        """Return the maps of a batch of the preprocessor."""
+        return model.frozen_maps(batch["inputs"])
+
+    def _compute(self, runner: Runner, model: nn.Module, dataset: BaseDataset, path: Path) -> None:
         loader = runner.train_dataloader
         batches = DataLoader(
             dataset,
@@ -135,29 +143,66 @@ class FrozenFeatureHook(Hook):
             collate_fn=loader.collate_fn,
         )
         shows = [one.show for one in runner.hooks if isinstance(one, TrainingProgressHook)]
-        show, name = all(shows), type(model.frozen).__name__
-        name = getattr(model.frozen, "name", name)
-        bar = progress_bar(total=len(dataset), desc=f"features of {name}", unit="image", show=show)
+        network = model.build_frozen()
+        show, name = all(shows), getattr(network, "name", type(network).__name__)
+        title = f"{self.content} of {name}"
+        bar = progress_bar(total=len(dataset), desc=title, unit="image", show=show)
         start, row = time.monotonic(), None
         with bar, atomic_write(path) as partial, open(partial, "wb") as file:
             for data in batches:
-                maps = model.frozen_maps(model.data_preprocessor(data, False)["inputs"])
+                maps = self._maps(model, model.data_preprocessor(data, False))
                 if row is None:
                     row = np.dtype(
-                        [(f"level{k}", "<f2", one.shape[1:]) for k, one in enumerate(maps)]
+                        [(f"level{k}", _kind(one), one.shape[1:]) for k, one in enumerate(maps)]
                     )
-                    _check_space(path.parent, len(dataset), row.itemsize, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _check_space(path.parent, len(dataset), row.itemsize, title)
                     header = dict(descr=row.descr, fortran_order=False, shape=(len(dataset),))
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(_rows(maps, row).tobytes())  # unlike a memory map, notices a full disk
                 bar.update(len(maps[0]))
         note = (
-            f"Features of {name}: {len(dataset)} images, "
+            f"{title[0].upper()}{title[1:]}: {len(dataset)} images, "
             f"{len(dataset) * row.itemsize / 1e6:.0f} MB, {time.monotonic() - start:.0f} s"
         )
         print_log(note, "current")
         if shows and show:  # the log is in a file only
             print(f"      {note}", flush=True)
+
+
+@HOOKS.register_module()
+class CodeCacheHook(FrozenFeatureHook):
+    """Compute the codes or latents of a generator's autoencoder before training, once per image.
+
+    They are written to ``codes-*.npy``, of all views of :class:`hook.models.TileGenerator`, codes in
+    int32 and latents in float16. The name has a digest of the autoencoder, its weights, and the
+    images, so that others are never read by mistake. The mean and deviation of the channels of
+    latents go to the generator.
+
+    The images have to be the same in each epoch: no random transforms, no random chips.
+
+    Args:
+        folder: Where the file is kept, and looked for by other trainings. None: the work dir, where
+            files of other images and autoencoders are removed.
+        keep: Keep the file at the end.
+
+    Raises:
+        ConfigError: The images differ from epoch to epoch or in size, or the disk is too small.
+    """
+
+    content, files = "codes", CODE_FILES
+
+    def __init__(self, folder: str | None = None, keep: bool = True) -> None:
+        super().__init__(keep)
+        self.folder = folder
+
+    def _maps(self, model: nn.Module, batch: dict) -> list[Tensor]:
+        return model.frozen_maps(batch["inputs"], batch["data_samples"])
+
+
+def _kind(values: Tensor) -> str:
+    """Return the type of the numbers in the file."""
+    return "<f2" if values.is_floating_point() else "<i4"
 
 
 def _rows(maps: Sequence[Tensor], row: np.dtype) -> np.ndarray:
@@ -172,16 +217,17 @@ def _rows(maps: Sequence[Tensor], row: np.dtype) -> np.ndarray:
                 found=tuple(one.shape[2:]),
                 remedy="cut or resize them to one size",
             )
-        rows[name] = one.clamp(-largest, largest).cpu().numpy()
+        one = one.clamp(-largest, largest) if one.is_floating_point() else one
+        rows[name] = one.cpu().numpy()
     return rows
 
 
-def _check_space(folder: Path, images: int, row_bytes: int, name: str) -> None:
-    """Raise ConfigError if the disk has no room for the features."""
+def _check_space(folder: Path, images: int, row_bytes: int, title: str) -> None:
+    """Raise ConfigError if the disk has no room for the features or codes."""
     needed, free = images * row_bytes, shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise ConfigError(
-            f"{folder}: no room for the features of {name}",
+            f"{folder}: no room for the {title}",
             expected=f"{(needed + _SPARE_BYTES) / 1e6:.0f} MB: {images} images of "
             f"{row_bytes / 1e3:.1f} kB",
             found=f"{free / 1e6:.0f} MB free",
@@ -207,11 +253,12 @@ def check_fixed(dataset: Any) -> None:
             return
         problem = f"{', '.join(random)} in the pipeline"
     raise ConfigError(
-        "train_dataloader.dataset: frozen features are computed once, so its images must not vary",
+        "train_dataloader.dataset: features and codes are computed once, so its images must not "
+        "vary",
         expected=f"mode='cover' of a hook.GeoTIFFFolder, and only {', '.join(_FIXED)}",
         found=problem,
-        remedy="leave it out: turn and jitter of the model augment images; or remove "
-        "hook.FrozenFeatureHook, which computes features anew for each batch",
+        remedy="leave it out: options of the model, such as turn, augment images; or remove the "
+        "hook, without which features and codes are computed for each batch",
     )
 
 
@@ -232,7 +279,8 @@ def fingerprint(dataset: BaseDataset, model: nn.Module, network: nn.Module) -> s
     preprocessor = model.data_preprocessor
     add(part.tolist() for _, part in sorted(preprocessor.named_buffers()))
     add(getattr(network, name, None) for name in ("name", "levels", "bands", "scale", "img_size"))
-    add(part.tolist() for _, part in sorted(network.named_buffers()))
-    for key, value in getattr(network, "network", network).state_dict().items():
+    add(getattr(model, "stored_facts", ()))
+    state = dict(network.named_buffers()) | getattr(network, "network", network).state_dict()
+    for key, value in sorted(state.items()):
         seen.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return seen.hexdigest()[:16]

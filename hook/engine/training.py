@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from hook.checkpoint import find_resumable, load_checkpoint
 from hook.engine.configs import load_config, make_folder
-from hook.engine.frozen_features import FILES
+from hook.engine.frozen_features import CODE_FILES, FILES
 from hook.engine.progress import QuietRunner, TrainingProgressHook, use_device
 from hook.engine.runner import build_runner, set_resume
 from hook.errors import ConfigError
@@ -26,7 +26,7 @@ from hook.geo.staging import atomic_write, check_output
 
 _FILES_OF_A_RUN = (
     *("config.py", "last_checkpoint", "checkpoint.pth", "epoch_*.pth", "iter_*.pth", "best_*.pth"),
-    *("arrays/labels.gpkg", "arrays/split.gpkg", FILES),
+    *("arrays/labels.gpkg", "arrays/split.gpkg", CODE_FILES, FILES),
 )
 
 

@@ -28,6 +28,13 @@ from hook.models.data_preprocessor import (
     CodecDataPreProcessor,
     SegDataPreProcessor,
 )
+from hook.models.generators import (
+    CodeTransformer,
+    DepthTransformer,
+    FactorizedTransformer,
+    LightningDiT,
+    TileGenerator,
+)
 from hook.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from hook.models.pretrain_losses import SeedAlignment, SeedReconstruction, TokenAlignment
 from hook.models.pretrainer import TokenPretrainer
@@ -70,12 +77,16 @@ __all__ = [
     "BlurUpsample",
     "ClsDataPreProcessor",
     "CodecDataPreProcessor",
+    "CodeTransformer",
     "CrossEntropyLoss",
+    "DepthTransformer",
     "DiceLoss",
+    "FactorizedTransformer",
     "FocalLoss",
     "FrozenBackbone",
     "FusionEncoder",
     "GramLoss",
+    "LightningDiT",
     "LinearClsHead",
     "MAGVIT2Decoder",
     "MAGVIT2Encoder",
@@ -94,6 +105,7 @@ __all__ = [
     "SegDataPreProcessor",
     "SegFormerStyleHead",
     "TileAutoencoder",
+    "TileGenerator",
     "TokenAlignment",
     "TokenClassifier",
     "TokenModel",

@@ -153,6 +153,61 @@ def reference_to_codec(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _rename(state, _CODEC_NAMES, None)
 
 
+# Parts of keys of the official generators, from the start of a key or from a dot to a dot.
+_GENERATOR_NAMES: list[tuple[str, str]] = [
+    ("spatial_blocks", "blocks"),
+    ("factorized_blocks", "factor_blocks"),
+    ("layers", "blocks"),
+    ("attention.wqkv", "attn.qkv"),
+    ("attention.wo", "attn.proj"),
+    ("attention_norm", "norm1"),
+    ("ffn_norm", "norm2"),
+    ("feed_forward.w1", "mlp.fc1_g"),
+    ("feed_forward.w3", "mlp.fc1_x"),
+    ("feed_forward.w2", "mlp.fc2"),
+    ("mlp.w12", "mlp.fc1"),
+    ("mlp.w3", "mlp.fc2"),
+    ("class_emb.embedding_table", "condition.table"),  # Open-MAGVIT2, IBQ
+    ("cls_embedding.embedding_table", "condition.table"),  # DnD
+    ("y_embedder.embedding_table", "condition.table"),  # LightningDiT
+    ("pre_emb", "embeds.0"),
+    ("post_emb", "embeds.1"),
+    ("tok_emb", "embeds.0"),
+    ("tok_embeddings", "embeds.0"),
+    ("head_nm.rmsnorm", "norms.0.norm"),
+    ("head_nm.ada_lin", "norms.0.modulation"),
+    ("ada_lin", "modulation"),
+    ("head.weight", "heads.0.weight"),
+    ("head", "heads"),
+    ("output", "heads"),
+    ("x_embedder.proj", "patch_embed"),
+    ("t_embedder", "time_embed"),
+    ("final_layer.norm_final", "norm.norm"),
+    ("final_layer.adaLN_modulation", "norm.modulation"),
+    ("final_layer.linear", "head"),
+    ("adaLN_modulation", "modulation"),
+]
+
+
+def reference_to_generator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of an official generator to those of our networks.
+
+    Generators are the autoregressive transformers of Open-MAGVIT2 and IBQ, DnD-Transformer and
+    LightningDiT. Tables of rotary positions are left out, since ours are computed.
+    """
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith("feat_rope.") or key == "freqs_cis":
+            continue
+        for old, new in _GENERATOR_NAMES:
+            key = re.sub(rf"(^|(?<=\.)){re.escape(old)}(?=\.|$)", new, key, count=1)
+        key = re.sub(
+            r"^norm\.(?:(\d+)\.)?weight$", lambda one: f"norms.{one[1] or 0}.norm.weight", key
+        )
+        renamed[key] = value
+    return renamed
+
+
 def save_weights(state: Mapping[str, Tensor], path: str | Path, overwrite: bool = False) -> None:
     """Write a state dict atomically.
 

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import codec_references
+import generator_references  # noqa: F401 - adds its kinds
 import measure_references  # noqa: F401 - adds its kinds
 import torch
 from mmengine.config import Config

@@ -33,14 +33,8 @@ ABSOLUTE, RELATIVE = 2e-5, 1e-4
 
 # Starts of the names of files for which HOOK has no counterpart yet; a longer start of KINDS wins.
 NOT_COVERED = (
-    "ar_schedule",
     "atoken_",
-    "dnd_",
-    "ibq_ar",
-    "lightningdit_",
-    "magvit2_ar",
     "slotmllm_",
-    "top_k_top_p_filter",
 )
 
 
@@ -127,11 +121,13 @@ def gradients(value: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
     return {name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in pairs}
 
 
-def build(registry, state: dict[str, Tensor], **config) -> torch.nn.Module:
+def build(
+    registry, state: dict[str, Tensor], rename: Callable = reference_to_codec, **config
+) -> torch.nn.Module:
     """Build a model from a config and load the renamed official weights."""
     part = registry is QUANTIZERS
     model = build_part(registry, config, "quantizer") if part else registry.build(config)
-    model.load_state_dict(reference_to_codec(state), strict=True)
+    model.load_state_dict(rename(state), strict=True)
     return model
 
 
@@ -399,13 +395,17 @@ def find_weight(network: torch.nn.Module, short: str, shape: torch.Size) -> Tens
 
 
 def official_gradients(
-    file: Golden, network: torch.nn.Module, value: Tensor, **inputs: Tensor
+    file: Golden,
+    network: torch.nn.Module,
+    value: Tensor,
+    rename: Callable = reference_to_codec,
+    **inputs: Tensor,
 ) -> dict[str, Tensor]:
     """Return those gradients of a scalar that the file has: ``grad/`` KEY, ``grad_`` SHORT NAME."""
     weights, wanted = dict(network.named_parameters()), {}
     for name, theirs in file.io.items():
         if name.startswith("grad/"):
-            (key,) = reference_to_codec({name.removeprefix("grad/"): theirs})
+            (key,) = rename({name.removeprefix("grad/"): theirs})
             wanted[name] = weights[key]
         elif name.startswith("grad_"):
             short = name.removeprefix("grad_")

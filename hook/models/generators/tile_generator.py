@@ -1,0 +1,483 @@
+"""Generators of tiles on MMEngine's ``BaseModel``."""
+
+import copy
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from hook.checkpoint import load_weights
+from hook.engine.tta import apply_view, views
+from hook.errors import CheckpointError, ConfigError
+from hook.models.autoencoders import TileAutoencoder
+from hook.models.generators.sampling import image_generators
+from hook.models.token_model import valid_pixels
+from hook.progress import progress_bar
+from hook.registry import MODELS
+from hook.structures import CodecDataSample
+from hook.tokenizers import ImageFacts
+
+
+@MODELS.register_module()
+class TileGenerator(BaseModel):
+    """New tiles: a network learns the codes or the latents of a frozen autoencoder.
+
+    ``network`` chooses the method by its type: ``hook.CodeTransformer`` (one code per position),
+    ``hook.FactorizedTransformer`` (factors of a code), ``hook.DepthTransformer`` (codes that refine
+    each other) or ``hook.LightningDiT`` (latents).
+
+    Codes or latents of the training images are computed for each batch, or once for all by
+    :class:`hook.engine.frozen_features.CodeCacheHook`, which latents need: it also measures the
+    mean and deviation of their channels. The weights of the autoencoder are part of a checkpoint.
+
+    Args:
+        codec: Config of the :class:`TileAutoencoder`.
+        network: Config of the network; what follows from the other options is filled in.
+        tile_size: Side of the tiles in pixels, or (height, width).
+        condition: ``"none"``; ``"class"``, the ``gt_label`` of samples; or ``"map"``, a class for
+            each position: the most frequent label of ``gt_sem_seg`` in its square.
+        num_classes: Number of classes of conditions.
+        label_drop: Share of the images in training without their condition, for guidance.
+        codec_weights: Checkpoint of the autoencoder, which a training starts from.
+        turn: Turn and mirror images, and maps with them, at random: one of the eight symmetries of
+            a square, or four of other tiles.
+        ignore_index: Label of an unknown class.
+        data_preprocessor: That of the autoencoder, which is used without it.
+        init_cfg: MMEngine's initialisation config.
+
+    Attributes:
+        target: ``"codes"`` or ``"latents"``, what the network learns.
+        stored_maps: Function from the numbers of training images to the codes or latents of their
+            views, set by the hook.
+
+    Raises:
+        ConfigError: The parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        codec: dict,
+        network: dict,
+        tile_size: int | Sequence[int],
+        condition: str = "none",
+        num_classes: int = 0,
+        label_drop: float = 0.1,
+        codec_weights: str | None = None,
+        turn: bool = False,
+        ignore_index: int = 255,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        built = MODELS.build(copy.deepcopy(codec))
+        if not isinstance(built, TileAutoencoder):
+            raise ConfigError(
+                "model.codec is no autoencoder",
+                expected="dict(type='hook.TileAutoencoder', ...)",
+                found=type(built).__name__,
+                remedy="give the model of a config of configs/autoencoders",
+            )
+        super().__init__(data_preprocessor=built.data_preprocessor, init_cfg=init_cfg)
+        self._check_preprocessor(data_preprocessor)
+        self.codec = built.requires_grad_(False).eval()
+        self.codec_weights, self._codec_loaded = codec_weights, False
+        square = (tile_size, tile_size)
+        self.tile_size = square if isinstance(tile_size, int) else tuple(tile_size)
+        fold = getattr(built.quantizer, "fold", (1, 1))
+        self.cell = tuple(built.stride * side for side in fold)  # pixels of a position
+        grid = [-(-side // cell) for side, cell in zip(self.tile_size, self.cell, strict=True)]
+        self.latent_grid = tuple(side * f for side, f in zip(grid, fold, strict=True))
+        kind = MODELS.get(network["type"])
+        self.target = getattr(kind, "target", None)
+        options = dict(
+            grid=grid,
+            condition=dict(kind=condition, num_classes=num_classes, drop_rate=label_drop),
+            **self._target_options(),
+        )
+        self.network = MODELS.build(network, default_args=options)
+        self.ignore_index, self._labels_seen = ignore_index, False
+        square = self.tile_size[0] == self.tile_size[1] and grid[0] == grid[1]
+        self._views = list(views(square)) if turn else [(0, False)]
+        self.stored_maps: Callable[[Sequence[int]], list[Tensor]] | None = None
+        # of the channels of latents, over the training images; zeros: not measured yet
+        channels = options.get("in_channels", 0)
+        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_std", torch.zeros(channels))
+        self.stored_facts = (
+            json.dumps(codec, default=str, sort_keys=True),
+            *(self.tile_size, self._views, self.target),
+        )
+
+    def _check_preprocessor(self, given: dict | None) -> None:
+        """Raise ConfigError if the autoencoder was trained with another normalisation."""
+        if given is None:
+            return
+        other, own = MODELS.build(given), self.data_preprocessor
+        pairs = [(own.mean, other.mean), (own.std, other.std)]
+        if not all(torch.equal(a, b) for a, b in pairs) or own.value_range != other.value_range:
+            raise ConfigError(
+                "data_preprocessor is not that of model.codec",
+                expected=f"mean {own.mean.flatten().tolist()}, std {own.std.flatten().tolist()}",
+                found=f"mean {other.mean.flatten().tolist()}, std {other.std.flatten().tolist()}",
+                remedy="leave data_preprocessor out of the model, or set that of the codec",
+            )
+
+    def _target_options(self) -> dict:
+        """Return the options of the network that follow from the quantizer."""
+        quantizer = self.codec.quantizer
+        sizes = getattr(quantizer, "codebook_sizes", None)
+        if self.target == "codes" and sizes is not None:
+            return dict(codebook_sizes=sizes)
+        if self.target == "latents" and sizes is None:
+            width = self.codec.decoder.in_channels
+            return dict(in_channels=width)
+        raise ConfigError(
+            "model.network does not fit the quantizer of model.codec",
+            expected="hook.LightningDiT for latents (GaussianQuantizer, or none), a transformer "
+            "over codes for all others",
+            found=f"a network of {self.target} with {type(quantizer).__name__}",
+            remedy="change the network, or the quantizer",
+        )
+
+    def init_weights(self) -> None:
+        """Initialise the network and load the autoencoder, when a training starts.
+
+        Raises:
+            ConfigError: ``codec_weights`` is not set.
+            CheckpointError: They do not fit.
+        """
+        self.network.init_weights()
+        if self.codec_weights is None:
+            raise ConfigError(
+                "model.codec_weights is missing: the autoencoder would be untrained",
+                expected="a checkpoint of the autoencoder",
+                found=None,
+                remedy="train the autoencoder first, and name its checkpoint",
+            )
+        load_weights(self.codec, self.codec_weights)
+        self._codec_loaded = self._is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load, but refuse a checkpoint of another autoencoder than that of ``codec_weights``."""
+        if self._codec_loaded:
+            for key, own in self.codec.state_dict(prefix=f"{prefix}codec.").items():
+                given = state_dict.get(key)
+                if given is not None and not torch.equal(given.to(own), own):
+                    raise CheckpointError(
+                        "the checkpoint has another autoencoder than model.codec_weights",
+                        expected=f"the weights of {self.codec_weights}",
+                        found=f"other values in {key}",
+                        remedy="name the checkpoint of the autoencoder that the generator was "
+                        "trained with, or train the generator anew",
+                    )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def train(self, mode: bool = True) -> "TileGenerator":
+        """Set training mode, except for the autoencoder."""
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    # ------------------------------------------------------------------------------ targets
+    def build_frozen(self) -> nn.Module:
+        """Return the autoencoder."""
+        return self.codec
+
+    def frozen_maps(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> list[Tensor]:
+        """Return the codes (B, Q, h, w) or latents (B, D, h, w) of each view of images.
+
+        Args:
+            inputs: (B, C, H, W) normalised images of the size of a tile.
+            data_samples: Their samples, for the validity of the pixels.
+        """
+        valid = valid_pixels(inputs, data_samples)
+        return [self._encode(*(apply_view(x, v) for x in (inputs, valid))) for v in self._views]
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor, valid: Tensor) -> Tensor:
+        if tuple(images.shape[-2:]) != self.tile_size:
+            raise ConfigError(
+                "the images do not have the size of a tile",
+                expected=f"model.tile_size {self.tile_size}",
+                found=tuple(images.shape[-2:]),
+                remedy="cut or resize the images, or correct tile_size",
+            )
+        facts = ImageFacts(None if valid.all() else valid)
+        quantized = self.codec.encode(images, facts)
+        if self.target == "latents":
+            return quantized.latents.float().mT.unflatten(2, self.latent_grid)
+        codes = quantized.indices
+        codes = codes[..., None] if codes.ndim == 2 else codes
+        return codes.mT.unflatten(2, self.network.grid)
+
+    def _targets(self, maps: Tensor) -> Tensor:
+        """Return what the network learns, codes (B, N, Q) or normalised latents (B, N, D)."""
+        targets = maps.flatten(2).mT
+        if self.target == "codes":
+            return targets
+        if not self.feature_std.all():
+            raise ConfigError(
+                "the mean and deviation of the latents are not known",
+                expected="custom_hooks with dict(type='hook.CodeCacheHook'), which measures them",
+                found="none of these hooks, and no checkpoint of a trained generator",
+                remedy="add the hook, or load a checkpoint",
+            )
+        return (targets - self.feature_mean) / self.feature_std
+
+    def _batch(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement], drawn: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return targets, conditions, and valid positions (B, N), of a view of each image."""
+
+        def turned(batch: Tensor) -> Tensor:
+            pairs = zip(batch, drawn, strict=True)
+            return torch.stack([apply_view(one, self._views[view]) for one, view in pairs])
+
+        valid = turned(valid_pixels(inputs, samples))
+        if self.stored_maps is None or not self.training:  # stored are those of training images
+            maps = self._encode(turned(inputs), valid)
+        else:
+            stored = self.stored_maps([sample.sample_idx for sample in samples])
+            maps = torch.stack([stored[view][row] for row, view in enumerate(drawn)])
+        positions = F.adaptive_max_pool2d(self._padded(valid.float(), 0), self.network.grid) > 0
+        known = None if positions.all() else positions.flatten(1)
+        return self._targets(maps.to(inputs.device)), self._labels(samples, turned, inputs), known
+
+    def _padded(self, maps: Tensor, value: float) -> Tensor:
+        """Pad maps (B, H, W) of tiles to whole positions."""
+        down, right = (-side % cell for side, cell in zip(self.tile_size, self.cell, strict=True))
+        return F.pad(maps, (0, right, 0, down), value=value)
+
+    # ------------------------------------------------------------------------------ conditions
+    def _labels(
+        self, samples: Sequence[BaseDataElement], turned: Callable[[Tensor], Tensor], like: Tensor
+    ) -> Tensor:
+        """Return the conditions of samples: zeros without any, classes, or maps."""
+        kind = self.network.condition.kind
+        if kind == "none":
+            return torch.zeros(len(samples), dtype=torch.long, device=like.device)
+        field = "gt_label" if kind == "class" else "gt_sem_seg"
+        given = [sample.get(field) for sample in samples]
+        if not self._labels_seen:
+            self._labels_seen = any(one is not None for one in given)
+            if not self._labels_seen:
+                warnings.warn(
+                    f"condition={kind!r}, but no sample of the batch has {field}: the generator "
+                    "learns no condition from it",
+                    stacklevel=2,
+                )
+        if kind == "class":
+            unknown = self.ignore_index
+            rows = torch.tensor([unknown if one is None else int(one) for one in given])
+            return self.conditions(rows.to(like.device))
+        nothing = torch.full(self.tile_size, self.ignore_index, device=like.device)
+        masks = [nothing if one is None else one.data[0].to(nothing) for one in given]
+        return self.conditions(turned(torch.stack(masks)))
+
+    def conditions(self, labels: Tensor) -> Tensor:
+        """Return conditions of the network for labels.
+
+        Args:
+            labels: (B,) classes, or (B, H, W) classes of the pixels of tiles; ``ignore_index``
+                stands for an unknown class.
+
+        Returns:
+            (B,), or (B, h, w): the most frequent known class in the square of each position.
+
+        Raises:
+            ConfigError: There is no such class, or no unknown class.
+        """
+        condition = self.network.condition
+        unknown = labels == self.ignore_index
+        known = labels[~unknown]
+        if known.numel() and not 0 <= known.min() <= known.max() < condition.num_classes:
+            raise ConfigError(
+                "a label is none of the classes of the generator",
+                expected=f"0 to {condition.num_classes - 1} (model.num_classes - 1), or "
+                f"{self.ignore_index} for unknown",
+                found=f"{int(known.min())} to {int(known.max())}",
+                remedy="correct num_classes, or the labels",
+            )
+        if labels.ndim == 1:
+            return labels.where(~unknown, condition.unknowns(labels)) if unknown.any() else labels
+        labels = self._padded(labels, self.ignore_index)
+        counts = torch.stack(
+            [
+                F.adaptive_avg_pool2d((labels == number).float(), self.network.condition_grid)
+                for number in range(condition.num_classes)
+            ]
+        )
+        return counts.argmax(dim=0).masked_fill(counts.sum(dim=0) == 0, condition.unknown)
+
+    def _condition(self, batch: int, condition: int | Sequence[int] | Tensor | None) -> Tensor:
+        """Return the conditions of the network for those of :meth:`sample`."""
+        device, kind = next(self.network.parameters()).device, self.network.condition.kind
+        shape = (batch, *self.tile_size) if kind == "map" else (batch,)
+        if kind == "none" and condition is None:
+            return torch.zeros(shape, dtype=torch.long, device=device)
+        given = self.ignore_index if condition is None else condition
+        labels = torch.as_tensor(given, dtype=torch.long, device=device)
+        fits = labels.ndim == 0 or tuple(labels.shape) in (shape, shape[1:])
+        if kind == "none" or not fits:
+            raise ConfigError(
+                "the condition does not fit the generator",
+                expected="None" if kind == "none" else f"one class, or labels of {shape}",
+                found=f"labels of {tuple(labels.shape)}" if labels.ndim else int(labels),
+                remedy=f"the generator was trained with condition={kind!r}",
+            )
+        return self.conditions(labels.expand(shape))
+
+    # ------------------------------------------------------------------------------ passes
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[BaseDataElement] | None = None,
+        mode: str = "tensor",
+    ):
+        """Run the model.
+
+        Args:
+            inputs: (B, C, H, W) normalised images of the size of a tile.
+            data_samples: Their samples.
+            mode: ``'tensor'`` returns what the network learns, codes (B, N, Q) or normalised
+                latents (B, N, D); ``'loss'`` a dict of losses; ``'predict'`` data samples; others
+                raise ValueError.
+        """
+        if mode == "tensor":
+            return self._targets(self._encode(inputs, valid_pixels(inputs, data_samples)))
+        if mode == "loss":
+            return self.loss(inputs, data_samples)
+        if mode == "predict":
+            return self.predict(inputs, data_samples)
+        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """Return the losses of the network for images (B, C, H, W)."""
+        drawn = torch.randint(len(self._views), (len(inputs),)).tolist()
+        return self.network.loss(*self._batch(inputs, data_samples, drawn))
+
+    def predict(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement]
+    ) -> list[CodecDataSample]:
+        """Return the information of the codes of images, given the condition.
+
+        Args:
+            inputs: (B, C, H, W) normalised images.
+            data_samples: Their samples; the metainfo is kept.
+
+        Returns:
+            Samples with ``codes`` and ``bits``, minus the binary logarithm of the probability of
+            each; both (h, w) or (h, w, Q).
+
+        Raises:
+            ConfigError: The network learns latents, which have no probability.
+        """
+        if self.target != "codes":
+            raise ConfigError(
+                "a flow gives no probability of its latents, so that there is nothing to predict",
+                expected="a network over codes",
+                found=type(self.network).__name__,
+                remedy="leave val_dataloader and test_dataloader out (None)",
+            )
+        codes, labels, _ = self._batch(inputs, data_samples, [0] * len(inputs))
+        bits = self.network.code_lengths(codes, labels) / math.log(2)
+        quantizer, samples = self.codec.quantizer, []
+        for sample, *fields in zip(data_samples, codes, bits, strict=True):
+            meta = dict(sample.metainfo, codebook_sizes=quantizer.codebook_sizes)
+            new = CodecDataSample(metainfo=meta | dict(indices_kind=quantizer.indices_kind))
+            for name, value in zip(("codes", "bits"), fields, strict=True):
+                value = value.unflatten(0, self.network.grid)
+                setattr(new, name, value[..., 0] if quantizer.indices_kind == "single" else value)
+            samples.append(new)
+        return samples
+
+    # ------------------------------------------------------------------------------ sampling
+    @torch.no_grad()
+    def sample(
+        self,
+        batch: int,
+        condition: int | Sequence[int] | Tensor | None = None,
+        seed: int = 0,
+        first: int = 0,
+        **options,
+    ) -> Tensor:
+        """Draw codes or latents of new tiles.
+
+        The draws of a tile depend on the seed and its number alone, not on the batch it is in.
+
+        Args:
+            batch: Number of tiles B.
+            condition: A class for all, or (B,) classes; for maps (H, W) or (B, H, W) classes of the
+                pixels of a tile. None: unknown.
+            seed: Seed of the draws.
+            first: Number of the first tile.
+            **options: Changes of the network's ``sampling`` (:class:`CodeSampling`,
+                :class:`FlowSampling`).
+
+        Returns:
+            Codes as the quantizer has them, (B, N) or (B, N, Q), or latents (B, N, D), for
+            :meth:`decode`.
+
+        Raises:
+            ConfigError: Condition, seed or an option do not fit.
+        """
+        labels, generators = (
+            self._condition(batch, condition),
+            image_generators(seed, range(first, first + batch)),
+        )
+        training = self.training
+        self.eval()
+        try:
+            found = self.network.sample(labels, generators, **options)
+        finally:
+            self.train(training)
+        if self.target == "latents":
+            return found * self.feature_std + self.feature_mean
+        return found[..., 0] if self.codec.quantizer.indices_kind == "single" else found
+
+    @torch.no_grad()
+    def decode(self, sampled: Tensor) -> Tensor:
+        """Return the images (B, C, H, W), in the units of the data, of :meth:`sample`'s result."""
+        if self.target == "codes":
+            sampled = self.codec.quantizer.decode(sampled, self.latent_grid)
+        images = self.codec.decode(sampled, self.latent_grid, self.tile_size)
+        return self.data_preprocessor.restore(images)
+
+    def generate(
+        self,
+        count: int,
+        condition: int | Sequence[int] | Tensor | None = None,
+        batch_size: int = 16,
+        first: int = 0,
+        progress: bool = True,
+        **options,
+    ) -> Iterator[Tensor]:
+        """Draw and decode tiles, in batches.
+
+        Args:
+            count: Number of tiles.
+            condition: See :meth:`sample`; B is ``count``.
+            batch_size: Tiles of a batch.
+            first: Number of the first tile.
+            progress: Show a progress bar.
+            **options: ``seed`` and further options of :meth:`sample`.
+
+        Yields:
+            (b, C, H, W) images in the units of the data.
+        """
+        of_all = {"map": 2}.get(self.network.condition.kind, 0)  # axes of one condition for all
+        bar = progress_bar(total=count, desc="generate", unit="tile", show=progress)
+        with bar:
+            for start in range(0, count, batch_size):
+                size, given = min(batch_size, count - start), condition
+                if given is not None and torch.as_tensor(given).ndim > of_all:
+                    given = given[start : start + size]
+                yield self.decode(self.sample(size, given, first=first + start, **options))
+                bar.update(size)
