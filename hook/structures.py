@@ -33,6 +33,8 @@ class CodecDataSample(BaseDataElement):
         image (torch.Tensor): (C, H, W) original in the units of the scene.
         reconstruction (torch.Tensor): (C, H, W) decoded image in the same units.
         codes (torch.Tensor): (h, w) or (h, w, Q) int64 codes; absent for continuous latents.
+        bits (torch.Tensor): Minus the binary logarithm of the probability that a generator gives to
+            each of the codes.
         latents (torch.Tensor): (D, h, w) latents that the decoder got.
         valid_mask (torch.Tensor): (H, W) bool, where the image has data; absent: everywhere.
 

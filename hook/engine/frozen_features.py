@@ -174,8 +174,8 @@ class FrozenFeatureHook(Hook):
 class CodeCacheHook(FrozenFeatureHook):
     """Compute the codes or latents of a generator's autoencoder before training, once per image.
 
-    They are written to ``codes-*.npy``, of all views of :class:`hook.models.TileGenerator`, codes in
-    int32 and latents in float16. The name has a digest of the autoencoder, its weights, and the
+    They are written to ``codes-*.npy``, of all views of :class:`hook.models.TileGenerator`: codes
+    in int32, latents in float16. The name has a digest of the autoencoder, its weights, and the
     images, so that others are never read by mistake. The mean and deviation of the channels of
     latents go to the generator.
 

@@ -37,7 +37,8 @@ class CodebookMetric(BaseMetric):
         Args:
             data_batch: Not used.
             data_samples: :class:`hook.structures.CodecDataSample` objects as dictionaries, with
-                ``codes``, ``codebook_sizes``, ``indices_kind`` and optionally ``valid_mask``.
+                ``codes``, ``codebook_sizes``, ``indices_kind`` and optionally ``valid_mask`` and
+                ``bits``.
 
         Raises:
             ConfigError: The model has no codes.
@@ -61,7 +62,11 @@ class CodebookMetric(BaseMetric):
                     expected=f"below {sizes}",
                     remedy="evaluate codes with the quantizer that made them",
                 )
-            self.results.append((kept.numpy(), sizes, sample["indices_kind"]))
+            bits = sample.get("bits")
+            if bits is not None:
+                bits = bits.cpu().reshape(codes.shape).sum(dim=-1)
+                bits = (bits if valid is None else bits[valid]).double().sum().item()
+            self.results.append((kept.numpy(), sizes, sample["indices_kind"], bits))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Count over all images.
@@ -71,11 +76,13 @@ class CodebookMetric(BaseMetric):
 
         Returns:
             ``use`` in percent and ``perplexity``, means over the columns of the codes; ``bits``,
-            the entropy of the codes of a position in bits if its columns were independent;
-            ``positions``; and with several columns ``use.<column>`` and ``perplexity.<column>``.
+            the entropy of the codes of a position in bits if its columns and positions were
+            independent; of a generator ``model_bits``, the mean of minus the binary logarithm of
+            the probability that it gives to the codes of a position; ``positions``; and with
+            several columns ``use.<column>`` and ``perplexity.<column>``.
         """
-        codes = np.concatenate([kept for kept, _, _ in results])
-        _, sizes, kind = results[0]
+        codes = np.concatenate([kept for kept, *_ in results])
+        _, sizes, kind, bits = results[0]
         if not len(codes):
             raise DataError(
                 "no image has a valid position",
@@ -103,6 +110,8 @@ class CodebookMetric(BaseMetric):
             "bits": sum(entropy) / np.log(2),
             "positions": len(codes),
         }
+        if bits is not None:
+            metrics["model_bits"] = sum(one for *_, one in results) / len(codes)
         for column in range(len(sizes) if len(sizes) > 1 else 0):
             metrics[f"use.{word}{column + 1}"] = use[column]
             metrics[f"perplexity.{word}{column + 1}"] = perplexity[column]

@@ -74,6 +74,26 @@ def test_autoencoder(path):
     assert cfg.data_preprocessor == cfg.model.data_preprocessor
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("generators/*/*.py")), ids=ids)
+def test_generator(path):
+    cfg = Config.fromfile(path)
+    assert find_config(path.stem) == path
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    metainfo = cfg.train_dataloader.dataset.metainfo
+    assert model.in_channels == len(metainfo.bands)
+    assert model.network.condition.num_classes == len(metainfo.classes)
+    # The autoencoder is that of the config whose checkpoint is named.
+    weights = Path(cfg.model.codec_weights)
+    codec = Config.fromfile(find_config(weights.parent.name))
+    assert weights.name == f"epoch_{codec.train_cfg.max_epochs}.pth"
+    own, other = cfg.model.codec.copy(), codec.model.copy()
+    for options in (own, other):
+        options.quantizer.pop("factors", None)  # other columns of the same codes
+        options.pop("losses"), options.pop("frozen", None)
+    assert own == other
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrain/*.py")), ids=ids)
 def test_pretraining(path):
     cfg = Config.fromfile(path)

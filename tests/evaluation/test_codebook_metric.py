@@ -34,6 +34,18 @@ def test_depths_are_counted_by_themselves():
     assert "use.factor2" in evaluate(codes, sizes=(16, 4), kind="product")
 
 
+def test_bits_under_a_model_are_added_up_over_the_codes_of_a_position():
+    metric, valid = CodebookMetric(), torch.ones(8, 8, dtype=torch.bool)
+    valid[:4] = False
+    for bits in (torch.full((2, 2, 2), 3.0), torch.full((2, 2, 2), 5.0)):
+        bits[0] = 100.0  # not valid
+        meta = dict(codebook_sizes=(4, 4), indices_kind="residual")
+        codes = torch.zeros(2, 2, 2, dtype=torch.long)
+        sample = CodecDataSample(codes=codes, bits=bits, valid_mask=valid, metainfo=meta)
+        metric.process({}, [sample.to_dict()])
+    assert metric.compute_metrics(metric.results)["model_bits"] == (6 + 10) / 2
+
+
 def test_positions_without_data_are_not_counted():
     codes = torch.tensor([[0, 1], [2, 3]])
     valid = torch.zeros(16, 16, dtype=torch.bool)

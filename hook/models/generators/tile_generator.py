@@ -84,7 +84,7 @@ class TileGenerator(BaseModel):
             )
         super().__init__(data_preprocessor=built.data_preprocessor, init_cfg=init_cfg)
         self._check_preprocessor(data_preprocessor)
-        self.codec = built.requires_grad_(False).eval()
+        self.codec, self.in_channels = built.requires_grad_(False).eval(), built.in_channels
         self.codec_weights, self._codec_loaded = codec_weights, False
         square = (tile_size, tile_size)
         self.tile_size = square if isinstance(tile_size, int) else tuple(tile_size)
@@ -118,8 +118,8 @@ class TileGenerator(BaseModel):
         if given is None:
             return
         other, own = MODELS.build(given), self.data_preprocessor
-        pairs = [(own.mean, other.mean), (own.std, other.std)]
-        if not all(torch.equal(a, b) for a, b in pairs) or own.value_range != other.value_range:
+        same = all(torch.equal(getattr(own, k), getattr(other, k)) for k in ("mean", "std"))
+        if not same or own.value_range != getattr(other, "value_range", None):
             raise ConfigError(
                 "data_preprocessor is not that of model.codec",
                 expected=f"mean {own.mean.flatten().tolist()}, std {own.std.flatten().tolist()}",
@@ -395,6 +395,8 @@ class TileGenerator(BaseModel):
             for name, value in zip(("codes", "bits"), fields, strict=True):
                 value = value.unflatten(0, self.network.grid)
                 setattr(new, name, value[..., 0] if quantizer.indices_kind == "single" else value)
+            if "valid_mask" in sample:
+                new.valid_mask = sample.valid_mask.data[0] > 0
             samples.append(new)
         return samples
 

@@ -1,0 +1,138 @@
+"""Generators through tools/train.py, on scenes with masks and a random autoencoder."""
+
+import json
+
+import pytest
+import torch
+
+from hook.checkpoint import load_checkpoint
+from hook.engine.frozen_features import CODE_FILES, StoredFeatures
+
+CONFIG = """
+_base_ = ["codec.py"]
+model = dict(
+    _delete_=True,
+    type="hook.TileGenerator",
+    codec=_base_.model,
+    codec_weights="{folder}/codec.pth",
+    network=dict(
+        type="hook.CodeTransformer", embed_dims=16, depth=1, num_heads=2, drop_rate=0.1
+    ),
+    tile_size=32,
+    condition="map",
+    num_classes=3,
+    turn=True,
+)
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1e-2, betas=(0.9, 0.95), weight_decay=0.05),
+    paramwise_cfg=dict(flat_decay_mult=0.0),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)]
+val_evaluator = [dict(type="hook.CodebookMetric")]
+custom_hooks = [
+    dict(type="hook.DatasetCheckHook"),
+    dict(type="hook.CodeCacheHook"),
+    dict(type="EMAHook", ema_type="hook.WeightEMA", momentum=0.1),
+]
+"""
+FLOW = """
+_base_ = ["generator.py"]
+model = dict(
+    codec=dict(encoder=dict(out_channels=16), quantizer=dict(_delete_=True, {gaussian})),
+    codec_weights="{folder}/gaussian.pth",
+    network=dict(_delete_=True, type="hook.LightningDiT", embed_dims=16, depth=1, num_heads=2),
+    condition="none",
+    turn=False,
+)
+val_dataloader = val_evaluator = val_cfg = None
+custom_hooks = [dict(type="hook.CodeCacheHook", folder="{folder}/shared")]
+"""
+GAUSSIAN = 'type="GaussianQuantizer", embed_dims=8'
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """Configs of a generator and of its autoencoder, whose weights are random."""
+    folder = tmp_path_factory.mktemp("generator")
+    scenes = tiny.write_scenes(folder / "scenes")
+    codec = tiny.write_codec_config(folder / "codec.py", scenes)
+    tiny.write_checkpoint(codec, folder / "codec.pth")
+    (folder / "generator.py").write_text(CONFIG.format(folder=folder.as_posix()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tools, folder):
+    """Work dir of a run of four steps with maps as condition."""
+    tools.run("tools/train.py", folder / "generator.py", "--work-dir", folder / "run")
+    return folder / "run"
+
+
+def scalars(work_dir):
+    lines = [file.read_text().splitlines() for file in work_dir.glob("*/vis_data/scalars.json")]
+    return [json.loads(line) for part in lines for line in part]
+
+
+def test_a_run_learns_stored_codes_and_keeps_averages(run, folder):
+    rows = scalars(run)
+    steps = [row for row in rows if "loss" in row]
+    assert [row["iter"] for row in steps] == [1, 2, 3, 4]
+    assert steps[0]["loss_code0"] == pytest.approx(2.7726, abs=1e-3)  # log 16: a new network
+    assert steps[-1]["loss_code0"] < steps[0]["loss_code0"]
+    assert steps[0]["lr"] < steps[-1]["lr"] == 1e-2
+    assert any("codes/model_bits" in row for row in rows)
+    (path,) = run.glob(CODE_FILES)
+    codes = StoredFeatures(path)([0, 1])
+    assert len(codes) == 8 and codes[0].shape == (2, 1, 8, 8) and codes[0].dtype == torch.int64
+    checkpoint = load_checkpoint(run / "iter_4.pth")
+    averaged, last = checkpoint["state_dict"], checkpoint["ema_state_dict"]
+    name = "network.heads.0.weight"
+    assert not torch.equal(averaged[name], last[f"module.{name}"])
+    for key, value in load_checkpoint(folder / "codec.pth")["state_dict"].items():
+        assert torch.equal(averaged[f"codec.{key}"], value), key
+
+
+def test_a_resumed_run_equals_the_unbroken_one(run, folder, tools, tmp_path):
+    (stored,) = run.glob(CODE_FILES)
+    (tmp_path / stored.name).write_bytes(stored.read_bytes())
+    before = (tmp_path / stored.name).stat().st_mtime_ns
+    start = run / "iter_2.pth"
+    options = ("--work-dir", tmp_path, "--resume", start)
+    done = tools.run("tools/train.py", folder / "generator.py", *options)
+    assert "differs from an unbroken one" not in done.stdout
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob(CODE_FILES)] == [before]
+    first, second = (load_checkpoint(path / "iter_4.pth") for path in (run, tmp_path))
+    for key in ("state_dict", "ema_state_dict", "optimizer"):
+        torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)
+
+
+def test_a_run_is_not_resumed_with_another_autoencoder(run, folder, tools, tmp_path):
+    codec = load_checkpoint(folder / "codec.pth")
+    codec["state_dict"]["encoder.conv_in.bias"] += 0.1
+    torch.save(codec, tmp_path / "other.pth")
+    options = ("--work-dir", tmp_path / "again", "--resume", run / "iter_2.pth")
+    options += ("--cfg-options", f"model.codec_weights={tmp_path}/other.pth")
+    done = tools.run("tools/train.py", folder / "generator.py", *options, check=False)
+    assert done.returncode == 1 and "another autoencoder" in done.stderr
+    assert not list((tmp_path / "again").glob(CODE_FILES))
+
+
+def test_a_flow_learns_normalised_latents(folder, tiny, tools, tmp_path):
+    base = '_base_ = ["codec.py"]\nmodel = dict(encoder=dict(out_channels=16), '
+    base += f"quantizer=dict(_delete_=True, {GAUSSIAN}))\n"
+    (folder / "gaussian.py").write_text(base)
+    tiny.write_checkpoint(folder / "gaussian.py", folder / "gaussian.pth")
+    config = folder / "flow.py"
+    config.write_text(FLOW.format(folder=folder.as_posix(), gaussian=GAUSSIAN))
+    tools.run("tools/train.py", config, "--work-dir", tmp_path)
+    steps = [row for row in scalars(tmp_path) if "loss" in row]
+    # Noise and normalised latents both have the variance 1, and a new network predicts zero.
+    assert steps[0]["loss_velocity"] == pytest.approx(2, abs=0.4)
+    assert steps[0]["loss_direction"] == pytest.approx(1, abs=1e-3)
+    (path,) = (folder / "shared").glob(CODE_FILES)
+    (latents,) = StoredFeatures(path)(range(4))
+    state = load_checkpoint(tmp_path / "iter_4.pth")["state_dict"]
+    assert latents.shape == (4, 8, 8, 8) and (state["feature_std"] > 0).all()
