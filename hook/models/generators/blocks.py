@@ -1,4 +1,4 @@
-"""Transformer blocks, rotary positions and conditions that the generators share."""
+"""Transformer blocks and rotary positions that the generators share."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,6 @@ from hook.errors import ConfigError
 GATES_FIRST = ("gate1", "gate2", "scale1", "scale2", "shift1", "shift2")  # IBQ
 SHIFTS_FIRST = ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2")  # DiT
 START_ROWS = ("identity", "zero")
-CONDITIONS = ("none", "class", "map")
 
 
 def rotary_table(grid: tuple[int, int], head_dims: int, start: str | None = None) -> Tensor:
@@ -252,85 +251,3 @@ class FinalNorm(nn.Module):
         """Map tokens (B, n, D) to (B, n, D)."""
         parts = {} if self.modulation is None else self.modulation(condition)
         return modulate(self.norm(x), parts)
-
-
-class ConditionEmbedding(nn.Module):
-    """A condition of an image: its class, a class for each position, or none.
-
-    The last row of the table stands for an unknown class. In training it replaces the condition of
-    a share of the images, so that one network has both sides of classifier-free guidance.
-
-    Args:
-        embed_dims: Width of the tokens.
-        kind: ``"none"``, ``"class"`` (labels (B,)), or ``"map"`` (labels (B, h, w) on the grid of
-            the tokens).
-        num_classes: Number of classes.
-        drop_rate: Share of the images without their condition. With 0, a class has no unknown row.
-
-    Attributes:
-        unknown: Label of an unknown class; None if there is none.
-
-    Raises:
-        ConfigError: ``kind`` is unknown, or there are no classes.
-
-    Reference:
-        Ho and Salimans, "Classifier-free diffusion guidance", 2022, arXiv:2207.12598.
-    """
-
-    def __init__(
-        self, embed_dims: int, kind: str = "none", num_classes: int = 0, drop_rate: float = 0.0
-    ) -> None:
-        super().__init__()
-        if kind not in CONDITIONS:
-            raise ConfigError(
-                "model.condition is unknown",
-                expected=CONDITIONS,
-                found=kind,
-                remedy="choose one of them",
-            )
-        if kind != "none" and num_classes < 1:
-            raise ConfigError(
-                f"model.condition={kind!r} needs classes",
-                expected="model.num_classes of at least 1",
-                found=num_classes,
-                remedy="set num_classes to the number of classes of the data set",
-            )
-        if kind == "none":  # one row for all images
-            num_classes, drop_rate = 1, 0.0
-        self.kind, self.num_classes, self.drop_rate = kind, num_classes, drop_rate
-        self.unknown = num_classes if drop_rate > 0 or kind == "map" else None
-        self.table = nn.Embedding(num_classes + (self.unknown is not None), embed_dims)
-
-    def forward(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed conditions.
-
-        Args:
-            labels: (B,), or (B, h, w) for maps, int64.
-
-        Returns:
-            (B, 1, D) of the image, for maps the mean over the positions; and (B, h * w, D) of the
-            positions, None but for maps.
-        """
-        if self.training and self.drop_rate > 0:
-            dropped = torch.rand(len(labels), device=labels.device) < self.drop_rate
-            labels = labels.masked_fill(dropped.view(-1, *[1] * (labels.ndim - 1)), self.unknown)
-        rows = self.table(labels)
-        if self.kind != "map":
-            return rows[:, None], None
-        cells = rows.flatten(1, 2)
-        return cells.mean(dim=1, keepdim=True), cells
-
-    def unknowns(self, labels: Tensor) -> Tensor:
-        """Return labels of unknown classes, of the shape of other labels.
-
-        Raises:
-            ConfigError: The network knows no unknown class.
-        """
-        if self.unknown is None:
-            raise ConfigError(
-                "guidance, and images without a condition, need an unknown class",
-                expected="a network that was trained with label_drop above 0",
-                found=f"condition={self.kind!r}, label_drop={self.drop_rate}",
-                remedy="sample with guidance=1 and conditions, or train with label_drop=0.1",
-            )
-        return torch.full_like(labels, self.unknown)

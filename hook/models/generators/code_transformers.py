@@ -14,11 +14,11 @@ from hook.models.generators.blocks import (
     Attention,
     Block,
     Cache,
-    ConditionEmbedding,
     FinalNorm,
     Modulation,
     rotary_table,
 )
+from hook.models.generators.conditions import ConditionEmbedding
 from hook.models.generators.sampling import CodeSampling, changed, draw_codes
 from hook.quantizers.base import masked_mean
 from hook.registry import MODELS

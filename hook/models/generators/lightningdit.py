@@ -16,11 +16,11 @@ from hook.models.generators.blocks import (
     SHIFTS_FIRST,
     Attention,
     Block,
-    ConditionEmbedding,
     FinalNorm,
     Modulation,
     rotary_table,
 )
+from hook.models.generators.conditions import ConditionEmbedding
 from hook.models.generators.sampling import FlowSampling, changed, guide
 from hook.registry import MODELS
 

@@ -92,7 +92,8 @@ class TileGenerator(BaseModel):
         self.cell = tuple(built.stride * side for side in fold)  # pixels of a position
         grid = [-(-side // cell) for side, cell in zip(self.tile_size, self.cell, strict=True)]
         self.latent_grid = tuple(side * f for side, f in zip(grid, fold, strict=True))
-        kind = MODELS.get(network["type"])
+        kind = network.get("type")
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
         self.target = getattr(kind, "target", None)
         options = dict(
             grid=grid,
@@ -134,8 +135,7 @@ class TileGenerator(BaseModel):
         if self.target == "codes" and sizes is not None:
             return dict(codebook_sizes=sizes)
         if self.target == "latents" and sizes is None:
-            width = self.codec.decoder.in_channels
-            return dict(in_channels=width)
+            return dict(in_channels=self.codec.decoder.in_channels)
         raise ConfigError(
             "model.network does not fit the quantizer of model.codec",
             expected="hook.LightningDiT for latents (GaussianQuantizer, or none), a transformer "
@@ -282,39 +282,13 @@ class TileGenerator(BaseModel):
         return self.conditions(turned(torch.stack(masks)))
 
     def conditions(self, labels: Tensor) -> Tensor:
-        """Return conditions of the network for labels.
+        """Return the network's conditions for (B,) classes or (B, H, W) classes of pixels.
 
-        Args:
-            labels: (B,) classes, or (B, H, W) classes of the pixels of tiles; ``ignore_index``
-                stands for an unknown class.
-
-        Returns:
-            (B,), or (B, h, w): the most frequent known class in the square of each position.
-
-        Raises:
-            ConfigError: There is no such class, or no unknown class.
+        See :meth:`ConditionEmbedding.from_labels`; maps are padded to whole positions.
         """
-        condition = self.network.condition
-        unknown = labels == self.ignore_index
-        known = labels[~unknown]
-        if known.numel() and not 0 <= known.min() <= known.max() < condition.num_classes:
-            raise ConfigError(
-                "a label is none of the classes of the generator",
-                expected=f"0 to {condition.num_classes - 1} (model.num_classes - 1), or "
-                f"{self.ignore_index} for unknown",
-                found=f"{int(known.min())} to {int(known.max())}",
-                remedy="correct num_classes, or the labels",
-            )
-        if labels.ndim == 1:
-            return labels.where(~unknown, condition.unknowns(labels)) if unknown.any() else labels
-        labels = self._padded(labels, self.ignore_index)
-        counts = torch.stack(
-            [
-                F.adaptive_avg_pool2d((labels == number).float(), self.network.condition_grid)
-                for number in range(condition.num_classes)
-            ]
-        )
-        return counts.argmax(dim=0).masked_fill(counts.sum(dim=0) == 0, condition.unknown)
+        labels = self._padded(labels, self.ignore_index) if labels.ndim == 3 else labels
+        grid = self.network.condition_grid
+        return self.network.condition.from_labels(labels, self.ignore_index, grid)
 
     def _condition(self, batch: int, condition: int | Sequence[int] | Tensor | None) -> Tensor:
         """Return the conditions of the network for those of :meth:`sample`."""
