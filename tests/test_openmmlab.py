@@ -66,7 +66,7 @@ OVERRIDDEN = {
         "before_train_epoch before_train_iter before_val_epoch"
     ),
     "mmengine.model.BaseDataPreprocessor": "forward",
-    "mmengine.model.BaseModel": "forward init_weights train_step",
+    "mmengine.model.BaseModel": "_load_from_state_dict forward init_weights train train_step",
     "mmengine.model.ExponentialMovingAverage": "avg_func",
     "mmengine.model.BaseModule": "forward init_weights train",
     "mmengine.optim.DefaultOptimWrapperConstructor": "add_params",

@@ -9,14 +9,14 @@ from hook import registry
 NAMES = {
     "MODELS": ["TokenViT", "TokenClassifier", "LinearClsHead", "TokenPyramid",
                "SegFormerStyleHead", "CrossEntropyLoss", "DiceLoss", "FocalLoss",
-               "SegDataPreProcessor", "ClsDataPreProcessor"],
+               "SegDataPreProcessor", "ClsDataPreProcessor", "TileGenerator", "LightningDiT"],
     "DATASETS": ["TorchGeoClassification", "TorchGeoSegmentation", "GeoTIFFFolder"],
     "DATA_SAMPLERS": ["RandomGeoSampler"],
     "TRANSFORMS": ["ScaleBands", "Albumentations", "PackSegSample", "PackClsSample",
                    "ChangeImage"],
     "METRICS": ["Accuracy", "IoUMetric", "ReconstructionMetric", "CodebookMetric",
                 "AlignmentMetric"],
-    "HOOKS": ["TokenVisualizationHook", "DatasetCheckHook"],
+    "HOOKS": ["TokenVisualizationHook", "DatasetCheckHook", "CodeCacheHook"],
 }  # fmt: skip
 
 

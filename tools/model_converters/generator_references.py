@@ -5,13 +5,12 @@ import re
 
 import torch
 from codec_references import Golden, build, covers, official_gradients, refuse_rest
-from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor
 
 from hook.models.converters import reference_to_generator
 from hook.models.generators import FlowSampling, FlowTimes, filter_logits
 from hook.models.generators.sampling import guide
-from hook.registry import MODELS
+from hook.registry import MODELS, PARAM_SCHEDULERS
 
 
 # ------------------------------------------------------------------------------------ codes

@@ -205,7 +205,7 @@ def draw_codes(
 
     A code is the largest of logits plus Gumbel noise. Unlike a comparison with sums of
     probabilities, it depends on the rounding of logits, which varies with the size of a batch, only
-    where two codes are equal in seven digits.
+    where two codes are equal in about six digits.
 
     Args:
         logits: (B, K); with guidance (2 B, K), first those of the conditions, then of unknown ones.
