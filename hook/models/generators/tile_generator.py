@@ -101,7 +101,7 @@ class TileGenerator(BaseModel):
             **self._target_options(),
         )
         self.network = MODELS.build(network, default_args=options)
-        self.ignore_index, self._labels_seen = ignore_index, False
+        self.ignore_index, self._warned = ignore_index, False
         square = self.tile_size[0] == self.tile_size[1] and grid[0] == grid[1]
         self._views = list(views(square)) if turn else [(0, False)]
         self.stored_maps: Callable[[Sequence[int]], list[Tensor]] | None = None
@@ -265,14 +265,13 @@ class TileGenerator(BaseModel):
             return torch.zeros(len(samples), dtype=torch.long, device=like.device)
         field = "gt_label" if kind == "class" else "gt_sem_seg"
         given = [sample.get(field) for sample in samples]
-        if not self._labels_seen:
-            self._labels_seen = any(one is not None for one in given)
-            if not self._labels_seen:
-                warnings.warn(
-                    f"condition={kind!r}, but no sample of the batch has {field}: the generator "
-                    "learns no condition from it",
-                    stacklevel=2,
-                )
+        if self.training and not self._warned and all(one is None for one in given):
+            self._warned = True
+            warnings.warn(
+                f"condition={kind!r}, but no sample of a batch has {field}: the generator learns no "
+                "condition from it",
+                stacklevel=2,
+            )
         if kind == "class":
             unknown = self.ignore_index
             rows = torch.tensor([unknown if one is None else int(one) for one in given])

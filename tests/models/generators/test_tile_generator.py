@@ -115,7 +115,7 @@ def test_images_without_a_label_have_an_unknown_class(make_generator):
     assert model._batch(inputs, samples, [0] * 3)[1].tolist() == [0, 3, 1]
     inputs, samples = passes(make_generator(), batch(labels=(None, None)))
     with pytest.warns(UserWarning, match="learns no condition"):
-        make_generator().loss(inputs, samples)
+        make_generator().train().loss(inputs, samples)
 
 
 def test_views_turn_images_and_maps_alike(make_generator):
