@@ -268,8 +268,8 @@ class TileGenerator(BaseModel):
         if self.training and not self._warned and all(one is None for one in given):
             self._warned = True
             warnings.warn(
-                f"condition={kind!r}, but no sample of a batch has {field}: the generator learns no "
-                "condition from it",
+                f"condition={kind!r}, but no sample of a batch has {field}: the generator learns "
+                "no condition from it",
                 stacklevel=2,
             )
         if kind == "class":
