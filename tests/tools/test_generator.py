@@ -82,7 +82,7 @@ def test_a_run_learns_stored_codes_and_keeps_averages(run, folder):
     assert [row["iter"] for row in steps] == [1, 2, 3, 4]
     assert steps[0]["loss_code0"] == pytest.approx(2.7726, abs=1e-3)  # log 16: a new network
     assert steps[-1]["loss_code0"] < steps[0]["loss_code0"]
-    assert steps[0]["lr"] < steps[-1]["lr"] == 1e-2
+    assert steps[0]["lr"] < steps[-1]["lr"] == pytest.approx(1e-2)
     assert any("codes/model_bits" in row for row in rows)
     (path,) = run.glob(CODE_FILES)
     codes = StoredFeatures(path)([0, 1])

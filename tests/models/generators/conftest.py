@@ -36,17 +36,17 @@ def codec_config():
 def make_generator(codec_config):
     """A function: name of a network and options -> a generator of tiles of 16 x 16 pixels."""
 
-    def make(network="CodeTransformer", quantizer=None, **options):
+    def make(kind="CodeTransformer", quantizer=None, **options):
         torch.manual_seed(0)
         sizes = dict(embed_dims=16, depth=2, num_heads=2)
         options = dict(tile_size=16, condition="class", num_classes=3) | options
         cfg = dict(
             type="hook.TileGenerator",
-            codec=codec_config(network, **(quantizer or {})),
-            network=dict(type=f"hook.{network}", **sizes),
+            codec=codec_config(kind, **(quantizer or {})),
+            network=dict(type=f"hook.{kind}", **sizes),
         )
         model = MODELS.build(cfg | options)
-        if network == "LightningDiT":  # as measured
+        if kind == "LightningDiT":  # as measured
             model.feature_mean.normal_()
             model.feature_std.uniform_(0.5, 2)
         return model.eval()

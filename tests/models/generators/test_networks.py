@@ -11,7 +11,7 @@ from torch import nn
 
 from hook.errors import ConfigError
 from hook.models.generators import CodeSampling, FlowSampling, FlowTimes, filter_logits
-from hook.models.generators.blocks import rotary_table
+from hook.models.generators.blocks import FinalNorm, rotary_table
 from hook.models.generators.sampling import draw_codes, image_generators
 from hook.registry import MODELS
 
@@ -28,9 +28,9 @@ CODES = {
 }
 
 
-def build(name, condition="class", init=False, **options):
+def build(name, condition="class", init=False, num_classes=CLASSES, **options):
     torch.manual_seed(0)
-    classes = dict(kind=condition, num_classes=CLASSES, drop_rate=0.1)
+    classes = dict(kind=condition, num_classes=num_classes, drop_rate=0.1)
     kind = dict(type=f"hook.{name.split()[0]}", condition=classes)
     network = MODELS.build(kind | SMALL | CODES.get(name, {}) | options)
     if init:
@@ -195,8 +195,8 @@ def test_a_class_is_learned():
         ("CodeTransformer", dict(num_heads=3), "attention heads"),
         ("CodeTransformer", dict(num_heads=8), "multiple of 4"),
         ("CodeTransformer", dict(start_rotary="none"), "start_rotary"),
-        ("CodeTransformer", dict(condition=dict(kind="text")), "condition"),
-        ("CodeTransformer", dict(condition=dict(kind="class")), "needs classes"),
+        ("CodeTransformer", dict(condition="text"), "condition"),
+        ("CodeTransformer", dict(num_classes=0), "needs classes"),
         ("CodeTransformer", dict(sampling=dict(top_p=0.0)), "top_p"),
         ("DepthTransformer", dict(head_blocks=(0, 1)), "head_blocks"),
         ("DepthTransformer", dict(codebook_sizes=(7,) * 4), "head_blocks"),
@@ -335,7 +335,7 @@ def test_patches_go_back_to_their_places():
         network.patch_embed.weight.zero_()
         for k, (row, column, c) in enumerate(order):
             network.patch_embed.weight[k, c, row, column] = 1
-    network.blocks, network.norm = nn.ModuleList(), lambda x, condition: x
+    network.blocks, network.norm = nn.ModuleList(), FinalNorm(nn.Identity())
     network.head, network.pos_embed = nn.Identity(), torch.zeros(1)
     x = torch.randn(2, 6, 4, 6)
     torch.testing.assert_close(network(x, torch.zeros(2), labels_of("class", 2)), x)
