@@ -151,7 +151,7 @@ def check_filter(file: Golden) -> dict[str, Tensor]:
 def check_schedule(file: Golden) -> dict[str, Tensor]:
     config = dict(file.config)
     peak, decay = config.pop("lr"), config.pop("wd")
-    warm, most = config.pop("wp_it"), config.pop("max_it")
+    warm, most = round(config.pop("wp_it")), config.pop("max_it")
     first, last = config.pop("wp0"), config.pop("wpe")
     if config.pop("twde") not in (0, decay):
         raise ValueError("the weight decay must be constant")
