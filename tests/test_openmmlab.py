@@ -24,7 +24,7 @@ IMPORTED = {
         "get_dist_info get_rank is_main_process sync_random_seed"
     ),
     "mmengine.evaluator": "BaseMetric",
-    "mmengine.hooks": "CheckpointHook EarlyStoppingHook Hook",
+    "mmengine.hooks": "CheckpointHook EMAHook EarlyStoppingHook Hook",
     "mmengine.logging": "HistoryBuffer MMLogger print_log",
     "mmengine.model": (
         "BaseDataPreprocessor BaseModel BaseModule ExponentialMovingAverage "

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -349,6 +349,19 @@ class _FitPositions(Hook):
                 checkpoint["state_dict"] = weights
 
 
+class _StartAverages(Hook):
+    """Lets moving averages of weights start from those that a training starts from.
+
+    MMEngine copies the model before its weights are initialised.
+    """
+
+    def before_train(self, runner: "HookRunner") -> None:
+        """Copy the weights, unless the run was resumed."""
+        for hook in runner.hooks if runner.iter == 0 else ():
+            if isinstance(hook, EMAHook):
+                hook.ema_model.module.load_state_dict(hook.src_model.state_dict())
+
+
 @RUNNERS.register_module()
 class HookRunner(Runner):
     """MMEngine's runner with atomic checkpoints, strict loading and readable errors.
@@ -449,6 +462,7 @@ class HookRunner(Runner):
             super().register_hooks(default_hooks, [_sound(hook) for hook in as_list(custom_hooks)])
         self.register_hook(ResumeHook())
         self.register_hook(_FitPositions())
+        self.register_hook(_StartAverages())
 
     def train(self):
         """Train the model; an interruption says which checkpoint is kept."""
