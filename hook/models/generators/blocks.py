@@ -61,22 +61,35 @@ class Cache:
     """What a block keeps of earlier positions while codes are sampled one after the other.
 
     Attributes:
-        keys: (B, heads, n, head_dims) rotated keys.
-        values: (B, heads, n, head_dims).
+        capacity: Number of positions for which memory is taken at once, in passes without
+            gradients; None: more with each position.
+        keys: (B, heads, capacity, head_dims) rotated keys.
+        values: (B, heads, capacity, head_dims).
+        length: Number of positions so far.
         modulation: Parts of AdaLN, equal for all positions.
     """
 
+    capacity: int | None = None
     keys: Tensor | None = None
     values: Tensor | None = None
+    length: int = 0
     modulation: dict[str, Tensor] | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add keys and values of new positions; return all."""
-        if self.keys is not None:
-            keys = torch.cat([self.keys, keys], dim=2)
-            values = torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
-        return keys, values
+        start, self.length = self.length, self.length + keys.shape[2]
+        if self.capacity is None:
+            if start:
+                keys = torch.cat([self.keys, keys], dim=2)
+                values = torch.cat([self.values, values], dim=2)
+            self.keys, self.values = keys, values
+            return keys, values
+        if not start:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
+        self.keys[:, :, start : self.length] = keys
+        self.values[:, :, start : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
 class Attention(nn.Module):
@@ -140,7 +153,7 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = apply_rot_embed(q, *rotary), apply_rot_embed(k, *rotary)
         if cache is not None:
-            if cache.keys is not None and x.shape[1] > 1:
+            if cache.length and x.shape[1] > 1:
                 raise ValueError("one token at a time can follow cached tokens")
             k, v = cache.append(k, v)
         causal = self.causal and x.shape[1] > 1

@@ -249,9 +249,10 @@ class CodeTransformer(BaseModule):
         options, count = changed(self.sampling, changes), len(self.codebook_sizes)
         sides = [labels, self.condition.unknowns(labels)] if options.guided else [labels]
         start, cells = self.condition(torch.cat(sides))
-        caches = [Cache() for _ in self.blocks]
+        length = self.grid[0] * self.grid[1]
+        caches = [Cache(length) for _ in self.blocks]
         x, codes = start, []
-        for position in range(self.grid[0] * self.grid[1]):
+        for position in range(length):
             if cells is not None:
                 x = x + cells[:, position : position + 1]
             columns, drawn = self._columns(x, start, position, caches), []
