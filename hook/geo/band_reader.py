@@ -51,6 +51,7 @@ class BandReader:
 
     Attributes:
         dtype: Type of the values.
+        tags: Scale and offset that are applied, (C,) each; None for none.
 
     Raises:
         DataError: See :func:`scale_tags`; or the CRS cannot be transformed to that of the grid.
@@ -70,8 +71,8 @@ class BandReader:
     ) -> None:
         self.source, self.indexes = source, list(indexes)
         self._stored = np.result_type(*(source.dtypes[index - 1] for index in self.indexes))
-        self._tags = scale_tags(source, self.indexes, metainfo)
-        self.dtype = self._stored if self._tags is None else np.dtype(np.float32)
+        self.tags = scale_tags(source, self.indexes, metainfo)
+        self.dtype = self._stored if self.tags is None else np.dtype(np.float32)
         self._own = own or PixelGrid(source.crs, source.transform, source.width, source.height)
         if grid is not None and resampling != Resampling.nearest:
             masks = set(alpha_bands(source) if masked_by is None else masked_by)
@@ -130,8 +131,8 @@ class BandReader:
         else:  # rasterio reads bands of one type only
             values = np.stack([file.read(index, **options) for index in self.indexes])
         valid = self._validity.read(values, window=window)
-        if self._tags is not None:
-            values = rescale(values, *(tag.reshape(-1, 1, 1) for tag in self._tags))
+        if self.tags is not None:
+            values = rescale(values, *(tag.reshape(-1, 1, 1) for tag in self.tags))
             valid &= finite(values)
         return values, valid
 
@@ -162,7 +163,7 @@ class BandReader:
             return values, valid
         for band, (image, mask) in enumerate(zip(found, known, strict=True)):
             # Invalid pixels get the nodata value of the band, without one NaN.
-            nodata = None if self._tags is not None else self._validity.nodata[band]
+            nodata = None if self.tags is not None else self._validity.nodata[band]
             if nodata is None and not mask.all():
                 nodata = np.array(np.nan)
             if nodata is not None:

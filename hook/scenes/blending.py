@@ -1,7 +1,7 @@
 """Blending overlapping windows of a scene, a few rows at a time."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -102,6 +102,9 @@ class RowBlender:
         self._weight = np.zeros((rows, grid.width), np.float32)
         self._state = np.full((rows, grid.width), _UNREAD, np.uint8)
         self._row_off = self._start
+
+    notes: ClassVar[dict] = {}
+    """What is noted of a block besides: nothing."""
 
     @property
     def nbytes(self) -> int:

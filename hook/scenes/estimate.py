@@ -37,6 +37,8 @@ class Estimate:
     """Size of finished blocks until the map is complete, estimated."""
     seconds: float
     """Time on this machine under its present load, estimated from a few windows."""
+    what: str = "map"
+    """What is written."""
 
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
@@ -45,7 +47,7 @@ class Estimate:
         rows = (
             ("windows", f"{self.windows}, about {self.empty_windows} of them without data"),
             ("memory", f"{self.memory_bytes / 2**20:.0f} MiB"),
-            ("disk", f"{disk:.1f} MiB, and {work:.1f} MiB until the map is complete"),
+            ("disk", f"{disk:.1f} MiB, and {work:.1f} MiB until the {self.what} is complete"),
             ("time", f"{hours}:{minutes:02}:{seconds:02}"),
         )
         return "\n".join(f"{name:8} {value}" for name, value in rows)
@@ -89,7 +91,7 @@ def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:
                 pixels += data.covered.size
             if len(seconds) >= _BATCHES and pixels >= 4 * plan.window**2:
                 break
-        memory = _resident() + _added_bytes(plan, reader.dtype, len(reader.indexes))
+        memory = resident_bytes() + _added_bytes(plan, reader.dtype, len(reader.indexes))
         memory += cache_bytes(reader, plan)
     scale = plan.height * plan.width * (1 - share_empty) / pixels if pixels else 0
     maps, parts = (stored.sum(axis=1) * scale).tolist()
@@ -151,13 +153,13 @@ def _added_bytes(plan: MapPlan, dtype: np.dtype, bands: int) -> int:
     rows = rows_at_a_time(width) * width
     # Of finished rows: an argmax, clipped and scaled scores, values and buffers of the layers.
     encoding = rows * (8 + 1) + sum(
-        rows * layer.count * (2 * np.dtype(layer.dtype).itemsize + (12 if layer.scale else 0))
+        rows * layer.count * (2 * np.dtype(layer.dtype).itemsize + (12 if layer.scaling else 0))
         for layer in plan.layers
     )
     return accumulators + queues + encoding
 
 
-def _resident() -> int:
+def resident_bytes() -> int:
     """Return the peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

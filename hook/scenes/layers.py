@@ -27,13 +27,18 @@ from hook.geo.styles import (
     write_qml,
 )
 from hook.scenes.blending import RowBlock
+from hook.scenes.grid import Window
 
 BLOCK_SIZE = 512
 SCORE_SCALE = 0.004
 """Scale of the uint8 of a score layer: 250 is exactly 1."""
 SCORE_NODATA = 255
 SCORE_KINDS = ("probs", "entropy", "margin")
-_GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
+_GDAL_TYPES = {
+    **{"uint8": "Byte", "uint16": "UInt16", "uint32": "UInt32", "uint64": "UInt64"},
+    **{"int8": "Int8", "int16": "Int16", "int32": "Int32", "int64": "Int64"},
+    **{"float32": "Float32", "float64": "Float64"},
+}
 
 
 class SceneGeometry(NamedTuple):
@@ -51,12 +56,14 @@ class Layer(ABC):
     Args:
         output: Final name.
         count: Number of bands.
-        dtype: Data type of the bands, uint8 or uint16.
-        nodata: Nodata value.
-        descriptions: One per band.
+        dtype: Data type of the bands, a name of NumPy.
+        nodata: Nodata value; None for none.
+        descriptions: One per band; empty for none.
         resampling: Resampling of the overviews, a name of GDAL.
         colormap: Value -> (red, green, blue), for a single band.
-        scale: Factor from stored to real values.
+        scaling: (scale, offset) from stored to real values of each band.
+        colours: Colour interpretation of each band; None for grey and undefined ones.
+        tags: Metadata of the file.
         creation_options: Options of GDAL's COG driver, which override the defaults.
     """
 
@@ -66,18 +73,21 @@ class Layer(ABC):
         *,
         count: int,
         dtype: str,
-        nodata: int,
+        nodata: float | None,
         descriptions: Sequence[str],
         resampling: str,
         colormap: Mapping[int, Colour] | None = None,
-        scale: float | None = None,
+        scaling: Sequence[tuple[float, float]] | None = None,
+        colours: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
         creation_options: Mapping[str, object] | None = None,
     ) -> None:
         self.output = Path(output)
         self.count, self.dtype, self.nodata = count, dtype, nodata
         self.descriptions = list(descriptions)
         self.resampling = resampling
-        self.colormap, self.scale = colormap, scale
+        self.colormap, self.scaling, self.tags = colormap, scaling, dict(tags or {})
+        self.colours = colours or ["Gray", *["Undefined"] * (count - 1)]
         self.creation_options = {
             str(key).upper(): str(value) for key, value in (creation_options or {}).items()
         }
@@ -222,7 +232,7 @@ class ScoreLayer(Layer):
             nodata=SCORE_NODATA,
             descriptions=bands,
             resampling="NEAREST",
-            scale=SCORE_SCALE,
+            scaling=[(SCORE_SCALE, 0)] * len(bands),
             creation_options=creation_options,
         )
 
@@ -352,6 +362,21 @@ class Part(NamedTuple):
     row_off: int
     rows: int
     path: Path
+    first_row: int = 0
+    """Row of the file that is the first of these."""
+    first_col: int = 0
+    """Column of the file that is the first of the layer."""
+
+
+def crop_parts(parts: Sequence[Part], area: Window) -> list[Part]:
+    """Return those parts of rows that lie in an area, relative to it."""
+    found = []
+    for row_off, rows, path, *_ in parts:
+        first, last = max(row_off, area.row_off), min(row_off + rows, area.row_off + area.height)
+        if first < last:
+            place = first - area.row_off, last - first, path
+            found.append(Part(*place, first - row_off, area.col_off))
+    return found
 
 
 def write_cog(
@@ -369,7 +394,8 @@ def write_cog(
         scratch: Folder for the virtual raster.
 
     Returns:
-        (maximum + 1,) number of pixels of each value, over all bands.
+        (maximum + 1,) number of pixels of each value, over all bands, of unsigned integers up to
+        16 bits; empty for other types.
 
     Raises:
         SceneError: Rows are missing or GDAL cannot write.
@@ -393,7 +419,8 @@ def write_cog(
         )
     virtual = scratch / "joined.vrt"
     write_vrt(virtual, layer, geometry, parts)
-    counts = np.zeros(np.iinfo(layer.dtype).max + 1, np.int64)
+    counted = layer.dtype in ("uint8", "uint16")
+    counts = np.zeros(np.iinfo(layer.dtype).max + 1 if counted else 0, np.int64)
     with writing(path), quiet():
         rasterio.shutil.copy(virtual, path, driver="COG", **layer.options(geometry))
         virtual.unlink()
@@ -401,7 +428,8 @@ def write_cog(
             # A full disk may go unnoticed until a block is read.
             for _, window in source.block_windows(1):
                 values = source.read(window=window)
-                counts += np.bincount(values.ravel(), minlength=len(counts))
+                if counted:
+                    counts += np.bincount(values.ravel(), minlength=len(counts))
     return counts
 
 
@@ -416,16 +444,22 @@ def write_vrt(path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence
     if not geometry.transform.is_identity:
         numbers = ", ".join(repr(float(value)) for value in geometry.transform.to_gdal())
         ElementTree.SubElement(root, "GeoTransform").text = numbers
+    if layer.tags:
+        metadata = ElementTree.SubElement(root, "Metadata")
+        for key, value in layer.tags.items():
+            ElementTree.SubElement(metadata, "MDI", key=key).text = value
     for number in range(1, layer.count + 1):
         band = ElementTree.SubElement(
             root, "VRTRasterBand", dataType=_GDAL_TYPES[layer.dtype], band=str(number)
         )
-        ElementTree.SubElement(band, "Description").text = layer.descriptions[number - 1]
-        ElementTree.SubElement(band, "NoDataValue").text = str(layer.nodata)
-        if layer.scale is not None:
-            ElementTree.SubElement(band, "Offset").text = "0"
-            ElementTree.SubElement(band, "Scale").text = repr(layer.scale)
-        interpretation = "Palette" if layer.colormap else "Gray" if number == 1 else "Undefined"
+        ElementTree.SubElement(band, "Description").text = layer.descriptions[number - 1] or ""
+        if layer.nodata is not None:
+            ElementTree.SubElement(band, "NoDataValue").text = str(layer.nodata)
+        if layer.scaling is not None:
+            scale, offset = layer.scaling[number - 1]
+            ElementTree.SubElement(band, "Offset").text = repr(offset)
+            ElementTree.SubElement(band, "Scale").text = repr(scale)
+        interpretation = "Palette" if layer.colormap else layer.colours[number - 1]
         ElementTree.SubElement(band, "ColorInterp").text = interpretation
         if layer.colormap:
             table = ElementTree.SubElement(band, "ColorTable")
@@ -439,9 +473,10 @@ def write_vrt(path: Path, layer: Layer, geometry: SceneGeometry, parts: Sequence
             ).text = part.path.name
             ElementTree.SubElement(source, "SourceBand").text = str(number)
             rows = str(part.rows)
-            rect = {"xOff": "0", "xSize": width, "ySize": rows}
-            ElementTree.SubElement(source, "SrcRect", yOff="0", **rect)
-            ElementTree.SubElement(source, "DstRect", yOff=str(part.row_off), **rect)
+            size = {"xSize": width, "ySize": rows}
+            first = {"xOff": str(part.first_col), "yOff": str(part.first_row)}
+            ElementTree.SubElement(source, "SrcRect", **first, **size)
+            ElementTree.SubElement(source, "DstRect", xOff="0", yOff=str(part.row_off), **size)
     ElementTree.ElementTree(root).write(path, encoding="unicode")
 
 

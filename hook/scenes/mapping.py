@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,21 +95,33 @@ class MapReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapPlan(WindowPlan):
-    """Division of a scene and layers of its map; the same in every process."""
+class LayerPlan(WindowPlan):
+    """Division of a scene and the files to write, with ``rows`` as :class:`MapPlan` has it."""
 
-    num_classes: int
-    blend: str
     layers: tuple[Layer, ...]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what determines the bytes of the map, except scene and model."""
+        """Return what determines the bytes of the files, except scene and model."""
         options = {
             one.name: getattr(self, one.name)
             for one in dataclasses.fields(self)
             if one.name != "layers"
         }
         return {**options, "layers": [layer.describe() for layer in self.layers]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapPlan(LayerPlan):
+    """Division of a scene and layers of its map; the same in every process."""
+
+    num_classes: int
+    blend: str
+
+    def rows(
+        self, block: Block, emit: Callable[[RowBlock], None], emit_seam: Callable[[SeamRows], None]
+    ) -> RowBlender:
+        """Return what makes rows of the windows of a block."""
+        return RowBlender(self.grid, self.num_classes, emit, self.blend, block, emit_seam)
 
 
 def plan_map(
@@ -243,9 +255,9 @@ def map_scene(
             join_seams(journal, plan, block.index)
         done = []
         with progress_bar(total=len(plan.layers), unit="file", show=request.progress) as bar:
-            for layer, path in zip(plan.layers, staged, strict=True):
+            for number, (layer, path) in enumerate(zip(plan.layers, staged, strict=True)):
                 bar.set_description(f"writing {path.name}")
-                parts = _parts(journal, plan, layer)
+                parts = parts_of(journal, plan, number)
                 counts = write_cog(path, layer, geometry, parts, journal.folder)
                 layer.finish()
                 done.append(WrittenLayer(layer, path, counts))
@@ -346,33 +358,31 @@ def _check_vectors(request: MapRequest, crs: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------- blocks
-class _BlockWriter:
-    """Blends the scores of windows and writes finished rows and seams to the journal.
+class BlockWriter:
+    """Makes rows of the outputs of windows and writes finished rows and seams to the journal.
 
     The owner of the journal also blends the seams of neighbours that are both finished.
     """
 
-    def __init__(self, plan: MapPlan, journal: Journal) -> None:
+    def __init__(self, plan: LayerPlan, journal: Journal) -> None:
         self._plan, self._journal = plan, journal
-        self._grid = plan.grid
-        self._seam_row = _seam_row(plan)
         self._block: Block | None = None
-        self._blender: RowBlender | None = None
+        self._rows: Any = None
         self._files: list[PartFile] = []
         self._seams: dict[str, BinaryIO] = {}
         self._empty = 0
 
-    def consume(self, step: Step, scores: np.ndarray | None) -> None:
-        """Blend the scores of the non-empty windows of a step."""
-        if self._blender is None:
+    def consume(self, step: Step, outputs: Iterable[Any] | None) -> None:
+        """Add the outputs of the non-empty windows of a step."""
+        if self._rows is None:
             self._begin(step.block)
-        remaining = iter(() if scores is None else scores)
+        remaining = iter(() if outputs is None else outputs)
         for window, covered in step.windows:
             if covered is None:
-                self._blender.skip(window)
+                self._rows.skip(window)
                 self._empty += 1
             else:
-                self._blender.add(window, next(remaining), covered)
+                self._rows.add(window, next(remaining), covered)
         if step.last:
             self._finish(step)
 
@@ -385,9 +395,7 @@ class _BlockWriter:
             for name, layer in zip(self._names, plan.layers, strict=True):
                 path = self._journal.partial(name)
                 self._files.append(PartFile(path, layer, rows, plan.width))
-        self._blender = RowBlender(
-            self._grid, plan.num_classes, self._emit, plan.blend, block, self._emit_seam
-        )
+        self._rows = plan.rows(block, self._emit, self._emit_seam)
 
     def _emit(self, rows: RowBlock) -> None:
         for file, layer in zip(self._files, self._plan.layers, strict=True):
@@ -398,7 +406,7 @@ class _BlockWriter:
         if side not in self._seams:
             name = _seam(self._block.index, side)
             self._seams[side] = self._journal.partial(name).open("wb")
-        records = np.empty(len(rows.state), self._seam_row)
+        records = np.empty(len(rows.state), _seam_row(self._plan))
         records["mean"] = rows.mean.transpose(1, 0, 2)
         records["weight"], records["state"] = rows.weight, rows.state
         with writing(self.seam_path(side)):
@@ -410,7 +418,7 @@ class _BlockWriter:
 
     def _finish(self, step: Step) -> None:
         block = step.block
-        self._blender.finish()
+        self._rows.finish()
         names = list(self._names) if self._files else []
         for file in self._files:
             file.finish()
@@ -419,9 +427,9 @@ class _BlockWriter:
                 file.close()
             names.append(_seam(block.index, side))
         self._journal.commit(names)
-        note = {"empty": self._empty, "ranges": step.ranges}
+        note = {"empty": self._empty, "ranges": step.ranges, **self._rows.notes}
         self._journal.write_text(block.note, json.dumps(note))
-        self._files, self._seams, self._blender = [], {}, None
+        self._files, self._seams, self._rows = [], {}, None
         if self._journal.owned:
             join_seams(self._journal, self._plan, block.index)
 
@@ -479,7 +487,7 @@ def _read_seam(path: Path, layout: np.dtype, first: int, count: int, row_off: in
     return SeamRows(row_off, rows["mean"].transpose(1, 0, 2), rows["weight"], rows["state"])
 
 
-def join_seams(journal: Journal, plan: MapPlan, index: int) -> None:
+def join_seams(journal: Journal, plan: LayerPlan, index: int) -> None:
     """Blend the rows that the finished block ``index`` shares with finished neighbours.
 
     Only one process at a time may do this in a journal.
@@ -492,7 +500,7 @@ def join_seams(journal: Journal, plan: MapPlan, index: int) -> None:
                 _join(journal, plan, *pair)
 
 
-def _join(journal: Journal, plan: MapPlan, upper: Block, lower: Block) -> None:
+def _join(journal: Journal, plan: LayerPlan, upper: Block, lower: Block) -> None:
     rows = lower.top - upper.bottom
     sides = [_seam(upper.index, "bottom"), _seam(lower.index, "top")]
     names = [_seam_part(upper.index, number) for number in range(len(plan.layers))]
@@ -522,9 +530,9 @@ def _join(journal: Journal, plan: MapPlan, upper: Block, lower: Block) -> None:
     journal.drop(sides)
 
 
-def _parts(journal: Journal, plan: MapPlan, layer: Layer) -> list[Part]:
-    """List the files of a layer from top to bottom."""
-    number, parts = plan.layers.index(layer), []
+def parts_of(journal: Journal, plan: LayerPlan, number: int) -> list[Part]:
+    """List the files of a layer, given by its number, from top to bottom."""
+    parts = []
     for block in plan.blocks:
         if block.bottom > block.top:
             path = journal.path(_part(block.index, number))
@@ -535,7 +543,7 @@ def _parts(journal: Journal, plan: MapPlan, layer: Layer) -> list[Part]:
     return parts
 
 
-def cache_bytes(reader: SceneReader | CellReader, plan: MapPlan) -> int:
+def cache_bytes(reader: SceneReader | CellReader, plan: LayerPlan) -> int:
     """Return the size of GDAL's block cache: a row of windows, later two rows of output blocks."""
     read = min(plan.window + reader.block_height, plan.height) * reader.row_bytes
     row_bytes = max(layer.count * np.dtype(layer.dtype).itemsize for layer in plan.layers)
@@ -543,5 +551,5 @@ def cache_bytes(reader: SceneReader | CellReader, plan: MapPlan) -> int:
     return int(np.clip(max(read, written), 16 << 20, 512 << 20))
 
 
-MAPPING = Job(check_scores, _BlockWriter, cache_bytes, join_seams)
+MAPPING = Job(check_scores, BlockWriter, cache_bytes, join_seams)
 """Blocks of :func:`map_scene`."""

@@ -16,7 +16,14 @@ from hook.progress import progress_bar
 from hook.scenes.blocks import Block, BlockPlan
 from hook.scenes.grid import Window, WindowGrid
 from hook.scenes.journal import Journal, exclusive, finished, staging_folder
-from hook.scenes.reader import AreaOfInterest, CellReader, SceneReader, fingerprint_of_raster
+from hook.scenes.reader import (
+    AreaOfInterest,
+    CellReader,
+    Halo,
+    HaloReader,
+    SceneReader,
+    fingerprint_of_raster,
+)
 from hook.scenes.request import SceneRequest
 
 QUEUE_SIZE = 2  # batches read ahead, and batches of outputs waiting to be written
@@ -34,6 +41,8 @@ class Scene:
     aoi: AreaOfInterest | None = None
     cells: tuple[int, int] | None = None
     """Sides of a window and of a cell, for one class per cell, see :class:`CellReader`."""
+    halo: Halo | None = None
+    """For windows with margins of a grid coarser or finer than the scene's."""
 
     @classmethod
     def of(cls, request: SceneRequest, cells: tuple[int, int] | None = None) -> "Scene":
@@ -41,9 +50,11 @@ class Scene:
         options = request.bidx, request.nodata, request.metainfo, request.aoi
         return cls(request.input, *options, cells)
 
-    def open(self) -> SceneReader | CellReader:
+    def open(self) -> SceneReader | CellReader | HaloReader:
         """Open the scene."""
         reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi, self.metainfo)
+        if self.halo is not None:
+            return HaloReader(reader, self.halo)
         return reader if self.cells is None else CellReader(reader, *self.cells)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -53,6 +64,7 @@ class Scene:
             "bands": self.indexes,
             "nodata": self.nodata,
             "cells": self.cells,
+            "halo": self.halo,
             "area of interest": self.aoi
             and [str(self.aoi.crs), *(shape.wkt for shape in self.aoi.shapes)],
         }
@@ -73,6 +85,11 @@ class WindowPlan:
     def grid(self) -> WindowGrid:
         """The windows."""
         return WindowGrid(self.height, self.width, self.window, self.overlap)
+
+    @property
+    def batch(self) -> int:
+        """Windows of a batch."""
+        return min(self.batch_size, len(self.grid))
 
     @property
     def blocks(self) -> BlockPlan:
@@ -159,7 +176,7 @@ def run_missing_blocks(
     job: Job,
     function: Callable | None,
     scene: Scene,
-    reader: SceneReader | CellReader,
+    reader: SceneReader | CellReader | HaloReader,
     plan: WindowPlan,
     journal: Journal,
     run_blocks: RunBlocks | None,
@@ -210,7 +227,7 @@ class Step:
 def move_windows(
     job: Job,
     function: Callable[[np.ndarray, np.ndarray], Any],
-    reader: SceneReader | CellReader,
+    reader: SceneReader | CellReader | HaloReader,
     plan: WindowPlan,
     blocks: Sequence[Block],
     journal: Journal,
@@ -260,10 +277,9 @@ def ranges_of(notes: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
 
 
 def _read_steps(
-    reader: SceneReader | CellReader, plan: WindowPlan, blocks: Iterable[Block]
+    reader: SceneReader | CellReader | HaloReader, plan: WindowPlan, blocks: Iterable[Block]
 ) -> Iterator[Step]:
-    grid = plan.grid
-    size = min(plan.batch_size, len(grid))
+    grid, size = plan.grid, plan.batch
     for block in blocks:
         windows, images, valid = [], [], []
         for window in block.windows(grid):

@@ -237,6 +237,11 @@ class SceneReader:
                 stacklevel=5,
             )
 
+    @property
+    def scale_tags(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scale and offset tags of the first file that are applied, (C,) each; None for none."""
+        return self._layers[0].reader.tags
+
     def read(self, window: Window, size: int) -> WindowData:
         """Read a window and pad it to ``size x size`` pixels.
 
@@ -433,6 +438,134 @@ class CellReader:
         self._reader.close()
 
     def __enter__(self) -> "CellReader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class Halo(NamedTuple):
+    """How windows of a grid are read with margins from a scene on a coarser or finer grid.
+
+    ``give`` pixels of the grid are ``take`` pixels of the scene; one of the two is 1.
+    """
+
+    take: int
+    give: int
+    margin: int
+    """Pixels of the scene around a window, a multiple of ``take``."""
+    area: Window
+    """Part of the grid that is made."""
+    nodata: int | None = None
+    """Value of the first band that marks invalid pixels; None: as :class:`SceneReader` does."""
+
+
+class _Span(NamedTuple):
+    """What is read along an axis, in pixels."""
+
+    first: int
+    count: int
+    before: int
+    """Pixels without data before it."""
+    repeated: int
+    """Pixels after it that repeat the last one, up to the end of a cell."""
+    after: int
+    """Pixels without data after these."""
+
+
+def _span(start: int, side: int, limit: int, take: int) -> _Span:
+    """Return what is read of ``side`` pixels from ``start`` of an axis of ``limit`` pixels."""
+    first, last = max(start, 0), min(start + side, limit)
+    repeated = min(-last % take, start + side - last) if last == limit else 0
+    return _Span(first, last - first, first - start, repeated, start + side - last - repeated)
+
+
+REPEATED = 2
+"""Mark of valid pixels in parts of a cell beyond the scene, which repeat its last ones."""
+
+
+class HaloReader:
+    """Reads windows with margins, of one size wherever they are, for a grid of other pixels.
+
+    Beyond the scene there is no data; only cells of ``take`` pixels that it covers in part are
+    filled, by repeating its last rows and columns, marked by :data:`REPEATED`.
+
+    Args:
+        reader: The scene, without an area of interest.
+        halo: The grid and the margin.
+
+    Attributes:
+        height: Rows of the grid in its area.
+        width: Columns.
+        transform: Of the area.
+    """
+
+    def __init__(self, reader: SceneReader, halo: Halo) -> None:
+        self._reader, self._halo = reader, halo
+        area, pixel = halo.area, halo.take / halo.give
+        self.height, self.width = area.height, area.width
+        self.crs, self.times, self.indexes = reader.crs, reader.times, reader.indexes
+        self.dtype = reader.dtype
+        self.transform = (
+            reader.transform
+            @ rasterio.Affine.scale(pixel)
+            @ rasterio.Affine.translation(area.col_off, area.row_off)
+        )
+        # In rows of the grid.
+        self.row_bytes = math.ceil(reader.row_bytes * pixel)
+        self.block_height = math.ceil((reader.block_height + 2 * halo.margin) / pixel)
+
+    def read(self, window: Window, size: int) -> WindowData:
+        """Read a window of ``size x size`` pixels of the grid with its margin.
+
+        Returns:
+            Image and validity, with 0, 1 and :data:`REPEATED`; ``covered`` is the same everywhere:
+            whether a pixel of the window itself is valid.
+
+        Raises:
+            SceneError: A block of the file is damaged or missing.
+        """
+        halo, reader = self._halo, self._reader
+        side = size * halo.take // halo.give + 2 * halo.margin
+        rows, columns = (
+            _span((first + offset) * halo.take // halo.give - halo.margin, side, limit, halo.take)
+            for first, offset, limit in (
+                (halo.area.row_off, window.row_off, reader.height),
+                (halo.area.col_off, window.col_off, reader.width),
+            )
+        )
+        inside = Window(rows.first, columns.first, rows.count, columns.count)
+        image, valid, _ = reader.read(inside, max(inside.height, inside.width))
+        image = image[:, : inside.height, : inside.width]
+        valid = valid[: inside.height, : inside.width].astype(np.uint8)
+        if halo.nodata is not None:
+            valid = (image[0] != halo.nodata).astype(np.uint8)
+        core = (
+            slice(max(halo.margin - span.before, 0), side - halo.margin - span.before)
+            for span in (rows, columns)
+        )
+        found = bool(valid[tuple(core)].any())
+        if rows.repeated or columns.repeated:
+            repeated = (0, rows.repeated), (0, columns.repeated)
+            image = np.pad(image, ((0, 0), *repeated), mode="edge")
+            valid = np.pad(valid, repeated, mode="edge")
+            for part in (np.s_[inside.height :], np.s_[:, inside.width :]):
+                valid[part] = np.minimum(valid[part], 1) * REPEATED
+        if rows.before or rows.after or columns.before or columns.after:
+            around = (rows.before, rows.after), (columns.before, columns.after)
+            image = np.pad(image, ((0, 0), *around), constant_values=halo.nodata or 0)
+            valid = np.pad(valid, around)
+        return WindowData(image, valid, np.full((window.height, window.width), found))
+
+    def take_ranges(self) -> list[np.ndarray]:
+        """See :meth:`SceneReader.take_ranges`."""
+        return self._reader.take_ranges()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    def __enter__(self) -> "HaloReader":
         return self
 
     def __exit__(self, *exception) -> None:

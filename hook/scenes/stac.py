@@ -100,7 +100,7 @@ def write_stac_item(
         ("file", "2.1.0"),
         ("processing", "1.1.0"),
     ]
-    if any(written.layer.scale is not None for written in layers):
+    if any(written.layer.scaling is not None for written in layers):
         extensions.append(("raster", "2.0.0"))
     if model is not None and model.asset is not None:
         assets["model"] = dict(model.asset)
@@ -357,8 +357,9 @@ def _assets(written: WrittenLayer, item: Path) -> dict[str, dict[str, Any]]:
         "file:size": path.stat().st_size,
     }
     if not is_map:
-        if layer.scale is not None:
-            stored |= {"raster:scale": layer.scale, "raster:offset": 0}
+        if layer.scaling is not None:
+            scale, offset = layer.scaling[0]
+            stored |= {"raster:scale": scale, "raster:offset": offset}
         asset["bands"] = [{"name": name, **stored} for name in layer.descriptions]
         return {"scores": asset}
     # Fields of a single band, except its name, belong to the asset.
