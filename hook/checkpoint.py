@@ -419,7 +419,9 @@ def warn_input_changes(
     # Names and numbers of bands cannot be compared.
     if bands and before and bands != before and len(set(map(type, bands + before))) == 1:
         changes.append(("metainfo['bands']", trained["bands"], meta["bands"]))
-    for key in ("mean", "std"):
+    # A range of values stands in place of the statistics of the data.
+    ranged = getattr(model.data_preprocessor, "value_range", None) is not None
+    for key in () if ranged else ("mean", "std"):
         now, before = getattr(model.data_preprocessor, key, None), trained.get(key)
         if now is None or before is None:
             continue

@@ -83,6 +83,24 @@ def seg_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def codec_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a tiny autoencoder of red and nir, whose codes are all in use."""
+    from hook.apis import load_model
+
+    folder = tmp_path_factory.mktemp("codec")
+    config = tiny.write_codec_config(folder / "tiny_codec.py", scenes)
+    checkpoint = tiny.write_checkpoint(config, folder / "codec.pth")
+    model = load_model((config, checkpoint))
+    noise = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latents = model.encoder(noise)[0, :, 4:12, 4:12].flatten(1).T[::4]
+        model.quantizer.codebook.weight.copy_(latents)
+    meta = dict(dataset_meta=model.dataset_meta)
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, checkpoint)
+    return config, checkpoint
+
+
+@pytest.fixture(scope="session")
 def load_tool(repo):
     """Import a tool as a module, for tests of its functions and of ``main`` in this process."""
 

@@ -13,6 +13,8 @@ _MODULES = {
     "load_model": "hook.inference.models",
     "predict_files": "hook.inference.files",
     "tokenize": "hook.inference.tokens",
+    "decode": "hook.apis.coding",
+    "encode": "hook.apis.coding",
     "class_statistics": "hook.apis.layers",
     "style_map": "hook.apis.layers",
     "vectorize_map": "hook.apis.layers",

@@ -12,7 +12,9 @@ from hook.cli.options import CommandParser
 from hook.errors import reports_errors
 
 _PACKAGE = Path(__file__).parents[1]
-_COMMANDS = "predict tokens map regions similar label export vectorize stats style models".split()
+_COMMANDS = (
+    "predict tokens map regions similar label encode decode export vectorize stats style models"
+).split()
 
 
 def build_parser() -> argparse.ArgumentParser:

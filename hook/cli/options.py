@@ -85,14 +85,7 @@ def add_scene_command(
     """
     parser = commands.add_parser(name, **texts)
     add_model_arguments(parser)
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        nargs="+",
-        help="scene: any raster that GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
-        "several of one area; where they overlap, the first one counts",
-    )
-    parser.add_argument("output", metavar="OUTPUT", help=output)
+    add_scene_arguments(parser, output)
     parser.add_argument(
         "--window",
         type=positive_int,
@@ -108,17 +101,41 @@ def add_scene_command(
         + ("%(default)s)" if default_overlap is not None else "0; for regions of the scene 0.25)"),
     )
     add_bidx(parser, "scene")
+    add_nodata(parser)
+    parser.add_argument(
+        "--aoi",
+        metavar="FILE",
+        help=f"restrict to the polygons of this vector file; {LAYER_HELP}",
+    )
+    add_sharing_options(parser)
+    add_run_options(parser, batch_size=4, unit="windows", tta=tta)
+    return parser
+
+
+def add_scene_arguments(parser: argparse.ArgumentParser, output: str) -> None:
+    """Add INPUT, a scene, and OUTPUT with its help."""
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="scene: any raster that GDAL opens (GeoTIFF, COG, JPEG 2000, VRT, /vsicurl/...), or "
+        "several of one area; where they overlap, the first one counts",
+    )
+    parser.add_argument("output", metavar="OUTPUT", help=output)
+
+
+def add_nodata(parser: argparse.ArgumentParser) -> None:
+    """Add ``--nodata``, the nodata value of a scene."""
     parser.add_argument(
         "--nodata",
         type=nodata,
         metavar="VALUE",
         help="overrides the scene's nodata value: a number or nan",
     )
-    parser.add_argument(
-        "--aoi",
-        metavar="FILE",
-        help=f"restrict to the polygons of this vector file; {LAYER_HELP}",
-    )
+
+
+def add_sharing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of processes, and ``--resume``."""
     parser.add_argument(
         "--threads",
         type=positive_int,
@@ -143,8 +160,39 @@ def add_scene_command(
         action="store_true",
         help="resume an interrupted run; one that has finished is left as it is",
     )
-    add_run_options(parser, batch_size=4, unit="windows", tta=tta)
-    return parser
+
+
+def add_coding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that coding and decoding a scene have in common."""
+    parser.add_argument(
+        "--bounds",
+        type=float,
+        nargs=4,
+        metavar=("LEFT", "BOTTOM", "RIGHT", "TOP"),
+        help="only this part of the scene, in its CRS: what the whole scene has there",
+    )
+    parser.add_argument(
+        "--window",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of the blocks of the scene (default 512)",
+    )
+    parser.add_argument(
+        "--co",
+        dest="creation_options",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="creation option of GDAL's COG driver; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: estimate windows, memory, disk and time",
+    )
+    add_sharing_options(parser)
+    add_run_options(parser, batch_size=1, unit="blocks", tta=False, tokens=False)
 
 
 def add_bidx(parser: argparse.ArgumentParser, what: str) -> None:
@@ -161,7 +209,11 @@ def add_bidx(parser: argparse.ArgumentParser, what: str) -> None:
 def run_on_scene(args: argparse.Namespace, kind: Callable, request: Callable) -> None:
     """Run a class of :mod:`hook.apis` on a scene with the options of its request, and report."""
     scene_request = request(**arguments_of(args, request), progress=not args.quiet)
-    report = kind(model_of(args), **arguments_of(args, kind)).run(scene_request)
+    print_report(args, kind(model_of(args), **arguments_of(args, kind)).run(scene_request))
+
+
+def print_report(args: argparse.Namespace, report: Any) -> None:
+    """Print an estimate, or unless quiet the report of a scene."""
     if getattr(args, "dry_run", False):
         print(report)
     elif not args.quiet or report.finished_before:
@@ -177,7 +229,11 @@ def arguments_of(
 
 
 def add_run_options(
-    parser: argparse.ArgumentParser, batch_size: int, unit: str, tta: bool = True
+    parser: argparse.ArgumentParser,
+    batch_size: int,
+    unit: str,
+    tta: bool = True,
+    tokens: bool = True,
 ) -> None:
     """Add the options of commands that run a model and write files."""
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
@@ -196,12 +252,13 @@ def add_run_options(
             choices=("flip", "d4"),
             help=f"average over flips, or flips and 90-degree rotations (d4), of the {unit}",
         )
-    parser.add_argument(
-        "--num-tokens",
-        type=positive_int,
-        metavar="N",
-        help="tokens per image or window, for a HOOK model (default: the config's)",
-    )
+    if tokens:
+        parser.add_argument(
+            "--num-tokens",
+            type=positive_int,
+            metavar="N",
+            help="tokens per image or window, for a HOOK model (default: the config's)",
+        )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar, no summary")
 

@@ -102,7 +102,7 @@ def get_num_classes(model: nn.Module) -> int:
 
 def default_window(model: nn.Module) -> int:
     """Return the window size of a model, or 512 if it accepts any size."""
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    tokenizer = getattr(getattr(model, "backbone", None), "tokenizer", None)
     size = getattr(tokenizer, "img_size", None)
     if size is None:
         return _DEFAULT_WINDOW
@@ -123,5 +123,5 @@ def is_segmentation(model: nn.Module) -> bool:
 
 def get_num_bands(model: nn.Module) -> int | None:
     """Return the number of input bands of a model, None if unknown."""
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    tokenizer = getattr(getattr(model, "backbone", model), "tokenizer", model)
     return getattr(tokenizer, "in_channels", None)

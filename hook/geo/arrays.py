@@ -1,6 +1,7 @@
 """NumPy and xarray images to GeoTIFF and back. xarray is imported only where one is created."""
 
 import ast
+import json
 import os
 import tempfile
 import warnings
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Map = Union[str, os.PathLike, np.ndarray, "xarray.DataArray"]
 """A class map: a file, or an array."""
+
+CODE_TAGS = "HOOK_"
+"""First part of the names of the tags of codes, which are attributes of their arrays."""
 
 _BANDS = ("band", "bands", "channel", "variable")
 _ROWS, _COLUMNS = ("y", "lat", "latitude", "row"), ("x", "lon", "longitude", "column")
@@ -84,7 +88,10 @@ def write_array(path: str | os.PathLike, image: Any, classes: bool = False) -> N
     values, options, names = _split_array(image)
     if classes:
         values, options = _as_classes(values, options)
-    _write(Path(path), values, options, names, _tags_of(image, len(values)))
+    attrs = getattr(image, "attrs", {})
+    codes = {key: value for key, value in attrs.items() if str(key).startswith(CODE_TAGS)}
+    codes = {k: v if isinstance(v, str) else json.dumps(v, default=list) for k, v in codes.items()}
+    _write(Path(path), values, options, names, _tags_of(image, len(values)), codes)
 
 
 def check_array(image: Any) -> tuple[int, int]:
@@ -329,7 +336,12 @@ def _band_names(image: Any, band_dims: list[str], count: int) -> list[str] | Non
 
 
 def _write(
-    path: Path, values: np.ndarray, options: dict, names: Sequence[str] | None, tags: dict
+    path: Path,
+    values: np.ndarray,
+    options: dict,
+    names: Sequence[str] | None,
+    tags: dict,
+    codes: dict[str, str],
 ) -> None:
     count, height, width = values.shape
     with quiet_open(
@@ -342,6 +354,7 @@ def _write(
         sink.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1)]
         if names:
             sink.descriptions = tuple(names)
+        sink.update_tags(**codes)
         if set(tags["scales"]) != {1.0} or set(tags["offsets"]) != {0.0}:
             sink.scales, sink.offsets = tags["scales"], tags["offsets"]
 
@@ -358,6 +371,14 @@ def require_xarray(what: str) -> None:
             found=error,
             remedy="pip install 'hook-rs[xarray]', or name an output file",
         ) from None
+
+
+def read_image(path: str | os.PathLike) -> "xarray.DataArray":
+    """Read a raster as an array (band, y, x) with CRS, nodata value, band names and tags."""
+    import rioxarray
+
+    with quiet(), rioxarray.open_rasterio(path) as source:
+        return source.load()
 
 
 def read_class_map(

@@ -179,7 +179,12 @@ def band_names(src: DatasetReader) -> list[str | int]:
     return names if unique else indexes
 
 
-def _per_band(name: str, value: Any, num_bands: int, default: float) -> np.ndarray:
+def per_band(name: str, value: Any, num_bands: int, default: float) -> np.ndarray:
+    """Return a value of the dataset meta for each band, (C,).
+
+    Raises:
+        ConfigError: It is neither one number nor one for each band.
+    """
     array = np.atleast_1d(np.asarray(default if value is None else value, dtype=np.float64))
     if array.ndim != 1 or array.size not in (1, num_bands):
         raise ConfigError(
@@ -215,8 +220,8 @@ def scale_tags(
         return None
     own = np.stack(
         [
-            _per_band("scale", meta.get("scale"), count, 1),
-            _per_band("offset", meta.get("offset"), count, 0),
+            per_band("scale", meta.get("scale"), count, 1),
+            per_band("offset", meta.get("offset"), count, 0),
         ]
     )
     usable = np.isfinite(tags).all() and tags[0].all()
@@ -284,9 +289,9 @@ def to_model_units(
         )
     num_bands = image.shape[-3]
     shape = (num_bands, 1, 1)
-    scale = _per_band("scale", metainfo.get("scale"), num_bands, 1.0).reshape(shape)
-    offset = _per_band("offset", metainfo.get("offset"), num_bands, 0.0).reshape(shape)
-    fill = _per_band("mean", metainfo.get("mean"), num_bands, 0.0).reshape(shape)
+    scale = per_band("scale", metainfo.get("scale"), num_bands, 1.0).reshape(shape)
+    offset = per_band("offset", metainfo.get("offset"), num_bands, 0.0).reshape(shape)
+    fill = per_band("mean", metainfo.get("mean"), num_bands, 0.0).reshape(shape)
     values = rescale(image, scale, offset)
     if valid is not None:
         missing = np.expand_dims(np.asarray(valid) == 0, -3)

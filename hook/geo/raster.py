@@ -327,6 +327,32 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
     return nodata
 
 
+def nodata_of_copy(
+    source: Dataset, indexes: Sequence[int], nodata: float | None = None
+) -> float | None:
+    """Return the value that marks invalid pixels in a copy of bands.
+
+    Args:
+        source: Open raster.
+        indexes: 1-based bands.
+        nodata: Replaces the nodata value of the file.
+
+    Returns:
+        The nodata value; 0 for integers without one that a mask or an alpha band masks; else None.
+    """
+    values = [source.nodatavals[index - 1] if nodata is None else nodata for index in indexes]
+    dtype = np.dtype(source.dtypes[indexes[0] - 1])
+    for index, value in zip(indexes, values, strict=True):
+        if value is not None and math.isnan(value) and dtype.kind == "f":
+            return math.nan
+        if nodata_of(source, index, nodata) is not None:
+            return value
+    if dtype.kind == "f":
+        return None
+    masked = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
+    return 0 if masked or set(alpha_bands(source)) - set(indexes) else None
+
+
 def finite(values: np.ndarray) -> np.ndarray:
     """Return where values are numbers that float32, the type of the models, can hold.
 

@@ -65,7 +65,7 @@ def load_model(
     """
     model = join_checkpoint(model, checkpoint)
     if isinstance(model, nn.Module):
-        if not hasattr(model, "backbone"):
+        if not (hasattr(model, "backbone") or hasattr(model, "quantizer")):
             raise bad_argument(
                 "model", model, "a model of HOOK or mmseg, with a backbone", "load it"
             )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from hook import __version__
 from hook.arguments import check_int
@@ -100,7 +100,8 @@ class SceneModel:
 
         For others, warn if they differ much from those of training.
         """
-        if not getattr(getattr(self.model.backbone, "tokenizer", None), "takes_resolution", False):
+        backbone = getattr(self.model, "backbone", None)
+        if not getattr(getattr(backbone, "tokenizer", None), "takes_resolution", False):
             warn_resolution_mismatch(self.model, "the scene", metres)
         else:
             self._options = self._options | {"resolution": metres}
@@ -110,7 +111,7 @@ class SceneModel:
         """Return everything that determines the model's output, for the journal of a run."""
         return {
             "config": _digest(self.model.cfg.pretty_text.encode()),
-            "weights": _weights_digest(self.model),
+            "weights": digest_of(self.model.state_dict()),
             "device": self.function.device.type,
             "threads": self._threads,
             "versions": [__version__, torch.__version__],
@@ -235,10 +236,10 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _weights_digest(model: nn.Module) -> str:
-    """Return the checksum of all weights and buffers of a model."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of named tensors and a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in tensors.items():
         digest.update(name.encode())
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")

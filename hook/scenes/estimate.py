@@ -114,9 +114,10 @@ def _stored_bytes(
     scores = scores[:, : window.height, : window.width]
     block = RowBlock(window.row_off, scores, covered)
     sizes = np.zeros((2, len(plan.layers)))
+    levels = count_overviews(plan.height, plan.width)
     for number, layer in enumerate(plan.layers):
         encoded = layer.encode(block)
-        sizes[0, number] = _layer_bytes(np.moveaxis(encoded, 0, -1), _levels(plan))
+        sizes[0, number] = _layer_bytes(np.moveaxis(encoded, 0, -1), levels)
         for band in encoded:
             for row in range(0, window.height, PartFile.STRIP_ROWS):
                 strip = np.ascontiguousarray(band[row : row + PartFile.STRIP_ROWS])
@@ -137,9 +138,9 @@ def _layer_bytes(pixels: np.ndarray, levels: int) -> float:
     return sum(sizes) + sum(sizes[-1] * ratio**n for n in range(1, further + 1))
 
 
-def _levels(plan: MapPlan) -> int:
-    """Return the number of overviews."""
-    return max(0, math.ceil(math.log2(max(plan.height, plan.width) / BLOCK_SIZE)))
+def count_overviews(height: int, width: int) -> int:
+    """Return the number of overviews of a COG."""
+    return max(0, math.ceil(math.log2(max(height, width) / BLOCK_SIZE)))
 
 
 def _added_bytes(plan: MapPlan, dtype: np.dtype, bands: int) -> int:

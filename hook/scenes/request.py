@@ -194,9 +194,7 @@ class MapRequest(SceneRequest):
             raise bad_argument("datetime", self.datetime, "a date or two, such as '2024-05-31'")
         if self.datetime is not None:
             parse_time_span(self.datetime)
-        if not isinstance(self.creation_options, Mapping | None):
-            expected = "a dict such as {'COMPRESS': 'ZSTD'}"
-            raise bad_argument("creation_options", self.creation_options, expected)
+        _check_creation_options(self.creation_options)
         if self.output is None and self.scores and self.scores_path is None:
             raise ConfigError(
                 "scores need a file",
@@ -216,6 +214,90 @@ class MapRequest(SceneRequest):
         if not self.scores:
             return None
         return self.scores_path or self.output.with_suffix(".scores.tif")
+
+
+@dataclass(frozen=True)
+class CodingRequest(SceneRequest):
+    """Options of coding a scene, or of decoding its codes, on one fixed grid of blocks.
+
+    ``overlap`` and ``aoi`` cannot be used: blocks do not overlap, and ``bounds`` choose a part.
+
+    Args:
+        window: Side of a block in pixels of the scene, rounded down to whole codes; None for 512.
+        batch_size: Blocks per batch; batches are always full, so that results do not depend on the
+            number of blocks.
+        bounds: Part of the scene, (left, bottom, right, top) in its CRS: what the whole scene has
+            there. In encoding, it is extended to whole codes of the scene.
+        creation_options: Options of GDAL's COG driver, such as ``{"COMPRESS": "ZSTD"}``.
+        dry_run: Write nothing; estimate windows, memory, disk and time.
+
+    Raises:
+        ConfigError: An option cannot be used.
+    """
+
+    overlap: float = 0
+    batch_size: int = 1
+    bounds: Sequence[float] | None = None
+    creation_options: Mapping[str, object] | None = None
+    dry_run: bool = False
+
+    _suffixes = (".tif", ".tiff")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_creation_options(self.creation_options)
+        for name, given in (("overlap", self.overlap != 0), ("aoi", self.aoi is not None)):
+            if given:
+                remedy = "choose a part of the scene with bounds"
+                raise bad_argument(name, getattr(self, name), "nothing: blocks are fixed", remedy)
+        if self.bounds is not None:
+            self._set(bounds=_check_box("bounds", self.bounds))
+        if self.output is not None and self.output.suffix.lower() not in self._suffixes:
+            expected = f"a name that ends in {self._suffixes[0]}"
+            raise bad_argument("output", self.output, expected)
+
+
+@dataclass(frozen=True)
+class EncodingRequest(CodingRequest):
+    """Options of coding a scene, see :func:`hook.scenes.coding.encode_scene`.
+
+    Args:
+        max_error: Largest root mean square error of a band, in the units of the scene's values,
+            with which codes are written; None for any.
+        entropy: Pack the codes with a table of their frequencies, in a file ``.hkc`` that GDAL does
+            not read.
+        errors: Decode what was coded to measure errors, which takes longer than coding.
+    """
+
+    max_error: float | None = None
+    entropy: bool = False
+    errors: bool = True
+
+    def __post_init__(self) -> None:
+        self._set(_suffixes=(".hkc",) if self.entropy else CodingRequest._suffixes)
+        super().__post_init__()
+        if self.max_error is not None:
+            check_number("max_error", self.max_error, minimum=0)
+            if not self.errors:
+                raise bad_argument("max_error", self.max_error, "errors that are measured")
+        if self.entropy and self.output is None:
+            raise bad_argument("output", None, "the name of a file, which entropy writes")
+
+
+def _check_creation_options(options: object) -> None:
+    if not isinstance(options, Mapping | None):
+        raise bad_argument("creation_options", options, "a dict such as {'COMPRESS': 'ZSTD'}")
+
+
+def _check_box(name: str, value: Any) -> tuple[float, ...]:
+    """Return a box (left, bottom, right, top) as numbers."""
+    try:
+        box = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        box = ()
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise bad_argument(name, value, "left, bottom, right, top, in the scene's CRS")
+    return box
 
 
 def scene_files(input: Any) -> tuple[str, ...]:

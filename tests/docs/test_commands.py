@@ -50,6 +50,7 @@ WEIGHTS_OF_TIMM = "downloads weights; tests/apis calls the function with random 
 TIME = "minutes on an idle machine; tests/tools executes the program on small models"
 CLUSTER = "a cluster"
 GPU = "several GPUs"
+CODECS = "a trained autoencoder; tests/cli and tests/apis do the same with a small one"
 PART = "a part of a config, whose names are checked"
 MAKE = "installs; `make demo` is tested as tools/demo.py, `make test` runs this"
 READERS = "the reader's own folder or config; tests/tools executes the program on small ones"
@@ -97,6 +98,10 @@ NOT_EXECUTED = {
         "pip install": CLUSTER,
         "hook map": CLUSTER,
         "bash tools/slurm_": CLUSTER,
+    },
+    "docs/howto/codes.md": {
+        "hook encode": CODECS,
+        "from hook.apis import decode, encode": CODECS,
     },
     "docs/howto/dataset-class.md": {
         "custom_imports": PART,

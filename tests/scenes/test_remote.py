@@ -10,7 +10,10 @@ import rasterio
 
 from hook.errors import SceneError
 from hook.scenes import MapRequest, map_scene
+from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
+from hook.scenes.coding import decode_scene, plan_decoding
 from hook.scenes.pipeline import Scene
+from hook.scenes.request import CodingRequest
 
 rng = np.random.default_rng(0)
 SIZE = 640
@@ -125,6 +128,34 @@ def test_a_map_of_a_served_file_is_that_of_the_file(scene, server, softmax_of_ba
     for name in files:
         here, there = (tmp_path / folder / name for folder in names)
         assert here.read_bytes() == there.read_bytes(), name
+
+
+def test_a_part_is_decoded_from_few_bytes_of_served_codes(write_scene, server, tmp_path):
+    values = rng.integers(0, 1024, (1, 2000, 1800)).astype(np.uint16)
+    codes = SceneCodes(
+        "m", "d", (1024,), 4, 8000, 7198, "uint16", None, ("red",), ("Gray",), (1,), (0,)
+    )
+    tiles = dict(tiled=True, blockxsize=128, blockysize=128, compress="deflate")
+    path = write_scene(values, nodata=1024, **tiles)
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(**codes.tags())
+        left, top = target.transform @ (500, 300)
+        right, bottom = target.transform @ (525, 330)
+
+    def enlarge(windows, valid):  # a decoder that sees two codes around its own
+        pixels = windows[:, :, 2:-2, 2:-2].repeat(4, axis=2).repeat(4, axis=3)
+        return CodedWindows(pixels, np.zeros((len(windows), len(SUMS), 1)))
+
+    url, bounds = server.url(path.name), (left, bottom, right, top)
+    request = CodingRequest(url, tmp_path / "part.tif", bounds=bounds, progress=False)
+    assert SceneCodes.read(url) == codes
+    server.ranges.clear()
+    decode_scene(enlarge, request, *plan_decoding(request, codes, CodeGrid(4, 2, 2)))
+    with rasterio.open(tmp_path / "part.tif") as source:
+        expected = values[:, 300:330, 500:525].repeat(4, axis=1).repeat(4, axis=2)
+        assert np.array_equal(source.read(), expected)
+    sent = sum(last - first + 1 for first, last in server.ranges)
+    assert 0 < sent < path.stat().st_size / 8  # most of it for the header and the fingerprint
 
 
 def test_a_changed_file_on_the_server_is_another_scene(scene, server):

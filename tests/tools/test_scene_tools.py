@@ -177,6 +177,12 @@ def test_kills_are_counted_and_resumed(run, seg_run, scenes, tmp_path, capsys):
     assert "hook map failed" in capsys.readouterr().err
 
 
+def test_kills_of_coding(run, codec_run, scenes, capsys):
+    scene = scenes / "images" / "second.tif"
+    run("kill_and_resume", *codec_run, scene, "--kills", 1, "--command", "encode")
+    assert "1 kills in" in capsys.readouterr().out
+
+
 def test_a_scene_is_drawn_beside_its_map(run, load_tool, tmp_path, capsys):
     values = np.zeros((60, 80), np.uint8)
     values[:, 40:] = 1

@@ -1,6 +1,7 @@
 r"""Kill ``hook map`` at random times, resume it, and compare its files with an uninterrupted run.
 
-Every trial starts ``hook map``, kills it (SIGKILL) after a random time, resumes it with
+With ``--command``, it is ``hook encode`` of a scene or ``hook decode`` of its codes. Every trial
+starts the command, kills it (SIGKILL) after a random time, resumes it with
 ``--resume``, possibly several times, and compares every file. Options after ``--`` are passed on.
 
     python tools/analysis_tools/kill_and_resume.py configs/hook/demo_hook.py checkpoint.pth \
@@ -27,7 +28,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("config", help="config of the model")
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("scene", help="scene to map")
+    parser.add_argument("scene", help="scene to map or code, or codes to decode")
+    parser.add_argument("--command", choices=("map", "encode", "decode"), default="map")
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the times (default 0)")
     # argparse would parse what follows -- as further positional arguments.
@@ -38,8 +40,11 @@ def parse_args() -> argparse.Namespace:
 
 def command(args: argparse.Namespace, output: Path) -> list[str]:
     """Return the command line of a run."""
-    start = [sys.executable, "-m", "hook.cli", "map", args.config, args.checkpoint, args.scene]
-    return [*start, str(output), "--quiet", "--resume", *args.options]
+    words = [args.config, args.checkpoint, args.scene, str(output)]
+    if args.command == "decode":
+        words = [*words[2:], "--model", args.config, "--checkpoint", args.checkpoint]
+    start = [sys.executable, "-m", "hook.cli", args.command]
+    return [*start, *words, "--quiet", "--resume", *args.options]
 
 
 def run(args: argparse.Namespace, output: Path) -> float:
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace, output: Path) -> float:
     start = time.monotonic()
     done = subprocess.run(command(args, output), capture_output=True, text=True)
     if done.returncode:
-        raise HookError("hook map failed", found=done.stderr.strip().splitlines()[-8:])
+        raise HookError(f"hook {args.command} failed", found=done.stderr.strip().splitlines()[-8:])
     return time.monotonic() - start
 
 
@@ -89,11 +94,13 @@ def main() -> None:
                 found = contents(killed)
                 wrong = [n for n in {*expected, *found} if expected.get(n) != found.get(n)]
                 if wrong:
-                    raise HookError("a resumed map differs from the uninterrupted one", found=wrong)
+                    raise HookError(
+                        "a resumed file differs from the uninterrupted one", found=wrong
+                    )
                 for path in killed.iterdir():
                     path.unlink()
                 killed.rmdir()
-        print(f"{kills} kills in {trials} maps: all files equal the uninterrupted run")
+        print(f"{kills} kills in {trials} runs: all files equal the uninterrupted run")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""``hook encode``: a scene as codes."""
+
+import argparse
+
+from hook.cli.options import (
+    add_bidx,
+    add_coding_options,
+    add_model_arguments,
+    add_nodata,
+    add_scene_arguments,
+    not_negative,
+    run_on_scene,
+)
+
+
+def add_parser(commands) -> None:
+    """Add the subcommand to the subparsers of ``hook``."""
+    parser = commands.add_parser(
+        "encode",
+        help="code a whole scene",
+        description="Code a georeferenced scene of any size with an autoencoder. OUTPUT is a "
+        "Cloud-Optimised GeoTIFF of codes with all that 'hook decode' needs but the model.",
+    )
+    add_model_arguments(parser)
+    add_scene_arguments(parser, "codes to write, .tif")
+    add_bidx(parser, "scene")
+    add_nodata(parser)
+    parser.add_argument(
+        "--max-error",
+        type=not_negative,
+        metavar="VALUE",
+        help="write nothing if the root mean square error of a band is larger, in the units of the "
+        "scene's values",
+    )
+    parser.add_argument(
+        "--no-errors",
+        dest="errors",
+        action="store_false",
+        help="do not decode what was coded to measure errors, which takes longer than coding",
+    )
+    parser.add_argument(
+        "--entropy",
+        action="store_true",
+        help="pack the codes by their frequencies, in a file .hkc that GDAL does not read",
+    )
+    add_coding_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the subcommand."""
+    from hook.apis.coding import SceneEncoder
+    from hook.scenes.request import EncodingRequest
+
+    args.creation_options = dict(args.creation_options)
+    run_on_scene(args, SceneEncoder, EncodingRequest)

@@ -1,0 +1,408 @@
+"""An autoencoder as the functions that code scenes and decode them, window by window."""
+
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.windows import Window
+from torch import Tensor, nn
+
+from hook.errors import ConfigError, DataError, SceneError
+from hook.geo.arrays import CODE_TAGS
+from hook.geo.bands import to_model_units
+from hook.geo.raster import open_raster, quiet_open
+from hook.inference.scenes import digest_of
+from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
+
+_CELLS = 32  # latents along a side of the image on which a network without a known field is tried
+_FAR = 8.0  # standard deviations from the mean, beyond which values are outside the training data
+_MAGIC = b"HKS1"
+_CHUNK = 1 << 22  # codes that are packed at once
+
+
+def code_grid(model: nn.Module) -> CodeGrid:
+    """Return the grid of the codes of a model, which must look at a part of a scene only.
+
+    Raises:
+        ConfigError: It has no codes, or a module of it connects all positions of an image.
+    """
+    quantizer = getattr(model, "quantizer", None)
+    if getattr(quantizer, "codebook_sizes", None) is None or not hasattr(model, "decode"):
+        kind = type(model if quantizer is None else quantizer).__name__
+        raise ConfigError(
+            f"{kind} has no codes",
+            expected="hook.TileAutoencoder with a quantizer that has codes, not a Gaussian",
+            found=kind,
+            remedy="use a config with a VectorQuantizer, a FiniteScalarQuantizer or the like",
+        )
+    fold = _fold(model)
+    if fold[0] != fold[1] or max(quantizer.codebook_sizes) > 2**31:
+        raise ConfigError(
+            "the codes of this model do not fit a raster",
+            expected="a square fold, and at most 2**31 codes",
+            found=f"fold {fold}, {max(quantizer.codebook_sizes)} codes",
+            remedy="change fold, or divide codes by factors or groups",
+        )
+    margin, reach = (_field_of(model, name) for name in ("encoder", "decoder"))
+    stride = model.stride * fold[0]
+    return CodeGrid(stride, math.ceil(margin / stride), math.ceil(reach / fold[0]))
+
+
+def _fold(model: nn.Module) -> tuple[int, int]:
+    """Return the rows and columns of latents that share their codes."""
+    return getattr(model.quantizer, "fold", (1, 1))
+
+
+def _field_of(model: nn.Module, name: str) -> int:
+    """Return the pixels or latents around a window that a network must see.
+
+    Its modules are tried: a change in one corner of an image must not reach the other one.
+    """
+    network = getattr(model, name)
+    field = getattr(network, "receptive_field", None)
+    cells = _CELLS
+    if field is not None:
+        cells = math.ceil(sum(field) / (1 if name == "decoder" else model.stride)) + 2
+    culprit = _spreads(network, cells, 1 if name == "decoder" else model.stride)
+    if culprit is None and field is not None:
+        return max(field)
+    raise ConfigError(
+        f"the model cannot code scenes window by window: {name}.{culprit or 'receptive_field'}",
+        expected="a network in which a position depends on those around it only",
+        found="a module that connects all positions, such as attention or a norm with statistics "
+        "over positions: codes would change with the window"
+        if culprit
+        else f"{type(network).__name__}, whose receptive field is not known",
+        remedy="use a network without, as configs/_base_/models/tile_autoencoder.py has it",
+    )
+
+
+@torch.inference_mode()
+def _spreads(network: nn.Module, cells: int, patch: int) -> str | None:
+    """Return name and class of the first module that carries a change of a corner everywhere.
+
+    Args:
+        network: An encoder or decoder.
+        cells: Latents along a side of the map it is tried on.
+        patch: Side of the corner that is changed, that of a latent at the input.
+    """
+    names, seen = {module: name for name, module in network.named_modules()}, []
+
+    def other_corner(value: object) -> Tensor:
+        if not isinstance(value, Tensor) or value.ndim < 3:
+            return torch.zeros(1)
+        return value[..., -1, -1].clone() if value.ndim > 3 else value[:, -1].clone()
+
+    def note(module: nn.Module, inputs: tuple, output: object) -> None:
+        seen[-1].append((module, other_corner(inputs[0] if inputs else None), other_corner(output)))
+
+    def differ(one: Tensor, two: Tensor) -> bool:
+        # Convolutions by Fourier transforms spread the noise of rounding.
+        return bool((one - two).abs().max() > 1e-5 * one.abs().max())
+
+    hooks = [module.register_forward_hook(note) for module in names]
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(1, network.in_channels, *[cells * patch] * 2, generator=noise)
+    image = image.to(next(network.parameters()))
+    try:
+        for change in (0, 8):
+            seen.append([])
+            image[..., :patch, :patch] += change
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (module, *before), (_, *after) in zip(*seen, strict=True):
+        given, made = map(differ, before, after)
+        if made and not given:
+            return f"{names[module]} ({type(module).__name__})"
+    return None
+
+
+def codec_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all that determines a model's codes and what they decode to."""
+    parts = dict(model.named_parameters()) | dict(model.named_buffers())
+    own = ("encoder.", "quantizer.", "decoder.", "data_preprocessor.")
+    tensors = {name: part for name, part in parts.items() if name.startswith(own)}
+    scaling = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
+    scaling |= {"range": model.data_preprocessor.value_range}
+    return digest_of(tensors, json.dumps(scaling, default=list))
+
+
+class Codec:
+    """What coding and decoding have in common: codes to values.
+
+    Args:
+        model: A :class:`hook.models.TileAutoencoder` in evaluation mode.
+        codes: What its codes say of the scene.
+        grid: Of :func:`code_grid`.
+    """
+
+    def __init__(self, model: nn.Module, codes: SceneCodes, grid: CodeGrid) -> None:
+        self.model, self.codes, self.grid = model, codes, grid
+        self.device = next(model.parameters()).device
+        side = (2 * grid.margin + 1) * grid.stride
+        blank = torch.zeros(1, model.in_channels, side, side, device=self.device)
+        with torch.inference_mode():
+            self._blank = self._indices(blank)[:, :, grid.margin, grid.margin, None, None]
+
+    def _indices(self, inputs: Tensor) -> Tensor:
+        """Return the codes (B, Q, h, w) of inputs."""
+        quantized, fold = self.model.encode(inputs), _fold(self.model)[0]
+        indices = quantized.indices.reshape(len(inputs), -1, len(self.codes.sizes)).mT
+        return indices.unflatten(2, [side // fold for side in quantized.grid])
+
+    def _values(self, indices: Tensor, known: Tensor) -> np.ndarray:
+        """Decode codes (B, Q, h, w); return values (B, C, H, W) without the decoder's margin.
+
+        Places without data (B, h, w) have the codes of an image of means.
+        """
+        quantizer, fold = self.model.quantizer, _fold(self.model)[0]
+        indices = torch.where(known[:, None], indices, self._blank)
+        columns = indices.flatten(2).mT
+        columns = columns[..., 0] if quantizer.indices_kind == "single" else columns
+        latents = tuple(side * fold for side in indices.shape[-2:])
+        images = self.model.decode(quantizer.decode(columns, latents), latents)
+        images = images[_cut(images, self.grid.reach * self.grid.stride)]
+        values = self.model.data_preprocessor.restore(images).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise SceneError(
+                "the model's values are not finite",
+                expected="finite values at every pixel",
+                found="NaN or infinity",
+                remedy="check the bands, their scaling and the checkpoint",
+            )
+        return values
+
+
+class WindowEncoder(Codec):
+    """The function that :func:`hook.scenes.coding.encode_scene` calls.
+
+    Args:
+        errors: Also decode the codes, to measure errors.
+    """
+
+    def __init__(
+        self, model: nn.Module, codes: SceneCodes, grid: CodeGrid, errors: bool = True
+    ) -> None:
+        super().__init__(model, codes, grid)
+        self._errors, self._limits = errors, value_limits(model)
+
+    @torch.inference_mode()
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> CodedWindows:
+        """Code windows (B, C, side, side), and measure them."""
+        grid, codes, model = self.grid, self.codes, self.model
+        values = to_model_units(windows, valid, model.dataset_meta)
+        inputs = torch.from_numpy(values).to(self.device)
+        inputs = model.data_preprocessor({"inputs": inputs}, False)["inputs"]
+        cells = _cells(valid, grid.stride)
+        known = cells.any(axis=-1)
+        if not valid.all():
+            inputs = inputs.where(torch.from_numpy(valid > 0).to(self.device)[:, None], 0)
+        # With the decoder's margin, and without it.
+        indices = self._indices(inputs)
+        around, inner = _cut(indices, grid.margin), _cut(indices, grid.margin + grid.reach)
+        pixels = _cut(valid, (grid.margin + grid.reach) * grid.stride)
+        cells, has_data = cells[(*inner, slice(None))], known[inner]
+        places = np.where(has_data[:, None], indices[inner].cpu().numpy(), codes.none)
+        words = codes.pack_validity(cells > 0)
+        planes = np.concatenate([places.astype(codes.code_dtype), words], axis=1)
+        real = valid[pixels] == 1
+        sums = np.zeros((len(windows), len(SUMS), windows.shape[1]))
+        sums[:, 0] = real.sum(axis=(1, 2))[:, None]
+        sums[:, 1] = ((cells == 0) & has_data[..., None]).sum(axis=(1, 2, 3))[:, None]
+        sums[:, 2] = self._outside(values[pixels], real)
+        if self._errors:
+            decoded = self._values(indices[around], torch.from_numpy(known[around]).to(self.device))
+            stored = codes.to_stored(decoded, real)
+            precise = np.result_type(stored, np.float32)  # exact for integers of 16 bits
+            original = windows[pixels].astype(precise)
+            if codes.tagged:  # values were read in the units of the tags
+                scale, offset = (np.reshape(one, (-1, 1, 1)) for one in (codes.scale, codes.offset))
+                original = (original - offset) / scale
+            error = stored.astype(precise) - original
+            if not real.all():
+                error[~np.broadcast_to(real[:, None], error.shape)] = 0
+            sums[:, 3] = np.square(error, dtype=np.float64).sum(axis=(2, 3))
+        return CodedWindows(planes, sums)
+
+    def _outside(self, values: np.ndarray, real: np.ndarray) -> np.ndarray:
+        """Return the number of values outside the range of the training data, (B, C)."""
+        low, high = self._limits
+        if (values.min(axis=(2, 3)) >= low).all() and (values.max(axis=(2, 3)) <= high).all():
+            return np.zeros(values.shape[:2])
+        low, high = (end[:, None, None] for end in self._limits)
+        return (((values < low) | (values > high)) & real[:, None]).sum(axis=(2, 3))
+
+
+class WindowDecoder(Codec):
+    """The function that :func:`hook.scenes.coding.decode_scene` calls."""
+
+    @torch.inference_mode()
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> CodedWindows:
+        """Decode windows (B, bands of the file, side, side) of codes.
+
+        Raises:
+            DataError: A code is not one of the model.
+        """
+        codes, reach = self.codes, self.grid.reach
+        known = valid > 0
+        indices = windows[:, : len(codes.sizes)].astype(np.int64)
+        limits = np.reshape(codes.sizes, (-1, 1, 1))
+        if ((indices >= limits) & known[:, None]).any():
+            raise DataError(
+                "a code that the model does not have",
+                expected=f"below {codes.sizes}, or {codes.none} for no data",
+                found=int(indices.max()),
+                remedy="the file is damaged or was changed; write it again with hook encode",
+            )
+        inner = slice(reach, indices.shape[-1] - reach)
+        pixels = np.repeat(known[:, inner, inner, None], codes.stride**2, axis=-1)
+        if windows.shape[1] > len(codes.sizes):
+            words = windows[:, len(codes.sizes) :, inner, inner].astype(codes.code_dtype)
+            pixels &= codes.unpack_validity(words)
+        side = pixels.shape[1]
+        pixels = pixels.reshape(-1, side, side, codes.stride, codes.stride).swapaxes(2, 3)
+        real = pixels.reshape(-1, side * codes.stride, side * codes.stride)
+        on_device = (torch.from_numpy(one).to(self.device) for one in (indices, known))
+        stored = codes.to_stored(self._values(*on_device), real)
+        sums = np.zeros((len(windows), len(SUMS), len(codes.bands)))
+        sums[:, 0] = real.sum(axis=(1, 2))[:, None]
+        return CodedWindows(stored, sums)
+
+
+def _cut(maps: np.ndarray | Tensor, margin: int) -> tuple:
+    """Return the index of maps (..., h, w) without a margin."""
+    return (..., *(slice(margin, side - margin) for side in maps.shape[-2:]))
+
+
+def _cells(pixels: np.ndarray, stride: int) -> np.ndarray:
+    """Return (B, H, W) as (B, h, w, stride * stride)."""
+    rows, columns = (side // stride for side in pixels.shape[1:])
+    parts = pixels.reshape(-1, rows, stride, columns, stride).swapaxes(2, 3)
+    return parts.reshape(-1, rows, columns, stride**2)
+
+
+def value_limits(model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest values of the training data in model units, (1 or C,) each.
+
+    Without a ``value_range`` of the preprocessor, they are 8 standard deviations from the mean.
+    """
+    preprocessor = model.data_preprocessor
+    if preprocessor.value_range is not None:
+        return tuple(np.array([end], np.float32) for end in preprocessor.value_range)
+    mean, std = (
+        part.detach().cpu().float().numpy().ravel()
+        for part in (preprocessor.mean, preprocessor.std)
+    )
+    return mean - _FAR * std, mean + _FAR * std
+
+
+# ---------------------------------------------------------------------------------- packed files
+def pack_file(path: Path) -> None:
+    """Replace a GeoTIFF of codes by a file of the same codes packed with tables of frequencies.
+
+    The file has a header in JSON with tags, CRS, transform and size; then, for parts of the rows,
+    the codes (:func:`hook.evaluation.rates.pack_codes`) and the validity bands in zlib.
+    """
+    from hook.evaluation.rates import pack_codes  # imports Pillow
+
+    packed = path.with_name("packed")
+    with open_raster(path) as source, packed.open("wb") as file:
+        tags = {k: v for k, v in source.tags().items() if k.startswith(CODE_TAGS)}
+        codebooks = json.loads(tags["HOOK_SIZES"])
+        header = {
+            "tags": tags,
+            "crs": source.crs and source.crs.to_wkt(),
+            "transform": list(source.transform)[:6],
+            "shape": [source.count, *source.shape],
+            "rows": max(1, _CHUNK // source.width),
+        }
+        text = zlib.compress(json.dumps(header).encode(), 9)
+        file.write(_MAGIC + struct.pack("<I", len(text)) + text)
+        count, sizes = len(codebooks), [max(codebooks) + 1] * len(codebooks)
+        for window in _strips(header):
+            values = source.read(window=window)
+            parts = [pack_codes(np.moveaxis(values[:count], 0, -1).astype(np.int64), sizes)]
+            parts += [zlib.compress(values[count:].tobytes(), 9)] if len(values) > count else []
+            for part in parts:
+                file.write(struct.pack("<Q", len(part)) + part)
+    packed.replace(path)
+
+
+@contextmanager
+def unpacked(path: str | Path, folder: Path) -> Iterator[str | Path]:
+    """Yield the GeoTIFF of codes of a file: itself, or one unpacked into a folder.
+
+    Raises:
+        DataError: The file is not complete.
+    """
+    source, begin = Path(path), b""
+    if source.is_file():
+        with source.open("rb") as file:
+            begin = file.read(len(_MAGIC))
+    if begin != _MAGIC:
+        yield path
+        return
+    target = folder / f"{source.stem}.tif"
+    try:
+        with source.open("rb") as file:
+            file.seek(len(_MAGIC))
+            header = json.loads(zlib.decompress(_read(file, "<I")))
+            _unpack(file, header, target)
+    except (ValueError, KeyError, struct.error, zlib.error, IndexError) as error:
+        raise DataError(
+            f"{path}: is not a complete file of packed codes",
+            expected="a file of hook encode --entropy",
+            found=str(error),
+            remedy="copy it again, or write it again with hook encode",
+        ) from None
+    status = source.stat()
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same when resumed
+    yield target
+
+
+def _unpack(file, header: dict, target: Path) -> None:
+    from hook.evaluation.rates import unpack_codes
+
+    count, height, width = header["shape"]
+    sizes = json.loads(header["tags"]["HOOK_SIZES"])
+    dtype = np.min_scalar_type(max(sizes))
+    profile = dict(
+        driver="GTiff", count=count, height=height, width=width, dtype=dtype.name,
+        nodata=max(sizes), compress="deflate", tiled=True,
+        transform=rasterio.Affine(*header["transform"]),
+        crs=header["crs"] and rasterio.CRS.from_wkt(header["crs"]),
+    )  # fmt: skip
+    with quiet_open(target, "w", **profile) as sink:
+        sink.update_tags(**header["tags"])
+        for window in _strips(header):
+            codes = np.moveaxis(unpack_codes(_read(file, "<Q")), -1, 0)
+            sink.write(codes.astype(dtype), list(range(1, len(sizes) + 1)), window=window)
+            if count > len(sizes):
+                words = np.frombuffer(zlib.decompress(_read(file, "<Q")), dtype)
+                words = words.reshape(count - len(sizes), *codes.shape[1:])
+                sink.write(words, list(range(len(sizes) + 1, count + 1)), window=window)
+
+
+def _read(file, length: str) -> bytes:
+    """Read a part that its length precedes."""
+    size = struct.unpack(length, file.read(struct.calcsize(length)))[0]
+    part = file.read(size)
+    if len(part) < size:
+        raise ValueError(f"it ends {size - len(part)} bytes early")
+    return part
+
+
+def _strips(header: dict) -> Iterator[Window]:
+    _, height, width = header["shape"]
+    for row in range(0, height, header["rows"]):
+        yield Window(0, row, width, min(header["rows"], height - row))

@@ -1,0 +1,186 @@
+"""What a file of codes says of its scene, and what blocks of codes are made of."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hook.errors import DataError
+from hook.geo.arrays import CODE_TAGS
+from hook.geo.raster import open_raster
+
+_VERSION = 1
+SUMS = ("pixels", "missing", "outside", "squared_error")
+"""Sums over the pixels of a block, a number for each band: valid pixels; pixels without data whose
+code has some; values outside the range of training; squared errors of the decoded values."""
+
+
+class CodeGrid(NamedTuple):
+    """How a model codes: see :class:`hook.inference.codes.Codec`."""
+
+    stride: int
+    """Pixels along a side of a code."""
+    margin: int
+    """Codes around a window that its encoder must see."""
+    reach: int
+    """Codes around a window that its decoder must see."""
+
+
+class CodedWindows(NamedTuple):
+    """Output of the function of windows."""
+
+    planes: np.ndarray
+    """(B, n, h, w) values of the bands of the file."""
+    sums: np.ndarray
+    """(B, len(SUMS), C) float64, see :data:`SUMS`."""
+
+
+@dataclass(frozen=True)
+class SceneCodes:
+    """What the tags of a file of codes say of its scene and model.
+
+    Each attribute is a tag, ``HOOK_STRIDE`` and so on, in JSON. Stored values are
+    ``(model units - offset) / scale``.
+    """
+
+    model: str
+    """Name of the model."""
+    digest: str
+    """SHA-256 of its weights and scaling."""
+    sizes: tuple[int, ...]
+    """Number of codes of each band (depth or group)."""
+    stride: int
+    """Pixels along a side of a code."""
+    height: int
+    """Rows of the scene in pixels."""
+    width: int
+    dtype: str
+    """Of the scene."""
+    nodata: float | None
+    """Value of invalid pixels of the scene; None if all are valid."""
+    bands: tuple[str | None, ...]
+    """Names of the scene's bands."""
+    colours: tuple[str, ...]
+    """Their colour interpretation."""
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    tagged: bool = False
+    """Whether the scene has ``scale`` and ``offset`` in its own tags."""
+
+    @property
+    def none(self) -> int:
+        """Code of places without data."""
+        return max(self.sizes)
+
+    @property
+    def fill(self) -> float:
+        """Value of pixels without data: the nodata value, else NaN, or 0 for integers."""
+        if self.nodata is not None:
+            return self.nodata
+        return math.nan if np.dtype(self.dtype).kind == "f" else 0
+
+    @property
+    def code_dtype(self) -> np.dtype:
+        """Smallest unsigned type that holds all codes and :attr:`none`."""
+        return np.min_scalar_type(self.none)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes."""
+        return math.ceil(self.height / self.stride), math.ceil(self.width / self.stride)
+
+    @property
+    def validity_bands(self) -> int:
+        """Number of bands whose bits are the valid pixels of a code, row by row."""
+        return math.ceil(self.stride**2 / (8 * self.code_dtype.itemsize))
+
+    def pack_validity(self, valid: np.ndarray) -> np.ndarray:
+        """Pack (..., h, w, stride * stride) bool into (..., bands, h, w) words."""
+        size = self.validity_bands * self.code_dtype.itemsize
+        packed = np.packbits(valid, axis=-1, bitorder="little")
+        packed = np.pad(packed, [(0, 0)] * (packed.ndim - 1) + [(0, size - packed.shape[-1])])
+        return np.moveaxis(packed.view(self.code_dtype.newbyteorder("<")), -1, -3)
+
+    def unpack_validity(self, words: np.ndarray) -> np.ndarray:
+        """Undo :meth:`pack_validity`."""
+        packed = np.ascontiguousarray(np.moveaxis(words, -3, -1), self.code_dtype.newbyteorder("<"))
+        bits = np.unpackbits(packed.view(np.uint8), -1, self.stride**2, bitorder="little")
+        return bits.astype(bool)
+
+    def to_stored(self, values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Return values of model units (..., C, H, W) in units and type of the scene.
+
+        Valid pixels never have the nodata value, but the next one.
+        """
+        dtype, shape = np.dtype(self.dtype), (-1, 1, 1)
+        scale, offset = (np.reshape(one, shape) for one in (self.scale, self.offset))
+        stored = values
+        if (scale != 1).any() or (offset != 0).any():
+            stored = (values - offset) / scale
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if dtype.itemsize > 2:  # float32 does not hold its limits
+                stored = stored.astype(np.float64)
+            stored = np.rint(stored).clip(limits.min, limits.max)
+        stored = stored.astype(dtype)
+        if self.nodata is not None:
+            nodata = np.asarray(self.nodata).astype(dtype)
+            if dtype.kind == "f":
+                near = np.nextafter(nodata, dtype.type(0) if nodata else dtype.type(1))
+            else:
+                near = nodata - 1 if nodata == limits.max else nodata + 1
+            stored[stored == nodata] = near
+        if not valid.all():
+            fill = np.asarray(self.fill).astype(dtype)
+            np.copyto(stored, fill, where=~np.expand_dims(valid, -3))
+        return stored
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the file."""
+        values = {"codes": _VERSION, **dataclasses.asdict(self)}
+        return {
+            f"{CODE_TAGS}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def read(cls, path: str | Path) -> "SceneCodes":
+        """Read the tags of a file.
+
+        Raises:
+            DataError: It cannot be read, or is not a complete file of codes.
+        """
+        with open_raster(path) as source:
+            tags, found = source.tags(), f"{source.count} bands {source.dtypes[0]}"
+            shape, count, dtypes = source.shape, source.count, set(source.dtypes)
+        try:
+            if json.loads(tags[f"{CODE_TAGS}CODES"]) != _VERSION:
+                raise ValueError(f"version {tags[f'{CODE_TAGS}CODES']} of the format")
+            names = [one.name for one in dataclasses.fields(cls)]
+            values = {name: tags[f"{CODE_TAGS}{name.upper()}"] for name in names}
+            texts = ("model", "digest", "dtype")
+            values |= {k: json.loads(v) for k, v in values.items() if k not in texts}
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            codes = cls(**values)
+            counts = len(codes.sizes), len(codes.sizes) + codes.validity_bands
+            np.dtype(codes.dtype)
+        except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise DataError(
+                f"{path}: is not a file of codes",
+                expected="a file of hook encode, with its tags HOOK_...",
+                found=f"{type(error).__name__} {error}; {found}",
+                remedy="pass a file that hook encode wrote, not a copy without its tags",
+            ) from None
+        if shape != codes.grid or count not in counts or dtypes != {codes.code_dtype.name}:
+            raise DataError(
+                f"{path}: its pixels are not the codes that its tags describe",
+                expected=f"{' or '.join(map(str, counts))} bands {codes.code_dtype}, "
+                f"{' x '.join(map(str, codes.grid))} pixels",
+                found=f"{found}, {' x '.join(map(str, shape))} pixels",
+                remedy="use the file as hook encode wrote it",
+            )
+        return codes
