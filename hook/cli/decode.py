@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis import decode
     from hook.scenes.request import CodingRequest
 
-    args.creation_options = dict(args.creation_options)
     options = arguments_of(args, CodingRequest, ("input", "output")) | {"progress": not args.quiet}
     model = args.model if args.weights is None else (args.model, args.weights)
     own = dict(model=model, device=args.device, threads=args.threads)

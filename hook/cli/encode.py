@@ -52,5 +52,4 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.coding import SceneEncoder
     from hook.scenes.request import EncodingRequest
 
-    args.creation_options = dict(args.creation_options)
     run_on_scene(args, SceneEncoder, EncodingRequest)

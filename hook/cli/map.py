@@ -3,9 +3,9 @@
 import argparse
 
 from hook.cli.options import (
+    add_creation_options,
     add_old_spelling,
     add_scene_command,
-    key_value,
     not_negative,
     run_on_scene,
     score_kinds,
@@ -31,15 +31,7 @@ def add_parser(commands) -> None:
         help="blending of overlapping windows: mean weighted by a Hann window (hann, default), "
         "plain mean (mean), or only the nearest window (crop)",
     )
-    parser.add_argument(
-        "--co",
-        dest="creation_options",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="creation option of GDAL's COG driver; may be repeated",
-    )
+    add_creation_options(parser)
     parser.add_argument(
         "--scores",
         type=score_kinds,
@@ -91,5 +83,4 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.mapping import SceneMapper
     from hook.scenes.request import MapRequest
 
-    args.creation_options = dict(args.creation_options)
     run_on_scene(args, SceneMapper, MapRequest)

@@ -177,15 +177,7 @@ def add_coding_options(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="side of the blocks of the scene (default 512)",
     )
-    parser.add_argument(
-        "--co",
-        dest="creation_options",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="creation option of GDAL's COG driver; may be repeated",
-    )
+    add_creation_options(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -193,6 +185,26 @@ def add_coding_options(parser: argparse.ArgumentParser) -> None:
     )
     add_sharing_options(parser)
     add_run_options(parser, batch_size=1, unit="blocks", tta=False, tokens=False)
+
+
+class _Pairs(argparse.Action):
+    """Collects the pairs of an option in a dict."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, getattr(namespace, self.dest) | dict([values]))
+
+
+def add_creation_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--co``, whose values become a dict."""
+    parser.add_argument(
+        "--co",
+        dest="creation_options",
+        type=key_value,
+        action=_Pairs,
+        default={},
+        metavar="KEY=VALUE",
+        help="creation option of GDAL's COG driver; may be repeated",
+    )
 
 
 def add_bidx(parser: argparse.ArgumentParser, what: str) -> None:
