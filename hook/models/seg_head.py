@@ -54,13 +54,15 @@ class SegFormerStyleHead(BaseDecodeHead):
         """Map levels (B, C_i, H_i, W_i) to features (B, channels, H_0, W_0)."""
         levels = self._transform_inputs(inputs)
         size = levels[0].shape[-2:]
-        projected = []
-        for level, projection in zip(levels, self.projections, strict=True):
-            x = projection(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # B C H W
+        # The fuse commutes with the resize, so each level passes its part at its own resolution.
+        parts = self.fuse.weight.flatten(1).split(self.channels, dim=1)
+        total = self.fuse.bias[:, None, None]
+        for level, projection, part in zip(levels, self.projections, parts[::-1], strict=True):
+            x = F.linear(projection(level.permute(0, 2, 3, 1)), part).permute(0, 3, 1, 2)  # B C H W
             if x.shape[-2:] != size:
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
-            projected.append(x)
-        return self.fuse(torch.cat(projected[::-1], dim=1))
+            total = total + x
+        return total
 
 
 @MODELS.register_module()
@@ -118,15 +120,30 @@ class RegionContextHead(SegFormerStyleHead):
         """
         *levels, token_map, partitions = inputs
         features = self.fused(tuple(levels))
-        both = torch.cat([features, token_map], dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-        image = torch.arange(len(features), device=both.device)[:, None, None]
-        total = 0
-        for regions, context in zip(partitions.unbind(1), self.contexts, strict=True):
+        b, _, h, w = features.shape
+        image = torch.arange(b, device=features.device)[:, None, None]
+        indexes = []
+        for regions in partitions.unbind(1):
             number = int(regions.max()) + 2  # the first of an image is for seeds in no region
-            index = (regions + 1 + number * image).flatten()
-            sums = both.new_zeros(len(features) * number, both.shape[1]).index_add(0, index, both)
-            sizes = torch.bincount(index, minlength=len(sums)).clamp(min=1)
-            added = context(sums / sizes[:, None])[index]
-            total = total + added * (regions >= 0).flatten()[:, None]
-        total = total.unflatten(0, partitions[:, 0].shape).permute(0, 3, 1, 2)
+            indexes.append((regions + 1 + number * image).flatten())
+        finest = indexes[0]
+        sizes = torch.bincount(finest)
+        sums = [
+            x.new_zeros(len(sizes), x.shape[1]).index_add(
+                0, finest, x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
+            )
+            for x in (features, token_map)
+        ]
+        sums = torch.cat(sums, dim=1)
+        total = 0
+        for index, context in zip(indexes, self.contexts, strict=True):
+            # Nested: a region is the union of regions of the finest partition.
+            parent = torch.zeros_like(sizes)
+            parent[finest] = index
+            number = int(parent.max()) + 1
+            joined = sums.new_zeros(number, sums.shape[1]).index_add(0, parent, sums)
+            count = torch.zeros_like(sizes[:number]).index_add(0, parent, sizes).clamp(min=1)
+            total = total + context(joined / count[:, None]).index_select(0, parent)
+        total = total.index_select(0, finest) * (partitions[:, 0] >= 0).flatten()[:, None]
+        total = total.reshape(b, h, w, -1).permute(0, 3, 1, 2)
         return self.cls_seg(features + self.drop_path(total))

@@ -1,12 +1,10 @@
 """Regions of a whole scene: a hierarchy of merges of its seeds, in blocks of bounded memory."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from hook.geo.staging import writing
 from hook.progress import progress_bar
@@ -61,7 +59,7 @@ class _Block(NamedTuple):
     """(h, w) bool, seeds with data."""
     left: np.ndarray
     """(n,) first seeds of the regions left, the nodes of a graph."""
-    nodes: tuple[torch.Tensor, ...]
+    nodes: tuple[np.ndarray, ...]
     """Their mean features (n, G), sizes and costs of the last merges within (n,)."""
     pairs: np.ndarray
     """(m, 2) nodes that are neighbours."""
@@ -80,13 +78,12 @@ def _merge_block(features: np.ndarray, known: np.ndarray, first: bool, last: boo
         first: There is no block above.
         last: There is no block below.
     """
-    means = torch.from_numpy(features).flatten(0, 1)
-    sizes, heights = torch.ones(len(means)), torch.zeros(len(means))
-    frozen = torch.zeros(known.shape, dtype=torch.bool)
+    means = features.reshape(known.size, -1)
+    sizes, heights = np.ones(known.size, np.float32), np.zeros(known.size, np.float32)
+    frozen = np.zeros(known.shape, bool)
     frozen[:1], frozen[-1:] = not first, not last
-    pairs = seed_pairs(torch.from_numpy(known)[None])
-    found = merge_graph(means, sizes, heights, pairs, frozen.flatten())
-    one, other, costs = (part.numpy() for part in found)
+    pairs = seed_pairs(known[None])
+    one, other, costs = merge_graph(means, sizes, heights, pairs, frozen.flatten())
     merges = _Merges(one.astype(np.int32), other.astype(np.int32), costs)
     left = known.flatten()
     left[other] = False
@@ -94,7 +91,7 @@ def _merge_block(features: np.ndarray, known: np.ndarray, first: bool, last: boo
     nodes = np.full(known.size, -1)
     nodes[left] = np.arange(len(left))
     nodes = nodes[merges.roots(known.size)]
-    pairs = touching(*nodes[pairs.numpy()])
+    pairs = touching(*nodes[pairs])
     rows = nodes.reshape(known.shape)
     table = means[left], sizes[left], heights[left]
     return _Block(merges, known, left, table, pairs, rows[0], rows[-1])
@@ -105,7 +102,7 @@ class _Graph:
 
     def __init__(self) -> None:
         self.count = 0
-        self._nodes: list[tuple[torch.Tensor, ...]] = []
+        self._nodes: list[tuple[np.ndarray, ...]] = []
         self._pairs: list[np.ndarray] = []
         self._bottom: np.ndarray | None = None
 
@@ -121,21 +118,9 @@ class _Graph:
 
     def merge(self) -> _Merges:
         """Merge the nodes."""
-        means, sizes, heights = (torch.cat(parts) for parts in zip(*self._nodes, strict=True))
-        pairs = torch.from_numpy(np.concatenate(self._pairs).T)
-        first, second, costs = merge_graph(means, sizes, heights, pairs)
-        return _Merges(first.numpy(), second.numpy(), costs.numpy())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: several would wait for each other in steps this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        means, sizes, heights = (np.concatenate(of) for of in zip(*self._nodes, strict=True))
+        pairs = np.ascontiguousarray(np.concatenate(self._pairs).T)
+        return _Merges(*merge_graph(means, sizes, heights, pairs))
 
 
 def merge_scene(
@@ -163,7 +148,7 @@ def merge_scene(
     graph, files = _Graph(), []
     highest, seeds, total = np.empty(0, np.float32), 0, 0
     bar = progress_bar(total=size[0], desc="merging seeds", unit="row", show=show)
-    with _one_thread(), bar:
+    with bar:
         for block in in_threads(_merge_block, _read_blocks(journal, plan, size)):
             graph.add(block)
             files.append(journal.path(f"merges{len(files):06d}.npz"))

@@ -480,13 +480,8 @@ class HookTokenizer(nn.Module):
 
     @torch.no_grad()
     def hierarchy(self, seeds: SeedMap) -> RegionHierarchy:
-        """Merge the seeds of the preset ``"objects"``; see :func:`hook.tokenizers.merge_seeds`.
-
-        It runs on the CPU: for features of a GPU its many small steps are faster there.
-        """
-        valid = None if seeds.valid is None else seeds.valid.cpu()
-        merges = merge_seeds(self.grouping(seeds).float().cpu(), valid)
-        return RegionHierarchy(*(part.to(seeds.features.device) for part in vars(merges).values()))
+        """Merge the seeds of the preset ``"objects"``; see :func:`hook.tokenizers.merge_seeds`."""
+        return merge_seeds(self.grouping(seeds), seeds.valid)
 
     @torch.no_grad()
     def count_tokens(self, seeds: SeedMap, explained: float) -> Tensor:

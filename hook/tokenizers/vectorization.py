@@ -5,6 +5,7 @@ from its seeds only (:class:`RegionVectorization`).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.tokenizers.perception import key_bias
@@ -183,28 +184,21 @@ class RegionVectorization(nn.Module):
         """
         b, h, w, d = seeds.shape
         image = torch.arange(b, device=seeds.device)[:, None, None]
-        region = (token_ids + image * num_tokens)[token_ids >= 0]
-        place = seeds.new_tensor(self.stride) * torch.stack(
-            torch.meshgrid(
-                torch.arange(h, device=seeds.device),
-                torch.arange(w, device=seeds.device),
-                indexing="ij",
-            ),
-            dim=-1,
-        )
-        place = place.expand(b, -1, -1, -1)[token_ids >= 0]
-        x = self.norm_seeds(seeds[token_ids >= 0])  # V D, of the seeds in regions
+        known = (token_ids.flatten() >= 0).nonzero()[:, 0]  # V seeds in regions
+        region = (token_ids + image * num_tokens).flatten().index_select(0, known)
+        place = self.stride * torch.stack([known // w % h, known % w], dim=-1).to(seeds.dtype)
+        x = self.norm_seeds(seeds.reshape(-1, d).index_select(0, known))  # V D
         of = _Regions(region, b * num_tokens)
 
         mean = of.mean(x)
         key, value = self.to_key_value(x).chunk(2, dim=-1)
-        scores = (key * (self.to_query(mean) + self.query)[region]).sum(-1) * self.head_dims**-0.5
-        read = of.attend(scores, value)
-        spread = (of.mean((x - mean[region]).square()) + 1e-6).sqrt()
-        tokens = self.proj(self.norm_read(torch.cat([read, of.maximum(x), spread], dim=-1)))
+        query = of.spread(self.to_query(mean) + self.query)
+        read = of.attend((key * query).sum(-1) * self.head_dims**-0.5, value)
+        deviation = (of.mean((x - of.spread(mean)).square()) + 1e-6).sqrt()
+        tokens = self.proj(self.norm_read(torch.cat([read, of.maximum(x), deviation], dim=-1)))
 
         centre = of.mean(place)
-        extent = of.mean((place - centre[region]).square())
+        extent = of.mean((place - of.spread(centre)).square())
         size = of.size[:, None].to(x.dtype)
         shape = torch.cat([(extent + 1).log() / 4, size.log1p() / 4], dim=-1)
         tokens = tokens + self.place(torch.cat([self.positions(centre), shape], dim=-1))
@@ -219,22 +213,24 @@ class _Regions:
         self.region, self.count = region, count
         self.size = torch.bincount(region, minlength=count)
         self.order = region.argsort(stable=True)
+        self.starts = self.size.cumsum(0) - self.size
 
     def mean(self, x: Tensor) -> Tensor:
         size = self.size.clamp(min=1)[:, None].to(x.dtype)
         return self._sum(x) / size
 
+    def spread(self, x: Tensor) -> Tensor:
+        """Return the rows of (R, ...) at the seeds."""
+        return x.index_select(0, self.region)
+
     def maximum(self, x: Tensor) -> Tensor:
-        # Several times as fast in training as scatter_reduce.
-        largest = torch.segment_reduce(x[self.order], "max", lengths=self.size, unsafe=True)
-        return largest.masked_fill(self.size[:, None] == 0, 0)
+        # Several times as fast as scatter_reduce and segment_reduce, above all backward.
+        return F.embedding_bag(self.order, x, self.starts, mode="max")
 
     def attend(self, scores: Tensor, values: Tensor) -> Tensor:
         """Average the values (V, D) by a softmax of the scores (V,) within each region."""
-        top = torch.segment_reduce(
-            scores.detach()[self.order], "max", lengths=self.size, unsafe=True
-        )
-        weights = (scores - top[self.region]).exp()[:, None]
+        scores = scores[:, None]
+        weights = (scores - self.spread(self.maximum(scores.detach()))).exp()
         total = self._sum(weights)
         return self._sum(values * weights) / total.where(total > 0, 1)
 

@@ -145,10 +145,10 @@ def test_every_image_gets_the_tokens_it_needs(dense):
             alone = model(images[i : i + 1], num_tokens=count)
             if dense:
                 for a, b in zip(features, alone, strict=True):
-                    assert torch.allclose(a[i], b[0], atol=1e-5)
+                    assert torch.allclose(a[i], b[0], atol=1e-4)
             else:
-                assert torch.allclose(features[i, :count], alone[0], atol=1e-5)
-                assert torch.allclose(features[i].mean(0), alone[0].mean(0), atol=1e-5)
+                assert torch.allclose(features[i, :count], alone[0], atol=1e-4)
+                assert torch.allclose(features[i].mean(0), alone[0].mean(0), atol=1e-4)
 
 
 def test_explained_needs_a_tokenizer_with_queries(patch_tokenizer, hook_tokenizer):
