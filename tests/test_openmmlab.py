@@ -146,7 +146,8 @@ def test_imported_names():
 def test_overridden_methods():
     found = set()
     for tree in trees():
-        local = upstream_names(tree)
+        # ImageModel is ours, and overrides only `forward` itself.
+        local = {"ImageModel": "mmengine.model.BaseModel"} | upstream_names(tree)
         for node in ast.walk(tree):
             if not isinstance(node, ast.ClassDef):
                 continue

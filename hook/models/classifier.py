@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor
 
+from hook.models.image_model import ImageModel
 from hook.models.token_model import TokenModel
 from hook.registry import MODELS
 from hook.structures import ClsDataSample, ImageTokens
@@ -13,7 +13,7 @@ from hook.tokenizers import ImageFacts
 
 
 @MODELS.register_module()
-class TokenClassifier(TokenModel, BaseModel):
+class TokenClassifier(TokenModel, ImageModel):
     """Backbone and head for scene classification; see :class:`hook.models.TokenModel`.
 
     Args:
@@ -57,27 +57,9 @@ class TokenClassifier(TokenModel, BaseModel):
         features, tokens = self.extract(inputs, facts, num_tokens, with_tokens)
         return self.head(features), tokens
 
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: list[ClsDataSample] | None = None,
-        mode: str = "tensor",
-    ):
-        """Run the model.
-
-        Args:
-            inputs: (B, C, H, W) normalised images.
-            data_samples: Labels; needed for ``mode='loss'``, optional for ``'predict'``.
-            mode: ``'tensor'`` returns logits (B, K), ``'loss'`` a dict of losses, ``'predict'``
-                data samples with ``pred_label`` and ``pred_score``; others raise ValueError.
-        """
-        if mode == "tensor":
-            return self.infer(inputs, self.image_facts(inputs, data_samples))[0]
-        if mode == "loss":
-            return self.loss(inputs, data_samples)
-        if mode == "predict":
-            return self.predict(inputs, data_samples)
-        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+    def _forward(self, inputs: Tensor, data_samples: list[ClsDataSample] | None = None) -> Tensor:
+        """Return logits (B, K), for ``mode='tensor'``."""
+        return self.infer(inputs, self.image_facts(inputs, data_samples))[0]
 
     def loss(self, inputs: Tensor, data_samples: list[ClsDataSample]) -> dict[str, Tensor]:
         """Compute the head's losses for images (B, C, H, W)."""

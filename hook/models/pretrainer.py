@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from hook.engine.tta import apply_view, views
 from hook.errors import ConfigError
+from hook.models.image_model import ImageModel
 from hook.models.pretrain_losses import PretrainPass, Widths
 from hook.models.token_model import TokenModel, valid_pixels
 from hook.registry import MODELS
@@ -21,7 +21,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = 2 * 0.449 - 1, 2 * 0.226
 
 
 @MODELS.register_module()
-class TokenPretrainer(TokenModel, BaseModel):
+class TokenPretrainer(TokenModel, ImageModel):
     """Backbone that learns from images without labels; see :class:`hook.models.TokenModel`.
 
     Each image is turned and mirrored at random, and its frozen features with it; only the backbone
@@ -152,27 +152,9 @@ class TokenPretrainer(TokenModel, BaseModel):
         ]
 
     # ------------------------------------------------------------------------------ training
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: list[ClsDataSample] | None = None,
-        mode: str = "tensor",
-    ):
-        """Run the model.
-
-        Args:
-            inputs: (B, C, H, W) normalised images.
-            data_samples: Their samples, with ``sample_idx`` in the metainfo for stored features.
-            mode: ``'tensor'`` returns tokens (B, N, D), ``'loss'`` a dict of losses, ``'predict'``
-                data samples with ``tokens``; others raise ValueError.
-        """
-        if mode == "tensor":
-            return self.extract_feat(inputs, self.image_facts(inputs, data_samples))
-        if mode == "loss":
-            return self.loss(inputs, data_samples)
-        if mode == "predict":
-            return self.predict(inputs, data_samples)
-        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+    def _forward(self, inputs: Tensor, data_samples: list[ClsDataSample] | None = None) -> Tensor:
+        """Return tokens (B, N, D), for ``mode='tensor'``."""
+        return self.extract_feat(inputs, self.image_facts(inputs, data_samples))
 
     def loss(self, inputs: Tensor, data_samples: list[ClsDataSample]) -> dict[str, Tensor]:
         """Compute the losses of images (B, C, H, W)."""

@@ -4,7 +4,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from hook.scenes.pipeline import (
     Job,
     RunBlocks,
     Scene,
+    SceneReport,
     ranges_of,
     report_of_finished,
     run_missing_blocks,
@@ -47,35 +48,17 @@ DEFAULT_WINDOW = 224
 Tokenize = Callable[[np.ndarray, np.ndarray], TokenBatch | SeedBatch]
 
 
-@dataclass(frozen=True)
-class RegionReport:
+@dataclass(frozen=True, kw_only=True)
+class RegionReport(SceneReport):
     """Report of :func:`extract_regions`."""
 
     regions: int
     """Rows of the file."""
-    pixels: int
-    """Pixels with data."""
-    windows: int
-    """Windows of the grid."""
-    empty_windows: int
-    """Windows without a valid pixel, not passed to the model."""
-    seconds: float
-    """Wall time."""
     merging_seconds: float = 0.0
-    """Of these, the time of merging seeds to regions of the whole scene."""
-    resumed_windows: int = 0
-    """Windows finished by an interrupted run."""
-    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
-    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
-    finished_before: bool = False
-    """The run to resume had finished, and nothing was done."""
+    """Part of the time, for merging seeds to regions of the whole scene."""
 
-    def __str__(self) -> str:
-        begin = "finished already: " if self.finished_before else ""
-        return (
-            f"{begin}{self.regions} regions, {self.pixels} pixels, {self.windows} windows "
-            f"({self.empty_windows} empty), {self.seconds:.1f} s"
-        )
+    def _result(self) -> str:
+        return f"{self.regions} regions, "
 
 
 def extract_regions(

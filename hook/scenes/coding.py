@@ -43,6 +43,7 @@ from hook.scenes.pipeline import (
     Job,
     RunBlocks,
     Scene,
+    SceneReport,
     ranges_of,
     report_of_finished,
     run_missing_blocks,
@@ -57,36 +58,18 @@ _OF_VALUES = ("Palette", "Alpha")  # interpretations that decoded values do not 
 _SAMPLES = 24  # windows of an estimate, evenly spaced over the scene
 
 
-@dataclass(frozen=True)
-class CodingReport:
+@dataclass(frozen=True, kw_only=True)
+class CodingReport(SceneReport):
     """Result of :func:`decode_scene`."""
 
-    windows: int
-    """Blocks of the grid."""
-    empty_windows: int
-    """Blocks without data, which skip the model."""
-    pixels: int
-    """Valid pixels of the scene."""
     size: int
     """Bytes of the file."""
-    seconds: float
-    """Wall time."""
-    resumed_windows: int = 0
-    """Blocks of an interrupted run."""
-    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
-    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
-    finished_before: bool = False
-    """The run to resume had finished, and nothing was done."""
 
-    def __str__(self) -> str:
-        begin = "finished already: " if self.finished_before else ""
-        return (
-            f"{begin}{self.size} bytes, {self.pixels} pixels, {self.windows} windows "
-            f"({self.empty_windows} empty), {self.seconds:.1f} s"
-        )
+    def _result(self) -> str:
+        return f"{self.size} bytes, "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodingReport(CodingReport):
     """Result of :func:`encode_scene`."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +42,7 @@ from hook.scenes.pipeline import (
     Job,
     RunBlocks,
     Scene,
+    SceneReport,
     Step,
     WindowPlan,
     ranges_of,
@@ -65,33 +66,12 @@ Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 DEFAULT_WINDOW = 512
 
 
-@dataclass(frozen=True)
-class MapReport:
+@dataclass(frozen=True, kw_only=True)
+class MapReport(SceneReport):
     """Result of :func:`map_scene`."""
 
-    windows: int
-    """Windows of the grid."""
-    empty_windows: int
-    """Windows without valid pixels, which skip the model."""
-    pixels: int
-    """Valid pixels."""
     class_pixels: tuple[int, ...]
     """Valid pixels of each class."""
-    seconds: float
-    """Wall time."""
-    resumed_windows: int = 0
-    """Windows mapped by an interrupted run."""
-    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
-    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
-    finished_before: bool = False
-    """The run to resume had finished, and nothing was done."""
-
-    def __str__(self) -> str:
-        begin = "finished already: " if self.finished_before else ""
-        return (
-            f"{begin}{self.pixels} pixels, {self.windows} windows ({self.empty_windows} empty), "
-            f"{self.seconds:.1f} s"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

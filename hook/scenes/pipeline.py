@@ -30,6 +30,37 @@ QUEUE_SIZE = 2  # batches read ahead, and batches of outputs waiting to be writt
 _EMPTY_WINDOWS = 256  # maximum number of windows of a step without images
 
 
+@dataclass(frozen=True, kw_only=True)
+class SceneReport:
+    """Report of a run over the windows of a scene."""
+
+    windows: int
+    """Windows of the grid; blocks with codes."""
+    empty_windows: int
+    """Windows without valid pixels, which skip the model."""
+    pixels: int
+    """Valid pixels."""
+    seconds: float
+    """Wall time."""
+    resumed_windows: int = 0
+    """Windows finished by an interrupted run."""
+    ranges: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
+    """Range of the values of each file, see :func:`hook.geo.bands.value_range`."""
+    finished_before: bool = False
+    """The run to resume had finished, and nothing was done."""
+
+    def __str__(self) -> str:
+        begin = "finished already: " if self.finished_before else ""
+        return (
+            f"{begin}{self._result()}{self.pixels} pixels, {self.windows} windows "
+            f"({self.empty_windows} empty), {self.seconds:.1f} s"
+        )
+
+    def _result(self) -> str:
+        """Return what the run wrote, with a comma after it."""
+        return ""
+
+
 @dataclass(frozen=True)
 class Scene:
     """Arguments of :class:`SceneReader`."""

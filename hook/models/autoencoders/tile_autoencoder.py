@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce_params
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from hook.models.autoencoders.losses import (
     adaptive_weight,
     entropy_boost,
 )
+from hook.models.image_model import ImageModel
 from hook.models.parts import build_part
 from hook.models.token_model import valid_pixels
 from hook.quantizers import Quantized
@@ -30,7 +30,7 @@ from hook.tokenizers import ImageFacts
 
 
 @MODELS.register_module()
-class TileAutoencoder(BaseModel):
+class TileAutoencoder(ImageModel):
     """Images to latents or codes, and back.
 
     Images have any size: they are padded to the stride of the latents, and cut again. Invalid
@@ -385,29 +385,18 @@ class TileAutoencoder(BaseModel):
         return {f"discriminator_{key}": value for key, value in losses.items()}
 
     # ------------------------------------------------------------------------------ inference
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[BaseDataElement] | None = None,
-        mode: str = "tensor",
-    ):
-        """Run the model.
+    def _forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> Tensor:
+        """Return reconstructions (B, C, H, W) in model units, for ``mode='tensor'``."""
+        quantized = self.encode(inputs, ImageFacts(_valid(inputs, data_samples)))
+        return self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
 
-        Args:
-            inputs: (B, C, H, W) preprocessed images.
-            data_samples: Their samples, for the validity of the pixels.
-            mode: ``'tensor'`` returns reconstructions (B, C, H, W) in model units, ``'loss'`` the
-                autoencoder's losses of the first training step, ``'predict'`` data samples; others
-                raise ValueError.
-        """
-        if mode == "tensor":
-            quantized = self.encode(inputs, ImageFacts(_valid(inputs, data_samples)))
-            return self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
-        if mode == "loss":
-            return self._losses(self.run(inputs, _valid(inputs, data_samples)), 0)[0]
-        if mode == "predict":
-            return self.predict(inputs, data_samples)
-        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+    def loss(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the autoencoder's losses of the first training step."""
+        return self._losses(self.run(inputs, _valid(inputs, data_samples)), 0)[0]
 
     def predict(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None

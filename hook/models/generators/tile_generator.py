@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from hook.engine.tta import apply_view, views
 from hook.errors import CheckpointError, ConfigError
 from hook.models.autoencoders import TileAutoencoder
 from hook.models.generators.sampling import image_generators
+from hook.models.image_model import ImageModel
 from hook.models.token_model import valid_pixels
 from hook.progress import progress_bar
 from hook.registry import MODELS
@@ -25,7 +25,7 @@ from hook.tokenizers import ImageFacts
 
 
 @MODELS.register_module()
-class TileGenerator(BaseModel):
+class TileGenerator(ImageModel):
     """New tiles: a network learns the codes or the latents of a frozen autoencoder.
 
     ``network`` chooses the method by its type: ``hook.CodeTransformer`` (one code per position),
@@ -308,28 +308,11 @@ class TileGenerator(BaseModel):
         return self.conditions(labels.expand(shape))
 
     # ------------------------------------------------------------------------------ passes
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[BaseDataElement] | None = None,
-        mode: str = "tensor",
-    ):
-        """Run the model.
-
-        Args:
-            inputs: (B, C, H, W) normalised images of the size of a tile.
-            data_samples: Their samples.
-            mode: ``'tensor'`` returns what the network learns, codes (B, N, Q) or normalised
-                latents (B, N, D); ``'loss'`` a dict of losses; ``'predict'`` data samples; others
-                raise ValueError.
-        """
-        if mode == "tensor":
-            return self._targets(self._encode(inputs, valid_pixels(inputs, data_samples)))
-        if mode == "loss":
-            return self.loss(inputs, data_samples)
-        if mode == "predict":
-            return self.predict(inputs, data_samples)
-        raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+    def _forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> Tensor:
+        """Return what the network learns, codes (B, N, Q) or normalised latents (B, N, D)."""
+        return self._targets(self._encode(inputs, valid_pixels(inputs, data_samples)))
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Return the losses of the network for images (B, C, H, W)."""
