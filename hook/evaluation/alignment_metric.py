@@ -10,6 +10,7 @@ from torch import Tensor
 from hook.errors import ConfigError, DataError
 from hook.evaluation.alignment import cknna, permuted_cknna, prepare_features
 from hook.evaluation.codebook_metric import valid_positions
+from hook.evaluation.samples import check_fields
 from hook.registry import METRICS, MODELS
 
 CLEAN = "clean"
@@ -66,6 +67,7 @@ class AlignmentMetric(BaseMetric):
                 ``change``.
         """
         for sample in data_samples:
+            check_fields(sample, ("latents",), "hook.AlignmentMetric")
             change = sample.get("change", CLEAN)
             valid = sample.get("valid_mask")
             features = None

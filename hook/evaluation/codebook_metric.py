@@ -10,7 +10,8 @@ from mmengine.logging import MMLogger, print_log
 from prettytable import PrettyTable
 from torch import Tensor
 
-from hook.errors import ConfigError, DataError
+from hook.errors import DataError
+from hook.evaluation.samples import check_fields
 from hook.registry import METRICS
 
 
@@ -44,13 +45,7 @@ class CodebookMetric(BaseMetric):
             ConfigError: The model has no codes.
         """
         for sample in data_samples:
-            if "codes" not in sample:
-                raise ConfigError(
-                    "hook.CodebookMetric got samples without codes",
-                    expected="samples of a model with a quantizer that has codes",
-                    found=", ".join(sample),
-                    remedy="remove the metric from the evaluators of this config",
-                )
+            check_fields(sample, ("codes",), "hook.CodebookMetric")
             codes = sample["codes"].cpu()
             codes = codes[..., None] if codes.ndim == 2 else codes
             valid = valid_positions(sample.get("valid_mask"), codes.shape[:2])

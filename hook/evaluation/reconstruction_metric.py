@@ -10,6 +10,7 @@ from prettytable import PrettyTable
 from hook.errors import DataError
 from hook.evaluation.boundary import boundary_scores, check_tolerance
 from hook.evaluation.reconstruction import Reconstruction, measure_reconstruction, psnr
+from hook.evaluation.samples import check_fields
 from hook.registry import METRICS
 
 
@@ -50,8 +51,12 @@ class ReconstructionMetric(BaseMetric):
             data_batch: Not used.
             data_samples: :class:`hook.structures.CodecDataSample` objects as dictionaries, with
                 ``image`` and ``reconstruction`` and optionally ``valid_mask``.
+
+        Raises:
+            ConfigError: The model reconstructs no images.
         """
         for sample in data_samples:
+            check_fields(sample, ("image", "reconstruction"), "hook.ReconstructionMetric")
             measured = measure_reconstruction(
                 sample["image"],
                 sample["reconstruction"],

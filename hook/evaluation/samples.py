@@ -35,6 +35,17 @@ def label_to_ignore(ignore_index: int | None, dataset_meta: Mapping | None) -> i
     return int(ignore_index)
 
 
+def check_fields(sample: dict, names: Sequence[str], metric: str) -> None:
+    """Raise a ConfigError, which names ``metric``, if a sample lacks fields."""
+    if missing := [name for name in names if name not in sample]:
+        raise ConfigError(
+            f"{metric} got samples without {', '.join(missing)}",
+            expected=f"samples with {', '.join(names)}, which the model of this config predicts",
+            found=", ".join(sample),
+            remedy="remove the metric from the evaluators of this config",
+        )
+
+
 def without_class(sample: dict) -> torch.Tensor | None:
     """Mark the pixels whose scores choose no class, because the largest one is not finite.
 

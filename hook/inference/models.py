@@ -1,6 +1,7 @@
 """Load models from a config and checkpoint, a published file, or by name."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -212,7 +213,7 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
     if not 1 <= num_tokens <= maximum:
         raise ConfigError(
             "the model has no queries for that many tokens",
-            expected=f"1 to {maximum} tokens",
+            expected="1 token or more" if maximum == math.inf else f"1 to {maximum} tokens",
             found=num_tokens,
             remedy="train with a larger max_tokens for more",
         )

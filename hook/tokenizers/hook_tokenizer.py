@@ -241,8 +241,9 @@ class HookTokenizer(nn.Module):
         self.embed_dims = embed_dims
         self.seed_dims = chosen["seed_dims"]
         self.num_tokens = chosen["num_tokens"]
-        self.max_tokens = max_tokens or self.num_tokens
-        self.nested = max_tokens is not None
+        regions = "group_dims" in chosen  # any number of them
+        self.max_tokens = math.inf if regions else max_tokens or self.num_tokens
+        self.nested = regions or max_tokens is not None
         self.with_cls_token = with_cls_token
         self.takes_valid = chosen["takes_valid"]
         self.takes_resolution = resolution is not None
@@ -427,7 +428,7 @@ class HookTokenizer(nn.Module):
         """
         if num_tokens is None:
             num_tokens = self.draw_tokens()
-        if num_tokens < 1 or (num_tokens > self.max_tokens and self.group is None):
+        if not 1 <= num_tokens <= self.max_tokens:
             raise ValueError(
                 f"num_tokens must be from 1 to {self.max_tokens}, the tokenizer's number of "
                 f"queries, got {num_tokens}"

@@ -17,6 +17,7 @@ from hook.apis import (
 from hook.engine.configs import load_config
 from hook.errors import CheckpointError, ConfigError, DataError
 from hook.inference.windows import WindowPredictor
+from hook.models import TokenViT
 from hook.tokenizers import HookTokenizer
 
 
@@ -298,6 +299,23 @@ def test_numbers_of_tokens_of_the_wrong_type(seg, chip, number):
         with pytest.raises(ConfigError, match="num_tokens="):
             use()
     assert seg.backbone.tokenizer.num_tokens == 4
+
+
+def test_any_number_of_regions(seg, chip, caplog):
+    """Regions of the preset objects are not limited by the number of training."""
+    trained = seg.backbone
+    options = dict(preset="objects", img_size=32, in_channels=2, num_tokens=4, seed_dims=16)
+    seg.backbone = TokenViT(
+        dict(type="hook.HookTokenizer", **options), embed_dims=32, depth=1, num_heads=2
+    ).eval()
+    try:
+        assert len(tokenize(seg, chip, num_tokens=40).token_map((32, 32)).unique()) == 40
+        assert "was trained with" not in caplog.text
+        with pytest.raises(ConfigError, match="no queries") as caught:
+            tokenize(seg, chip, num_tokens=0)
+        assert caught.value.expected == "1 token or more"
+    finally:
+        seg.backbone = trained
 
 
 @pytest.mark.parametrize(

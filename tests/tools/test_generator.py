@@ -31,7 +31,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3)]
-val_evaluator = [dict(type="hook.CodebookMetric")]
+val_evaluator = test_evaluator = [dict(type="hook.CodebookMetric")]
 custom_hooks = [
     dict(type="hook.DatasetCheckHook"),
     dict(type="hook.CodeCacheHook"),
@@ -48,6 +48,7 @@ model = dict(
     turn=False,
 )
 val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = test_evaluator = test_cfg = None
 custom_hooks = [dict(type="hook.CodeCacheHook", folder="{folder}/shared")]
 """
 GAUSSIAN = 'type="GaussianQuantizer", embed_dims=8'
@@ -97,6 +98,23 @@ def test_a_run_learns_stored_codes_and_keeps_averages(run, folder):
     assert not torch.equal(averaged[name], last[f"module.{name}"])
     for key, value in load_checkpoint(folder / "codec.pth")["state_dict"].items():
         assert torch.equal(averaged[f"codec.{key}"], value), key
+
+
+def test_a_trained_generator_is_tested(run, folder, tools, tmp_path):
+    command = ("tools/test.py", folder / "generator.py", run / "iter_4.pth")
+    tools.run(*command, "--work-dir", tmp_path)
+    (metrics,) = tmp_path.glob("*/*.json")
+    tested = json.loads(metrics.read_text())
+    (trained,) = (row for row in scalars(run) if "codes/model_bits" in row)
+    assert tested["codes/model_bits"] == pytest.approx(trained["codes/model_bits"], abs=1e-3)
+    evaluator = tmp_path / "reconstruction.py"
+    evaluator.write_text(
+        f'_base_ = ["{(folder / "generator.py").as_posix()}"]\n'
+        'test_evaluator = dict(_delete_=True, type="hook.ReconstructionMetric", data_range=255)\n'
+    )
+    failed = tools.run("tools/test.py", evaluator, *command[2:], check=False)
+    assert "hook.ReconstructionMetric got samples without image, reconstruction" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_resumed_run_equals_the_unbroken_one(run, folder, tools, tmp_path):

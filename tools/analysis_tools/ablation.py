@@ -277,7 +277,7 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
 
 SEGMENTATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (SEGMENTER, {}),
-    "objects, skip from the stem": (SEGMENTER, dict(backbone=dict(seed_skip="stem"))),
+    "objects, skip after perception": (SEGMENTER, dict(backbone=dict(seed_skip=True))),
     "objects, one cut": (
         SEGMENTER,
         dict(backbone=dict(region_levels=1), decode_head=dict(region_levels=1)),

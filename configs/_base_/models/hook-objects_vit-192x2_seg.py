@@ -1,5 +1,5 @@
-# HOOK with the preset objects for segmentation: a pyramid of the seeds, and the context of regions
-# of three cuts of the hierarchy in the head.
+# HOOK with the preset objects for segmentation: a pyramid of the seeds as they are before object
+# perception, and the context of regions of three cuts of the hierarchy in the head.
 model = dict(
     type="hook.TokenSegmentor",
     backbone=dict(
@@ -16,7 +16,7 @@ model = dict(
         num_heads=6,
         final_norm=True,
         out_indices=(1,),
-        seed_skip=True,
+        seed_skip="stem",
         region_levels=3,
     ),
     neck=dict(
