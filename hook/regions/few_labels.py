@@ -117,72 +117,118 @@ def classify_regions(
 
 
 # ------------------------------------------------------------------------------------- classifying
+class RegionClassifier:
+    """Scores classes of all regions from labels of a few, as :func:`classify_regions` does.
+
+    Args:
+        table: The regions.
+        method: See :func:`classify_regions`.
+        features: See there.
+        strength: See there.
+
+    Attributes:
+        usable: (N,) bool, False for regions without features.
+
+    Raises:
+        DataError: The regions lack the features.
+    """
+
+    def __init__(
+        self,
+        table: Regions,
+        method: str = "linear",
+        features: str = "embedding",
+        strength: float = 1.0,
+    ) -> None:
+        # Takes a second to import, and is not needed to write or search regions.
+        from sklearn.preprocessing import StandardScaler
+
+        self._table, self._method, self._features = table, method, features
+        self._strength = strength
+        self._values = _Embeddings(table) if features == "embedding" else _Bands(table)
+        self.usable = self._values.usable
+        self._scaler = None
+        if method == "linear" or features == "bands":
+            self._scaler = StandardScaler()
+            for part in self._values.chunks(np.flatnonzero(self.usable)):
+                self._scaler.partial_fit(self._values.read(part))
+
+    def scores(self, class_of: Mapping[int, str]) -> tuple[list[str], np.ndarray]:
+        """Fit the labels and score all regions.
+
+        Args:
+            class_of: Class names by region id.
+
+        Returns:
+            K class names in alphabetical order, and scores (N, K) float64, NaN for regions without
+            features.
+
+        Raises:
+            DataError: There are fewer than two classes, or a labelled region has no features.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        classes = sorted(set(class_of.values()))
+        if len(classes) < 2:
+            raise DataError(
+                "the labels name fewer than two classes",
+                expected="regions of two classes or more",
+                found=", ".join(classes) or "no label",
+                remedy="label a region of a second class",
+            )
+        rows = np.array(sorted(class_of))
+        wrong = rows[~self.usable[rows]]
+        if len(wrong):
+            raise DataError(
+                f"{self._table.source}: labelled regions without features ({self._features})",
+                expected="finite numbers, and a nonzero embedding",
+                found=f"region {format_rows(wrong)}",
+                remedy="label other regions instead",
+            )
+        targets = np.array([classes.index(class_of[row]) for row in rows.tolist()])
+        known = np.concatenate([self._read(part) for part in self._values.chunks(rows)])
+        if self._method == "linear":
+            # Numbers of labels do not reflect class frequencies.
+            model = LogisticRegression(C=self._strength, class_weight="balanced", max_iter=1000)
+            score = model.fit(known, targets).predict_proba
+        else:
+            means = _class_means(known, targets, classes)
+
+            def score(x: np.ndarray) -> np.ndarray:
+                return (_normalise(x) @ means.T).clip(-1, 1)
+
+        found = np.full((len(self._table), len(classes)), np.nan)
+        for part in self._values.chunks(np.flatnonzero(self.usable)):
+            found[part] = score(self._read(part))
+        return classes, found
+
+    def _read(self, part: np.ndarray) -> np.ndarray:
+        """Return the features (n, F) of rows as they are compared."""
+        values = self._values.read(part)
+        return values if self._scaler is None else self._scaler.transform(values)
+
+
 def _classify(
     table: Regions, class_of: Mapping[int, str], method: str, features: str, strength: float
 ) -> Regions:
     """Add the class fields."""
-    # Takes a second to import, and is not needed to write or search regions.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    classes = sorted(set(class_of.values()))
-    if len(classes) < 2:
-        raise DataError(
-            "the labels name fewer than two classes",
-            expected="regions of two classes or more",
-            found=", ".join(classes) or "no label",
-            remedy="label a region of a second class",
-        )
-    values = _Embeddings(table) if features == "embedding" else _Bands(table)
-    rows = np.array(sorted(class_of))
-    wrong = rows[~values.usable[rows]]
-    if len(wrong):
-        raise DataError(
-            f"{table.source}: labelled regions without features ({features})",
-            expected="finite numbers, and a nonzero embedding",
-            found=f"region {format_rows(wrong)}",
-            remedy="label other regions instead",
-        )
-    targets = np.array([classes.index(class_of[row]) for row in rows.tolist()])
-    scaler = StandardScaler()
-    usable = np.flatnonzero(values.usable)
-    scaled = method == "linear" or features == "bands"
-    if scaled:
-        for part in values.chunks(usable):
-            scaler.partial_fit(values.read(part))
-
-    def read(part: np.ndarray) -> np.ndarray:
-        return scaler.transform(values.read(part)) if scaled else values.read(part)
-
-    known = np.concatenate([read(part) for part in values.chunks(rows)])
-    if method == "linear":
-        # Numbers of labels do not reflect class frequencies.
-        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
-        score = model.fit(known, targets).predict_proba
-    else:
-        means = _class_means(known, targets, classes)
-
-        def score(x: np.ndarray) -> np.ndarray:
-            return (_normalise(x) @ means.T).clip(-1, 1)
-
-    ids, scores = np.zeros(len(table), np.int32), np.zeros(len(table))
-    for part in values.chunks(usable):
-        predicted = score(read(part))
-        ids[part] = predicted.argmax(axis=1)
-        scores[part] = predicted.max(axis=1)
-    unusable = ~values.usable
+    classifier = RegionClassifier(table, method, features, strength)
+    classes, found = classifier.scores(class_of)
+    unusable = ~classifier.usable
     if unusable.any():
         warnings.warn(
             f"{table.source}: {unusable.sum()} of {len(table)} regions have no features "
             f"({features}), and so no class",
             stacklevel=3,
         )
+    found[unusable] = 0
+    ids = found.argmax(axis=1).astype(np.int32)
     names = np.array(classes, object)[ids]
     return table.with_fields(
         {
             "class_id": pa.array(ids, mask=unusable),
             "class_name": pa.array(names, pa.string(), mask=unusable),
-            "score": pa.array(scores, mask=unusable),
+            "score": pa.array(found.max(axis=1), mask=unusable),
         }
     )
 

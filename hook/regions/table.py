@@ -71,8 +71,8 @@ class Regions:
         return _from_table(table, "the table of regions")
 
     @classmethod
-    def read(cls, regions: str | os.PathLike | geopandas.GeoDataFrame) -> "Regions":
-        """Read a file, or convert a table.
+    def read(cls, regions: "str | os.PathLike | geopandas.GeoDataFrame | Regions") -> "Regions":
+        """Read a file, or convert a table; regions are returned as they are.
 
         Args:
             regions: GeoParquet or the first layer of any vector file, with the embedding as a list
@@ -82,6 +82,8 @@ class Regions:
             DataError: It is neither, cannot be read, has no regions, or its embeddings are not
                 vectors of one width.
         """
+        if isinstance(regions, cls):
+            return regions
         if isinstance(regions, geopandas.GeoDataFrame):
             source = "the table of regions"
             read = _from_table

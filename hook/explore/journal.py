@@ -1,0 +1,265 @@
+"""Classes and labels of a session, kept on disk change by change."""
+
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from hook.errors import ConfigError, DataError, SceneError
+from hook.geo.vector import table_text
+
+FILE = "labels.sqlite"
+"""Name of the journal in the folder of a session."""
+LONGEST_NAME = 80
+MAX_CLASSES = 255
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS classes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, color TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS labels (
+    region INTEGER PRIMARY KEY,
+    class_id INTEGER NOT NULL REFERENCES classes(id) ON DELETE CASCADE);
+CREATE TABLE IF NOT EXISTS changes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, step INTEGER NOT NULL, region INTEGER NOT NULL,
+    before INTEGER REFERENCES classes(id) ON DELETE SET NULL);
+"""
+_COLOUR = re.compile("#[0-9a-f]{6}")
+
+
+class LabelClass(NamedTuple):
+    """A class, in the order in which it was added."""
+
+    id: int
+    name: str
+    color: str
+    """``#rrggbb``."""
+
+
+class LabelJournal:
+    """Classes and labels in SQLite: what a method has returned from is on disk.
+
+    Several threads, and several pages, may use it: a label changes one region only.
+
+    Args:
+        path: The file, made if missing.
+        facts: What the labels are of, such as the digest of the regions. They are kept with a new
+            file, and compared with those of an existing one.
+
+    Attributes:
+        revision: Grows with each change of classes or labels.
+
+    Raises:
+        DataError: The file has other facts, or is not a journal.
+        SceneError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
+        self._path, self._lock = path, threading.RLock()
+        with self._translated():
+            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # Each commit is in the file and the file on the disk before it returns.
+            for setting in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+                self._file.execute(f"PRAGMA {setting}")
+            self._file.executescript(_SCHEMA)
+        known = self._facts()
+        for name, value in facts.items():
+            if known.setdefault(name, value) != value:
+                self.close()
+                raise DataError(
+                    f"{path}: labels of other data: {name}",
+                    expected=known[name],
+                    found=value,
+                    remedy="explore the scene and regions the session was begun with, or begin "
+                    "another one (--out)",
+                )
+        with self._changing():
+            rows = [*facts.items(), ("revision", known.get("revision", "0"))]
+            self._file.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", rows)
+
+    def _facts(self) -> dict[str, str]:
+        with self._translated():
+            return dict(self._file.execute("SELECT name, value FROM facts"))
+
+    # ------------------------------------------------------------------------------ reading
+    @property
+    def revision(self) -> int:
+        """Number of changes so far."""
+        return int(self._facts()["revision"])
+
+    def read(self) -> tuple[int, list[LabelClass], dict[int, int]]:
+        """Return the revision, the classes, and the class of each labelled region."""
+        with self._lock, self._translated():
+            classes = self._file.execute("SELECT id, name, color FROM classes ORDER BY id")
+            labels = self._file.execute("SELECT region, class_id FROM labels ORDER BY region")
+            return self.revision, [LabelClass(*row) for row in classes], dict(labels)
+
+    # ------------------------------------------------------------------------------ changing
+    def add_class(self, name: str, color: str) -> LabelClass:
+        """Add a class.
+
+        Raises:
+            ConfigError: The name is empty, too long or taken, the colour is not ``#rrggbb``, or
+                there are too many classes.
+        """
+        name, color = _check_name(name), _check_colour(color)
+        with self._changing():
+            (count,) = self._file.execute("SELECT COUNT(*) FROM classes").fetchone()
+            if count >= MAX_CLASSES:
+                raise ConfigError(
+                    "too many classes",
+                    expected=f"at most {MAX_CLASSES}",
+                    found=count + 1,
+                    remedy="delete a class first",
+                )
+            self._check_free(name)
+            row = self._file.execute(
+                "INSERT INTO classes (name, color) VALUES (?, ?)", (name, color)
+            )
+            return LabelClass(row.lastrowid, name, color)
+
+    def change_class(self, number: int, name: str | None, color: str | None) -> LabelClass:
+        """Rename or recolour a class; None keeps.
+
+        Raises:
+            ConfigError: There is no such class, or see :meth:`add_class`.
+        """
+        with self._changing():
+            old = self._class(number)
+            new = LabelClass(
+                number,
+                old.name if name is None else _check_name(name),
+                old.color if color is None else _check_colour(color),
+            )
+            if new.name != old.name:
+                self._check_free(new.name)
+            self._file.execute(
+                "UPDATE classes SET name = ?, color = ? WHERE id = ?", (*new[1:], number)
+            )
+            return new
+
+    def delete_class(self, number: int) -> None:
+        """Delete a class with its labels, which :meth:`undo` does not bring back.
+
+        Raises:
+            ConfigError: There is no such class.
+        """
+        with self._changing():
+            self._class(number)
+            self._file.execute("DELETE FROM classes WHERE id = ?", (number,))
+
+    def set_labels(self, labels: Mapping[int, int | None]) -> None:
+        """Set the class of each region, or remove its label with None, as one step of undo.
+
+        Raises:
+            ConfigError: There is no such class.
+        """
+        with self._changing():
+            for number in set(labels.values()) - {None}:
+                self._class(number)
+            (last,) = self._file.execute("SELECT COALESCE(MAX(step), 0) FROM changes").fetchone()
+            for region in labels:
+                self._file.execute(
+                    "INSERT INTO changes (step, region, before) VALUES "
+                    "(?, ?, (SELECT class_id FROM labels WHERE region = ?))",
+                    (last + 1, region, region),
+                )
+            self._write(labels.items())
+
+    def undo(self) -> dict[int, int | None]:
+        """Undo the last change of labels; return the regions it changed back, with their class."""
+        with self._changing():
+            where = "WHERE step = (SELECT MAX(step) FROM changes)"
+            rows = self._file.execute(f"SELECT region, before FROM changes {where}").fetchall()
+            self._write(rows)
+            self._file.execute(f"DELETE FROM changes {where}")
+            return dict(rows)
+
+    def _write(self, labels: Iterable[tuple[int, int | None]]) -> None:
+        for region, number in labels:
+            if number is None:
+                self._file.execute("DELETE FROM labels WHERE region = ?", (region,))
+            else:
+                self._file.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (region, number))
+
+    def _class(self, number: int) -> LabelClass:
+        query = "SELECT id, name, color FROM classes WHERE id = ?"
+        row = self._file.execute(query, (number,)).fetchone()
+        if row is None:
+            known = [str(one) for (one,) in self._file.execute("SELECT id FROM classes")]
+            raise ConfigError(
+                "no such class",
+                expected=", ".join(known) or "a class that was added",
+                found=number,
+                remedy="load the page again: another page may have deleted it",
+            )
+        return LabelClass(*row)
+
+    def _check_free(self, name: str) -> None:
+        if self._file.execute("SELECT 1 FROM classes WHERE name = ?", (name,)).fetchone():
+            raise ConfigError(
+                f"class {name!r}: there is one of this name",
+                expected="a name for each class",
+                found=name,
+                remedy="choose a different name",
+            )
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Make the statements of the block one change: all of it on disk, or none."""
+        with self._lock, self._translated():
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._file.execute("UPDATE facts SET value = value + 1 WHERE name = 'revision'")
+                self._file.execute("COMMIT")
+            except BaseException:
+                self._file.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise SceneError(
+                    f"{self._path}: cannot be read or written",
+                    found=error,
+                    remedy="check the free disk space and the permissions of the folder",
+                ) from error
+            raise DataError(
+                f"{self._path}: is not a journal of labels",
+                expected="a file that 'hook explore' wrote",
+                found=error,
+                remedy="move it elsewhere, or choose another folder (--out)",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+
+def _check_name(name: str) -> str:
+    """Return the name of a class as tables of labels have it."""
+    found = table_text(" ".join(name.split()))
+    if not 1 <= len(found) <= LONGEST_NAME or found == "<NA>" or not found.isprintable():
+        raise ConfigError(
+            "name of a class",
+            expected=f"1 to {LONGEST_NAME} characters",
+            found=name,
+            remedy="choose a different name",
+        )
+    return found
+
+
+def _check_colour(color: str) -> str:
+    if not _COLOUR.fullmatch(color.lower()):
+        raise ConfigError(
+            "colour of a class", expected="#rrggbb", found=color, remedy="choose a colour"
+        )
+    return color.lower()
