@@ -1,0 +1,36 @@
+// The page of `hook explore`: starts its parts.
+
+import { listen } from "./api.js";
+import { startClasses } from "./classes.js";
+import { $, attempt, tell } from "./dom.js";
+import { startHint } from "./hint.js";
+import { startKeys } from "./keys.js";
+import { hear, readSession, refreshMap, startUndo } from "./labels.js";
+import { startLayers } from "./layers.js";
+import { clicked, finishPolygon, startRegion } from "./region.js";
+import { startSave } from "./save.js";
+import { state, update, watch } from "./store.js";
+import { startView } from "./view.js";
+
+async function start() {
+  await readSession();
+  $("title").textContent = state.title;
+  document.title = `${state.title} · HOOK explore`;
+  startLayers();
+  startClasses();
+  startRegion();
+  startSave();
+  startUndo(watch);
+  startHint();
+  startKeys();
+  startView({ click: clicked, finish: finishPolygon });
+  let lost = false;
+  listen(attempt(hear), async (now) => {
+    if (lost && !now) await attempt(readSession)().then(refreshMap); // labels by others meanwhile
+    lost = now;
+    update({ lost });
+  });
+  await refreshMap();
+}
+
+start().catch(tell);

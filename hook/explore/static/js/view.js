@@ -1,0 +1,231 @@
+// The map: tiles of the scene, regions coloured by their state, outlines, labels, drawing, swipe.
+
+import { Map as MapLibre } from "../vendor/maplibre-gl.mjs";
+import { headers } from "./api.js";
+import { $ } from "./dom.js";
+import { pixelsPerDot, placeText, scaleBar, toPixel, toWorld } from "./grid.js";
+import { Painter } from "./paint.js";
+import { classOf, state, update, watch } from "./store.js";
+
+const LAYER = { source: "regions", sourceLayer: "regions" };
+const EMPTY = { type: "FeatureCollection", features: [] };
+const at = (path) => `${location.origin}${path}`; // MapLibre's workers need whole addresses
+
+let map, painter;
+let tilesOf = 0; // grows when the regions change, so that old tiles are not taken from a cache
+
+const sceneTiles = () => [at(`/api/tiles/scene/{z}/{x}/{y}.png?bands=${state.bands.join(",")}`)];
+const regionTiles = () => [at(`/api/tiles/regions/{z}/{x}/{y}.mvt?v=${tilesOf}`)];
+const collection = (features) => ({ type: "FeatureCollection", features });
+const feature = (type, coordinates, properties = {}) => ({
+  type: "Feature", properties, geometry: { type, coordinates },
+});
+
+function style() {
+  const { zmax } = state.scene;
+  const geojson = { type: "geojson", data: EMPTY };
+  const lines = (id, source, color, width, more = {}) => ({
+    id, source, type: "line", layout: { "line-join": "round", "line-cap": "round" },
+    paint: { "line-color": color, "line-width": width, ...more },
+  });
+  return {
+    version: 8,
+    sources: {
+      scene: { type: "raster", tiles: sceneTiles(), tileSize: 256, maxzoom: zmax },
+      regions: { type: "vector", tiles: regionTiles(), maxzoom: zmax },
+      selected: geojson, labels: geojson, found: geojson, drawing: geojson,
+    },
+    layers: [
+      { id: "scene", type: "raster", source: "scene", paint: { "raster-fade-duration": 0 } },
+      {
+        ...lines("outlines", "regions", "rgba(255,255,255,0.75)", 1),
+        "source-layer": "regions",
+      },
+      scissors("swipe-start", true),
+      {
+        id: "fill", type: "fill", source: "regions", "source-layer": "regions",
+        paint: {
+          "fill-antialias": false,
+          "fill-opacity": state.opacity,
+          "fill-color": ["to-color", ["coalesce", ["feature-state", "color"], "rgba(0,0,0,0)"]],
+        },
+      },
+      scissors("swipe-end", false),
+      lines("selected-edge", "selected", "#000", 5, { "line-opacity": 0.65 }),
+      lines("selected", "selected", "#fff", 2.5),
+      {
+        id: "labels", type: "circle", source: "labels",
+        paint: {
+          "circle-radius": ["interpolate", ["linear"], ["zoom"], 0, 3, 6, 6],
+          "circle-color": ["get", "color"], "circle-stroke-color": "#fff", "circle-stroke-width": 1.5,
+        },
+      },
+      lines("drawing", "drawing", "#ffd400", 2.5, { "line-dasharray": [2, 1.5] }),
+      {
+        id: "corners", type: "circle", source: "drawing", filter: ["==", ["geometry-type"], "Point"],
+        paint: { "circle-radius": 4, "circle-color": "#ffd400", "circle-stroke-width": 1 },
+      },
+    ],
+  };
+}
+
+/** A layer without content that confines the layers above it to the right of the swipe, or ends that. */
+function scissors(id, begin) {
+  return {
+    id, type: "custom",
+    render(gl) {
+      if (!begin || !state.compare) return gl.disable(gl.SCISSOR_TEST);
+      const left = Math.round(swipeAt * gl.drawingBufferWidth);
+      gl.enable(gl.SCISSOR_TEST);
+      gl.scissor(left, 0, gl.drawingBufferWidth - left, gl.drawingBufferHeight);
+    },
+  };
+}
+
+let swipeAt = 0.5;
+
+/** Make the map; `click(region or null, pixel)` and `finish()` are told of clicks and polygons. */
+export function startView({ click, finish }) {
+  const { width, height, zmax } = state.scene;
+  const corners = [toWorld([0, height]), toWorld([width, 0])];
+  map = new MapLibre({
+    container: "map", style: style(), bounds: corners, fitBoundsOptions: { padding: 24 },
+    minZoom: -2, maxZoom: zmax + 4, maxPitch: 0, attributionControl: false, fadeDuration: 0,
+    dragRotate: false, pitchWithRotate: false, touchPitch: false, doubleClickZoom: false,
+    renderWorldCopies: false,
+    transformConstrain: (center, zoom) => {
+      // The scene may be moved anywhere in the window, but its centre stays in it.
+      const [west, south] = corners[0], [east, north] = corners[1];
+      center.lng = Math.min(Math.max(center.lng, west), east);
+      center.lat = Math.min(Math.max(center.lat, south), north);
+      return { center, zoom: Math.min(Math.max(zoom, -2), zmax + 4) };
+    },
+    transformRequest: (url) => ({ url, headers }),
+  });
+  map.touchZoomRotate.disableRotation();
+  map.keyboard.disableRotation();
+  map.getCanvas().setAttribute(
+    "aria-label", "Map. Arrow keys move, plus and minus zoom, Enter takes the region at the cross.");
+
+  painter = new Painter((id, color) => map.setFeatureState({ ...LAYER, id }, { color }));
+  map.on("load", () => { document.body.dataset.loaded = "yes"; redraw(); painter.paint(); });
+  map.on("error", ({ error }) => { if (error?.status !== 404) console.warn("map:", error?.message); });
+  map.on("mousemove", (event) => {
+    painter.point(regionAt(event.point) ?? -1);
+    $("place").value = placeText(toPixel(event.lngLat));
+  });
+  map.on("mouseout", () => { painter.point(-1); $("place").value = ""; });
+  map.on("click", (event) => press(event.point, event.lngLat, click));
+  map.on("dblclick", () => state.drawing && finish());
+  map.on("move", showScale);
+  map.on("zoom", sharpen);
+  map.getCanvas().addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (event.key === "Enter" && state.drawing) return finish();
+    const center = map.getCenter();
+    press(map.project(center), center, click);
+  });
+  showScale();
+  sharpen();
+  watch(["bands"], () => map.getSource("scene")?.setTiles(sceneTiles()));
+  watch(["opacity"], () => paintProperty("fill", "fill-opacity", state.opacity));
+  watch(["outlines"], () => layout("outlines", state.outlines));
+  watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
+  watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
+  startSwipe();
+  return map;
+}
+
+const paintProperty = (...given) => map.getLayer(given[0]) && map.setPaintProperty(...given);
+const layout = (id, shown) => map.getLayer(id) && map.setLayoutProperty(id, "visibility", shown ? "visible" : "none");
+
+function regionAt(point) {
+  if (!map.getLayer("fill")) return null;
+  return map.queryRenderedFeatures(point, { layers: ["fill"] })[0]?.id ?? null;
+}
+
+function press(point, lngLat, click) {
+  const pixel = toPixel(lngLat);
+  if (state.drawing) update({ drawing: [...state.drawing, pixel] });
+  else click(regionAt(point), pixel);
+}
+
+/** Pixels of the scene stay squares where one is larger than a pixel of the screen. */
+function sharpen() {
+  const large = pixelsPerDot(map.getZoom()) * devicePixelRatio < 1;
+  paintProperty("scene", "raster-resampling", large ? "nearest" : "linear");
+}
+
+function showScale() {
+  const [dots, text] = scaleBar(map.getZoom(), 120);
+  const bar = $("scale");
+  bar.hidden = false;
+  bar.firstElementChild.style.width = `${dots}px`;
+  bar.lastElementChild.textContent = text;
+}
+
+const drawn = new Map(); // source -> what it shows, as text
+
+function put(source, features) {
+  const data = collection(features), text = JSON.stringify(features);
+  if (drawn.get(source) === text || !map.getSource(source)) return;
+  drawn.set(source, text);
+  map.getSource(source).setData(data);
+}
+
+function redraw() {
+  const { selected, drawing, labels, places } = state;
+  const rings = (selected?.outline ?? []).map((ring) => ring.map(toWorld));
+  put("selected", rings.length ? [feature("MultiLineString", rings)] : []);
+  put("labels", [...labels].filter(([region]) => places.has(region)).map(([region, id]) =>
+    feature("Point", toWorld(places.get(region)), { color: classOf(id)?.color ?? "#888" })));
+  const corners = (drawing ?? []).map(toWorld);
+  const line = corners.length > 1 ? [feature("LineString", [...corners, corners[0]])] : [];
+  put("drawing", [...line, ...corners.map((corner) => feature("Point", corner))]);
+}
+
+/** Ask for the tiles of the regions again: more are there, or others. */
+export function reloadRegions() {
+  tilesOf += 1;
+  map?.getSource("regions")?.setTiles(regionTiles());
+}
+
+/** Bring a region into the view, with its surroundings. */
+export function showRegion({ bounds, at: place }) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const center = toWorld(place);
+  const [west, north, east, south] = bounds ?? [...place, ...place];
+  const dots = Math.min(map.getContainer().clientWidth, map.getContainer().clientHeight) / 5;
+  const size = Math.max(east - west, south - north, 8);
+  const zoom = Math.log2((dots * 256 * 2 ** state.scene.zmax) / (size * 512));
+  const options = { center, zoom: bounds ? Math.min(zoom, state.scene.zmax + 2) : map.getZoom() };
+  map[still ? "jumpTo" : "easeTo"]({ ...options, duration: 350 });
+}
+
+function startSwipe() {
+  const handle = $("swipe");
+  const move = (share) => {
+    swipeAt = Math.min(Math.max(share, 0), 1);
+    handle.style.left = `${100 * swipeAt}%`;
+    handle.setAttribute("aria-valuenow", Math.round(100 * swipeAt));
+    map.triggerRepaint();
+  };
+  handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
+  handle.addEventListener("pointermove", (event) => {
+    const box = $("stage").getBoundingClientRect();
+    if (handle.hasPointerCapture(event.pointerId)) move((event.clientX - box.left) / box.width);
+  });
+  handle.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -0.05, ArrowRight: 0.05, Home: -1, End: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(swipeAt + step);
+  });
+  watch(["compare"], () => {
+    handle.hidden = !state.compare;
+    move(swipeAt);
+  });
+}
