@@ -84,7 +84,7 @@ function list() {
   if (focused) document.querySelector(`.class[data-class="${focused}"] .pick`)?.focus();
   $("classes-empty").hidden = state.classes.length > 0;
   $("areas").textContent = state.map
-    ? `Map of ${state.labels.size} labels. Area per class at the right.`
+    ? `Map of ${state.labels.size} labels, with the area of each class.`
     : state.classes.length && state.labels.size ? `${state.labels.size} labels.` : "";
 }
 
@@ -102,4 +102,7 @@ export function startClasses() {
   });
   watch(["classes", "labels", "map", "chosen"], list);
   watch(["classes"], () => (color.value = freeColour()));
+  watch(["regions"], () => {
+    for (const each of $("add-class").elements) each.disabled = state.regions.state !== "ready";
+  });
 }

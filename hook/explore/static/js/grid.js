@@ -34,14 +34,14 @@ const grouped = (value, digits) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 /** A position as text: the scene's coordinates, else column and row. */
-export function placeText(pixel) {
+export function placeText(pixel, withCrs = true) {
   const [column, row] = pixel.map(Math.floor);
   const { width, height, unit, crs } = state.scene;
   if (column < 0 || row < 0 || column >= width || row >= height) return "";
   const place = toScene(pixel);
   if (!place) return `column ${column}, row ${row}`;
   const digits = unit?.startsWith("deg") ? 6 : 1;
-  return `${grouped(place[0], digits)}, ${grouped(place[1], digits)}  ${crs ?? ""}`;
+  return `x ${grouped(place[0], digits)}  y ${grouped(place[1], digits)}${withCrs && crs ? `  ${crs}` : ""}`;
 }
 
 export function areaText(squareMetres) {
@@ -54,7 +54,7 @@ export function areaText(squareMetres) {
 /** A round length that is at most `dots` pixels of the screen long: [dots, text]. */
 export function scaleBar(zoom, dots) {
   const { transform, unit } = state.scene;
-  const metric = transform && unit === "m";
+  const metric = transform && /^(m|metre|meter)$/.test(unit ?? "");
   const perDot = pixelsPerDot(zoom) * (metric ? Math.hypot(transform[0], transform[3]) : 1);
   const most = perDot * dots;
   const power = 10 ** Math.floor(Math.log10(most));

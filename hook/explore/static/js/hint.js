@@ -9,12 +9,12 @@ function sentence() {
   const { regions, classes, labels, chosen, map, offered, drawing, lost, selected, found } = state;
   if (lost) return "The server does not answer. Start ‘hook explore’ again; no label is lost.";
   if (regions.state === "failed") return regions.message || "The regions could not be computed.";
+  if (regions.state !== "ready") return "The regions of the scene are being found. Move, zoom and choose bands meanwhile.";
   if (drawing) return "Click the corners of a polygon. Double-click or Enter ends it, Esc stops.";
   if (offered !== null && selected)
     return `What is this? ${classes.map(({ name }, k) => (k < 9 ? `${k + 1} ${name}` : "")).join("   ")}   S skip   Esc stop`;
   if (found.length) return "Lit regions are alike. Choose a class and label them all, or Esc to clear.";
   if (!classes.length) {
-    if (regions.state !== "ready") return "The regions are being computed. Look around meanwhile, and add classes at the right.";
     return "Start here: add two classes, such as water and forest. Then click regions of each.";
   }
   const unlabelled = classes.find(({ id }) => ![...labels.values()].includes(id));

@@ -4,7 +4,7 @@
 import { get, post } from "./api.js";
 import { $, attempt } from "./dom.js";
 import { reloadRegions } from "./view.js";
-import { state, update } from "./store.js";
+import { state, update, watch } from "./store.js";
 
 let last = Promise.resolve();
 
@@ -118,7 +118,8 @@ export async function hear(event) {
   }
 }
 
-export function startUndo(watch) {
+export function startUndo() {
   $("undo").onclick = undo;
-  watch(["revision", "labels"], () => ($("undo").disabled = !state.labels.size && state.revision <= 0));
+  let any = false; // a label was there: removing the last one can be undone, too
+  watch(["labels"], () => ($("undo").disabled = !(any ||= state.labels.size > 0)));
 }

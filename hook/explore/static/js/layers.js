@@ -12,9 +12,9 @@ export function nextMode() {
 }
 
 function bandChoosers() {
-  const { bands: names } = state.scene;
+  const { bands: names, numbers } = state.scene;
   const choosers = ["Red", "Green", "Blue"].map((shown, place) => {
-    const options = names.map((name, k) => make("option", { value: k + 1 }, /^\d+$/.test(name) ? `Band ${name}` : name));
+    const options = names.map((name, k) => make("option", { value: numbers[k] }, /^\d+$/.test(name) ? `Band ${name}` : name));
     const chooser = make("select", {
       aria: { label: `Band shown as ${shown.toLowerCase()}` }, className: shown.toLowerCase(),
       onchange: () => update({ bands: choosers.map((each) => Number(each.value)) }),

@@ -9,7 +9,7 @@ import { hear, readSession, refreshMap, startUndo } from "./labels.js";
 import { startLayers } from "./layers.js";
 import { clicked, finishPolygon, startRegion } from "./region.js";
 import { startSave } from "./save.js";
-import { state, update, watch } from "./store.js";
+import { state, update } from "./store.js";
 import { startView } from "./view.js";
 
 async function start() {
@@ -20,7 +20,7 @@ async function start() {
   startClasses();
   startRegion();
   startSave();
-  startUndo(watch);
+  startUndo();
   startHint();
   startKeys();
   startView({ click: clicked, finish: finishPolygon });

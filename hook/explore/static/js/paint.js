@@ -4,7 +4,7 @@
 import { state, watch } from "./store.js";
 
 const NONE = 255; // of classes in the answer of /api/map
-const FOUND = [0, 229, 255];
+const FOUND = [255, 0, 200];
 const RAMP = [[253, 231, 37], [94, 201, 98], [33, 145, 140], [59, 82, 139], [68, 1, 84]].reverse();
 
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
@@ -44,7 +44,7 @@ export class Painter {
     const { map, mode, found, classes, labels } = state;
     const colours = new Uint32Array(this.shown.length);
     const pack = ([r, g, b], alpha) => ((Math.round(alpha * 255) << 24) | (r << 16) | (g << 8) | b) >>> 0;
-    const dim = found.length ? 0.35 : 1;
+    const dim = found.length ? 0.25 : 1;
     const ofClass = new Map(classes.map((each) => [each.id, pack(rgb(each.color), dim)]));
     if (map && mode === "classes") {
       const palette = new Uint32Array(256);

@@ -39,13 +39,12 @@ function facts(region) {
     const of = classOf(id);
     return of && make("span", { className: "tag", color: of.color }, of.name);
   };
-  if (region.label !== null && classOf(region.label)) add("Label", named(region.label));
   if (region.predicted !== null && classOf(region.predicted))
     add("Map", named(region.predicted), ` ${percent(region.probability)}`);
   if (region.class_name) add("Model", `${region.class_name} ${region.score === null ? "" : percent(region.score)}`);
   for (const [name, score] of Object.entries(region.scores ?? {})) add(name, percent(score));
   add("Area", `${areaText(region.area_m2)} ${region.area_m2 === null ? "" : "· "}${region.pixels.toLocaleString("en")} pixels`);
-  add("Place", placeText(region.at));
+  add("Place", placeText(region.at, false));
   return make("dl", { className: "facts" }, ...rows);
 }
 
@@ -101,12 +100,12 @@ export async function offer(skip = false) {
 }
 
 /** A thumbnail that selects its region. */
-function thumb(id, words, caption) {
+function thumb(id, words, caption, color = "") {
   const image = make("img", { alt: "", width: 64, height: 64 });
   picture(`/api/thumbnail/${id}.png?size=96&bands=${state.bands.join(",")}`).then(
     (address) => (image.src = address), () => image.classList.add("missing"));
   return make("button", { type: "button", className: "thumb", data: { region: id }, aria: { label: words }, onclick: attempt(() => select(id, true)) },
-    image, make("small", {}, caption));
+    image, make("small", { color }, caption));
 }
 
 const similarTo = async (query) => {
@@ -141,7 +140,7 @@ export function clearFound() {
 }
 
 const uncertain = () =>
-  (state.map?.uncertain ?? []).filter((id) => !state.labels.has(id) && !state.skipped.has(id)).slice(0, 10);
+  (state.map?.uncertain ?? []).filter((id) => !state.labels.has(id) && !state.skipped.has(id)).slice(0, 5);
 
 export function startRegion() {
   watch(["selected", "labels", "classes", "map"], show);
@@ -154,8 +153,9 @@ export function startRegion() {
     const regions = uncertain();
     $("next-section").hidden = !regions.length;
     $("next").replaceChildren(...regions.map((id) => {
-      const p = state.map.probability[id] / 255;
-      return thumb(id, `Region ${id}, certain to ${percent(p)}`, percent(p));
+      const of = state.classes[state.map.classes[id]];
+      const p = percent(state.map.probability[id] / 255);
+      return thumb(id, `Region ${id}, ${of?.name} to ${p}`, `${of?.name}?`, of?.color);
     }));
   });
   watch(["found", "chosen", "classes"], () => {

@@ -9,8 +9,8 @@ let running = false;
 function show({ state: now, done = 0, message = "", files = [] }) {
   $("job").hidden = false;
   $("job").dataset.state = now;
-  $("job-text").textContent = message || { done: "Saved.", failed: "This failed.", running: "Saving…" }[now] || "Saving…";
-  $("job-bar").hidden = now === "done" || now === "failed";
+  $("job-text").textContent = message || { finished: "Saved.", failed: "This failed.", running: "Saving…" }[now] || "Saving…";
+  $("job-bar").hidden = now !== "running";
   $("job-bar").value = done;
   $("job-files").replaceChildren(...files.map((name) => make("li", {}, name)));
 }
@@ -26,7 +26,7 @@ async function save(event) {
     for (;;) {
       const now = await get(`/api/jobs/${job}`);
       show(now);
-      if (now.state === "done" || now.state === "failed") return;
+      if (now.state !== "running") return;
       await new Promise((resolve) => setTimeout(resolve, 300));
     }
   } finally {

@@ -38,11 +38,6 @@ function style() {
     layers: [
       { id: "scene", type: "raster", source: "scene", paint: { "raster-fade-duration": 0 } },
       {
-        ...lines("outlines", "regions", "rgba(255,255,255,0.75)", 1),
-        "source-layer": "regions",
-      },
-      scissors("swipe-start", true),
-      {
         id: "fill", type: "fill", source: "regions", "source-layer": "regions",
         paint: {
           "fill-antialias": false,
@@ -50,7 +45,7 @@ function style() {
           "fill-color": ["to-color", ["coalesce", ["feature-state", "color"], "rgba(0,0,0,0)"]],
         },
       },
-      scissors("swipe-end", false),
+      { ...lines("outlines", "regions", "rgba(255, 225, 77, 0.8)", 1), "source-layer": "regions" },
       lines("selected-edge", "selected", "#000", 5, { "line-opacity": 0.65 }),
       lines("selected", "selected", "#fff", 2.5),
       {
@@ -84,12 +79,15 @@ function scissors(id, begin) {
 
 let swipeAt = 0.5;
 
+/** Room around the scene for what lies on the map. */
+const fit = () => (innerWidth > 700 ? { top: 76, bottom: 90, left: 20, right: 20 } : { top: 44, bottom: 80, left: 8, right: 8 });
+
 /** Make the map; `click(region or null, pixel)` and `finish()` are told of clicks and polygons. */
 export function startView({ click, finish }) {
   const { width, height, zmax } = state.scene;
   const corners = [toWorld([0, height]), toWorld([width, 0])];
   map = new MapLibre({
-    container: "map", style: style(), bounds: corners, fitBoundsOptions: { padding: 24 },
+    container: "map", style: style(), bounds: corners, fitBoundsOptions: { padding: fit() },
     minZoom: -2, maxZoom: zmax + 4, maxPitch: 0, attributionControl: false, fadeDuration: 0,
     dragRotate: false, pitchWithRotate: false, touchPitch: false, doubleClickZoom: false,
     renderWorldCopies: false,
@@ -108,7 +106,13 @@ export function startView({ click, finish }) {
     "aria-label", "Map. Arrow keys move, plus and minus zoom, Enter takes the region at the cross.");
 
   painter = new Painter((id, color) => map.setFeatureState({ ...LAYER, id }, { color }));
-  map.on("load", () => { document.body.dataset.loaded = "yes"; redraw(); painter.paint(); });
+  map.on("load", () => {
+    map.addLayer(scissors("swipe-start", true), "fill");
+    map.addLayer(scissors("swipe-end", false), "outlines");
+    redraw();
+    sharpen();
+    document.body.dataset.loaded = "yes";
+  });
   map.on("error", ({ error }) => { if (error?.status !== 404) console.warn("map:", error?.message); });
   map.on("mousemove", (event) => {
     painter.point(regionAt(event.point) ?? -1);
@@ -119,7 +123,10 @@ export function startView({ click, finish }) {
   map.on("dblclick", () => state.drawing && finish());
   map.on("move", showScale);
   map.on("zoom", sharpen);
+  const stage = $("stage");
+  stage.addEventListener("pointermove", () => delete stage.dataset.keys);
   map.getCanvas().addEventListener("keydown", (event) => {
+    if (/^(Arrow|[+=-]$|Enter| )/.test(event.key)) stage.dataset.keys = "yes"; // shows the cross
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
     event.stopPropagation();
@@ -128,7 +135,6 @@ export function startView({ click, finish }) {
     press(map.project(center), center, click);
   });
   showScale();
-  sharpen();
   watch(["bands"], () => map.getSource("scene")?.setTiles(sceneTiles()));
   watch(["opacity"], () => paintProperty("fill", "fill-opacity", state.opacity));
   watch(["outlines"], () => layout("outlines", state.outlines));
@@ -137,6 +143,9 @@ export function startView({ click, finish }) {
   startSwipe();
   return map;
 }
+
+/** The MapLibre map, for tests and the console. */
+export const theMap = () => map;
 
 const paintProperty = (...given) => map.getLayer(given[0]) && map.setPaintProperty(...given);
 const layout = (id, shown) => map.getLayer(id) && map.setLayoutProperty(id, "visibility", shown ? "visible" : "none");
