@@ -2,13 +2,37 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 with warnings.catch_warnings():
     # In a notebook without ipywidgets tqdm falls back to text, with a warning.
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
+
+listeners: list[Callable[[str, float], None]] = []
+"""Functions called by all bars of this process with what is done and its share, from 0 to 1."""
+
+
+class _Bar(tqdm):
+    """A bar that tells the listeners, even if it is not shown."""
+
+    _counted = 0
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._counted += n or 0
+        for tell in listeners:
+            tell(getattr(self, "desc", "") or "", min(self._counted / (self.total or 1), 1.0))
+        return super().update(n)
+
+    def __iter__(self) -> Iterator:
+        if not listeners:
+            yield from super().__iter__()
+            return
+        for item in self.iterable:
+            yield item
+            self.update()
+        self.close()
 
 
 def progress_bar(iterable: Iterable | None = None, *, show: bool = True, **options: Any) -> tqdm:
@@ -20,7 +44,7 @@ def progress_bar(iterable: Iterable | None = None, *, show: bool = True, **optio
         **options: Options of :class:`tqdm.tqdm`.
     """
     # With None tqdm shows a bar on terminals only, and a notebook's stream is not one.
-    return tqdm(iterable, disable=not show or (False if in_notebook() else None), **options)
+    return _Bar(iterable, disable=not show or (False if in_notebook() else None), **options)
 
 
 def in_notebook() -> bool:

@@ -13,7 +13,8 @@ from hook.errors import reports_errors
 
 _PACKAGE = Path(__file__).parents[1]
 _COMMANDS = (
-    "predict tokens map regions similar label encode decode export vectorize stats style models"
+    "predict tokens map regions similar label explore encode decode export vectorize stats style "
+    "models"
 ).split()
 
 

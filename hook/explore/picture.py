@@ -40,6 +40,7 @@ class ScenePicture:
         bands: Name or number of each band to choose from.
         numbers: Their 1-based numbers in the file.
         rgb: Numbers of the bands shown by default.
+        tags: Scale and offset of each band, (C,) each, which are not applied.
         zmax: Zoom at which a pixel of a tile is a pixel of the scene.
 
     Raises:
@@ -59,6 +60,8 @@ class ScenePicture:
         self.numbers = image_bands(source) or list(source.indexes)
         self.bands = [str(name) for name in band_names(source)] or list(map(str, self.numbers))
         self.rgb = [self.numbers[k] for k in choose_rgb(self.bands, len(self.numbers))]
+        chosen = [number - 1 for number in self.numbers]
+        self.tags = np.array(source.scales)[chosen], np.array(source.offsets)[chosen]
         self.zmax = max(math.ceil(math.log2(max(self.height, self.width) / TILE)), 0)
         has_overviews = all(source.overviews(number) for number in self.rgb)
         larger = max(self.height, self.width) / _REDUCED
@@ -86,16 +89,20 @@ class ScenePicture:
             ConfigError: There is no such tile or band.
             DataError: A part of the file cannot be read.
         """
+        self.check_tile(z, x, y)
+        side = TILE << (self.zmax - z)
+        if x * side >= self.width or y * side >= self.height:
+            return None
+        return self._png(x * side, y * side, side, TILE, bands)
+
+    def check_tile(self, z: int, x: int, y: int) -> None:
+        """Raise a ConfigError if there is no tile of this zoom, column and row."""
         if not 0 <= z <= self.zmax or not (0 <= x < 2**z and 0 <= y < 2**z):
             raise ConfigError(
                 f"no tile {z}/{x}/{y}",
                 expected=f"zoom 0 to {self.zmax}, column and row from 0 to 2^zoom - 1",
                 remedy="load the page again",
             )
-        side = TILE << (self.zmax - z)
-        if x * side >= self.width or y * side >= self.height:
-            return None
-        return self._png(x * side, y * side, side, TILE, bands)
 
     def thumbnail(
         self, bounds: Sequence[float], size: int, bands: Sequence[int] | None = None
@@ -134,6 +141,14 @@ class ScenePicture:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "PNG", compress_level=1)
         return file.getvalue()
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Read all bands of a window inside the scene: values and validity (C, h, w).
+
+        Raises:
+            DataError: A part of the file cannot be read.
+        """
+        return self._read_file(self.numbers, window, (window.height, window.width))
 
     def check_bands(self, bands: Sequence[int] | None) -> tuple[int, ...]:
         """Return three numbers of bands.

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -179,15 +180,32 @@ class RegionIndex:
             ConfigError: There is no such region, or ``k`` is not positive.
             DataError: The region's embedding is null, zero or not finite.
         """
-        if not is_int(region) or not 0 <= region < len(self):
-            raise ConfigError(
-                f"{self.source}: no such region",
-                expected=f"a row number from 0 to {len(self) - 1}",
-                found=short_repr(region),
-                remedy="use a row number of the file of regions",
-            )
-        rows = np.array([int(region)])
-        return self._nearest(self._mean(rows, np.ones(1)), k, rows, keep_query)
+        return self.by_ids([region], k, keep_query=keep_query)
+
+    def by_ids(
+        self, regions: Sequence[int], k: int = 50, *, keep_query: bool = False
+    ) -> geopandas.GeoDataFrame:
+        """Find the regions most similar to the mean embedding of some of them.
+
+        Args:
+            regions: Their ids; embeddings that are null, zero or not finite are skipped.
+            k: Number of regions to find, at most.
+            keep_query: Keep the regions themselves in the result.
+
+        Raises:
+            ConfigError: There is no such region, or ``k`` is not positive.
+            DataError: None of the embeddings is usable, or their mean is zero.
+        """
+        for region in regions:
+            if not is_int(region) or not 0 <= region < len(self):
+                raise ConfigError(
+                    f"{self.source}: no such region",
+                    expected=f"a row number from 0 to {len(self) - 1}",
+                    found=short_repr(region),
+                    remedy="use a row number of the file of regions",
+                )
+        rows = np.unique(np.array(regions, np.int64))
+        return self._nearest(self._mean(rows, np.ones(len(rows))), k, rows, keep_query)
 
     def by_point(
         self, x: float, y: float, crs: object = None, k: int = 50, *, keep_query: bool = False

@@ -1,0 +1,114 @@
+"""Begin a session, or go on with it, and serve it."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hook.errors import ConfigError
+from hook.geo.staging import writing
+
+
+def explore(
+    scene: str | os.PathLike,
+    *,
+    regions: str | os.PathLike | None = None,
+    model: str | Sequence[str] | None = None,
+    out: str | os.PathLike | None = None,
+    scale: float | None = None,
+    regions_per_km2: float | None = None,
+    embedding: str | None = None,
+    bidx: Sequence[int | str] | None = None,
+    nodata: float | str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    port: int = 0,
+    browser: bool = True,
+) -> None:
+    """Serve a page on this machine to label the regions of a scene and get a map.
+
+    Labels and results are kept in a folder, with ``regions.parquet``. Another call goes on where
+    the last one stopped, also if it was killed.
+
+    Args:
+        scene: A raster that GDAL opens.
+        regions: A file of its regions, as written by ``hook regions``, which is copied.
+        model: Instead: name of a model, or config and checkpoint, which makes the regions. Neither
+            is needed for a folder that has regions.
+        out: The folder; default: ``<stem of the scene>_explore`` next to the scene.
+        scale: See :class:`hook.regions.RegionRequest`.
+        regions_per_km2: See there.
+        embedding: See :class:`hook.apis.RegionExtractor`.
+        bidx: See :class:`hook.scenes.SceneRequest`.
+        nodata: See there.
+        device: Device of the model.
+        threads: CPU threads of the model; default: PyTorch's.
+        port: Port of the page, 0 for any that is free.
+        browser: Open the page in the browser.
+
+    Raises:
+        ConfigError: A package of the extra or the bundle of the page is missing, there are no
+            regions, or the port is taken.
+        DataError: A file cannot be read, or regions or labels are not those of the scene.
+        SceneError: The folder cannot be written to.
+    """
+    check_installation()
+    from hook.explore.server import Events, serve
+    from hook.explore.session import Session
+
+    scene = os.fspath(scene)
+    name = f"{Path(scene).stem}_explore"
+    folder = Path(out) if out else (Path(scene).parent if Path(scene).exists() else Path()) / name
+    events = Events()
+    session = Session(scene, folder, nodata, events.publish)
+    if regions is None and model is None and session.stored is None:
+        raise ConfigError(
+            f"{folder}: there are no regions",
+            expected="a model, a file of regions, or the folder of an earlier session",
+            found="neither",
+            remedy="pass --model NAME (a name from 'hook models list') or --regions FILE",
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    options = {"embedding": embedding, "device": device, "threads": threads}
+    request = {"scale": scale, "regions_per_km2": regions_per_km2, "bidx": bidx, "nodata": nodata}
+    facts: dict[str, str] = {}
+    if model is not None:
+        model = model if isinstance(model, str) else list(model)
+        facts["model"] = json.dumps([model, embedding, request])
+    path = session.stored if regions is None else session.adopt(Path(regions))
+    if path is not None:
+        session.load(path, facts)
+    else:
+        given: dict[str, Any] = dict(model=model, options=options, request=request)
+        session.compute(folder / "regions.parquet", facts, **given)
+    try:
+        serve(session, events, port, browser)
+    finally:
+        session.close()
+
+
+def check_installation() -> None:
+    """Check that the packages of the extra are installed, and that the page was built.
+
+    Raises:
+        ConfigError: They are missing.
+    """
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            "the page needs further packages",
+            expected=" and ".join(("fastapi", "uvicorn")),
+            found=f"no {' and '.join(missing)}",
+            remedy="pip install 'hook-rs[explore]'",
+        )
+    bundle = Path(__file__).parent / "static" / "vendor" / "maplibre-gl.mjs"
+    if not bundle.is_file():
+        raise ConfigError(
+            "the page's map library is not there",
+            expected=f"{bundle.relative_to(Path(__file__).parents[2])}, which wheels have",
+            found="a checkout without it",
+            remedy="run 'python tools/misc/bundle_explore.py', which needs npm",
+        )

@@ -1,0 +1,128 @@
+"""Whether regions and labels are of a scene."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import shapely
+from pyproj import CRS
+from rasterio import Affine, features
+from rasterio.windows import Window
+
+from hook.errors import DataError
+from hook.explore.picture import ScenePicture
+from hook.geo.vector import apply_affine
+from hook.regions.table import Regions
+from hook.scenes.reader import fingerprint_of_raster
+
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+_CHECKED = 8  # regions whose pixels are read
+_TOLERANCE = 1e-3  # of statistics, relative
+
+
+def digest_of_scene(path: str) -> str:
+    """Return a checksum of a raster: its header, sizes of its files, and samples of their bytes.
+
+    It does not depend on the name, the folder and the time of the file.
+    """
+    found = fingerprint_of_raster(path)
+    for part in (found, *found["files"]):
+        part.pop("name", None), part.pop("time", None)
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True, default=str).encode())
+    if (file := Path(path)).is_file():
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            for place in np.linspace(0, max(size - _SAMPLE_BYTES, 0), _SAMPLES).astype(int):
+                opened.seek(int(place))
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def digest_of_file(path: str | Path) -> str:
+    """Return the checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_regions(
+    table: Regions,
+    scene: str,
+    picture: ScenePicture,
+    crs: CRS | None,
+    grid: Affine,
+) -> None:
+    """Check that regions are those of a scene, by their CRS, place, sizes and values.
+
+    The pixels of a few regions are read, and their number and the means of bands compared with the
+    fields of the regions, as far as there are any.
+
+    Args:
+        table: The regions.
+        scene: Name of the scene.
+        picture: The scene.
+        crs: Its CRS.
+        grid: Its transform.
+
+    Raises:
+        DataError: They are not, or have no embeddings.
+    """
+    table.require_embeddings()
+    remedy = "explore the scene the regions were made of, or make regions of this one (--model)"
+    if (table.crs is None) != (crs is None) or (crs is not None and table.crs != crs):
+        raise DataError(
+            f"{table.source}: regions in a different CRS than {scene}",
+            expected=crs.to_string() if crs else "no CRS",
+            found=table.crs.to_string() if table.crs else "no CRS",
+            remedy=remedy,
+        )
+    corners = apply_affine(shapely.box(0, 0, picture.width, picture.height), grid)
+    outside = apply_affine(shapely.box(*table.bounds), ~grid).bounds
+    if min(outside) < -1 or outside[2] > picture.width + 1 or outside[3] > picture.height + 1:
+        raise DataError(
+            f"{table.source}: regions beyond {scene}",
+            expected="x {:.10g} to {:.10g}, y {:.10g} to {:.10g}".format(
+                *np.array(corners.bounds)[[0, 2, 1, 3]]
+            ),
+            found="x {:.10g} to {:.10g}, y {:.10g} to {:.10g}".format(
+                *np.array(table.bounds)[[0, 2, 1, 3]]
+            ),
+            remedy=remedy,
+        )
+    names = table.fields.column_names
+    bands = [name for name in names if name.startswith("mean_")]
+    if "pixels" not in names or not bands:
+        return
+    chosen = np.random.default_rng(0).permutation(len(table))[:_CHECKED]
+    wanted = np.array([table.fields[name].take(chosen).to_numpy() for name in bands], float)
+    pixels = table.fields["pixels"].take(chosen).to_numpy()
+    shapes = apply_affine(table.geometry[chosen], ~grid)
+    counts, means = zip(*(_measure(picture, shape) for shape in shapes), strict=True)
+    means = np.array(means).T  # of all bands of the scene, as they are and with its tags applied
+    scales, offsets = picture.tags
+    means = np.vstack([means, means * scales[:, np.newaxis] + offsets[:, np.newaxis]])
+    close = np.isclose(wanted[:, np.newaxis], means, rtol=_TOLERANCE, equal_nan=True)
+    known = np.isfinite(wanted).all(axis=0) & np.isfinite(means).all(axis=0)
+    if (pixels != counts).any() or not close[:, :, known].all(axis=2).any(axis=1).all():
+        raise DataError(
+            f"{table.source}: regions of a different scene than {scene}",
+            expected=f"regions with the pixels and means of bands {', '.join(picture.bands)}",
+            found=f"region {chosen[0]}: {pixels[0]:.0f} pixels, {bands[0]} {wanted[0, 0]:.6g}"
+            + f"; the scene has {counts[0]} pixels, means "
+            + ", ".join(f"{mean:.6g}" for mean in means[:, 0]),
+            remedy=remedy,
+        )
+
+
+def _measure(picture: ScenePicture, shape: shapely.Geometry) -> tuple[int, np.ndarray]:
+    """Count the pixels of a polygon, and return the mean of each band, NaN if some lack data."""
+    left, top, right, bottom = np.rint(shape.bounds).astype(int).tolist()
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, picture.width), min(bottom, picture.height)
+    window = Window(left, top, max(right - left, 1), max(bottom - top, 1))
+    place = Affine.translation(left, top)
+    inside = features.geometry_mask([shape], (window.height, window.width), place, invert=True)
+    values, valid = picture.read(window)
+    means = values[:, inside].astype(float).mean(axis=1) if inside.any() else math.nan
+    return int(inside.sum()), np.where(valid[:, inside].all(), means, math.nan)

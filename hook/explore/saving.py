@@ -1,0 +1,132 @@
+"""Files that a session writes into its folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import geopandas
+import numpy as np
+import shapely
+from rasterio import Affine, features
+
+from hook.explore.journal import LabelClass
+from hook.geo.staging import StagedFiles
+from hook.geo.vector import apply_affine
+from hook.regions.few_labels import classify_regions
+from hook.regions.table import Regions
+from hook.scenes.layers import ClassLayer, Part, PartFile, SceneGeometry, write_cog
+from hook.scenes.reader import SceneReader
+from hook.scenes.stac import WrittenLayer, is_own_item, write_stac_item
+
+LABELS = "labels.gpkg"
+REGIONS = ("classified.parquet", "classified.gpkg")
+MAP = "map.tif"
+MODEL = "model"
+
+
+def save_labels(table: Regions, labels: Mapping[int, str], folder: Path) -> list[Path]:
+    """Write the labelled regions as polygons with the fields ``region_id`` and ``class``.
+
+    ``hook label`` reads them as its labels.
+    """
+    rows = np.array(sorted(labels), np.int64)
+    found = geopandas.GeoDataFrame(
+        {"region_id": rows, "class": [labels[row] for row in rows.tolist()]},
+        geometry=table.geometry[rows],
+        crs=table.crs,
+    )
+    path = folder / LABELS
+    with StagedFiles(overwrite=True) as files:
+        Regions.from_table(found).write(files.add(path), path, "labels")
+        files.commit()
+    return [path]
+
+
+def save_regions(table: Regions, labels: Mapping[int, str], folder: Path) -> list[Path]:
+    """Write all regions with their classes, as ``hook label`` does."""
+    paths = [folder / name for name in REGIONS]
+    for path in paths:
+        classify_regions(table, labels, path, overwrite=True)
+    return paths
+
+
+def save_map(
+    table: Regions,
+    labels: Mapping[int, str],
+    classes: list[LabelClass],
+    scene: str,
+    nodata: float | str | None,
+    folder: Path,
+) -> list[Path]:
+    """Write the classes as a Cloud-Optimised GeoTIFF on the grid of the scene.
+
+    Values are the ``class_id`` of the classified regions. Names, a style and a STAC Item are
+    written next to it, as :func:`hook.scenes.map_scene` does.
+
+    Args:
+        table: The regions.
+        labels: Class names by region id.
+        classes: Their colours.
+        scene: The scene.
+        nodata: Replaces its nodata value.
+        folder: Folder of the files.
+
+    Raises:
+        DataError: See :func:`hook.regions.classify_regions`.
+        SceneError: A file cannot be written.
+    """
+    found = classify_regions(table, labels)
+    colours = {one.name: tuple(bytes.fromhex(one.color[1:])) for one in classes}
+    names = sorted(set(labels.values()))
+    layer = ClassLayer(folder / MAP, class_names=names, palette=[colours[name] for name in names])
+    item = layer.output.with_suffix(".json")
+    with (
+        SceneReader(scene, nodata=nodata) as reader,
+        StagedFiles(True, inputs=[scene]) as files,
+        TemporaryDirectory(prefix=".hook-", dir=folder) as scratch,
+    ):
+        geometry = SceneGeometry(reader.height, reader.width, reader.crs, reader.transform)
+        staged_item = files.add(item, is_own_item)
+        staged = layer.add_to(files)
+        known = found.class_id.notna().to_numpy()
+        ids = found.class_id[known].to_numpy(np.int64)
+        part = PartFile(Path(scratch, "map.tif"), layer, reader.height, reader.width)
+        try:
+            _burn(
+                part, apply_affine(table.geometry[known], ~reader.transform), ids, layer, geometry
+            )
+        finally:
+            part.close()
+        whole = [Part(0, reader.height, part.path)]
+        counts = write_cog(staged, layer, geometry, whole, Path(scratch))
+        layer.finish()
+        write_stac_item(
+            staged_item,
+            geometry,
+            [WrittenLayer(layer, staged, counts)],
+            output=item,
+            inputs=[scene],
+            times=reader.times,
+        )
+        files.commit()
+    return [layer.output, item]
+
+
+def _burn(
+    part: PartFile,
+    shapes: np.ndarray,
+    ids: np.ndarray,
+    layer: ClassLayer,
+    geometry: SceneGeometry,
+) -> None:
+    """Write the value of the polygon that contains the centre of each pixel, strip by strip."""
+    tree = shapely.STRtree(shapes)
+    for top in range(0, geometry.height, 512):
+        rows = min(512, geometry.height - top)
+        near = np.sort(tree.query(shapely.box(0, top, geometry.width, top + rows)))
+        pairs = zip(shapes[near], ids[near].tolist(), strict=True)
+        values = np.full((rows, geometry.width), layer.nodata, layer.dtype)
+        if len(near):
+            features.rasterize(pairs, out=values, transform=Affine.translation(0, top))
+        part.write(values[np.newaxis])
+    part.finish()

@@ -1,0 +1,81 @@
+"""Long jobs in a process of their own: ``python -m hook.explore.worker``.
+
+The first line of its standard input is a job as JSON, ``{"job": ..., ...}``. It writes lines of
+JSON to standard output: ``{"message": ..., "done": ...}``, with ``"error"`` or ``"files"`` at the
+end. It ends with its parent, whose end closes the standard input.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from hook import progress
+from hook.errors import HookError, of_system
+
+
+def extract(scene: str, output: str, model: Any, options: dict, request: dict) -> list[str]:
+    """Write the regions of a scene, continuing an interrupted run."""
+    from hook.apis import RegionExtractor
+
+    RegionExtractor(_model(model), **options).extract(scene, output, resume=True, **request)
+    return [output]
+
+
+def train(scene: str, labels: str, folder: str, options: dict) -> list[str]:
+    """Train a segmentation of a scene on a map of it."""
+    from hook.apis import train as run
+
+    result = run(scene, labels, folder, overwrite=True, **options)
+    return [str(result.checkpoint)]
+
+
+def _model(model: str | list[str]) -> Any:
+    return tuple(model) if isinstance(model, list) else model
+
+
+JOBS: dict[str, Callable[..., list[str]]] = {"extract": extract, "train": train}
+
+
+def main() -> None:
+    """Run the job on standard input."""
+    given = json.loads(sys.stdin.readline())
+    # Libraries may print: only this function writes to the parent.
+    answer, sys.stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w"), sys.stderr
+    os.dup2(sys.stderr.fileno(), 1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    told = [0.0]
+
+    def tell(message: str, done: float) -> None:
+        if done >= 1 or time.monotonic() - told[0] > 0.2:
+            told[0] = time.monotonic()
+            _write(answer, message=message, done=round(done, 4))
+
+    progress.listeners.append(tell)
+    try:
+        _write(answer, files=JOBS[given.pop("job")](**given))
+    except Exception as error:
+        known = error if isinstance(error, HookError) else of_system(error)
+        if known is None:
+            traceback.print_exc()
+            known = HookError("the job failed", found=f"{type(error).__name__}: {error}")
+        parts = (known.what, known.expected, known.found, known.remedy)
+        _write(answer, error=[None if part is None else str(part) for part in parts])
+
+
+def _write(file: Any, **content: Any) -> None:
+    file.write(json.dumps(content) + "\n")
+    file.flush()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
