@@ -254,6 +254,9 @@ class Session:
             "regions": self.state,
             "classes": [one._asdict() for one in classes],
             "labels": labels,
+            "places": dict(zip(labels, self._at(np.array(list(labels), int)), strict=True))
+            if labels
+            else {},
         }
 
     def labels(self) -> tuple[int, list, dict[int, int]]:
@@ -297,7 +300,14 @@ class Session:
             "bounds": loaded.pixels[region].tolist(),
             "at": place,
             "coordinates": list(self.grid @ tuple(place)),
+            "outline": self._outline(region),
         }
+
+    def _outline(self, region: int) -> list[list[list[float]]]:
+        """Return columns and rows of the rings of a region."""
+        shape = apply_affine(self.ready.table.geometry[region], ~self.grid)
+        rings = shapely.get_rings(shapely.get_parts(shape))
+        return [shapely.get_coordinates(ring).tolist() for ring in rings]
 
     def _at(self, regions: np.ndarray) -> list[list[float]]:
         """Return column and row of a point in each region."""
