@@ -76,7 +76,7 @@ class LabelJournal:
                     remedy="explore the scene and regions the session was begun with, or begin "
                     "another one (--out)",
                 )
-        with self._changing():
+        with self._changing(by=0):
             rows = [*facts.items(), ("revision", known.get("revision", "0"))]
             self._file.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", rows)
 
@@ -208,13 +208,14 @@ class LabelJournal:
             )
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self, by: int = 1) -> Iterator[None]:
         """Make the statements of the block one change: all of it on disk, or none."""
         with self._lock, self._translated():
             self._file.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._file.execute("UPDATE facts SET value = value + 1 WHERE name = 'revision'")
+                query = "UPDATE facts SET value = value + ? WHERE name = 'revision'"
+                self._file.execute(query, (by,))
                 self._file.execute("COMMIT")
             except BaseException:
                 self._file.execute("ROLLBACK")
