@@ -10,6 +10,10 @@ from typing import Any
 from hook.errors import ConfigError
 from hook.geo.staging import writing
 
+STATIC = Path(__file__).parent / "static"
+BUNDLE = STATIC / "vendor" / "maplibre-gl.mjs"
+"""Part of the page that wheels have, and a script fetches for a checkout."""
+
 
 def explore(
     scene: str | os.PathLike,
@@ -76,8 +80,10 @@ def explore(
     request = {"scale": scale, "regions_per_km2": regions_per_km2, "bidx": bidx, "nodata": nodata}
     facts: dict[str, str] = {}
     if model is not None:
-        model = model if isinstance(model, str) else list(model)
+        model = model if isinstance(model, str) else [os.path.abspath(part) for part in model]
         facts["model"] = json.dumps([model, embedding, request])
+    elif session.stored is None:
+        facts["model"] = "regions of a file"
     path = session.stored if regions is None else session.adopt(Path(regions))
     if path is not None:
         session.load(path, facts)
@@ -104,11 +110,10 @@ def check_installation() -> None:
             found=f"no {' and '.join(missing)}",
             remedy="pip install 'hook-rs[explore]'",
         )
-    bundle = Path(__file__).parent / "static" / "vendor" / "maplibre-gl.mjs"
-    if not bundle.is_file():
+    if not BUNDLE.is_file():
         raise ConfigError(
             "the page's map library is not there",
-            expected=f"{bundle.relative_to(Path(__file__).parents[2])}, which wheels have",
+            expected=f"{BUNDLE}, which wheels have",
             found="a checkout without it",
             remedy="run 'python tools/misc/bundle_explore.py', which needs npm",
         )

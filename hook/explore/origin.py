@@ -13,7 +13,6 @@ from rasterio.windows import Window
 
 from hook.errors import DataError
 from hook.explore.picture import ScenePicture
-from hook.geo.vector import apply_affine
 from hook.regions.table import Regions
 from hook.scenes.reader import fingerprint_of_raster
 
@@ -47,11 +46,7 @@ def digest_of_file(path: str | Path) -> str:
 
 
 def check_regions(
-    table: Regions,
-    scene: str,
-    picture: ScenePicture,
-    crs: CRS | None,
-    grid: Affine,
+    table: Regions, shapes: np.ndarray, scene: str, crs: CRS | None, picture: ScenePicture
 ) -> None:
     """Check that regions are those of a scene, by their CRS, place, sizes and values.
 
@@ -60,10 +55,10 @@ def check_regions(
 
     Args:
         table: The regions.
+        shapes: (N,) their polygons in columns and rows of the scene.
         scene: Name of the scene.
-        picture: The scene.
         crs: Its CRS.
-        grid: Its transform.
+        picture: The scene.
 
     Raises:
         DataError: They are not, or have no embeddings.
@@ -77,17 +72,12 @@ def check_regions(
             found=table.crs.to_string() if table.crs else "no CRS",
             remedy=remedy,
         )
-    corners = apply_affine(shapely.box(0, 0, picture.width, picture.height), grid)
-    outside = apply_affine(shapely.box(*table.bounds), ~grid).bounds
-    if min(outside) < -1 or outside[2] > picture.width + 1 or outside[3] > picture.height + 1:
+    left, top, right, bottom = shapely.total_bounds(shapes).round(3).tolist()
+    if min(left, top) < 0 or right > picture.width or bottom > picture.height:
         raise DataError(
             f"{table.source}: regions beyond {scene}",
-            expected="x {:.10g} to {:.10g}, y {:.10g} to {:.10g}".format(
-                *np.array(corners.bounds)[[0, 2, 1, 3]]
-            ),
-            found="x {:.10g} to {:.10g}, y {:.10g} to {:.10g}".format(
-                *np.array(table.bounds)[[0, 2, 1, 3]]
-            ),
+            expected=f"columns 0 to {picture.width}, rows 0 to {picture.height} of the scene",
+            found=f"columns {left:.10g} to {right:.10g}, rows {top:.10g} to {bottom:.10g}",
             remedy=remedy,
         )
     names = table.fields.column_names
@@ -97,8 +87,7 @@ def check_regions(
     chosen = np.random.default_rng(0).permutation(len(table))[:_CHECKED]
     wanted = np.array([table.fields[name].take(chosen).to_numpy() for name in bands], float)
     pixels = table.fields["pixels"].take(chosen).to_numpy()
-    shapes = apply_affine(table.geometry[chosen], ~grid)
-    counts, means = zip(*(_measure(picture, shape) for shape in shapes), strict=True)
+    counts, means = zip(*(_measure(picture, shape) for shape in shapes[chosen]), strict=True)
     means = np.array(means).T  # of all bands of the scene, as they are and with its tags applied
     scales, offsets = picture.tags
     means = np.vstack([means, means * scales[:, np.newaxis] + offsets[:, np.newaxis]])

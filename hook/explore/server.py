@@ -151,7 +151,7 @@ class Guard:
 
         async def send_guarded(message: dict) -> None:
             if message["type"] == "http.response.start":
-                given = [pair for pair in message["headers"] if pair[0] != b"server"]
+                given = message["headers"]
                 known = {key for key, _ in given}
                 extra = [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
                 message["headers"] = given + [pair for pair in extra if pair[0] not in known]
@@ -230,7 +230,8 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         place = " ".join(map(str, first["loc"]))
         found = str(first.get("input"))[:80]
-        return _known(ConfigError(f"{place}: {first['msg']}", found=found), 422)
+        remedy = "load the page again"
+        return _known(ConfigError(f"{place}: {first['msg']}", found=found, remedy=remedy), 422)
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
@@ -383,8 +384,13 @@ def serve(session: Session, events: Events, port: int, browser: bool = True) -> 
         print(address, flush=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listener])
+        make_server(app).run(sockets=[listener])
+
+
+def make_server(app: Any) -> uvicorn.Server:
+    """Return a server of an application, which ends open streams of events when it stops."""
+    quiet = dict(log_level="warning", server_header=False)
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
 
 
 def listening(port: int) -> socket.socket:

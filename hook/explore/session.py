@@ -176,13 +176,13 @@ class Session:
             **facts,
         }
         table = Regions.read(path)
-        check_regions(table, self.scene, self.picture, self.crs, self.grid)
+        shapes = apply_affine(table.geometry, ~self.grid)
+        check_regions(table, shapes, self.scene, self.crs, self.picture)
         journal = LabelJournal(self.folder / FILE, facts)
-        geometry = apply_affine(table.geometry, ~self.grid)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of regions without embedding
             index = RegionIndex(table, approximate_above=None)
-        tiles = RegionTiles(geometry, self.picture.zmax)
+        tiles = RegionTiles(shapes, self.picture.zmax)
         self.loaded = LoadedRegions(
             table, tiles.bounds, tiles, index, RegionClassifier(table), journal
         )

@@ -15,9 +15,7 @@ from rasterio.transform import from_origin
 
 pytest.importorskip("fastapi", reason="needs hook-rs[explore]")
 
-import uvicorn
-
-from hook.explore.server import Events, listening, make_app
+from hook.explore.server import Events, listening, make_app, make_server
 from hook.explore.session import Session
 
 HEIGHT, WIDTH, SIDE = 96, 160, 16
@@ -49,7 +47,7 @@ def write_regions(scene, name="regions.parquet"):
     fields = {"pixels": np.full(len(cells), SIDE * SIDE), "area_m2": 4.0 * SIDE * SIDE}
     for k, band in enumerate(("blue", "green", "red", "nir")):
         fields |= {f"mean_{band}": cells[:, k].mean(1), f"std_{band}": cells[:, k].std(1)}
-    noise = np.random.default_rng(1).normal(0, 0.1, (len(cells), 4))
+    noise = np.random.default_rng(1).normal(0, 0.1, (len(cells), 1))
     fields["embedding"] = list(np.hstack([cells.mean(2) / 1000, noise]).astype(np.float32))
     corners = [(SIDE * c, SIDE * r) for r in range(rows) for c in range(columns)][1:]
     shapes = [shapely.box(x, y, x + SIDE, y + SIDE) for x, y in corners]
@@ -84,8 +82,9 @@ class Answer(NamedTuple):
 class Client:
     """Asks a server as the page does; several are several pages."""
 
-    def __init__(self, port):
-        self.port, self.host = port, f"127.0.0.1:{port}"
+    def __init__(self, port, app):
+        self.port, self.host, self.token = port, f"127.0.0.1:{port}", TOKEN
+        self.app = app and app.app  # inside the guard
 
     def ask(self, path, body=None, method=None, token=TOKEN, **headers):
         """Send a request; ``body`` is sent as JSON, bytes as they are."""
@@ -143,12 +142,11 @@ def serve_session():
         port = listener.getsockname()[1]
         hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
         app = make_app(session, events, TOKEN, hosts)
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         servers.append((server, thread, listener, session))
-        return Served(session, Client(port), seen)
+        return Served(session, Client(port, app), seen)
 
     yield serve
     for server, thread, listener, session in servers:

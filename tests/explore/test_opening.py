@@ -1,0 +1,152 @@
+"""The command as a person starts it, and kills it."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import geopandas
+import pytest
+
+from hook.errors import ConfigError, DataError
+from hook.explore import opening
+from hook.explore.opening import explore
+
+from .conftest import Client, write_scene
+
+
+@pytest.fixture(autouse=True)
+def bundle(monkeypatch):
+    """The map library of the page is there."""
+    monkeypatch.setattr(opening, "BUNDLE", opening.STATIC / "index.html")
+
+
+class Command:
+    """``hook explore`` in a process of its own."""
+
+    def __init__(self, *argv):
+        code = "from hook.explore import opening; opening.BUNDLE = opening.STATIC / 'index.html'; "
+        code += "from hook.cli import main; import sys; main(['explore', *sys.argv[1:]])"
+        command = [sys.executable, "-c", code, *map(str, argv), "--no-browser"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        address = self.process.stdout.readline()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S{40,})\n", address)
+        assert found, self.process.stderr.read()
+        self.client = Client(int(found[1]), None)
+        token, ask = found[2], self.client.ask
+        self.client.ask = lambda *given, token=token, **more: ask(*given, token=token, **more)
+
+    def stop(self, how):
+        """End the process, and return its exit status and what it wrote."""
+        self.process.send_signal(how)
+        _, text = self.process.communicate(timeout=30)
+        return self.process.returncode, text
+
+    def wait(self):
+        """Wait for the regions, and return their state."""
+        while (state := self.client.ask("/api/session").json["regions"])["state"] == "computing":
+            time.sleep(0.1)
+        return state
+
+
+def test_killed_at_any_moment_it_loses_no_confirmed_label(data, tmp_path):
+    random.seed(0)
+    out, told = tmp_path / "session", {}
+    argv = [data / "scene.tif", "--regions", data / "regions.parquet", "--out", out]
+    for number in range(3):
+        command = Command(*argv)
+        client = command.client
+        labels = client.ask("/api/session").json["labels"]
+        assert told.items() <= labels.items()
+        kind = client.add_class(f"class {number}")
+        until = time.monotonic() + random.uniform(0.1, 0.5)
+        for region in range(15 * number, 15 * number + 15):
+            if time.monotonic() > until:
+                break
+            assert client.label(**{f"r{region}": kind}).status == 200
+            told[str(region)] = kind
+        assert command.stop(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert len(told) > 3
+    command = Command(data / "scene.tif", "--out", out)  # without regions or model
+    assert told == command.client.ask("/api/session").json["labels"]
+    status, text = command.stop(signal.SIGTERM)
+    assert status in (0, 143) and "Traceback" not in text
+
+
+def test_regions_are_made_and_continued(seg_run, scenes, tmp_path):
+    scene = sorted(scenes.rglob("*.tif"))[0]
+    out = tmp_path / "session"
+    command = Command(*seg_run, scene, "--out", out)
+    assert command.client.ask("/api/tiles/scene/0/0/0.png").status == 200  # meanwhile
+    command.stop(signal.SIGKILL)
+    command = Command(*seg_run, scene, "--out", out)
+    state = command.wait()
+    assert state["state"] == "ready", state
+    assert state["count"] == len(geopandas.read_parquet(out / "regions.parquet")) > 0
+    assert command.client.ask("/api/regions/0").json["class_name"]
+    assert command.stop(signal.SIGINT)[0] in (0, 130)
+
+
+def test_a_model_that_cannot_be_used(data, tmp_path):
+    command = Command(data / "scene.tif", "--model", "no-such-model", "--out", tmp_path / "s")
+    state = command.wait()
+    assert state["state"] == "failed" and "no-such-model" in state["message"]
+    command.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def not_served(monkeypatch):
+    """What would be served."""
+    served = []
+    monkeypatch.setattr("hook.explore.server.serve", lambda *given: served.append(given))
+    return served
+
+
+def test_without_regions(data, tmp_path, not_served):
+    with pytest.raises(ConfigError, match="no regions") as refused:
+        explore(data / "scene.tif", out=tmp_path / "session")
+    assert "--model" in refused.value.remedy and "--regions" in refused.value.remedy
+    assert not (tmp_path / "session").exists()
+
+
+def test_the_folder_is_next_to_the_scene(data, tmp_path, not_served):
+    scene = write_scene(tmp_path)
+    explore(scene, regions=data / "regions.parquet", port=5, browser=False)
+    assert (tmp_path / "scene_explore" / "labels.sqlite").is_file()
+    assert not_served[0][2:] == (5, False)
+
+
+def test_a_session_of_another_model(data, tmp_path, not_served):
+    out = tmp_path / "session"
+    explore(data / "scene.tif", regions=data / "regions.parquet", out=out)
+    explore(data / "scene.tif", out=out)
+    with pytest.raises(DataError, match="model") as refused:
+        explore(data / "scene.tif", model="hook-fast-tiny_eurosat", out=out)
+    assert "regions" in refused.value.expected
+    assert "hook-fast-tiny_eurosat" in refused.value.found
+
+
+def test_without_the_extra(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as refused:
+        explore(data / "scene.tif", regions=data / "regions.parquet", out=tmp_path)
+    assert refused.value.remedy == "pip install 'hook-rs[explore]'"
+
+
+def test_without_the_bundle(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "BUNDLE", tmp_path / "missing.mjs")
+    with pytest.raises(ConfigError) as refused:
+        explore(data / "scene.tif", regions=data / "regions.parquet", out=tmp_path)
+    assert "bundle_explore.py" in refused.value.remedy
+
+
+def test_importing_hook_and_its_command_loads_no_server():
+    code = "import hook, hook.cli, sys; hook.cli.build_parser(); "
+    code += (
+        "print([m for m in ('fastapi', 'uvicorn', 'starlette', 'pydantic') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
