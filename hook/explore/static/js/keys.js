@@ -7,6 +7,7 @@ import { nextMode } from "./layers.js";
 import { clearFound, findSimilar, finishPolygon, give, offer, togglePolygon } from "./region.js";
 import { openSave } from "./save.js";
 import { state, update } from "./store.js";
+import { showAll } from "./view.js";
 
 const KEYS = [
   ["1 – 9", "Choose a class; answer for an offered region"],
@@ -21,6 +22,7 @@ const KEYS = [
   ["Ctrl S", "Save"],
   ["Esc", "Stop: polygon, offer, class, found regions"],
   ["Arrows, +, −", "Move and zoom the map (click it or go there with Tab)"],
+  ["W", "Whole scene"],
   ["Enter on the map", "Take the region at the cross"],
 ];
 
@@ -48,6 +50,7 @@ const PLAIN = {
   m: nextMode,
   o: () => update({ outlines: !state.outlines }),
   c: () => update({ compare: !state.compare }),
+  w: showAll,
   u: undo,
   escape,
   "?": () => $("keys-dialog").showModal(),

@@ -172,6 +172,6 @@ export function startRegion() {
   $("clear-found").onclick = clearFound;
   $("label-found").onclick = attempt(() => label(state.found.map(({ id }) => id), state.chosen));
   $("start-next").onclick = attempt(() => offer());
-  $("k").oninput = () => ($("k-value").value = $("k").value);
+  $("k").oninput = () => ($("k-value").textContent = $("k").value);
   $("k").onchange = attempt(async () => query && similarTo(query));
 }

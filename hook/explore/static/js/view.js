@@ -82,17 +82,19 @@ let swipeAt = 0.5;
 /** Room around the scene for what lies on the map. */
 const fit = () => (innerWidth > 700 ? { top: 76, bottom: 90, left: 20, right: 20 } : { top: 44, bottom: 80, left: 8, right: 8 });
 
+const sceneBounds = () => [toWorld([0, state.scene.height]), toWorld([state.scene.width, 0])];
+
 /** Make the map; `click(region or null, pixel)` and `finish()` are told of clicks and polygons. */
 export function startView({ click, finish }) {
-  const { width, height, zmax } = state.scene;
-  const corners = [toWorld([0, height]), toWorld([width, 0])];
+  const { zmax } = state.scene;
+  const corners = sceneBounds();
   map = new MapLibre({
     container: "map", style: style(), bounds: corners, fitBoundsOptions: { padding: fit() },
     minZoom: -2, maxZoom: zmax + 4, maxPitch: 0, attributionControl: false, fadeDuration: 0,
     dragRotate: false, pitchWithRotate: false, touchPitch: false, doubleClickZoom: false,
     renderWorldCopies: false,
     transformConstrain: (center, zoom) => {
-      // The scene may be moved anywhere in the window, but its centre stays in it.
+      // The centre of the window stays on the scene.
       const [west, south] = corners[0], [east, north] = corners[1];
       center.lng = Math.min(Math.max(center.lng, west), east);
       center.lat = Math.min(Math.max(center.lat, south), north);
@@ -105,8 +107,8 @@ export function startView({ click, finish }) {
   map.getCanvas().setAttribute(
     "aria-label", "Map. Arrow keys move, plus and minus zoom, Enter takes the region at the cross.");
 
-  painter = new Painter((id, color) => map.setFeatureState({ ...LAYER, id }, { color }));
   map.on("load", () => {
+    painter = new Painter((id, color) => map.setFeatureState({ ...LAYER, id }, { color }));
     map.addLayer(scissors("swipe-start", true), "fill");
     map.addLayer(scissors("swipe-end", false), "outlines");
     redraw();
@@ -115,10 +117,10 @@ export function startView({ click, finish }) {
   });
   map.on("error", ({ error }) => { if (error?.status !== 404) console.warn("map:", error?.message); });
   map.on("mousemove", (event) => {
-    painter.point(regionAt(event.point) ?? -1);
+    painter?.point(regionAt(event.point) ?? -1);
     $("place").value = placeText(toPixel(event.lngLat));
   });
-  map.on("mouseout", () => { painter.point(-1); $("place").value = ""; });
+  map.on("mouseout", () => { painter?.point(-1); $("place").value = ""; });
   map.on("click", (event) => press(event.point, event.lngLat, click));
   map.on("dblclick", () => state.drawing && finish());
   map.on("move", showScale);
@@ -140,8 +142,10 @@ export function startView({ click, finish }) {
   watch(["outlines"], () => layout("outlines", state.outlines));
   watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
   watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
+  $("zoom-in").onclick = () => map.zoomIn();
+  $("zoom-out").onclick = () => map.zoomOut();
+  $("zoom-all").onclick = showAll;
   startSwipe();
-  return map;
 }
 
 /** The MapLibre map, for tests and the console. */
@@ -203,15 +207,19 @@ export function reloadRegions() {
 
 /** Bring a region into the view, with its surroundings. */
 export function showRegion({ bounds, at: place }) {
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const center = toWorld(place);
   const [west, north, east, south] = bounds ?? [...place, ...place];
   const dots = Math.min(map.getContainer().clientWidth, map.getContainer().clientHeight) / 5;
   const size = Math.max(east - west, south - north, 8);
   const zoom = Math.log2((dots * 256 * 2 ** state.scene.zmax) / (size * 512));
   const options = { center, zoom: bounds ? Math.min(zoom, state.scene.zmax + 2) : map.getZoom() };
-  map[still ? "jumpTo" : "easeTo"]({ ...options, duration: 350 });
+  map.easeTo({ ...options, duration: still() ? 0 : 350 });
 }
+
+/** Bring the whole scene into the view. */
+export const showAll = () => map.fitBounds(sceneBounds(), { padding: fit(), duration: still() ? 0 : 350 });
+
+const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function startSwipe() {
   const handle = $("swipe");

@@ -1,0 +1,624 @@
+"""The page of ``hook explore`` in a headless browser: from a click to the saved map."""
+
+import io
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from shapely.geometry import box
+
+from hook.regions.few_labels import classify_regions
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: hook-rs[test]")
+pytest.importorskip("fastapi", reason="needs hook-rs[explore]")
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+BUNDLE = ROOT / "hook/explore/static/vendor/maplibre-gl.mjs"
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine"),
+    pytest.mark.skipif(
+        not BUNDLE.is_file(), reason="no map library: run tools/misc/bundle_explore.py, needs npm"
+    ),
+]
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",  # WebGL without a graphics card
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIDE, CELL = 128, 16
+CELLS = SIDE // CELL
+BANDS = ("red", "green", "blue", "nir")
+WATER, FOREST = "#0000ff", "#00ff00"
+
+
+def region_at(column: int, row: int) -> int:
+    """The region of a pixel."""
+    return row // CELL * CELLS + column // CELL
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A scene whose left half is dark and right half bright, and its 64 square regions."""
+    folder = tmp_path_factory.mktemp("explore")
+    rng = np.random.default_rng(0)
+    image = rng.normal(1000, 40, (4, SIDE, SIDE))
+    image[:, :, SIDE // 2 :] += 1500
+    image = image.astype(np.uint16)
+    grid = from_origin(688_600, 5_338_800, 2, 2)
+    with rasterio.open(
+        folder / "scene.tif",
+        "w",
+        driver="GTiff",
+        width=SIDE,
+        height=SIDE,
+        count=4,
+        dtype="uint16",
+        crs="EPSG:32632",
+        transform=grid,
+    ) as sink:
+        sink.write(image)
+        sink.descriptions = BANDS
+    cells = image.reshape(4, CELLS, CELL, CELLS, CELL).transpose(1, 3, 0, 2, 4)
+    cells = cells.reshape(CELLS * CELLS, 4, -1).astype(float)
+    mean, std = cells.mean(axis=2), cells.std(axis=2)
+    fields = {"pixels": CELL * CELL, "area_m2": 4.0 * CELL * CELL}
+    for k, band in enumerate(BANDS):
+        fields |= {f"mean_{band}": mean[:, k], f"std_{band}": std[:, k]}
+    noise = rng.normal(0, 0.1, (len(mean), 4))
+    fields["embedding"] = list(np.hstack([mean / 1000, noise]).astype(np.float32))
+    corners = [grid * (CELL * c, CELL * r) for r in range(CELLS) for c in range(CELLS)]
+    shapes = [box(x, y - 2 * CELL, x + 2 * CELL, y) for x, y in corners]
+    table = geopandas.GeoDataFrame(fields, geometry=shapes, crs="EPSG:32632")
+    table.to_parquet(folder / "regions.parquet")
+    return folder
+
+
+class Command:
+    """``hook explore`` as a person starts it."""
+
+    def __init__(self, data: Path, out: Path) -> None:
+        words = ["explore", data / "scene.tif", "--regions", data / "regions.parquet"]
+        command = [sys.executable, "-m", "hook.cli", *words, "--out", out, "--no-browser"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([*map(str, command)], stdout=pipe, stderr=pipe, text=True)
+        self.address = self.process.stdout.readline().strip()
+        assert self.address.startswith("http://127.0.0.1:"), self.process.stderr.read()
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        """End it."""
+        self.process.send_signal(how)
+        self.process.communicate(timeout=30)
+
+
+class Server(NamedTuple):
+    """A session that is served in this process, which starts faster."""
+
+    address: str
+    out: Path
+
+
+@pytest.fixture
+def server(data, tmp_path) -> Iterator[Server]:
+    """A new session."""
+    import uvicorn
+
+    from hook.explore.server import Events, listening, make_app
+    from hook.explore.session import Session
+
+    events, out = Events(), tmp_path / "session"
+    out.mkdir()
+    session = Session(str(data / "scene.tif"), out, publish=events.publish)
+    session.load(session.adopt(data / "regions.parquet"), {})
+    with listening(0) as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        app = make_app(session, events, "secret", [host])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield Server(f"http://{host}/?token=secret", out)
+        running.should_exit = True
+        thread.join()
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser, with a profile of its own."""
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Person:
+    """Someone at the page."""
+
+    def __init__(self, page, address: str) -> None:
+        self.page = page
+        self.trouble: list[str] = []
+        host = urlsplit(address).netloc
+        page.on("console", lambda said: self._hear(said.type, said.text))
+        page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                urlsplit(request.url).scheme in ("blob", "data")
+                or urlsplit(request.url).netloc == host
+                or self.trouble.append(f"asked {request.url}")
+            ),
+        )
+        page.goto(address)
+        page.wait_for_selector("body[data-loaded=yes]")
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.trouble.append(text)
+
+    def add_class(self, name: str, color: str) -> None:
+        """Type a class."""
+        self.page.get_by_label("Colour of the new class").fill(color)
+        self.page.get_by_label("Name of the new class").fill(name)
+        self.page.keyboard.press("Enter")
+        self.page.locator(".class", has_text=name).wait_for()
+        self.page.evaluate("document.activeElement.blur()")
+
+    def place(self, column: float, row: float) -> tuple[float, float]:
+        """Where a pixel of the scene is in the window."""
+        return self.page.evaluate(
+            """async ([column, row]) => {
+              const { theMap } = await import("/static/js/view.js");
+              const { toWorld } = await import("/static/js/grid.js");
+              const box = document.getElementById("map").getBoundingClientRect();
+              const dot = theMap().project(toWorld([column, row]));
+              return [dot.x + box.left, dot.y + box.top];
+            }""",
+            [column, row],
+        )
+
+    def click(self, column: int, row: int) -> None:
+        """Click a pixel of the scene."""
+        self.page.mouse.click(*self.place(column, row))
+        self.page.get_by_role("heading", name=f"Region {region_at(column, row)}").wait_for()
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def labels(self) -> dict[int, str]:
+        """The labels that the page shows, by name."""
+        found = self.page.evaluate(
+            """async () => {
+              const { state, classOf } = await import("/static/js/store.js");
+              return [...state.labels].map(([region, id]) => [region, classOf(id).name]);
+            }"""
+        )
+        return dict(map(tuple, found))
+
+    def until(self, expression: str) -> None:
+        """Wait until the state of the page fulfils an expression, and the map is drawn."""
+        self.page.wait_for_function(
+            'async () => { const { state } = await import("/static/js/store.js"); '
+            f"return {expression}; }}"
+        )
+        self.page.evaluate(
+            """async () => {
+              const { theMap } = await import("/static/js/view.js");
+              theMap().triggerRepaint();
+              await theMap().once("idle");
+            }"""
+        )
+
+    def color_at(self, column: float, row: float) -> tuple[int, ...]:
+        """The colour that is drawn at a pixel of the scene."""
+        x, y = self.place(column, row)
+        png = self.page.screenshot(clip={"x": x, "y": y, "width": 1, "height": 1})
+        with rasterio.MemoryFile(io.BytesIO(png)) as file, file.open() as picture:
+            return tuple(int(value) for value in picture.read()[:3, 0, 0])
+
+
+@pytest.fixture
+def open_page(chromium, server):
+    """Open the page, also several times; at the end nothing may have been complained of."""
+    contexts, persons = [], []
+
+    def open_it(width: int = 1280, height: int = 800, address: str = "", **options) -> Person:
+        size = {"width": width, "height": height}
+        contexts.append(chromium.new_context(viewport=size, **options))
+        persons.append(Person(contexts[-1].new_page(), address or server.address))
+        return persons[-1]
+
+    yield open_it
+    trouble = [line for person in persons for line in person.trouble]
+    for context in contexts:
+        context.close()
+    assert not trouble
+
+
+def label_four(person: Person) -> dict[int, str]:
+    """Add two classes and label two regions of each by clicks."""
+    person.add_class("water", WATER)
+    person.add_class("forest", FOREST)
+    person.press("1")
+    person.click(10, 10)
+    person.click(40, 100)
+    person.press("2")
+    person.click(100, 10)
+    person.click(120, 100)
+    person.until("state.map && state.labels.size === 4")
+    names = ("water", "water", "forest", "forest")
+    places = ((10, 10), (40, 100), (100, 10), (120, 100))
+    return {region_at(*place): name for place, name in zip(places, names, strict=True)}
+
+
+def test_a_click_shows_a_region(open_page, data):
+    person = open_page()
+    person.click(70, 20)
+    table = geopandas.read_parquet(data / "regions.parquet")
+    row = table.iloc[region_at(70, 20)]
+    panel = person.page.locator("#region")
+    text = panel.text_content()
+    assert f"{row.area_m2:,.0f} m²" in text and "256 pixels" in text
+    center = row.geometry.representative_point()
+    assert f"x {center.x:,.1f}  y {center.y:,.1f}" in text
+    for band in BANDS:
+        shown = panel.get_by_role("row", name=band).inner_text().replace(",", "")
+        assert f"{row[f'mean_{band}']:.4g}" in shown
+    person.page.mouse.move(*person.place(70.5, 20.5))
+    shown = person.page.locator("#place").inner_text().replace(",", "")
+    x, y = map(float, re.fullmatch(r"x (\S+)  y (\S+)  EPSG:32632", shown).groups())
+    assert (x, y) == pytest.approx((688_741, 5_338_759), abs=1)  # half a pixel of the scene
+
+
+def test_similar_regions_are_lit_nearest_first(open_page):
+    person = open_page()
+    person.click(70, 20)
+    slider = person.page.get_by_label("How many")
+    slider.fill("12")
+    person.press("f")
+    person.until("state.found.length === 12")
+    names = person.page.locator("#found button").evaluate_all(
+        "all => all.map(each => [each.dataset.region, each.ariaLabel])"
+    )
+    similarity = [float(name.rsplit(" ", 1)[1]) for _, name in names]
+    assert similarity == sorted(similarity, reverse=True) and len(names) == 12
+    assert all(int(region) % CELLS >= CELLS // 2 for region, _ in names), "in the bright half"
+    loaded = "[...document.querySelectorAll('#found img')].every((each) => each.naturalWidth > 0)"
+    person.page.wait_for_function(loaded)
+    slider.fill("5")
+    slider.dispatch_event("change")
+    person.until("state.found.length === 5")
+    person.page.get_by_label("Opacity").fill("1")
+    lit = int(names[0][0])
+    place = (lit % CELLS + 0.5) * CELL, (lit // CELLS + 0.5) * CELL
+    person.until("state.opacity === 1")
+    red, green, blue = person.color_at(*place)
+    assert red > 180 and green < 90 and blue > 140, "magenta"
+
+
+def test_a_polygon_finds_regions(open_page):
+    person = open_page()
+    person.press("p")
+    for corner in ((4, 4), (28, 4), (28, 28)):
+        person.page.mouse.click(*person.place(*corner))
+    person.press("Enter")
+    person.until("state.found.length === 20 && !state.drawing")
+    found = person.page.locator("#found button").evaluate_all(
+        "all => all.map(e => e.dataset.region)"
+    )
+    assert all(int(region) % CELLS < CELLS // 2 for region in found), "in the dark half"
+
+
+def test_from_clicks_to_the_saved_map(open_page, server, data, tmp_path):
+    person = open_page()
+    expected = label_four(person)
+    assert person.labels() == expected
+    person.page.get_by_label("Opacity").fill("1")
+    person.press("Escape", "o")
+    person.until("state.opacity === 1 && !state.outlines")
+    person.page.mouse.move(2, 2)
+    assert person.color_at(24, 72) == (0, 0, 255), "a region without a label has the map's colour"
+    assert person.color_at(88, 72) == (0, 255, 0)
+
+    water = person.page.get_by_role("radio", name="water")
+    assert "2 labels, 3.28 ha" in water.get_attribute("aria-label")
+    person.press("Control+s")
+    person.page.get_by_label("Train a model").is_visible()
+    person.page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    person.page.wait_for_selector("#job[data-state=finished]", timeout=60_000)
+    listed = person.page.locator("#job-files li").all_inner_texts()
+    assert listed and all((server.out / Path(name).name).exists() for name in listed)
+
+    by_command = tmp_path / "by_command.parquet"
+    words = ["label", data / "regions.parquet", server.out / "labels.gpkg", by_command]
+    subprocess.run([sys.executable, "-m", "hook.cli", *map(str, words)], check=True)
+    saved = geopandas.read_parquet(server.out / "classified.parquet")
+    assert saved.class_name.equals(geopandas.read_parquet(by_command).class_name)
+    assert saved.class_name.equals(classify_regions(data / "regions.parquet", expected).class_name)
+    shown = person.page.evaluate(
+        """async () => {
+          const { state } = await import("/static/js/store.js");
+          return [...state.map.classes].map((index) => state.classes[index].name);
+        }"""
+    )
+    assert shown == saved.class_name.tolist()
+    with rasterio.open(server.out / "map.tif") as source:
+        values = source.read(1)
+    names = saved.groupby("class_id").class_name.first()
+    cells = values.reshape(CELLS, CELL, CELLS, CELL)
+    assert (cells == cells[:, :1, :, :1]).all()
+    assert names[cells[:, 0, :, 0].ravel()].tolist() == shown
+
+
+def test_undo_delete_and_relabel(open_page):
+    person = open_page()
+    expected = label_four(person)
+    person.press("Control+z")
+    person.until("state.labels.size === 3")
+    last = region_at(120, 100)
+    assert person.labels() == {k: v for k, v in expected.items() if k != last}
+    person.press("Escape")
+    person.click(10, 10)
+    person.press("Delete")
+    person.until("state.labels.size === 2")
+    assert region_at(10, 10) not in person.labels()
+    person.press("1")
+    person.click(100, 10)
+    person.until("!state.map")  # one class is left
+    assert set(person.labels().values()) == {"water"}
+    person.press("Control+z", "Control+z")
+    person.until("state.labels.size === 3 && state.map")
+    assert person.labels() == {k: v for k, v in expected.items() if k != last}
+
+
+def test_uncertain_regions_are_offered(open_page):
+    person = open_page()
+    label_four(person)
+    person.press("Escape", "n")
+    person.until("state.offered !== null && state.selected?.id === state.offered")
+    assert "What is this?" in person.page.locator("#hint").inner_text()
+    first = person.page.evaluate("import('/static/js/store.js').then((m) => m.state.offered)")
+    person.press("2")
+    person.until(f"state.labels.has({first}) && state.offered !== {first}")
+    assert person.labels()[first] == "forest"
+    second = person.page.evaluate("import('/static/js/store.js').then((m) => m.state.offered)")
+    person.press("s")
+    person.until(f"state.offered !== {second} && state.offered !== null")
+    assert second not in person.labels()
+
+
+def test_classes_are_renamed_recoloured_and_deleted(open_page):
+    person = open_page()
+    label_four(person)
+    page = person.page
+    page.get_by_role("button", name="Rename forest").click()
+    page.get_by_label("New name of forest").fill('<img src="x">')
+    person.press("Enter")
+    person.until("state.classes[1].name.startsWith('<img')")
+    assert page.locator(".class").nth(1).locator("img").count() == 0, "shown as text"
+    page.get_by_label("Colour of water").evaluate(
+        "each => { each.value = '#ff0000'; each.dispatchEvent(new Event('change')); }"
+    )
+    person.until("state.classes[0].color === '#ff0000'")
+    page.get_by_label("Opacity").fill("1")
+    person.until("state.opacity === 1")
+    page.mouse.move(2, 2)
+    assert person.color_at(24, 72) == (255, 0, 0)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete water").click()
+    person.until("state.classes.length === 1 && state.labels.size === 2 && !state.map")
+    page.get_by_label("Name of the new class").fill('<img src="x">')
+    person.press("Enter")
+    assert page.get_by_role("alert").inner_text()
+    assert page.locator(".class").count() == 1
+    person.trouble.clear()  # Chromium reports the refusal
+
+
+def test_compare_and_probabilities(open_page):
+    person = open_page()
+    label_four(person)
+    person.page.get_by_label("Opacity").fill("1")
+    person.press("Escape", "o", "c")
+    person.until("state.compare && state.opacity === 1")
+    person.page.mouse.move(2, 2)
+    swipe = person.page.get_by_role("slider", name="Border between image and map")
+    swipe.press("Home")
+    person.until("true")
+    assert person.color_at(24, 72) == (0, 0, 255), "the map from the left edge"
+    swipe.press("End")
+    person.until("true")
+    assert len(set(person.color_at(24, 72))) > 0 and person.color_at(24, 72) != (0, 0, 255)
+    person.press("o")
+    person.until("state.outlines")
+    line = person.color_at(CELL, 72)
+    assert line[0] > 150 and line[2] < 150, "outlines also where the image is shown"
+    person.press("c", "o", "m")
+    person.until("state.mode === 'probability' && !state.compare && !state.outlines")
+    assert person.page.locator("#ramp").is_visible()
+    from_state = person.page.evaluate(
+        """async () => {
+          const { ramp } = await import("/static/js/paint.js");
+          const { state } = await import("/static/js/store.js");
+          return ramp(state.map.probability[33] / 255);
+        }"""
+    )
+    assert person.color_at(24, 72) == pytest.approx(tuple(from_state), abs=2)
+
+
+def test_bands(open_page):
+    person = open_page()
+    asked = []
+    person.page.on("request", lambda request: asked.append(request.url))
+    person.page.get_by_label("Band shown as red").select_option("nir")
+    person.until("true")
+    assert any("/api/tiles/scene/" in url and "bands=4,2,3" in url for url in asked)
+
+
+def test_the_whole_loop_by_keyboard(open_page):
+    person = open_page()
+    page = person.page
+
+    def tab_to(condition: str) -> None:
+        for _ in range(60):
+            person.press("Tab")
+            if page.evaluate(
+                f"(() => {{ const e = document.activeElement; return {condition}; }})()"
+            ):
+                return
+        raise AssertionError(f"Tab does not come to {condition}")
+
+    for name in ("water", "forest"):
+        tab_to("e.id === 'new-name'")
+        page.keyboard.type(name)
+        person.press("Enter")
+        person.until(f"state.classes.some((each) => each.name === '{name}')")
+    tab_to("e.matches('canvas')")
+    person.press("1")
+    for _ in range(2):
+        person.press("ArrowLeft")
+        person.until("true")
+    person.press("Enter")
+    person.until("state.labels.size === 1")
+    person.press("2")
+    for _ in range(4):
+        person.press("ArrowRight")
+        person.until("true")
+    person.press("Enter")
+    person.until("state.labels.size === 2 && state.map")
+    assert sorted(person.labels().values()) == ["forest", "water"]
+    person.press("Control+z")
+    person.until("state.labels.size === 1")
+
+
+def test_labels_outlive_a_killed_server(open_page, data, tmp_path):
+    command = Command(data, tmp_path / "killed")
+    person = open_page(address=command.address)
+    expected = label_four(person)
+    command.stop(signal.SIGKILL)
+    person.page.locator("#hint", has_text="does not answer").wait_for()
+    person.trouble.clear()  # Chromium reports the lost connection
+    again = Command(data, tmp_path / "killed")
+    try:
+        later = open_page(address=again.address)
+        later.until("state.map && state.labels.size === 4")
+        assert later.labels() == expected
+        later.page.goto("about:blank")
+        person.page.goto("about:blank")
+        person.trouble.clear()  # it has tried to connect again
+    finally:
+        again.stop()
+
+
+def test_two_pages_keep_both_labels(open_page):
+    one, other = open_page(), open_page()
+    one.add_class("water", WATER)
+    one.add_class("forest", FOREST)
+    other.until("state.classes.length === 2")
+    one.press("1")
+    other.press("2")
+    one.click(10, 10)
+    other.click(100, 100)
+    for person in (one, other):
+        person.until("state.labels.size === 2 && state.map")
+        assert person.labels() == {region_at(10, 10): "water", region_at(100, 100): "forest"}
+
+
+def test_progress_while_regions_are_computed(chromium, server):
+    context = chromium.new_context()
+    page = context.new_page()
+
+    def waiting(route) -> None:
+        answer = route.fetch()
+        session = answer.json()
+        session["regions"] = {"state": "computing", "done": 0.4, "count": 0, "message": ""}
+        route.fulfill(response=answer, json=session)
+
+    page.route("**/api/session", waiting)
+    page.goto(server.address)
+    page.wait_for_selector("body[data-loaded=yes]")
+    assert page.get_by_label("Computing regions 40 %").get_attribute("value") == "0.4"
+    assert "being found" in page.locator("#hint").inner_text()
+    assert page.get_by_label("Name of the new class").is_disabled()
+    page.get_by_label("Band shown as red").select_option("nir")  # usable before the end
+    context.close()
+
+
+OPERATED = {
+    "button", "checkbox", "combobox", "ColorWell", "DisclosureTriangle", "dialog", "progressbar",
+    "group", "radio", "radiogroup", "slider", "textbox", "image", "heading", "complementary",
+}  # fmt: skip
+
+
+def names_of(page) -> list[tuple[str, str]]:
+    """Role and name of all that a screen reader tells of the page."""
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    nodes = [node for node in tree if not node["ignored"] and node["role"]["value"] in OPERATED]
+    return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]
+
+
+def test_everything_has_a_name(open_page):
+    person = open_page()
+    label_four(person)
+    person.press("f", "c")
+    person.until("state.found.length > 0 && state.compare")
+    found = names_of(person.page)
+    person.press("Control+s")
+    found += names_of(person.page)
+    person.press("Escape", "?")
+    found += names_of(person.page)
+    assert len(found) > 60 and {"textbox", "slider", "radio"} <= {role for role, _ in found}
+    assert not [entry for entry in found if not entry[1].strip()]
+
+
+@pytest.mark.parametrize("width, height", [(390, 844), (1440, 900), (3840, 2160)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_window_sizes(open_page, width, height, scheme):
+    phone = width == 390
+    person = open_page(width, height, color_scheme=scheme, has_touch=phone)
+    label_four(person)
+    person.press("f")
+    person.until("state.found.length > 0")
+    sizes = person.page.evaluate(
+        """() => ({
+          wide: document.documentElement.scrollWidth,
+          high: document.documentElement.scrollHeight,
+          map: document.querySelector("#map canvas").getBoundingClientRect().toJSON(),
+          cut: [...document.querySelectorAll("header *, #stage *:not(canvas), aside *")]
+            .filter((e) => e.checkVisibility() && !e.closest(".maplibregl-map"))
+            .map((e) => [e.getBoundingClientRect(), e])
+            .filter(([box]) => box.left < -1 || box.right > innerWidth + 1)
+            .map(([, e]) => e.outerHTML.slice(0, 80)),
+          letters: parseFloat(getComputedStyle(document.body).fontSize),
+          ground: getComputedStyle(document.body).backgroundColor,
+          small: [...document.querySelectorAll("button")]
+            .filter((e) => e.checkVisibility())
+            .filter((e) => Math.min(e.offsetWidth, e.offsetHeight) < 24)
+            .map((e) => e.outerHTML.slice(0, 80)),
+        })"""
+    )
+    assert sizes["wide"] == width and sizes["high"] == height, "nothing scrolls but the panel"
+    assert sizes["map"]["width"] * sizes["map"]["height"] > 0.35 * width * height
+    assert not sizes["cut"]
+    assert not sizes["small"], "large enough for a finger"
+    assert sizes["letters"] >= (18 if width > 3000 else 13)
+    dark = sum(map(int, sizes["ground"].strip("rgb()").split(","))) < 200
+    assert dark == (scheme == "dark")
