@@ -59,6 +59,8 @@ def explore(
         SceneError: The folder cannot be written to.
     """
     check_installation()
+    # By default GDAL keeps a twentieth of the memory of the machine, in blocks of the scene.
+    os.environ.setdefault("GDAL_CACHEMAX", "64")
     from hook.explore.server import Events, serve
     from hook.explore.session import Session
 

@@ -13,6 +13,7 @@ from rasterio.windows import Window
 
 from hook.errors import DataError
 from hook.explore.picture import ScenePicture
+from hook.geo.vector import apply_affine
 from hook.regions.table import Regions
 from hook.scenes.reader import fingerprint_of_raster
 
@@ -46,7 +47,12 @@ def digest_of_file(path: str | Path) -> str:
 
 
 def check_regions(
-    table: Regions, shapes: np.ndarray, scene: str, crs: CRS | None, picture: ScenePicture
+    table: Regions,
+    bounds: np.ndarray,
+    scene: str,
+    crs: CRS | None,
+    grid: Affine,
+    picture: ScenePicture,
 ) -> None:
     """Check that regions are those of a scene, by their CRS, place, sizes and values.
 
@@ -55,9 +61,10 @@ def check_regions(
 
     Args:
         table: The regions.
-        shapes: (N,) their polygons in columns and rows of the scene.
+        bounds: (N, 4) their bounds in columns and rows of the scene.
         scene: Name of the scene.
         crs: Its CRS.
+        grid: Its transform.
         picture: The scene.
 
     Raises:
@@ -72,7 +79,8 @@ def check_regions(
             found=table.crs.to_string() if table.crs else "no CRS",
             remedy=remedy,
         )
-    left, top, right, bottom = shapely.total_bounds(shapes).round(3).tolist()
+    left, top = bounds[:, :2].min(axis=0).round(2).tolist()
+    right, bottom = bounds[:, 2:].max(axis=0).round(2).tolist()
     if min(left, top) < 0 or right > picture.width or bottom > picture.height:
         raise DataError(
             f"{table.source}: regions beyond {scene}",
@@ -87,7 +95,8 @@ def check_regions(
     chosen = np.random.default_rng(0).permutation(len(table))[:_CHECKED]
     wanted = np.array([table.fields[name].take(chosen).to_numpy() for name in bands], float)
     pixels = table.fields["pixels"].take(chosen).to_numpy()
-    counts, means = zip(*(_measure(picture, shape) for shape in shapes[chosen]), strict=True)
+    shapes = apply_affine(table.geometry[chosen], ~grid)
+    counts, means = zip(*(_measure(picture, shape) for shape in shapes), strict=True)
     means = np.array(means).T  # of all bands of the scene, as they are and with its tags applied
     scales, offsets = picture.tags
     means = np.vstack([means, means * scales[:, np.newaxis] + offsets[:, np.newaxis]])

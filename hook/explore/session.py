@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 from pyproj import CRS
@@ -176,13 +177,13 @@ class Session:
             **facts,
         }
         table = Regions.read(path)
-        shapes = apply_affine(table.geometry, ~self.grid)
-        check_regions(table, shapes, self.scene, self.crs, self.picture)
+        tiles = RegionTiles(table.geometry, self.grid, self.picture.zmax)
+        check_regions(table, tiles.bounds, self.scene, self.crs, self.grid, self.picture)
+        pa.default_memory_pool().release_unused()  # as much as the regions themselves
         journal = LabelJournal(self.folder / FILE, facts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of regions without embedding
             index = RegionIndex(table, approximate_above=None)
-        tiles = RegionTiles(shapes, self.picture.zmax)
         self.loaded = LoadedRegions(
             table, tiles.bounds, tiles, index, RegionClassifier(table), journal
         )

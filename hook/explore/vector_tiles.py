@@ -7,6 +7,9 @@ regions of the first tile.
 
 import numpy as np
 import shapely
+from rasterio import Affine
+
+from hook.geo.vector import apply_affine
 
 EXTENT = 4096
 """Units of a tile along each side."""
@@ -16,6 +19,7 @@ _BUFFER = (
 # Vertices of crowded tiles are rounded to multiples of these units; a tile is drawn at 512 pixels.
 _STEP = 4
 _CROWDED = 2000  # regions of a tile
+_AT_ONCE = 4000
 
 
 class RegionTiles:
@@ -25,22 +29,25 @@ class RegionTiles:
     page, and those that then lie on a straight line are dropped.
 
     Args:
-        geometry: (N,) (multi)polygons in columns and rows of the scene.
+        geometry: (N,) (multi)polygons.
+        grid: Transform from columns and rows of the scene to their coordinates.
         zmax: Zoom at which 256 pixels of the scene are a tile.
+
+    Attributes:
+        bounds: (N, 4) float32: left, top, right and bottom in columns and rows of the scene.
     """
 
-    def __init__(self, geometry: np.ndarray, zmax: int) -> None:
+    def __init__(self, geometry: np.ndarray, grid: Affine, zmax: int) -> None:
         self.zmax = zmax
-        self.bounds = shapely.bounds(geometry).astype(np.float32)
-        parts, regions = shapely.get_parts(geometry, return_index=True)
-        rings, of_part = shapely.get_rings(parts, return_index=True)
-        points, of_ring = shapely.get_coordinates(rings, return_index=True)
-        counts = np.bincount(of_ring, minlength=len(rings))
-        self._points = points.astype(np.float32)
-        self._ends = counts.cumsum()
-        self._regions = regions[of_part]
-        # The first ring of a part is its outline, others are holes.
-        self._outer = np.diff(of_part, prepend=-1) > 0
+        parts = range(0, max(len(geometry), 1), _AT_ONCE)  # few copies at a time
+        found = [_flattened(geometry[first : first + _AT_ONCE], grid) for first in parts]
+        points, counts, regions, outer, bounds = zip(*found, strict=True)
+        self._points, self.bounds = np.concatenate(points), np.concatenate(bounds)
+        self._ends = np.concatenate(counts).cumsum()
+        self._regions = np.concatenate(
+            [of_ring + first for of_ring, first in zip(regions, parts, strict=True)]
+        )
+        self._outer = np.concatenate(outer)
         self._first_ring = np.searchsorted(self._regions, np.arange(len(geometry) + 1))
 
     def tile(self, z: int, x: int, y: int) -> bytes:
@@ -52,14 +59,22 @@ class RegionTiles:
         seen = (left < box[2]) & (right > box[0]) & (top < box[3]) & (bottom > box[1])
         cut = seen & ((left < box[0]) | (right > box[2]) | (top < box[1]) | (bottom > box[3]))
         rows = np.flatnonzero(seen & ~cut)
-        points, ends, regions, outer = self._rings(rows)
-        if cut.any():
-            found = self._cut(np.flatnonzero(cut), box)
-            points, ends = np.vstack([points, found[0]]), np.append(ends, found[1] + len(points))
-            regions, outer = np.append(regions, found[2]), np.append(outer, found[3])
         step = _STEP if len(rows) > _CROWDED else 1
+        features = []
+        for first in range(0, len(rows), _AT_ONCE):
+            features.append(
+                self._encoded(self._rings(rows[first : first + _AT_ONCE]), z, x, y, step)
+            )
+        if cut.any():
+            features.append(self._encoded(self._cut(np.flatnonzero(cut), box), z, x, y, step))
+        return as_tile(b"".join(features))
+
+    def _encoded(self, rings: tuple[np.ndarray, ...], z: int, x: int, y: int, step: int) -> bytes:
+        """Return features of rings, rounded to multiples of ``step`` units of a tile."""
+        points, *others = rings
+        side = 256.0 * 2 ** (self.zmax - z)
         scaled = (points - [x * side, y * side]) * (EXTENT / side / step)
-        return encode(step * np.rint(scaled).astype(np.int64), ends, regions, outer)
+        return encode(step * np.rint(scaled).astype(np.int64), *others)
 
     def _rings(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return points (P, 2), ends, regions and kinds of the rings of regions."""
@@ -86,8 +101,22 @@ class RegionTiles:
         return points, ends, owners, np.diff(piece_of, prepend=-1) > 0
 
 
+def _flattened(geometry: np.ndarray, grid: Affine) -> tuple[np.ndarray, ...]:
+    """Return points (P, 2) of all rings, and of each ring the number of points, region and kind.
+
+    The first ring of a part is its outline, others are holes. Last are the bounds of the regions.
+    """
+    geometry = apply_affine(geometry, ~grid)
+    parts, region_of = shapely.get_parts(geometry, return_index=True)
+    rings, part_of = shapely.get_rings(parts, return_index=True)
+    counts = shapely.get_num_points(rings)
+    points = shapely.get_coordinates(rings).astype(np.float32)
+    outer = np.diff(part_of, prepend=-1) > 0
+    return points, counts, region_of[part_of], outer, shapely.bounds(geometry).astype(np.float32)
+
+
 def encode(points: np.ndarray, ends: np.ndarray, regions: np.ndarray, outer: np.ndarray) -> bytes:
-    """Encode rings as a tile with a layer ``regions`` of polygons.
+    """Encode rings as features, which are polygons, of :func:`as_tile`.
 
     Args:
         points: (P, 2) integers, columns and rows in units of the tile, with the first point of a
@@ -130,7 +159,14 @@ def encode(points: np.ndarray, ends: np.ndarray, regions: np.ndarray, outer: np.
             body[stop - length : stop],
         )
         features.append(b"\x12%b%b" % (_varint(len(content)), content))
-    layer = b"\x0a\x07regions%b\x28%b\x78\x02" % (b"".join(features), _varint(EXTENT))
+    return b"".join(features)
+
+
+def as_tile(features: bytes) -> bytes:
+    """Return a tile with features in a layer ``regions``; empty without any."""
+    if not features:
+        return b""
+    layer = b"\x0a\x07regions%b\x28%b\x78\x02" % (features, _varint(EXTENT))
     return b"\x1a%b%b" % (_varint(len(layer)), layer)
 
 
@@ -209,8 +245,9 @@ def _varints(words: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])
+    """Encode one integer."""
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
+    return bytes((number & 127 | 128,)) + _varint(number >> 7)

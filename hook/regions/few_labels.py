@@ -24,6 +24,9 @@ METHODS = ("linear", "mean")
 FEATURES = ("embedding", "bands")
 """Kinds of features."""
 
+# Regions scored at a time, as float64.
+_AT_ONCE = 8192
+
 Labels = str | os.PathLike | geopandas.GeoDataFrame | Mapping[int, object]
 
 _ID = "region_id"
@@ -149,7 +152,7 @@ class RegionClassifier:
         self.usable = self._values.usable
         self._scaler = None
         if method == "linear" or features == "bands":
-            self._scaler = StandardScaler()
+            self._scaler = StandardScaler(copy=False)  # what is read is a copy already
             for part in self._values.chunks(np.flatnonzero(self.usable)):
                 self._scaler.partial_fit(self._values.read(part))
 
@@ -198,7 +201,9 @@ class RegionClassifier:
                 return (_normalise(x) @ means.T).clip(-1, 1)
 
         found = np.full((len(self._table), len(classes)), np.nan)
-        for part in self._values.chunks(np.flatnonzero(self.usable)):
+        usable = np.flatnonzero(self.usable)
+        for first in range(0, len(usable), _AT_ONCE):
+            part = usable[first : first + _AT_ONCE]
             found[part] = score(self._read(part))
         return classes, found
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import rasterio.features
 import shapely
+from rasterio import Affine
 from shapely.affinity import affine_transform
 
-from hook.explore.vector_tiles import EXTENT, RegionTiles, encode
+from hook.explore.vector_tiles import EXTENT, RegionTiles, as_tile, encode
 
 
 def fields_of(content):
@@ -87,7 +88,7 @@ def regions():
 
 
 def test_tiles_at_full_resolution_are_the_regions(regions):
-    tiles, found = RegionTiles(regions, 1), {}
+    tiles, found = RegionTiles(regions, Affine.identity(), 1), {}
     tile = shapely.box(0, 0, EXTENT, EXTENT)
     for x, y in np.ndindex(2, 2):
         for region, shape in read_tile(tiles.tile(1, x, y)).items():
@@ -102,10 +103,10 @@ def test_tiles_at_full_resolution_are_the_regions(regions):
 
 def test_small_tiles_have_no_gaps(regions, monkeypatch):
     """Rounded to units of which a region has few, neighbours still share their edges."""
-    full = RegionTiles(regions, 1).tile(0, 0, 0)
+    full = RegionTiles(regions, Affine.identity(), 1).tile(0, 0, 0)
     monkeypatch.setattr("hook.explore.vector_tiles._CROWDED", 10)
     monkeypatch.setattr("hook.explore.vector_tiles._STEP", 128)
-    content = RegionTiles(regions, 1).tile(0, 0, 0)
+    content = RegionTiles(regions, Affine.identity(), 1).tile(0, 0, 0)
     shapes = list(read_tile(content).values())
     assert len(content) < len(full) / 2
     area = sum(shape.area for shape in shapes)
@@ -121,23 +122,23 @@ def test_outlines_turn_clockwise_on_the_screen():
         content = encode(
             np.vstack([ring, hole]), np.array([5, 10]), np.array([7, 7]), np.array([True, False])
         )
-        (shape,) = read_tile(content).values()
+        (shape,) = read_tile(as_tile(content)).values()
         assert shape.area == 90 * 90 - 100 and len(shape.geoms) == 1
 
 
 def test_what_is_smaller_than_a_unit_vanishes():
     specks = [shapely.box(1, 1, 1.01, 1.01), shapely.box(5, 5, 9, 9), shapely.box(2, 0, 2.01, 9)]
-    assert list(read_tile(RegionTiles(np.array(specks), 0).tile(0, 0, 0))) == [1]
-    assert RegionTiles(np.array(specks[:1]), 0).tile(0, 0, 0) == b""
+    assert list(read_tile(RegionTiles(np.array(specks), Affine.identity(), 0).tile(0, 0, 0))) == [1]
+    assert RegionTiles(np.array(specks[:1]), Affine.identity(), 0).tile(0, 0, 0) == b""
 
 
 def test_large_ids_and_long_rings():
     angles = np.linspace(0, 2 * np.pi, 3000)
     ring = np.rint(2000 + 1900 * np.column_stack([np.cos(angles), np.sin(angles)])).astype(int)
     content = encode(ring, np.array([3000]), np.array([123_456_789]), np.array([True]))
-    ((region, shape),) = read_tile(content).items()
+    ((region, shape),) = read_tile(as_tile(content)).items()
     assert region == 123_456_789 and shape.area == pytest.approx(np.pi * 1900**2, rel=1e-3)
 
 
 def test_an_area_without_regions_is_empty(regions):
-    assert RegionTiles(regions, 4).tile(4, 15, 15) == b""
+    assert RegionTiles(regions, Affine.identity(), 4).tile(4, 15, 15) == b""

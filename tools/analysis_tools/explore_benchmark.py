@@ -1,0 +1,191 @@
+"""Measure ``hook explore``: first picture, map after a label, memory, and labels after kills.
+
+A scene and regions are made up. Run it where nothing else runs.
+"""
+
+import argparse
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from json import dumps, loads
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import rasterio
+import rasterio.features
+import shapely
+from rasterio.enums import Resampling
+from scipy.spatial import cKDTree
+
+from hook.regions.table import Regions
+
+CELL = 4  # pixels, as seeds of HOOK
+
+
+class Server:
+    """A ``hook explore`` in a process of its own."""
+
+    def __init__(self, *argv: object) -> None:
+        command = [sys.executable, "-m", "hook.cli", "explore", *map(str, argv), "--no-browser"]
+        begun = time.monotonic()
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        found = re.match(r"(http://[^/]+)/\?token=(\S+)", self.process.stdout.readline())
+        self.seconds = time.monotonic() - begun
+        self._address, self._token = found[1], found[2]
+
+    def ask(self, path: str, body: object = None) -> bytes:
+        """Send a request, and return the body of the answer."""
+        headers = {"X-Hook-Token": self._token, "Content-Type": "application/json"}
+        data = None if body is None else dumps(body).encode()
+        request = urllib.request.Request(self._address + path, data, headers)
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return answer.read()
+
+    def megabytes(self) -> float:
+        """Return the largest memory of the process so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        """End the process."""
+        self.process.send_signal(how)
+        self.process.wait()
+
+
+def make_scene(path: Path, side: int, overviews: bool) -> None:
+    """Write a scene of three bands with structure at all scales."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((3, side, side), np.float32)
+    for scale in (1, 8, 64, 512):
+        coarse = rng.normal(0, 8, (3, -(-side // scale), -(-side // scale))).astype(np.float32)
+        image += coarse.repeat(scale, axis=1).repeat(scale, axis=2)[:, :side, :side]
+    options = dict(driver="GTiff", tiled=True, compress="deflate", zlevel=1, photometric="rgb")
+    grid = rasterio.transform.from_origin(5e5, 5e6, 1, 1)
+    size = dict(count=3, height=side, width=side, dtype="uint8", crs="EPSG:32632", transform=grid)
+    with rasterio.open(path, "w", **options, **size) as sink:
+        sink.write((image + 100).clip(0, 255).astype(np.uint8))
+        if overviews:
+            sink.build_overviews([2, 4, 8, 16, 32], Resampling.average)
+
+
+def make_regions(path: Path, side: int, count: int, dims: int) -> int:
+    """Write about ``count`` regions with ragged borders; return their number."""
+    rng = np.random.default_rng(1)
+    cells = side // CELL
+    rows, columns = np.divmod(np.arange(cells * cells), cells)
+    places = np.column_stack([columns, rows]) + rng.normal(0, 0.5, (cells * cells, 2))
+    _, labels = cKDTree(rng.random((count, 2)) * cells).query(places)
+    labels = labels.reshape(cells, cells).astype(np.int32)
+    grid = rasterio.transform.from_origin(5e5, 5e6, CELL, CELL)
+    parts: dict[int, list] = {}
+    for shape, value in rasterio.features.shapes(labels, transform=grid):
+        parts.setdefault(int(value), []).append(shapely.geometry.shape(shape))
+    geometry = [shapely.MultiPolygon(part) for part in parts.values()]
+    centres = shapely.get_coordinates(shapely.centroid(geometry))
+    kind = (centres[:, 0] // 500 + centres[:, 1] // 500).astype(int) % 4
+    embeddings = rng.normal(0, 1, (4, dims))[kind] + rng.normal(0, 2, (len(kind), dims))
+    table = geopandas.GeoDataFrame(
+        {"area_m2": shapely.area(geometry), "embedding": list(embeddings.astype(np.float32))},
+        geometry=geometry,
+        crs="EPSG:32632",
+    )
+    return Regions.from_table(table).write(path, path, "regions")  # in the batches of HOOK
+
+
+def first_picture(server: Server) -> float:
+    """Return the seconds until all tiles of zoom 2, which fill a window, were sent."""
+    tiles = [f"/api/tiles/scene/2/{x}/{y}.png" for x in range(4) for y in range(4)]
+    begun = time.monotonic()
+    with ThreadPoolExecutor(6) as pages:  # as many connections as browsers open
+        list(pages.map(server.ask, tiles))
+    return time.monotonic() - begun
+
+
+def measure_maps(server: Server, count: int, labels: int) -> list[float]:
+    """Return the seconds from sending each label to the new map."""
+    rng = random.Random(0)
+    kinds = [
+        loads(server.ask("/api/classes", {"name": name, "color": "#00aa00"}))["id"]
+        for name in "abcd"
+    ]
+    taken = []
+    for number in range(labels):
+        one = {"region": rng.randrange(count), "class_id": kinds[number % 4]}
+        begun = time.monotonic()
+        server.ask("/api/labels", {"labels": [one]})
+        if number:
+            server.ask("/api/map")
+            taken.append(time.monotonic() - begun)
+    return taken
+
+
+def count_lost(argv: list, labels: int, kills: int) -> int:
+    """Label, kill the server at random moments, and return the number of labels it lost."""
+    rng, told = random.Random(1), {}
+    for number in range(kills + 1):
+        server = Server(*argv)
+        found = loads(server.ask("/api/session"))["labels"]
+        lost = sum(found.get(region) != kind for region, kind in told.items())
+        if lost or number == kills:
+            server.stop()
+            return lost
+        kind = loads(server.ask("/api/classes", {"name": f"k{number}", "color": "#0000aa"}))["id"]
+        until = time.monotonic() + rng.uniform(0, 0.5)
+        with ThreadPoolExecutor(1) as page:
+            killing = page.submit(lambda: time.sleep(max(until - time.monotonic(), 0)))  # noqa: B023
+            killing.add_done_callback(lambda _: server.process.kill())  # noqa: B023
+            for region in range(number * labels, (number + 1) * labels):
+                try:
+                    server.ask("/api/labels", {"labels": [{"region": region, "class_id": kind}]})
+                except OSError:
+                    break
+                told[str(region)] = kind
+        server.process.wait()
+        print(f"kill {number + 1}: {len(told)} labels confirmed", file=sys.stderr)
+    return 0
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=10_000, help="of the scene in pixels")
+    parser.add_argument("--regions", type=int, default=50_000, help="number of regions")
+    parser.add_argument("--dims", type=int, default=192, help="width of the embeddings")
+    parser.add_argument("--labels", type=int, default=30, help="labels, each with a new map")
+    parser.add_argument("--kills", type=int, default=20, help="kills of the server")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        regions = folder / "regions.parquet"
+        count = make_regions(regions, args.side, args.regions, args.dims)
+        for overviews in (True, False):
+            scene = folder / f"{overviews}.tif"
+            make_scene(scene, args.side, overviews)
+            argv = [scene, "--regions", regions, "--out", folder / f"{overviews}"]
+            server = Server(*argv)
+            have = "with" if overviews else "without"
+            print(f"start: {server.seconds:.1f} s")
+            print(f"first picture {have} overviews: {first_picture(server):.2f} s", flush=True)
+            if overviews:
+                begun = time.monotonic()
+                size = len(server.ask("/api/tiles/regions/0/0/0.mvt"))
+                seconds = time.monotonic() - begun
+                print(f"first tile of {count} regions: {seconds:.2f} s, {size / 1e6:.1f} MB")
+                taken = measure_maps(server, count, args.labels)
+                median, most = np.median(taken), max(taken)
+                print(f"label to map: median {median:.2f} s, longest {most:.2f} s")
+            print(f"memory: {server.megabytes():.0f} MB", flush=True)
+            server.stop()
+        lost = count_lost(argv, 10, args.kills)
+        print(f"{args.kills} kills: {lost} labels lost")
+
+
+if __name__ == "__main__":
+    main()
