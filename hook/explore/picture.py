@@ -54,7 +54,7 @@ class ScenePicture:
         report: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.path, self._nodata, self._report = path, parse_nodata(nodata, "nodata"), report
-        self._local, self._lock = threading.local(), threading.Lock()
+        self._local, self._lock = threading.local(), threading.RLock()
         source = self._source()
         self.height, self.width = source.height, source.width
         self.numbers = image_bands(source) or list(source.indexes)
@@ -130,8 +130,8 @@ class ScenePicture:
             rows = [round((row - top) * scale) for row in (first_row, last_row)]
             shape = max(rows[1] - rows[0], 1), max(cols[1] - cols[0], 1)
             window = Window(first_col, first_row, last_col - first_col, last_row - first_row)
-            values, valid = self._read(bands, window, shape)
             limits = self._limits_of(bands)
+            values, valid = self._read(bands, window, shape)
             part = picture[
                 min(rows[0], size - 1) : rows[0] + shape[0],
                 min(cols[0], size - 1) : cols[0] + shape[1],
@@ -168,12 +168,14 @@ class ScenePicture:
 
     def _limits_of(self, bands: tuple[int, ...]) -> np.ndarray | None:
         """Return the values stretched to black and white, measured on the whole scene."""
-        if bands not in self._limits:
-            step = max(1.0, max(self.height, self.width) / _SAMPLE)
-            shape = tuple(max(1, round(side / step)) for side in (self.height, self.width))
-            values, valid = self._read(bands, Window(0, 0, self.width, self.height), shape)
-            self._limits[bands] = stretch_limits(values, valid=valid)
-        return self._limits[bands]
+        with self._lock:  # once, not in each thread
+            if bands not in self._limits:
+                step = max(1.0, max(self.height, self.width) / _SAMPLE)
+                shape = tuple(max(1, round(side / step)) for side in (self.height, self.width))
+                whole = Window(0, 0, self.width, self.height)
+                values, valid = self._read(bands, whole, shape)
+                self._limits[bands] = stretch_limits(values, valid=valid)
+            return self._limits[bands]
 
     def _read(
         self, bands: tuple[int, ...], window: Window, shape: tuple[int, int]

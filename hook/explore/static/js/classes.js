@@ -10,6 +10,8 @@ const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#f0e442
 
 const freeColour = () => COLOURS.find((c) => !state.classes.some(({ color }) => color === c)) ?? "#7f7f7f";
 
+const labelled = (count) => (count === 1 ? "1 label" : `${count} labels`);
+
 export const choose = (id) => update({ chosen: id === state.chosen ? null : id });
 
 /** Choose the class of a digit key; false if there is none. */
@@ -31,7 +33,7 @@ function row({ id, name, color }, place, counts, total) {
     "button",
     {
       type: "button", className: "pick", role: "radio", tabIndex: 0, onclick: () => choose(id),
-      aria: { checked: chosen, label: `${name}, ${count} labels${area === undefined ? "" : `, ${areaText(area)}`}` },
+      aria: { checked: chosen, label: `${name}, ${labelled(count)}${area === undefined ? "" : `, ${areaText(area)}`}` },
       title: place < 9 ? `Label with this class (${place + 1})` : "Label with this class",
     },
     make("kbd", {}, place < 9 ? String(place + 1) : ""),
@@ -45,7 +47,7 @@ function row({ id, name, color }, place, counts, total) {
   const remove = make("button", {
     type: "button", className: "quiet", title: "Delete class and its labels", aria: { label: `Delete ${name}` },
     onclick: attempt(() => {
-      if (count && !confirm(`Delete ${name} and its ${count} labels?`)) return null;
+      if (count && !confirm(`Delete ${name} and its ${labelled(count)}?`)) return null;
       return changeClass(`/${id}`, undefined, "DELETE");
     }),
   }, "×");
@@ -84,8 +86,8 @@ function list() {
   if (focused) document.querySelector(`.class[data-class="${focused}"] .pick`)?.focus();
   $("classes-empty").hidden = state.classes.length > 0;
   $("areas").textContent = state.map
-    ? `Map of ${state.labels.size} labels, with the area of each class.`
-    : state.classes.length && state.labels.size ? `${state.labels.size} labels.` : "";
+    ? `Map of ${labelled(state.labels.size)}, with the area of each class.`
+    : state.classes.length && state.labels.size ? `${labelled(state.labels.size)}.` : "";
 }
 
 export function startClasses() {
