@@ -235,7 +235,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
-        return _known(ConfigError(str(error.detail)), error.status_code)
+        return _refuse(error.status_code, str(error.detail), None)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -294,7 +294,8 @@ def _add_scene(app: FastAPI, session: Session) -> None:
         return {"found": session.similar(search.regions, search.polygon, search.k)}
 
 
-_CACHED = {"cache-control": "private, max-age=3600"}
+# Another session on this port has another token.
+_CACHED = {"cache-control": "private, max-age=3600", "vary": "x-hook-token"}
 
 
 def _picture(content: bytes) -> Response:

@@ -281,9 +281,11 @@ class Session:
             name: loaded.table.fields[name][region].as_py()
             for name in loaded.table.fields.column_names
         }
-        _, _, labels = loaded.journal.read()
-        found = self._map if self._map is not None else None
-        index = NO_CLASS if found is None else int(found.classes[region])
+        _, classes, labels = loaded.journal.read()
+        found, predicted = self._map, None
+        if found is not None and (index := int(found.classes[region])) != NO_CLASS:
+            # Since that map its class may have been deleted.
+            predicted = next((one.id for one in classes if one.id == found.order[index]), None)
         bands = [name[5:] for name in row if name.startswith("mean_")]
         (place,) = self._at(np.array([region]))
         return {
@@ -296,8 +298,8 @@ class Session:
                 band: {"mean": row[f"mean_{band}"], "std": row.get(f"std_{band}")} for band in bands
             },
             "label": labels.get(region),
-            "predicted": None if index == NO_CLASS else found.order[index],
-            "probability": None if index == NO_CLASS else float(found.probability[region]),
+            "predicted": predicted,
+            "probability": None if predicted is None else float(found.probability[region]),
             "bounds": loaded.pixels[region].tolist(),
             "at": place,
             "coordinates": list(self.grid @ tuple(place)),
@@ -382,21 +384,24 @@ class Session:
         labels = {region: names[number] for region, number in numbers.items()}
 
         def work(tell: Tell) -> list[str]:
-            files: list[Path] = []
-            given = (loaded.table, labels)
+            given, files = (loaded.table, labels), []
             steps = {
-                "labels": lambda: saving.save_labels(*given, self.folder),
-                "regions": lambda: saving.save_regions(*given, self.folder),
-                "map": lambda: saving.save_map(
+                "labels": lambda _: saving.save_labels(*given, self.folder),
+                "regions": lambda _: saving.save_regions(*given, self.folder),
+                "map": lambda _: saving.save_map(
                     *given, classes, self.scene, self.nodata, self.folder
                 ),
-                "model": lambda: self._train(tell),
+                "model": self._train,
             }
             # A model is trained on the map.
             chosen = [name for name in steps if name in what or (name == "map" and "model" in what)]
             for number, name in enumerate(chosen):
-                tell(name, number / len(chosen))
-                files += steps[name]()
+
+                def tell_all(message: str, done: float, number: int = number) -> None:
+                    tell(message, (number + done) / len(chosen))
+
+                tell_all(name, 0.0)
+                files += steps[name](tell_all)
             return [path.relative_to(self.folder).as_posix() for path in files]
 
         return self.jobs.start(work)

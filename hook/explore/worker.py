@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,7 @@ def main() -> None:
     # Libraries may print: only this function writes to the parent.
     answer, sys.stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w"), sys.stderr
     os.dup2(sys.stderr.fileno(), 1)
+    warnings.showwarning = lambda text, *_: print(f"warning: {text}", file=sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     told = [0.0]
 

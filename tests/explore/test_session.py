@@ -85,6 +85,24 @@ def test_saving_needs_labels(served):
     assert not (served.session.folder / "map.tif").exists()
 
 
+def test_a_model_is_trained_on_the_map(labelled, data, monkeypatch):
+    """The training itself is tested in tests/apis."""
+    folder, given = labelled.session.folder, {}
+
+    def run_worker(tell, **job):
+        given.update(job, existed=(folder / "map.tif").is_file())
+        tell("epoch 1", 0.5)
+        return [str(folder / "model" / "checkpoint.pth")]
+
+    monkeypatch.setattr("hook.explore.session.run_worker", run_worker)
+    state = save(labelled, "model")
+    assert state["files"] == ["map.tif", "map.json", "model/checkpoint.pth"]
+    assert given["existed"] and given["job"] == "train"
+    assert given["scene"] == str(data / "scene.tif") and given["labels"] == str(folder / "map.tif")
+    told = [event for event in labelled.events if event["type"] == "job"]
+    assert {"epoch 1", "map"} <= {event["message"] for event in told}
+
+
 def test_a_file_of_others_is_not_replaced(labelled):
     other = labelled.session.folder / "map.json"
     other.write_text('{"of": "another program"}')

@@ -24,6 +24,7 @@ import shapely
 from rasterio.enums import Resampling
 from scipy.spatial import cKDTree
 
+from hook.geo.raster import quiet_open
 from hook.regions.table import Regions
 
 CELL = 4  # pixels, as seeds of HOOK
@@ -69,7 +70,7 @@ def make_scene(path: Path, side: int, overviews: bool) -> None:
     options = dict(driver="GTiff", tiled=True, compress="deflate", zlevel=1, photometric="rgb")
     grid = rasterio.transform.from_origin(5e5, 5e6, 1, 1)
     size = dict(count=3, height=side, width=side, dtype="uint8", crs="EPSG:32632", transform=grid)
-    with rasterio.open(path, "w", **options, **size) as sink:
+    with quiet_open(path, "w", **options, **size) as sink:
         sink.write((image + 100).clip(0, 255).astype(np.uint8))
         if overviews:
             sink.build_overviews([2, 4, 8, 16, 32], Resampling.average)
