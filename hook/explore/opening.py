@@ -54,48 +54,57 @@ def explore(
 
     Raises:
         ConfigError: A package of the extra or the bundle of the page is missing, there are no
-            regions, or the port is taken.
+            regions, an option needs a model, or the port is taken.
         DataError: A file cannot be read, or regions or labels are not those of the scene.
         SceneError: The folder cannot be written to.
     """
     check_installation()
     # By default GDAL keeps a twentieth of the memory of the machine, in blocks of the scene.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
-    from hook.explore.server import Events, serve
+    from hook.explore.server import Events, listening, serve
     from hook.explore.session import Session
 
     scene = os.fspath(scene)
     name = f"{Path(scene).stem}_explore"
     folder = Path(out) if out else (Path(scene).parent if Path(scene).exists() else Path()) / name
-    events = Events()
-    session = Session(scene, folder, nodata, events.publish)
-    if regions is None and model is None and session.stored is None:
-        raise ConfigError(
-            f"{folder}: there are no regions",
-            expected="a model, a file of regions, or the folder of an earlier session",
-            found="neither",
-            remedy="pass --model NAME (a name from 'hook models list') or --regions FILE",
-        )
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    options = {"embedding": embedding, "device": device, "threads": threads}
     request = {"scale": scale, "regions_per_km2": regions_per_km2, "bidx": bidx, "nodata": nodata}
-    facts: dict[str, str] = {}
-    if model is not None:
-        model = model if isinstance(model, str) else [os.path.abspath(part) for part in model]
-        facts["model"] = json.dumps([model, embedding, request])
-    elif session.stored is None:
-        facts["model"] = "regions of a file"
-    path = session.stored if regions is None else session.adopt(Path(regions))
-    if path is not None:
-        session.load(path, facts)
-    else:
-        given: dict[str, Any] = dict(model=model, options=options, request=request)
-        session.compute(folder / "regions.parquet", facts, **given)
-    try:
-        serve(session, events, port, browser)
-    finally:
-        session.close()
+    of_model = {**request, "embedding": embedding, "nodata": None}
+    if model is None and (given := [key for key, value in of_model.items() if value is not None]):
+        raise ConfigError(
+            f"{', '.join(given)}: for a model that makes regions",
+            expected="a model",
+            found="none",
+            remedy="pass --model NAME too, or omit it",
+        )
+    with listening(port) as listener:
+        events = Events()
+        session = Session(scene, folder, nodata, events.publish)
+        if regions is None and model is None and session.stored is None:
+            raise ConfigError(
+                f"{folder}: there are no regions",
+                expected="a model, a file of regions, or the folder of an earlier session",
+                found="neither",
+                remedy="pass --model NAME (a name from 'hook models list') or --regions FILE",
+            )
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        facts: dict[str, str] = {}
+        if model is not None:
+            model = model if isinstance(model, str) else [os.path.abspath(part) for part in model]
+            facts["model"] = json.dumps([model, embedding, request])
+        elif session.stored is None:
+            facts["model"] = "regions of a file"
+        path = session.stored if regions is None else session.adopt(Path(regions))
+        try:
+            if path is not None:
+                session.load(path, facts)
+            else:
+                options = {"embedding": embedding, "device": device, "threads": threads}
+                job: dict[str, Any] = dict(model=model, options=options, request=request)
+                session.compute(folder / "regions.parquet", facts, **job)
+            serve(session, events, listener, browser)
+        finally:
+            session.close()
 
 
 def check_installation() -> None:

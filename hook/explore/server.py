@@ -364,28 +364,22 @@ def _add_results(app: FastAPI, session: Session, events: Events) -> None:
         return StreamingResponse(events.stream(), media_type="text/event-stream")
 
 
-def serve(session: Session, events: Events, port: int, browser: bool = True) -> None:
-    """Serve a session on this machine until interrupted.
+def serve(session: Session, events: Events, listener: socket.socket, browser: bool) -> None:
+    """Serve a session until interrupted, and print its address.
 
     Args:
         session: The session.
         events: Where it publishes.
-        port: Port, 0 for any that is free.
+        listener: See :func:`listening`.
         browser: Open the page.
-
-    Raises:
-        ConfigError: The port is taken.
     """
-    with listening(port) as listener:
-        port = listener.getsockname()[1]
-        token = secrets.token_urlsafe(32)
-        hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-        app = make_app(session, events, token, hosts)
-        address = f"http://127.0.0.1:{port}/?token={token}"
-        print(address, flush=True)
-        if browser:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        make_server(app).run(sockets=[listener])
+    port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
+    app = make_app(session, events, token, [f"127.0.0.1:{port}", f"localhost:{port}"])
+    address = f"http://127.0.0.1:{port}/?token={token}"
+    print(address, flush=True)
+    if browser:
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    make_server(app).run(sockets=[listener])
 
 
 def make_server(app: Any) -> uvicorn.Server:

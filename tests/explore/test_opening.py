@@ -10,9 +10,10 @@ import time
 import geopandas
 import pytest
 
-from hook.errors import ConfigError, DataError
+from hook.errors import ConfigError, DataError, SceneError
 from hook.explore import opening
 from hook.explore.opening import explore
+from hook.explore.server import listening
 
 from .conftest import Client, write_scene
 
@@ -114,9 +115,28 @@ def test_without_regions(data, tmp_path, not_served):
 
 def test_the_folder_is_next_to_the_scene(data, tmp_path, not_served):
     scene = write_scene(tmp_path)
-    explore(scene, regions=data / "regions.parquet", port=5, browser=False)
+    explore(scene, regions=data / "regions.parquet", browser=False)
     assert (tmp_path / "scene_explore" / "labels.sqlite").is_file()
-    assert not_served[0][2:] == (5, False)
+    assert not_served[0][3] is False
+
+
+def test_a_taken_port_is_told_before_anything_is_written(data, tmp_path, not_served):
+    with listening(0) as other, pytest.raises(ConfigError, match="port"):
+        port = other.getsockname()[1]
+        explore(data / "scene.tif", model="any", out=tmp_path / "session", port=port)
+    assert not (tmp_path / "session").exists()
+
+
+@pytest.mark.parametrize("option", [dict(scale=9), dict(embedding="seeds"), dict(bidx=[1])])
+def test_options_of_a_model(data, tmp_path, not_served, option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        explore(data / "scene.tif", regions=data / "regions.parquet", out=tmp_path, **option)
+
+
+def test_a_scene_that_cannot_be_read(tmp_path, not_served):
+    with pytest.raises(SceneError, match="no.tif"):
+        explore(tmp_path / "no.tif", model="any", out=tmp_path / "session")
+    assert not (tmp_path / "session").exists()
 
 
 def test_a_session_of_another_model(data, tmp_path, not_served):

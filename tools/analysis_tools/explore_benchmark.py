@@ -184,7 +184,11 @@ def main() -> None:
                 print(f"label to map: median {median:.2f} s, longest {most:.2f} s")
             print(f"memory: {server.megabytes():.0f} MB", flush=True)
             server.stop()
-        lost = count_lost(argv, 10, args.kills)
+        # Of a small scene, so that most of the time is labelling.
+        make_scene(folder / "small.tif", 1000, False)
+        make_regions(folder / "small.parquet", 1000, 2000, 8)
+        argv = [folder / "small.tif", "--regions", folder / "small.parquet"]
+        lost = count_lost([*argv, "--out", folder / "small"], 50, args.kills)
         print(f"{args.kills} kills: {lost} labels lost")
 
 
