@@ -1,5 +1,6 @@
 """A session: a scene, its regions, and the labels that a person gives them."""
 
+import math
 import shutil
 import threading
 import warnings
@@ -277,10 +278,8 @@ class Session:
             ConfigError: There is no such region.
         """
         loaded, region = self.ready, self.check_region(region)
-        row = {
-            name: loaded.table.fields[name][region].as_py()
-            for name in loaded.table.fields.column_names
-        }
+        fields = loaded.table.fields
+        row = {name: _as_json(fields[name][region].as_py()) for name in fields.column_names}
         _, classes, labels = loaded.journal.read()
         found, predicted = self._map, None
         if found is not None and (index := int(found.classes[region])) != NO_CLASS:
@@ -441,6 +440,11 @@ def _classify(
     nearest = nearest[np.lexsort((nearest, margin[nearest]))]
     uncertain = nearest[np.isfinite(margin[nearest])].tolist()
     return RegionMap(revision, classes, first, uncertain, order)
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value of a table, with None for numbers that are not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _polygon(points: Sequence[Sequence[float]]) -> shapely.Polygon:

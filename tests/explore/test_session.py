@@ -222,13 +222,15 @@ def test_scenes_anywhere(tmp_path, serve_session, place):
 def test_regions_without_features_have_no_class(data, tmp_path, serve_session):
     table = geopandas.read_parquet(data / "regions.parquet")
     table.at[5, "embedding"] = np.zeros(5, np.float32)
+    table.loc[5, ["mean_red", "std_red"]] = np.nan
     table.to_parquet(tmp_path / "regions.parquet")
     served = serve_session(data / "scene.tif", tmp_path / "session", tmp_path / "regions.parquet")
     one, two = served.client.add_class("a"), served.client.add_class("b")
     served.client.label(r3=one, r8=two)
     found = served.session.map()
     assert found.classes[5] == 255 and 5 not in found.uncertain
-    assert served.client.ask("/api/regions/5").json["predicted"] is None
+    region = served.client.ask("/api/regions/5").json
+    assert region["predicted"] is None and region["bands"]["red"] == {"mean": None, "std": None}
     served.client.label(r5=one)
     assert served.client.ask("/api/map").status == 409
 

@@ -1,6 +1,8 @@
 """Measure ``hook explore``: first picture, map after a label, memory, and labels after kills.
 
-A scene and regions are made up. Run it where nothing else runs.
+A scene and regions are made up. Run it where nothing else runs:
+
+    python tools/analysis_tools/explore_benchmark.py --side 10000 --regions 50000 --kills 20
 """
 
 import argparse
@@ -24,6 +26,7 @@ import shapely
 from rasterio.enums import Resampling
 from scipy.spatial import cKDTree
 
+from hook.errors import HookError, reports_errors
 from hook.geo.raster import quiet_open
 from hook.regions.table import Regions
 
@@ -38,6 +41,8 @@ class Server:
         begun = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         found = re.match(r"(http://[^/]+)/\?token=(\S+)", self.process.stdout.readline())
+        if found is None:
+            raise HookError("hook explore failed", remedy="see its message above")
         self.seconds = time.monotonic() - begun
         self._address, self._token = found[1], found[2]
 
@@ -153,15 +158,22 @@ def count_lost(argv: list, labels: int, kills: int) -> int:
     return 0
 
 
-def main() -> None:
-    """Print the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--side", type=int, default=10_000, help="of the scene in pixels")
     parser.add_argument("--regions", type=int, default=50_000, help="number of regions")
     parser.add_argument("--dims", type=int, default=192, help="width of the embeddings")
     parser.add_argument("--labels", type=int, default=30, help="labels, each with a new map")
     parser.add_argument("--kills", type=int, default=20, help="kills of the server")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@reports_errors
+def main() -> None:
+    """Print the measurements."""
+    args = parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         regions = folder / "regions.parquet"
