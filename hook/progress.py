@@ -17,13 +17,14 @@ listeners: list[Callable[[str, float], None]] = []
 class _Bar(tqdm):
     """A bar that tells the listeners, even if it is not shown."""
 
-    _counted = 0
-
     def update(self, n: float | None = 1) -> bool | None:
-        self._counted += n or 0
+        shown = super().update(n)
+        if self.disable:  # tqdm does not count then
+            self.n += n or 0
         for tell in listeners:
-            tell(getattr(self, "desc", "") or "", min(self._counted / (self.total or 1), 1.0))
-        return super().update(n)
+            done = min(self.n / self.total, 1.0) if self.total else 0.0
+            tell(getattr(self, "desc", None) or "", done)
+        return shown
 
     def __iter__(self) -> Iterator:
         if not listeners:

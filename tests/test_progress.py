@@ -30,3 +30,17 @@ def test_a_bar_is_seen_where_somebody_looks(monkeypatch, stream, notebook, show,
 
 def test_tests_run_in_no_notebook():
     assert not progress.in_notebook()
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_listeners_are_told_whether_or_not_a_bar_is_seen(monkeypatch, stream):
+    told = []
+    monkeypatch.setattr(progress, "listeners", [lambda *given: told.append(given)])
+    assert list(progress_bar("ab", desc="reading", file=stream())) == ["a", "b"]
+    with progress_bar(total=4, initial=1, file=stream()) as bar:
+        bar.update(2)
+        bar.update(2)  # more than there is
+    shares = [share for _, share in told]
+    assert shares == [0.5, 1, 0.75, 1]
+    list(progress_bar(iter("a"), file=stream()))
+    assert told[-1][1] == 0  # of an unknown total
