@@ -112,9 +112,13 @@ export async function hear(event) {
       reloadRegions();
       refreshMap();
     } else if (event.count !== before.count) reloadRegions();
-  } else if (event.type === "revision" && event.revision > state.revision) {
-    await queue(readSession);
-    refreshMap();
+  } else if (event.type === "revision") {
+    // In the queue, as the answer to a change of this page may come after the event of it.
+    await queue(async () => {
+      if (event.revision <= state.revision) return;
+      await readSession();
+      refreshMap();
+    });
   }
 }
 
