@@ -38,6 +38,7 @@ NOT_PARSED = {
     "done": "the shell's own",
     "rio": "rasterio's command; run where the page is executed",
     "dask": "Dask's commands, which need a scheduler",
+    "ssh": "reaches another machine",
 }
 # Python that is neither run nor checked: (page, first line) to reason.
 NOT_CHECKED: dict[tuple[str, str], str] = {}
@@ -47,6 +48,7 @@ NOT_CHECKED: dict[tuple[str, str], str] = {}
 DATA = "a public data set, to be downloaded"
 WEIGHTS = "weights of trainings that take hours, on a public data set to be downloaded"
 WEIGHTS_OF_TIMM = "downloads weights; tests/apis calls the function with random ones"
+SERVES = "serves until it is stopped; tests/explore starts the command"
 TIME = "minutes on an idle machine; tests/tools executes the program on small models"
 CLUSTER = "a cluster"
 GPU = "several GPUs"
@@ -64,6 +66,12 @@ NOT_EXECUTED = {
         "python tools/analysis_tools/benchmark.py": TIME,
         "python tools/analysis_tools/scene_benchmark.py": TIME,
         "python tools/analysis_tools/kill_and_resume.py": DATA,
+    },
+    "docs/howto/explore.md": {
+        "pip install 'hook-rs[explore]'": SERVES,
+        "hook explore configs/hook/demo_hook.py": SERVES,
+        "python tools/misc/bundle_explore.py": "fetches packages with npm",
+        "ssh": "reaches another machine",
     },
     "configs/hook/README.md": {
         "python tools/dataset_tools/": DATA,

@@ -27,7 +27,7 @@ function sentence() {
   }
   if (!map) return `Choose a class${key(0)}, then click regions of it.`;
   if (of) return `A click gives ${of.name}; again, it takes it away. Esc looks only. N asks for the least certain.`;
-  return "N asks for the region that the map is least certain of. Or choose a class and click what is wrong.";
+  return "‘Label these one by one’ (N) asks where the map is least certain. Or choose a class and click what is wrong.";
 }
 
 export function startHint() {
