@@ -238,6 +238,19 @@ def _classify(
     )
 
 
+def margins(scores: np.ndarray) -> np.ndarray:
+    """Return how far the best class of each region is ahead of the second.
+
+    Args:
+        scores: (N, K) of :meth:`RegionClassifier.scores`.
+
+    Returns:
+        (N,), infinite for regions without features: the smallest is the least certain.
+    """
+    second, first = np.partition(scores, -2, axis=1)[:, -2:].T
+    return np.nan_to_num(first - second, nan=np.inf)
+
+
 def _normalise(x: np.ndarray) -> np.ndarray:
     """Normalise vectors (n, F) to length 1; zero vectors stay zero."""
     length = np.sqrt((x * x).sum(axis=1, keepdims=True))

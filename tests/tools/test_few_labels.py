@@ -76,3 +76,42 @@ def test_what_cannot_be_measured(tool, seg_run, lists, monkeypatch):
         run(tool, monkeypatch, seg_run[0], *model, 16, *lists, "--draws", 0)
     with pytest.raises(DataError, match="too few regions of class"):
         run(tool, monkeypatch, seg_run[0], *model, 16, *lists, "--per-class", 1000)
+
+
+def test_clicks(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
+    report, picture = tmp_path / "clicks.json", tmp_path / "clicks.png"
+    options = ("--draws", 2, "--num-tokens", 4, "--clicks", 6, "--json", report, "--out", picture)
+    run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
+    found = json.loads(report.read_text())
+    assert len(found["rows"]) == 8  # four kinds of features, two orders
+    count = len(found["classes"])
+    for row in found["rows"]:
+        assert row["labels"] == list(range(count, 7))
+        assert np.array(row["draws"]).shape == (2, 7 - count, count)
+    assert picture.stat().st_size > 10_000
+    assert "uncertain" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--clicks"):
+        run(tool, monkeypatch, seg_run[0], "--model", "t", *seg_run, 16, *lists, "--clicks", 1)
+
+
+def test_the_least_certain_region_is_clicked_next(tool):
+    """Two far classes and one region between them that has most pixels of the test."""
+    pool = tool.Pool()
+    values = [0.0, 1, 2, 98, 99, 100, 70]
+    truth = [0, 0, 0, 1, 1, 1, 0]
+    for train in (True, False):
+        for value, label in zip(values, truth, strict=True):
+            image = np.full((1, 2, 2), value) + [[[0, 0.1], [0, 0.1]]]
+            pool.add(np.zeros((2, 2), int), image, np.full((2, 2), label), 2, train)
+    args = tool.argparse.Namespace(
+        labels_from="train", draws=8, seed=0, method="linear", strength=1.0, clicks=3
+    )
+    found = tool.click(pool, "bands", "uncertain", ["a", "b"], args)
+    assert found.shape == (8, 2, 2)
+    # The region between is labelled third in every draw, or was drawn first.
+    assert (found[:, 1].mean(axis=1) == 100).all() and (found[:, 0].mean(axis=1) < 100).any()
+    random = tool.click(pool, "bands", "random", ["a", "b"], args)
+    assert (random[:, 1].mean(axis=1) < 100).any()
+    # All regions are labelled before the last click.
+    args.clicks = 9
+    assert tool.click(pool, "bands", "random", ["a", "b"], args).shape == (8, 8, 2)

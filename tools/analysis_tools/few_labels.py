@@ -12,6 +12,14 @@ per class over the draws. The label of a region is the class of most of its pixe
 Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by tokens, by seeds and by
 bands, and as many SLIC regions per window by bands (seeds and bands: means and standard
 deviations). The first CONFIG names images and masks: its test dataset, with ``split`` replaced.
+
+``--clicks N`` measures active learning instead, as in ``hook explore``: a simulated person labels
+one region of each class, then one after the other up to N, either the least certain one (smallest
+margin of the two best classes) or a random one. Mean IoU over the number of labels, with ``--out``
+as a plot:
+
+    python tools/analysis_tools/few_labels.py CONFIG --model NAME CONFIG CHECKPOINT 256 \
+        --clicks 64 --out clicks.png
 """
 
 import argparse
@@ -35,7 +43,9 @@ from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
 from hook.inference.regions import EMBEDDINGS, RegionPredictor
+from hook.regions.few_labels import RegionClassifier, margins
 from hook.regions.plan import pool_seeds
+from hook.regions.table import Regions
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,6 +74,8 @@ def parse_args() -> argparse.Namespace:
     add_old_spelling(parser, "--min-region", "--min-region-pixels")
     parser.add_argument("--per-class", type=int, default=10, help="labels per class (default 10)")
     parser.add_argument("--draws", type=int, default=20, help="random draws (default 20)")
+    parser.add_argument("--clicks", type=int, metavar="N", help="measure over 1 to N labels")
+    parser.add_argument("--out", metavar="FILE", help="with --clicks: plot, such as clicks.png")
     parser.add_argument("--method", choices=("linear", "mean"), default="linear")
     parser.add_argument("--strength", type=float, default=1.0, help="weight of labels (linear)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
@@ -178,16 +190,7 @@ def measure(
     """
     kind = None if features == "bands" else features
     table, pixels, train = pool.table(kind), np.array(pool.pixels), np.array(pool.train)
-    majority = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
-    drawn_from = [np.flatnonzero(train & (majority == k)) for k in range(len(classes))]
-    for name, rows in zip(classes, drawn_from, strict=True):
-        if len(rows) < args.per_class:
-            raise DataError(
-                f"too few regions of class {name} to label",
-                expected=f"{args.per_class} in {args.labels_from}",
-                found=len(rows),
-                remedy="lower --per-class, or list more images",
-            )
+    drawn_from = candidates(pixels, train, classes, args.per_class, args.labels_from)
     rng, found = np.random.default_rng(args.seed), []
     for _ in range(args.draws):
         rows = [rng.choice(rows, args.per_class, replace=False) for rows in drawn_from]
@@ -196,9 +199,97 @@ def measure(
         by = "bands" if kind is None else "embedding"
         predicted = classify_regions(table, labels, features=by, **options)
         names = predicted["class_name"].to_numpy()[~train]
-        matrix = np.stack([pixels[~train][names == name].sum(axis=0) for name in classes])
-        found.append(100 * class_scores(matrix)["iou"])
+        found.append(iou(names, pixels[~train], classes))
     return {"iou": np.array(found), "labels": [len(rows) for rows in drawn_from]}
+
+
+def candidates(
+    pixels: np.ndarray, train: np.ndarray, classes: list[str], needed: int, source: str
+) -> list[np.ndarray]:
+    """Return the regions of each class, that of most of their pixels, which may be labelled."""
+    majority = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
+    rows = [np.flatnonzero(train & (majority == k)) for k in range(len(classes))]
+    for name, of in zip(classes, rows, strict=True):
+        if len(of) < needed:
+            raise DataError(
+                f"too few regions of class {name} to label",
+                expected=f"{needed} in {source}",
+                found=len(of),
+                remedy="lower --per-class, or list more images",
+            )
+    return rows
+
+
+def iou(names: np.ndarray, pixels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Return the IoU (K,) in percent of regions (R,) of named classes with pixels (R, K)."""
+    matrix = np.stack([pixels[names == name].sum(axis=0) for name in classes])
+    return 100 * class_scores(matrix)["iou"]
+
+
+def click(
+    pool: Pool, features: str, order: str, classes: list[str], args: argparse.Namespace
+) -> np.ndarray:
+    """Label one region after the other, ``--draws`` times.
+
+    Args:
+        pool: The regions.
+        features: ``"tokens"``, ``"seeds"`` or ``"bands"``.
+        order: ``"uncertain"``, the region with the smallest margin next, or ``"random"``.
+        classes: K names.
+        args: Options.
+
+    Returns:
+        (draws, N - K + 1, K) IoU in percent with K to N labels.
+    """
+    kind = None if features == "bands" else features
+    pixels, train = np.array(pool.pixels), np.array(pool.train)
+    by = "bands" if kind is None else "embedding"
+    table = Regions.from_table(pool.table(kind))
+    classifier = RegionClassifier(table, args.method, by, args.strength)
+    first = candidates(pixels, train, classes, 1, args.labels_from)
+    label_of = np.full(len(train), -1)
+    for k, rows in enumerate(first):
+        label_of[rows] = k
+    rng, found = np.random.default_rng(args.seed), []
+    for _ in range(args.draws):
+        labels = {int(rng.choice(rows)): classes[k] for k, rows in enumerate(first)}
+        left = rng.permutation(np.flatnonzero((label_of >= 0) & classifier.usable))
+        curve = []
+        while True:
+            names, scores = classifier.scores(labels)
+            chosen = np.array(names)[np.nan_to_num(scores).argmax(axis=1)]
+            curve.append(iou(chosen[~train], pixels[~train], classes))
+            left = left[~np.isin(left, list(labels))]
+            if len(labels) == args.clicks or not len(left):
+                break
+            row = left[margins(scores[left]).argmin() if order == "uncertain" else 0]
+            labels[int(row)] = classes[label_of[row]]
+        curve += curve[-1:] * (args.clicks - len(classes) + 1 - len(curve))
+        found.append(curve)
+    return np.array(found)
+
+
+def plot_clicks(rows: list[dict[str, Any]], path: str) -> None:
+    """Plot mean IoU over the number of labels: median, and the middle half of the draws."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    colours: dict[str, Any] = {}
+    for row in rows:
+        name = f"{row['regions']}, {row['features']}"
+        colour = colours.setdefault(name, f"C{len(colours)}")
+        low, median, high = np.percentile(np.mean(row["draws"], axis=2), (25, 50, 75), axis=0)
+        style = "-" if row["order"] == "uncertain" else ":"
+        axes.plot(row["labels"], median, style, color=colour, label=f"{name}, {row['order']}")
+        axes.fill_between(row["labels"], low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set(xlabel="labelled regions", ylabel="mean IoU, percent", xscale="log")
+    axes.set_xticks(ticks := [n for n in (2, 4, 8, 16, 32, 64, 128) if n in rows[0]["labels"]])
+    axes.set_xticklabels(ticks)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 @reports_errors
@@ -210,7 +301,11 @@ def main() -> None:
     setup_environment()
     config = load_config(args.config, args.cfg_options)
     classes = list(config.metainfo["classes"])
-    table = PrettyTable(["regions", "by", "in test", *(f"IoU {name}" for name in classes)])
+    if args.clicks is not None and args.clicks < len(classes):
+        raise ConfigError("--clicks", expected=f"{len(classes)} or more", found=args.clicks)
+    steps = [n for n in (2, 4, 8, 16, 32, 64, 128, 256) if len(classes) <= n <= (args.clicks or 0)]
+    columns = [f"IoU {name}" for name in classes] if not args.clicks else ["order"]
+    table = PrettyTable(["regions", "by", "in test", *columns, *(f"{n} labels" for n in steps)])
     table.align = "r"
     table.align["regions"] = table.align["by"] = "l"
     report = []
@@ -223,24 +318,40 @@ def main() -> None:
             *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
             (f"SLIC, as many as {name}", slic, "bands"),
         ):
-            found = measure(pool, features, classes, args)
-            median, low, high = np.percentile(found["iou"], (50, 0, 100), axis=0)
             number = len(pool.train) - sum(pool.train)
-            cells = [
-                f"{m:.1f} [{a:.1f}, {b:.1f}]" for m, a, b in zip(median, low, high, strict=True)
-            ]
-            table.add_row([regions, features, number, *cells])
             row = {"regions": regions, "features": features, "number": number, "window": int(side)}
-            row |= {"median": median.tolist(), "draws": found["iou"].tolist()}
-            report.append(row)
+            for order in ("uncertain", "random") if args.clicks else (None,):
+                if order is None:
+                    found = measure(pool, features, classes, args)["iou"]
+                    cells = spread(found)
+                else:
+                    found = click(pool, features, order, classes, args)
+                    numbers = range(len(classes), args.clicks + 1)
+                    cells = [
+                        order,
+                        *spread(found.mean(axis=2)[:, [numbers.index(n) for n in steps]]),
+                    ]
+                    row = row | {"order": order, "labels": list(numbers)}
+                table.add_row([regions, features, number, *cells])
+                median = np.median(found, axis=0).tolist()
+                report.append(row | {"median": median, "draws": found.tolist()})
+    labels = f"up to {args.clicks} labels" if args.clicks else f"{args.per_class} labels per class"
     print(
-        f"{args.per_class} labels per class from {args.labels_from}, measured on "
-        f"{args.measured_on}; median [range] over {args.draws} draws; {args.method}"
+        f"{labels} from {args.labels_from}, measured on {args.measured_on}; median [range] over "
+        f"{args.draws} draws; {args.method}" + ("; mean IoU" if args.clicks else "")
     )
     print(table)
     if args.json:
         head = {"command": command_line(sys.argv), "classes": classes}
         write_json(args.json, {**head, "rows": report})
+    if args.clicks and args.out:
+        plot_clicks(report, args.out)
+
+
+def spread(found: np.ndarray) -> list[str]:
+    """Return median and range of the columns of (draws, n)."""
+    of = np.percentile(found, (50, 0, 100), axis=0).T
+    return [f"{m:.1f} [{a:.1f}, {b:.1f}]" for m, a, b in of]
 
 
 if __name__ == "__main__":
