@@ -25,7 +25,7 @@ from hook.explore.picture import ScenePicture
 from hook.explore.vector_tiles import RegionTiles
 from hook.geo.staging import StagedFiles, writing
 from hook.geo.vector import apply_affine, driver_of, reading_vectors
-from hook.regions.few_labels import RegionClassifier
+from hook.regions.few_labels import RegionClassifier, margins
 from hook.regions.index import RegionIndex
 from hook.regions.layer import FORMATS
 from hook.regions.table import Regions
@@ -428,18 +428,15 @@ def _classify(
     chosen, scores = classifier.scores({row: names[one] for row, one in labels.items()})
     order = list(names)
     place = {name: position for position, name in enumerate(names.values())}
-    usable = classifier.usable
     known = np.nan_to_num(scores)
     classes = np.array([place[name] for name in chosen], np.uint8)[known.argmax(axis=1)]
-    classes[~usable] = NO_CLASS
-    second, first = np.partition(known, -2, axis=1)[:, -2:].T
-    margin = first - second
-    margin[~usable] = np.inf
+    classes[~classifier.usable] = NO_CLASS
+    margin = margins(scores)
     margin[list(labels)] = np.inf
     nearest = np.argpartition(margin, min(MOST_UNCERTAIN, len(margin) - 1))[:MOST_UNCERTAIN]
     nearest = nearest[np.lexsort((nearest, margin[nearest]))]
     uncertain = nearest[np.isfinite(margin[nearest])].tolist()
-    return RegionMap(revision, classes, first, uncertain, order)
+    return RegionMap(revision, classes, known.max(axis=1), uncertain, order)
 
 
 def _as_json(value: Any) -> Any:
