@@ -334,7 +334,7 @@ def main() -> None:
                     row = row | {"order": order, "labels": list(numbers)}
                 table.add_row([regions, features, number, *cells])
                 median = np.median(found, axis=0).tolist()
-                report.append(row | {"median": median, "draws": found.tolist()})
+                report.append(row | {"median": median, "draws": np.round(found, 2).tolist()})
     labels = f"up to {args.clicks} labels" if args.clicks else f"{args.per_class} labels per class"
     print(
         f"{labels} from {args.labels_from}, measured on {args.measured_on}; median [range] over "
