@@ -85,9 +85,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--regions are instead of a model")
     from hook.explore.opening import explore
 
+    quiet = {"opened": None} if args.no_browser else {}
     explore(
         scene,
         model=tuple(pair) or args.model,
-        browser=not args.no_browser,
-        **arguments_of(args, explore, ("scene", "model", "browser")),
+        **arguments_of(args, explore, ("scene", "model", "opened")),
+        **quiet,
     )

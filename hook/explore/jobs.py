@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hook.errors import ConfigError, HookError, SceneError
@@ -23,21 +23,38 @@ def run_worker(tell: Tell, **job: Any) -> list[str]:
     Raises:
         HookError: The job failed.
     """
-    command = [sys.executable, "-m", "hook.explore.worker"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8") as worker:
-        worker.stdin.write(json.dumps(job) + "\n")
-        worker.stdin.flush()
-        for line in worker.stdout:
-            answer = json.loads(line)
+    with start_worker(**job) as worker:
+        for answer in answers(worker):
             if "files" in answer:
                 return answer["files"]
-            if "error" in answer:
-                what, expected, found, remedy = answer["error"]
-                raise SceneError(what, expected=expected, found=found, remedy=remedy)
             tell(answer["message"], answer["done"])
+    return []
+
+
+def start_worker(**job: Any) -> subprocess.Popen:
+    """Start a job of :mod:`hook.explore.worker` in a process, which ends with this one."""
+    command = [sys.executable, "-m", "hook.explore.worker"]
+    pipe, text = subprocess.PIPE, dict(text=True, encoding="utf-8")
+    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True, **text)
+    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.flush()
+    return worker
+
+
+def answers(worker: subprocess.Popen) -> Iterator[dict[str, Any]]:
+    """Yield what a job tells.
+
+    Raises:
+        HookError: The job failed, or its process ended.
+    """
+    for line in worker.stdout:
+        answer = json.loads(line)
+        if "error" in answer:
+            what, expected, found, remedy = answer["error"]
+            raise SceneError(what, expected=expected, found=found, remedy=remedy)
+        yield answer
     raise SceneError(
-        "the process of the job ended", found=f"exit status {worker.returncode}", remedy="try again"
+        "the process of the job ended", found=f"exit status {worker.wait()}", remedy="try again"
     )
 
 

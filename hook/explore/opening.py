@@ -3,7 +3,8 @@
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def explore(
     device: str = "cpu",
     threads: int | None = None,
     port: int = 0,
-    browser: bool = True,
+    opened: Callable[[str], object] | None = webbrowser.open,
 ) -> None:
     """Serve a page on this machine to label the regions of a scene and get a map.
 
@@ -50,7 +51,7 @@ def explore(
         device: Device of the model.
         threads: CPU threads of the model; default: PyTorch's.
         port: Port of the page, 0 for any that is free.
-        browser: Open the page in the browser.
+        opened: Called with the address of the page, in a thread; None: nothing is.
 
     Raises:
         ConfigError: A package of the extra or the bundle of the page is missing, there are no
@@ -102,7 +103,7 @@ def explore(
                 options = {"embedding": embedding, "device": device, "threads": threads}
                 job: dict[str, Any] = dict(model=model, options=options, request=request)
                 session.compute(folder / "regions.parquet", facts, **job)
-            serve(session, events, listener, browser)
+            serve(session, events, listener, opened)
         finally:
             session.close()
 

@@ -7,8 +7,7 @@ import json
 import secrets
 import socket
 import threading
-import webbrowser
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
@@ -31,7 +30,8 @@ MAX_BODY = 1 << 20
 _THREADS = 8  # each opens the scene once
 _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; worker-src 'self' blob:; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    "base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self' http://localhost:* http://127.0.0.1:* vscode-webview:"  # notebooks
 )
 _HEADERS = {
     "content-security-policy": _POLICY,
@@ -364,21 +364,26 @@ def _add_results(app: FastAPI, session: Session, events: Events) -> None:
         return StreamingResponse(events.stream(), media_type="text/event-stream")
 
 
-def serve(session: Session, events: Events, listener: socket.socket, browser: bool) -> None:
+def serve(
+    session: Session,
+    events: Events,
+    listener: socket.socket,
+    opened: Callable[[str], object] | None,
+) -> None:
     """Serve a session until interrupted, and print its address.
 
     Args:
         session: The session.
         events: Where it publishes.
         listener: See :func:`listening`.
-        browser: Open the page.
+        opened: Called with the address, in a thread; None: nothing is.
     """
     port, token = listener.getsockname()[1], secrets.token_urlsafe(32)
     app = make_app(session, events, token, [f"127.0.0.1:{port}", f"localhost:{port}"])
     address = f"http://127.0.0.1:{port}/?token={token}"
     print(address, flush=True)
-    if browser:
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    if opened is not None:
+        threading.Thread(target=opened, args=(address,), daemon=True).start()
     make_server(app).run(sockets=[listener])
 
 

@@ -1,8 +1,8 @@
 """Long jobs in a process of their own: ``python -m hook.explore.worker``.
 
 The first line of its standard input is a job as JSON, ``{"job": ..., ...}``. It writes lines of
-JSON to standard output: ``{"message": ..., "done": ...}``, with ``"error"`` or ``"files"`` at the
-end. It ends with its parent, whose end closes the standard input.
+JSON to standard output: ``{"message": ..., "done": ...}``, or ``"address"`` of a page, with
+``"error"`` or ``"files"`` at the end. It ends with its parent, whose end closes the standard input.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hook import progress
@@ -33,6 +34,14 @@ def train(scene: str, labels: str, folder: str, options: dict) -> list[str]:
 
     result = run(scene, labels, folder, overwrite=True, **options)
     return [str(result.checkpoint)]
+
+
+def serve(told: Callable[[str], None], scene: str, **options: Any) -> list[str]:
+    """Serve the page of a scene until the process ends, and tell its address."""
+    from hook.explore.opening import explore
+
+    explore(scene, opened=told, **options)
+    return []
 
 
 def _model(model: str | list[str]) -> Any:
@@ -59,7 +68,8 @@ def main() -> None:
 
     progress.listeners.append(tell)
     try:
-        _write(answer, files=JOBS[given.pop("job")](**given))
+        jobs = JOBS | {"serve": partial(serve, lambda address: _write(answer, address=address))}
+        _write(answer, files=jobs[given.pop("job")](**given))
     except Exception as error:
         known = error if isinstance(error, HookError) else of_system(error)
         if known is None:

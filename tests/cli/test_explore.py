@@ -35,7 +35,7 @@ def test_options_are_passed_on(explored):
             device="cuda",
             threads=2,
             port=8000,
-            browser=False,
+            opened=None,
         )
     ]
 
@@ -52,7 +52,7 @@ def test_where_regions_come_from(explored, words, model, regions):
     main(["explore", *words.split()])
     (scene,), given = explored.call_args
     assert (scene, given["model"], given["regions"]) == ("scene.tif", model, regions)
-    assert (given["port"], given["browser"], given["out"]) == (0, True, None)
+    assert (given["port"], given["out"]) == (0, None) and "opened" not in given
 
 
 @pytest.mark.parametrize(

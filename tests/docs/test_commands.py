@@ -68,6 +68,7 @@ NOT_EXECUTED = {
         "python tools/analysis_tools/kill_and_resume.py": DATA,
     },
     "docs/howto/explore.md": {
+        "from hook.explore.notebook": SERVES,
         "pip install 'hook-rs[explore]'": SERVES,
         "hook explore configs/hook/demo_hook.py": SERVES,
         "python tools/misc/bundle_explore.py": "fetches packages with npm",

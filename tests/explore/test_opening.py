@@ -115,9 +115,9 @@ def test_without_regions(data, tmp_path, not_served):
 
 def test_the_folder_is_next_to_the_scene(data, tmp_path, not_served):
     scene = write_scene(tmp_path)
-    explore(scene, regions=data / "regions.parquet", browser=False)
+    explore(scene, regions=data / "regions.parquet", opened=None)
     assert (tmp_path / "scene_explore" / "labels.sqlite").is_file()
-    assert not_served[0][3] is False
+    assert not_served[0][3] is None
 
 
 def test_a_taken_port_is_told_before_anything_is_written(data, tmp_path, not_served):
