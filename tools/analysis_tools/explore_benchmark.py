@@ -45,6 +45,7 @@ class Server:
             raise HookError("hook explore failed", remedy="see its message above")
         self.seconds = time.monotonic() - begun
         self._address, self._token = found[1], found[2]
+        self.address = found[0]
 
     def ask(self, path: str, body: object = None) -> bytes:
         """Send a request, and return the body of the answer."""
@@ -132,6 +133,49 @@ def measure_maps(server: Server, count: int, labels: int) -> list[float]:
     return taken
 
 
+# From the key that labels the selected region until the map with its new colours is on the screen:
+# reading a pixel waits for all that WebGL was told to draw.
+_LABEL = """async ([region, index]) => {
+  const { theMap } = await import("/static/js/view.js");
+  const { select } = await import("/static/js/region.js");
+  const { state, update } = await import("/static/js/store.js");
+  await select(region);
+  update({ chosen: state.classes[index].id });
+  const { gl } = theMap().painter.context, before = state.map, begun = performance.now();
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+  while (state.map === before) await new Promise((next) => setTimeout(next, 2));
+  await theMap().once("render");
+  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+  return performance.now() - begun;
+}"""
+_FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+def measure_page(server: Server, count: int, labels: int, browser: str) -> list[float]:
+    """Return the seconds from a key to the repainted page in a headless browser, for each label.
+
+    WebGL runs on the CPU. The session has labels of two classes or more.
+    """
+    from playwright.sync_api import sync_playwright
+
+    rng = random.Random(2)
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=_FLAGS)
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(300_000)
+        page.goto(server.address)
+        page.wait_for_selector("body[data-loaded=yes][data-map=ready]")
+        page.wait_for_function(
+            'async () => (await import("/static/js/view.js")).theMap().areTilesLoaded()'
+        )
+        taken = []
+        for number in range(labels):
+            taken.append(page.evaluate(_LABEL, [rng.randrange(count), number % 4]) / 1000)
+            page.wait_for_timeout(1000)  # thumbnails
+        chromium.close()
+    return taken
+
+
 def count_lost(argv: list, labels: int, kills: int) -> int:
     """Label, kill the server at random moments, and return the number of labels it lost."""
     rng, told = random.Random(1), {}
@@ -166,6 +210,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--regions", type=int, default=50_000, help="number of regions")
     parser.add_argument("--dims", type=int, default=192, help="width of the embeddings")
     parser.add_argument("--labels", type=int, default=30, help="labels, each with a new map")
+    parser.add_argument("--browser", metavar="CHROMIUM", help="also measure the page in it")
     parser.add_argument("--kills", type=int, default=20, help="kills of the server")
     return parser.parse_args()
 
@@ -194,6 +239,10 @@ def main() -> None:
                 taken = measure_maps(server, count, args.labels)
                 median, most = np.median(taken), max(taken)
                 print(f"label to map: median {median:.2f} s, longest {most:.2f} s")
+                if args.browser:
+                    taken = measure_page(server, count, args.labels, args.browser)
+                    median, most = np.median(taken), max(taken)
+                    print(f"key to painted page: median {median:.2f} s, longest {most:.2f} s")
             print(f"memory: {server.megabytes():.0f} MB", flush=True)
             server.stop()
         # Of a small scene, so that most of the time is labelling.

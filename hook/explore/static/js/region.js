@@ -43,14 +43,16 @@ function facts(region) {
     add("Map", named(region.predicted), ` ${percent(region.probability)}`);
   if (region.class_name) add("Model", `${region.class_name} ${region.score === null ? "" : percent(region.score)}`);
   for (const [name, score] of Object.entries(region.scores ?? {})) add(name, percent(score));
-  add("Area", `${areaText(region.area_m2)} ${region.area_m2 === null ? "" : "· "}${region.pixels.toLocaleString("en")} pixels`);
+  const pixels = region.pixels === null ? "" : `${region.pixels.toLocaleString("en")} pixels`;
+  add("Area", [areaText(region.area_m2), pixels].filter(Boolean).join(" · "));
   add("Place", placeText(region.at, false));
   return make("dl", { className: "facts" }, ...rows);
 }
 
 function bandTable(bands) {
-  const most = Math.max(...Object.values(bands).map(({ mean }) => Math.abs(mean)), 1e-12);
-  const rows = Object.entries(bands).map(([name, { mean, std }]) => {
+  const most = Math.max(...Object.values(bands).map(({ mean }) => Math.abs(mean ?? 0)), 1e-12);
+  const known = Object.entries(bands).filter(([, { mean }]) => mean !== null); // files may lack values
+  const rows = known.map(([name, { mean, std }]) => {
     const bar = make("i", { aria: { hidden: true } });
     bar.style.width = `${(100 * Math.abs(mean)) / most}%`;
     const digits = { maximumSignificantDigits: 4 };

@@ -3,7 +3,7 @@
 import { Map as MapLibre } from "../vendor/maplibre-gl.mjs";
 import { headers } from "./api.js";
 import { $ } from "./dom.js";
-import { pixelsPerDot, placeText, scaleBar, toPixel, toWorld } from "./grid.js";
+import { pixelsPerDot, placeText, scaleBar, side, toPixel, toWorld } from "./grid.js";
 import { Painter } from "./paint.js";
 import { classOf, state, update, watch } from "./store.js";
 
@@ -113,6 +113,7 @@ export function startView({ click, finish }) {
     map.addLayer(scissors("swipe-end", false), "outlines");
     redraw();
     sharpen();
+    thinOut();
     document.body.dataset.loaded = "yes";
   });
   map.on("error", ({ error }) => { if (error?.status !== 404) console.warn("map:", error?.message); });
@@ -140,6 +141,7 @@ export function startView({ click, finish }) {
   watch(["bands"], () => map.getSource("scene")?.setTiles(sceneTiles()));
   watch(["opacity"], () => paintProperty("fill", "fill-opacity", state.opacity));
   watch(["outlines"], () => layout("outlines", state.outlines));
+  watch(["regions"], thinOut);
   watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
   watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
   $("zoom-in").onclick = () => map.zoomIn();
@@ -163,6 +165,15 @@ function press(point, lngLat, click) {
   const pixel = toPixel(lngLat);
   if (state.drawing) update({ drawing: [...state.drawing, pixel] });
   else click(regionAt(point), pixel);
+}
+
+/** No outlines where regions are smaller than 9 pixels of the screen: they would hide the scene, and
+ *  are most of the time of drawing 50,000 regions without a graphics card. */
+function thinOut() {
+  const { width, height } = state.scene;
+  const mean = Math.sqrt((width * height) / Math.max(state.regions.count, 1));
+  const zoom = Math.log2((9 * side()) / (512 * mean));
+  if (map.getLayer("outlines")) map.setLayerZoomRange("outlines", Math.max(zoom, -2), 24);
 }
 
 /** Pixels of the scene stay squares where one is larger than a pixel of the screen. */
