@@ -144,6 +144,7 @@ _LABEL = """async ([region, index]) => {
   const { gl } = theMap().painter.context, before = state.map, begun = performance.now();
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
   while (state.map === before) await new Promise((next) => setTimeout(next, 2));
+  theMap().triggerRepaint(); // it may be painted already
   await theMap().once("render");
   gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
   return performance.now() - begun;
