@@ -75,6 +75,7 @@ NOT_EXECUTED = {
         "ssh": "reaches another machine",
     },
     "configs/hook/README.md": {
+        'python -c "from hook.apis import pretrain': DATA,
         "python tools/dataset_tools/": DATA,
         "python tools/train.py": DATA,
         "python tools/analysis_tools/token_curve.py": WEIGHTS,

@@ -18,6 +18,7 @@ function queue(change) {
 /** Read the session: all of it, as another page may have changed it. */
 export async function readSession() {
   const session = await get("/api/session");
+  if (session.revision < state.revision) return; // overtaken by a later change
   const numbered = (table) => new Map(Object.entries(table ?? {}).map(([id, value]) => [Number(id), value]));
   update({
     ...session,
