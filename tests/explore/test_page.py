@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -154,10 +155,14 @@ class Person:
 
     def until(self, expression: str) -> None:
         """Wait until the state of the page fulfils an expression, and the map is drawn."""
-        self.page.wait_for_function(
+        # Not wait_for_function, to which the promise of an asynchronous function is true.
+        end = time.monotonic() + 30
+        while not self.page.evaluate(
             'async () => { const { state } = await import("/static/js/store.js"); '
-            f"return {expression}; }}"
-        )
+            f"return Boolean({expression}); }}"
+        ):
+            assert time.monotonic() < end, expression
+            self.page.wait_for_timeout(50)
         self.page.evaluate(
             """async () => {
               const { theMap } = await import("/static/js/view.js");

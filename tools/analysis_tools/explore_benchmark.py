@@ -166,8 +166,9 @@ def measure_page(server: Server, count: int, labels: int, browser: str) -> list[
         page.set_default_timeout(300_000)
         page.goto(server.address)
         page.wait_for_selector("body[data-loaded=yes][data-map=ready]")
-        page.wait_for_function(
-            'async () => (await import("/static/js/view.js")).theMap().areTilesLoaded()'
+        page.evaluate(
+            'async () => { const map = (await import("/static/js/view.js")).theMap(); '
+            'if (!map.areTilesLoaded()) await map.once("idle"); }'
         )
         taken = []
         for number in range(labels):
