@@ -31,7 +31,6 @@ from hook.regions.layer import FORMATS
 from hook.regions.table import Regions
 from hook.scenes.reader import SceneReader
 
-MOST_SIMILAR = 1000
 MOST_UNCERTAIN = 50
 NO_CLASS = 255
 

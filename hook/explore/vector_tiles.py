@@ -13,9 +13,8 @@ from hook.geo.vector import apply_affine
 
 EXTENT = 4096
 """Units of a tile along each side."""
-_BUFFER = (
-    64  # units around a tile in which outlines are kept, so that they are not drawn at its edge
-)
+# Units around a tile in which outlines are kept, so that they are not drawn at its edge.
+_BUFFER = 64
 # Vertices of crowded tiles are rounded to multiples of these units; a tile is drawn at 512 pixels.
 _STEP = 4
 _CROWDED = 2000  # regions of a tile

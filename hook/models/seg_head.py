@@ -113,7 +113,8 @@ class RegionContextHead(SegFormerStyleHead):
 
         Args:
             inputs: The levels; (B, D, H_0, W_0) tokens spread over their seeds; (B, L, H_0, W_0)
-                int64 regions of the seeds; those of -1 are in none, and get nothing added.
+                int64 regions of the seeds, nested, the finest first; those of -1 are in none, and
+                get nothing added.
 
         Returns:
             (B, K, H_0, W_0).
@@ -137,9 +138,9 @@ class RegionContextHead(SegFormerStyleHead):
         sums = torch.cat(sums, dim=1)
         total = 0
         for index, context in zip(indexes, self.contexts, strict=True):
-            # Nested: a region is the union of regions of the finest partition.
-            parent = torch.zeros_like(sizes)
-            parent[finest] = index
+            # Nested: a region is the union of regions of the finest partition; only the last token
+            # of an image in more parts than tokens may be in several, of which the last one counts.
+            parent = torch.zeros_like(sizes).scatter_reduce_(0, finest, index, "amax")
             number = int(parent.max()) + 1
             joined = sums.new_zeros(number, sums.shape[1]).index_add(0, parent, sums)
             count = torch.zeros_like(sizes[:number]).index_add(0, parent, sizes).clamp(min=1)

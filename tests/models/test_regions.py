@@ -105,6 +105,27 @@ def test_context_starts_at_zero_and_then_is_equal_within_a_region():
     assert added.flatten(2).std(-1).min() > 1e-3
 
 
+def test_context_equals_its_definition():
+    """Region by region, for each of three nested partitions of two images of different numbers."""
+    model = head(region_levels=3)
+    for context in model.contexts:
+        torch.nn.init.normal_(context[-1].weight)
+    levels, token_map = (torch.rand(2, 4, 8, 8), torch.rand(2, 5, 4, 4)), torch.rand(2, 7, 8, 8)
+    hierarchy = merge_seeds(torch.rand(2, 8, 8, 3))
+    partitions = torch.stack([hierarchy.cut(torch.tensor(n)) for n in ([9, 7], [4, 3], [1, 2])], 1)
+    partitions[1, :, :2] = -1
+    features = model.fused(levels)
+    wanted = features.clone()
+    for row in range(2):
+        both = torch.cat([features[row], token_map[row]])
+        for level, context in enumerate(model.contexts):
+            for region in set(partitions[row, level].unique().tolist()) - {-1}:
+                inside = partitions[row, level] == region
+                wanted[row][:, inside] += context(both[:, inside].mean(1))[:, None]
+    found = model((*levels, token_map, partitions))
+    assert torch.allclose(found, model.cls_seg(wanted), atol=1e-4)
+
+
 def test_seeds_in_no_region_neither_give_nor_get_context():
     model = head()
     torch.nn.init.normal_(model.contexts[0][-1].weight)
