@@ -278,6 +278,7 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
 SEGMENTATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (SEGMENTER, {}),
     "objects, skip after perception": (SEGMENTER, dict(backbone=dict(seed_skip=True))),
+    "objects, drop path": (SEGMENTER, dict(decode_head=dict(drop_path=0.3))),
     "objects, one cut": (
         SEGMENTER,
         dict(backbone=dict(region_levels=1), decode_head=dict(region_levels=1)),
