@@ -101,6 +101,12 @@ def codec_run(tiny, scenes, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def generator_run(tiny, codec_run, tmp_path_factory) -> tuple[Path, Path]:
+    """Config and checkpoint of a random generator of tiles of 8 x 8 of its codes, by map."""
+    return tiny.write_generator_run(*codec_run, tmp_path_factory.mktemp("generator"))
+
+
+@pytest.fixture(scope="session")
 def load_tool(repo):
     """Import a tool as a module, for tests of its functions and of ``main`` in this process."""
 

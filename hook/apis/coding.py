@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hook.arguments import bad_argument
+from hook.engine.devices import list_devices
 from hook.errors import ConfigError
 from hook.geo.arrays import check_no_resume, raster_file, read_image, require_xarray
 from hook.inference.codes import (
@@ -19,11 +20,12 @@ from hook.inference.codes import (
     WindowEncoder,
     code_grid,
     codec_digest,
-    pack_file,
-    unpacked,
+    codec_of,
     value_limits,
 )
-from hook.inference.models import Model, model_files
+from hook.inference.entropy import EntropyModel
+from hook.inference.models import Model, load_model, model_files, name_of
+from hook.inference.packed import CodeBlocks, ModelPacker, pack_file, unpacked
 from hook.inference.scenes import SceneModel
 from hook.scenes.codes import SceneCodes
 from hook.scenes.coding import (
@@ -93,6 +95,7 @@ def decode(
     output: str | os.PathLike | None = None,
     *,
     model: Model | None = None,
+    entropy: Model | None = None,
     device: str = "cpu",
     threads: int | None = None,
     **options: Any,
@@ -102,7 +105,9 @@ def decode(
     Args:
         codes: File of :func:`encode`, or its array with the attributes.
         output: The scene, ``.tif``; None returns it as an array.
-        model: The model of the codes; None for the published one that they name.
+        model: The model of the codes; None for the autoencoder of ``entropy``, or the published one
+            that they name.
+        entropy: The generator that packed the codes; None for the published one that they name.
         device: See :func:`encode`.
         threads: See :func:`encode`.
         **options: Of :class:`hook.scenes.request.CodingRequest`, as for :func:`encode`: ``bounds``,
@@ -113,8 +118,9 @@ def decode(
         A report; with ``dry_run`` an estimate; without ``output`` the scene (band, y, x).
 
     Raises:
-        ConfigError: An option cannot be used, or the model is not that of the codes.
-        DataError: The file is not one of codes, or not complete.
+        ConfigError: An option cannot be used, or a model is not that of the codes.
+        DataError: The file is not one of codes, or not complete, or a generator gives other
+            probabilities here than where it packed the codes.
         SceneError: See :func:`hook.scenes.map_scene`.
     """
     request = CodingRequest(codes, output, **options)
@@ -130,8 +136,9 @@ def decode(
         shared = None if request.cluster in (None, "local") else Path(output or ".").parent
         folder = stack.enter_context(TemporaryDirectory(prefix=".hook-", dir=shared))
         file = stack.enter_context(raster_file(codes if request.has_arrays else request.input[0]))
-        path = stack.enter_context(unpacked(file, Path(folder)))
-        decoder = SceneDecoder(SceneCodes.read(path), model, device=device, threads=threads)
+        path, blocks = stack.enter_context(unpacked(file, Path(folder)))
+        own = dict(device=device, threads=threads, blocks=blocks, entropy=entropy)
+        decoder = SceneDecoder(SceneCodes.read(path), model, **own)
         request = replace(request, input=path, protect=(*request.protect, file))
         return decoder.run(request)
 
@@ -152,9 +159,12 @@ class SceneEncoder(SceneModel):
         if request.in_memory:
             return self._run_in_files(request)
         request, model = self.resolved(request), self.model
-        sizes, name = tuple(model.quantizer.codebook_sizes), _name_of(model)
+        sizes, name = tuple(model.quantizer.codebook_sizes), name_of(model)
         digest = codec_digest(model)
-        codes, scene, plan = plan_encoding(request, self.grid, sizes, name, digest, pack_file)
+        pack = pack_file if request.entropy is True else None
+        if request.entropy and pack is None:
+            pack = self._packer(request, digest)
+        codes, scene, plan = plan_encoding(request, self.grid, sizes, name, digest, pack)
         self._options = dict(codes=codes, grid=self.grid, errors=request.errors)
         self.function = WindowEncoder(model, **self._options)
         if request.dry_run:
@@ -186,12 +196,36 @@ class SceneEncoder(SceneModel):
             )
         return report
 
+    def _packer(self, request: EncodingRequest, digest: str) -> ModelPacker:
+        """Return what packs codes with the generator of a request."""
+        generator = load_model(request.entropy, device=self._devices[0])
+        model = EntropyModel(generator)
+        own = codec_of(generator)
+        own.dataset_meta = self.model.dataset_meta  # of the same scaling
+        if (found := codec_digest(own)) != digest:
+            raise ConfigError(
+                "entropy: the generator has learned the codes of another autoencoder",
+                expected=f"{name_of(self.model)}, SHA-256 {digest[:16]}...",
+                found=f"that of {model.name}, SHA-256 {found[:16]}...",
+                remedy="pass a generator that was trained with this checkpoint as codec_weights",
+            )
+        return ModelPacker(model, request.progress and not request.dry_run)
+
     def _read(self, path: Path) -> "xarray.DataArray":
         return read_image(path)
 
 
 class SceneDecoder(SceneModel):
-    """The model of :func:`decode`, for codes of this description."""
+    """The model of :func:`decode`, for codes of this description.
+
+    Args:
+        codes: The description.
+        model: See :func:`decode`.
+        device: See :func:`decode`.
+        threads: See :func:`decode`.
+        blocks: Blocks of codes that a generator packed.
+        entropy: The generator, see :func:`decode`.
+    """
 
     _temporary = "scene.tif"
 
@@ -202,27 +236,30 @@ class SceneDecoder(SceneModel):
         *,
         device: str = "cpu",
         threads: int | None = None,
+        blocks: CodeBlocks | None = None,
+        entropy: Model | None = None,
     ) -> None:
         wanted = f"{codes.model}, SHA-256 {codes.digest[:16]}..."
-        try:
+        if blocks is not None:
+            name = f"{blocks.facts['name']}, SHA-256 {blocks.facts['digest'][:16]}..."
+            with _published(entropy, "generator that packed the codes", name, "--entropy"):
+                first = list_devices(device)[0]
+                generator = load_model(entropy or blocks.facts["name"], device=first)
+            blocks.use(EntropyModel(generator), progress=False)
+            model = codec_of(generator) if model is None else model
+        elif entropy is not None:
+            raise bad_argument("entropy", entropy, "nothing: no generator packed these codes")
+        with _published(model, "model of the codes", wanted, "--model"):
             super().__init__(code_grid, codes.model if model is None else model, device, threads)
-        except ConfigError as error:
-            if model is not None:
-                raise
-            raise ConfigError(
-                "the model of the codes is not a published one",
-                expected=wanted,
-                found=error.what,
-                remedy="pass its config and checkpoint (--model CONFIG --checkpoint FILE)",
-            ) from None
         if (digest := codec_digest(self.model)) != codes.digest:
             raise ConfigError(
                 "the codes are those of another model",
                 expected=wanted,
-                found=f"{_name_of(self.model)}, SHA-256 {digest[:16]}...",
+                found=f"{name_of(self.model)}, SHA-256 {digest[:16]}...",
                 remedy="pass the model that made the codes, with the same weights (--model)",
             )
         self.codes, self.grid, self._kind = codes, self.function, WindowDecoder
+        self._blocks = blocks
         self._options = dict(codes=codes, grid=self.grid)
         self.function = WindowDecoder(self.model, **self._options)
 
@@ -234,8 +271,10 @@ class SceneDecoder(SceneModel):
             return self._run_in_files(request)
         request = replace(request, protect=(*request.protect, *model_files(self.model)))
         scene, plan = plan_decoding(request, self.codes, self.grid)
+        if self._blocks is not None:
+            self._blocks.progress = request.progress and not request.dry_run
         if request.dry_run:
-            return estimate_coding(self.function, scene, plan)
+            return estimate_coding(self.function, scene, plan, self._blocks)
         with self.sharing(request) as run_blocks:
             fingerprint = self.fingerprint()
             return decode_scene(
@@ -245,16 +284,28 @@ class SceneDecoder(SceneModel):
                 plan,
                 fingerprint=fingerprint,
                 run_blocks=run_blocks,
+                unpack=self._blocks,
             )
 
     def _read(self, path: Path) -> "xarray.DataArray":
         return read_image(path)
 
 
-def _name_of(model: Any) -> str:
-    """Return the name of a published model, or that of its config."""
-    card, config = getattr(model, "card", None), getattr(model, "cfg", None)
-    return card.name if card else Path(getattr(config, "filename", None) or "model").stem
+@contextmanager
+def _published(given: Model | None, what: str, wanted: str, option: str) -> Iterator[None]:
+    """Say how to pass a model, if none is given and the one that a file names is not published."""
+    try:
+        yield
+    except ConfigError as error:
+        if given is not None:
+            raise
+        checkpoint = {"--model": "--checkpoint"}.get(option, f"{option}-checkpoint")
+        raise ConfigError(
+            f"the {what} is not a published one",
+            expected=wanted,
+            found=error.what,
+            remedy=f"pass its config and checkpoint ({option} CONFIG {checkpoint} FILE)",
+        ) from None
 
 
 def _span(values: Iterable[float]) -> str:

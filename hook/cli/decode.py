@@ -2,7 +2,7 @@
 
 import argparse
 
-from hook.cli.options import add_coding_options, arguments_of, print_report
+from hook.cli.options import add_coding_options, arguments_of, entropy_of, print_report
 
 
 def add_parser(commands) -> None:
@@ -24,6 +24,15 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--checkpoint", dest="weights", metavar="FILE", help="checkpoint of a config in --model"
     )
+    parser.add_argument(
+        "--entropy",
+        metavar="MODEL",
+        help="the generator that packed the codes, as for 'hook encode' (default: the published "
+        "one that the codes name); without --model, the model of the codes is its autoencoder",
+    )
+    parser.add_argument(
+        "--entropy-checkpoint", metavar="FILE", help="checkpoint of a config in --entropy"
+    )
     add_coding_options(parser)
     parser.set_defaults(run=run)
 
@@ -35,5 +44,5 @@ def run(args: argparse.Namespace) -> None:
 
     options = arguments_of(args, CodingRequest, ("input", "output")) | {"progress": not args.quiet}
     model = args.model if args.weights is None else (args.model, args.weights)
-    own = dict(model=model, device=args.device, threads=args.threads)
+    own = dict(model=model, entropy=entropy_of(args), device=args.device, threads=args.threads)
     print_report(args, decode(args.codes, args.output, **own, **options))

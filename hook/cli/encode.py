@@ -8,6 +8,7 @@ from hook.cli.options import (
     add_model_arguments,
     add_nodata,
     add_scene_arguments,
+    entropy_of,
     not_negative,
     run_on_scene,
 )
@@ -40,8 +41,16 @@ def add_parser(commands) -> None:
     )
     parser.add_argument(
         "--entropy",
-        action="store_true",
-        help="pack the codes by their frequencies, in a file .hkc that GDAL does not read",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="MODEL",
+        help="pack the codes, in a file .hkc that GDAL does not read: by their frequencies, or "
+        "with the probabilities of a generator, which takes longer: a name from 'hook models "
+        "list', a published .safetensors file, or a config with --entropy-checkpoint",
+    )
+    parser.add_argument(
+        "--entropy-checkpoint", metavar="FILE", help="checkpoint of a config in --entropy"
     )
     add_coding_options(parser)
     parser.set_defaults(run=run)
@@ -52,4 +61,5 @@ def run(args: argparse.Namespace) -> None:
     from hook.apis.coding import SceneEncoder
     from hook.scenes.request import EncodingRequest
 
+    args.entropy = entropy_of(args)
     run_on_scene(args, SceneEncoder, EncodingRequest)

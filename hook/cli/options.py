@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hook.errors import ConfigError
+
 LAYER_HELP = "a layer of several: 'FILE|layername=NAME', as QGIS writes it"
 
 
@@ -62,6 +64,24 @@ def add_model_option(parser: argparse.ArgumentParser, prefix: str = "") -> None:
 def model_of(args: argparse.Namespace) -> str | tuple[str, str]:
     """Return the model argument of :func:`hook.apis.load_model`: a name, or a pair."""
     return (args.config, args.checkpoint) if args.model is None else args.model
+
+
+def entropy_of(args: argparse.Namespace) -> Any:
+    """Return ``--entropy``, with ``--entropy-checkpoint`` as a pair.
+
+    Raises:
+        ConfigError: The checkpoint has no config.
+    """
+    if args.entropy_checkpoint is None:
+        return args.entropy
+    if args.entropy in (True, False, None):
+        raise ConfigError(
+            "--entropy-checkpoint: no config of the generator",
+            expected="--entropy CONFIG",
+            found="no CONFIG",
+            remedy="pass the config that the generator was trained with",
+        )
+    return args.entropy, args.entropy_checkpoint
 
 
 def add_scene_command(

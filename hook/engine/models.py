@@ -92,7 +92,10 @@ def fit_loaded_positions(model: nn.Module, weights: dict[str, Tensor], source: s
 
 
 def get_num_classes(model: nn.Module) -> int:
-    """Return the number of classes of a model, 0 for one without a head."""
+    """Return the number of classes of a model or of its conditions, 0 for one without."""
+    condition = getattr(getattr(model, "network", None), "condition", None)
+    if condition is not None and condition.kind != "none":
+        return condition.num_classes
     head = getattr(model, "decode_head", None) or getattr(model, "head", None)
     if head is None:
         return 0

@@ -41,7 +41,7 @@ def pack_codes(codes: np.ndarray, sizes: Sequence[int]) -> bytes:
         ConfigError: The library ``constriction`` is missing.
         DataError: A code is outside its codebook.
     """
-    coder = _constriction()
+    coder = load_constriction()
     codes = np.asarray(codes)
     columns = codes.reshape(-1, codes.shape[-1]).T
     if len(columns) != len(sizes) or any(
@@ -68,7 +68,7 @@ def pack_codes(codes: np.ndarray, sizes: Sequence[int]) -> bytes:
 
 def unpack_codes(packed: bytes) -> np.ndarray:
     """Return the (..., Q) int64 codes of :func:`pack_codes`."""
-    coder = _constriction()
+    coder = load_constriction()
     ndim = packed[len(_MAGIC)]
     shape = struct.unpack_from(f"<{ndim}I", packed, len(_MAGIC) + 1)
     start = len(_MAGIC) + 1 + 4 * ndim
@@ -91,7 +91,12 @@ def _frequencies(coder: Any, levels: np.ndarray) -> Any:
     return coder.stream.model.Categorical((weights / total).astype(np.float64), perfect=False)
 
 
-def _constriction() -> Any:
+def load_constriction() -> Any:
+    """Import the library of the range coder.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
     try:
         import constriction
     except ImportError:

@@ -2,30 +2,18 @@
 
 import json
 import math
-import os
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.windows import Window
 from torch import Tensor, nn
 
 from hook.errors import ConfigError, DataError, SceneError
-from hook.geo.arrays import CODE_TAGS
 from hook.geo.bands import to_model_units
-from hook.geo.raster import open_raster, quiet_open
 from hook.inference.scenes import digest_of
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
 
 _CELLS = 32  # latents along a side of the image on which a network without a known field is tried
 _FAR = 8.0  # standard deviations from the mean, beyond which values are outside the training data
-_MAGIC = b"HKS1"
-_CHUNK = 1 << 22  # codes that are packed at once
 
 
 def code_grid(model: nn.Module) -> CodeGrid:
@@ -135,6 +123,13 @@ def codec_digest(model: nn.Module) -> str:
     scaling = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
     scaling |= {"range": model.data_preprocessor.value_range}
     return digest_of(tensors, json.dumps(scaling, default=list))
+
+
+def codec_of(generator: nn.Module) -> nn.Module:
+    """Return the autoencoder of a generator as a loaded model."""
+    codec = generator.codec
+    codec.cfg, codec.dataset_meta = generator.cfg, generator.dataset_meta
+    return codec
 
 
 class Codec:
@@ -304,105 +299,3 @@ def value_limits(model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
         for part in (preprocessor.mean, preprocessor.std)
     )
     return mean - _FAR * std, mean + _FAR * std
-
-
-# ---------------------------------------------------------------------------------- packed files
-def pack_file(path: Path) -> None:
-    """Replace a GeoTIFF of codes by a file of the same codes packed with tables of frequencies.
-
-    The file has a header in JSON with tags, CRS, transform and size; then, for parts of the rows,
-    the codes (:func:`hook.evaluation.rates.pack_codes`) and the validity bands in zlib.
-    """
-    from hook.evaluation.rates import pack_codes  # imports Pillow
-
-    packed = path.with_name("packed")
-    with open_raster(path) as source, packed.open("wb") as file:
-        tags = {k: v for k, v in source.tags().items() if k.startswith(CODE_TAGS)}
-        codebooks = json.loads(tags["HOOK_SIZES"])
-        header = {
-            "tags": tags,
-            "crs": source.crs and source.crs.to_wkt(),
-            "transform": list(source.transform)[:6],
-            "shape": [source.count, *source.shape],
-            "rows": max(1, _CHUNK // source.width),
-        }
-        text = zlib.compress(json.dumps(header).encode(), 9)
-        file.write(_MAGIC + struct.pack("<I", len(text)) + text)
-        count, sizes = len(codebooks), [max(codebooks) + 1] * len(codebooks)
-        for window in _strips(header):
-            values = source.read(window=window)
-            parts = [pack_codes(np.moveaxis(values[:count], 0, -1).astype(np.int64), sizes)]
-            parts += [zlib.compress(values[count:].tobytes(), 9)] if len(values) > count else []
-            for part in parts:
-                file.write(struct.pack("<Q", len(part)) + part)
-    packed.replace(path)
-
-
-@contextmanager
-def unpacked(path: str | Path, folder: Path) -> Iterator[str | Path]:
-    """Yield the GeoTIFF of codes of a file: itself, or one unpacked into a folder.
-
-    Raises:
-        DataError: The file is not complete.
-    """
-    source, begin = Path(path), b""
-    if source.is_file():
-        with source.open("rb") as file:
-            begin = file.read(len(_MAGIC))
-    if begin != _MAGIC:
-        yield path
-        return
-    target = folder / f"{source.stem}.tif"
-    try:
-        with source.open("rb") as file:
-            file.seek(len(_MAGIC))
-            header = json.loads(zlib.decompress(_read(file, "<I")))
-            _unpack(file, header, target)
-    except (ValueError, KeyError, struct.error, zlib.error, IndexError) as error:
-        raise DataError(
-            f"{path}: is not a complete file of packed codes",
-            expected="a file of hook encode --entropy",
-            found=str(error),
-            remedy="copy it again, or write it again with hook encode",
-        ) from None
-    status = source.stat()
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same when resumed
-    yield target
-
-
-def _unpack(file, header: dict, target: Path) -> None:
-    from hook.evaluation.rates import unpack_codes
-
-    count, height, width = header["shape"]
-    sizes = json.loads(header["tags"]["HOOK_SIZES"])
-    dtype = np.min_scalar_type(max(sizes))
-    profile = dict(
-        driver="GTiff", count=count, height=height, width=width, dtype=dtype.name,
-        nodata=max(sizes), compress="deflate", tiled=True,
-        transform=rasterio.Affine(*header["transform"]),
-        crs=header["crs"] and rasterio.CRS.from_wkt(header["crs"]),
-    )  # fmt: skip
-    with quiet_open(target, "w", **profile) as sink:
-        sink.update_tags(**header["tags"])
-        for window in _strips(header):
-            codes = np.moveaxis(unpack_codes(_read(file, "<Q")), -1, 0)
-            sink.write(codes.astype(dtype), list(range(1, len(sizes) + 1)), window=window)
-            if count > len(sizes):
-                words = np.frombuffer(zlib.decompress(_read(file, "<Q")), dtype)
-                words = words.reshape(count - len(sizes), *codes.shape[1:])
-                sink.write(words, list(range(len(sizes) + 1, count + 1)), window=window)
-
-
-def _read(file, length: str) -> bytes:
-    """Read a part that its length precedes."""
-    size = struct.unpack(length, file.read(struct.calcsize(length)))[0]
-    part = file.read(size)
-    if len(part) < size:
-        raise ValueError(f"it ends {size - len(part)} bytes early")
-    return part
-
-
-def _strips(header: dict) -> Iterator[Window]:
-    _, height, width = header["shape"]
-    for row in range(0, height, header["rows"]):
-        yield Window(0, row, width, min(header["rows"], height - row))

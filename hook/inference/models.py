@@ -66,7 +66,7 @@ def load_model(
     """
     model = join_checkpoint(model, checkpoint)
     if isinstance(model, nn.Module):
-        if not (hasattr(model, "backbone") or hasattr(model, "quantizer")):
+        if not any(hasattr(model, part) for part in ("backbone", "quantizer", "codec")):
             raise bad_argument(
                 "model", model, "a model of HOOK or mmseg, with a backbone", "load it"
             )
@@ -80,6 +80,12 @@ def model_files(model: nn.Module) -> list[str | os.PathLike]:
     """Return the files of a model from :func:`load_model`: config and checkpoint, if known."""
     config = getattr(getattr(model, "cfg", None), "filename", None)
     return [file for file in (config, getattr(model, "weights_file", None)) if file is not None]
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name of a published model, or that of its config."""
+    card, config = getattr(model, "card", None), getattr(model, "cfg", None)
+    return card.name if card else Path(getattr(config, "filename", None) or "model").stem
 
 
 def require_classes(model: nn.Module) -> None:

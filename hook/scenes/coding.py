@@ -56,6 +56,7 @@ DEFAULT_WINDOW = 512
 _BLOCK_SIZE = 128  # of files of codes: a window is decoded from few bytes
 _OF_VALUES = ("Palette", "Alpha")  # interpretations that decoded values do not have
 _SAMPLES = 24  # windows of an estimate, evenly spaced over the scene
+_FEW_SAMPLES = 4  # where a generator takes seconds for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,22 @@ class EncodingReport(CodingReport):
     """Range of the model's values in the units of the scene, else of the scene's own values."""
     outside: int = 0
     """Values outside the range of the training data."""
+    code_bytes: int = 0
+    """Bytes of the codes of a file that a generator packed, with index and checksums; else 0."""
+    expected_bytes: float = 0.0
+    """What these codes need by the generator's probabilities."""
+    model_bytes: int = 0
+    """Weights of the generator, which are not in the file."""
 
     def __str__(self) -> str:
         lines = [f"{super().__str__()}, {self.bits_per_pixel:.4f} bits per pixel"]
+        if self.code_bytes:
+            more = 100 * (self.code_bytes / max(self.expected_bytes, 1) - 1)
+            lines.append(
+                f"  codes {self.code_bytes} bytes, {self.expected_bytes:.0f} by the probabilities "
+                f"of the generator ({more:+.1f} %); its weights, {self.model_bytes / 1e6:.2f} MB, "
+                "are not in the file"
+            )
         rows = zip(self.bands, self.rmse, self.psnr, strict=False)
         lines += [f"  {name}: RMSE {rmse:.4g}, PSNR {psnr:.2f} dB" for name, rmse, psnr in rows]
         return "\n".join(lines)
@@ -102,7 +116,9 @@ class PlaneLayer(Layer):
         none: Value of each band in blocks without data.
         needed: Number of bands that are written although no valid pixel shares a code with pixels
             without data; None for all.
-        pack: Replaces the finished GeoTIFF by a packed file; None leaves it.
+        pack: Replaces the finished GeoTIFF by a packed file, and may return values of a report,
+            have a ``digest`` of what it packs with, and a number of ``samples`` for an estimate;
+            None leaves the GeoTIFF.
         **options: Of :class:`Layer`.
     """
 
@@ -112,7 +128,7 @@ class PlaneLayer(Layer):
         *,
         none: Iterable[float],
         needed: int | None = None,
-        pack: Callable[[Path], None] | None = None,
+        pack: Callable[[Path], Mapping[str, Any] | None] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(output, **options)
@@ -128,10 +144,9 @@ class PlaneLayer(Layer):
         self.path = super().add_to(files)
         return self.path
 
-    def finish(self) -> None:
-        """Pack the file."""
-        if self.pack is not None:
-            self.pack(self.path)
+    def finish(self) -> dict[str, Any]:
+        """Pack the file, and return values of a report."""
+        return dict((self.pack and self.pack(self.path)) or {})
 
     def written(self, sums: Mapping[str, np.ndarray]) -> "PlaneLayer":
         """Return the layer with the bands that are needed, given the sums of all blocks."""
@@ -142,7 +157,8 @@ class PlaneLayer(Layer):
 
     def describe(self) -> dict[str, object]:
         """Return what determines the bytes of the file, for a fingerprint."""
-        return {**super().describe(), "tags": self.tags, "packed": self.pack is not None}
+        packed = getattr(self.pack, "digest", self.pack is not None)
+        return {**super().describe(), "tags": self.tags, "packed": packed}
 
 
 class _RowStacker:
@@ -292,7 +308,7 @@ def plan_encoding(
     sizes: tuple[int, ...],
     model: str,
     digest: str,
-    pack: Callable[[Path], None] | None = None,
+    pack: Callable[[Path], Mapping[str, Any] | None] | None = None,
 ) -> tuple[SceneCodes, Scene, CodingPlan]:
     """Plan the codes of a scene: what they say, what to read, how to divide it, what to write.
 
@@ -302,7 +318,7 @@ def plan_encoding(
         sizes: Number of codes of each depth or group.
         model: Its name.
         digest: Of its weights and scaling.
-        pack: Packs a file of codes in its place, for ``entropy``.
+        pack: Packs a file of codes in its place, see :class:`PlaneLayer`; None for none.
 
     Raises:
         SceneError: The scene cannot be read or lacks a band.
@@ -316,7 +332,7 @@ def plan_encoding(
             request.output or Path("codes.tif"),
             none=[codes.none] * count + [0] * words,
             needed=count,
-            pack=pack if request.entropy else None,
+            pack=pack,
             count=count + words,
             dtype=codes.code_dtype.name,
             nodata=codes.none,
@@ -466,15 +482,34 @@ def decode_scene(
     *,
     fingerprint: Mapping[str, Any] | None = None,
     run_blocks: RunBlocks | None = None,
+    unpack: Any = None,
 ) -> CodingReport:
     """Write the scene of codes, or a part of it, as a Cloud-Optimised GeoTIFF.
 
     A part has the values of the whole scene, bit for bit. Arguments and errors are those of
     :func:`encode_scene`, with a plan of :func:`plan_decoding`; windows are of the bands of the file
-    of codes.
+    of codes. ``unpack`` is called first with the rows and columns (first, end) that are needed; its
+    method ``missing`` lists the blocks that it would unpack.
     """
     settings = {"model": dict(fingerprint or {})}
-    return _Run(CodingReport, request, scene, plan, settings)(function, run_blocks)
+    run = _Run(CodingReport, request, scene, plan, settings)
+    if unpack is not None:
+        area = Window(0, 0, plan.height, plan.width)
+        run = dataclasses.replace(run, prepare=lambda: unpack(*_needed(scene, area)))
+    return run(function, run_blocks)
+
+
+def _needed(scene: Scene, window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the rows and columns (first, end) of a scene that a window of its plan needs."""
+    halo = scene.halo
+    spans = zip(halo.area[:2], window[:2], window[2:], strict=True)
+    return tuple(
+        (
+            (start + off) * halo.take // halo.give - halo.margin,
+            math.ceil((start + off + length) * halo.take / halo.give) + halo.margin,
+        )
+        for start, off, length in spans
+    )
 
 
 @dataclass(frozen=True)
@@ -489,6 +524,8 @@ class _Run:
     further: Mapping[str, Any] = field(default_factory=dict)
     summarise: Callable[[dict, Mapping], dict] = lambda found, sums: found
     """Adds to the values of the report, and may refuse the result."""
+    prepare: Callable[[], Any] | None = None
+    """Called before the scene is read."""
 
     def __call__(self, function: Callable | None, run_blocks: RunBlocks | None) -> Any:
         begun = time.monotonic()
@@ -496,6 +533,8 @@ class _Run:
         settings = {**scene.fingerprint(), **plan.fingerprint(), **self.settings}
         if report := report_of_finished(self.kind, request, {**settings, **self.further}):
             return report
+        if self.prepare is not None:
+            self.prepare()
         with scene.open() as reader, unfinished(request, settings, self.further) as opened:
             journal, files = opened
             path = plan.layers[0].add_to(files)
@@ -519,7 +558,7 @@ class _Run:
             with progress_bar(total=1, unit="file", show=request.progress) as bar:
                 bar.set_description(f"writing {path.name}")
                 write_cog(path, layer, geometry, parts, journal.folder)
-                layer.finish()
+                found |= layer.finish()
                 bar.update()
             size = path.stat().st_size
             files.commit()
@@ -534,7 +573,9 @@ def _geometry(reader: Any, area: Window) -> SceneGeometry:
 
 
 # ---------------------------------------------------------------------------------- estimates
-def estimate_coding(function: Callable, scene: Scene, plan: CodingPlan) -> Estimate:
+def estimate_coding(
+    function: Callable, scene: Scene, plan: CodingPlan, unpack: Any = None
+) -> Estimate:
     """Estimate time, memory and disk of :func:`encode_scene` or :func:`decode_scene`.
 
     Windows evenly spaced over the scene are coded, and written as a file of their own, whose size
@@ -544,10 +585,19 @@ def estimate_coding(function: Callable, scene: Scene, plan: CodingPlan) -> Estim
         function: The function of windows.
         scene: The scene.
         plan: Of :func:`plan_encoding` or :func:`plan_decoding`.
+        unpack: See :func:`decode_scene`; called for a few windows.
     """
     grid, layer = plan.grid, plan.layers[0]
-    chosen = np.unique(np.linspace(0, len(grid) - 1, _SAMPLES).round().astype(int)).tolist()
+    samples = _FEW_SAMPLES if unpack else getattr(layer.pack, "samples", _SAMPLES)
+    chosen = np.unique(np.linspace(0, len(grid) - 1, samples).round().astype(int)).tolist()
     seconds, planes, sampled, sums, memory, waiting = [], [], [], 0, 0, []
+    packing = 0.0
+    if unpack is not None:
+        begun = time.perf_counter()
+        done = sum(unpack(*_needed(scene, grid[number])) for number in chosen)
+        packing = (time.perf_counter() - begun) / max(done, 1)
+        whole = _needed(scene, Window(0, 0, plan.height, plan.width))
+        packing *= done + len(unpack.missing(*whole))
     with scene.open() as reader, rasterio.Env(GDAL_CACHEMAX=cache_bytes(reader, plan)):
         for number in chosen:
             data = reader.read(grid[number], grid.window)
@@ -586,9 +636,11 @@ def estimate_coding(function: Callable, scene: Scene, plan: CodingPlan) -> Estim
             factors = (sum(4.0**-level for level in range(count)) for count in levels)
             pixels = [number * factor for number, factor in zip(pixels, factors, strict=True)]
         scale = share * pixels[0] / pixels[1]
-        blank = _file_sizes(layer, geometry, np.zeros_like(mosaic))
-        header, _ = _file_sizes(layer, geometry, np.zeros_like(mosaic[:, :1, :1]))
+        empty = np.broadcast_to(layer.none[: len(mosaic)], mosaic.shape)
+        blank = _file_sizes(layer, geometry, empty)
+        header = _file_sizes(layer, geometry, empty[:, :1, :1])[0]
         full = _file_sizes(layer, geometry, mosaic)
+        packing += full[2] * scale
         size = header + (full[0] - blank[0]) * scale
         parts = (full[1] - blank[1]) * scale
     batches = math.ceil(share * len(grid) / plan.batch)
@@ -598,13 +650,18 @@ def estimate_coding(function: Callable, scene: Scene, plan: CodingPlan) -> Estim
         memory_bytes=int(memory),
         disk_bytes=int(size),
         work_bytes=int(parts),
-        seconds=batches * float(np.median(seconds or [0])),
+        seconds=batches * float(np.median(seconds or [0])) + packing,
         what="file",
     )
 
 
-def _file_sizes(layer: PlaneLayer, geometry: SceneGeometry, values: np.ndarray) -> tuple[int, int]:
-    """Return the bytes of a file of values (count, rows, columns), and of its part."""
+def _file_sizes(
+    layer: PlaneLayer, geometry: SceneGeometry, values: np.ndarray
+) -> tuple[int, int, float]:
+    """Return the bytes of a file of values (count, rows, columns) and of its part.
+
+    With them, the seconds that packing takes.
+    """
     with TemporaryDirectory(prefix="hook-") as folder:
         layer = copy.copy(layer)
         part, layer.path = Path(folder, "part.tif"), Path(folder, "file.tif")
@@ -616,8 +673,10 @@ def _file_sizes(layer: PlaneLayer, geometry: SceneGeometry, values: np.ndarray) 
         size = dict(zip(("height", "width"), values.shape[1:], strict=True))
         parts = [Part(0, values.shape[1], part)]
         write_cog(layer.path, layer, geometry._replace(**size), parts, Path(folder))
+        begun = time.perf_counter()
         layer.finish()
-        return layer.path.stat().st_size, part.stat().st_size
+        seconds = time.perf_counter() - begun
+        return layer.path.stat().st_size, part.stat().st_size, seconds
 
 
 def _added_bytes(plan: CodingPlan, halo: Halo, pixel: int) -> int:

@@ -264,13 +264,14 @@ class EncodingRequest(CodingRequest):
     Args:
         max_error: Largest root mean square error of a band, in the units of the scene's values,
             with which codes are written; None for any.
-        entropy: Pack the codes with a table of their frequencies, in a file ``.hkc`` that GDAL does
-            not read.
+        entropy: Pack the codes in a file ``.hkc`` that GDAL does not read: True with a table of
+            their frequencies; a generator of these codes, as an argument of
+            :func:`hook.apis.load_model`, with its probabilities.
         errors: Decode what was coded to measure errors, which takes longer than coding.
     """
 
     max_error: float | None = None
-    entropy: bool = False
+    entropy: Any = False
     errors: bool = True
 
     def __post_init__(self) -> None:

@@ -44,6 +44,12 @@ def test_a_scene_to_codes_and_back(codec_run, scenes, tmp_path, capsys):
         (["encode", "c", "k", "in.tif", "out.tif", "--max-error", "-1"], 2, "--max-error"),
         (["encode", "c", "k", "in.tif", "out.png"], 1, "out.png"),
         (["encode", "c", "k", "in.tif", "out.tif", "--entropy"], 1, ".hkc"),
+        (
+            ["encode", "c", "k", "in.tif", "o.hkc", "--entropy-checkpoint", "k"],
+            1,
+            "--entropy CONFIG",
+        ),
+        (["decode", "in.hkc", "o.tif", "--entropy-checkpoint", "k"], 1, "--entropy CONFIG"),
     ],
 )
 def test_bad_options(words, status, message, capsys):

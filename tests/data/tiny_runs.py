@@ -298,6 +298,48 @@ def write_codec_config(path: Path, data: Path, extra: str = "") -> Path:
     return path
 
 
+GENERATOR_CONFIG = """
+_base_ = ["{codec}"]
+model = dict(
+    _delete_=True,
+    type="hook.TileGenerator",
+    codec=_base_.model,
+    codec_weights="{weights}",
+    network=dict(type="hook.{network}", embed_dims=16, depth=2, num_heads=2),
+    tile_size=32,
+    condition="{condition}",
+    num_classes=3,
+)
+"""
+
+
+def write_generator_run(
+    codec: Path,
+    weights: Path,
+    folder: Path,
+    condition: str = "map",
+    network: str = "CodeTransformer",
+    seed: int = 1,
+) -> tuple[Path, Path]:
+    """Write config and checkpoint of a generator over an autoencoder, with random weights.
+
+    Its weights are large, so that its probabilities are far from equal.
+    """
+    config, path = folder / "tiny_generator.py", folder / "generator.pth"
+    options = dict(codec=codec.as_posix(), weights=weights.as_posix(), network=network)
+    config.write_text(GENERATOR_CONFIG.format(condition=condition, **options))
+    checkpoint = torch.load(write_checkpoint(config, path), weights_only=True)
+    own = torch.load(weights, weights_only=True)["state_dict"]
+    torch.manual_seed(seed)
+    for name, value in checkpoint["state_dict"].items():
+        if name.startswith("codec."):
+            value.copy_(own[name.removeprefix("codec.")])
+        elif value.ndim > 1:
+            value.normal_(std=0.3)
+    torch.save(checkpoint, path)
+    return config, path
+
+
 def write_scenes(folder: Path) -> Path:
     """Write three uint16 scenes of the bands nir, red and their masks, with a nodata corner."""
     rng = np.random.default_rng(0)

@@ -112,6 +112,7 @@ NOT_EXECUTED = {
     "docs/howto/codes.md": {
         "hook encode": CODECS,
         "from hook.apis import decode, encode": CODECS,
+        "hook encode CONFIG CHECKPOINT scene.tif codes.hkc": CODECS,
     },
     "docs/howto/dataset-class.md": {
         "custom_imports": PART,

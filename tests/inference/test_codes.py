@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from hook.errors import ConfigError, DataError
-from hook.inference.codes import code_grid, codec_digest, pack_file, unpacked
+from hook.inference.codes import code_grid, codec_digest
+from hook.inference.packed import pack_file, unpacked
 from hook.models.autoencoders.blocks import Network
 from hook.registry import MODELS
 
@@ -111,7 +112,7 @@ def test_packed_codes_come_back_and_truncated_ones_do_not(
     write_scene, rng, tmp_path, monkeypatch, chunk
 ):
     pytest.importorskip("constriction", reason="the codecs extra is not installed")
-    monkeypatch.setattr("hook.inference.codes._CHUNK", chunk)
+    monkeypatch.setattr("hook.inference.packed._CHUNK", chunk)
     values = np.stack([rng.binomial(16, 0.3, (40, 30)), rng.integers(0, 256, (40, 30))])
     path = write_scene(values.astype(np.uint8), nodata=16)
     with rasterio.open(path, "r+") as target:
@@ -120,7 +121,7 @@ def test_packed_codes_come_back_and_truncated_ones_do_not(
     before = path.stat().st_size
     pack_file(path)
     assert path.stat().st_size < before
-    with unpacked(path, folder) as found, rasterio.open(found) as source:
+    with unpacked(path, folder) as (found, _), rasterio.open(found) as source:
         assert found != path and np.array_equal(source.read(), values)
         assert source.nodata == 16 and source.tags()["HOOK_MODEL"] == "m"
         assert source.crs.to_epsg() == 32645 and source.transform.a == 0.5

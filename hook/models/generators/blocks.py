@@ -41,7 +41,11 @@ def rotary_table(grid: tuple[int, int], head_dims: int, start: str | None = None
             found=head_dims,
             remedy="change embed_dims or num_heads",
         )
-    table = torch.stack(build_rotary_pos_embed(list(grid), dim=head_dims, in_pixels=False))
+    # In double precision, so that the rounded table is the same on all machines.
+    pairs = head_dims // 4
+    bands = 1e4 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    table = build_rotary_pos_embed(list(grid), bands, dim=head_dims, in_pixels=False)
+    table = torch.stack(table)
     if start is None:
         return table
     if start not in START_ROWS:

@@ -1,6 +1,6 @@
 """Autoregressive transformers over the codes of a tile."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -231,13 +231,19 @@ class CodeTransformer(BaseModule):
 
     @torch.no_grad()
     def sample(
-        self, labels: Tensor, generators: list[torch.Generator] | None = None, **changes
+        self,
+        labels: Tensor,
+        generators: list[torch.Generator] | None = None,
+        given: Tensor | None = None,
+        **changes,
     ) -> Tensor:
         """Draw codes, with a cache of the earlier positions.
 
         Args:
             labels: Conditions of B images.
             generators: A random generator for each image; None for temperature 0.
+            given: (B, N, Q) codes that are not drawn but taken, -1 where there is none; later
+                positions depend on them. None: none.
             **changes: Changes of ``sampling``.
 
         Returns:
@@ -248,21 +254,47 @@ class CodeTransformer(BaseModule):
         """
         options, count = changed(self.sampling, changes), len(self.codebook_sizes)
         sides = [labels, self.condition.unknowns(labels)] if options.guided else [labels]
-        start, cells = self.condition(torch.cat(sides))
+
+        def choose(logits: Tensor, position: int, column: int) -> Tensor:
+            drawn = draw_codes(logits, options, column, count, generators or [])
+            if given is None:
+                return drawn
+            own = given[:, position, column]
+            return drawn.where(own < 0, own)
+
+        return self.walk(torch.cat(sides), choose, len(sides))
+
+    @torch.no_grad()
+    def walk(
+        self, labels: Tensor, choose: Callable[[Tensor, int, int], Tensor], sides: int = 1
+    ) -> Tensor:
+        """Go through the codes one after the other, with a cache of the earlier positions.
+
+        Args:
+            labels: Conditions of B images, one side of guidance after the other.
+            choose: Called with the logits (B, K), the position and the column; returns the
+                (B / sides,) codes there.
+            sides: Sides of guidance.
+
+        Returns:
+            (B / sides, N, Q) int64.
+        """
+        count = len(self.codebook_sizes)
+        start, cells = self.condition(labels)
         length = self.grid[0] * self.grid[1]
         caches = [Cache(length) for _ in self.blocks]
         x, codes = start, []
         for position in range(length):
             if cells is not None:
                 x = x + cells[:, position : position + 1]
-            columns, drawn = self._columns(x, start, position, caches), []
+            columns, chosen = self._columns(x, start, position, caches), []
             logits = next(columns)
             for q in range(count):
-                drawn.append(draw_codes(logits[:, 0], options, q, count, generators or []))
+                chosen.append(choose(logits[:, 0], position, q))
                 if q + 1 < count:
-                    logits = columns.send(drawn[-1].repeat(len(sides))[:, None])
-            codes.append(torch.stack(drawn, dim=-1))
-            x = self.embed(codes[-1].repeat(len(sides), 1))[:, None]
+                    logits = columns.send(chosen[-1].repeat(sides)[:, None])
+            codes.append(torch.stack(chosen, dim=-1))
+            x = self.embed(codes[-1].repeat(sides, 1))[:, None]
         return torch.stack(codes, dim=1)
 
 
