@@ -7,11 +7,10 @@ from tempfile import TemporaryDirectory
 import geopandas
 import numpy as np
 import shapely
-from rasterio import Affine, features
 
+from hook.explore.id_tiles import burn
 from hook.explore.journal import LabelClass
 from hook.geo.staging import StagedFiles
-from hook.geo.vector import apply_affine
 from hook.regions.few_labels import classify_regions
 from hook.regions.table import Regions
 from hook.scenes.layers import ClassLayer, Part, PartFile, SceneGeometry, write_cog
@@ -89,12 +88,16 @@ def save_map(
         staged_item = files.add(item, is_own_item)
         staged = layer.add_to(files)
         known = found.class_id.notna().to_numpy()
-        ids = found.class_id[known].to_numpy(np.int64)
+        classes = found.class_id[known].to_numpy(np.int64)
+        tree = shapely.STRtree(table.geometry[known])
         part = PartFile(Path(scratch, "map.tif"), layer, reader.height, reader.width)
         try:
-            _burn(
-                part, apply_affine(table.geometry[known], ~reader.transform), ids, layer, geometry
-            )
+            for top in range(0, reader.height, 512):
+                rows = min(512, reader.height - top)
+                values = np.full((rows, reader.width), layer.nodata, layer.dtype)
+                burn(values, (top, 0), tree, reader.transform, classes)
+                part.write(values[np.newaxis])
+            part.finish()
         finally:
             part.close()
         whole = [Part(0, reader.height, part.path)]
@@ -110,23 +113,3 @@ def save_map(
         )
         files.commit()
     return [layer.output, item]
-
-
-def _burn(
-    part: PartFile,
-    shapes: np.ndarray,
-    ids: np.ndarray,
-    layer: ClassLayer,
-    geometry: SceneGeometry,
-) -> None:
-    """Write the value of the polygon that contains the centre of each pixel, strip by strip."""
-    tree = shapely.STRtree(shapes)
-    for top in range(0, geometry.height, 512):
-        rows = min(512, geometry.height - top)
-        near = np.sort(tree.query(shapely.box(0, top, geometry.width, top + rows)))
-        pairs = zip(shapes[near], ids[near].tolist(), strict=True)
-        values = np.full((rows, geometry.width), layer.nodata, layer.dtype)
-        if len(near):
-            features.rasterize(pairs, out=values, transform=Affine.translation(0, top))
-        part.write(values[np.newaxis])
-    part.finish()

@@ -269,12 +269,13 @@ def _add_scene(app: FastAPI, session: Session) -> None:
         tile = session.picture.tile(z, x, y, _numbers(bands))
         return Response(status_code=204) if tile is None else _picture(tile)
 
-    @app.get("/api/tiles/regions/{z}/{x}/{y}.mvt")
+    @app.get("/api/tiles/regions/{z}/{x}/{y}.ids")
     def region_tile(z: int, x: int, y: int) -> Response:
         tile = session.region_tile(z, x, y)
         if not tile:
             return Response(status_code=204)
-        return Response(tile, media_type="application/vnd.mapbox-vector-tile", headers=_CACHED)
+        headers = {**_CACHED, "content-encoding": "gzip"}
+        return Response(tile, media_type="application/octet-stream", headers=headers)
 
     @app.get("/api/thumbnail/{region}.png")
     def thumbnail(

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +17,11 @@ from pyproj import CRS
 
 from hook.errors import ConfigError, DataError, HookError
 from hook.explore import saving
+from hook.explore.id_tiles import IdTiles, pixel_bounds
 from hook.explore.jobs import Jobs, Tell, run_worker
 from hook.explore.journal import FILE, LabelJournal
 from hook.explore.origin import check_regions, digest_of_file, digest_of_scene
 from hook.explore.picture import ScenePicture
-from hook.explore.vector_tiles import RegionTiles
 from hook.geo.staging import StagedFiles, writing
 from hook.geo.vector import apply_affine, driver_of, reading_vectors
 from hook.regions.few_labels import RegionClassifier, margins
@@ -56,7 +55,7 @@ class LoadedRegions(NamedTuple):
     table: Regions
     pixels: np.ndarray
     """(N, 4) bounds in columns and rows: left, top, right, bottom."""
-    tiles: RegionTiles
+    tiles: IdTiles
     index: RegionIndex
     classifier: RegionClassifier
     journal: LabelJournal
@@ -170,6 +169,7 @@ class Session:
         Raises:
             DataError: The regions are not of this scene, lack embeddings, or are not those of the
                 labels in the folder.
+            SceneError: The folder cannot be written to.
         """
         facts = {
             "scene": digest_of_scene(self.scene),
@@ -177,25 +177,30 @@ class Session:
             **facts,
         }
         table = Regions.read(path)
-        tiles = RegionTiles(table.geometry, self.grid, self.picture.zmax)
-        check_regions(table, tiles.bounds, self.scene, self.crs, self.grid, self.picture)
+        pixels = pixel_bounds(table.geometry, self.grid)
+        check_regions(table, pixels, self.scene, self.crs, self.grid, self.picture)
         pa.default_memory_pool().release_unused()  # as much as the regions themselves
         journal = LabelJournal(self.folder / FILE, facts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of regions without embedding
             index = RegionIndex(table, approximate_above=None)
-        self.loaded = LoadedRegions(
-            table, tiles.bounds, tiles, index, RegionClassifier(table), journal
+        tiles = IdTiles(
+            self.folder,
+            facts["regions"],
+            table.tree,
+            self.grid,
+            self.picture,
+            lambda share: self.report("computing", share, "drawing regions"),
         )
-        self.region_tile.cache_clear()
+        self.loaded = LoadedRegions(table, pixels, tiles, index, RegionClassifier(table), journal)
         self.report("ready", 1.0, count=len(table))
 
-    @lru_cache(maxsize=512)  # noqa: B019 - there is one session
     def region_tile(self, z: int, x: int, y: int) -> bytes:
-        """Return a vector tile, see :class:`RegionTiles`; empty where there is no region yet.
+        """Return a tile of region ids, see :class:`IdTiles`; empty where there is no region yet.
 
         Raises:
             ConfigError: There is no such tile.
+            SceneError: See :meth:`IdTiles.tile`.
         """
         self.picture.check_tile(z, x, y)
         return b"" if self.loaded is None else self.loaded.tiles.tile(z, x, y)
@@ -416,8 +421,9 @@ class Session:
         return [Path(name) for name in run_worker(tell, **job)]
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal and the tiles."""
         if self.loaded is not None:
+            self.loaded.tiles.close()
             self.loaded.journal.close()
 
 

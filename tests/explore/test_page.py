@@ -12,10 +12,13 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import geopandas
+import numpy as np
 import pytest
 import rasterio
 
 from hook.regions.few_labels import classify_regions
+
+from . import conftest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: hook-rs[test]")
 
@@ -39,6 +42,7 @@ FLAGS = [
     "--disable-sync",
 ]
 ROWS, COLUMNS, SIDE = 6, 10, 16  # regions, and pixels of one; the first has no data
+LARGE = 192  # pixels of a region of a larger scene
 WATER, FOREST = "#0000ff", "#00ff00"
 
 
@@ -170,13 +174,42 @@ class Person:
               await theMap().once("idle");
             }"""
         )
+        self.page.wait_for_selector("body:not([data-regions=loading])")
 
     def color_at(self, column: float, row: float) -> tuple[int, ...]:
         """The colour that is drawn at a pixel of the scene."""
         x, y = self.place(column, row)
-        png = self.page.screenshot(clip={"x": x, "y": y, "width": 1, "height": 1})
+        return tuple(self.shown({"x": x, "y": y, "width": 1, "height": 1})[0, 0].tolist())
+
+    def shown(self, part: dict[str, float] | None = None) -> np.ndarray:
+        """Colours (h, w, 3) of the window or a part of it."""
+        png = self.page.screenshot(clip=part)
         with rasterio.MemoryFile(io.BytesIO(png)) as file, file.open() as picture:
-            return tuple(int(value) for value in picture.read()[:3, 0, 0])
+            return picture.read()[:3].transpose(1, 2, 0)
+
+    def jump(self, zoom: float, column: float, row: float, wait: bool = True) -> None:
+        """Show a pixel of the scene in the middle of the window, and wait until it is drawn."""
+        self.page.evaluate(
+            """async ([zoom, ...place]) => {
+              const { theMap } = await import("/static/js/view.js");
+              const { toWorld } = await import("/static/js/grid.js");
+              theMap().jumpTo({ center: toWorld(place), zoom });
+            }""",
+            [zoom, column, row],
+        )
+        if wait:
+            self.until("true")
+
+    def region_under(self, column: float, row: float) -> int | None:
+        """The region that a click at a pixel of the scene would take."""
+        return self.page.evaluate(
+            """async ([column, row]) => {
+              const { theMap, theRegions } = await import("/static/js/view.js");
+              const { toWorld } = await import("/static/js/grid.js");
+              return theRegions().regionAt(theMap().project(toWorld([column, row])));
+            }""",
+            [column, row],
+        )
 
 
 @pytest.fixture
@@ -410,6 +443,164 @@ def test_compare_and_probabilities(open_page):
         }"""
     )
     assert person.color_at(24, 72) == pytest.approx(tuple(from_state), abs=2)
+
+
+def is_outline(colors: np.ndarray) -> np.ndarray:
+    """Where the colour is that of outlines over an opaque class: water or forest."""
+    red, green, blue = np.moveaxis(colors.astype(int), -1, 0)
+    return (abs(red - 204) < 6) & (green > 170) & (blue > 55) & (blue < 130)
+
+
+@pytest.mark.parametrize("dots", [1, 2])
+def test_outlines_and_colours_are_where_regions_are(open_page, dots):
+    person = open_page(device_scale_factor=dots)
+    label_four(person)
+    person.page.get_by_label("Opacity").fill("1")
+    person.press("Escape")
+    person.until("state.opacity === 1")
+    person.page.mouse.move(2, 2)
+    (left, top), (right, _) = person.place(48, 48), person.place(64, 48)
+    side = right - left
+    part = {"x": left - side / 2, "y": top - side / 2, "width": 2 * side, "height": side}
+    colors = person.shown(part)
+    lines = is_outline(colors)
+    # Edges of squares: one across, two up and down, as wide as a pixel of the page.
+    rows, columns = np.flatnonzero(lines.mean(1) > 0.9), np.flatnonzero(lines.mean(0) > 0.9)
+    assert len(rows) == dots and len(columns) == 2 * dots
+    assert abs(rows.mean() + 0.5 - dots * side / 2) <= 1.5
+    assert np.allclose(
+        columns.reshape(2, dots).mean(1) + 0.5, dots * side * np.array([0.5, 1.5]), atol=1.5
+    )
+    inside = np.ones(lines.shape, bool)
+    inside[rows], inside[:, columns] = False, False
+    assert (colors[inside] == (0, 0, 255)).all(), "the colour of the class up to the outline"
+    person.press("o")
+    person.until("!state.outlines")
+    assert (person.shown(part) == (0, 0, 255)).all()
+
+
+@pytest.fixture
+def large(open_page, serve_session, tmp_path, monkeypatch):
+    """A page of a scene of many tiles, labelled, and the paths it asks for."""
+    for name, value in {"HEIGHT": 6 * LARGE, "WIDTH": 10 * LARGE, "SIDE": LARGE}.items():
+        monkeypatch.setattr(conftest, name, value)
+    regions = conftest.write_regions(conftest.write_scene(tmp_path))
+    client = serve_session(tmp_path / "scene.tif", tmp_path / "large", regions).client
+    water, forest = client.add_class("water", WATER), client.add_class("forest", FOREST)
+    client.label(r1=water, r20=water, r8=forest, r38=forest)
+    asked = []
+    person = open_page(address=f"http://{client.host}/?token={client.token}")
+    person.page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    person.until("state.map")
+    person.page.get_by_label("Opacity").fill("1")
+    person.until("state.opacity === 1")
+    person.page.mouse.move(2, 2)
+    return person, asked
+
+
+def test_what_is_shown_is_what_is_clicked(large):
+    person, _ = large
+    seen = set()
+    for zoom, column, row in ((0, 960, 576), (1, 700, 500), (2.4, 1000, 300), (4, 960, 384)):
+        person.jump(zoom, column, row)
+        dot = 2048 / (512 * 2**zoom)  # a pixel of the window, in pixels of the scene
+        for x in np.arange(-60, 61, 20) * dot + column + 0.3 * dot:
+            for y in (row - 50 * dot, row + 30 * dot):
+                region = int(y // LARGE) * COLUMNS + int(x // LARGE) - 1
+                assert person.region_under(x, y) == region, (zoom, x, y)
+                if min(x % LARGE, -x % LARGE, y % LARGE, -y % LARGE) > 4 * dot:  # no outline
+                    wanted = (0, 0, 255) if x < 960 else (0, 255, 0)
+                    assert person.color_at(x, y) == wanted, (zoom, x, y)
+                    seen.add(region)
+    assert len(seen) >= 6
+    for place in ((100, 100), (960, 1160), (-5, 500)):
+        assert person.region_under(*place) is None
+
+
+def test_labels_and_colours_ask_for_no_tile_again(large):
+    person, asked = large
+    person.jump(0, 960, 576)
+    person.page.mouse.click(*person.place(980, 500))
+    person.until("state.selected")
+    asked.clear()
+    person.press("1", "Enter")
+    person.until("state.labels.size === 5 && state.map")
+    person.press("m", "m", "m", "o", "c", "f")
+    person.until("state.found.length > 0")
+    assert "/api/map" in asked and "/api/labels" in asked
+    assert not any("/api/tiles/regions/" in path for path in asked)
+    person.jump(2, 960, 576)
+    assert any("/api/tiles/regions/3/" in path for path in asked)
+    asked.clear()
+    person.jump(0, 960, 576)
+    person.jump(2, 960, 576)
+    assert not any("/api/tiles/regions/" in path for path in asked), "they are kept"
+
+
+def test_a_tile_that_fails_is_told_and_asked_for_again(large):
+    person, _ = large
+    person.jump(0, 960, 576)
+    page, tiles = person.page, "**/api/tiles/regions/3/**"
+    page.route(tiles, lambda route: route.fulfill(status=500, json={"message": "no tile today"}))
+    person.jump(2, 700, 300, wait=False)
+    page.get_by_role("alert").filter(has_text="no tile today").wait_for()
+    assert page.locator("body").get_attribute("data-regions") == "loading"
+    assert person.color_at(700, 250) == (0, 0, 255), "a coarser tile is shown meanwhile"
+    page.unroute(tiles)
+    page.wait_for_selector("body[data-regions=drawn]")
+    assert person.color_at(700, 250) == (0, 0, 255)
+    person.trouble.clear()  # Chromium reports the failures
+
+
+def test_a_lost_context_of_webgl(large):
+    """As when the graphics driver starts again."""
+    person, asked = large
+    asked.clear()
+    person.page.evaluate(
+        """async () => {
+          const { theMap } = await import("/static/js/view.js");
+          const of = theMap().getCanvas().getContext("webgl2").getExtension("WEBGL_lose_context");
+          of.loseContext();
+          await new Promise((resolve) => setTimeout(resolve, 300));
+          const back = theMap().once("idle");
+          of.restoreContext();
+          await back;
+        }"""
+    )
+    person.until("true")
+    assert person.color_at(700, 250) == (0, 0, 255) and person.color_at(1300, 800) == (0, 255, 0)
+    assert not any("/api/tiles/regions/" in path for path in asked)
+    person.trouble.clear()  # MapLibre tells of a layer that it does not restore by itself
+
+
+def test_regions_appear_when_they_are_ready(chromium, server):
+    page = chromium.new_context().new_page()
+
+    def waiting(route) -> None:
+        answer = route.fetch()
+        session = answer.json()
+        session["regions"] = {"state": "computing", "done": 0.4, "count": 0, "message": ""}
+        route.fulfill(response=answer, json=session)
+
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.route("**/api/session", waiting)
+    person = Person(page, server.address)
+    person.until("state.regions.state === 'computing'")
+    assert not any("/api/tiles/regions/" in url for url in asked)
+    assert person.region_under(100, 20) is None
+    page.unroute("**/api/session")
+    page.evaluate(
+        """async () => {
+          const { hear } = await import("/static/js/labels.js");
+          await hear({ type: "regions", state: "ready", done: 1, count: 59, message: "" });
+        }"""
+    )
+    person.until("state.regions.state === 'ready'")
+    page.wait_for_selector("body[data-regions=drawn]")
+    assert person.region_under(100, 20) == region_at(100, 20)
+    assert not person.trouble
+    page.context.close()
 
 
 def test_bands(open_page):

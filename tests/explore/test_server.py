@@ -1,6 +1,7 @@
 """Routes as the page uses them, and requests that the page would not send."""
 
 import base64
+import gzip
 import http.client
 import json
 import threading
@@ -14,7 +15,7 @@ from hook.explore.server import MAX_BODY, listening
 ROUTES = [
     ("GET", "/api/session"),
     ("GET", "/api/tiles/scene/0/0/0.png"),
-    ("GET", "/api/tiles/regions/0/0/0.mvt"),
+    ("GET", "/api/tiles/regions/0/0/0.ids"),
     ("GET", "/api/regions/3"),
     ("GET", "/api/thumbnail/3.png"),
     ("GET", "/api/map"),
@@ -55,8 +56,18 @@ def test_tiles_and_thumbnails(served):
     for path in ("/api/tiles/scene/0/0/0.png?bands=4,3,2", "/api/thumbnail/3.png?size=32"):
         answer = ask(path)
         assert answer.headers["content-type"] == "image/png" and answer.body[1:4] == b"PNG"
-    assert ask("/api/tiles/regions/0/0/0.mvt?v=1").body[:1] == b"\x1a"
-    for path in ("scene/1/0/0.png", "scene/0/0/0.png?bands=9", "regions/0/1/0.mvt"):
+    answer = ask("/api/tiles/regions/0/0/0.ids")
+    ids = np.frombuffer(gzip.decompress(answer.body), "<u4").reshape(256, 256)
+    assert (
+        answer.headers["content-encoding"] == "gzip"
+        and "max-age" in answer.headers["cache-control"]
+    )
+    assert (
+        ids[:16, 64:80].tolist() == [[4] * 16] * 16
+        and not ids[96:].any()
+        and not ids[:16, :16].any()
+    )
+    for path in ("scene/1/0/0.png", "scene/0/0/0.png?bands=9", "regions/0/1/0.ids"):
         assert ask(f"/api/tiles/{path}").status == 400
     for path in ("tiles/scene/0/0/0.png?bands=x", "thumbnail/3.png?size=9999", "regions/x"):
         answer = ask(f"/api/{path}")
@@ -280,7 +291,7 @@ def test_before_there_are_regions(data, tmp_path, serve_session):
     ask = served.client.ask
     assert ask("/api/session").json["regions"]["state"] == "waiting"
     assert ask("/api/tiles/scene/0/0/0.png").status == 200
-    assert ask("/api/tiles/regions/0/0/0.mvt").status == 204
+    assert ask("/api/tiles/regions/0/0/0.ids").status == 204
     for path, body in (
         ("/api/regions/3", None),
         ("/api/map", None),

@@ -11,7 +11,8 @@ export class ServerError extends Error {
   }
 }
 
-async function send(path, options = {}) {
+/** Send a request with the token; options are those of fetch. */
+export async function send(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });

@@ -3,7 +3,6 @@
 
 import { get, post } from "./api.js";
 import { $, attempt } from "./dom.js";
-import { reloadRegions } from "./view.js";
 import { state, update, watch } from "./store.js";
 
 let last = Promise.resolve();
@@ -110,9 +109,8 @@ export async function hear(event) {
     update({ regions: { ...before, ...event } });
     if (event.state === "ready" && before.state !== "ready") {
       await readSession();
-      reloadRegions();
       refreshMap();
-    } else if (event.count !== before.count) reloadRegions();
+    }
   } else if (event.type === "revision") {
     // In the queue, as the answer to a change of this page may come after the event of it.
     await queue(async () => {

@@ -1,7 +1,7 @@
-// The colour of each region. Colours are feature states: polygons are sent once, and only regions
-// whose colour changes are touched.
+// The colour of each region.
 
-import { state, watch } from "./store.js";
+import { WIDE } from "./idtiles.js";
+import { state } from "./store.js";
 
 const NONE = 255; // of classes in the answer of /api/map
 const FOUND = [255, 0, 200];
@@ -16,73 +16,26 @@ export function ramp(share) {
   return RAMP[low].map((value, k) => Math.round(value + (RAMP[low + 1][k] - value) * (at - low)));
 }
 
-/** Keeps the colours of a map's regions as the state says. */
-export class Painter {
-  constructor(setState) {
-    this.setState = setState; // (region, colour as text)
-    this.shown = new Uint32Array(0); // colour of each region as 0xAARRGGBB, 0 for none
-    this.hover = -1;
-    watch(["map", "mode", "found", "classes", "labels", "regions"], () => this.paint());
+/** What regions show, without the pointer: 0xAABBGGRR by id, which begin at 1, in rows of `WIDE`. */
+export function colours() {
+  const { map, mode, found, classes, labels } = state;
+  const count = state.regions.count ?? 0;
+  const table = new Uint32Array(WIDE * Math.ceil((count + 1) / WIDE));
+  const colours = table.subarray(1, count + 1);
+  const pack = ([r, g, b], alpha) => ((Math.round(alpha * 255) << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  const dim = found.length ? 0.25 : 1;
+  const ofClass = new Map(classes.map((each) => [each.id, pack(rgb(each.color), dim)]));
+  if (map && mode === "classes") {
+    const palette = new Uint32Array(256);
+    classes.forEach((each, index) => (palette[index] = ofClass.get(each.id)));
+    palette[NONE] = 0;
+    for (let k = 0; k < count; k++) colours[k] = palette[map.classes[k] ?? NONE];
+  } else if (map && mode === "probability") {
+    const palette = Uint32Array.from({ length: 256 }, (_, p) => pack(ramp(p / 255), dim));
+    for (let k = 0; k < count; k++) if (map.classes[k] !== NONE) colours[k] = palette[map.probability[k]];
   }
-
-  /** Colour all regions; returns how many changed. */
-  paint() {
-    const count = state.regions.count ?? 0;
-    if (this.shown.length !== count) {
-      const old = this.shown;
-      this.shown = new Uint32Array(count);
-      this.shown.set(old.subarray(0, count));
-    }
-    const colours = this.colours();
-    let changed = 0;
-    for (let region = 0; region < count; region++) changed += this.put(region, colours[region]);
-    return changed;
-  }
-
-  /** What each region shows, without the pointer: (regions,) of 0xAARRGGBB. */
-  colours() {
-    const { map, mode, found, classes, labels } = state;
-    const colours = new Uint32Array(this.shown.length);
-    const pack = ([r, g, b], alpha) => ((Math.round(alpha * 255) << 24) | (r << 16) | (g << 8) | b) >>> 0;
-    const dim = found.length ? 0.25 : 1;
-    const ofClass = new Map(classes.map((each) => [each.id, pack(rgb(each.color), dim)]));
-    if (map && mode === "classes") {
-      const palette = new Uint32Array(256);
-      classes.forEach((each, index) => (palette[index] = ofClass.get(each.id)));
-      palette[NONE] = 0;
-      for (let k = 0; k < colours.length; k++) colours[k] = palette[map.classes[k] ?? NONE];
-    } else if (map && mode === "probability") {
-      const palette = Uint32Array.from({ length: 256 }, (_, p) => pack(ramp(p / 255), dim));
-      for (let k = 0; k < colours.length; k++) if (map.classes[k] !== NONE) colours[k] = palette[map.probability[k]];
-    }
-    if (mode !== "probability" && mode !== "image")
-      for (const [region, id] of labels) if (region < colours.length) colours[region] = ofClass.get(id) ?? 0;
-    for (const { id, similarity } of found) colours[id] = pack(FOUND, 0.45 + 0.55 * Math.max(similarity, 0));
-    return colours;
-  }
-
-  put(region, colour) {
-    if (this.shown[region] === colour) return 0;
-    this.shown[region] = colour;
-    this.send(region);
-    return 1;
-  }
-
-  send(region) {
-    let colour = this.shown[region];
-    if (region === this.hover) colour = colour ? (0xff000000 | lighter(colour)) >>> 0 : 0x70ffffff;
-    const alpha = ((colour >>> 24) / 255).toFixed(2);
-    this.setState(region, `rgba(${(colour >>> 16) & 255},${(colour >>> 8) & 255},${colour & 255},${alpha})`);
-  }
-
-  /** Brighten the region under the pointer; -1 for none. */
-  point(region) {
-    if (region === this.hover) return;
-    const left = this.hover;
-    this.hover = region;
-    for (const each of [left, region]) if (each >= 0 && each < this.shown.length) this.send(each);
-  }
+  if (mode !== "probability" && mode !== "image")
+    for (const [region, id] of labels) if (region < count) colours[region] = ofClass.get(id) ?? 0;
+  for (const { id, similarity } of found) colours[id] = pack(FOUND, 0.45 + 0.55 * Math.max(similarity, 0));
+  return table;
 }
-
-const lighter = (colour) =>
-  [16, 8, 0].reduce((sum, shift) => sum | ((((colour >>> shift) & 255) + 510) / 3) << shift, 0);

@@ -1,21 +1,20 @@
-// The map: tiles of the scene, regions coloured by their state, outlines, labels, drawing, swipe.
+// The map: tiles of the scene, regions, labels, drawing, swipe.
 
 import { Map as MapLibre } from "../vendor/maplibre-gl.mjs";
 import { headers } from "./api.js";
 import { $ } from "./dom.js";
 import { pixelsPerDot, placeText, scaleBar, side, toPixel, toWorld } from "./grid.js";
-import { Painter } from "./paint.js";
+import { RegionLayer } from "./idtiles.js";
+import { colours } from "./paint.js";
 import { classOf, state, update, watch } from "./store.js";
 
-const LAYER = { source: "regions", sourceLayer: "regions" };
 const EMPTY = { type: "FeatureCollection", features: [] };
 const at = (path) => `${location.origin}${path}`; // MapLibre's workers need whole addresses
 
-let map, painter;
-let tilesOf = 0; // grows when the regions change, so that old tiles are not taken from a cache
+const regions = new RegionLayer();
+let map;
 
 const sceneTiles = () => [at(`/api/tiles/scene/{z}/{x}/{y}.png?bands=${state.bands.join(",")}`)];
-const regionTiles = () => [at(`/api/tiles/regions/{z}/{x}/{y}.mvt?v=${tilesOf}`)];
 const collection = (features) => ({ type: "FeatureCollection", features });
 const feature = (type, coordinates, properties = {}) => ({
   type: "Feature", properties, geometry: { type, coordinates },
@@ -32,20 +31,10 @@ function style() {
     version: 8,
     sources: {
       scene: { type: "raster", tiles: sceneTiles(), tileSize: 256, maxzoom: zmax },
-      regions: { type: "vector", tiles: regionTiles(), maxzoom: zmax },
       selected: geojson, labels: geojson, found: geojson, drawing: geojson,
     },
     layers: [
       { id: "scene", type: "raster", source: "scene", paint: { "raster-fade-duration": 0 } },
-      {
-        id: "fill", type: "fill", source: "regions", "source-layer": "regions",
-        paint: {
-          "fill-antialias": false,
-          "fill-opacity": state.opacity,
-          "fill-color": ["to-color", ["coalesce", ["feature-state", "color"], "rgba(0,0,0,0)"]],
-        },
-      },
-      { ...lines("outlines", "regions", "rgba(255, 225, 77, 0.8)", 1), "source-layer": "regions" },
       lines("selected-edge", "selected", "#000", 5, { "line-opacity": 0.65 }),
       lines("selected", "selected", "#fff", 2.5),
       {
@@ -63,21 +52,6 @@ function style() {
     ],
   };
 }
-
-/** A layer without content that confines the layers above it to the right of the swipe, or ends that. */
-function scissors(id, begin) {
-  return {
-    id, type: "custom",
-    render(gl) {
-      if (!begin || !state.compare) return gl.disable(gl.SCISSOR_TEST);
-      const left = Math.round(swipeAt * gl.drawingBufferWidth);
-      gl.enable(gl.SCISSOR_TEST);
-      gl.scissor(left, 0, gl.drawingBufferWidth - left, gl.drawingBufferHeight);
-    },
-  };
-}
-
-let swipeAt = 0.5;
 
 /** Room around the scene for what lies on the map. */
 const fit = () => (innerWidth > 700 ? { top: 76, bottom: 90, left: 20, right: 20 } : { top: 44, bottom: 80, left: 8, right: 8 });
@@ -107,21 +81,18 @@ export function startView({ click, finish }) {
   map.getCanvas().setAttribute(
     "aria-label", "Map. Arrow keys move, plus and minus zoom, Enter takes the region at the cross.");
 
+  map.on("style.load", () => map.addLayer(regions, "selected-edge")); // again after a lost context
   map.on("load", () => {
-    painter = new Painter((id, color) => map.setFeatureState({ ...LAYER, id }, { color }));
-    map.addLayer(scissors("swipe-start", true), "fill");
-    map.addLayer(scissors("swipe-end", false), "outlines");
     redraw();
     sharpen();
-    thinOut();
     document.body.dataset.loaded = "yes";
   });
   map.on("error", ({ error }) => { if (error?.status !== 404) console.warn("map:", error?.message); });
   map.on("mousemove", (event) => {
-    painter?.point(regionAt(event.point) ?? -1);
+    regions.point(regions.regionAt(event.point));
     $("place").value = placeText(toPixel(event.lngLat));
   });
-  map.on("mouseout", () => { painter?.point(-1); $("place").value = ""; });
+  map.on("mouseout", () => { regions.point(null); $("place").value = ""; });
   map.on("click", (event) => press(event.point, event.lngLat, click));
   map.on("dblclick", () => state.drawing && finish());
   map.on("move", showScale);
@@ -139,9 +110,8 @@ export function startView({ click, finish }) {
   });
   showScale();
   watch(["bands"], () => map.getSource("scene")?.setTiles(sceneTiles()));
-  watch(["opacity"], () => paintProperty("fill", "fill-opacity", state.opacity));
-  watch(["outlines"], () => layout("outlines", state.outlines));
-  watch(["regions"], thinOut);
+  watch(["map", "mode", "found", "classes", "labels", "regions"], () => regions.paint(colours()));
+  watch(["opacity", "outlines"], () => map.triggerRepaint());
   watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
   watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
   $("zoom-in").onclick = () => map.zoomIn();
@@ -150,30 +120,16 @@ export function startView({ click, finish }) {
   startSwipe();
 }
 
-/** The MapLibre map, for tests and the console. */
+/** The MapLibre map and its regions, for tests and the console. */
 export const theMap = () => map;
+export const theRegions = () => regions;
 
 const paintProperty = (...given) => map.getLayer(given[0]) && map.setPaintProperty(...given);
-const layout = (id, shown) => map.getLayer(id) && map.setLayoutProperty(id, "visibility", shown ? "visible" : "none");
-
-function regionAt(point) {
-  if (!map.getLayer("fill")) return null;
-  return map.queryRenderedFeatures(point, { layers: ["fill"] })[0]?.id ?? null;
-}
 
 function press(point, lngLat, click) {
   const pixel = toPixel(lngLat);
   if (state.drawing) update({ drawing: [...state.drawing, pixel] });
-  else click(regionAt(point), pixel);
-}
-
-/** No outlines where regions are smaller than 9 pixels of the screen: they would hide the scene, and
- *  are most of the time of drawing 50,000 regions without a graphics card. */
-function thinOut() {
-  const { width, height } = state.scene;
-  const mean = Math.sqrt((width * height) / Math.max(state.regions.count, 1));
-  const zoom = Math.log2((9 * side()) / (512 * mean));
-  if (map.getLayer("outlines")) map.setLayerZoomRange("outlines", Math.max(zoom, -2), 24);
+  else click(regions.regionAt(point), pixel);
 }
 
 /** Pixels of the scene stay squares where one is larger than a pixel of the screen. */
@@ -210,12 +166,6 @@ function redraw() {
   put("drawing", [...line, ...corners.map((corner) => feature("Point", corner))]);
 }
 
-/** Ask for the tiles of the regions again: more are there, or others. */
-export function reloadRegions() {
-  tilesOf += 1;
-  map?.getSource("regions")?.setTiles(regionTiles());
-}
-
 /** Bring a region into the view, with its surroundings. */
 export function showRegion({ bounds, at: place }) {
   const center = toWorld(place);
@@ -234,10 +184,12 @@ const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function startSwipe() {
   const handle = $("swipe");
+  let swipeAt = 0.5;
   const move = (share) => {
     swipeAt = Math.min(Math.max(share, 0), 1);
     handle.style.left = `${100 * swipeAt}%`;
     handle.setAttribute("aria-valuenow", Math.round(100 * swipeAt));
+    regions.swipe = state.compare ? swipeAt : 0;
     map.triggerRepaint();
   };
   handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
