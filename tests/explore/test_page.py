@@ -15,6 +15,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 
 from hook.regions.few_labels import classify_regions
 
@@ -184,8 +185,7 @@ class Person:
     def shown(self, part: dict[str, float] | None = None) -> np.ndarray:
         """Colours (h, w, 3) of the window or a part of it."""
         png = self.page.screenshot(clip=part)
-        with rasterio.MemoryFile(io.BytesIO(png)) as file, file.open() as picture:
-            return picture.read()[:3].transpose(1, 2, 0)
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
     def jump(self, zoom: float, column: float, row: float, wait: bool = True) -> None:
         """Show a pixel of the scene in the middle of the window, and wait until it is drawn."""

@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from json import dumps, loads
 from pathlib import Path
 
@@ -152,29 +154,41 @@ _LABEL = """async ([region, index]) => {
 _FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
-def measure_page(server: Server, count: int, labels: int, browser: str) -> list[float]:
-    """Return the seconds from a key to the repainted page in a headless browser, for each label.
+@contextmanager
+def open_page(server: Server, browser: str) -> Iterator[tuple]:
+    """Open the page in a headless browser, whose WebGL runs on the CPU.
 
-    WebGL runs on the CPU. The session has labels of two classes or more.
+    Yields:
+        The page, and the seconds until scene and regions were drawn.
     """
     from playwright.sync_api import sync_playwright
 
-    rng = random.Random(2)
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=browser, args=_FLAGS)
         page = chromium.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(300_000)
+        begun = time.monotonic()
         page.goto(server.address)
-        page.wait_for_selector("body[data-loaded=yes][data-map=ready]")
+        page.wait_for_selector("body[data-loaded=yes][data-regions=drawn]")
         page.evaluate(
             'async () => { const map = (await import("/static/js/view.js")).theMap(); '
             'if (!map.areTilesLoaded()) await map.once("idle"); }'
         )
-        taken = []
+        yield page, time.monotonic() - begun
+        chromium.close()
+
+
+def measure_page(server: Server, count: int, labels: int, browser: str) -> list[float]:
+    """Return the seconds from a key to the repainted page, for each label.
+
+    The session has labels of two classes or more.
+    """
+    rng, taken = random.Random(2), []
+    with open_page(server, browser) as (page, _):
+        page.wait_for_selector("body[data-map=ready]")
         for number in range(labels):
             taken.append(page.evaluate(_LABEL, [rng.randrange(count), number % 4]) / 1000)
             page.wait_for_timeout(1000)  # thumbnails
-        chromium.close()
     return taken
 
 
@@ -212,7 +226,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--regions", type=int, default=50_000, help="number of regions")
     parser.add_argument("--dims", type=int, default=192, help="width of the embeddings")
     parser.add_argument("--labels", type=int, default=30, help="labels, each with a new map")
-    parser.add_argument("--browser", metavar="CHROMIUM", help="also measure the page in it")
+    parser.add_argument("--browser", metavar="CHROMIUM", help="measure the page in it")
     parser.add_argument("--kills", type=int, default=20, help="kills of the server")
     return parser.parse_args()
 
@@ -232,12 +246,12 @@ def main() -> None:
             server = Server(*argv)
             have = "with" if overviews else "without"
             print(f"start: {server.seconds:.1f} s")
-            print(f"first picture {have} overviews: {first_picture(server):.2f} s", flush=True)
+            if args.browser:
+                with open_page(server, args.browser) as (_, seconds):
+                    print(f"first picture in the page {have} overviews: {seconds:.2f} s")
+            else:
+                print(f"first picture {have} overviews: {first_picture(server):.2f} s", flush=True)
             if overviews:
-                begun = time.monotonic()
-                size = len(server.ask("/api/tiles/regions/0/0/0.mvt"))
-                seconds = time.monotonic() - begun
-                print(f"first tile of {count} regions: {seconds:.2f} s, {size / 1e6:.1f} MB")
                 taken = measure_maps(server, count, args.labels)
                 median, most = np.median(taken), max(taken)
                 print(f"label to map: median {median:.2f} s, longest {most:.2f} s")
