@@ -27,13 +27,11 @@ GRIDS = {
 HEIGHT, WIDTH = 700, 1300
 
 
-def picture(folder, height=HEIGHT, width=WIDTH):
+def picture(folder):
     """A scene without content."""
-    profile = dict(
-        driver="GTiff", count=1, dtype="uint8", transform=GRIDS["north"], crs="EPSG:32632"
-    )
-    with rasterio.open(folder / "scene.tif", "w", height=height, width=width, **profile):
-        return ScenePicture(str(folder / "scene.tif"))
+    profile = dict(driver="GTiff", count=1, height=HEIGHT, width=WIDTH, dtype="uint8")
+    rasterio.open(folder / "scene.tif", "w", transform=GRIDS["north"], **profile).close()
+    return ScenePicture(str(folder / "scene.tif"))
 
 
 def shapes():

@@ -10,7 +10,7 @@ import { side, toPixel, toWorld } from "./grid.js";
 import { state } from "./store.js";
 
 const SIZE = 256; // pixels of a tile along each side
-const MOST = 512; // tiles that are kept beside those in the window
+const MOST = 256; // tiles that are kept beside those in the window
 const AGAIN = 5000; // milliseconds until a tile that failed is asked for again
 const THINNEST = 9; // pixels of the window: outlines of smaller regions would hide the scene
 
@@ -45,11 +45,13 @@ void main() {
   ivec2 at = ivec2(gl_FragCoord.xy), next = ivec2((line + 1) / 2, 0), last = ivec2(line / 2, 0);
   uint here = id(at);
   color = texelFetch(colors, ivec2(here % ${WIDE}u, here / ${WIDE}u), 0);
-  if (here != 0u && here == hover) color = color.a > 0.0 ? vec4((color.rgb + 2.0) / 3.0, 1) : vec4(1, 1, 1, 0.44);
+  if (here != 0u && here == hover)
+    color = color.a > 0.0 ? vec4((color.rgb + 2.0) / 3.0, 1) : vec4(1, 1, 1, 0.44);
   color.a *= at.x < swipe ? 0.0 : opacity;
   color.rgb *= color.a;
-  if (line > 0 && (here != id(at + next) || here != id(at - next.yx) || here != id(at - last) || here != id(at + last.yx)))
-    color = mix(color, vec4(1, 0.88, 0.3, 1), 0.8);
+  if (line == 0) return;
+  uvec4 near = uvec4(id(at + next), id(at - next.yx), id(at - last), id(at + last.yx));
+  if (any(notEqual(near, uvec4(here)))) color = mix(color, vec4(1, 0.88, 0.3, 1), 0.8);
 }`;
 
 /** A custom layer of MapLibre. */
@@ -124,7 +126,7 @@ export class RegionLayer {
     this.scale = view[2];
     const wanted = this.#wanted(view, width, height);
     const missing = wanted.filter(({ ids }) => !ids);
-    document.body.dataset.regions = missing.length ? "loading" : "drawn";
+    document.body.dataset.regions = !wanted.length ? "none" : missing.length ? "loading" : "drawn";
     texture(gl, this.ids);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32UI, width, height, 0, gl.RED_INTEGER, gl.UNSIGNED_INT, null);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.frame);
@@ -133,11 +135,12 @@ export class RegionLayer {
     for (const test of [gl.DEPTH_TEST, gl.STENCIL_TEST, gl.BLEND, gl.CULL_FACE]) gl.disable(test);
     gl.clearBufferuiv(gl.COLOR, 0, [0, 0, 0, 0]);
     const box = this.#use(gl, 0)("box");
+    const [across, up] = [(x) => (2 * x) / width - 1, (y) => 1 - (2 * y) / height];
     const shown = missing.length ? [...this.#tiles.values()].filter(({ ids }) => ids).sort(this.#order) : wanted;
     for (const tile of shown) {
       const long = (side() / 2 ** tile.z) * view[2];
       const [left, top] = [view[0] + tile.x * long, view[1] + tile.y * long];
-      gl.uniform4f(box, (2 * left) / width - 1, 1 - (2 * top) / height, (2 * (left + long)) / width - 1, 1 - (2 * (top + long)) / height);
+      gl.uniform4f(box, across(left), up(top), across(left + long), up(top + long));
       if (tile.texture) gl.bindTexture(gl.TEXTURE_2D, tile.texture);
       else {
         tile.texture = texture(gl);
@@ -154,13 +157,13 @@ export class RegionLayer {
     const mean = Math.sqrt((width * height) / Math.max(state.regions.count, 1));
     const outlined = state.outlines && (this.scale / this.ratio) * mean >= THINNEST;
     gl.disable(gl.DEPTH_TEST);
-    const place = this.#use(gl, 1);
-    gl.uniform4f(place("box"), -1, 1, 1, -1);
-    gl.uniform1i(place("colors"), 1);
-    gl.uniform1ui(place("hover"), this.#hover);
-    gl.uniform1f(place("opacity"), state.opacity);
-    gl.uniform1i(place("line"), outlined ? Math.max(Math.round(this.ratio), 1) : 0);
-    gl.uniform1i(place("swipe"), Math.round(this.swipe * gl.drawingBufferWidth));
+    const named = this.#use(gl, 1);
+    gl.uniform4f(named("box"), -1, 1, 1, -1);
+    gl.uniform1i(named("colors"), 1);
+    gl.uniform1ui(named("hover"), this.#hover);
+    gl.uniform1f(named("opacity"), state.opacity);
+    gl.uniform1i(named("line"), outlined ? Math.max(Math.round(this.ratio), 1) : 0);
+    gl.uniform1i(named("swipe"), Math.round(this.swipe * gl.drawingBufferWidth));
     gl.activeTexture(gl.TEXTURE1);
     gl.bindTexture(gl.TEXTURE_2D, this.colors);
     if (this.fresh) {
@@ -214,6 +217,7 @@ export class RegionLayer {
         if (tile.asked.signal.aborted) return;
         tell(error);
         await new Promise((resolve) => setTimeout(resolve, AGAIN));
+        if (tile.asked.signal.aborted) return;
         this.#tiles.delete(path);
         this.#arrived += 1; // draws, and asks again
       })
