@@ -1,7 +1,9 @@
 """Tiles of region ids, compared with points in polygons, and the file they are kept in."""
 
 import errno
+import functools
 import gzip
+import io
 import shutil
 from zipfile import ZipFile
 
@@ -60,14 +62,17 @@ def pixels_of(tiles, z, x, y):
     return np.frombuffer(gzip.decompress(content), "<u4").reshape(256, 256)
 
 
-def wanted(given, size, step):
-    """Ids of the pixels of a grid that is ``step`` times coarser, by the points in their middle."""
-    first = step // 2 + 0.5
-    columns, rows = np.meshgrid(np.arange(first, size, step), np.arange(first, size, step))
-    ids = np.zeros(columns.shape, np.uint32)
-    for number, shape in enumerate(given):
-        ids[shapely.contains_xy(shape, columns, rows)] = number + 1
-    ids[(rows > HEIGHT) | (columns > WIDTH)] = 0
+@functools.cache
+def wanted(z):
+    """Ids of all tiles of a zoom, by the points in the middle of their pixels."""
+    step = 2 ** (3 - z)
+    places = np.arange(step // 2 + 0.5, 2048, step)
+    columns, rows = np.meshgrid(places[places < WIDTH], places[places < HEIGHT])
+    ids = np.zeros((256 * 2**z, 256 * 2**z), np.uint32)
+    for number, shape in enumerate(shapes()):
+        shapely.prepare(shape)
+        inside = shapely.contains_xy(shape, columns, rows)
+        ids[: len(rows), : rows.shape[1]][inside] = number + 1
     return ids
 
 
@@ -78,7 +83,7 @@ def test_ids_of_all_zooms(tmp_path, monkeypatch, grid, block):
     tiles = make(tmp_path, grid=grid)
     for z in range(4):
         found = np.block([[pixels_of(tiles, z, x, y) for x in range(2**z)] for y in range(2**z)])
-        np.testing.assert_array_equal(found, wanted(shapes(), 2048, 2 ** (3 - z)))
+        np.testing.assert_array_equal(found, wanted(z))
     assert found[150, 150] == 1 and found[250, 250] == 2 and found[205, 185] == 0
     assert found[100, 510] == found[600, 700] == 3
     tiles.close()
@@ -115,7 +120,7 @@ def test_tiles_are_made_once(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "scene.tif"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "text", *range(0, 100, 3)])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "text", *range(0, 100, 9)])
 def test_damaged_tiles_are_made_again(tmp_path, damage):
     make(tmp_path).close()
     path, whole = tmp_path / FILE, (tmp_path / FILE).read_bytes()
@@ -126,11 +131,10 @@ def test_damaged_tiles_are_made_again(tmp_path, damage):
     path.write_bytes(parts.get(damage, changed))
     if damage == "removed":
         path.unlink()
-    tiles = make(tmp_path)
-    for z in range(4):
-        found = np.block([[pixels_of(tiles, z, x, y) for x in range(2**z)] for y in range(2**z)])
-        np.testing.assert_array_equal(found, wanted(shapes(), 2048, 2 ** (3 - z)))
-    tiles.close()
+    make(tmp_path).close()
+    with ZipFile(path) as found, ZipFile(io.BytesIO(whole)) as expected:
+        assert found.comment == expected.comment and found.namelist() == expected.namelist()
+        assert all(found.read(name) == expected.read(name) for name in found.namelist())
 
 
 def test_a_file_that_is_damaged_while_it_is_open(tmp_path):
