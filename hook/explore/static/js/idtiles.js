@@ -14,7 +14,7 @@ const MOST = 256; // tiles that are kept beside those in the window
 const AGAIN = 5000; // milliseconds until a tile that failed is asked for again
 const THINNEST = 9; // pixels of the window: outlines of smaller regions would hide the scene
 
-/** Width of the table of colours. */
+/** Width of the table of colours, a power of 2. */
 export const WIDE = 1024;
 
 const VERTICES = `#version 300 es
@@ -43,8 +43,8 @@ out vec4 color; // times its alpha
 uint id(ivec2 at) { return texelFetch(ids, clamp(at, ivec2(0), textureSize(ids, 0) - 1), 0).r; }
 void main() {
   ivec2 at = ivec2(gl_FragCoord.xy), next = ivec2((line + 1) / 2, 0), last = ivec2(line / 2, 0);
-  uint here = id(at);
-  color = texelFetch(colors, ivec2(here % ${WIDE}u, here / ${WIDE}u), 0);
+  uint here = texelFetch(ids, at, 0).r;
+  color = texelFetch(colors, ivec2(here & ${WIDE - 1}u, here >> ${Math.log2(WIDE)}), 0);
   if (here != 0u && here == hover)
     color = color.a > 0.0 ? vec4((color.rgb + 2.0) / 3.0, 1) : vec4(1, 1, 1, 0.44);
   color.a *= at.x < swipe ? 0.0 : opacity;
@@ -123,7 +123,7 @@ export class RegionLayer {
     const key = [...view, width, height, this.#arrived, state.regions.state].join();
     if (key === this.#drawn) return;
     this.#drawn = key;
-    this.scale = view[2];
+    this.view = view;
     const wanted = this.#wanted(view, width, height);
     const missing = wanted.filter(({ ids }) => !ids);
     document.body.dataset.regions = !wanted.length ? "none" : missing.length ? "loading" : "drawn";
@@ -134,13 +134,12 @@ export class RegionLayer {
     gl.viewport(0, 0, width, height);
     for (const test of [gl.DEPTH_TEST, gl.STENCIL_TEST, gl.BLEND, gl.CULL_FACE]) gl.disable(test);
     gl.clearBufferuiv(gl.COLOR, 0, [0, 0, 0, 0]);
-    const box = this.#use(gl, 0)("box");
-    const [across, up] = [(x) => (2 * x) / width - 1, (y) => 1 - (2 * y) / height];
+    const place = this.#use(gl, 0)("box");
     const shown = missing.length ? [...this.#tiles.values()].filter(({ ids }) => ids).sort(this.#order) : wanted;
     for (const tile of shown) {
       const long = (side() / 2 ** tile.z) * view[2];
       const [left, top] = [view[0] + tile.x * long, view[1] + tile.y * long];
-      gl.uniform4f(box, across(left), up(top), across(left + long), up(top + long));
+      gl.uniform4f(place, ...box(gl, left, top, left + long, top + long));
       if (tile.texture) gl.bindTexture(gl.TEXTURE_2D, tile.texture);
       else {
         tile.texture = texture(gl);
@@ -153,12 +152,13 @@ export class RegionLayer {
 
   /** Colour them. */
   render(gl) {
-    const { width, height } = state.scene;
+    const { width, height } = state.scene, [left, top, scale] = this.view;
     const mean = Math.sqrt((width * height) / Math.max(state.regions.count, 1));
-    const outlined = state.outlines && (this.scale / this.ratio) * mean >= THINNEST;
+    const outlined = state.outlines && (scale / this.ratio) * mean >= THINNEST;
     gl.disable(gl.DEPTH_TEST);
     const named = this.#use(gl, 1);
-    gl.uniform4f(named("box"), -1, 1, 1, -1);
+    const edge = Math.ceil(this.ratio); // for outlines
+    gl.uniform4f(named("box"), ...box(gl, left - edge, top - edge, left + width * scale + edge, top + height * scale + edge));
     gl.uniform1i(named("colors"), 1);
     gl.uniform1ui(named("hover"), this.#hover);
     gl.uniform1f(named("opacity"), state.opacity);
@@ -237,6 +237,10 @@ export class RegionLayer {
     });
   }
 }
+
+/** A part of the screen, of whose pixels the first is at the top left, in coordinates of WebGL. */
+const box = ({ drawingBufferWidth: width, drawingBufferHeight: height }, left, top, right, bottom) =>
+  [(2 * left) / width - 1, 1 - (2 * top) / height, (2 * right) / width - 1, 1 - (2 * bottom) / height];
 
 /** Bind a texture, without smoothing, for values to be sent; a new one if none is given. */
 function texture(gl, old = null) {

@@ -110,7 +110,9 @@ export function startView({ click, finish }) {
   });
   showScale();
   watch(["bands"], () => map.getSource("scene")?.setTiles(sceneTiles()));
-  watch(["map", "mode", "found", "classes", "labels", "regions"], () => regions.paint(colours()));
+  watch(["labels"], hold);
+  watch(["map"], release);
+  watch(["mode", "found", "classes", "labels", "regions"], () => held || regions.paint(colours()));
   watch(["opacity", "outlines"], () => map.triggerRepaint());
   watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
   watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
@@ -155,7 +157,22 @@ function put(source, features) {
   map.getSource(source).setData(data);
 }
 
+let held = 0; // a timer, while new labels wait for their map
+
+/** Draw new labels and their map at once: without a graphics card a frame takes a third of a second. */
+function hold() {
+  if (state.map) held ||= setTimeout(release, 400);
+}
+
+function release() {
+  clearTimeout(held);
+  held = 0;
+  redraw();
+  regions.paint(colours());
+}
+
 function redraw() {
+  if (held) return;
   const { selected, drawing, labels, places } = state;
   const rings = (selected?.outline ?? []).map((ring) => ring.map(toWorld));
   put("selected", rings.length ? [feature("MultiLineString", rings)] : []);
