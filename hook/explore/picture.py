@@ -210,7 +210,11 @@ class ScenePicture:
         with self._lock:
             missing = [band for band in bands if band not in self._reduced]
             if missing:
-                self._reduce(missing)
+                try:
+                    self._reduce(missing)
+                except BaseException:
+                    self._report(1.0)  # it has ended
+                    raise
         first_row, first_col = window.row_off // self._step, window.col_off // self._step
         last_row = math.ceil((window.row_off + window.height) / self._step)
         last_col = math.ceil((window.col_off + window.width) / self._step)

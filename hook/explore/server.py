@@ -65,6 +65,14 @@ class Labels(BaseModel):
     labels: Annotated[list[Label], Field(min_length=1, max_length=20_000)]
 
 
+class Point(BaseModel):
+    """A place in columns and rows that gets a class, instead of another point or beside them."""
+
+    at: tuple[float, float]
+    class_id: int
+    replaced: Annotated[int, Field(ge=1)] | None = None
+
+
 class NewClass(BaseModel):
     """A class to add."""
 
@@ -310,28 +318,38 @@ def _numbers(bands: str | None) -> list[int] | None:
 def _add_labels(app: FastAPI, session: Session) -> None:
     @app.post("/api/classes")
     def add_class(given: NewClass) -> dict:
-        found = session.ready.journal.add_class(given.name, given.color)
+        found = session.journal.add_class(given.name, given.color)
         return {**found._asdict(), "revision": session.changed()}
 
     @app.patch("/api/classes/{number}")
     def change_class(number: int, given: ChangedClass) -> dict:
-        found = session.ready.journal.change_class(number, given.name, given.color)
+        found = session.journal.change_class(number, given.name, given.color)
         return {**found._asdict(), "revision": session.changed()}
 
     @app.delete("/api/classes/{number}")
     def delete_class(number: int) -> dict:
-        session.ready.journal.delete_class(number)
+        session.journal.delete_class(number)
         return {"revision": session.changed()}
 
     @app.post("/api/labels")
     def set_labels(given: Labels) -> dict:
         labels = {session.check_region(one.region): one.class_id for one in given.labels}
-        session.ready.journal.set_labels(labels)
+        session.journal.set_labels(labels)
+        return {"revision": session.changed()}
+
+    @app.post("/api/points")
+    def add_point(given: Point) -> dict:
+        point = session.add_point(given.at, given.class_id, given.replaced)
+        return {"id": point, "revision": session.changed()}
+
+    @app.delete("/api/points/{point}")
+    def remove_point(point: int) -> dict:
+        session.journal.remove_point(point)
         return {"revision": session.changed()}
 
     @app.post("/api/undo")
     def undo() -> dict:
-        labels = session.ready.journal.undo()
+        labels = session.journal.undo()
         return {"revision": session.changed(), "labels": labels}
 
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from hook.errors import ConfigError, DataError, HookError
 from hook.explore import saving
 from hook.explore.id_tiles import IdTiles, pixel_bounds
 from hook.explore.jobs import Jobs, Tell, run_worker
-from hook.explore.journal import FILE, LabelJournal
+from hook.explore.journal import FILE, LabelJournal, Settled
 from hook.explore.origin import check_regions, digest_of_file, digest_of_scene
 from hook.explore.picture import ScenePicture
 from hook.geo.staging import StagedFiles, writing
@@ -58,7 +59,6 @@ class LoadedRegions(NamedTuple):
     tiles: IdTiles
     index: RegionIndex
     classifier: RegionClassifier
-    journal: LabelJournal
 
 
 class Session:
@@ -86,6 +86,10 @@ class Session:
         self.publish = publish
         self.state: dict[str, Any] = {"state": "waiting", "done": 0.0, "count": 0, "message": ""}
         self.loaded: LoadedRegions | None = None
+        self.picture_read = 1.0
+        """Share of a scene without overviews that was read for its first picture."""
+        self._journal: LabelJournal | None = None
+        self._journal_lock = threading.RLock()  # also held while points become labels
         self._map: RegionMap | None = None
         self._map_lock, self.jobs = threading.Lock(), Jobs(publish)
         with SceneReader(scene, nodata=nodata) as reader:  # warns of a missing georeference
@@ -94,7 +98,22 @@ class Session:
         self.picture = ScenePicture(scene, nodata, self._report_picture)
 
     def _report_picture(self, share: float) -> None:
-        self.publish({"type": "picture", "done": round(share, 3)})
+        self.picture_read = round(share, 3)
+        self.publish({"type": "picture", "done": self.picture_read})
+
+    @property
+    def journal(self) -> LabelJournal:
+        """Classes, points and labels; the file is opened, or made, when it is first asked for.
+
+        Raises:
+            DataError: It is of another scene.
+            SceneError: It cannot be written.
+        """
+        with self._journal_lock:
+            if self._journal is None:
+                facts = {"scene": digest_of_scene(self.scene)}
+                self._journal = LabelJournal(self.folder / FILE, facts)
+            return self._journal
 
     # ------------------------------------------------------------------------------ regions
     def report(self, state: str, done: float = 0.0, message: str = "", count: int = 0) -> None:
@@ -109,7 +128,12 @@ class Session:
             path: The file to write.
             facts: See :meth:`load`.
             **job: See :func:`hook.explore.worker.extract`.
+
+        Raises:
+            DataError: The folder has labels of other data.
+            SceneError: The folder cannot be written to.
         """
+        self.journal.compare(facts)
         self.report("computing")
 
         def work() -> None:
@@ -121,9 +145,13 @@ class Session:
                     output=str(path),
                     **job,
                 )
+                self.report("computing", 1.0, "reading regions")
                 self.load(path, facts)
             except HookError as error:
                 self.report("failed", message=str(error))
+            except Exception as error:  # the page must not wait for ever
+                traceback.print_exc()
+                self.report("failed", message=f"{type(error).__name__}: {error}")
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -159,7 +187,7 @@ class Session:
         return path
 
     def load(self, path: Path, facts: Mapping[str, str]) -> None:
-        """Read the regions and open the journal of their labels.
+        """Read the regions, and make points the labels of the regions that contain them.
 
         Args:
             path: The regions.
@@ -171,16 +199,12 @@ class Session:
                 labels in the folder.
             SceneError: The folder cannot be written to.
         """
-        facts = {
-            "scene": digest_of_scene(self.scene),
-            "regions": digest_of_file(path),
-            **facts,
-        }
+        facts = {"regions": digest_of_file(path), **facts}
+        self.journal.compare(facts)
         table = Regions.read(path)
         pixels = pixel_bounds(table.geometry, self.grid)
         check_regions(table, pixels, self.scene, self.crs, self.grid, self.picture)
         pa.default_memory_pool().release_unused()  # as much as the regions themselves
-        journal = LabelJournal(self.folder / FILE, facts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of regions without embedding
             index = RegionIndex(table, approximate_above=None)
@@ -192,8 +216,15 @@ class Session:
             self.picture,
             lambda share: self.report("computing", share, "drawing regions"),
         )
-        self.loaded = LoadedRegions(table, pixels, tiles, index, RegionClassifier(table), journal)
-        self.report("ready", 1.0, count=len(table))
+        classifier = RegionClassifier(table)
+        with self._journal_lock:
+            settled = self.journal.settle(facts, lambda places: self._containing(table, places))
+            self.loaded = LoadedRegions(table, pixels, tiles, index, classifier)
+        self.report("ready", 1.0, _told(settled), len(table))
+
+    def _containing(self, table: Regions, places: np.ndarray) -> np.ndarray:
+        """Return the region, or -1, of each column and row (P, 2)."""
+        return table.containing(apply_affine(shapely.points(places), self.grid))
 
     def region_tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile of region ids, see :class:`IdTiles`; empty where there is no region yet.
@@ -240,7 +271,8 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """Return what a page needs when it is opened."""
         picture = self.picture
-        revision, classes, labels = self.labels()
+        revision, classes, labels = self.journal.read()
+        points = self.journal.read_points()
         has_crs = self.crs is not None
         code = self.crs.to_string() if has_crs else None
         return {
@@ -257,21 +289,60 @@ class Session:
                 "transform": None if self.grid.is_identity else list(self.grid[:6]),
                 "unit": self.crs.axis_info[0].unit_name if has_crs and self.crs.axis_info else None,
             },
+            "picture": self.picture_read,
             "regions": self.state,
             "classes": [one._asdict() for one in classes],
             "labels": labels,
             "places": dict(zip(labels, self._at(np.array(list(labels), int)), strict=True))
-            if labels
+            if labels and self.loaded is not None
             else {},
+            "points": [
+                {"id": one.id, "at": [one.x, one.y], "class_id": one.class_id} for one in points
+            ],
         }
 
-    def labels(self) -> tuple[int, list, dict[int, int]]:
-        """Return the revision, the classes and the labels; nothing before there are regions."""
-        return (0, [], {}) if self.loaded is None else self.loaded.journal.read()
+    def add_point(
+        self, place: Sequence[float], number: int, replaced: int | None = None
+    ) -> int | None:
+        """Give a place a class: a point before there are regions, then the region's label.
+
+        Args:
+            place: Column and row.
+            number: Id of the class.
+            replaced: Id of a point that is removed in the same step of undo.
+
+        Returns:
+            Id of the point; None for a label.
+
+        Raises:
+            ConfigError: The place is beyond the scene or, with regions, in none of them, or there
+                is no such class or point.
+        """
+        (x, y), size = place, (self.picture.width, self.picture.height)
+        if not (0 <= x <= size[0] and 0 <= y <= size[1]):
+            raise ConfigError(
+                "a point beyond the scene",
+                expected=f"column 0 to {size[0]}, row 0 to {size[1]}",
+                found=f"column {x:.10g}, row {y:.10g}",
+                remedy="click the scene",
+            )
+        with self._journal_lock:  # not between the regions and the points of others
+            if self.loaded is None:
+                return self.journal.add_point(x, y, number, replaced)
+            (region,) = self._containing(self.loaded.table, np.array([place])).tolist()
+            if region < 0:
+                raise ConfigError(
+                    "no region at this place",
+                    expected="a place in a region",
+                    found=f"column {x:.10g}, row {y:.10g}",
+                    remedy="click a region",
+                )
+            self.journal.set_labels({region: number})
+            return None
 
     def changed(self) -> int:
         """Tell all pages of a change of classes or labels; return the revision."""
-        revision = self.ready.journal.revision
+        revision = self.journal.revision
         self.publish({"type": "revision", "revision": revision})
         return revision
 
@@ -284,7 +355,7 @@ class Session:
         loaded, region = self.ready, self.check_region(region)
         fields = loaded.table.fields
         row = {name: _as_json(fields[name][region].as_py()) for name in fields.column_names}
-        _, classes, labels = loaded.journal.read()
+        _, classes, labels = self.journal.read()
         found, predicted = self._map, None
         if found is not None and (index := int(found.classes[region])) != NO_CLASS:
             # Since that map its class may have been deleted.
@@ -360,7 +431,7 @@ class Session:
         """
         loaded = self.ready
         with self._map_lock:
-            revision, classes, labels = loaded.journal.read()
+            revision, classes, labels = self.journal.read()
             if self._map is None or self._map.revision != revision:
                 names = {one.id: one.name for one in classes}
                 self._map = _classify(loaded.classifier, revision, names, labels)
@@ -382,7 +453,7 @@ class Session:
         They are those of the labels at the moment of the call.
         """
         loaded = self.ready
-        _, classes, numbers = loaded.journal.read()
+        _, classes, numbers = self.journal.read()
         names = {one.id: one.name for one in classes}
         labels = {region: names[number] for region, number in numbers.items()}
 
@@ -424,7 +495,10 @@ class Session:
         """Close the journal and the tiles."""
         if self.loaded is not None:
             self.loaded.tiles.close()
-            self.loaded.journal.close()
+        with self._journal_lock:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
 
 
 def _classify(
@@ -442,6 +516,21 @@ def _classify(
     nearest = nearest[np.lexsort((nearest, margin[nearest]))]
     uncertain = nearest[np.isfinite(margin[nearest])].tolist()
     return RegionMap(revision, classes, known.max(axis=1), uncertain, order)
+
+
+def _told(settled: Settled) -> str:
+    """Return what became of the points, for people; empty without points."""
+    if not settled.points:
+        return ""
+    text = f"{_counted(settled.points, 'point')} became {_counted(settled.regions, 'label')}."
+    if settled.overruled:
+        text += f" {settled.overruled} of them did not count: a later point in the same region has "
+        text += "another class."
+    return text
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _as_json(value: Any) -> Any:

@@ -1,9 +1,11 @@
 """A small scene with regions, and a served session of it."""
 
 import json
+import shutil
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import NamedTuple
 
 import geopandas
@@ -15,6 +17,7 @@ from rasterio.transform import from_origin
 
 pytest.importorskip("fastapi", reason="needs hook-rs[explore]")
 
+from hook.errors import SceneError
 from hook.explore.server import Events, listening, make_app, make_server
 from hook.explore.session import Session
 
@@ -107,6 +110,11 @@ class Client:
         pairs = [{"region": int(key[1:]), "class_id": value} for key, value in labels.items()]
         return self.ask("/api/labels", {"labels": pairs})
 
+    def add_point(self, column, row, number, **more):
+        """Set a point, and return its id."""
+        body = {"at": [column, row], "class_id": number, **more}
+        return self.ask("/api/points", body).json["id"]
+
     def wait(self, job):
         """Return the state of a job at its end."""
         while (state := self.ask(f"/api/jobs/{job}").json)["state"] == "running":
@@ -160,3 +168,45 @@ def serve_session():
 def served(data, tmp_path, serve_session):
     """A session of the small scene, with its regions."""
     return serve_session(data / "scene.tif", tmp_path / "session", data / "regions.parquet")
+
+
+class Computing:
+    """A model at work: its regions are there when a test says so."""
+
+    def __init__(self, regions: Path) -> None:
+        self._regions, self.held = regions, threading.Event()
+        self.error = None
+        """What it fails with."""
+
+    def run_worker(self, tell, output, **job):
+        """Instead of :func:`hook.explore.jobs.run_worker`."""
+        tell("", 0.4)
+        assert self.held.wait(60)
+        if self.error is not None:
+            raise self.error
+        shutil.copyfile(self._regions, output)
+
+    def end(self, session: Session) -> dict:
+        """Let it end, and return the state of the regions."""
+        self.held.set()
+        while session.state["state"] == "computing":
+            threading.Event().wait(0.02)
+        return session.state
+
+
+@pytest.fixture
+def computing(data, monkeypatch):
+    """What the sessions of a test wait for that compute regions."""
+    found = Computing(data / "regions.parquet")
+    monkeypatch.setattr("hook.explore.session.run_worker", found.run_worker)
+    yield found
+    found.error = found.error or SceneError("the test has ended")
+    found.held.set()
+
+
+@pytest.fixture
+def waiting(data, tmp_path, serve_session, computing):
+    """A session of the small scene, whose regions are being computed."""
+    served = serve_session(data / "scene.tif", tmp_path / "waiting")
+    served.session.compute(served.session.folder / "regions.parquet", {"model": "a"})
+    return served

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from hook.errors import ConfigError, DataError
@@ -162,3 +163,139 @@ def test_a_killed_process_loses_no_label_it_told_of(path):
     assert told <= set(journal.read()[2])
     journal.close()
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def region_of(places):
+    """Regions of 10 columns, none left of column 0 or below row 10."""
+    x, y = places.T
+    return np.where((x < 0) | (y > 10), -1, x // 10).astype(int)
+
+
+@pytest.fixture
+def kinds(journal):
+    """Ids of two classes."""
+    return journal.add_class("a", "#000000").id, journal.add_class("b", "#ffffff").id
+
+
+def test_points_are_kept_undone_and_removed(journal, path, kinds):
+    a, b = kinds
+    one, two = journal.add_point(1.5, 2.25, a), journal.add_point(11, 3, b)
+    three = journal.add_point(11, 3, a, replaced=two)
+    assert journal.read_points() == [(one, 1.5, 2.25, a), (three, 11, 3, a)]
+    assert journal.read()[2] == {}
+    journal.remove_point(one)
+    with pytest.raises(ConfigError, match="no such point"):
+        journal.remove_point(one)
+    with pytest.raises(ConfigError, match="no such point"):
+        journal.add_point(5, 5, a, replaced=one)
+    other = LabelJournal(path, FACTS)
+    assert [point.id for point in other.read_points()] == [three]
+    other.close()
+    assert journal.undo() == {-one: a}
+    journal.undo()
+    assert [point.id for point in journal.read_points()] == [one, two]
+    journal.delete_class(a)
+    assert [point.id for point in journal.read_points()] == [two]
+    with pytest.raises(ConfigError, match="no such class"):
+        journal.add_point(5, 5, a)
+
+
+def test_points_become_labels_in_one_change(journal, kinds):
+    a, b = kinds
+    for x, number in ((1, a), (2, b), (11, a), (12, a), (31, b), (-5, a)):
+        outside = journal.add_point(x, 5, number)
+    before = journal.revision
+    found = journal.settle({"regions": "digest", "model": "m"}, region_of)
+    assert found == (5, 3, 1)
+    revision, _, labels = journal.read()
+    assert labels == {0: b, 1: a, 3: b} and revision == before + 1
+    assert journal.read_points() == [(outside, -5, 5, a)]
+    assert journal.settle({"regions": "digest", "model": "m"}, region_of) == (0, 0, 0)
+    assert journal.revision == revision
+    with pytest.raises(DataError, match="model"):
+        journal.compare({"model": "other"})
+
+
+def test_steps_of_points_are_undone_in_their_regions(journal, kinds):
+    """What is undone after points became labels is what they were before."""
+    a, b = kinds
+    rng = np.random.default_rng(0)
+
+    def shown():
+        last = {}
+        for _, x, y, number in journal.read_points():
+            last[int(region_of(np.array([[x, y]]))[0])] = number
+        last.pop(-1, None)
+        return last
+
+    history = [shown()]
+    for _ in range(60):
+        points = journal.read_points()
+        if points and rng.random() < 0.3:
+            journal.remove_point(points[rng.integers(len(points))].id)
+        else:
+            replaced = (
+                points[rng.integers(len(points))].id if points and rng.random() < 0.2 else None
+            )
+            x, y = rng.uniform(-5, 60), rng.uniform(0, 11)
+            journal.add_point(x, y, [a, b][rng.integers(2)], replaced)
+        history.append(shown())
+    assert len(journal.read_points()) > 15
+    journal.settle({}, region_of)
+    assert journal.read()[2] == history[-1]
+    seen = [history[-1]]
+    while journal.undo():
+        labels = journal.read()[2]
+        if labels != seen[-1]:
+            seen.append(labels)
+    changes = [labels for k, labels in enumerate(history) if not k or labels != history[k - 1]]
+    assert seen == changes[::-1] and seen[-1] == {} and len(seen) > 30
+    assert journal.read_points() == []
+
+
+def test_points_of_other_regions_stay_points(journal, kinds):
+    journal.settle({"regions": "digest"}, region_of)
+    journal.add_point(5, 5, kinds[0])
+    before = journal.read(), journal.read_points()
+    with pytest.raises(DataError, match="regions"):
+        journal.settle({"regions": "another"}, region_of)
+
+    def fail(places):
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError):
+        journal.settle({"model": "m"}, fail)
+    assert (journal.read(), journal.read_points()) == before
+    journal.compare({"model": "any"})
+
+
+def test_a_journal_without_points_goes_on(path):
+    """As written before there were points."""
+    file = sqlite3.connect(path, isolation_level=None)
+    file.executescript(
+        """
+        CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE classes (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, color TEXT NOT NULL);
+        CREATE TABLE labels (
+            region INTEGER PRIMARY KEY,
+            class_id INTEGER NOT NULL REFERENCES classes(id) ON DELETE CASCADE);
+        CREATE TABLE changes (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, step INTEGER NOT NULL, region INTEGER NOT NULL,
+            before INTEGER REFERENCES classes(id) ON DELETE SET NULL);
+        INSERT INTO facts VALUES ('scene', 's'), ('regions', 'digest'), ('revision', '3');
+        INSERT INTO classes VALUES (1, 'a', '#000000'), (2, 'b', '#ffffff');
+        INSERT INTO labels VALUES (0, 1), (4, 2);
+        INSERT INTO changes VALUES (1, 1, 0, NULL), (2, 2, 4, NULL);
+        """
+    )
+    file.close()
+    with pytest.raises(DataError, match="scene"):
+        LabelJournal(path, {"scene": "another"})
+    journal = LabelJournal(path, {"scene": "s"})
+    assert journal.read() == (3, [(1, "a", "#000000"), (2, "b", "#ffffff")], {0: 1, 4: 2})
+    journal.add_point(5, 5, 2)
+    assert journal.settle({"regions": "digest"}, region_of) == (1, 1, 0)
+    assert journal.read()[2] == {0: 2, 4: 2}
+    assert [journal.undo() for _ in range(3)] == [{0: 1}, {4: None}, {0: None}]
+    journal.close()

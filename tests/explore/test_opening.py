@@ -9,6 +9,8 @@ import time
 
 import geopandas
 import pytest
+import rasterio
+import shapely
 
 from hook.errors import ConfigError, DataError, SceneError
 from hook.explore import opening
@@ -82,11 +84,25 @@ def test_regions_are_made_and_continued(seg_run, scenes, tmp_path):
     out = tmp_path / "session"
     command = Command(*seg_run, scene, "--out", out)
     assert command.client.ask("/api/tiles/scene/0/0/0.png").status == 200  # meanwhile
+    number = command.client.add_class("water")
+    with rasterio.open(scene) as source:
+        width, height, grid = source.width, source.height, source.transform
+    places = [(width / 4, height / 4), (width / 4, 3 * height / 4), (3 * width / 4, height / 2)]
+    for place in places:
+        command.client.add_point(*place, number)
     command.stop(signal.SIGKILL)
     command = Command(*seg_run, scene, "--out", out)
+    shown = command.client.ask("/api/session").json
+    assert [one["at"] for one in shown["points"]] == [*map(list, places)] or shown["labels"]
     state = command.wait()
     assert state["state"] == "ready", state
-    assert state["count"] == len(geopandas.read_parquet(out / "regions.parquet")) > 0
+    table = geopandas.read_parquet(out / "regions.parquet")
+    assert state["count"] == len(table) > 0
+    shown = command.client.ask("/api/session").json
+    assert shown["points"] == [] and shown["labels"]
+    for place in places:
+        point = shapely.Point(grid @ place)
+        assert any(table.geometry[int(row)].intersects(point) for row in shown["labels"])
     assert command.client.ask("/api/regions/0").json["class_name"]
     assert command.stop(signal.SIGINT)[0] in (0, 130)
 

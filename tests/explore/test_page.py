@@ -17,6 +17,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+from hook.errors import SceneError
 from hook.regions.few_labels import classify_regions
 
 from . import conftest
@@ -650,9 +651,11 @@ def test_the_whole_loop_by_keyboard(open_page):
 
 def test_labels_outlive_a_killed_server(open_page, data, tmp_path):
     command = Command(data, tmp_path / "killed")
-    person = open_page(address=command.address)
-    expected = label_four(person)
-    command.stop(signal.SIGKILL)
+    try:
+        person = open_page(address=command.address)
+        expected = label_four(person)
+    finally:
+        command.stop(signal.SIGKILL)
     person.page.locator("#hint", has_text="does not answer").wait_for()
     person.trouble.clear()  # Chromium reports the lost connection
     again = Command(data, tmp_path / "killed")
@@ -681,24 +684,116 @@ def test_two_pages_keep_both_labels(open_page):
         assert person.labels() == {region_at(24, 10): "water", region_at(100, 88): "forest"}
 
 
-def test_progress_while_regions_are_computed(chromium, server):
-    context = chromium.new_context()
-    page = context.new_page()
+def address_of(served) -> str:
+    """The address of the page of a session."""
+    return f"http://{served.client.host}/?token={served.client.token}"
 
-    def waiting(route) -> None:
-        answer = route.fetch()
-        session = answer.json()
-        session["regions"] = {"state": "computing", "done": 0.4, "count": 0, "message": ""}
-        route.fulfill(response=answer, json=session)
 
-    page.route("**/api/session", waiting)
-    page.goto(server.address)
-    page.wait_for_selector("body[data-loaded=yes]")
+def test_points_are_set_while_regions_are_computed(open_page, waiting, computing):
+    person, other = (open_page(address=address_of(waiting)) for _ in range(2))
+    page, hint = person.page, person.page.locator("#hint")
+    assert "add two classes" in hint.inner_text()
+    person.add_class("water", WATER)
+    person.add_class("wood", "#00ff00")
+    page.get_by_role("button", name="Rename wood").click()
+    page.get_by_label("New name of wood").fill("forest")
+    person.press("Enter")
+    person.until("state.classes[1].name === 'forest'")
+
+    def click(*places: tuple[int, int]) -> None:
+        for place in places:
+            count = page.evaluate(
+                "import('/static/js/store.js').then((m) => m.state.points.length)"
+            )
+            page.mouse.click(*person.place(*place))
+            person.until(f"state.points.length !== {count}")
+
+    person.press("1")
+    click((24, 10), (40, 88), (60, 40))
+    assert "go on with forest" in hint.inner_text()
+    person.press("2")
+    click((100, 10), (120, 88), (56, 44), (8, 8))
+    page.mouse.move(2, 2)
+    assert person.color_at(40, 88) == (0, 0, 255) and person.color_at(120, 88) == (0, 255, 0)
+    assert "4 labels" in page.get_by_role("radio", name="forest").get_attribute("aria-label")
+    other.until("state.points.length === 7")
+    click((150, 50))
+    person.press("Delete")  # the point that was set last
+    person.until("state.points.length === 7")
+    person.press("Control+z")
+    person.until("state.points.length === 8")
+    click((150, 50))  # on it again
+    person.press("1")
+    page.mouse.click(*person.place(8, 8))  # another class
+    person.until("state.points.at(-1).class_id === state.classes[0].id")
+    person.press("Control+z")
+    person.until("state.points.at(-1).class_id === state.classes[1].id")
+    page.mouse.click(*person.place(-2, -2))
+    person.press("p")
+    person.until("state.drawing && state.points.length === 7")
+    person.press("Escape", "Escape")
+    assert page.get_by_role("button", name="Save").is_disabled()
+    assert page.locator("#region-title").inner_text() == "Region"
+
+    assert computing.end(waiting.session)["state"] == "ready"
+    expected = {
+        region_at(24, 10): "water", region_at(40, 88): "water", region_at(60, 40): "forest",
+        region_at(100, 10): "forest", region_at(120, 88): "forest",
+    }  # fmt: skip
+    for each in (person, other):
+        each.until("state.map && state.labels.size === 5")
+        assert each.labels() == expected
+    note = page.locator("#points-note").inner_text()
+    assert "6 points became 5 labels. 1 of them did not count" in note
+    assert "1 point is in no region" in note
+    page.get_by_label("Opacity").fill("1")
+    person.press("o")
+    person.until("state.opacity === 1 && !state.outlines")
+    assert person.color_at(24, 72) == (0, 0, 255), "the map of all regions"
+    page.mouse.click(*person.place(8, 8))
+    person.until("state.point !== null")
+    person.press("Delete")
+    person.until("state.points.length === 0")
+    assert "no region" not in page.locator("#points-note").inner_text()
+    person.press("Control+z", "Control+z", "Control+z")  # that, its class and the last in a region
+    person.until("state.points.length === 0 && state.labels.get(23) === state.classes[0].id")
+
+
+def test_points_by_keyboard(open_page, waiting):
+    person = open_page(address=address_of(waiting))
+    person.add_class("water", WATER)
+    person.press("1")
+    person.page.locator("#map canvas").focus()
+    person.press("Enter")
+    person.until("state.points.length === 1")
+    at = person.page.evaluate("import('/static/js/store.js').then((m) => m.state.points[0].at)")
+    assert 0 < at[0] < 160 and 0 < at[1] < 96
+    person.press("Delete")
+    person.until("state.points.length === 0")
+
+
+def test_progress_while_regions_are_computed(open_page, waiting, computing):
+    person = open_page(address=address_of(waiting))
+    page = person.page
+    bar = page.get_by_role("progressbar")
     assert page.get_by_label("Computing regions 40 %").get_attribute("value") == "0.4"
-    assert "being found" in page.locator("#hint").inner_text()
-    assert page.get_by_label("Name of the new class").is_disabled()
+    waiting.session.report("computing", 0.5, "merging seeds")
+    person.until("state.regions.done === 0.5")
+    assert page.get_by_label("Merging seeds 50 %").get_attribute("value") == "0.5"
+    waiting.session._report_picture(0.25)
+    person.until("state.picture === 0.25")
+    assert page.get_by_label("Reading the scene 25 %").get_attribute("value") == "0.25"
+    waiting.session._report_picture(1.0)
+    person.until("state.picture === 1")
+    assert page.get_by_label("Merging seeds 50 %").is_visible()
     page.get_by_label("Band shown as red").select_option("nir")  # usable before the end
-    context.close()
+    computing.error = SceneError("the model failed", remedy="choose another")
+    assert computing.end(waiting.session)["state"] == "failed"
+    person.until("state.regions.state === 'failed'")
+    assert "the model failed" in page.locator("#hint").inner_text() and not bar.is_visible()
+    waiting.session._report_picture(0.5)
+    person.until("state.picture === 0.5")
+    assert bar.is_visible()
 
 
 OPERATED = {

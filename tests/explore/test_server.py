@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, SceneError
 from hook.explore.server import MAX_BODY, listening
 
 ROUTES = [
@@ -26,6 +26,8 @@ ROUTES = [
     ("PATCH", "/api/classes/1"),
     ("DELETE", "/api/classes/1"),
     ("POST", "/api/labels"),
+    ("POST", "/api/points"),
+    ("DELETE", "/api/points/1"),
     ("POST", "/api/undo"),
     ("POST", "/api/save"),
 ]
@@ -286,20 +288,134 @@ def test_a_port_that_is_taken(served):
     assert "--port" in refused.value.remedy
 
 
-def test_before_there_are_regions(data, tmp_path, serve_session):
-    served = serve_session(data / "scene.tif", tmp_path / "session")
-    ask = served.client.ask
-    assert ask("/api/session").json["regions"]["state"] == "waiting"
+def test_before_there_are_regions(waiting):
+    ask = waiting.client.ask
+    regions = ask("/api/session").json["regions"]
+    assert (regions["state"], regions["done"]) == ("computing", 0.4)
     assert ask("/api/tiles/scene/0/0/0.png").status == 200
     assert ask("/api/tiles/regions/0/0/0.ids").status == 204
+    number = waiting.client.add_class("water")
     for path, body in (
         ("/api/regions/3", None),
         ("/api/map", None),
         ("/api/thumbnail/3.png", None),
         ("/api/similar", {"regions": [3]}),
-        ("/api/classes", {"name": "a", "color": "#000000"}),
-        ("/api/undo", {}),
+        ("/api/labels", {"labels": [{"region": 3, "class_id": number}]}),
         ("/api/save", {"what": ["labels"]}),
     ):
         answer = ask(path, body)
         assert answer.status == 400 and "not there yet" in answer.json["message"], path
+
+
+def test_classes_and_points_before_there_are_regions(waiting):
+    client = waiting.client
+    water, wood = client.add_class("water", "#0000ff"), client.add_class("wood")
+    client.ask(f"/api/classes/{wood}", {"name": "forest", "color": "#00ff00"}, "PATCH")
+    one, two = client.add_point(70.5, 8, water), client.add_point(100, 8, wood)
+    other = client.add_point(100, 8, water, replaced=two)
+    found = client.ask("/api/session").json
+    assert found["points"] == [
+        {"id": one, "at": [70.5, 8], "class_id": water},
+        {"id": other, "at": [100, 8], "class_id": water},
+    ]
+    assert found["labels"] == found["places"] == {}
+    assert client.ask("/api/undo", method="POST").json["revision"] == found["revision"] + 1
+    points = client.ask("/api/session").json["points"]
+    assert [(each["id"], each["class_id"]) for each in points] == [(one, water), (two, wood)]
+    assert client.ask(f"/api/points/{one}", method="DELETE").status == 200
+    answer = client.ask(f"/api/points/{one}", method="DELETE")
+    assert answer.status == 400 and answer.json["message"] == "no such point"
+    client.ask(f"/api/classes/{wood}", method="DELETE")
+    assert client.ask("/api/session").json["points"] == []
+    told = [event["revision"] for event in waiting.events if event["type"] == "revision"]
+    assert told == list(range(1, 10))
+
+
+@pytest.mark.parametrize("place", [(-0.1, 5), (161, 5), (5, 96.5), ("1e999", 5), (5, "NaN")])
+def test_points_beyond_the_scene_are_refused(waiting, place):
+    number = waiting.client.add_class("water")
+    body = b'{"at": [%s, %s], "class_id": %d}' % (*(str(k).encode() for k in place), number)
+    answer = waiting.client.ask("/api/points", body)
+    assert answer.status == 400 and "row 0 to 96" in answer.json["expected"]
+    assert waiting.client.ask("/api/session").json["points"] == []
+
+
+def test_points_become_labels(waiting, computing):
+    client = waiting.client
+    water, wood = client.add_class("water", "#0000ff"), client.add_class("wood")
+    client.add_point(70, 8, water)
+    before = client.ask("/api/session").json["revision"]
+    assert computing.end(waiting.session)["state"] == "ready"
+    found = client.ask("/api/session").json
+    assert (found["labels"], found["points"]) == ({"3": water}, [])
+    assert 64 < found["places"]["3"][0] < 80 and found["revision"] > before
+    assert found["regions"]["message"] == "1 point became 1 label."
+    # A page that has not heard of it yet.
+    assert client.add_point(140, 8, wood) is None
+    assert client.ask("/api/session").json["labels"] == {"3": water, "7": wood}
+    assert client.ask("/api/map").status == 200
+    answer = client.ask("/api/points", {"at": [3, 3], "class_id": wood})
+    assert answer.status == 400 and answer.json["message"] == "no region at this place"
+    assert client.ask("/api/undo", method="POST").json["labels"] == {"7": None}
+
+
+def test_points_that_do_not_count_are_told_of(waiting, computing):
+    client = waiting.client
+    water, wood = client.add_class("water", "#0000ff"), client.add_class("wood")
+    client.add_point(70, 8, water)
+    client.add_point(72, 9, wood)
+    outside = client.add_point(3, 3, water)  # no data
+    text = computing.end(waiting.session)["message"]
+    assert text == (
+        "2 points became 1 label. 1 of them did not count: a later point in the same region has "
+        "another class."
+    )
+    found = client.ask("/api/session").json
+    assert found["labels"] == {"3": wood}
+    assert found["points"] == [{"id": outside, "at": [3, 3], "class_id": water}]
+    assert client.ask("/api/map").status == 409  # it labels nothing
+    assert client.ask(f"/api/points/{outside}", method="DELETE").status == 200
+    assert client.ask("/api/session").json["points"] == []
+
+
+def test_two_pages_lose_no_points_of_each_other(waiting, computing):
+    """Also not of those that are set while points become labels."""
+    number = waiting.client.add_class("water")
+
+    def work(row):
+        for column in range(10):
+            body = {"at": [16 * column + 8, 16 * row + 8], "class_id": number}
+            assert waiting.client.ask("/api/points", body).status == 200
+
+    threads = [threading.Thread(target=work, args=(row,)) for row in (1, 3, 5)]
+    for thread in threads:
+        thread.start()
+    assert computing.end(waiting.session)["state"] == "ready"
+    for thread in threads:
+        thread.join()
+    found = waiting.client.ask("/api/session").json
+    assert sorted(map(int, found["labels"])) == [
+        10 * row + column - 1 for row in (1, 3, 5) for column in range(10)
+    ]
+    assert found["points"] == []
+
+
+@pytest.mark.parametrize(
+    "error", [SceneError("the model failed", remedy="try again"), ZeroDivisionError("unforeseen")]
+)
+def test_points_stay_when_regions_cannot_be_computed(waiting, computing, error):
+    number = waiting.client.add_class("water")
+    waiting.client.add_point(70, 8, number)
+    computing.error = error
+    state = computing.end(waiting.session)
+    assert state["state"] == "failed" and str(error).splitlines()[0] in state["message"]
+    waiting.client.add_point(90, 8, number)
+    points = waiting.client.ask("/api/session").json["points"]
+    assert [each["at"] for each in points] == [[70, 8], [90, 8]]
+
+
+def test_the_first_picture_of_a_scene_is_told_of(served):
+    assert served.client.ask("/api/session").json["picture"] == 1
+    served.session._report_picture(0.25)
+    assert served.events[-1] == {"type": "picture", "done": 0.25}
+    assert served.client.ask("/api/session").json["picture"] == 0.25

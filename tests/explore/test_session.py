@@ -247,3 +247,52 @@ def test_maps_are_those_of_classify_regions_bit_for_bit(data, tmp_path, serve_se
     wanted = classify_regions(data / "regions.parquet", labels)
     assert [names[k] for k in found.classes] == wanted.class_name.tolist()
     np.testing.assert_array_equal(found.probability, wanted.score)
+
+
+def test_points_outlive_a_kill_before_they_become_labels(waiting, computing, data, serve_session):
+    """The regions are written, and the process ends before it reads them."""
+    client, folder = waiting.client, waiting.session.folder
+    water, wood = client.add_class("water"), client.add_class("wood")
+    for column, number in ((70, water), (100, wood), (3, wood)):
+        client.add_point(column, 8, number)
+    before = client.ask("/api/session").json
+    waiting.session.close()
+    again = serve_session(data / "scene.tif", folder)
+    found = again.client.ask("/api/session").json
+    assert [found[name] for name in ("classes", "points", "revision")] == [
+        before[name] for name in ("classes", "points", "revision")
+    ]
+    again.session.close()
+    later = serve_session(data / "scene.tif", folder, data / "regions.parquet")
+    found = later.client.ask("/api/session").json
+    assert found["labels"] == {"3": water, "5": wood}
+    assert [point["at"] for point in found["points"]] == [[3, 8]]
+    names = later.client.wait(later.client.ask("/api/save", {"what": ["labels"]}).json["job"])
+    assert names["files"] == ["labels.gpkg"]
+    assert len(geopandas.read_file(folder / "labels.gpkg")) == 2  # and not the point in no region
+
+
+def test_labels_of_lost_regions_come_back_with_them(labelled, computing, data, serve_session):
+    before = labelled.client.ask("/api/session").json
+    folder = labelled.session.folder
+    labelled.session.close()
+    (folder / "regions.parquet").unlink()
+    again = serve_session(data / "scene.tif", folder)
+    again.session.compute(folder / "regions.parquet", {"model": "a"})
+    found = again.client.ask("/api/session").json
+    assert found["labels"] == before["labels"] and found["places"] == {}
+    again.client.add_point(70, 8, found["classes"][1]["id"])
+    assert computing.end(again.session)["state"] == "ready"
+    found = again.client.ask("/api/session").json
+    assert found["labels"] == {**before["labels"], "3": found["classes"][1]["id"]}
+    assert again.client.ask("/api/undo", method="POST").json["labels"] == {
+        "3": before["labels"]["3"]
+    }
+
+
+def test_labels_of_others_are_refused_before_regions_are_computed(labelled, computing):
+    session, facts = labelled.session, {"model": "a"}
+    session.journal.settle(facts, len)
+    with pytest.raises(DataError, match="model"):
+        session.compute(session.folder / "other.parquet", {"model": "b"})
+    assert session.state["state"] == "ready"

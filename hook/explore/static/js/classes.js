@@ -3,7 +3,7 @@
 import { $, attempt, make, tell } from "./dom.js";
 import { areaText } from "./grid.js";
 import { changeClass } from "./labels.js";
-import { classOf, state, update, watch } from "./store.js";
+import { classOf, ready, state, update, watch } from "./store.js";
 
 // Told apart with colour-blind eyes (Okabe and Ito), and two more.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#56b4e9", "#8c564b", "#7f7f7f"];
@@ -47,7 +47,8 @@ function row({ id, name, color }, place, counts, total) {
   const remove = make("button", {
     type: "button", className: "quiet", title: "Delete class and its labels", aria: { label: `Delete ${name}` },
     onclick: attempt(() => {
-      if (count && !confirm(`Delete ${name} and its ${labelled(count)}?`)) return null;
+      const points = ready() ? state.points.filter(({ class_id }) => class_id === id).length : 0;
+      if (count + points && !confirm(`Delete ${name} and its ${labelled(count + points)}?`)) return null;
       return changeClass(`/${id}`, undefined, "DELETE");
     }),
   }, "×");
@@ -78,7 +79,9 @@ function edit(id) {
 
 function list() {
   const counts = new Map();
-  for (const id of state.labels.values()) counts.set(id, (counts.get(id) ?? 0) + 1);
+  const points = state.points.map(({ class_id }) => class_id);
+  const given = [...state.labels.values(), ...(ready() ? [] : points)];
+  for (const id of given) counts.set(id, (counts.get(id) ?? 0) + 1);
   const areas = Object.values(state.map?.areas ?? {});
   const total = areas.reduce((sum, area) => sum + area, 0);
   const focused = document.activeElement?.closest?.(".class")?.dataset.class;
@@ -87,7 +90,12 @@ function list() {
   $("classes-empty").hidden = state.classes.length > 0;
   $("areas").textContent = state.map
     ? `Map of ${labelled(state.labels.size)}, with the area of each class.`
-    : state.classes.length && state.labels.size ? `${labelled(state.labels.size)}.` : "";
+    : given.length ? `${labelled(given.length)}.` : "";
+  const out = points.length, of = out === 1 ? "1 point is" : `${out} points are`;
+  $("points-note").textContent = !ready() ? "" : [
+    state.regions.message,
+    out ? `${of} in no region, usually because the scene has no data there, and not used. Click one, then Delete, to remove it.` : "",
+  ].join(" ").trim();
 }
 
 export function startClasses() {
@@ -102,9 +110,6 @@ export function startClasses() {
     color.value = freeColour();
     if (state.classes.length === 1 || state.chosen === null) update({ chosen: id ?? null });
   });
-  watch(["classes", "labels", "map", "chosen"], list);
+  watch(["classes", "labels", "points", "regions", "map", "chosen"], list);
   watch(["classes"], () => (color.value = freeColour()));
-  watch(["regions"], () => {
-    for (const each of $("add-class").elements) each.disabled = state.regions.state !== "ready";
-  });
 }

@@ -4,7 +4,7 @@ import { chooseAt } from "./classes.js";
 import { $, attempt, make } from "./dom.js";
 import { undo } from "./labels.js";
 import { nextMode } from "./layers.js";
-import { clearFound, findSimilar, finishPolygon, give, offer, togglePolygon } from "./region.js";
+import { clearFound, erase, findSimilar, finishPolygon, give, offer, togglePolygon } from "./region.js";
 import { openSave } from "./save.js";
 import { state, update } from "./store.js";
 import { showAll } from "./view.js";
@@ -12,18 +12,18 @@ import { showAll } from "./view.js";
 const KEYS = [
   ["1 – 9", "Choose a class; answer for an offered region"],
   ["Enter", "Label the selected region with the chosen class; end a polygon"],
-  ["Delete", "Remove the label of the selected region"],
+  ["Delete", "Remove the label of the selected region, or the selected point"],
   ["N, S", "Offer the least certain region; skip it"],
   ["F", "Find regions like the selected one"],
   ["P", "Draw a polygon and find regions like those in it"],
   ["M", "Image, classes or probability"],
   ["O, C", "Outlines; compare image and map"],
-  ["Ctrl Z", "Undo the last label"],
+  ["Ctrl Z", "Undo the last label or point"],
   ["Ctrl S", "Save"],
   ["Esc", "Stop: polygon, offer, class, found regions"],
   ["Arrows, +, −", "Move and zoom the map (click it or go there with Tab)"],
   ["W", "Whole scene"],
-  ["Enter on the map", "Take the region at the cross"],
+  ["Enter on the map", "Take the region at the cross; before there are regions, set a point"],
 ];
 
 function digit(place) {
@@ -41,8 +41,8 @@ function escape() {
 
 const PLAIN = {
   enter: () => (state.drawing ? finishPolygon() : state.chosen !== null && give(state.chosen)),
-  delete: () => give(null),
-  backspace: () => give(null),
+  delete: erase,
+  backspace: erase,
   n: () => offer(),
   s: () => offer(true),
   f: findSimilar,

@@ -3,7 +3,7 @@
 
 import { get, post } from "./api.js";
 import { $, attempt } from "./dom.js";
-import { state, update, watch } from "./store.js";
+import { ready, state, update, watch } from "./store.js";
 
 let last = Promise.resolve();
 
@@ -25,6 +25,7 @@ export async function readSession() {
     places: numbered(session.places),
     bands: state.bands.length ? state.bands : session.scene.rgb,
     chosen: session.classes.some(({ id }) => id === state.chosen) ? state.chosen : null,
+    point: session.points.some(({ id }) => id === state.point) ? state.point : null,
   });
 }
 
@@ -46,6 +47,19 @@ export function label(regions, classId, pixel = null) {
     refreshMap();
   });
 }
+
+/** Set a point of a class, instead of another point if one is given. */
+export const addPoint = (at, classId, replaced = null) =>
+  queue(async () => {
+    const { id } = await post("/api/points", { at, class_id: classId, replaced });
+    await readSession();
+    update({ point: id });
+  });
+
+export const removePoint = (id) =>
+  queue(async () => {
+    await post(`/api/points/${id}`, undefined, "DELETE").finally(readSession);
+  });
 
 export const undo = attempt(() =>
   queue(async () => {
@@ -82,7 +96,7 @@ export async function refreshMap() {
 }
 
 async function readMap() {
-  if (new Set(state.labels.values()).size < 2) {
+  if (!ready() || new Set(state.labels.values()).size < 2) {
     if (state.map) update({ map: null });
     return;
   }
@@ -104,7 +118,8 @@ async function readMap() {
 
 /** Take part in what the server tells: progress of regions, changes by another page. */
 export async function hear(event) {
-  if (event.type === "regions") {
+  if (event.type === "picture") update({ picture: event.done });
+  else if (event.type === "regions") {
     const before = state.regions;
     update({ regions: { ...before, ...event } });
     if (event.state === "ready" && before.state !== "ready") {
@@ -124,5 +139,5 @@ export async function hear(event) {
 export function startUndo() {
   $("undo").onclick = undo;
   let any = false; // a label was there: removing the last one can be undone, too
-  watch(["labels"], () => ($("undo").disabled = !(any ||= state.labels.size > 0)));
+  watch(["labels", "points"], () => ($("undo").disabled = !(any ||= state.labels.size + state.points.length > 0)));
 }

@@ -3,9 +3,9 @@
 import { get, picture, post } from "./api.js";
 import { $, attempt, make } from "./dom.js";
 import { areaText, placeText } from "./grid.js";
-import { label } from "./labels.js";
+import { addPoint, label, removePoint } from "./labels.js";
 import { showRegion } from "./view.js";
-import { classOf, state, update, watch } from "./store.js";
+import { classOf, ready, state, update, watch } from "./store.js";
 
 let wanted = -1; // the newest region asked for: late answers to former ones are dropped
 
@@ -20,8 +20,20 @@ export async function select(id, move = false) {
   return region;
 }
 
-/** A click on a region: label it with the chosen class, and show it. */
-export const clicked = attempt(async (id, pixel) => {
+/** A click on a point, or where there is no region yet: as on a region, but with points. */
+async function clickedPoint(id, pixel) {
+  const { chosen, points, scene } = state;
+  const point = points.find((each) => each.id === id);
+  const within = pixel[0] >= 0 && pixel[1] >= 0 && pixel[0] <= scene.width && pixel[1] <= scene.height;
+  if (chosen === null || (!point && !within)) return update({ point: id });
+  if (point?.class_id === chosen) return removePoint(id);
+  return addPoint(point?.at ?? pixel, chosen, point?.id);
+}
+
+/** A click on a region: label it with the chosen class, and show it. `point` is the id of a point. */
+export const clicked = attempt(async (id, pixel, point) => {
+  if (!ready() || (id === null && point !== null)) return clickedPoint(point, pixel);
+  update({ point: null });
   if (id === null) return select(null);
   if (state.offered !== null && id !== state.offered) update({ offered: null });
   if (state.chosen !== null) {
@@ -92,6 +104,9 @@ export async function give(classId) {
   else await select(selected.id);
 }
 
+/** Remove the selected point, or the label of the selected region. */
+export const erase = () => (state.point === null ? give(null) : removePoint(state.point));
+
 /** Offer the least certain region that is not labelled or left out. */
 export async function offer(skip = false) {
   const skipped = new Set(state.skipped);
@@ -145,6 +160,10 @@ const uncertain = () =>
   (state.map?.uncertain ?? []).filter((id) => !state.labels.has(id) && !state.skipped.has(id)).slice(0, 5);
 
 export function startRegion() {
+  const ofRegions = $("region-empty").textContent;
+  watch(["regions"], () => {
+    $("region-empty").textContent = ready() ? ofRegions : "Regions are not there yet. Points that you set are labels of the regions around them later.";
+  });
   watch(["selected", "labels", "classes", "map"], show);
   watch(["found", "bands"], () => {
     $("found-box").hidden = !state.found.length;

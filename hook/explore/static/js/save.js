@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { $, attempt, make } from "./dom.js";
-import { state, watch } from "./store.js";
+import { ready, state, watch } from "./store.js";
 
 let running = false;
 
@@ -46,5 +46,5 @@ export function startSave() {
   $("save").onclick = openSave;
   $("save-close").onclick = () => $("save-dialog").close();
   $("save-form").onsubmit = attempt(save);
-  watch(["labels"], () => ($("save").disabled = !state.labels.size));
+  watch(["labels", "regions"], () => ($("save").disabled = !state.labels.size || !ready()));
 }

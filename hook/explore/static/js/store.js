@@ -4,10 +4,13 @@ export const state = {
   title: "",
   revision: -1,
   scene: null,
+  picture: 1, // share of a scene without overviews that was read for its first picture
   regions: { state: "waiting", done: 0, count: 0, message: "" },
   classes: [], // {id, name, color}, in the order of the server
   labels: new Map(), // region -> class id
   places: new Map(), // region -> [column, row] in it
+  points: [], // {id, at: [column, row], class_id} in the order of clicks; with regions, those in none
+  point: null, // id of the selected point
   map: null, // {classes, probability: Uint8Array by region, uncertain, areas}
   chosen: null, // id of the class that a click gives
   selected: null, // answer of /api/regions/{id}
@@ -37,5 +40,8 @@ export function update(changes) {
   const changed = Object.keys(changes);
   for (const [fields, listener] of listeners) if (changed.some((name) => fields.includes(name))) listener();
 }
+
+/** Whether there are regions to label; points are set meanwhile. */
+export const ready = () => state.regions.state === "ready";
 
 export const classOf = (id) => state.classes.find((each) => each.id === id) ?? null;

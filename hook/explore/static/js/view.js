@@ -6,7 +6,7 @@ import { $ } from "./dom.js";
 import { pixelsPerDot, placeText, scaleBar, side, toPixel, toWorld } from "./grid.js";
 import { RegionLayer } from "./idtiles.js";
 import { colours } from "./paint.js";
-import { classOf, state, update, watch } from "./store.js";
+import { classOf, ready, state, update, watch } from "./store.js";
 
 const EMPTY = { type: "FeatureCollection", features: [] };
 const at = (path) => `${location.origin}${path}`; // MapLibre's workers need whole addresses
@@ -41,7 +41,8 @@ function style() {
         id: "labels", type: "circle", source: "labels",
         paint: {
           "circle-radius": ["interpolate", ["linear"], ["zoom"], 0, 3, 6, 6],
-          "circle-color": ["get", "color"], "circle-stroke-color": "#fff", "circle-stroke-width": 1.5,
+          "circle-color": ["get", "color"], "circle-stroke-color": ["get", "edge"],
+          "circle-stroke-width": ["get", "width"],
         },
       },
       lines("drawing", "drawing", "#ffd400", 2.5, { "line-dasharray": [2, 1.5] }),
@@ -58,7 +59,7 @@ const fit = () => (innerWidth > 700 ? { top: 76, bottom: 90, left: 20, right: 20
 
 const sceneBounds = () => [toWorld([0, state.scene.height]), toWorld([state.scene.width, 0])];
 
-/** Make the map; `click(region or null, pixel)` and `finish()` are told of clicks and polygons. */
+/** Make the map; `click(region or null, pixel, point or null)` and `finish()` are told of clicks and polygons. */
 export function startView({ click, finish }) {
   const { zmax } = state.scene;
   const corners = sceneBounds();
@@ -114,7 +115,7 @@ export function startView({ click, finish }) {
   watch(["map"], release);
   watch(["mode", "found", "classes", "labels", "regions"], () => held || regions.paint(colours()));
   watch(["opacity", "outlines"], () => map.triggerRepaint());
-  watch(["labels", "places", "classes", "found", "selected", "drawing"], redraw);
+  watch(["labels", "places", "points", "point", "regions", "classes", "found", "selected", "drawing"], redraw);
   watch(["drawing", "chosen"], () => { map.getCanvas().style.cursor = state.drawing || state.chosen ? "crosshair" : "pointer"; });
   $("zoom-in").onclick = () => map.zoomIn();
   $("zoom-out").onclick = () => map.zoomOut();
@@ -131,7 +132,14 @@ const paintProperty = (...given) => map.getLayer(given[0]) && map.setPaintProper
 function press(point, lngLat, click) {
   const pixel = toPixel(lngLat);
   if (state.drawing) update({ drawing: [...state.drawing, pixel] });
-  else click(regions.regionAt(point), pixel);
+  else click(regions.regionAt(point), pixel, pointAt(point));
+}
+
+/** The id of the point at or near a place of the window. */
+function pointAt({ x, y }) {
+  if (!map.getLayer("labels")) return null;
+  const near = map.queryRenderedFeatures([[x - 3, y - 3], [x + 3, y + 3]], { layers: ["labels"] });
+  return near.find(({ properties }) => properties.point)?.properties.point ?? null;
 }
 
 /** Pixels of the scene stay squares where one is larger than a pixel of the screen. */
@@ -173,11 +181,18 @@ function release() {
 
 function redraw() {
   if (held) return;
-  const { selected, drawing, labels, places } = state;
+  const { selected, drawing, labels, places, points } = state;
   const rings = (selected?.outline ?? []).map((ring) => ring.map(toWorld));
   put("selected", rings.length ? [feature("MultiLineString", rings)] : []);
-  put("labels", [...labels].filter(([region]) => places.has(region)).map(([region, id]) =>
-    feature("Point", toWorld(places.get(region)), { color: classOf(id)?.color ?? "#888" })));
+  const dot = (place, id, more = {}) =>
+    feature("Point", toWorld(place), { color: classOf(id)?.color ?? "#888", edge: "#fff", width: 1.5, ...more });
+  // Points that are in no region are hollow.
+  const hollow = (id) => (ready() ? { color: "rgba(0, 0, 0, 0)", edge: classOf(id)?.color ?? "#888" } : {});
+  put("labels", [
+    ...[...labels].filter(([region]) => places.has(region)).map(([region, id]) => dot(places.get(region), id)),
+    ...points.map(({ id, at: place, class_id }) =>
+      dot(place, class_id, { ...hollow(class_id), point: id, ...(id === state.point ? { width: 4 } : {}) })),
+  ]);
   const corners = (drawing ?? []).map(toWorld);
   const line = corners.length > 1 ? [feature("LineString", [...corners, corners[0]])] : [];
   put("drawing", [...line, ...corners.map((corner) => feature("Point", corner))]);
