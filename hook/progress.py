@@ -17,13 +17,17 @@ listeners: list[Callable[[str, float], None]] = []
 class _Bar(tqdm):
     """A bar that tells the listeners, even if it is not shown."""
 
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._what = options.get("desc") or ""  # tqdm forgets it if the bar is not shown
+
     def update(self, n: float | None = 1) -> bool | None:
         shown = super().update(n)
         if self.disable:  # tqdm does not count then
             self.n += n or 0
         for tell in listeners:
             done = min(self.n / self.total, 1.0) if self.total else 0.0
-            tell(getattr(self, "desc", None) or "", done)
+            tell(self._what, done)
         return shown
 
     def __iter__(self) -> Iterator:

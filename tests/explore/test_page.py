@@ -728,12 +728,11 @@ def test_points_are_set_while_regions_are_computed(open_page, waiting, computing
     person.until("state.points.at(-1).class_id === state.classes[0].id")
     person.press("Control+z")
     person.until("state.points.at(-1).class_id === state.classes[1].id")
-    page.mouse.click(*person.place(-2, -2))
-    person.press("p")
-    person.until("state.drawing && state.points.length === 7")
-    person.press("Escape", "Escape")
-    assert page.get_by_role("button", name="Save").is_disabled()
-    assert page.locator("#region-title").inner_text() == "Region"
+    page.mouse.click(*person.place(-2, -2))  # beside the scene
+    person.press("p", "Escape")
+    person.until("state.chosen === null && state.points.length === 7 && state.drawing === null")
+    for name in ("Save", "Draw a polygon", "Like this region"):
+        assert page.get_by_role("button", name=name).is_disabled()
 
     assert computing.end(waiting.session)["state"] == "ready"
     expected = {
@@ -745,7 +744,7 @@ def test_points_are_set_while_regions_are_computed(open_page, waiting, computing
         assert each.labels() == expected
     note = page.locator("#points-note").inner_text()
     assert "6 points became 5 labels. 1 of them did not count" in note
-    assert "1 point is in no region" in note
+    assert "1 point in no region" in note
     page.get_by_label("Opacity").fill("1")
     person.press("o")
     person.until("state.opacity === 1 && !state.outlines")
@@ -755,7 +754,7 @@ def test_points_are_set_while_regions_are_computed(open_page, waiting, computing
     person.press("Delete")
     person.until("state.points.length === 0")
     assert "no region" not in page.locator("#points-note").inner_text()
-    person.press("Control+z", "Control+z", "Control+z")  # that, its class and the last in a region
+    person.press(*5 * ["Control+z"])  # that, twice (150, 50), (8, 8), and the last in a region
     person.until("state.points.length === 0 && state.labels.get(23) === state.classes[0].id")
 
 

@@ -90,12 +90,12 @@ function list() {
   $("classes-empty").hidden = state.classes.length > 0;
   $("areas").textContent = state.map
     ? `Map of ${labelled(state.labels.size)}, with the area of each class.`
-    : given.length ? `${labelled(given.length)}.` : "";
-  const out = points.length, of = out === 1 ? "1 point is" : `${out} points are`;
-  $("points-note").textContent = !ready() ? "" : [
-    state.regions.message,
-    out ? `${of} in no region, usually because the scene has no data there, and not used. Click one, then Delete, to remove it.` : "",
-  ].join(" ").trim();
+    : given.length && ready() ? `${labelled(given.length)}.` : "";
+  const of = points.length === 1 ? "1 point" : `${points.length} points`;
+  const outside = points.length ? `${of} in no region, usually where the scene has no data: kept, but not used. Click and Delete to remove.` : "";
+  $("points-note").textContent = ready()
+    ? `${state.regions.message} ${outside}`.trim()
+    : points.length ? `${of}. The map follows when the regions are there.` : "";
 }
 
 export function startClasses() {

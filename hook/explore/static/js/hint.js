@@ -14,9 +14,9 @@ function waiting() {
   if (classes.length < 2) return marked.size ? "Add a second class." : `Click places that are ${classes[0].name}, and add a second class.`;
   if (of && !marked.has(chosen)) return `Click places that are ${of.name}.`;
   if (of && unmarked) return `More of ${of.name}, or go on with ${unmarked.name}${key(classes.indexOf(unmarked))}.`;
-  if (of) return `A click sets a point of ${of.name}; on a point of it, it takes it away. The map comes with the regions.`;
+  if (of) return `A click sets a point of ${of.name}; a click on one takes it away.`;
   if (point !== null) return "Delete removes the point. Or choose a class and click it.";
-  return `Choose a class${key(0)}, then click places of it. The map comes with the regions.`;
+  return `Choose a class${key(0)}, then click places of it.`;
 }
 
 function sentence() {

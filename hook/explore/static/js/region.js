@@ -139,6 +139,7 @@ export const findSimilar = attempt(async () => {
 });
 
 export function togglePolygon() {
+  if (!ready()) return;
   update({ drawing: state.drawing ? null : [], offered: null });
 }
 
@@ -162,7 +163,8 @@ const uncertain = () =>
 export function startRegion() {
   const ofRegions = $("region-empty").textContent;
   watch(["regions"], () => {
-    $("region-empty").textContent = ready() ? ofRegions : "Regions are not there yet. Points that you set are labels of the regions around them later.";
+    $("region-empty").textContent = ready() ? ofRegions : "The regions are not there yet. Each point becomes the label of the region around it.";
+    $("polygon").disabled = !ready();
   });
   watch(["selected", "labels", "classes", "map"], show);
   watch(["found", "bands"], () => {
