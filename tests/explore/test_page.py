@@ -755,7 +755,8 @@ def test_points_are_set_while_regions_are_computed(open_page, waiting, computing
     person.until("state.points.length === 0")
     assert "no region" not in page.locator("#points-note").inner_text()
     person.press(*5 * ["Control+z"])  # that, twice (150, 50), (8, 8), and the last in a region
-    person.until("state.points.length === 0 && state.labels.get(23) === state.classes[0].id")
+    both = region_at(56, 44)
+    person.until(f"state.points.length === 0 && state.labels.get({both}) === state.classes[0].id")
 
 
 def test_points_by_keyboard(open_page, waiting):
