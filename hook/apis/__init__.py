@@ -15,6 +15,7 @@ _MODULES = {
     "tokenize": "hook.inference.tokens",
     "decode": "hook.apis.coding",
     "encode": "hook.apis.coding",
+    "generate": "hook.apis.generation",
     "class_statistics": "hook.apis.layers",
     "style_map": "hook.apis.layers",
     "vectorize_map": "hook.apis.layers",

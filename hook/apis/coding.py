@@ -225,6 +225,9 @@ class SceneDecoder(SceneModel):
         threads: See :func:`decode`.
         blocks: Blocks of codes that a generator packed.
         entropy: The generator, see :func:`decode`.
+
+    Attributes:
+        tags: Metadata of the files that are written; None for none.
     """
 
     _temporary = "scene.tif"
@@ -259,7 +262,7 @@ class SceneDecoder(SceneModel):
                 remedy="pass the model that made the codes, with the same weights (--model)",
             )
         self.codes, self.grid, self._kind = codes, self.function, WindowDecoder
-        self._blocks = blocks
+        self._blocks, self.tags = blocks, None
         self._options = dict(codes=codes, grid=self.grid)
         self.function = WindowDecoder(self.model, **self._options)
 
@@ -271,6 +274,7 @@ class SceneDecoder(SceneModel):
             return self._run_in_files(request)
         request = replace(request, protect=(*request.protect, *model_files(self.model)))
         scene, plan = plan_decoding(request, self.codes, self.grid)
+        plan.layers[0].tags = self.tags or plan.layers[0].tags
         if self._blocks is not None:
             self._blocks.progress = request.progress and not request.dry_run
         if request.dry_run:

@@ -37,6 +37,7 @@ MAY_LOAD = {
     "export_onnx": MODELS,
     "find_similar": TABLES,
     "list_models": NOTHING,
+    "generate": MODELS | TABLES,
     "load_model": MODELS,
     "predict_files": MODELS,
     "pretrain": MODELS | TABLES | TRAINING,

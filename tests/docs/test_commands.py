@@ -53,6 +53,7 @@ TIME = "minutes on an idle machine; tests/tools executes the program on small mo
 CLUSTER = "a cluster"
 GPU = "several GPUs"
 CODECS = "a trained autoencoder; tests/cli and tests/apis do the same with a small one"
+GENERATOR = "a trained generator; tests/apis and tests/tools do the same with a small one"
 PART = "a part of a config, whose names are checked"
 MAKE = "installs; `make demo` is tested as tools/demo.py, `make test` runs this"
 READERS = "the reader's own folder or config; tests/tools executes the program on small ones"
@@ -113,6 +114,10 @@ NOT_EXECUTED = {
         "hook encode": CODECS,
         "from hook.apis import decode, encode": CODECS,
         "hook encode CONFIG CHECKPOINT scene.tif codes.hkc": CODECS,
+    },
+    "docs/howto/generate.md": {
+        "python tools/generate.py": GENERATOR,
+        "from hook.apis import generate": GENERATOR,
     },
     "docs/howto/dataset-class.md": {
         "custom_imports": PART,
