@@ -22,7 +22,8 @@ class ClsDataSample(BaseDataElement):
         tokens (ImageTokens): Tokens of the prediction.
 
     Meta fields: ``img_path``, ``img_shape``, ``ori_shape``, ``sample_idx``, ``resolution`` (metres
-    per pixel) if known, and ``blank`` (True) for an image without a valid pixel.
+    per pixel), ``dates`` (days, of a time series) and ``wavelengths`` (nanometres, of the bands) if
+    known, and ``blank`` (True) for an image without a valid pixel.
     """
 
 

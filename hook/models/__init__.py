@@ -16,6 +16,8 @@ from hook.models.autoencoders import (
     PerceptualLoss,
     PixelLoss,
     ProgressiveDecoder,
+    SpaceTimeDecoder,
+    SpaceTimeEncoder,
     TileAutoencoder,
     VQGANDecoder,
     VQGANEncoder,
@@ -55,9 +57,9 @@ from hook.quantizers import (
     VectorQuantizer,
 )
 from hook.registry import QUANTIZERS, TOKENIZERS
-from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
+from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer, SpaceTimeTokenizer
 
-for tokenizer in (HookTokenizer, PatchEmbedTokenizer):
+for tokenizer in (HookTokenizer, PatchEmbedTokenizer, SpaceTimeTokenizer):
     TOKENIZERS.register_module(module=tokenizer)
 for quantizer in (
     FiniteScalarQuantizer,
@@ -103,6 +105,8 @@ __all__ = [
     "SeedPyramid",
     "SeedReconstruction",
     "SegDataPreProcessor",
+    "SpaceTimeDecoder",
+    "SpaceTimeEncoder",
     "SegFormerStyleHead",
     "TileAutoencoder",
     "TileGenerator",

@@ -153,6 +153,36 @@ def reference_to_codec(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _rename(state, _CODEC_NAMES, None)
 
 
+# Parts of keys of AToken, from the start of a key or from a dot to a dot.
+_SPACE_TIME_NAMES: list[tuple[str, str]] = [
+    ("encoder.input_layer", "encoder.embeds.0"),
+    ("encoder.post_layernorm", "encoder.norm"),
+    ("decoder.input_layer", "decoder.embed"),
+    ("decoder.out_norm", "decoder.norm"),
+    ("decoder.out_layer", "decoder.outs.0"),
+    ("pos_embedder.position_embedding", "table"),
+    ("head.attention", "head"),
+    ("head.layernorm", "head.norm"),
+    ("attn.to_qkv", "qkv"),
+    ("attn.to_out", "proj"),
+    ("to_out", "proj"),
+    ("attn.q_rms_norm", "q_norm"),
+    ("attn.k_rms_norm", "k_norm"),
+    ("mlp.mlp", "mlp"),
+]
+
+
+def reference_to_space_time(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of AToken to those of a TileAutoencoder with ``SpaceTimeEncoder``."""
+    renamed = {}
+    for key, value in state.items():
+        for old, new in _SPACE_TIME_NAMES:
+            key = re.sub(rf"(^|(?<=\.)){re.escape(old)}(?=\.|$)", new, key, count=1)
+        key = re.sub(r"^encoder\.", "encoder.tokenizer.", key)
+        renamed[re.sub(r"^proj\.", "encoder.proj.", key)] = value
+    return renamed
+
+
 # Parts of keys of the official generators, from the start of a key or from a dot to a dot.
 _GENERATOR_NAMES: list[tuple[str, str]] = [
     ("spatial_blocks", "blocks"),

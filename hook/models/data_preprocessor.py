@@ -57,11 +57,12 @@ def _check_padding(section: str, size: object = None, size_divisor: object = Non
 
 def _check_bands(image: Tensor, mean: Tensor) -> None:
     """Check the number of bands, which broadcasting could hide."""
-    if mean.shape[0] not in (1, image.shape[0]):
+    bands = image.shape[-3]  # of time series (T, C, H, W), too
+    if mean.shape[0] not in (1, bands):
         raise ConfigError(
             "model.data_preprocessor: mean and std do not match the number of bands of the images",
             expected=f"{mean.shape[0]} bands",
-            found=f"{image.shape[0]} bands",
+            found=f"{bands} bands",
             remedy="choose the bands in the dataset's metainfo, or correct mean and std",
         )
 

@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from hook.engine.tta import mean_over_views
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.registry import MODELS
 from hook.structures import ImageTokens
 from hook.tokenizers import ImageFacts
@@ -20,7 +20,9 @@ class TokenModel(nn.Module):
 
     Inputs, from data samples or as arguments, are the validity (``valid_mask``, with
     ``mark_invalid=True`` of the preprocessor), the ground resolution (``resolution`` of the
-    metainfo, if the tokenizer has one) and the number of tokens (``num_tokens`` of the metainfo).
+    metainfo, if the tokenizer has one), the dates in days of a time series (``dates``, NaN where
+    an image is missing) and the wavelengths of the bands in nanometres (``wavelengths``), for
+    tokenizers that use them, and the number of tokens (``num_tokens`` of the metainfo).
     Returned samples have ``tokens``, an :class:`hook.structures.ImageTokens`: those used for the
     prediction. With test-time augmentation (``tta``) they are those of the unchanged image; a
     prediction from several crops has none.
@@ -58,11 +60,15 @@ class TokenModel(nn.Module):
     def image_facts(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> ImageFacts:
-        """Collect validity and resolution of images from their data samples, if any.
+        """Collect the facts about images from their data samples, if any.
 
         Args:
-            inputs: (B, C, H, W) preprocessed images; their padding is invalid.
+            inputs: (B, C, H, W) preprocessed images, or (B, T, C, H, W) series; their padding is
+                invalid.
             data_samples: Their samples.
+
+        Raises:
+            DataError: A sample lacks a fact that the tokenizer needs.
         """
         valid = valid_pixels(inputs, data_samples) if self.marks_invalid else None
         if valid is not None and valid.all():
@@ -71,7 +77,18 @@ class TokenModel(nn.Module):
         resolution = None
         if not all(map(math.isnan, metres)):
             resolution = torch.tensor(metres, device=inputs.device)
-        return ImageFacts(valid, resolution)
+        tokenizer = getattr(self.backbone, "tokenizer", None)
+        counts = dict(dates=inputs.shape[1] if inputs.ndim == 5 else 1)
+        counts["wavelengths"] = inputs.shape[-3]
+        lists = {
+            name: _stacked(data_samples, name, count, inputs.device)
+            for name, count in counts.items()
+            if getattr(tokenizer, f"takes_{name}", False)
+        }
+        facts = ImageFacts(valid, resolution, **lists)
+        if hasattr(tokenizer, "lacks"):
+            _check_facts(tokenizer, inputs, facts, data_samples)
+        return facts
 
     def extract(
         self,
@@ -195,6 +212,45 @@ class TokenModel(nn.Module):
         """Raise ConfigError if the model splits the images into crops."""
 
 
+def _stacked(
+    samples: Sequence[BaseDataElement] | None, name: str, count: int, device: torch.device
+) -> Tensor | None:
+    """Return ``count`` numbers of each sample, (B, count) float64; None if a sample has none."""
+    lists = [sample.get(name) for sample in samples or ()]
+    if not lists or any(one is None for one in lists):
+        return None
+    if any(len(one) != count for one in lists):
+        raise DataError(
+            f"{name} of the samples do not fit the images",
+            expected=f"{count} numbers",
+            found=f"{sorted({len(one) for one in lists})} numbers",
+            remedy=f"correct {name} in the metainfo of the samples",
+        )
+    return torch.tensor([list(one) for one in lists], dtype=torch.float64, device=device)
+
+
+def _check_facts(
+    tokenizer: nn.Module,
+    inputs: Tensor,
+    facts: ImageFacts,
+    samples: Sequence[BaseDataElement] | None,
+) -> None:
+    """Raise DataError with the names of facts that a sample lacks."""
+    if not (missing := tokenizer.lacks(inputs, facts)):
+        return
+    name = f"{type(tokenizer).__name__} with positions='ground'"
+    lacking = (one for one in samples or () if any(one.get(fact) is None for fact in missing))
+    first = next(lacking, None)
+    raise DataError(
+        f"{first.get('img_path', 'a sample') if first else 'the images'}: without "
+        f"{' and '.join(missing)}",
+        expected=f"what {name} needs: resolution in metres per pixel; of series, dates in days; of "
+        "several band groups, wavelengths in nanometres",
+        remedy="add them to the metainfo of the samples or of the data set; resolution and "
+        "wavelengths may also be options of the tokenizer",
+    )
+
+
 def requested_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:
     """Return ``num_tokens`` of a batch; raise ConfigError if its samples differ."""
     requested = {sample.get("num_tokens") for sample in data_samples or ()}
@@ -214,6 +270,7 @@ def complete_tokens(
     valid = None
     if any("valid_mask" in sample for sample in data_samples or ()):
         valid = valid_pixels(inputs, data_samples)
+        valid = valid.any(dim=1) if valid.ndim == 4 else valid
     for row, image_tokens in enumerate(tokens):
         image_tokens.valid = None if valid is None else valid[row]
         image_tokens.size = _size(data_samples[row] if data_samples else None, inputs)
@@ -229,11 +286,13 @@ def _size(sample: BaseDataElement | None, inputs: Tensor) -> tuple[int, int]:
 
 
 def valid_pixels(inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Tensor:
-    """Return the (B, H, W) validity of padded images."""
-    valid = torch.zeros(len(inputs), *inputs.shape[-2:], dtype=torch.bool, device=inputs.device)
+    """Return the (B, H, W) validity of padded images, (B, T, H, W) of series."""
+    valid = inputs.new_zeros(*inputs.shape[:-3], *inputs.shape[-2:], dtype=torch.bool)
     for row, mask in enumerate(valid):
         sample = data_samples[row] if data_samples else None
         height, width = _size(sample, inputs)
         known = sample is not None and "valid_mask" in sample
-        mask[:height, :width] = sample.valid_mask.data[0].to(mask.device) > 0 if known else True
+        # (1, H, W) of an image, or of all dates of a series; (T, H, W) of each.
+        data = sample.valid_mask.data.to(mask.device) > 0 if known else True
+        mask[..., :height, :width] = data[0] if known and mask.ndim == 2 else data
     return valid

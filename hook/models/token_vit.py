@@ -308,6 +308,7 @@ class TokenViT(BaseModule):
         """Run tokenizer and blocks on groups of images with equal numbers of tokens."""
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         adaptive = self.explained is not None and not self.training and num_tokens is None
+        counts = None
         with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or bool(self.seed_skip)
         with_seeds |= self.has_regions or adaptive
         seeds = self.tokenizer.perceive(images, facts) if with_seeds else None
@@ -318,13 +319,16 @@ class TokenViT(BaseModule):
             # An image with fewer valid seeds has fewer tokens.
             counts = seeds.valid.flatten(1).sum(dim=1).clamp(min=1, max=num_tokens)
             if (counts == num_tokens).all():
-                return [self._pass(images, seeds, num_tokens, facts)]
-        else:
+                counts = None
+        elif hasattr(self.tokenizer, "count_patches"):  # patches without data have no token
+            counts = self.tokenizer.count_patches(images, facts)
+        if counts is None:
             return [self._pass(images, seeds, num_tokens, facts)]
         passes = []
         for count in counts.unique().tolist():
             index = (counts == count).nonzero()[:, 0]
-            group = self._pass(images[index], seeds.take(index), count, facts.take(index))
+            part = (None, num_tokens) if seeds is None else (seeds.take(index), count)
+            group = self._pass(images[index], *part, facts.take(index))
             passes.append(group._replace(index=index))
         return passes
 

@@ -18,6 +18,7 @@ from hook.tokenizers.facts import ImageFacts
 from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds, refine_borders
 from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
+from hook.tokenizers.packing import Packed, join_groups, join_samples
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
 from hook.tokenizers.perception import (
     LatentMixing,
@@ -26,12 +27,14 @@ from hook.tokenizers.perception import (
     PerceptionBlock,
     SeedAttention,
 )
+from hook.tokenizers.space_time import BandGroup, SpaceTimeTokenizer
 from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.timm_adapter import HookEmbed, dense_intermediate_layers
 from hook.tokenizers.vectorization import ObjectVectorization, RegionVectorization
 
 __all__ = [
     "PRESETS",
+    "BandGroup",
     "HookEmbed",
     "HookTokenizer",
     "ImageFacts",
@@ -39,6 +42,7 @@ __all__ = [
     "NearFarAttention",
     "ObjectPerception",
     "ObjectVectorization",
+    "Packed",
     "PatchEmbedTokenizer",
     "PerceptionBlock",
     "RegionHierarchy",
@@ -46,11 +50,14 @@ __all__ = [
     "SeedAttention",
     "SeedMap",
     "SeedStem",
+    "SpaceTimeTokenizer",
     "StridedStem",
     "TokenizerOutput",
     "dense_features",
     "diffuse_assignment",
     "dense_intermediate_layers",
+    "join_groups",
+    "join_samples",
     "mean_colours",
     "merge_seeds",
     "refine_borders",

@@ -1,19 +1,23 @@
 """Position embeddings of seeds: resizing of learned ones, and rotary ones."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Resize learned positions to a different grid, bicubic.
+def resize_positions(
+    positions: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: str = "bicubic"
+) -> Tensor:
+    """Resize learned positions to a different grid, without aliasing.
 
     Args:
         positions: (1, h * w, D) positions in row-major order.
         grid: Height h and width w of their grid.
         size: Height and width of the new grid.
+        mode: ``"bicubic"`` or ``"bilinear"``.
 
     Returns:
         (1, height * width, D) positions; the same tensor if the grid is the same.
@@ -21,7 +25,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, 
     if tuple(grid) == tuple(size):
         return positions
     maps = positions.reshape(1, *grid, -1).permute(0, 3, 1, 2).float()
-    maps = F.interpolate(maps, size=size, mode="bicubic", antialias=True, align_corners=False)
+    maps = F.interpolate(maps, size=size, mode=mode, antialias=True, align_corners=False)
     return maps.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
@@ -86,6 +90,64 @@ class Rotary2d(nn.Module):
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class RotaryAxes:
+    """Rotary position embedding over any number of axes, without weights.
+
+    Adjacent channels are a pair. The first pairs turn with the first axis, as many with each
+    following one.
+
+    Args:
+        head_dims: Width of an attention head; a multiple of 8 (2 per axis) for four axes.
+        ranges: Shortest and longest wavelength on each axis, in its unit, of a geometric
+            progression; None for the official form of AToken: four axes in numbers of patches,
+            10000^(-k / head_dims) radians per patch, computed in float32.
+
+    Raises:
+        ValueError: ``head_dims`` is no multiple of two times the number of axes, or a range is
+            not increasing.
+
+    Reference:
+        Lu et al., "AToken: a unified tokenizer for vision", 2025, arXiv:2509.14476.
+    """
+
+    def __init__(self, head_dims: int, ranges: Sequence[tuple[float, float]] | None = None) -> None:
+        axes = 4 if ranges is None else len(ranges)
+        count, rest = divmod(head_dims, 2 * axes)
+        if rest or not count:
+            raise ValueError(
+                f"rotary positions on {axes} axes need heads whose width is a multiple of "
+                f"{2 * axes}, got {head_dims}"
+            )
+        if ranges is None:
+            steps = torch.arange(count, dtype=torch.float32) / head_dims
+            self.frequencies = (1.0 / 10000**steps).expand(axes, -1)
+            return
+        # Days since 1970 turn the fast pairs thousands of times: float32 would lose the angle.
+        steps = torch.linspace(0, 1, count, dtype=torch.float64)
+        rows = []
+        for shortest, longest in ranges:
+            if not 0 < shortest <= longest:
+                raise ValueError(
+                    "a range is the shortest and the longest wavelength, above 0, got "
+                    f"{shortest} and {longest}"
+                )
+            rows.append(2 * math.pi / (shortest * (longest / shortest) ** steps))
+        self.frequencies = torch.stack(rows)
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """Map positions (..., axes) to angles (..., head_dims / 2) in radians."""
+        frequencies = self.frequencies.to(positions.device)
+        return (positions.to(frequencies)[..., None] * frequencies).flatten(-2)
+
+    @staticmethod
+    def rotate(x: Tensor, angles: Tensor) -> Tensor:
+        """Rotate queries or keys (..., head_dims) by angles (..., head_dims / 2)."""
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = first * cos - second * sin, first * sin + second * cos
+        return torch.stack(turned, dim=-1).flatten(-2)
 
 
 class Fourier2d(nn.Module):

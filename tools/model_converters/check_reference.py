@@ -17,6 +17,7 @@ from pathlib import Path
 import codec_references
 import generator_references  # noqa: F401 - adds its kinds
 import measure_references  # noqa: F401 - adds its kinds
+import space_time_references  # noqa: F401 - adds its kinds
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData

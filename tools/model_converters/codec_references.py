@@ -32,10 +32,7 @@ from hook.registry import MODELS, QUANTIZERS
 ABSOLUTE, RELATIVE = 2e-5, 1e-4
 
 # Starts of the names of files for which HOOK has no counterpart yet; a longer start of KINDS wins.
-NOT_COVERED = (
-    "atoken_",
-    "slotmllm_",
-)
+NOT_COVERED = ("slotmllm_",)
 
 
 @dataclass

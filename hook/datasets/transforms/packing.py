@@ -89,6 +89,9 @@ class _PackSample(BaseTransform):
             meta["ori_shape"] = tuple(results["ori_shape"][:2])
         meta["pad_shape"] = tuple(results.get("pad_shape", meta["img_shape"])[:2])
         meta["resolution"] = ground_resolution(results)
+        for key in ("dates", "wavelengths"):
+            values = results.get(key, (results.get("dataset_meta") or {}).get(key))
+            meta |= {} if values is None else {key: values}
         return meta
 
     @staticmethod

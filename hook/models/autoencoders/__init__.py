@@ -16,6 +16,7 @@ from hook.models.autoencoders.progressive import (
     NullKeyAttention,
     ProgressiveDecoder,
 )
+from hook.models.autoencoders.space_time import SpaceTimeDecoder, SpaceTimeEncoder
 from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
 from hook.models.autoencoders.vqgan import VQGANDecoder, VQGANEncoder
 
@@ -35,6 +36,8 @@ __all__ = [
     "PerceptualLoss",
     "PixelLoss",
     "ProgressiveDecoder",
+    "SpaceTimeDecoder",
+    "SpaceTimeEncoder",
     "TileAutoencoder",
     "VQGANDecoder",
     "VQGANEncoder",
