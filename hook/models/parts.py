@@ -1,9 +1,13 @@
 """Parts of models that are pure PyTorch: tokenizers and quantizers."""
 
-from mmengine.registry import Registry
-from torch import nn
+from collections.abc import Sequence
 
-from hook.errors import ConfigError
+from mmengine.registry import Registry
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from hook.errors import ConfigError, DataError
+from hook.tokenizers import ImageFacts
 
 
 def build_part(registry: Registry, cfg: dict, option: str) -> nn.Module:
@@ -34,3 +38,31 @@ def build_part(registry: Registry, cfg: dict, option: str) -> nn.Module:
         raise ConfigError(
             f"{option}: {error}", found=dict(cfg), remedy=f"see the options of {kind.__name__}"
         ) from error
+
+
+def check_facts(
+    tokenizer: nn.Module | None,
+    images: Tensor | Sequence[Tensor],
+    facts: ImageFacts | Sequence[ImageFacts] | None,
+    samples: Sequence[BaseDataElement] | None = None,
+) -> None:
+    """Raise DataError with the names of the facts that a tokenizer with ``lacks`` misses.
+
+    Args:
+        tokenizer: The tokenizer.
+        images: Its input, or one per band group.
+        facts: Facts about the images.
+        samples: Their samples, for the message.
+    """
+    if not hasattr(tokenizer, "lacks") or not (missing := tokenizer.lacks(images, facts)):
+        return
+    lacking = (one for one in samples or () if any(one.get(fact) is None for fact in missing))
+    first = next(lacking, None)
+    name = "the images" if first is None else first.get("img_path", "a sample")
+    raise DataError(
+        f"{name}: without {' and '.join(missing)}",
+        expected=f"what {type(tokenizer).__name__} needs: resolution in metres per pixel; of "
+        "series, dates in days; of several band groups, wavelengths in nanometres",
+        remedy="add them to the metainfo of the samples or of the data set; resolution and "
+        "wavelengths may also be options of the tokenizer",
+    )

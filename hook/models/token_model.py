@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
+from hook.models.parts import check_facts
 from hook.registry import MODELS
 from hook.structures import ImageTokens
 from hook.tokenizers import ImageFacts
@@ -86,8 +87,7 @@ class TokenModel(nn.Module):
             if getattr(tokenizer, f"takes_{name}", False)
         }
         facts = ImageFacts(valid, resolution, **lists)
-        if hasattr(tokenizer, "lacks"):
-            _check_facts(tokenizer, inputs, facts, data_samples)
+        check_facts(tokenizer, inputs, facts, data_samples)
         return facts
 
     def extract(
@@ -227,28 +227,6 @@ def _stacked(
             remedy=f"correct {name} in the metainfo of the samples",
         )
     return torch.tensor([list(one) for one in lists], dtype=torch.float64, device=device)
-
-
-def _check_facts(
-    tokenizer: nn.Module,
-    inputs: Tensor,
-    facts: ImageFacts,
-    samples: Sequence[BaseDataElement] | None,
-) -> None:
-    """Raise DataError with the names of facts that a sample lacks."""
-    if not (missing := tokenizer.lacks(inputs, facts)):
-        return
-    name = f"{type(tokenizer).__name__} with positions='ground'"
-    lacking = (one for one in samples or () if any(one.get(fact) is None for fact in missing))
-    first = next(lacking, None)
-    raise DataError(
-        f"{first.get('img_path', 'a sample') if first else 'the images'}: without "
-        f"{' and '.join(missing)}",
-        expected=f"what {name} needs: resolution in metres per pixel; of series, dates in days; of "
-        "several band groups, wavelengths in nanometres",
-        remedy="add them to the metainfo of the samples or of the data set; resolution and "
-        "wavelengths may also be options of the tokenizer",
-    )
 
 
 def requested_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:

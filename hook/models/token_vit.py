@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
-from hook.models.parts import build_part
+from hook.models.parts import build_part, check_facts
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ImageTokens
@@ -242,7 +242,8 @@ class TokenViT(BaseModule):
             images: (B, C, H, W) normalised images.
             num_tokens: Number of tokens of every image; None uses the tokenizer's, or outside
                 training that of ``explained``.
-            facts: Validity and resolution; those that the tokenizer does not support are ignored.
+            facts: Validity, resolution, dates and wavelengths; those that the tokenizer does not
+                support are ignored.
 
         Returns:
             Without ``out_indices`` tokens (B, N, D), class token included, images with fewer than
@@ -307,6 +308,7 @@ class TokenViT(BaseModule):
     ) -> list["_Pass"]:
         """Run tokenizer and blocks on groups of images with equal numbers of tokens."""
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
+        check_facts(self.tokenizer, images, facts)
         adaptive = self.explained is not None and not self.training and num_tokens is None
         counts = None
         with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or bool(self.seed_skip)

@@ -170,7 +170,7 @@ class SpaceTimeTokenizer(nn.Module):
                 missing.append("dates")
             bands = self.wavelengths if known.wavelengths is None else known.wavelengths
             unknown = bands is None or not torch.as_tensor(bands).isfinite().all()
-            if unknown and (len(pairs) > 1 or len(self.groups) > 1 or self.each):
+            if unknown and (len(self.groups) > 1 or self.each):
                 missing.append("wavelengths")
         return list(dict.fromkeys(missing))
 
@@ -182,7 +182,7 @@ class SpaceTimeTokenizer(nn.Module):
             facts = facts or [None] * len(images)
             if self.each or not len(images) == len(facts) == len(self.groups):
                 raise ValueError(
-                    f"{len(images)} images and {len(facts)} facts for {len(self.groups)} band groups"
+                    f"{len(images)} images and {len(facts)} facts, {len(self.groups)} band groups"
                 )
             packs = []
             for one, known, group in zip(images, facts, self.groups, strict=True):

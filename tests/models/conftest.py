@@ -6,7 +6,10 @@ from mmseg.structures import SegDataSample
 HOOK = dict(type="hook.HookTokenizer", img_size=64, seed_dims=32, num_tokens=8)
 PATCH = dict(type="hook.PatchEmbedTokenizer", img_size=64, patch_size=16)
 PATCH_POS = PATCH | dict(with_pos_embed=True)
+SPACE_TIME = dict(type="hook.SpaceTimeTokenizer", patch_size=16, depth=1, num_heads=2)
+SPACE_TIME |= dict(resolution=10.0)
 TOKENIZERS = {"hook": HOOK, "patch_embed": PATCH, "patch_embed_pos": PATCH_POS}
+TOKENIZERS["space_time"] = SPACE_TIME
 
 
 @pytest.fixture(params=sorted(TOKENIZERS))

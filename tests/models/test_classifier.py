@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import PixelData
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models import LinearClsHead, TokenClassifier
 from hook.structures import ClsDataSample
 
@@ -130,3 +131,71 @@ def test_scores_of_nan_are_never_right():
     head = LinearClsHead(3, in_channels=8)
     losses = head.loss(torch.full((2, 4, 8), float("nan")), [ClsDataSample(gt_label=0)] * 2)
     assert losses["accuracy_top-1"] == 0
+
+
+# ------------------------------------------------------------------------------------ series
+SERIES = dict(type="hook.SpaceTimeTokenizer", patch_size=8, depth=1, num_heads=2)
+
+
+def series_samples(*dates, **meta):
+    return [ClsDataSample(gt_label=0, metainfo=dict(dates=one) | meta) for one in dates]
+
+
+def test_series_with_missing_dates_and_clouds():
+    model = build(SERIES | dict(nan_is_invalid=True)).eval()
+    torch.manual_seed(0)
+    series = torch.rand(2, 3, 3, 16, 16)
+    series[1, 0, :, :8, :8] = torch.nan
+    samples = series_samples([0, 10, float("nan")], [0, 10, 20], resolution=10.0)
+    data = model.data_preprocessor(dict(inputs=list(series), data_samples=samples))
+    predicted = model.predict(data["inputs"], data["data_samples"])
+    assert [sample.tokens.num_tokens for sample in predicted] == [8, 11]
+    alone = series_samples([0, 10], resolution=10.0)
+    two = model.data_preprocessor(dict(inputs=[series[0, :2]], data_samples=alone))
+    expected = model.predict(two["inputs"], two["data_samples"])[0].pred_score
+    assert torch.allclose(predicted[0].pred_score, expected, atol=1e-6)
+
+
+def test_masks_of_series():
+    model = build(SERIES)
+    model.data_preprocessor.mark_invalid = True
+    samples = series_samples([0, 10], [0, 10], resolution=10.0)
+    mask = torch.ones(2, 16, 16, dtype=torch.uint8)
+    mask[1, 8:] = 0
+    samples[0].valid_mask = PixelData(data=mask)
+    samples[1].valid_mask = PixelData(data=mask[1:])  # of all dates
+    predicted = model.eval().predict(torch.rand(2, 2, 3, 16, 16), samples)
+    assert [sample.tokens.num_tokens for sample in predicted] == [6, 4]
+    assert (predicted[0].tokens.token_map() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "meta", "missing"),
+    [
+        (torch.rand(1, 3, 16, 16), dict(), "without resolution"),
+        (torch.rand(1, 2, 3, 16, 16), dict(resolution=10.0), "without dates"),
+        (torch.rand(1, 2, 3, 16, 16), dict(), "without resolution and dates"),
+        (torch.rand(1, 2, 3, 16, 16), dict(resolution=10.0, dates=[1, 2, 3]), "do not fit"),
+    ],
+)
+def test_missing_facts_are_named(images, meta, missing):
+    sample = ClsDataSample(gt_label=0, metainfo=dict(img_path="a.tif") | meta)
+    with pytest.raises(DataError, match=missing):
+        build(SERIES).predict(images, [sample])
+
+
+def test_an_image_and_a_series_train_with_the_same_weights():
+    from mmengine.optim import OptimWrapper
+
+    torch.manual_seed(0)
+    model = build(SERIES).train()
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
+    single = [ClsDataSample(gt_label=k, metainfo=dict(resolution=10.0)) for k in range(4)]
+    one = dict(inputs=[torch.rand(3, 16, 16) for _ in single], data_samples=single)
+    dated = series_samples(*[[0, 30]] * 4, resolution=10.0)
+    two = dict(inputs=[torch.rand(2, 3, 24, 24) for _ in dated], data_samples=dated)
+    history = [
+        sum(float(model.train_step(data, wrapper)["loss"].detach()) for data in (one, two))
+        for _ in range(6)
+    ]
+    assert history[-1] < history[0]

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models import TokenViT
 from hook.tokenizers import dense_features
 
@@ -155,3 +155,10 @@ def test_explained_needs_a_tokenizer_with_queries(patch_tokenizer, hook_tokenize
     for tokenizer, share in ((patch_tokenizer, 0.5), (hook_tokenizer, 1.5)):
         with pytest.raises(ConfigError, match="explained cannot be used"):
             small(tokenizer, explained=share)
+
+
+def test_images_without_the_facts_that_a_tokenizer_needs():
+    tokenizer = dict(type="hook.SpaceTimeTokenizer", depth=1, num_heads=2)
+    with pytest.raises(DataError, match="the images: without resolution") as raised:
+        small(tokenizer)(torch.rand(1, 3, 16, 16))
+    assert "metres per pixel" in str(raised.value)

@@ -118,6 +118,20 @@ def test_official_codecs_are_converted_without_their_losses(repo, golden, tmp_pa
     assert torch.equal(ours["encoder.quant_conv.bias"], official["quant_conv.bias"])
 
 
+def test_official_codecs_over_space_and_time_are_converted(repo, golden, tmp_path):
+    tensors, _ = read(golden / "codecs" / "atoken_autoencoder_a.safetensors")
+    official = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}
+    save_file(official, str(tmp_path / "official.safetensors"))
+    done = run(repo, "reference2codec", tmp_path / "official.safetensors", tmp_path / "ours.pth")
+    assert done.returncode == 0, done.stderr
+    ours = torch.load(tmp_path / "ours.pth", weights_only=True)["state_dict"]
+    assert len(ours) == len(official)
+    assert torch.equal(ours["encoder.proj.weight"], official["proj.weight"])
+    table = official["encoder.pos_embedder.position_embedding.weight"]
+    assert torch.equal(ours["encoder.tokenizer.table.weight"], table)
+    assert torch.equal(ours["decoder.outs.0.weight"], official["decoder.out_layer.weight"])
+
+
 def test_convert_refuses_what_it_does_not_know(repo, tmp_path):
     torch.save({"something.weight": torch.rand(2)}, tmp_path / "other.pth")
     result = run(repo, "reference2hook", tmp_path / "other.pth", tmp_path / "out.pth")

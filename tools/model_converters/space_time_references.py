@@ -90,7 +90,7 @@ def check_preprocessing(file: Golden) -> dict[str, Tensor]:
     return ours
 
 
-def network_options(config: dict, part: str) -> dict:
+def network_options(config: dict, part: str, table: int) -> dict:
     """Take the options of the encoder or the decoder, under our names."""
     if config.pop(f"{part}_attn_mode") != "full":
         raise ValueError("attn_mode must be 'full'")
@@ -102,18 +102,16 @@ def network_options(config: dict, part: str) -> dict:
     if mode not in ("joint", "ape", "rope"):
         raise ValueError(f"pe_mode {mode!r} is unknown")
     options |= dict(rotary=mode != "ape", positions="index")
-    return options | dict(table_size=0 if mode == "rope" else config["position_table"])
+    return options | dict(table_size=0 if mode == "rope" else table)
 
 
 @covers("atoken_autoencoder", inputs=("image_*", "noise", "cotangent"))
 def check_autoencoder(file: Golden) -> dict[str, Tensor]:
     config = options_of(file)
     config = config.pop("config") | config
-    table = config["position_table"]
-    config["position_table"] = math.isqrt(table)
+    table = math.isqrt(config.pop("position_table", 0))
     patch, width = tuple(config.pop("patch_size")), config.pop("latent_channels")
-    parts = {part: network_options(config, part) for part in ("encoder", "decoder")}
-    del config["position_table"]
+    parts = {part: network_options(config, part, table) for part in ("encoder", "decoder")}
     bands, rest = divmod(config.pop("in_channels"), math.prod(patch))
     if rest or config.pop("out_channels") != bands * math.prod(patch):
         raise ValueError("in_channels and out_channels must be the values of a patch")
@@ -121,14 +119,18 @@ def check_autoencoder(file: Golden) -> dict[str, Tensor]:
         raise ValueError("use_decoder must be true")
     gaussian = dict(type="GaussianQuantizer", embed_dims=width, logvar_range=None)
     quantizer = gaussian
+    official = {key: config.pop(key) for key in list(config) if key.startswith("quantizer_")}
     if coded := config.pop("use_quantizer", False):
-        kind, groups = config.pop("quantizer_type"), config.pop("quantizer_num_codebooks")
-        size, chunk = config.pop("quantizer_codebook_size"), config.pop("quantizer_chunk_size")
-        dims, rest = divmod(config.pop("quantizer_feature_dim"), groups)
-        levels = round(size ** (1 / dims))
-        if kind != "fsq" or chunk != 1 or rest or levels**dims != size or dims * groups != width:
-            raise ValueError(f"a quantizer {kind} of {size} codes does not fit {width} channels")
-        quantizer = dict(type="FiniteScalarQuantizer", levels=[levels] * dims, groups=groups)
+        kind, groups = (official.pop(f"quantizer_{name}") for name in ("type", "num_codebooks"))
+        size, chunk = (
+            official.pop(f"quantizer_{name}") for name in ("codebook_size", "chunk_size")
+        )
+        depth = round(math.log(size, 4))  # channels of 4 levels
+        if kind != "fsq" or chunk != 1 or 4**depth != size:
+            raise ValueError(f"a quantizer {kind} of {size} codes in chunks of {chunk} is unknown")
+        quantizer = dict(type="FiniteScalarQuantizer", levels=[4] * depth, groups=groups)
+        quantizer["embed_dims"] = official.pop("quantizer_feature_dim")
+        refuse_rest(official)
     refuse_rest(config)
     model = build(
         MODELS,

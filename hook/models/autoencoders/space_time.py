@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
-from hook.models.parts import build_part
+from hook.models.parts import build_part, check_facts
 from hook.registry import MODELS, TOKENIZERS
 from hook.tokenizers import ImageFacts, Packed
 from hook.tokenizers.packed_blocks import PackedBlocks, PositionTable, build_norm
@@ -24,6 +24,8 @@ class SpaceTimeEncoder(BaseModule):
     ground resolution is that of the tokenizer. Series and several groups have no single map of
     latents: :meth:`encode` packs them.
 
+    Patches without a valid pixel change no latents, and their own are 0.
+
     Args:
         tokenizer: Config of the tokenizer.
         out_channels: Channels of the latents, twice as many for a ``GaussianQuantizer``.
@@ -34,6 +36,8 @@ class SpaceTimeEncoder(BaseModule):
     Raises:
         ConfigError: The options do not fit each other.
     """
+
+    takes_valid = True
 
     def __init__(
         self,
@@ -69,13 +73,22 @@ class SpaceTimeEncoder(BaseModule):
     ) -> Packed:
         """Encode images or series as packed latents (M, ``proj_channels``).
 
-        Arguments and errors are those of :meth:`hook.tokenizers.SpaceTimeTokenizer.embed`.
+        Arguments are those of :meth:`hook.tokenizers.SpaceTimeTokenizer.embed`.
+
+        Raises:
+            DataError: A fact is missing.
+            ValueError: A fact does not fit the images.
         """
+        check_facts(self.tokenizer, images, facts)
         packed = self.tokenizer.encode(self.tokenizer.embed(images, facts))
         return packed.with_values(self.proj(packed.values))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """Encode images (B, C, H, W) as a map of latents (B, D, h, w).
+
+        Args:
+            images: The images.
+            valid: (B, H, W) bool, their valid pixels; None: all.
 
         Raises:
             ConfigError: The tokenizer has several band groups, or its patches are not square.
@@ -88,9 +101,9 @@ class SpaceTimeEncoder(BaseModule):
                 found=f"groups={tokenizer.groups}, patch_size={tokenizer.patch}",
                 remedy="change them, or call encode, which packs the latents",
             )
-        packed = self.encode(images)
-        (_, h, w), latents = packed.grids[0][0], packed.values[:, : self.out_channels]
-        return latents.reshape(len(images), h, w, -1).permute(0, 3, 1, 2)
+        packed = self.encode(images, ImageFacts(valid))
+        latents = packed.with_values(packed.values[:, : self.out_channels])
+        return torch.stack([one[0] for one in unpack_patches(latents, (1, 1, 1))])
 
 
 @MODELS.register_module()

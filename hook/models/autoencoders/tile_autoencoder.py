@@ -51,7 +51,8 @@ class TileAutoencoder(ImageModel):
     does (:class:`hook.engine.parallel.ReplicatedModel`).
 
     Args:
-        encoder: Config of a network with ``in_channels``, ``out_channels`` and ``stride``.
+        encoder: Config of a network with ``in_channels``, ``out_channels`` and ``stride``; with
+            ``takes_valid`` it is called with the valid pixels, too.
         decoder: Config of its counterpart.
         quantizer: Config of a quantizer in QUANTIZERS; None: the latents stay as they are.
         losses: Configs of losses (:mod:`hook.models.autoencoders.losses`), one of them
@@ -222,7 +223,8 @@ class TileAutoencoder(ImageModel):
         return images, valid
 
     def _encode(self, images: Tensor, valid: Tensor | None) -> Quantized:
-        maps = self.encoder(images)
+        takes_valid = getattr(self.encoder, "takes_valid", False)
+        maps = self.encoder(images, valid) if takes_valid else self.encoder(images)
         grid, cells = tuple(maps.shape[-2:]), None
         if valid is not None:
             cells = F.adaptive_max_pool2d(valid.float(), grid).flatten(1) > 0
