@@ -105,6 +105,8 @@ class SpaceTimeTokenizer(nn.Module):
         pooling = options.pop("pooling", False)
         if positions not in ("ground", "index"):
             raise ValueError(f"positions must be 'ground' or 'index', got {positions!r}")
+        if groups == "each" and positions != "ground":
+            raise ValueError("groups='each' needs positions='ground'")
         if wavelengths is not None and len(wavelengths) != in_channels:
             raise ValueError(f"{len(wavelengths)} wavelengths do not fit {in_channels} bands")
         if len(ranges) != 4:
@@ -192,13 +194,14 @@ class SpaceTimeTokenizer(nn.Module):
                     bands = [self.wavelengths[band] for band in group.bands]
                     known = replace(known, wavelengths=torch.tensor(bands))
                 packs.append(self._cut(one, known, BandGroup(range(one.shape[-3]))))
-            return packs
+            return packs if self.on_ground else _number(packs)
         groups = self.groups
         if self.each:
             groups = [BandGroup((band,)) for band in range(images.shape[-3])]
         else:
             self._check_bands(images, self.in_channels)
-        return [self._cut(images, facts or ImageFacts(), group) for group in groups]
+        packs = [self._cut(images, facts or ImageFacts(), group) for group in groups]
+        return packs if self.on_ground else _number(packs)
 
     def _check_bands(self, images: Tensor, bands: int) -> None:
         if images.shape[-3] != bands:
@@ -366,6 +369,12 @@ class SpaceTimeTokenizer(nn.Module):
         weights = (rows[:, :, None] & columns[:, None]).unflatten(0, tokens.shape[:2]).to(tokens)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
         return TokenizerOutput(tokens, weights, "token", size[1:], cell)
+
+
+def _number(packs: list[Packed]) -> list[Packed]:
+    """Set the last of the official positions to the number of the band group."""
+    unit = packs[0].places.new_tensor([0, 0, 0, 1])
+    return [replace(one, positions=one.places + k * unit) for k, one in enumerate(packs)]
 
 
 def _coarsen(images: Tensor, known: Tensor | None, factor: int) -> tuple[Tensor, Tensor | None]:

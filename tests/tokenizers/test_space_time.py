@@ -138,6 +138,17 @@ def test_groups_on_their_own_grids():
     assert parts.of_group(1).counts == (4,) and parts.counts == (20,)
 
 
+def test_official_positions_are_numbers():
+    tokenizer = build(in_channels=4, groups=GROUPS, positions="index")
+    packed = tokenizer.embed(torch.rand(1, 2, 4, 10, 8))
+    assert packed.counts == (2 * (2 * 2 + 1),)  # cropped to 8 x 8 pixels
+    assert torch.equal(packed.positions, packed.places)
+    assert packed.positions[[0, 3, 4, 8, 9]].tolist() == [
+        *([0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]),
+        *([0, 0, 0, 1], [1, 0, 0, 1]),
+    ]
+
+
 def test_any_bands_in_any_order():
     tokenizer = build(groups="each")
     images, bands = torch.rand(1, 5, 8, 8), torch.tensor([490.0, 560.0, 665.0, 842.0, 1610.0])
@@ -165,7 +176,8 @@ def test_missing_facts_are_named(options, images, facts, missing):
     tokenizer = SpaceTimeTokenizer(**SMALL, **options)
     with pytest.raises(ValueError, match=f"the images lack {missing}, which"):
         tokenizer(images, facts)
-    SpaceTimeTokenizer(**SMALL, **options, positions="index")(images, facts)
+    if "groups" not in options:
+        SpaceTimeTokenizer(**SMALL, **options, positions="index")(images, facts)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +186,7 @@ def test_missing_facts_are_named(options, images, facts, missing):
         (dict(positions="metric"), "positions must be"),
         (dict(num_heads=3), "divisible by num_heads"),
         (dict(num_heads=8), "multiple of 8"),
+        (dict(groups="each", positions="index"), "needs positions='ground'"),
         (dict(patch_size=(1, 4)), "patch_size"),
         (dict(groups="all"), "groups must be"),
         (dict(groups=[dict(bands=[3])]), "name bands"),
