@@ -113,6 +113,8 @@ def maps(latents: Tensor, like: Tensor) -> Tensor:
 
 def gradients(value: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
     """Return the gradients of a scalar by name of the input; zeros where it does not depend."""
+    if not inputs:
+        return {}
     found = torch.autograd.grad(value, list(inputs.values()), retain_graph=True, allow_unused=True)
     pairs = zip(inputs.items(), found, strict=True)
     return {name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in pairs}
