@@ -143,6 +143,8 @@ _LABEL = """async ([region, index]) => {
   const { state, update } = await import("/static/js/store.js");
   await select(region);
   update({ chosen: state.classes[index].id });
+  theMap().triggerRepaint();
+  await theMap().once("idle"); // the selection is drawn
   const { gl } = theMap().painter.context, before = state.map, begun = performance.now();
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
   while (state.map === before) await new Promise((next) => setTimeout(next, 2));
