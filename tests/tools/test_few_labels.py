@@ -50,6 +50,21 @@ def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
     assert json.loads(again.read_text())["rows"] == found["rows"]
 
 
+def test_parts_of_the_config(tool, seg_run, lists, tmp_path, monkeypatch):
+    """``train`` and ``test`` are the splits of the config's data."""
+    config, reports = tmp_path / "parts.py", [tmp_path / "parts.json", tmp_path / "lists.json"]
+    parts = 'train_dataloader = dict(dataset=dict(split=["first"]))\n'
+    parts += 'test_dataloader["dataset"]["split"] = ["second"]\n'
+    config.write_text(seg_run[0].read_text() + parts)
+    named = "--labels-from", "train", "--measured-on", "test"
+    options = ("--per-class", 1, "--draws", 2, "--num-tokens", 4, "--json")
+    model = ("--model", "tiny", *seg_run, 16)
+    for given, report in zip((named, lists), reports, strict=True):
+        run(tool, monkeypatch, config, *model, *given, *options, report)
+    found, wanted = (json.loads(report.read_text())["rows"] for report in reports)
+    assert found == wanted
+
+
 def test_iou_is_that_of_the_pixels(tool):
     """Regions that separate the classes have 100 % for every draw."""
     pool = tool.Pool()

@@ -11,7 +11,12 @@ per class over the draws. The label of a region is the class of most of its pixe
 
 Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by tokens, by seeds and by
 bands, and as many SLIC regions per window by bands (seeds and bands: means and standard
-deviations). The first CONFIG names images and masks: its test dataset, with ``split`` replaced.
+deviations). The first CONFIG names images and masks: its test dataset, with ``split`` replaced by
+each list, or by that of its train, val or test dataset, such as a box in one scene:
+
+    python tools/analysis_tools/few_labels.py configs/hook/demo_hook.py \
+        --model demo configs/hook/demo_hook.py work_dirs/demo/checkpoint.pth 96 \
+        --labels-from train --measured-on test
 
 ``--clicks N`` measures active learning instead, as in ``hook explore``: a simulated person labels
 one region of each class, then one after the other up to N, either the least certain one (smallest
@@ -61,7 +66,12 @@ def parse_args() -> argparse.Namespace:
         metavar=("NAME", "CONFIG", "CHECKPOINT", "WINDOW"),
         help="regions of this model in windows of WINDOW pixels; may be repeated",
     )
-    parser.add_argument("--labels-from", default="splits/train.txt", metavar="LIST")
+    parser.add_argument(
+        "--labels-from",
+        default="splits/train.txt",
+        metavar="LIST",
+        help="list of images, or train, val or test (default %(default)s)",
+    )
     parser.add_argument("--measured-on", default="splits/test.txt", metavar="LIST")
     parser.add_argument("--num-tokens", type=int, metavar="K", help="default: that of each model")
     parser.add_argument(
@@ -136,7 +146,9 @@ class Pool:
 
 def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield image (C, side, side), validity and class mask of each window of a list's images."""
-    dataset = build_dataset(config, "test", lambda data: data | dict(split=split, chip_size=side))
+    loader = config.get(f"{split}_dataloader")
+    part = loader.dataset.get("split") if loader else split
+    dataset = build_dataset(config, "test", lambda data: data | dict(split=part, chip_size=side))
     if not hasattr(dataset, "load_sample"):
         raise ConfigError(
             "the test dataset is not a folder of rasters",
