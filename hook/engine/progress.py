@@ -60,7 +60,12 @@ class TrainingProgressHook(Hook):
         self._start = time.monotonic()
         self._first, self._total = runner.iter, runner.max_iters
         self._bar = progress_bar(
-            total=self._total, initial=self._first, unit="it", show=self.show, dynamic_ncols=True
+            total=self._total,
+            initial=self._first,
+            desc="training",
+            unit="it",
+            show=self.show,
+            dynamic_ncols=True,
         )
         if self.show and self._first >= self._total:
             print(f"      finished already, at iteration {self._first}", flush=True)
