@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
@@ -93,7 +93,7 @@ class ScenePicture:
         side = TILE << (self.zmax - z)
         if x * side >= self.width or y * side >= self.height:
             return None
-        return self._png(x * side, y * side, side, TILE, bands)
+        return _png(self._square(x * side, y * side, side, TILE, bands))
 
     def check_tile(self, z: int, x: int, y: int) -> None:
         """Raise a ConfigError if there is no tile of this zoom, column and row."""
@@ -105,9 +105,19 @@ class ScenePicture:
             )
 
     def thumbnail(
-        self, bounds: Sequence[float], size: int, bands: Sequence[int] | None = None
+        self,
+        bounds: Sequence[float],
+        size: int,
+        bands: Sequence[int] | None = None,
+        rings: Sequence[Sequence[Sequence[float]]] = (),
     ) -> bytes:
         """Return a square around a box (first column, first row, last column, last row) as PNG.
+
+        Args:
+            bounds: The box.
+            size: Side of the picture in pixels.
+            bands: Shown as red, green and blue.
+            rings: Columns and rows of lines that are drawn, such as the outline of a region.
 
         Raises:
             ConfigError: There is no such band.
@@ -116,9 +126,17 @@ class ScenePicture:
         left, top, right, bottom = bounds
         side = max(math.ceil(1.3 * max(right - left, bottom - top)), 16)
         first = round((left + right - side) / 2), round((top + bottom - side) / 2)
-        return self._png(*first, side, size, bands)
+        picture = self._square(*first, side, size, bands)
+        draw, scale = ImageDraw.Draw(picture), size / side
+        lines = [[tuple((np.array(point) - first) * scale) for point in ring] for ring in rings]
+        for color, width in (("black", 3), ("white", 1)):
+            for line in lines:
+                draw.line(line, color, width)
+        return _png(picture)
 
-    def _png(self, left: int, top: int, side: int, size: int, bands: Sequence[int] | None) -> bytes:
+    def _square(
+        self, left: int, top: int, side: int, size: int, bands: Sequence[int] | None
+    ) -> Image.Image:
         """Return a square of ``side`` pixels, which may extend beyond the scene, in ``size``."""
         bands = self.check_bands(bands)
         first_col, first_row = max(left, 0), max(top, 0)
@@ -138,9 +156,7 @@ class ScenePicture:
             ]
             part[..., :3] = stretch_to_rgb(values, valid=valid, limits=limits)
             part[..., 3] = 255 * (valid & np.isfinite(values).all(axis=0))
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "PNG", compress_level=1)
-        return file.getvalue()
+        return Image.fromarray(picture)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read all bands of a window inside the scene: values and validity (C, h, w).
@@ -246,6 +262,12 @@ class ScenePicture:
             band: (np.nan_to_num(value), known)
             for band, value, known in zip(bands, values, valid, strict=True)
         }
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _resized(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -88,6 +88,8 @@ function show() {
     make("button", { type: "button", className: "tag", color, aria: { pressed: state.labels.get(region.id) === id }, onclick: attempt(() => give(id)) }, name));
   if (state.labels.has(region.id))
     labels.push(make("button", { type: "button", className: "quiet", title: "Remove the label (Delete)", onclick: attempt(() => give(null)) }, "Remove label"));
+  if (state.offered === region.id)
+    labels.push(make("button", { type: "button", className: "quiet", title: "Ask for another region (S)", onclick: attempt(() => offer(true)) }, "Skip"));
   box.replaceChildren(
     facts(region),
     labels.length ? make("div", { className: "row", role: "group", aria: { label: "Label this region" } }, ...labels) : "",
@@ -113,7 +115,9 @@ export async function offer(skip = false) {
   if (skip && state.offered !== null) skipped.add(state.offered);
   const rest = (state.map?.uncertain ?? []).filter((id) => !state.labels.has(id) && !skipped.has(id));
   update({ skipped, offered: rest[0] ?? null, chosen: null });
-  if (rest.length) await select(rest[0], true);
+  if (!rest.length) return;
+  await select(rest[0], true);
+  $("region").scrollIntoView({ block: "nearest" }); // in a small window it is below
 }
 
 /** A thumbnail that selects its region. */
@@ -166,7 +170,7 @@ export function startRegion() {
     $("region-empty").textContent = ready() ? ofRegions : "The regions are not there yet. Each point becomes the label of the region around it.";
     $("polygon").disabled = !ready();
   });
-  watch(["selected", "labels", "classes", "map"], show);
+  watch(["selected", "labels", "classes", "map", "offered"], show);
   watch(["found", "bands"], () => {
     $("found-box").hidden = !state.found.length;
     $("found").replaceChildren(...state.found.map(({ id, similarity }, k) =>
