@@ -10,6 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 CONFIGS = Path(__file__).parent / "configs"
+PAGE = Path(__file__).parent / "hook" / "explore" / "static" / "vendor"
 
 
 class BuildWithConfigs(build_py):
@@ -19,6 +20,8 @@ class BuildWithConfigs(build_py):
         """Build as usual, then copy."""
         super().run()
         if not self.editable_mode:
+            if not PAGE.is_dir():  # pip shows this with --verbose
+                self.warn("no page of 'hook explore': run tools/misc/bundle_explore.py before")
             shutil.copytree(
                 CONFIGS,
                 Path(self.build_lib, "hook", ".mim", "configs"),

@@ -59,19 +59,36 @@ def answers(worker: subprocess.Popen) -> Iterator[dict[str, Any]]:
 
 
 class Jobs:
-    """Jobs in threads, whose state pages ask for.
+    """Jobs in threads, one at a time, whose state pages ask for.
 
     Args:
         publish: Called with each change of a job, a dict with ``type``.
+
+    Attributes:
+        latest: Id of the job that was started last, also by a page that was closed since.
     """
 
     def __init__(self, publish: Callable[[dict[str, Any]], None]) -> None:
-        self._publish, self._states = publish, {}
+        self._publish, self._states, self._lock = publish, {}, threading.Lock()
+        self.latest: str | None = None
 
     def start(self, work: Callable[[Tell], list[str]]) -> str:
-        """Start a function, which returns the names of the files it writes; return the job's id."""
+        """Start a function, which returns the names of the files it writes; return the job's id.
+
+        Raises:
+            ConfigError: A job is running, which writes the same files.
+        """
         job = uuid.uuid4().hex
-        self._set(job, state="running", done=0.0, message="", files=[])
+        with self._lock:
+            if self.latest is not None and self.state(self.latest)["state"] == "running":
+                raise ConfigError(
+                    "files are being saved already",
+                    expected="one job at a time",
+                    found=f"{self.state(self.latest)['message']}, not finished",
+                    remedy="save again when it has finished",
+                )
+            self._set(job, state="running", done=0.0, message="", files=[])
+            self.latest = job
         threading.Thread(target=self._run, args=(job, work), daemon=True).start()
         return job
 

@@ -95,10 +95,12 @@ def explore(
             facts["model"] = json.dumps([model, embedding, request])
         elif session.stored is None:
             facts["model"] = "regions of a file"
-        path = session.stored if regions is None else session.adopt(Path(regions))
+        path = session.stored if regions is None else session.compare(Path(regions))
         try:
             if path is not None:
                 session.load(path, facts)
+                if regions is not None:  # not before: the folder keeps no regions that are refused
+                    session.adopt(Path(regions))
             else:
                 options = {"embedding": embedding, "device": device, "threads": threads}
                 job: dict[str, Any] = dict(model=model, options=options, request=request)
@@ -126,6 +128,7 @@ def check_installation() -> None:
         raise ConfigError(
             "the page's map library is not there",
             expected=f"{BUNDLE}, which wheels have",
-            found="a checkout without it",
-            remedy="run 'python tools/misc/bundle_explore.py', which needs npm",
+            found="none",
+            remedy="run 'python tools/misc/bundle_explore.py' in the checkout, which needs npm, "
+            "before a wheel is built from it",
         )

@@ -108,7 +108,7 @@ def check_regions(
             expected=f"regions with the pixels and means of bands {', '.join(picture.bands)}",
             found=f"region {chosen[0]}: {pixels[0]:.0f} pixels, {bands[0]} {wanted[0, 0]:.6g}"
             + f"; the scene has {counts[0]} pixels, means "
-            + ", ".join(f"{mean:.6g}" for mean in means[:, 0]),
+            + ", ".join(f"{mean:.6g}" for mean in means[: len(scales), 0]),
             remedy=remedy,
         )
 

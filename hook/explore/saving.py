@@ -1,14 +1,20 @@
 """Files that a session writes into its folder."""
 
-from collections.abc import Mapping
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import geopandas
 import numpy as np
 import shapely
 
 from hook.explore.id_tiles import burn
+from hook.explore.jobs import Tell, run_worker
 from hook.explore.journal import LabelClass
 from hook.geo.staging import StagedFiles
 from hook.regions.few_labels import classify_regions
@@ -21,6 +27,55 @@ LABELS = "labels.gpkg"
 REGIONS = ("classified.parquet", "classified.gpkg")
 MAP = "map.tif"
 MODEL = "model"
+
+
+def save(
+    what: Sequence[str],
+    table: Regions,
+    labels: Mapping[int, str],
+    classes: list[LabelClass],
+    scene: str,
+    nodata: float | str | None,
+    folder: Path,
+    tell: Tell,
+) -> list[str]:
+    """Write files, and return their names in the folder.
+
+    Args:
+        what: ``"labels"``, ``"regions"``, ``"map"`` or ``"model"``, which is trained on the map.
+        table: See :func:`save_map`.
+        labels: See there.
+        classes: See there.
+        scene: See there.
+        nodata: See there.
+        folder: See there.
+        tell: Called with what is done and its share.
+
+    Raises:
+        HookError: A file cannot be written, or the training failed.
+    """
+    # With the time each takes compared with the others.
+    steps = {
+        "labels": ("Writing the labels", 1, lambda _: save_labels(table, labels, folder)),
+        "regions": ("Writing the regions", 1, lambda _: save_regions(table, labels, folder)),
+        "map": (
+            "Writing the map",
+            1,
+            lambda _: save_map(table, labels, classes, scene, nodata, folder),
+        ),
+        "model": ("Training a model", 50, partial(train_model, scene, folder)),
+    }
+    chosen = [steps[name] for name in steps if name in what or (name == "map" and "model" in what)]
+    total, before, paths = sum(weight for _, weight, _ in chosen), 0, []
+    for name, weight, write in chosen:
+
+        def tell_all(note: str, done: float, told: tuple = (name, before, weight)) -> None:
+            tell(told[0] + note, (told[1] + told[2] * done) / total)
+
+        tell_all("", 0.0)
+        paths += write(tell_all)
+        before += weight
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def save_labels(table: Regions, labels: Mapping[int, str], folder: Path) -> list[Path]:
@@ -113,3 +168,36 @@ def save_map(
         )
         files.commit()
     return [layer.output, item]
+
+
+def train_model(scene: str, folder: Path, tell: Tell, **options: Any) -> list[Path]:
+    """Train a model on the map, in a process and a folder of its own.
+
+    Args:
+        scene: The scene.
+        folder: Folder of the map.
+        tell: Called with the time that is left and the share that is done.
+        **options: Of :func:`hook.apis.train`.
+
+    Returns:
+        Config and checkpoint.
+
+    Raises:
+        HookError: The training failed.
+    """
+    began = time.monotonic()
+
+    def tell_left(message: str, done: float) -> None:
+        if message == "training" and done:  # images are read before
+            minutes = (time.monotonic() - began) * (1 - done) / done / 60
+            tell(f", about {max(math.ceil(minutes), 1)} min left", done)
+
+    job = dict(scene=scene, labels=str(folder / MAP), folder=str(free_model_folder(folder)))
+    return [Path(name) for name in run_worker(tell_left, job="train", options=options, **job)]
+
+
+def free_model_folder(folder: Path) -> Path:
+    """Return ``model``, ``model_2`` and so on: the first without a trained model."""
+    names = itertools.chain([MODEL], (f"{MODEL}_{number}" for number in itertools.count(2)))
+    paths = (folder / name for name in names)
+    return next(path for path in paths if not (path / "checkpoint.pth").exists())

@@ -290,7 +290,8 @@ def _add_scene(app: FastAPI, session: Session) -> None:
         region: int, size: Annotated[int, Query(ge=16, le=512)] = 96, bands: Bands = None
     ) -> Response:
         bounds = session.ready.pixels[session.check_region(region)].tolist()
-        return _picture(session.picture.thumbnail(bounds, size, _numbers(bands)))
+        rings = session.outline(region)
+        return _picture(session.picture.thumbnail(bounds, size, _numbers(bands), rings))
 
     @app.get("/api/regions/{region}")
     def describe_region(region: int) -> dict:

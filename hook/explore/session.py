@@ -19,12 +19,12 @@ from pyproj import CRS
 from hook.errors import ConfigError, DataError, HookError
 from hook.explore import saving
 from hook.explore.id_tiles import IdTiles, pixel_bounds
-from hook.explore.jobs import Jobs, Tell, run_worker
+from hook.explore.jobs import Jobs, run_worker
 from hook.explore.journal import FILE, LabelJournal, Settled
 from hook.explore.origin import check_regions, digest_of_file, digest_of_scene
 from hook.explore.picture import ScenePicture
 from hook.geo.staging import StagedFiles, writing
-from hook.geo.vector import apply_affine, driver_of, reading_vectors
+from hook.geo.vector import apply_affine, reading_vectors
 from hook.regions.few_labels import RegionClassifier, margins
 from hook.regions.index import RegionIndex
 from hook.regions.layer import FORMATS
@@ -161,24 +161,41 @@ class Session:
         paths = [self.folder / f"regions{suffix}" for suffix in FORMATS]
         return next((path for path in paths if path.is_file()), None)
 
+    def compare(self, regions: Path) -> Path:
+        """Return the copy of a file of regions in the folder, or the file if there is none.
+
+        Raises:
+            DataError: The file cannot be read, or the folder has other regions.
+        """
+        if regions.suffix.lower() not in FORMATS:
+            raise DataError(
+                f"{regions}: not a file of regions",
+                expected=f"a file that 'hook regions' wrote, {' or '.join(FORMATS)}",
+                found=regions.suffix or "no suffix",
+                remedy="write the regions of the scene with 'hook regions', or pass --model",
+            )
+        with reading_vectors(regions, "regions", "a file that 'hook regions' wrote"):
+            digest = digest_of_file(regions)
+        if (path := self.stored) is None:
+            return regions
+        if digest != (found := digest_of_file(path)):
+            raise DataError(
+                f"{self.folder}: a session of other regions",
+                expected=f"{path.name} of digest {found[:16]}",
+                found=f"{regions} of digest {digest[:16]}",
+                remedy="omit --regions to go on, or begin another session (--out)",
+            )
+        return path
+
     def adopt(self, regions: Path) -> Path:
         """Copy a file of regions into the folder, unless it is there; return the copy.
 
         Raises:
-            DataError: The file cannot be read, or the folder has other regions.
+            DataError: See :meth:`compare`.
             SceneError: It cannot be copied.
         """
-        driver_of(regions, FORMATS, what="format of regions")
-        with reading_vectors(regions, "regions", "a file that 'hook regions' wrote"):
-            digest = digest_of_file(regions)
-        if (path := self.stored) is not None:
-            if digest != (found := digest_of_file(path)):
-                raise DataError(
-                    f"{self.folder}: a session of other regions",
-                    expected=f"{path.name} of digest {found[:16]}",
-                    found=f"{regions} of digest {digest[:16]}",
-                    remedy="omit --regions to go on, or begin another session (--out)",
-                )
+        path = self.compare(regions)
+        if path == self.stored:
             return path
         path = self.folder / f"regions{regions.suffix.lower()}"
         with StagedFiles(inputs=[regions]) as files, writing(path):
@@ -277,6 +294,8 @@ class Session:
         code = self.crs.to_string() if has_crs else None
         return {
             "title": Path(self.scene).name,
+            "folder": str(self.folder.resolve()),
+            "job": self.jobs.latest and self.jobs.state(self.jobs.latest),
             "revision": revision,
             "scene": {
                 "width": picture.width,
@@ -377,10 +396,10 @@ class Session:
             "bounds": loaded.pixels[region].tolist(),
             "at": place,
             "coordinates": list(self.grid @ tuple(place)),
-            "outline": self._outline(region),
+            "outline": self.outline(region),
         }
 
-    def _outline(self, region: int) -> list[list[list[float]]]:
+    def outline(self, region: int) -> list[list[list[float]]]:
         """Return columns and rows of the rings of a region."""
         shape = apply_affine(self.ready.table.geometry[region], ~self.grid)
         rings = shapely.get_rings(shapely.get_parts(shape))
@@ -451,45 +470,16 @@ class Session:
         """Write ``labels``, ``regions``, ``map`` or a ``model`` trained on it; return the job's id.
 
         They are those of the labels at the moment of the call.
+
+        Raises:
+            ConfigError: Another job is running.
         """
         loaded = self.ready
         _, classes, numbers = self.journal.read()
         names = {one.id: one.name for one in classes}
         labels = {region: names[number] for region, number in numbers.items()}
-
-        def work(tell: Tell) -> list[str]:
-            given, files = (loaded.table, labels), []
-            steps = {
-                "labels": lambda _: saving.save_labels(*given, self.folder),
-                "regions": lambda _: saving.save_regions(*given, self.folder),
-                "map": lambda _: saving.save_map(
-                    *given, classes, self.scene, self.nodata, self.folder
-                ),
-                "model": self._train,
-            }
-            # A model is trained on the map.
-            chosen = [name for name in steps if name in what or (name == "map" and "model" in what)]
-            for number, name in enumerate(chosen):
-
-                def tell_all(message: str, done: float, number: int = number) -> None:
-                    tell(message, (number + done) / len(chosen))
-
-                tell_all(name, 0.0)
-                files += steps[name](tell_all)
-            return [path.relative_to(self.folder).as_posix() for path in files]
-
-        return self.jobs.start(work)
-
-    def _train(self, tell: Tell) -> list[Path]:
-        folder = self.folder / saving.MODEL
-        job = dict(
-            job="train",
-            scene=self.scene,
-            labels=str(self.folder / saving.MAP),
-            folder=str(folder),
-            options={},
-        )
-        return [Path(name) for name in run_worker(tell, **job)]
+        given = loaded.table, labels, classes, self.scene, self.nodata, self.folder
+        return self.jobs.start(lambda tell: saving.save(what, *given, tell))
 
     def close(self) -> None:
         """Close the journal and the tiles."""

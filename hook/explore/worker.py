@@ -33,7 +33,7 @@ def train(scene: str, labels: str, folder: str, options: dict) -> list[str]:
     from hook.apis import train as run
 
     result = run(scene, labels, folder, overwrite=True, **options)
-    return [str(result.checkpoint)]
+    return [str(result.config), str(result.checkpoint)]
 
 
 def serve(told: Callable[[str], None], scene: str, **options: Any) -> list[str]:

@@ -73,6 +73,7 @@ NOT_EXECUTED = {
         "pip install 'hook-rs[explore]'": SERVES,
         "hook explore configs/hook/demo_hook.py": SERVES,
         "python tools/misc/bundle_explore.py": "fetches packages with npm",
+        "hook map scene_explore/model": "takes a training; tests/explore maps with a small model",
         "ssh": "reaches another machine",
     },
     "configs/hook/README.md": {

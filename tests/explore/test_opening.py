@@ -17,7 +17,7 @@ from hook.explore import opening
 from hook.explore.opening import explore
 from hook.explore.server import listening
 
-from .conftest import Client, write_scene
+from .conftest import Client, write_regions, write_scene
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,20 @@ def test_a_taken_port_is_told_before_anything_is_written(data, tmp_path, not_ser
         port = other.getsockname()[1]
         explore(data / "scene.tif", model="any", out=tmp_path / "session", port=port)
     assert not (tmp_path / "session").exists()
+
+
+def test_refused_regions_are_not_kept(data, tmp_path, not_served):
+    """So that the right ones are not refused afterwards."""
+    scene, out = write_scene(tmp_path, seed=1), tmp_path / "session"
+    given = data / "regions.parquet"
+    with pytest.raises(DataError, match="regions of a different scene") as refused:
+        explore(scene, regions=given, out=out)
+    assert str(given) in refused.value.what and refused.value.found.count("mean") == 2
+    with pytest.raises(DataError, match="scene.tif: not a file of regions") as refused:
+        explore(scene, regions=scene, out=out)
+    assert ".parquet" in refused.value.expected and "hook regions" in refused.value.remedy
+    explore(scene, regions=write_regions(scene), out=out)
+    assert (out / "regions.parquet").is_file() and len(not_served) == 1
 
 
 @pytest.mark.parametrize("option", [dict(scale=9), dict(embedding="seeds"), dict(bidx=[1])])

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -349,6 +350,35 @@ def test_from_clicks_to_the_saved_map(open_page, server, data, tmp_path):
     assert (cells == cells[:, :1, :, :1]).all()
     nodata, *cells = cells[:, 0, :, 0].ravel()
     assert names[cells].tolist() == shown and nodata not in names
+
+
+def test_a_training_is_shown_by_a_page_opened_meanwhile(open_page, server, monkeypatch):
+    go_on = threading.Event()
+
+    def run_worker(tell, folder, **job):
+        tell("training", 0.5)
+        assert go_on.wait(60)
+        return [f"{folder}/config.py", f"{folder}/checkpoint.pth"]
+
+    monkeypatch.setattr("hook.explore.saving.run_worker", run_worker)
+    first, watching = open_page(), open_page()
+    label_four(first)
+    first.press("Control+s")
+    first.page.get_by_label("Train a model").check()
+    first.page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    first.page.get_by_text("Training a model, about 1 min left").wait_for()
+    first.page.goto("about:blank")
+    second = open_page()
+    for person in (watching, second):
+        person.page.get_by_role("button", name="Saving 52 %").wait_for()
+    second.press("Control+s")
+    second.page.get_by_text("Training a model, about 1 min left").wait_for()
+    assert second.page.locator("#save-start").is_disabled()
+    go_on.set()
+    second.page.get_by_text(f"Saved in {server.out}").wait_for()
+    command = "hook map model/config.py model/checkpoint.pth other_scene.tif other_map.tif"
+    assert second.page.locator("#job-command").inner_text() == command
+    watching.page.get_by_role("button", name="Saved").wait_for()
 
 
 def test_undo_delete_and_relabel(open_page):

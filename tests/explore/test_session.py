@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -11,6 +13,7 @@ import rasterio
 from hook.apis import classify_regions
 from hook.cli import main
 from hook.errors import DataError, SceneError
+from hook.explore import saving
 from hook.explore.session import Session
 
 from .conftest import SIDE, write_regions, write_scene
@@ -85,22 +88,71 @@ def test_saving_needs_labels(served):
     assert not (served.session.folder / "map.tif").exists()
 
 
-def test_a_model_is_trained_on_the_map(labelled, data, monkeypatch):
-    """The training itself is tested in tests/apis."""
-    folder, given = labelled.session.folder, {}
+@pytest.fixture
+def trained(labelled, monkeypatch):
+    """Jobs of trainings, which wait for a word; the training itself is tested in tests/apis."""
+    jobs, go_on = [], threading.Event()
 
-    def run_worker(tell, **job):
-        given.update(job, existed=(folder / "map.tif").is_file())
-        tell("epoch 1", 0.5)
-        return [str(folder / "model" / "checkpoint.pth")]
+    def run_worker(tell, job, folder, **options):
+        tell("images", 1.0)
+        tell("training", 0.5)
+        assert job == "train" and go_on.wait(30)
+        jobs.append(dict(folder=folder, **options))
+        Path(folder).mkdir()
+        paths = [Path(folder, name) for name in ("config.py", "checkpoint.pth")]
+        for path in paths:
+            path.touch()
+        return list(map(str, paths))
 
-    monkeypatch.setattr("hook.explore.session.run_worker", run_worker)
+    monkeypatch.setattr("hook.explore.saving.run_worker", run_worker)
+    return jobs, go_on
+
+
+def test_a_model_is_trained_on_the_map(labelled, trained, data):
+    (jobs, go_on), folder = trained, labelled.session.folder
+    go_on.set()
     state = save(labelled, "model")
-    assert state["files"] == ["map.tif", "map.json", "model/checkpoint.pth"]
-    assert given["existed"] and given["job"] == "train"
-    assert given["scene"] == str(data / "scene.tif") and given["labels"] == str(folder / "map.tif")
+    assert state["files"] == ["map.tif", "map.json", "model/config.py", "model/checkpoint.pth"]
+    assert jobs[0]["scene"] == str(data / "scene.tif")
+    assert jobs[0]["labels"] == str(folder / "map.tif") and (folder / "map.tif").is_file()
+    assert jobs[0]["folder"] == str(folder / "model")
     told = [event for event in labelled.events if event["type"] == "job"]
-    assert {"epoch 1", "map"} <= {event["message"] for event in told}
+    shares = [event["done"] for event in told]
+    assert shares == sorted(shares) and told[-1]["state"] == "finished"
+    messages = {event["message"] for event in told}
+    assert {"Writing the map", "Training a model, about 1 min left"} <= messages
+    again = save(labelled, "model")
+    assert again["files"][2:] == ["model_2/config.py", "model_2/checkpoint.pth"]
+
+
+def test_the_model_maps_a_scene(labelled, data, tmp_path):
+    folder, told = labelled.session.folder, []
+    assert save(labelled, "map")["state"] == "finished"
+    options = dict(epochs=1, chip_size=32, batch_size=2, num_tokens=4)
+    scene = str(data / "scene.tif")
+    config, checkpoint = saving.train_model(
+        scene, folder, lambda *given: told.append(given), **options
+    )
+    assert (config, checkpoint) == (folder / "model/config.py", folder / "model/checkpoint.pth")
+    shares = [done for _, done in told]
+    assert shares == sorted(shares) and shares[-1] == 1 and "min left" in told[0][0]
+    main(["map", str(config), str(checkpoint), scene, str(tmp_path / "map.tif"), "--quiet"])
+    with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(folder / "map.tif") as wanted:
+        assert found.shape == wanted.shape and found.colormap(1) == wanted.colormap(1)
+        assert (found.read_masks(1) == wanted.read_masks(1)).all()
+
+
+def test_one_job_at_a_time(labelled, trained):
+    client, (_, go_on) = labelled.client, trained
+    job = client.ask("/api/save", {"what": ["model"]}).json["job"]
+    refused = client.ask("/api/save", {"what": ["labels"]})
+    assert refused.status == 400 and "already" in refused.json["message"]
+    shown = client.ask("/api/session").json  # a page that is opened meanwhile
+    assert shown["job"]["job"] == job and shown["job"]["state"] == "running"
+    assert shown["folder"] == str(labelled.session.folder)
+    go_on.set()
+    assert client.wait(job)["state"] == "finished"
+    assert save(labelled, "labels")["files"] == ["labels.gpkg"]
 
 
 def test_a_file_of_others_is_not_replaced(labelled):

@@ -126,6 +126,8 @@ export async function hear(event) {
       await readSession();
       refreshMap();
     }
+  } else if (event.type === "job") {
+    update({ job: event });
   } else if (event.type === "revision") {
     // In the queue, as the answer to a change of this page may come after the event of it.
     await queue(async () => {

@@ -2,6 +2,8 @@
 
 export const state = {
   title: "",
+  folder: "", // of the files that are saved
+  job: null, // that saves them: the latest of any page
   revision: -1,
   scene: null,
   picture: 1, // share of a scene without overviews that was read for its first picture
