@@ -886,3 +886,42 @@ def test_window_sizes(open_page, width, height, scheme):
     assert sizes["letters"] >= (18 if width > 3000 else 13)
     dark = sum(map(int, sizes["ground"].strip("rgb()").split(","))) < 200
     assert dark == (scheme == "dark")
+
+
+CONTRAST = """() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const over = ([r, g, b, a = 1], under) => [r, g, b].map((v, k) => v * a + under[k] * (1 - a));
+  const ground = (e) =>
+    e ? over(numbers(getComputedStyle(e).backgroundColor), ground(e.parentElement)) : [0, 0, 0];
+  const light = (color) => color.map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0.05);
+  const contrast = (e, part) => {
+    const under = ground(e), [r, g, b, a = 1] = numbers(getComputedStyle(e, part).color);
+    const text = over([r, g, b, a * getComputedStyle(e).opacity], under);
+    const [low, high] = [light(under), light(text)].sort((x, y) => x - y);
+    return high / low;
+  };
+  const shown = [...document.querySelectorAll("body *")]
+    .filter((e) => e.checkVisibility({ visibilityProperty: true }));
+  const said = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  return [
+    ...shown.filter(said).map((e) => [contrast(e), e.textContent.trim()]),
+    ...shown.filter((e) => e.placeholder)
+      .map((e) => [contrast(e, "::placeholder"), e.placeholder]),
+  ];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(open_page, scheme):
+    """By 4.5 to 1, as WCAG 2.2 (1.4.3) asks for; that of what is disabled, too."""
+    person = open_page(color_scheme=scheme)
+    label_four(person)
+    person.press("Escape", "n", "f")
+    person.until("state.found.length > 0 && state.offered !== null")
+    found = person.page.evaluate(CONTRAST)
+    person.press("Control+s")
+    found += person.page.evaluate(CONTRAST)
+    assert {"New class", "Choose a class to label these", "Skip"} <= {text for _, text in found}
+    assert not [(ratio, text) for ratio, text in found if ratio < 4.5]

@@ -6,10 +6,12 @@ import { ready, state, watch } from "./store.js";
 
 let running = false;
 let followed = null; // job
+let doing = "Saving"; // its step
 
 function show({ state: now, done = 0, message = "", files = [] }) {
   running = now === "running";
-  const text = { running: message || "Saving", failed: `Not saved: ${message}`, finished: `Saved in ${state.folder}:` }[now];
+  if (running && message) [doing] = message.split(",");
+  const text = { running: message || "Saving", failed: `${doing} failed: ${message}`, finished: `Saved in ${state.folder}:` }[now];
   $("job").hidden = false;
   $("job").dataset.state = now;
   $("job-text").textContent = text;
@@ -27,7 +29,7 @@ function show({ state: now, done = 0, message = "", files = [] }) {
 /** Show a job of this or another page until it ends. */
 async function follow(job) {
   if (job === followed) return;
-  followed = job;
+  [followed, doing] = [job, "Saving"];
   try {
     for (;;) {
       const now = await get(`/api/jobs/${job}`);
