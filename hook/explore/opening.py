@@ -55,7 +55,8 @@ def explore(
 
     Raises:
         ConfigError: A package of the extra or the bundle of the page is missing, there are no
-            regions, an option needs a model, or the port is taken.
+            regions or no such model, an option needs a model, ``out`` is a file, or the port is
+            taken.
         DataError: A file cannot be read, or regions or labels are not those of the scene.
         SceneError: The folder cannot be written to.
     """
@@ -77,6 +78,7 @@ def explore(
             found="none",
             remedy="pass --model NAME too, or omit it",
         )
+    _check_model(model)
     with listening(port) as listener:
         events = Events()
         session = Session(scene, folder, nodata, events.publish)
@@ -86,6 +88,13 @@ def explore(
                 expected="a model, a file of regions, or the folder of an earlier session",
                 found="neither",
                 remedy="pass --model NAME (a name from 'hook models list') or --regions FILE",
+            )
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(
+                f"{folder}: not a folder",
+                expected="a folder for the files of the session",
+                found="a file",
+                remedy="choose a folder (--out)",
             )
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +117,26 @@ def explore(
             serve(session, events, listener, opened)
         finally:
             session.close()
+
+
+def _check_model(model: str | Sequence[str] | None) -> None:
+    """Check that there is a model of this name, or a config and a checkpoint.
+
+    It is loaded in another process, whose errors only the page shows.
+    """
+    from hook.zoo.listing import find_entry
+
+    if isinstance(model, str) and not model.endswith(".safetensors"):
+        find_entry(model)
+        return
+    for path in [model] if isinstance(model, str) else model or ():
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"{path}: no such file",
+                expected="a config and a checkpoint, or a .safetensors file of a model",
+                found="nothing",
+                remedy="correct the path",
+            )
 
 
 def check_installation() -> None:

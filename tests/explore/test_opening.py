@@ -107,10 +107,12 @@ def test_regions_are_made_and_continued(seg_run, scenes, tmp_path):
     assert command.stop(signal.SIGINT)[0] in (0, 130)
 
 
-def test_a_model_that_cannot_be_used(data, tmp_path):
-    command = Command(data / "scene.tif", "--model", "no-such-model", "--out", tmp_path / "s")
+def test_a_model_that_cannot_be_used(seg_run, data, tmp_path):
+    checkpoint = tmp_path / "not.pth"
+    checkpoint.write_text("not a checkpoint")
+    command = Command(seg_run[0], checkpoint, data / "scene.tif", "--out", tmp_path / "s")
     state = command.wait()
-    assert state["state"] == "failed" and "no-such-model" in state["message"]
+    assert state["state"] == "failed" and "not.pth" in state["message"]
     command.stop(signal.SIGTERM)
 
 
@@ -136,10 +138,33 @@ def test_the_folder_is_next_to_the_scene(data, tmp_path, not_served):
     assert not_served[0][3] is None
 
 
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("hook-fast-tiny_eurosta", "hook-fast-tiny_eurosat"),
+        ("no.safetensors", "no.safetensors"),
+        (("no.py", "no.pth"), "no.py"),
+    ],
+)
+def test_a_model_that_is_not_there(data, tmp_path, not_served, model, named):
+    with pytest.raises(ConfigError) as refused:
+        explore(data / "scene.tif", model=model, out=tmp_path / "session")
+    assert named in f"{refused.value.what} {refused.value.found}"
+    assert not (tmp_path / "session").exists()
+
+
+def test_the_folder_is_a_file(data, tmp_path, not_served):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="not a folder"):
+        explore(data / "scene.tif", regions=data / "regions.parquet", out=tmp_path / "file")
+
+
 def test_a_taken_port_is_told_before_anything_is_written(data, tmp_path, not_served):
     with listening(0) as other, pytest.raises(ConfigError, match="port"):
         port = other.getsockname()[1]
-        explore(data / "scene.tif", model="any", out=tmp_path / "session", port=port)
+        explore(
+            data / "scene.tif", model="hook-fast-tiny_eurosat", out=tmp_path / "session", port=port
+        )
     assert not (tmp_path / "session").exists()
 
 
@@ -165,7 +190,7 @@ def test_options_of_a_model(data, tmp_path, not_served, option):
 
 def test_a_scene_that_cannot_be_read(tmp_path, not_served):
     with pytest.raises(SceneError, match="no.tif"):
-        explore(tmp_path / "no.tif", model="any", out=tmp_path / "session")
+        explore(tmp_path / "no.tif", model="hook-fast-tiny_eurosat", out=tmp_path / "session")
     assert not (tmp_path / "session").exists()
 
 
