@@ -32,7 +32,7 @@ ALLOWED = {
     "inference": ROOMS,
     "visualization": ROOMS | {"inference"},
     "apis": ROOMS | {"inference", "visualization"},
-    "explore": PLAIN | {"geo", "scenes", "regions", "inference", "visualization", "apis"},
+    "explore": PLAIN | {"geo", "scenes", "regions", "zoo", "inference", "visualization", "apis"},
     "cli": ROOMS | {"apis", "inference", "visualization", "explore"},
 }
 WITHOUT_MMENGINE = ("geo", "tokenizers", "quantizers", "scenes", "regions")
