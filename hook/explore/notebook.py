@@ -1,11 +1,12 @@
 """The page in a notebook."""
 
+import inspect
 import os
 from typing import Any
 
 from hook.arguments import check_int
 from hook.explore.jobs import answers, start_worker
-from hook.explore.opening import check_installation
+from hook.explore.opening import check_installation, explore
 
 
 class ExplorePage:
@@ -24,6 +25,7 @@ class ExplorePage:
     Raises:
         ConfigError: A package of the extra or the bundle of the page is missing, or ``height`` is
             not a number of pixels.
+        TypeError: There is no such option.
         SceneError: The page cannot be served; the message says why.
 
     Example:
@@ -32,6 +34,7 @@ class ExplorePage:
 
     def __init__(self, scene: str | os.PathLike, *, height: int = 700, **options: Any) -> None:
         check_installation()
+        inspect.signature(explore).bind(scene, **options)
         self.height = check_int("height", height, minimum=100)
         paths = {
             name: os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -185,12 +185,18 @@ def train_model(scene: str, folder: Path, tell: Tell, **options: Any) -> list[Pa
     Raises:
         HookError: The training failed.
     """
-    began = time.monotonic()
+    told: list[tuple[float, float]] = []
 
     def tell_left(message: str, done: float) -> None:
-        if message == "training" and done:  # images are read before
-            minutes = (time.monotonic() - began) * (1 - done) / done / 60
-            tell(f", about {max(math.ceil(minutes), 1)} min left", done)
+        if message != "training":  # images are read before
+            return
+        told.append((time.monotonic(), done))  # the first step takes longer than others
+        (began, before), (now, _) = told[0], told[-1]
+        note = ""
+        if done > before:
+            minutes = (now - began) * (1 - done) / (done - before) / 60
+            note = f", about {max(math.ceil(minutes), 1)} min left"
+        tell(note, done)
 
     job = dict(scene=scene, labels=str(folder / MAP), folder=str(free_model_folder(folder)))
     return [Path(name) for name in run_worker(tell_left, job="train", options=options, **job)]

@@ -42,3 +42,5 @@ def test_what_is_wrong_is_told_in_the_cell(data, tmp_path):
     assert "--model" in caught.value.remedy
     with pytest.raises(ConfigError, match="height"):
         ExplorePage(data / "scene.tif", height="tall")
+    with pytest.raises(TypeError, match="colour"):
+        ExplorePage(data / "scene.tif", colour="blue")

@@ -356,6 +356,7 @@ def test_a_training_is_shown_by_a_page_opened_meanwhile(open_page, server, monke
     go_on = threading.Event()
 
     def run_worker(tell, folder, **job):
+        tell("training", 0.1)
         tell("training", 0.5)
         assert go_on.wait(60)
         return [f"{folder}/config.py", f"{folder}/checkpoint.pth"]

@@ -95,6 +95,7 @@ def trained(labelled, monkeypatch):
 
     def run_worker(tell, job, folder, **options):
         tell("images", 1.0)
+        tell("training", 0.1)
         tell("training", 0.5)
         assert job == "train" and go_on.wait(30)
         jobs.append(dict(folder=folder, **options))
@@ -135,7 +136,7 @@ def test_the_model_maps_a_scene(labelled, data, tmp_path):
     )
     assert (config, checkpoint) == (folder / "model/config.py", folder / "model/checkpoint.pth")
     shares = [done for _, done in told]
-    assert shares == sorted(shares) and shares[-1] == 1 and "min left" in told[0][0]
+    assert shares == sorted(shares) and shares[-1] == 1 and "min left" in told[-1][0]
     main(["map", str(config), str(checkpoint), scene, str(tmp_path / "map.tif"), "--quiet"])
     with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(folder / "map.tif") as wanted:
         assert found.shape == wanted.shape and found.colormap(1) == wanted.colormap(1)
