@@ -129,7 +129,7 @@ class ScenePicture:
         picture = self._square(*first, side, size, bands)
         draw, scale = ImageDraw.Draw(picture), size / side
         lines = [[tuple((np.array(point) - first) * scale) for point in ring] for ring in rings]
-        for color, width in (("black", 3), ("white", 1)):
+        for color, width in (("black", 4), ("white", 2)):
             for line in lines:
                 draw.line(line, color, width)
         return _png(picture)
