@@ -98,6 +98,9 @@ class LabelJournal:
         try:
             with self._changing(by=0):
                 self._keep({"revision": "0"})
+                # A first start that was refused later leaves a file that is of nothing yet.
+                if self.revision == 0 and "regions" not in self._facts():
+                    self._file.execute("DELETE FROM facts WHERE name != 'revision'")
                 self.compare(facts)
                 self._keep(facts)
         except DataError:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,10 +13,12 @@ from typing import Any
 import geopandas
 import numpy as np
 import shapely
+from rasterio.shutil import copy
 
 from hook.explore.id_tiles import burn
 from hook.explore.jobs import Tell, run_worker
 from hook.explore.journal import LabelClass
+from hook.geo.raster import parse_nodata, quiet_open, reading
 from hook.geo.staging import StagedFiles
 from hook.regions.few_labels import classify_regions
 from hook.regions.table import Regions
@@ -63,7 +66,7 @@ def save(
             1,
             lambda _: save_map(table, labels, classes, scene, nodata, folder),
         ),
-        "model": ("Training a model", 50, partial(train_model, scene, folder)),
+        "model": ("Training a model", 50, partial(train_model, scene, nodata, folder)),
     }
     chosen = [steps[name] for name in steps if name in what or (name == "map" and "model" in what)]
     total, before, paths = sum(weight for _, weight, _ in chosen), 0, []
@@ -170,11 +173,14 @@ def save_map(
     return [layer.output, item]
 
 
-def train_model(scene: str, folder: Path, tell: Tell, **options: Any) -> list[Path]:
+def train_model(
+    scene: str, nodata: float | str | None, folder: Path, tell: Tell, **options: Any
+) -> list[Path]:
     """Train a model on the map, in a process and a folder of its own.
 
     Args:
         scene: The scene.
+        nodata: Replaces its nodata value, in a VRT.
         folder: Folder of the map.
         tell: Called with the time that is left and the share that is done.
         **options: Of :func:`hook.apis.train`.
@@ -198,8 +204,20 @@ def train_model(scene: str, folder: Path, tell: Tell, **options: Any) -> list[Pa
             note = f", about {max(math.ceil(minutes), 1)} min left"
         tell(note, done)
 
-    job = dict(scene=scene, labels=str(folder / MAP), folder=str(free_model_folder(folder)))
-    return [Path(name) for name in run_worker(tell_left, job="train", options=options, **job)]
+    job = dict(labels=str(folder / MAP), folder=str(free_model_folder(folder)), options=options)
+    with TemporaryDirectory() as place:
+        if nodata is not None:
+            scene = _with_nodata(scene, nodata, Path(place) / "scene.vrt")
+        return [Path(name) for name in run_worker(tell_left, job="train", scene=scene, **job)]
+
+
+def _with_nodata(scene: str, nodata: float | str, path: Path) -> str:
+    """Write a VRT of a scene with another nodata value, and return its name."""
+    with reading(scene):
+        copy(os.path.abspath(scene) if os.path.exists(scene) else scene, path, driver="VRT")
+        with quiet_open(path, "r+") as changed:
+            changed.nodata = parse_nodata(nodata, "nodata")
+    return str(path)
 
 
 def free_model_folder(folder: Path) -> Path:

@@ -299,3 +299,13 @@ def test_a_journal_without_points_goes_on(path):
     assert journal.read()[2] == {0: 2, 4: 2}
     assert [journal.undo() for _ in range(3)] == [{0: 1}, {4: None}, {0: None}]
     journal.close()
+
+
+def test_a_file_of_nothing_yet_becomes_that_of_another_scene(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    LabelJournal(path, {"scene": "a"}).close()  # its first start was refused later
+    journal = LabelJournal(path, {"scene": "b"})
+    journal.add_class("water", "#0000ff")
+    journal.close()
+    with pytest.raises(DataError, match="labels of other data: scene"):
+        LabelJournal(path, {"scene": "a"})

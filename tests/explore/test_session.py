@@ -132,7 +132,7 @@ def test_the_model_maps_a_scene(labelled, data, tmp_path):
     options = dict(epochs=1, chip_size=32, batch_size=2, num_tokens=4)
     scene = str(data / "scene.tif")
     config, checkpoint = saving.train_model(
-        scene, folder, lambda *given: told.append(given), **options
+        scene, 7, folder, lambda *given: told.append(given), **options
     )
     assert (config, checkpoint) == (folder / "model/config.py", folder / "model/checkpoint.pth")
     shares = [done for _, done in told]
@@ -141,6 +141,17 @@ def test_the_model_maps_a_scene(labelled, data, tmp_path):
     with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(folder / "map.tif") as wanted:
         assert found.shape == wanted.shape and found.colormap(1) == wanted.colormap(1)
         assert (found.read_masks(1) == wanted.read_masks(1)).all()
+
+
+def test_a_model_is_trained_with_the_nodata_value_of_the_session(data, tmp_path, monkeypatch):
+    def worker(tell, scene, **job):
+        with rasterio.open(scene) as found, rasterio.open(data / "scene.tif") as wanted:
+            assert found.nodata == 7 and found.transform == wanted.transform
+            assert (found.read() == wanted.read()).all()
+        return ["config.py"]
+
+    monkeypatch.setattr(saving, "run_worker", worker)
+    assert saving.train_model(str(data / "scene.tif"), "7", tmp_path, print) == [Path("config.py")]
 
 
 def test_one_job_at_a_time(labelled, trained):
