@@ -96,12 +96,14 @@ class PackedBlock(nn.Module):
         self.q_norm, self.k_norm = norms
         self.mlp = _mlp(dims, mlp_dims, bias)
 
-    def forward(self, x: Tensor, angles: Tensor | None, counts: Sequence[int]) -> Tensor:
-        """Map tokens (M, D) to (M, D), with rotary angles (M, d / 2) and tokens per sample."""
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor] | None, counts: Sequence[int]
+    ) -> Tensor:
+        """Map tokens (M, D) to (M, D), with a :meth:`RotaryAxes.table` and tokens per sample."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         q, k = self.q_norm(q), self.k_norm(k)
-        if angles is not None:
-            q, k = (RotaryAxes.rotate(one, angles[:, None]) for one in (q, k))
+        if table is not None:
+            q, k = RotaryAxes.rotate(q, table), RotaryAxes.rotate(k, table)
         x = x + self.proj(attend_packed(q, k, v, counts, counts))
         return x + self.mlp(self.norm2(x))
 
@@ -147,9 +149,9 @@ class PackedBlocks(nn.ModuleList):
     def forward(self, packed: Packed) -> Packed:
         """Map packed tokens to packed tokens; those of a sample attend to each other."""
         x = packed.values
-        angles = None if self.rotary is None else self.rotary.angles(packed.positions)
+        table = None if self.rotary is None else self.rotary.table(packed.positions, x.dtype)
         for block in self:
-            x = block(x, angles, packed.counts)
+            x = block(x, table, packed.counts)
         return packed.with_values(x)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from timm.layers import apply_rot_embed
 from torch import Tensor, nn
 
 
@@ -141,13 +142,15 @@ class RotaryAxes:
         frequencies = self.frequencies.to(positions.device)
         return (positions.to(frequencies)[..., None] * frequencies).flatten(-2)
 
+    def table(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return sine and cosine of each channel, (M, head_dims), at positions (M, axes)."""
+        angles = self.angles(positions).repeat_interleave(2, dim=-1)
+        return angles.sin().to(dtype), angles.cos().to(dtype)
+
     @staticmethod
-    def rotate(x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate queries or keys (..., head_dims) by angles (..., head_dims / 2)."""
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = first * cos - second * sin, first * sin + second * cos
-        return torch.stack(turned, dim=-1).flatten(-2)
+    def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotate queries or keys (M, heads, head_dims) by a :meth:`table`."""
+        return apply_rot_embed(x.transpose(0, 1), *table).transpose(0, 1)
 
 
 class Fourier2d(nn.Module):

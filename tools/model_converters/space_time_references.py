@@ -44,8 +44,8 @@ def check_rotary(file: Golden) -> dict[str, Tensor]:
     refuse_rest(config)
     heads = file.io["q"].shape[1]
     rotary = tokenizer(embed_dims=heads * dims, num_heads=heads, depth=0).blocks.rotary
-    angles = rotary.angles(file.io["positions"])[:, None]
-    q, k = (rotary.rotate(file.io[name], angles) for name in "qk")
+    table = rotary.table(file.io["positions"], file.io["q"].dtype)
+    q, k = (rotary.rotate(file.io[name], table) for name in "qk")
     scores = torch.einsum("qhd,khd->hqk", q, k)
     ours = dict(frequencies=rotary.frequencies[0], q_rotated=q, k_rotated=k)
     return ours | dict(relative_scores=scores)
