@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import apply_rot_embed
 from torch import Tensor, nn
 
 
@@ -143,14 +142,16 @@ class RotaryAxes:
         return (positions.to(frequencies)[..., None] * frequencies).flatten(-2)
 
     def table(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return sine and cosine of each channel, (M, head_dims), at positions (M, axes)."""
-        angles = self.angles(positions).repeat_interleave(2, dim=-1)
-        return angles.sin().to(dtype), angles.cos().to(dtype)
+        """Return cosine and sine (M, 1, head_dims / 2) at positions (M, axes), for all heads."""
+        angles = self.angles(positions)[:, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
     @staticmethod
     def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
         """Rotate queries or keys (M, heads, head_dims) by a :meth:`table`."""
-        return apply_rot_embed(x.transpose(0, 1), *table).transpose(0, 1)
+        (cos, sin), (first, second) = table, x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = first * cos - second * sin, first * sin + second * cos
+        return torch.stack(turned, dim=-1).flatten(-2)
 
 
 class Fourier2d(nn.Module):
