@@ -3,7 +3,6 @@
 import gzip
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -36,35 +35,41 @@ class IdTiles:
     Args:
         folder: Folder of the file.
         digest: Checksum of the regions.
-        tree: (N,) their (multi)polygons.
         grid: Transform from columns and rows of the scene to their coordinates.
         picture: The scene.
-        report: Called with the share, from 0 to 1, that is made.
-
-    Raises:
-        SceneError: The file cannot be written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        digest: str,
-        tree: shapely.STRtree,
-        grid: Affine,
-        picture: ScenePicture,
-        report: Callable[[float], None] = lambda share: None,
-    ) -> None:
-        self._path = path = folder / FILE
-        shape = picture.height, picture.width
-        of = json.dumps({"regions": digest, "grid": grid[:6], "shape": shape}).encode()
-        if not _is_complete(path, of):
-            with StagedFiles(overwrite=True) as files, writing(path):
-                with ZipFile(files.add(path), "w") as file:  # its members are compressed
-                    file.comment = of
-                    _draw(file, tree, grid, shape, picture.zmax, report)
-                files.commit()
-        self._lock = threading.Lock()
-        self._file = ZipFile(path)
+    def __init__(self, folder: Path, digest: str, grid: Affine, picture: ScenePicture) -> None:
+        self._path, self._grid, self._zmax = folder / FILE, grid, picture.zmax
+        self._shape = picture.height, picture.width
+        of = {"regions": digest, "grid": grid[:6], "shape": self._shape}
+        self._of = json.dumps(of).encode()
+        self._lock, self._file = threading.Lock(), None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the file is there, of these regions and undamaged."""
+        try:
+            with ZipFile(self._path) as file:
+                return file.comment == self._of and file.testzip() is None
+        except Exception:  # of many kinds, where bytes of a header are damaged
+            return False
+
+    def draw(self, tree: shapely.STRtree) -> None:
+        """Make the file of (N,) (multi)polygons.
+
+        Raises:
+            SceneError: It cannot be written.
+        """
+        with StagedFiles(overwrite=True) as files, writing(self._path):
+            with ZipFile(files.add(self._path), "w") as file:  # its members are compressed
+                file.comment = self._of
+                _draw(file, tree, self._grid, self._shape, self._zmax)
+            files.commit()
+
+    def open(self) -> None:
+        """Open the file, which is drawn."""
+        self._file = ZipFile(self._path)
 
     def tile(self, z: int, x: int, y: int) -> bytes:
         """Return a tile; empty if no region is in it.
@@ -87,7 +92,8 @@ class IdTiles:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def pixel_bounds(geometry: np.ndarray, grid: Affine) -> np.ndarray:
@@ -120,22 +126,12 @@ def burn(
         features.rasterize(pairs, out=values, transform=Affine.translation(left, top))
 
 
-def _is_complete(path: Path, of: bytes) -> bool:
-    """Whether a file has the tiles of these regions, all undamaged."""
-    try:
-        with ZipFile(path) as file:
-            return file.comment == of and file.testzip() is None
-    except Exception:  # of many kinds, where bytes of a header are damaged
-        return False
-
-
 def _draw(
     file: ZipFile,
     tree: shapely.STRtree,
     grid: Affine,
     shape: tuple[int, int],
     zmax: int,
-    report: Callable[[float], None],
 ) -> None:
     """Write the tiles of all zooms, of which those that a block does not fill come last."""
     block = min(_BLOCK, TILE << zmax)
@@ -147,8 +143,7 @@ def _draw(
         for n in range(zmax + 1)
         if block >> n < TILE
     }
-    bar = progress_bar(corners, desc="regions as pixels", leave=False)
-    for number, (top, left) in enumerate(bar):
+    for top, left in progress_bar(corners, desc="drawing regions", leave=False):
         drawn = np.zeros((block, block), np.uint32)
         burn(drawn, (top, left), tree, grid, ids)
         for n in range(zmax + 1):
@@ -160,7 +155,6 @@ def _draw(
                 large[n][y : y + found.shape[0], x : x + found.shape[1]] = found
             else:
                 _store(file, zmax - n, y // TILE, x // TILE, found)
-        report((number + 1) / len(corners))
     for n, found in large.items():
         _store(file, zmax - n, 0, 0, found)
 

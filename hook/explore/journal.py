@@ -124,6 +124,16 @@ class LabelJournal:
                     "another one (--out)",
                 )
 
+    def keep(self, facts: Mapping[str, str]) -> None:
+        """Keep facts that were not known when the journal was opened.
+
+        Raises:
+            DataError: One differs from that which is kept; nothing is changed.
+        """
+        with self._changing(by=0):
+            self.compare(facts)
+            self._keep(facts)
+
     def _keep(self, facts: Mapping[str, str]) -> None:
         self._file.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", facts.items())
 

@@ -107,9 +107,7 @@ def explore(
         path = session.stored if regions is None else session.compare(Path(regions))
         try:
             if path is not None:
-                session.load(path, facts)
-                if regions is not None:  # not before: the folder keeps no regions that are refused
-                    session.adopt(Path(regions))
+                session.begin(path, facts, None if regions is None else Path(regions))
             else:
                 options = {"embedding": embedding, "device": device, "threads": threads}
                 job: dict[str, Any] = dict(model=model, options=options, request=request)

@@ -108,13 +108,17 @@ class Events:
         self._queues: set[asyncio.Queue] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def publish(self, event: dict[str, Any]) -> None:
-        """Send an event to all pages; from any thread."""
+    def publish(self, event: dict[str, Any] | None) -> None:
+        """Send an event to all pages, None for the last; from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._put, event)
 
-    def _put(self, event: dict[str, Any]) -> None:
+    def end(self) -> None:
+        """End the streams of all pages."""
+        self.publish(None)
+
+    def _put(self, event: dict[str, Any] | None) -> None:
         for queue in self._queues:
             queue.put_nowait(event)
 
@@ -131,6 +135,8 @@ class Events:
                 except TimeoutError:
                     yield ": still here\n\n"  # a page that has gone is noticed when writing
                 else:
+                    if event is None:
+                        return
                     yield f"data: {json.dumps(event)}\n\n"
         finally:
             self._queues.discard(queue)
@@ -404,13 +410,29 @@ def serve(
     print(address, flush=True)
     if opened is not None:
         threading.Thread(target=opened, args=(address,), daemon=True).start()
-    make_server(app).run(sockets=[listener])
+    PageServer(app, events).run(sockets=[listener])
 
 
-def make_server(app: Any) -> uvicorn.Server:
-    """Return a server of an application, which ends open streams of events when it stops."""
-    quiet = dict(log_level="warning", server_header=False)
-    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
+class PageServer(uvicorn.Server):
+    """A server of an application, which ends streams of events when it is told to stop.
+
+    Being told again changes nothing: uvicorn would cancel what runs, and print how.
+
+    Args:
+        app: The application.
+        events: Its events.
+    """
+
+    def __init__(self, app: Any, events: Events) -> None:
+        quiet = dict(log_level="warning", server_header=False)
+        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
+        self._events = events
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop, on a signal."""
+        self._events.end()
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
 
 def listening(port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import threading
 import traceback
 import warnings
@@ -134,26 +135,69 @@ class Session:
             SceneError: The folder cannot be written to.
         """
         self.journal.compare(facts)
-        self.report("computing")
 
         def work() -> None:
+            run_worker(self._tell, job="extract", scene=self.scene, output=str(path), **job)
+            self.report("computing", 1.0, "reading regions")
+            read = self._read(path, facts)
+            self._draw(path, read[0]["regions"])
+            self._prepare(*read)
+
+        self._start(work)
+
+    def begin(self, path: Path, facts: Mapping[str, str], given: Path | None = None) -> None:
+        """Check regions and copy them into the folder; get them ready in a thread if it takes long.
+
+        Args:
+            path: The regions.
+            facts: See :meth:`load`.
+            given: A file to copy into the folder, unless it is there.
+
+        Raises:
+            DataError: See :meth:`load`.
+            SceneError: See there.
+        """
+        read = self._read(path, facts)
+        if given is not None:  # not before: the folder keeps no regions that are refused
+            path = self.adopt(given)
+        digest = read[0]["regions"]
+        if self._tiles(digest).drawn:
+            self._prepare(*read)
+            return
+
+        def work() -> None:
+            self._draw(path, digest)
+            self._prepare(*read)
+
+        self._start(work)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Get regions ready in a thread, and tell if that fails."""
+        self.report("computing")
+
+        def run() -> None:
             try:
-                run_worker(
-                    lambda message, done: self.report("computing", done, message),
-                    job="extract",
-                    scene=self.scene,
-                    output=str(path),
-                    **job,
-                )
-                self.report("computing", 1.0, "reading regions")
-                self.load(path, facts)
+                work()
             except HookError as error:
+                print(f"hook explore: {error}", file=sys.stderr)
                 self.report("failed", message=str(error))
             except Exception as error:  # the page must not wait for ever
                 traceback.print_exc()
                 self.report("failed", message=f"{type(error).__name__}: {error}")
 
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
+
+    def _tell(self, message: str, done: float) -> None:
+        self.report("computing", done, message)
+
+    def _draw(self, path: Path, digest: str) -> None:
+        """Draw the tiles of regions in a process of their own, unless they are there."""
+        if not self._tiles(digest).drawn:
+            given = dict(regions=str(path), digest=digest, grid=self.grid[:6])
+            run_worker(self._tell, job="draw", scene=self.scene, folder=str(self.folder), **given)
+
+    def _tiles(self, digest: str) -> IdTiles:
+        return IdTiles(self.folder, digest, self.grid, self.picture)
 
     @property
     def stored(self) -> Path | None:
@@ -216,23 +260,27 @@ class Session:
                 labels in the folder.
             SceneError: The folder cannot be written to.
         """
+        self._prepare(*self._read(path, facts))
+
+    def _read(self, path: Path, facts: Mapping[str, str]) -> tuple[dict, Regions, np.ndarray]:
+        """Return facts with the digest of regions, the regions, and their bounds in pixels."""
         facts = {"regions": digest_of_file(path), **facts}
         self.journal.compare(facts)
         table = Regions.read(path)
         pixels = pixel_bounds(table.geometry, self.grid)
         check_regions(table, pixels, self.scene, self.crs, self.grid, self.picture)
+        self.journal.keep(facts)
         pa.default_memory_pool().release_unused()  # as much as the regions themselves
+        return facts, table, pixels
+
+    def _prepare(self, facts: Mapping[str, str], table: Regions, pixels: np.ndarray) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of regions without embedding
             index = RegionIndex(table, approximate_above=None)
-        tiles = IdTiles(
-            self.folder,
-            facts["regions"],
-            table.tree,
-            self.grid,
-            self.picture,
-            lambda share: self.report("computing", share, "drawing regions"),
-        )
+        tiles = self._tiles(facts["regions"])
+        if not tiles.drawn:
+            tiles.draw(table.tree)
+        tiles.open()
         classifier = RegionClassifier(table)
         with self._journal_lock:
             settled = self.journal.settle(facts, lambda places: self._containing(table, places))

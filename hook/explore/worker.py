@@ -14,7 +14,10 @@ import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from rasterio import Affine
 
 from hook import progress
 from hook.errors import HookError, of_system
@@ -26,6 +29,17 @@ def extract(scene: str, output: str, model: Any, options: dict, request: dict) -
 
     RegionExtractor(_model(model), **options).extract(scene, output, resume=True, **request)
     return [output]
+
+
+def draw(scene: str, regions: str, folder: str, digest: str, grid: list[float]) -> list[str]:
+    """Draw the tiles of regions."""
+    from hook.explore.id_tiles import FILE, IdTiles
+    from hook.explore.picture import ScenePicture
+    from hook.regions.table import Regions
+
+    tiles = IdTiles(Path(folder), digest, Affine(*grid), ScenePicture(scene))
+    tiles.draw(Regions.read(regions).tree)
+    return [FILE]
 
 
 def train(scene: str, labels: str, folder: str, options: dict) -> list[str]:
@@ -48,12 +62,18 @@ def _model(model: str | list[str]) -> Any:
     return tuple(model) if isinstance(model, list) else model
 
 
-JOBS: dict[str, Callable[..., list[str]]] = {"extract": extract, "train": train}
+JOBS: dict[str, Callable[..., list[str]]] = {
+    "extract": extract,
+    "draw": draw,
+    "train": train,
+}
 
 
 def main() -> None:
     """Run the job on standard input."""
     given = json.loads(sys.stdin.readline())
+    if given["job"] != "serve" and hasattr(os, "nice"):
+        os.nice(10)  # the page comes first
     # Libraries may print: only this function writes to the parent.
     answer, sys.stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w"), sys.stderr
     os.dup2(sys.stderr.fileno(), 1)

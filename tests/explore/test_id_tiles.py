@@ -48,10 +48,14 @@ def shapes():
     return np.array([hole, shapely.box(190, 210, 290, 320), parts, *slanted], object)
 
 
-def make(folder, given=None, grid="north", digest="a", report=lambda share: None):
-    """Tiles of polygons in columns and rows."""
-    tree = shapely.STRtree(apply_affine(shapes() if given is None else given, GRIDS[grid]))
-    return IdTiles(folder, digest, tree, GRIDS[grid], picture(folder), report)
+def make(folder, given=None, grid="north", digest="a"):
+    """Tiles of polygons in columns and rows, drawn if they are not there."""
+    tiles = IdTiles(folder, digest, GRIDS[grid], picture(folder))
+    if not tiles.drawn:
+        shown = apply_affine(shapes() if given is None else given, GRIDS[grid])
+        tiles.draw(shapely.STRtree(shown))
+    tiles.open()
+    return tiles
 
 
 def pixels_of(tiles, z, x, y):
@@ -105,16 +109,15 @@ def test_bounds_in_columns_and_rows(monkeypatch, grid):
 
 
 def test_tiles_are_made_once(tmp_path):
-    shares = []
-    make(tmp_path, report=shares.append).close()
-    assert shares == [1]
+    make(tmp_path).close()
     before = (tmp_path / FILE).stat()
-    make(tmp_path, report=shares.append).close()
-    assert len(shares) == 1 and (tmp_path / FILE).stat() == before
-    make(tmp_path, shapes()[:2], digest="b", report=shares.append).close()
-    assert len(shares) == 2, "of other regions"
-    tiles = make(tmp_path, shapes()[:2], grid="south up", digest="b", report=shares.append)
-    assert len(shares) == 3, "on another grid"
+    make(tmp_path).close()
+    assert (tmp_path / FILE).stat() == before
+    make(tmp_path, shapes()[:2], digest="b").close()
+    assert (tmp_path / FILE).stat() != before, "of other regions"
+    before = (tmp_path / FILE).stat()
+    tiles = make(tmp_path, shapes()[:2], grid="south up", digest="b")
+    assert (tmp_path / FILE).stat() != before, "on another grid"
     assert pixels_of(tiles, 3, 0, 0).max() == 2
     tiles.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "scene.tif"]
@@ -179,7 +182,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 def test_tiles_of_a_session(data, tmp_path, serve_session):
-    """They are those of the regions that were read, and reported while they are made."""
+    """They are those of the regions that were read, and made once."""
     regions = tmp_path / "regions.parquet"
     table = geopandas.read_parquet(data / "regions.parquet").iloc[::-1].reset_index(drop=True)
     table.to_parquet(regions)
@@ -187,13 +190,9 @@ def test_tiles_of_a_session(data, tmp_path, serve_session):
     content = served.client.ask("/api/tiles/regions/0/0/0.ids").body
     ids = np.frombuffer(gzip.decompress(content), "<u4").reshape(256, 256)
     assert (ids[88, 152], ids[8, 24]) == (1, 59)
-    told = [event for event in served.events if event["type"] == "regions"]
-    assert ("drawing regions", 1) in [(event["message"], event["done"]) for event in told]
-    assert told[-1]["state"] == "ready"
     before = (tmp_path / "session" / FILE).stat().st_mtime_ns
     served.session.close()
     shutil.copytree(tmp_path / "session", tmp_path / "moved")
     again = serve_session(data / "scene.tif", tmp_path / "moved", regions)
     assert again.client.ask("/api/tiles/regions/0/0/0.ids").body == content
-    assert not any(event.get("message") == "drawing regions" for event in again.events)
     assert before == (tmp_path / "session" / FILE).stat().st_mtime_ns

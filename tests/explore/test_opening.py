@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import geopandas
 import pytest
@@ -16,6 +17,7 @@ from hook.errors import ConfigError, DataError, SceneError
 from hook.explore import opening
 from hook.explore.opening import explore
 from hook.explore.server import listening
+from hook.explore.session import Session
 
 from .conftest import Client, write_regions, write_scene
 
@@ -39,6 +41,7 @@ class Command:
         found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S{40,})\n", address)
         assert found, self.process.stderr.read()
         self.client = Client(int(found[1]), None)
+        self.address = f"http://127.0.0.1:{found[1]}", found[2]
         token, ask = found[2], self.client.ask
         self.client.ask = lambda *given, token=token, **more: ask(*given, token=token, **more)
 
@@ -62,6 +65,7 @@ def test_killed_at_any_moment_it_loses_no_confirmed_label(data, tmp_path):
     for number in range(3):
         command = Command(*argv)
         client = command.client
+        assert command.wait()["state"] == "ready"
         labels = client.ask("/api/session").json["labels"]
         assert told.items() <= labels.items()
         kind = client.add_class(f"class {number}")
@@ -77,6 +81,49 @@ def test_killed_at_any_moment_it_loses_no_confirmed_label(data, tmp_path):
     assert told == command.client.ask("/api/session").json["labels"]
     status, text = command.stop(signal.SIGTERM)
     assert status in (0, 143) and "Traceback" not in text
+
+
+def test_interrupted_by_an_impatient_person(data, tmp_path):
+    """An open page ends with the server, and nothing is said about it."""
+    command = Command(data / "scene.tif", "--regions", data / "regions.parquet", "--out", tmp_path)
+    base, token = command.address
+    with urllib.request.urlopen(f"{base}/api/events?token={token}", timeout=30) as stream:
+        assert stream.readline() == b": begin\n"
+        command.process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        status, text = command.stop(signal.SIGINT)
+        assert b"data: null" not in stream.read()
+    assert status == 130 and text == "interrupted\n"
+
+
+def test_the_page_is_there_before_the_regions_of_a_file(data, tmp_path):
+    """They are drawn in another process, whose progress the page is told."""
+    told = []
+    session = Session(str(data / "scene.tif"), tmp_path, publish=told.append)
+    session.begin(data / "regions.parquet", {}, given=data / "regions.parquet")
+    assert session.state["state"] == "computing" and session.describe()["scene"]["width"]
+    while session.state["state"] == "computing":
+        time.sleep(0.05)
+    assert session.state == {"state": "ready", "done": 1.0, "count": 59, "message": ""}
+    assert ("drawing regions", 1.0) in [(event["message"], event["done"]) for event in told]
+    session.close()
+    told.clear()
+    session = Session(str(data / "scene.tif"), tmp_path, publish=told.append)
+    session.begin(session.stored, {})  # they are drawn
+    assert session.state["state"] == "ready" and len(told) == 1
+    session.close()
+
+
+def test_regions_that_cannot_be_drawn(data, tmp_path, capsys, monkeypatch):
+    session = Session(str(data / "scene.tif"), tmp_path)
+    monkeypatch.setattr("hook.explore.id_tiles.FILE", "folder")
+    (tmp_path / "folder").mkdir()
+    session.begin(data / "regions.parquet", {})
+    while session.state["state"] == "computing":
+        time.sleep(0.05)
+    assert session.state["state"] == "failed" and "folder" in session.state["message"]
+    assert session.state["message"] in capsys.readouterr().err
+    session.close()
 
 
 def test_regions_are_made_and_continued(seg_run, scenes, tmp_path):
