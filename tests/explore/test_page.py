@@ -684,6 +684,7 @@ def test_labels_outlive_a_killed_server(open_page, data, tmp_path):
     command = Command(data, tmp_path / "killed")
     try:
         person = open_page(address=command.address)
+        person.until("state.regions.state === 'ready'")
         expected = label_four(person)
     finally:
         command.stop(signal.SIGKILL)
@@ -718,6 +719,18 @@ def test_two_pages_keep_both_labels(open_page):
 def address_of(served) -> str:
     """The address of the page of a session."""
     return f"http://{served.client.host}/?token={served.client.token}"
+
+
+def test_regions_that_are_ready_before_the_page_listens(open_page, waiting, computing):
+    person = open_page(address=address_of(waiting))
+
+    def late(route):
+        computing.end(waiting.session)
+        route.continue_()
+
+    person.page.route("**/api/events*", late)
+    person.page.reload()
+    person.until("state.regions.state === 'ready'")
 
 
 def test_points_are_set_while_regions_are_computed(open_page, waiting, computing):

@@ -24,13 +24,10 @@ async function start() {
   startHint();
   startKeys();
   startView({ click: clicked, finish: finishPolygon });
-  let lost = false;
-  listen(attempt(hear), async (now) => {
-    if (lost && !now) await attempt(readSession)().then(refreshMap); // labels by others meanwhile
-    lost = now;
+  listen(attempt(hear), async (lost) => {
     update({ lost });
+    if (!lost) await attempt(readSession)().then(refreshMap); // what was told before it was heard
   });
-  await refreshMap();
 }
 
 start().catch(tell);
