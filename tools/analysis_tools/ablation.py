@@ -287,6 +287,13 @@ SEGMENTATION: dict[str, tuple[str, dict]] = {
         SEGMENTER,
         dict(type="hook.LabelFreeRegions", region_loss=dict(from_labels=False)),
     ),
+    "regions without labels, edges weigh more": (
+        SEGMENTER,
+        dict(
+            type="hook.LabelFreeRegions",
+            region_loss=dict(from_labels=False, different_weight=12.0),
+        ),
+    ),
     "seeds only": (SEEN, {}),
     "seeds and perception": (SEEN, replaced(dict(type="hook.PerceivedSeeds", tokenizer=SEEDS))),
     "patches of 16": ("patch_embed/patch-embed-pos_vit-192x6_banepa-256", {}),
