@@ -141,6 +141,20 @@ def test_local_workers_are_measured_beside_one_process(tools, seg_run, scenes, t
     assert "of one process" in done.stdout
 
 
+def test_codes_are_measured_beside_the_networks(tools, repo, tmp_path):
+    config = repo / "configs/autoencoders/vq/vq-1k_s8_eurosat-2k-64.py"
+    options = ["--codes", "--size", 64, 96, "--window", 64, "--batch", 2, "--repeats", 1]
+    done = tools.run(
+        "tools/analysis_tools/scene_benchmark.py", config, *options, "--json", tmp_path / "r.json"
+    )
+    codes = json.loads((tmp_path / "r.json").read_text())["codes"]
+    assert list(codes) == ["encode", "encode, no errors", "decode"]
+    for one in codes.values():
+        ((bare, took),) = one["bare_and_run_seconds"]
+        assert 0 < bare and one["rate"] == bare / took
+    assert "decode:" in done.stdout
+
+
 def test_regions_are_measured_beside_slic(load_tool, seg_run, tmp_path, monkeypatch):
     tool = load_tool("analysis_tools/scene_benchmark.py")
     config = tmp_path / "three_bands.py"

@@ -8,7 +8,8 @@ peak memory. ``--pixelwise`` maps scenes of these sizes with a 1x1 convolution, 
 process, and compares memory and disk with the estimates of ``hook map --dry-run``. ``--workers``
 compares one process with these numbers of processes of ``--cluster local``; starting them is timed
 separately. ``--regions`` makes this many regions of the whole scene (``hook regions
---regions-per-km2``), alternating with scikit-image's SLIC of as many superpixels.
+--regions-per-km2``), alternating with scikit-image's SLIC of as many superpixels. ``--codes`` codes
+and decodes a scene with an autoencoder, alternating with its networks on the same windows.
 
     python tools/analysis_tools/scene_benchmark.py configs/benchmark/hook-fast_vit-b_seg-512.py \
         --threads 2 --json scene.json --heights 1024 2048 4096 --out scene.png
@@ -36,7 +37,7 @@ from skimage import segmentation
 from torch import nn
 from tqdm import tqdm
 
-from hook.apis import RegionExtractor, SceneMapper
+from hook.apis import RegionExtractor, SceneMapper, decode, encode
 from hook.cli.options import positive_int
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model, default_window
@@ -51,8 +52,10 @@ from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.measure import metres_per_pixel
 from hook.geo.raster import open_raster, quiet_open
 from hook.geo.staging import save_png
+from hook.inference.codes import code_grid
 from hook.inference.windows import WindowPredictor
 from hook.scenes import MapRequest, WindowGrid, map_scene
+from hook.scenes.coding import DEFAULT_WINDOW
 from hook.scenes.estimate import estimate
 from hook.scenes.mapping import plan_map
 from hook.scenes.reader import SceneReader
@@ -65,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="config of a segmentation; weights are random")
+    parser.add_argument("config", help="config of a model; weights are random")
     parser.add_argument("--checkpoint", metavar="FILE", help="its weights, for --workers")
     parser.add_argument(
         "--size",
@@ -112,6 +115,7 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="compare this number of regions with SLIC (10 iterations)",
     )
+    parser.add_argument("--codes", action="store_true", help="the config is of an autoencoder")
     parser.add_argument(
         "--scene",
         metavar="FILE",
@@ -153,23 +157,24 @@ def write_scene(path: Path, height: int, width: int, empty_rows: int = 0) -> Non
             target.write(values, window=rasterio.windows.Window(0, row, width, rows))
 
 
-def build(args: argparse.Namespace) -> nn.Module:
-    """Build the config's model with random weights; raise ConfigError unless it segments."""
+def build(args: argparse.Namespace, part: str = "decode_head") -> nn.Module:
+    """Build the config's model with random weights; raise ConfigError if it lacks a part."""
     setup_environment()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cfg = load_config(args.config)
     model = build_model(cfg).to(args.device).eval()
-    if not hasattr(model, "decode_head"):
+    if not hasattr(model, part):
         raise ConfigError(
-            f"{args.config} is not a segmentation",
-            expected="mmseg's EncoderDecoder",
+            f"{args.config} is of another kind of model",
+            expected=f"a model with a {part}",
             found=type(model).__name__,
         )
-    model.cfg = cfg
-    count = model.decode_head.num_classes
-    model.dataset_meta = dict(classes=tuple(f"class_{i}" for i in range(count)))
+    model.cfg, model.dataset_meta = cfg, {}
+    if part == "decode_head":
+        count = model.decode_head.num_classes
+        model.dataset_meta = dict(classes=tuple(f"class_{i}" for i in range(count)))
     return model
 
 
@@ -416,6 +421,57 @@ def compare_regions(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+@torch.inference_mode()
+def compare_codes(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Time codes of a scene, with errors and without, and what is decoded from them."""
+    scene, model = folder / "scene.tif", build(args, "quantizer")
+    write_scene(scene, *args.size)
+    grid, quantizer = code_grid(model), model.quantizer
+    window = args.window or DEFAULT_WINDOW
+    batches = -(-len(WindowGrid(*args.size, window, 0)) // args.batch)
+    side, margins = window // grid.stride, (grid.margin + grid.reach, grid.reach)
+    shapes = [(side + 2 * margin,) * 2 for margin in margins]
+    images = torch.randn(args.batch, model.in_channels, *(grid.stride * n for n in shapes[0]))
+    images = images.to(args.device)
+    indices = model.encode(images[..., : grid.stride * shapes[1][0], : grid.stride * shapes[1][1]])
+    indices = indices.indices
+
+    def bare(encodes: bool, decodes: bool) -> float:
+        start = time.perf_counter()
+        for _ in range(batches):
+            if encodes:
+                model.encode(images)
+            if decodes:
+                model.decode(quantizer.decode(indices, shapes[1]), shapes[1]).cpu()
+        return time.perf_counter() - start
+
+    codes, options = folder / "codes.tif", dict(window=args.window, batch_size=args.batch)
+    options |= dict(progress=False, overwrite=True)
+    runs: dict[str, tuple[tuple[bool, bool], Callable]] = {
+        "encode": ((True, True), lambda: encode(model, scene, codes, **options)),
+        "encode, no errors": (
+            (True, False),
+            lambda: encode(model, scene, codes, errors=False, **options),
+        ),
+        "decode": (
+            (False, True),
+            lambda: decode(codes, folder / "decoded.tif", model=model, **options),
+        ),
+    }
+    seconds: dict[str, list] = {name: [] for name in runs}
+    bare(True, True)
+    for _ in tqdm(range(args.repeats), unit="round", disable=None):
+        for name, (parts, run) in runs.items():
+            before, start = bare(*parts), time.perf_counter()
+            run()
+            took = time.perf_counter() - start
+            seconds[name].append(((before + bare(*parts)) / 2, took))
+    return {
+        name: {"bare_and_run_seconds": pairs, "rate": float(np.median([b / t for b, t in pairs]))}
+        for name, pairs in seconds.items()
+    }
+
+
 def make_workers_table(points: list[dict[str, Any]]) -> PrettyTable:
     """Format times of maps by number of local workers."""
     table = PrettyTable(["workers", "map s", "start s", "of one process"])
@@ -483,7 +539,7 @@ def main() -> None:
         report: dict[str, Any] = {
             "command": command_line(sys.argv),
             "config": relative_path(args.config),
-            "rates": None if args.skip_rates else compare_rates(args, folder),
+            "rates": None if args.skip_rates or args.codes else compare_rates(args, folder),
             "device": device_name(args.device),
             "torch": torch.__version__,
         }
@@ -491,6 +547,7 @@ def main() -> None:
         report["pixelwise"] = measure_pixelwise(args, folder)
         report["workers"] = compare_workers(args, folder) if args.workers else []
         report["regions"] = compare_regions(args, folder) if args.regions else None
+        report["codes"] = compare_codes(args, folder) if args.codes else {}
     if rates := report["rates"]:
         print(
             f"{rates['windows']} windows: bare model {np.median(rates['bare_seconds']):.1f} s, "
@@ -512,6 +569,9 @@ def main() -> None:
             f"{np.median(regions['slic_seconds']):.1f} s: {regions['over_slic']:.2f} times as long "
             f"(median over rounds; load of the machine {regions['load']:.1f})"
         )
+    for name, one in report["codes"].items():
+        bare, took = np.median(one["bare_and_run_seconds"], axis=0)
+        print(f"{name}: {took:.1f} s, networks alone {bare:.1f} s: {100 * one['rate']:.1f} %")
     write_json(args.json, report)
     if args.out:
         save_png(args.out, draw(report["sizes"]))
