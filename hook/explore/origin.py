@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import shapely
 from pyproj import CRS
 from rasterio import Affine, features
@@ -20,6 +21,7 @@ from hook.scenes.reader import fingerprint_of_raster
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 _CHECKED = 8  # regions whose pixels are read
 _TOLERANCE = 1e-3  # of statistics, relative
+_NUMBERS = ("pixels", "area_m2", "score")  # fields, beside mean_* and std_*
 
 
 def digest_of_scene(path: str) -> str:
@@ -68,9 +70,12 @@ def check_regions(
         picture: The scene.
 
     Raises:
-        DataError: They are not, or have no embeddings.
+        DataError: They are not, have no embeddings, some are not polygons, or a field that has to
+            have numbers has not.
     """
     table.require_embeddings()
+    _check_polygons(table)
+    _check_numbers(table)
     remedy = "explore the scene the regions were made of, or make regions of this one (--model)"
     if (table.crs is None) != (crs is None) or (crs is not None and table.crs != crs):
         raise DataError(
@@ -111,6 +116,30 @@ def check_regions(
             + ", ".join(f"{mean:.6g}" for mean in means[: len(scales), 0]),
             remedy=remedy,
         )
+
+
+def _check_polygons(table: Regions) -> None:
+    flat = (shapely.get_dimensions(table.geometry) == 2) & ~shapely.is_empty(table.geometry)
+    if not flat.all():
+        region = int(flat.argmin())
+        raise DataError(
+            f"{table.source}: regions without a polygon",
+            expected="a polygon for each region",
+            found=f"{table.geometry[region]} for region {region}",
+            remedy="write the regions of the scene again with 'hook regions'",
+        )
+
+
+def _check_numbers(table: Regions) -> None:
+    for field in table.fields.schema:
+        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        if (field.name in _NUMBERS or field.name.startswith(("mean_", "std_"))) and not is_number:
+            raise DataError(
+                f"{table.source}: field {field.name}",
+                expected="numbers",
+                found=str(field.type),
+                remedy="rename or remove the field, or write the regions again with 'hook regions'",
+            )
 
 
 def _measure(picture: ScenePicture, shape: shapely.Geometry) -> tuple[int, np.ndarray]:

@@ -5,6 +5,7 @@ JSON to standard output: ``{"message": ..., "done": ...}``, or ``"address"`` of 
 ``"error"`` or ``"files"`` at the end. It ends with its parent, whose end closes the standard input.
 """
 
+import _thread
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from rasterio import Affine
 
 from hook import progress
 from hook.errors import HookError, of_system
+
+_LONGEST_END = 5  # seconds between the end of the parent and that of the job
 
 
 def extract(scene: str, output: str, model: Any, options: dict, request: dict) -> list[str]:
@@ -78,7 +81,7 @@ def main() -> None:
     answer, sys.stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w"), sys.stderr
     os.dup2(sys.stderr.fileno(), 1)
     warnings.showwarning = lambda text, *_: print(f"warning: {text}", file=sys.stderr)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(answer,), daemon=True).start()
     told = [0.0]
 
     def tell(message: str, done: float) -> None:
@@ -104,8 +107,13 @@ def _write(file: Any, **content: Any) -> None:
     file.flush()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(answer: Any) -> None:
     sys.stdin.read()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for file in (answer, sys.stderr):  # nobody reads what follows
+        os.dup2(nothing, file.fileno())
+    _thread.interrupt_main()  # which removes the files that it has begun
+    time.sleep(_LONGEST_END)
     os._exit(1)
 
 

@@ -9,6 +9,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 
 from hook.apis import classify_regions
 from hook.cli import main
@@ -254,6 +255,29 @@ def test_regions_without_embeddings(data, tmp_path):
     session = Session(str(data / "scene.tif"), tmp_path)
     with pytest.raises(DataError, match="embedding"):
         session.load(tmp_path / "regions.parquet", {})
+
+
+@pytest.mark.parametrize("region", [3, 58])
+@pytest.mark.parametrize("shape", [None, shapely.Polygon(), shapely.Point(688_700, 5_338_700)])
+def test_regions_that_are_not_polygons(data, tmp_path, shape, region):
+    table = geopandas.read_parquet(data / "regions.parquet")
+    table.loc[region, "geometry"] = shape
+    table.to_parquet(tmp_path / "regions.parquet")
+    session = Session(str(data / "scene.tif"), tmp_path)
+    with pytest.raises(DataError, match="polygon") as refused:
+        session.load(tmp_path / "regions.parquet", {})
+    assert f"region {region}" in refused.value.found and refused.value.remedy
+
+
+@pytest.mark.parametrize("field", ["pixels", "area_m2", "score", "mean_red", "std_type"])
+def test_fields_without_numbers(data, tmp_path, field):
+    table = geopandas.read_parquet(data / "regions.parquet")
+    table[field] = "much"
+    table.to_parquet(tmp_path / "regions.parquet")
+    session = Session(str(data / "scene.tif"), tmp_path)
+    with pytest.raises(DataError, match=f"field {field}") as refused:
+        session.load(tmp_path / "regions.parquet", {})
+    assert "string" in refused.value.found and refused.value.remedy
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
