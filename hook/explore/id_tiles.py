@@ -82,11 +82,11 @@ class IdTiles:
                 return self._file.read(f"{z}/{x}/{y}")
         except KeyError:
             return b""
-        except (OSError, BadZipFile) as error:
+        except (OSError, EOFError, BadZipFile) as error:
             raise SceneError(
                 f"{self._path}: cannot be read",
                 expected="the file as it was written",
-                found=error,
+                found=str(error) or "its end",
                 remedy="start 'hook explore' again, which makes it again",
             ) from error
 

@@ -54,7 +54,9 @@ def answers(worker: subprocess.Popen) -> Iterator[dict[str, Any]]:
             raise SceneError(what, expected=expected, found=found, remedy=remedy)
         yield answer
     raise SceneError(
-        "the process of the job ended", found=f"exit status {worker.wait()}", remedy="try again"
+        "the process of the job ended",
+        found=f"exit status {worker.wait()}",
+        remedy="save again, or start 'hook explore' again; at -9 often the memory was not enough",
     )
 
 

@@ -140,13 +140,17 @@ def test_damaged_tiles_are_made_again(tmp_path, damage):
         assert all(found.read(name) == expected.read(name) for name in found.namelist())
 
 
-def test_a_file_that_is_damaged_while_it_is_open(tmp_path):
+@pytest.mark.parametrize("kept", [None, 0, 10, 100])
+def test_a_file_that_is_damaged_while_it_is_open(tmp_path, kept):
+    """Bytes are changed, or all but some of a tile are cut off."""
     tiles = make(tmp_path)
     with ZipFile(tmp_path / FILE) as file:
         first = file.getinfo("3/0/0").header_offset
     with (tmp_path / FILE).open("r+b") as file:
         file.seek(first + 100)
         file.write(b"damage")
+        if kept is not None:
+            file.truncate(first + kept)
     with pytest.raises(SceneError, match="cannot be read") as refused:
         tiles.tile(3, 0, 0)
     assert refused.value.expected and "again" in refused.value.remedy

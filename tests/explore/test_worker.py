@@ -1,8 +1,13 @@
-"""A job in a process of its own, whose parent ends."""
+"""A job in a process of its own, which ends with its parent, or before its time."""
 
 import json
 import subprocess
 import sys
+
+import pytest
+
+from hook.errors import SceneError
+from hook.explore.jobs import answers, start_worker
 
 CODE = """
 import time
@@ -31,3 +36,11 @@ def test_a_job_ends_with_its_parent_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir())
     answer, text = job.communicate(timeout=30)  # closes its standard input
     assert (answer, text) == ("", "") and not list(tmp_path.iterdir())
+
+
+def test_a_killed_job_is_told_of():
+    with start_worker(job="draw") as worker:
+        worker.kill()
+        with pytest.raises(SceneError, match="process of the job ended") as told:
+            list(answers(worker))
+    assert told.value.found == "exit status -9" and "hook explore" in told.value.remedy
