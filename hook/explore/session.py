@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 from pyproj import CRS
+from rasterio import Affine
 
 from hook.errors import ConfigError, DataError, HookError
 from hook.explore import saving
@@ -211,13 +212,7 @@ class Session:
         Raises:
             DataError: The file cannot be read, or the folder has other regions.
         """
-        if regions.suffix.lower() not in FORMATS:
-            raise DataError(
-                f"{regions}: not a file of regions",
-                expected=f"a file that 'hook regions' wrote, {' or '.join(FORMATS)}",
-                found=regions.suffix or "no suffix",
-                remedy="write the regions of the scene with 'hook regions', or pass --model",
-            )
+        _check_suffix(regions)
         with reading_vectors(regions, "regions", "a file that 'hook regions' wrote"):
             digest = digest_of_file(regions)
         if (path := self.stored) is None:
@@ -335,27 +330,14 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """Return what a page needs when it is opened."""
-        picture = self.picture
         revision, classes, labels = self.journal.read()
         points = self.journal.read_points()
-        has_crs = self.crs is not None
-        code = self.crs.to_string() if has_crs else None
         return {
             "title": Path(self.scene).name,
             "folder": str(self.folder.resolve()),
             "job": self.jobs.latest and self.jobs.state(self.jobs.latest),
             "revision": revision,
-            "scene": {
-                "width": picture.width,
-                "height": picture.height,
-                "zmax": picture.zmax,
-                "bands": picture.bands,
-                "numbers": picture.numbers,
-                "rgb": picture.rgb,
-                "crs": code if code is None or len(code) < 40 else self.crs.name,
-                "transform": None if self.grid.is_identity else list(self.grid[:6]),
-                "unit": self.crs.axis_info[0].unit_name if has_crs and self.crs.axis_info else None,
-            },
+            "scene": _describe_scene(self.picture, self.crs, self.grid),
             "picture": self.picture_read,
             "regions": self.state,
             "classes": [one._asdict() for one in classes],
@@ -385,14 +367,8 @@ class Session:
             ConfigError: The place is beyond the scene or, with regions, in none of them, or there
                 is no such class or point.
         """
-        (x, y), size = place, (self.picture.width, self.picture.height)
-        if not (0 <= x <= size[0] and 0 <= y <= size[1]):
-            raise ConfigError(
-                "a point beyond the scene",
-                expected=f"column 0 to {size[0]}, row 0 to {size[1]}",
-                found=f"column {x:.10g}, row {y:.10g}",
-                remedy="click the scene",
-            )
+        x, y = place
+        _check_inside(x, y, self.picture)
         with self._journal_lock:  # not between the regions and the points of others
             if self.loaded is None:
                 return self.journal.add_point(x, y, number, replaced)
@@ -537,6 +513,41 @@ class Session:
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
+
+
+def _check_suffix(regions: Path) -> None:
+    if regions.suffix.lower() not in FORMATS:
+        raise DataError(
+            f"{regions}: not a file of regions",
+            expected=f"a file that 'hook regions' wrote, {' or '.join(FORMATS)}",
+            found=regions.suffix or "no suffix",
+            remedy="write the regions of the scene with 'hook regions', or pass --model",
+        )
+
+
+def _check_inside(x: float, y: float, picture: ScenePicture) -> None:
+    if not (0 <= x <= picture.width and 0 <= y <= picture.height):
+        raise ConfigError(
+            "a point beyond the scene",
+            expected=f"column 0 to {picture.width}, row 0 to {picture.height}",
+            found=f"column {x:.10g}, row {y:.10g}",
+            remedy="click the scene",
+        )
+
+
+def _describe_scene(picture: ScenePicture, crs: CRS | None, grid: Affine) -> dict[str, Any]:
+    code = None if crs is None else crs.to_string()
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "zmax": picture.zmax,
+        "bands": picture.bands,
+        "numbers": picture.numbers,
+        "rgb": picture.rgb,
+        "crs": code if code is None or len(code) < 40 else crs.name,
+        "transform": None if grid.is_identity else list(grid[:6]),
+        "unit": crs.axis_info[0].unit_name if crs is not None and crs.axis_info else None,
+    }
 
 
 def _classify(
