@@ -102,7 +102,8 @@ class DatasetCheckHook(Hook):
             return findings
         reported = {(one.what, str(one.found)) for one in findings}
         validation = loop.dataloader.dataset
-        for one in check_dataset(validation, **facts, max_samples=self.max_samples):
+        facts |= dict(max_samples=self.max_samples, held_out=True)
+        for one in check_dataset(validation, **facts):
             if (one.what, str(one.found)) not in reported:
                 findings.append(replace(one, what=f"validation data: {one.what}"))
         return findings + check_pair(train, validation)

@@ -79,6 +79,7 @@ def check_dataset(
     std: Sequence[float] | None = None,
     in_channels: int | None = None,
     max_samples: int = 32,
+    held_out: bool = False,
 ) -> list[Finding]:
     """Compare a data set with the model's config.
 
@@ -93,6 +94,8 @@ def check_dataset(
         std: Standard deviation per band of the model's preprocessor, or None.
         in_channels: Number of input bands of the model; None skips this check.
         max_samples: Number of samples to read.
+        held_out: Masks of one class, beside pixels to ignore, are no finding: a small part of a
+            scene may have no other.
 
     Returns:
         All findings; empty if data and config match.
@@ -122,7 +125,7 @@ def check_dataset(
             findings += _check_values(seen, mean, std)
             if num_classes is not None:
                 _search_classes(dataset, seen, ignore_index)
-                findings += _check_labels(seen, num_classes, ignore_index)
+                findings += _check_labels(seen, num_classes, ignore_index, held_out)
                 findings += _check_reduced(dataset, seen, num_classes, ignore_index)
     return findings
 
@@ -471,7 +474,9 @@ def _search_classes(dataset: Any, seen: _SampleSummary, ignore_index: int) -> No
         seen.labels.update(_read_samples(dataset, [index]).labels)
 
 
-def _check_labels(seen: _SampleSummary, num_classes: int, ignore_index: int) -> Iterator[Finding]:
+def _check_labels(
+    seen: _SampleSummary, num_classes: int, ignore_index: int, held_out: bool
+) -> Iterator[Finding]:
     if not seen.is_segmentation:
         ignore_index = -1
     if seen.unlabelled:
@@ -502,7 +507,7 @@ def _check_labels(seen: _SampleSummary, num_classes: int, ignore_index: int) -> 
         if seen.is_segmentation:
             remedy = _label_remedy(outside, classes, num_classes)
         yield Finding("labels", expected, shares, remedy)
-    elif seen.is_segmentation and len(classes) == 1 and num_classes > 1:
+    elif seen.is_segmentation and len(classes) == 1 and num_classes > 1 and not held_out:
         (only,) = classes
         ignored = seen.labels.get(ignore_index, 0) / sum(seen.labels.values())
         if ignored > 0:

@@ -305,6 +305,15 @@ def test_a_large_scene_is_measured_on_a_part_of_its_chips(scene, tmp_path, monke
     np.testing.assert_allclose(part, whole, rtol=0.25)
 
 
+def test_a_held_out_part_of_one_class_is_warned_of(scene, tmp_path):
+    mask = make_scene()[1]
+    mask[:, 70:], mask[80:] = 1, 255
+    path = write(tmp_path / "mask.tif", mask[None], nodata=255)
+    with pytest.warns(UserWarning, match="no pixel of .* in the val part"):
+        result = train(scene / "scene.tif", path, tmp_path / "run", epochs=1, **SMALL)
+    assert 0 <= result.metrics["mIoU"] <= 100
+
+
 def test_labels_of_one_class_only(scene, tmp_path):
     blank = write(tmp_path / "mask.tif", np.full((1, SIZE, SIZE), 1, np.uint8))
     with pytest.raises(DataError, match="fewer than two classes") as caught:

@@ -190,6 +190,8 @@ class TestLabels:
     def test_binary_mask_of_0_and_255(self):
         finding = only(check(Packed(images(), masks([0, 255]), classes=NAMES[:2]), 2))
         assert "label_map={255: 1}" in finding.remedy
+        data = Packed(images(), masks([0, 255]), classes=NAMES[:2])
+        assert check(data, 2, held_out=True) == []
 
     def test_sparse_labels_are_no_mistake(self):
         labels = masks([255], count=60)
