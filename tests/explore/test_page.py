@@ -733,6 +733,30 @@ def test_regions_that_are_ready_before_the_page_listens(open_page, waiting, comp
     person.until("state.regions.state === 'ready'")
 
 
+def test_an_answer_that_was_overtaken_is_not_shown(open_page, waiting, computing):
+    person = open_page(address=address_of(waiting))
+    page, held = person.page, []
+
+    def delay(route):
+        answer = route.fetch()
+        if held:
+            route.fulfill(response=answer)
+        else:
+            held.append((route, answer))  # says that regions are being computed
+
+    page.route("**/api/session", delay)
+    page.evaluate("import('/static/js/labels.js').then((labels) => void labels.readSession())")
+    while not held:
+        page.wait_for_timeout(20)
+    computing.end(waiting.session)
+    person.until("state.regions.state === 'ready'")
+    with page.expect_response("**/api/session"):
+        route, answer = held[0]
+        route.fulfill(response=answer)
+    page.wait_for_timeout(200)
+    person.until("state.regions.state === 'ready'")
+
+
 def test_points_are_set_while_regions_are_computed(open_page, waiting, computing):
     person, other = (open_page(address=address_of(waiting)) for _ in range(2))
     page, hint = person.page, person.page.locator("#hint")

@@ -14,10 +14,14 @@ function queue(change) {
   return next;
 }
 
+let sent = 0, shown = 0; // number of the last request, and of the one whose answer is shown
+
 /** Read the session: all of it, as another page may have changed it. */
 export async function readSession() {
+  const number = ++sent;
   const session = await get("/api/session");
-  if (session.revision < state.revision) return; // overtaken by a later change
+  if (number < shown || session.revision < state.revision) return; // overtaken by a later one
+  shown = number;
   const numbered = (table) => new Map(Object.entries(table ?? {}).map(([id, value]) => [Number(id), value]));
   update({
     ...session,
