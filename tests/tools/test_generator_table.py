@@ -1,0 +1,172 @@
+"""generator_table: its rows, and tiny runs over random codecs of random tiles."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from hook.datasets.named import EuroSATRGB
+from hook.engine.configs import load_config, setup_environment
+from hook.engine.models import build_model
+
+CODECS = {"KL 32": ("kl/kl-32", {}), "IBQ 512": ("ibq/ibq-1k", {"codebook_size": 512})}
+NETWORK = ("embed_dims=16", "depth=2", "num_heads=2")
+OPTIONS = ("--iters", "4", "--points", "2", "--samples", "20", "--codec-seed", "0")
+OPTIONS += ("--cfg-options", *(f"model.network.{one}" for one in NETWORK))
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    setup_environment()
+    return load_tool("analysis_tools/generator_table.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tool, repo, tmp_path_factory):
+    """Tiles in ten classes with splits, and the runs of two codecs with random weights."""
+    folder, drawn = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
+    lists = {"train": [], "test": []}
+    for level, name in enumerate(EuroSATRGB.class_names):
+        (folder / "data" / name).mkdir(parents=True)
+        for number in range(5):
+            tile = drawn.integers(20 * level, 20 * level + 40, (64, 64, 3), np.uint8)
+            file = f"{name}/{name}_{number + 1}.jpg"
+            Image.fromarray(tile).save(folder / "data" / file)
+            lists["train" if number < 3 else "test"].append(file)
+    (folder / "data" / "splits").mkdir()
+    for split, names in lists.items():
+        (folder / "data" / "splits" / f"{split}.txt").write_text("\n".join(names))
+    torch.manual_seed(0)
+    for name, (path, options) in CODECS.items():
+        run = folder / "codecs" / f"{tool.slug(name)}_seed0"
+        run.mkdir(parents=True)
+        path = repo / "configs" / "autoencoders" / f"{path}_s8_eurosat-2k-64.py"
+        cfg = load_config(path, {f"model.quantizer.{key}": v for key, v in options.items()})
+        cfg.dump(run / "config.py")
+        torch.save(dict(state_dict=build_model(cfg).state_dict()), run / "iter_2.pth")
+        (run / "last_checkpoint").write_text("/moved/since/iter_2.pth")
+    return folder
+
+
+@pytest.fixture
+def run(tool, folder, monkeypatch):
+    """Call the tool with a frozen network of random weights; return its exit status."""
+    frozen = dict(tool.FROZEN, weights=None, scale=1.0)
+    monkeypatch.setattr(tool, "FROZEN", frozen)
+
+    def call(*arguments):
+        places = ("--data", folder / "data", "--codecs", folder / "codecs")
+        return tool.main([*map(str, (*arguments, *places))])
+
+    return call
+
+
+def lines_of(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_every_row_builds_over_its_codec(tool, load_tool, repo):
+    codecs = {}
+    for rows in load_tool("analysis_tools/codec_table.py").TABLES.values():
+        codecs |= rows
+    weights = {}
+    for rows in tool.TABLES.values():
+        for name, (path, codec, options) in rows.items():
+            of, changes = codecs[codec]
+            of = load_config(
+                repo / "configs" / "autoencoders" / f"{of}_s8_eurosat-2k-64.py", changes
+            ).model
+            if "backbone" in of.encoder:
+                of.encoder.backbone.weights = None  # those of an optional package
+            of.losses = []
+            cfg = load_config(tool.CONFIGS / f"{path}.py")
+            cfg.model.codec = of
+            cfg.merge_from_dict(options)
+            network = build_model(cfg).network
+            weights[name] = sum(p.numel() for p in network.parameters())
+    assert weights["LFQ in factors"] == pytest.approx(weights["LFQ flat"], rel=0.06)
+    assert weights["VA-VAE 32"] == weights["KL 32"] > weights["KL 8"]
+
+
+def test_the_first_seed_of_all_tables_comes_first(tool):
+    args = tool.parse_args(
+        ["flows", "sizes", "--seeds", "0", "1", "2", "--rows", "KL 8", "IBQ 512"]
+    )
+    found = [(job.table, job.seed) for job in tool.list_jobs(args)]
+    assert found[:4] == [("flows", 0), ("sizes", 0), ("flows", 1), ("flows", 2)]
+    assert found[4:] == [("sizes", 1), ("sizes", 2)]
+
+
+def test_the_schedule_is_that_of_the_config(tool):
+    cfg = load_config(tool.CONFIGS / f"{tool.AR}.py")
+    ends, rates = tool.schedule_of(cfg)
+    assert ends == [0, 2 / 33, 4 / 33, 1] and rates == [0.005, 1.0, 1.0, 0.1]
+
+
+def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
+    rows = ("flows", "sizes", "--rows", "KL 32", "KL 8", "IBQ 512", *OPTIONS, "--out", tmp_path)
+    assert run(*rows) == 0
+    shown = capsys.readouterr()
+    assert "flows-kl-8_seed0 is skipped: there is no trained codec KL 8" in shown.err
+    (flow,), (codes,) = (tmp_path.glob(f"{name}*/log.jsonl") for name in ("flows", "sizes"))
+    for log in (flow, codes):
+        early, late = lines_of(log)
+        assert (early["step"], late["step"], late["samples"]) == (2, 4, 20)
+        assert 0 < early["floor"] == late["floor"] != late["distance"] > 0
+        assert early["codec_floor"] > 0 and early["codec_distance"] > 0
+        with Image.open(log.with_name("samples.png")) as sheet:
+            assert sheet.size == (10 * 66 + 2, 2 * 66 + 2)
+    early, late = lines_of(codes)
+    assert early["loss"] == pytest.approx(math.log(512), abs=0.05)  # a new network
+    assert early["bits"] == pytest.approx(9, abs=0.1) and 0 < early["unigram_bits"] <= 9
+    assert len(lines_of(flow)[-1]["cknna"]) == 2
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"] * 2
+    table = (tmp_path / "table.md").read_text()
+    assert table == shown.out[shown.out.index("| table") :].rstrip("\n") + "\n"
+    assert "| at 2 | at 4 |" in table and "| flows | KL 32 | 0 |" in table
+    before = codes.stat().st_mtime_ns
+    assert run(*rows) == 0 and codes.stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_starts_anew_unless_it_is_another_process(run, tmp_path):
+    rows = ("sizes", "--rows", "IBQ 512", *OPTIONS, "--out", tmp_path)
+    folder = tmp_path / "sizes-ibq-512_seed0"
+    folder.mkdir()
+    log = folder / "log.jsonl"
+    log.write_text('{"half a line')
+    with FileLock(folder / "lock"):
+        assert run(*rows) == 0
+    assert log.read_text() == '{"half a line'
+    assert run(*rows, "--minutes", "0") == 0
+    assert log.read_text() == '{"half a line'
+    assert run(*rows) == 0
+    assert [line["step"] for line in lines_of(log)] == [2, 4]
+
+
+def test_a_failing_row_is_said_and_counted(run, tmp_path, capsys):
+    rows = ("sizes", "--rows", "IBQ 512", *OPTIONS, "model.network.num_heads=3", "--out", tmp_path)
+    assert run(*rows) == 1
+    assert "sizes-ibq-512_seed0 failed: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("sizes", "--rows", "IBQ 7", "--out", tmp_path)
+    assert "'IBQ 7' is in none of the tables" in capsys.readouterr().err
+
+
+def test_tiles_alternate_and_draws_depend_on_the_seed(tool, folder):
+    tiles = tool.Tiles(folder / "data", "train", 20, "cpu")
+    assert sorted(tiles.labels[:10].tolist()) == list(range(10))
+    level = tiles.images.float().mean(dim=(1, 2, 3))
+    assert ((level - 20 * tiles.labels - 20).abs() < 5).all()  # each image has its own label
+    args = tool.parse_args(["sizes", "--codecs", str(folder / "codecs")])
+    generator = build_model(tool.read_row(tool.Job("sizes", "IBQ 512", 0), args))
+    generator.init_weights()
+    generator.eval()
+    first, again, other = (tool.draw(generator, tiles.labels[:2], seed) for seed in (0, 0, 1))
+    assert first.dtype == torch.uint8 and first.shape == (2, 3, 64, 64)
+    assert torch.equal(first, again) and not torch.equal(first, other)
