@@ -2,6 +2,7 @@
 
 from hook.datasets.check_hook import DatasetCheckHook
 from hook.datasets.geotiff_folder import GeoTIFFFolder
+from hook.datasets.images_in_memory import ImagesInMemory
 from hook.datasets.samplers import ChipQuery, RandomGeoSampler
 from hook.datasets.torchgeo_wrappers import TorchGeoClassification, TorchGeoSegmentation
 from hook.datasets.transforms import (
@@ -18,6 +19,7 @@ __all__ = [
     "ChipQuery",
     "DatasetCheckHook",
     "GeoTIFFFolder",
+    "ImagesInMemory",
     "PackClsSample",
     "PackSegSample",
     "RandomGeoSampler",

@@ -18,6 +18,7 @@ from hook.datasets.checks import (
     check_shared_images,
     raise_findings,
 )
+from hook.datasets.images_in_memory import ImagesInMemory
 from hook.datasets.seeding import unwrap
 from hook.registry import DATASETS, HOOKS
 
@@ -95,6 +96,8 @@ class DatasetCheckHook(Hook):
     def _findings(self, runner: Any) -> list[Finding]:
         facts = model_facts(runner.model)
         train = unwrap(runner.train_loop.dataloader.dataset)
+        if isinstance(train, ImagesInMemory):
+            train = train.dataset
         findings = check_dataset(train, **facts, max_samples=self.max_samples)
         self._warn_shared_tests(runner, train)
         loop = runner.val_loop

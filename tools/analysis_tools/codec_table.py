@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
 from hook.engine.profiling import command_line
 from hook.errors import ConfigError, reports_errors
@@ -84,6 +86,8 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
         cfg.default_hooks.logger.log_metric_by_epoch = False
         cfg.log_processor.by_epoch = False
         cfg.randomness = dict(seed=seed)
+        if args.in_memory:
+            hold_images(cfg, args.in_memory)
         if args.minutes:
             limit = dict(type="hook.TimeLimitHook", minutes=args.minutes, decay=DECAY)
             cfg.custom_hooks.append(limit)
@@ -92,6 +96,14 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
         run("train.py", config, "--work-dir", folder)
         finished.touch()
     return config, Path(pointer.read_text().strip())
+
+
+def hold_images(cfg: Config, device: str) -> None:
+    """Keep the training images in memory, with the crops and flips of the config."""
+    data, loader = cfg.train_dataloader.dataset, cfg.train_dataloader
+    data.pipeline = cfg.test_dataloader.dataset.pipeline
+    loader.dataset = dict(type="hook.ImagesInMemory", dataset=data, device=device)
+    loader.update(num_workers=0, persistent_workers=False)
 
 
 def run(tool: str, *arguments: object) -> None:
@@ -112,6 +124,11 @@ def parse_args() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="CPU time of a run")
     length.add_argument("--iters", type=int, help="steps of a run")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/codecs"), help="runs")
+    parser.add_argument(
+        "--in-memory",
+        metavar="DEVICE",
+        help="keep the training images there, for a GPU that waits for files: cuda, cpu",
+    )
     parser.add_argument("--benchmark", default="", help="arguments of tokenizer_benchmark.py")
     add_config_options(parser)
     return parser.parse_args()
