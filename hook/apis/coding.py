@@ -189,7 +189,7 @@ class SceneEncoder(SceneModel):
             low, high = (np.unique(end).tolist() for end in value_limits(model))
             share = 100 * report.outside / max(report.pixels * len(codes.bands), 1)
             warnings.warn(
-                f"{request.input[0]}: {report.outside} values ({share:.2g} %) outside the range of "
+                f"{request.input[0]}: {report.outside} values ({share:.3g} %) outside the range of "
                 f"the training data, {_span(low)} to {_span(high)}; what they decode to may be "
                 "wrong",
                 stacklevel=2,

@@ -269,9 +269,7 @@ class WindowDecoder(Codec):
         real = pixels.reshape(-1, side * codes.stride, side * codes.stride)
         on_device = (torch.from_numpy(one).to(self.device) for one in (indices, known))
         stored = codes.to_stored(self._values(*on_device), real)
-        sums = np.zeros((len(windows), len(SUMS), len(codes.bands)))
-        sums[:, 0] = real.sum(axis=(1, 2))[:, None]
-        return CodedWindows(stored, sums)
+        return CodedWindows(stored, np.zeros((len(windows), len(SUMS), len(codes.bands))), real)
 
 
 def _cut(maps: np.ndarray | Tensor, margin: int) -> tuple:

@@ -1,8 +1,9 @@
 """Files of packed codes, ``.hkc``: by a table of frequencies, or by a generator's probabilities.
 
 A file has a header in JSON with tags, CRS, transform and size; then, for parts of the rows, the
-codes (:func:`hook.evaluation.rates.pack_codes`), or which places have one, and the validity bands
-in zlib. With a generator there follow an index and blocks of codes, each of which is packed alone.
+codes (:func:`hook.evaluation.rates.pack_codes`) with a checksum, or which places have one, and the
+validity bands in zlib. With a generator there follow an index and blocks of codes, each of which is
+packed alone.
 """
 
 import json
@@ -45,7 +46,8 @@ def pack_file(path: Path) -> None:
         for window in _strips(header):
             values = source.read(window=window)
             codes = np.moveaxis(values[: len(sizes)], 0, -1).astype(np.int64)
-            _write(file, "<Q", pack_codes(codes, [max(sizes) + 1] * len(sizes)))
+            part = pack_codes(codes, [max(sizes) + 1] * len(sizes))
+            _write(file, "<Q", part + struct.pack("<I", zlib.crc32(part)))
             _write_words(file, values[len(sizes) :])
     packed.replace(path)
 
@@ -224,6 +226,9 @@ def _unpack(file: BinaryIO, header: dict, target: Path) -> None:
                 known = bits[: math.prod(shape)].reshape(shape)
                 codes = np.repeat(np.where(known, 0, max(sizes))[None], len(sizes), axis=0)
             else:
+                part, expected = part[:-4], struct.unpack("<I", part[-4:])[0]
+                if zlib.crc32(part) != expected:  # damage gives other codes, not an error
+                    raise ValueError(f"the codes of row {window.row_off} and following are damaged")
                 codes = np.moveaxis(unpack_codes(part), -1, 0)
             sink.write(codes.astype(dtype), list(range(1, len(sizes) + 1)), window=window)
             if count > len(sizes):
@@ -238,10 +243,10 @@ def _read(file: BinaryIO, length: str) -> bytes:
 
 
 def _read_bytes(file: BinaryIO, size: int) -> bytes:
-    part = file.read(size)
-    if len(part) < size:
-        raise ValueError(f"it ends {size - len(part)} bytes early")
-    return part
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if left < size:  # not read: a damaged length is larger than the memory
+        raise ValueError(f"it ends {size - left} bytes early")
+    return file.read(size)
 
 
 @dataclass

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from rasterio.dtypes import can_cast_dtype, check_dtype
 
+from hook.arguments import is_int, is_number, short_repr
 from hook.errors import DataError
 from hook.geo.arrays import CODE_TAGS
 from hook.geo.raster import open_raster
@@ -37,6 +40,9 @@ class CodedWindows(NamedTuple):
     """(B, n, h, w) values of the bands of the file."""
     sums: np.ndarray
     """(B, len(SUMS), C) float64, see :data:`SUMS`."""
+    valid: np.ndarray | None = None
+    """(B, h, w) bool valid pixels, of which those that are written are counted in place of the
+    first of the sums; None leaves that."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,33 @@ class SceneCodes:
             np.copyto(stored, fill, where=~np.expand_dims(valid, -3))
         return stored
 
+    def _check(self) -> None:
+        """Raise ValueError if a value is not one that :meth:`tags` writes."""
+        count = len(self.bands) if isinstance(self.bands, tuple) else 0
+        dtype, number = np.dtype(self.dtype), self.nodata
+        whole = dtype.kind in "iu"
+
+        def all_of(values: object, check: Callable[[Any], bool], length: int = count) -> bool:
+            return isinstance(values, tuple) and len(values) == length and all(map(check, values))
+
+        right = {
+            "sizes": bool(self.sizes) and all_of(self.sizes, _is_count, np.size(self.sizes)),
+            **{name: _is_count(getattr(self, name)) for name in ("stride", "height", "width")},
+            "dtype": check_dtype(self.dtype) and dtype.kind in "iuf",
+            "bands": count > 0 and all_of(self.bands, lambda one: isinstance(one, str | None)),
+            "colours": all_of(self.colours, lambda one: isinstance(one, str)),
+            "scale": all_of(self.scale, lambda one: is_number(one) and one != 0),
+            "offset": all_of(self.offset, is_number),
+            "nodata": number is None
+            or (is_number(number) and (not whole or can_cast_dtype(number, self.dtype)))
+            or (isinstance(number, float) and not whole),  # NaN or infinity
+            "tagged": isinstance(self.tagged, bool),
+        }
+        for name, is_right in right.items():
+            if not is_right:
+                value = short_repr(getattr(self, name))
+                raise ValueError(f"{CODE_TAGS}{name.upper()}={value}")
+
     def tags(self) -> dict[str, str]:
         """Return the tags of the file."""
         values = {"codes": _VERSION, **dataclasses.asdict(self)}
@@ -166,8 +199,8 @@ class SceneCodes:
             values |= {k: json.loads(v) for k, v in values.items() if k not in texts}
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             codes = cls(**values)
+            codes._check()
             counts = len(codes.sizes), len(codes.sizes) + codes.validity_bands
-            np.dtype(codes.dtype)
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
             raise DataError(
                 f"{path}: is not a file of codes",
@@ -181,6 +214,10 @@ class SceneCodes:
                 expected=f"{' or '.join(map(str, counts))} bands {codes.code_dtype}, "
                 f"{' x '.join(map(str, codes.grid))} pixels",
                 found=f"{found}, {' x '.join(map(str, shape))} pixels",
-                remedy="use the file as hook encode wrote it",
+                remedy="use the file as hook encode wrote it, without another one's .aux.xml",
             )
         return codes
+
+
+def _is_count(value: Any) -> bool:
+    return is_int(value) and value > 0

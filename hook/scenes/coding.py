@@ -79,7 +79,8 @@ class EncodingReport(CodingReport):
     bands: tuple[str, ...] = ()
     """Names or numbers of the bands."""
     rmse: tuple[float, ...] = ()
-    """Root mean square error of each band in the units of the scene; empty if not measured."""
+    """Root mean square error of each band in the units of the scene; empty if not measured, NaN
+    without a valid pixel."""
     psnr: tuple[float, ...] = ()
     """Peak signal-to-noise ratio of each band in dB, the peak being ``peak``."""
     peak: tuple[float, ...] = ()
@@ -166,7 +167,7 @@ class _RowStacker:
 
     def __init__(self, plan: "CodingPlan", emit: Callable[[RowBlock], None]) -> None:
         self._emit, self._window = emit, None
-        self._layer = plan.layers[0]
+        self._layer, self._area = plan.layers[0], plan.area
         shape = self._layer.count, min(plan.window, plan.height), plan.width
         self._rows = np.empty(shape, self._layer.dtype)
         self._sums = np.zeros((len(SUMS), plan.bands))
@@ -176,11 +177,14 @@ class _RowStacker:
         """The sums of the block."""
         return {"sums": self._sums.tolist()}
 
-    def add(self, window: Window, output: tuple[np.ndarray, np.ndarray], covered: Any) -> None:
+    def add(self, window: Window, output: CodedWindows, covered: Any) -> None:
         """Add the planes and sums of a window."""
-        planes, sums = output
-        self._enter(window)[:] = planes[:, : window.height, : window.width]
-        self._sums += sums
+        self._enter(window)[:] = output.planes[:, : window.height, : window.width]
+        self._sums += output.sums
+        if output.valid is not None:
+            ends = zip(self._area[:2], self._area[2:], window[:2], strict=True)
+            part = (slice(max(a - w, 0), max(a + size - w, 0)) for a, size, w in ends)
+            self._sums[0] += np.count_nonzero(output.valid[tuple(part)])
 
     def skip(self, window: Window) -> None:
         """Add a window without data."""
@@ -221,15 +225,15 @@ class CodingPlan(LayerPlan):
         return _RowStacker(self, emit)
 
 
-def check_planes(output: Any, batch: int, plan: CodingPlan) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Check and copy the output of a batch; return planes and sums of each window.
+def check_planes(output: CodedWindows, batch: int, plan: CodingPlan) -> list[CodedWindows]:
+    """Check and copy the output of a batch; return that of each window.
 
     Raises:
         SceneError: It has the wrong shape.
     """
     layer = plan.layers[0]
     expected = (batch, layer.count, plan.window, plan.window), (batch, len(SUMS), plan.bands)
-    found = tuple(np.shape(part) for part in output)
+    found = tuple(np.shape(part) for part in output[:2])
     if found != expected:
         raise SceneError(
             "the model's output for a batch of windows",
@@ -238,7 +242,9 @@ def check_planes(output: Any, batch: int, plan: CodingPlan) -> list[tuple[np.nda
             remedy="check the stride and the number of codes of the model",
         )
     planes = np.array(output.planes, layer.dtype)
-    return list(zip(planes, np.asarray(output.sums, np.float64), strict=True))
+    sums = np.asarray(output.sums, np.float64)
+    valid = [None] * batch if output.valid is None else output.valid
+    return [CodedWindows(*parts) for parts in zip(planes, sums, valid, strict=True)]
 
 
 CODING = Job(check_planes, BlockWriter, cache_bytes)
@@ -302,6 +308,16 @@ def _plan(
     return dataclasses.replace(Scene.of(request), halo=halo), plan
 
 
+def _side(request: CodingRequest, grid: CodeGrid, size: tuple[int, int]) -> int:
+    """Return the codes along a side of a block, no more than a scene of ``size`` codes has.
+
+    Up to the default it is that of all scenes, whose codes then agree to the last bit.
+    """
+    default = DEFAULT_WINDOW // grid.stride
+    wanted = request.window // grid.stride if request.window else default
+    return max(min(wanted, max(default, *size)), 1)
+
+
 def plan_encoding(
     request: EncodingRequest,
     grid: CodeGrid,
@@ -346,8 +362,8 @@ def plan_encoding(
                 **{str(k).upper(): value for k, value in (request.creation_options or {}).items()},
             },
         )
-        window = max((request.window or DEFAULT_WINDOW) // grid.stride, 1)
         size = math.ceil(reader.height / grid.stride), math.ceil(reader.width / grid.stride)
+        window = _side(request, grid, size)
         margin = (grid.margin + grid.reach) * grid.stride
         halo = dict(take=grid.stride, give=1, margin=margin)
         return codes, *_plan(request, layer, size, area, halo, window, len(codes.bands))
@@ -398,7 +414,6 @@ def plan_decoding(
         colours=codes.colours,
         creation_options=request.creation_options,
     )
-    window = max((request.window or DEFAULT_WINDOW) // grid.stride, 1) * grid.stride
     with open_raster(request.input[0], SceneError) as source:
         request = dataclasses.replace(request, nodata="nan", bidx=list(source.indexes))
     with Scene.of(request).open() as reader:
@@ -407,6 +422,7 @@ def plan_decoding(
         pixels = SimpleNamespace(height=size[0], width=size[1], transform=transform)
         halo = dict(take=1, give=codes.stride, margin=grid.reach, nodata=codes.none)
         area = _area(pixels, request)
+        window = _side(request, grid, codes.grid) * grid.stride
         return _plan(request, layer, size, area, halo, window, len(codes.bands))
 
 
@@ -451,8 +467,8 @@ def encode_scene(
         low, high = (np.array([one[row] for one in found["ranges"]]) for row in (2, 3))
         own = (high.max(axis=0) - low.min(axis=0)) / np.abs(codes.scale if codes.tagged else 1)
         largest = np.broadcast_to(own if peak is None else peak, len(names))
-        mean = sums["squared_error"] / np.maximum(sums["pixels"], 1)
         with np.errstate(divide="ignore", invalid="ignore"):
+            mean = sums["squared_error"] / sums["pixels"]  # NaN without a valid pixel
             psnr = 10 * np.log10(np.square(largest) / mean)
         columns = dict(rmse=np.sqrt(mean), psnr=psnr, peak=largest)
         found |= {name: tuple(map(float, column)) for name, column in columns.items()}
@@ -609,9 +625,9 @@ def estimate_coding(
             begun = time.perf_counter()
             found = check_planes(function(*inputs), plan.batch, plan)[: len(waiting)]
             seconds.append(time.perf_counter() - begun)
-            planes += [one for one, _ in found]
+            planes += [one.planes for one in found]
             sampled += [window.height * window.width for window, _ in waiting]
-            sums = sums + sum(one for _, one in found)
+            sums = sums + sum(one.sums for one in found)
             waiting = []
             if len(seconds) == 2:  # before the samples fill it
                 memory = resident_bytes()

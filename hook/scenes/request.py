@@ -254,7 +254,8 @@ class CodingRequest(SceneRequest):
             self._set(bounds=_check_box("bounds", self.bounds))
         if self.output is not None and self.output.suffix.lower() not in self._suffixes:
             expected = f"a name that ends in {self._suffixes[0]}"
-            raise bad_argument("output", self.output, expected)
+            remedy = "correct output; codes are packed in .hkc with entropy (--entropy), else .tif"
+            raise bad_argument("output", self.output, expected, remedy)
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,22 @@ def test_codes_do_not_depend_on_the_blocks(codec_run, scene, tmp_path):
     assert max(np.abs(one - decoded[0]).max() for one in decoded) <= 1  # of rounding
 
 
+def test_pixels_of_the_scene_are_counted_and_windows_end_with_it(codec_run, scene, tmp_path):
+    codes, out = tmp_path / "codes.tif", tmp_path / "out.tif"
+    options = dict(progress=False, window=10**9)
+    report = encode(codec_run, scene, codes, **options)
+    valid = int((read(scene) != 0).all(axis=0).sum())
+    decoded = decode(codes, out, model=codec_run, **options)
+    assert report.pixels == decoded.pixels == valid  # not those of whole codes
+    with rasterio.open(scene) as source:
+        left, top = source.transform @ (190, 100)
+        right, bottom = source.transform @ (230, 150)
+    bounds = (left, bottom, right, top)
+    part = decode(codes, tmp_path / "part.tif", model=codec_run, bounds=bounds, **OPTIONS)
+    assert part.pixels == 50 * 40 - 1
+    assert np.array_equal(read(tmp_path / "part.tif") > 0, read(out)[:, 100:, 190:] > 0)
+
+
 def test_arrays_in_and_out(codec_run, scene, tmp_path):
     rioxarray = pytest.importorskip("rioxarray")
     encode(codec_run, scene, tmp_path / "codes.tif", **OPTIONS)
@@ -257,7 +273,7 @@ def test_workers_write_the_same_bytes(codec_run, scene, tmp_path):
 def test_values_outside_the_training_data_are_counted(codec_run, write_scene, tmp_path):
     values = image(64, 64)
     values[0, :10, :10] = 5000
-    with pytest.warns(UserWarning, match=r"100 values \(1.2 %\) outside the range"):
+    with pytest.warns(UserWarning, match=r"100 values \(1.22 %\) outside the range"):
         report = encode(codec_run, write_scene(values), tmp_path / "codes.tif", **OPTIONS)
     assert report.outside == 100
 
@@ -275,6 +291,7 @@ def test_a_scene_without_data(codec_run, write_scene, tmp_path):
     scene = write_scene(np.zeros((2, 70, 70), np.uint16), nodata=0)
     with pytest.warns(UserWarning, match="no valid pixel"):
         report = encode(codec_run, scene, tmp_path / "codes.tif", **OPTIONS)
+    assert np.isnan(report.rmse).all() and np.isnan(report.psnr).all()
     decode(tmp_path / "codes.tif", tmp_path / "out.tif", model=codec_run, **OPTIONS)
     assert report.empty_windows == report.windows and not read(tmp_path / "out.tif").any()
 

@@ -84,7 +84,8 @@ def test_validity_packs_into_the_type_of_the_codes(rng, sizes, words):
 
 
 def test_tags_come_back(write_scene):
-    codes = codes_of(nodata=math.nan, dtype="float32", bands=("rot", None), scale=(0.1, 1 / 3))
+    two = dict(bands=("rot", None), colours=("Red", "Gray"), scale=(0.1, 1 / 3), offset=(0.0, 1.0))
+    codes = codes_of(nodata=math.nan, dtype="float32", **two)
     path = write_scene(np.zeros((1, 3, 2), np.uint8))
     with rasterio.open(path, "r+") as target:
         target.update_tags(**codes.tags())
@@ -99,6 +100,34 @@ def test_tags_come_back(write_scene):
         target.update_tags(HOOK_SIZES="none")
     with pytest.raises(DataError, match="is not a file of codes"):
         SceneCodes.read(path)
+
+
+@pytest.mark.parametrize(
+    "tag, values",
+    [
+        ("BANDS", ("null", "[]", "[1]", '"x"', "[null, null]")),
+        ("COLOURS", ("null", "[]", "[3]", '"x"')),
+        ("SCALE", ("null", "[]", "[0]", "[NaN]", '["x"]', "1", "[1, 1]")),
+        ("OFFSET", ("null", "[]", "[1e400]", '["x"]', "0")),
+        ("NODATA", ("-1", "1e99", "NaN", '"x"', "[]", "true", "0.5")),
+        ("DTYPE", ("complex64", "O", "nonsense", "")),
+        ("STRIDE", ("0", "-4", "null", "4.5", "[4]")),
+        ("HEIGHT", ("null", "NaN", '"x"', "{}", "true")),
+        ("SIZES", ("null", "[]", "16", "[0]", '["x"]')),
+        ("TAGGED", ("null", '"no"')),
+    ],
+)
+def test_tags_that_were_changed_are_named(write_scene, tag, values):
+    path = write_scene(np.zeros((1, 3, 2), np.uint8))
+    for value in values:
+        with rasterio.open(path, "r+") as target:
+            target.update_tags(**codes_of().tags() | {f"HOOK_{tag}": value})
+        with pytest.raises(DataError, match="is not a file of codes") as caught:
+            SceneCodes.read(path)
+        assert caught.value.remedy
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(**codes_of().tags())
+    assert SceneCodes.read(path) == codes_of()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import threading
 import numpy as np
 import pytest
 import rasterio
+from rio_cogeo import cog_validate
 
+from hook.apis import decode, encode
 from hook.errors import SceneError
 from hook.scenes import MapRequest, map_scene
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
@@ -156,6 +158,33 @@ def test_a_part_is_decoded_from_few_bytes_of_served_codes(write_scene, server, t
         assert np.array_equal(source.read(), expected)
     sent = sum(last - first + 1 for first, last in server.ranges)
     assert 0 < sent < path.stat().st_size / 8  # most of it for the header and the fingerprint
+
+
+def test_a_window_of_served_codes_takes_few_requests(
+    codec_run, write_scene, server, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CPL_VSIL_CURL_NON_CACHED")  # GDAL's cache, as in use
+    fields = rng.integers(40, 200, (2, 130, 125)).repeat(16, axis=1).repeat(16, axis=2)
+    scene = write_scene((fields + rng.integers(0, 20, fields.shape)).astype(np.uint16))
+    codes, options = tmp_path / "codes.tif", dict(progress=False, threads=1)
+    encode(codec_run, scene, codes, errors=False, **options)
+    valid, faults, remarks = cog_validate(codes, quiet=True)
+    assert valid and not faults
+    assert ["overviews" in remark for remark in remarks] == [True]  # codes have no mean
+    with rasterio.open(server.url(codes.name)) as source:  # what rio info and GDAL tools do
+        assert source.shape == (520, 500) and source.tags()["HOOK_STRIDE"] == "4"
+        left, top = source.transform @ (300, 200)
+        right, bottom = source.transform @ (316, 216)
+    decode(codes, tmp_path / "whole.tif", model=codec_run, **options)
+    (tmp_path / "served.tif").write_bytes(codes.read_bytes())  # nothing of it was read yet
+    server.ranges.clear()
+    part, bounds = tmp_path / "part.tif", (left, bottom, right, top)
+    decode(server.url("served.tif"), part, model=codec_run, bounds=bounds, window=64, **options)
+    with rasterio.open(part) as found, rasterio.open(tmp_path / "whole.tif") as whole:
+        window = rasterio.windows.Window(1200, 800, 64, 64)
+        assert np.abs(found.read() - whole.read(window=window).astype(int)).max() <= 1  # rounding
+    sent = sum(last - first + 1 for first, last in server.ranges)
+    assert 0 < len(server.ranges) <= 6 and sent < 0.75 * codes.stat().st_size
 
 
 def test_a_changed_file_on_the_server_is_another_scene(scene, server):
