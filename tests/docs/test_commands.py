@@ -115,6 +115,7 @@ NOT_EXECUTED = {
         "hook encode": CODECS,
         "from hook.apis import decode, encode": CODECS,
         "hook encode CONFIG CHECKPOINT scene.tif codes.hkc": CODECS,
+        "python tools/analysis_tools/scene_codes.py": CODECS,
     },
     "docs/howto/generate.md": {
         "python tools/generate.py": GENERATOR,
