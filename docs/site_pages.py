@@ -60,7 +60,8 @@ def _linked_files(pages: list[Path]) -> list[Path]:
 
 def configs() -> list[Path]:
     """List the configs except ``_base_``."""
-    return sorted(p for p in ROOT.glob("configs/*/*.py") if p.parent.name != "_base_")
+    base = ROOT / "configs" / "_base_"
+    return sorted(p for p in ROOT.glob("configs/**/*.py") if base not in p.parents)
 
 
 def _name(path: Path) -> str:
@@ -185,12 +186,15 @@ def config_tables() -> str:
 
 
 def _config_tables() -> Iterator[str]:
-    for folder in sorted({path.parent for path in configs()}):
+    folders: dict[Path, list[Path]] = {}
+    for path in configs():
+        folders.setdefault(ROOT / Path(_name(path)).parents[-3], []).append(path)
+    for folder, paths in folders.items():
         yield from (f"## {folder.name}", "")
         if (folder / "README.md").exists():
             yield from (f"[README](../{_name(folder)}/README.md)", "")
         yield from ("| config | description |", "| --- | --- |")
-        for path in sorted(folder.glob("*.py")):
+        for path in paths:
             comment = _cell(_first_comment(path.read_text()))
             yield f"| [{path.stem}](../{_name(path)}) | {comment} |"
         yield ""

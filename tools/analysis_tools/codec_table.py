@@ -103,6 +103,8 @@ def hold_images(cfg: Config, device: str) -> None:
     data, loader = cfg.train_dataloader.dataset, cfg.train_dataloader
     data.pipeline = cfg.test_dataloader.dataset.pipeline
     loader.dataset = dict(type="hook.ImagesInMemory", dataset=data, device=device)
+    # MMEngine waits two seconds before each further pass of another sampler.
+    loader.sampler = dict(type="InfiniteSampler", shuffle=True)
     loader.update(num_workers=0, persistent_workers=False)
 
 
