@@ -67,7 +67,7 @@ OVERRIDDEN = {
     ),
     "mmengine.model.BaseDataPreprocessor": "forward",
     "mmengine.model.BaseModel": "_load_from_state_dict forward init_weights train train_step",
-    "mmengine.model.ExponentialMovingAverage": "avg_func",
+    "mmengine.model.ExponentialMovingAverage": "avg_func update_parameters",
     "mmengine.model.BaseModule": "forward init_weights train",
     "mmengine.optim.DefaultOptimWrapperConstructor": "add_params",
     "mmengine.optim.OptimWrapper": "optim_context",

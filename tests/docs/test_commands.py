@@ -63,10 +63,7 @@ NOT_EXECUTED = {
         "python tools/train.py": DATA,
         "tokenizer = dict(type": PART,
     },
-    "configs/autoencoders/README.md": {
-        "python tools/dataset_tools/": DATA,
-        "python tools/analysis_tools/codec_table.py": DATA,
-    },
+    "configs/autoencoders/README.md": {"python tools/dataset_tools/": DATA},
     "configs/benchmark/README.md": {
         "python tools/analysis_tools/benchmark.py": TIME,
         "python tools/analysis_tools/scene_benchmark.py": TIME,
