@@ -1,4 +1,4 @@
-"""codec_table: every row is a config that builds."""
+"""codec_table: every row is a config that builds, also with its images in memory."""
 
 import torch
 
@@ -19,3 +19,20 @@ def test_every_row_builds(load_tool, repo):
             with torch.device("meta"):
                 widths[name] = build_model(cfg).decoder.in_channels
     assert widths["KL 8"] == widths["VA-VAE 8"] == 8 and widths["none"] == 32
+
+
+def test_images_in_memory_have_the_crops_and_flips_of_the_config(load_tool, repo):
+    tool = load_tool("analysis_tools/codec_table.py")
+    setup_environment()
+    cfg = load_config(repo / "configs/autoencoders" / f"{tool.VQ}_s8_eurosat-2k-64.py")
+    changes, packing = cfg.train_dataloader.dataset.pipeline
+    assert [tuple(change.items()) for change in changes.transforms] == [
+        (("type", "PadIfNeeded"), ("min_height", 72), ("min_width", 72), ("border_mode", 4)),
+        (("type", "RandomCrop"), ("height", 64), ("width", 64)),
+        (("type", "HorizontalFlip"), ("p", 0.5)),
+        (("type", "VerticalFlip"), ("p", 0.5)),
+    ]
+    tool.hold_images(cfg, "cpu")
+    loader = cfg.train_dataloader
+    assert loader.dataset.to_dict().keys() == {"type", "dataset", "device"}  # 4 pixels, flips
+    assert list(loader.dataset.dataset.pipeline) == [packing] and loader.num_workers == 0

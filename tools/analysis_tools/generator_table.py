@@ -48,6 +48,7 @@ from hook.engine.configs import (
 )
 from hook.engine.devices import list_devices
 from hook.engine.models import build_model
+from hook.engine.profiling import device_name
 from hook.engine.tta import apply_view, views
 from hook.errors import ConfigError, HookError, reports_errors
 from hook.evaluation.alignment import cknna, permuted_cknna, prepare_features
@@ -369,7 +370,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     held_out = encode(generator, test.images, (0, False))
     some = reconstruct(generator, train.images[:count])
     report = dict(job._asdict(), iters=args.iters, samples=count)
-    report |= dict(codec=Path(cfg.model.codec_weights).parent.name, device=device_name(device))
+    report |= dict(codec=Path(cfg.model.codec_weights).parent.name, device=device_name(args.device))
     report["parameters"] = sum(p.numel() for p in network.parameters())
     floors = {"floor": train.images[:count], "codec_floor": some}
     floors["codec_distance"] = reconstruct(generator, test.images)
@@ -405,11 +406,6 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     sheet = make_grid(images[:SHEET].cpu(), nrow=cfg.model.num_classes)
     save_png(folder / "samples.png", sheet.permute(1, 2, 0).numpy())
     (folder / "finished").touch()
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or ``"cpu"``."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 # ------------------------------------------------------------------------------ all runs
