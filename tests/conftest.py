@@ -146,6 +146,12 @@ def cls_model(publish, cls_run, tmp_path_factory) -> Path:
     return publish(cls_run, tmp_path_factory.mktemp("published"), "tiny-cls")
 
 
+@pytest.fixture(scope="session")
+def codec_model(publish, codec_run, tmp_path_factory) -> Path:
+    """A published autoencoder."""
+    return publish(codec_run, tmp_path_factory.mktemp("published"), "tiny-codec")
+
+
 @pytest.fixture
 def listing(tmp_path, monkeypatch):
     """A list of models in a folder of its own: a function that fills it."""

@@ -18,7 +18,13 @@ from hook.geo.arrays import is_array
 from hook.geo.measure import metres_per_pixel
 from hook.geo.vector import to_wgs84
 from hook.inference.files import Prediction, predict_files
-from hook.inference.models import Model, checked_tokens, join_checkpoint, load_model
+from hook.inference.models import (
+    Model,
+    checked_tokens,
+    join_checkpoint,
+    load_model,
+    require_classes,
+)
 from hook.inference.scenes import warn_resolution_mismatch
 
 
@@ -60,6 +66,7 @@ class Classifier:
                 found="a segmentation",
                 remedy="map images with SceneMapper, or 'hook map'",
             )
+        require_classes(self.model)
         batch_size = check_int("batch_size", batch_size)
         if num_tokens is not None:
             num_tokens = checked_tokens(self.model, num_tokens)

@@ -91,6 +91,13 @@ def name_of(model: nn.Module) -> str:
 def require_classes(model: nn.Module) -> None:
     """Raise ConfigError for a model without classes: one that learned without labels."""
     if not get_num_classes(model):
+        if not hasattr(model, "backbone"):
+            raise ConfigError(
+                f"{type(model).__name__} has no classes",
+                expected="a classification or a segmentation",
+                found=type(model).__name__,
+                remedy="choose a different model; 'hook encode' takes autoencoders",
+            )
         raise ConfigError(
             "the model has no classes: it learned without labels",
             expected="a classification or a segmentation",
@@ -98,6 +105,22 @@ def require_classes(model: nn.Module) -> None:
             remedy="train one that starts from it, with train(..., pretrained=CHECKPOINT) or "
             "load_from; regions and search work without classes",
         )
+
+
+def backbone_with_tokens(model: nn.Module) -> nn.Module:
+    """Return the backbone of a model, which must have tokens.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not hasattr(backbone, "forward_with_tokens"):
+        raise ConfigError(
+            f"{type(model if backbone is None else backbone).__name__} has no tokens",
+            expected="a model with hook.TokenViT as its backbone",
+            remedy="choose a different model; 'hook map' and 'hook predict' take any with classes",
+        )
+    return backbone
 
 
 def join_checkpoint(model: Model, checkpoint: str | os.PathLike | None) -> Model:
@@ -206,10 +229,10 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
     """
     if not is_int(num_tokens):
         raise bad_argument("num_tokens", num_tokens, "an integer from 1")
-    tokenizer = getattr(model.backbone, "tokenizer", None)
+    tokenizer = getattr(getattr(model, "backbone", model), "tokenizer", None)
     maximum = getattr(tokenizer, "max_tokens", None)
     if maximum is None:
-        kind = type(model.backbone if tokenizer is None else tokenizer).__name__
+        kind = type(getattr(model, "backbone", model) if tokenizer is None else tokenizer).__name__
         raise ConfigError(
             f"the number of tokens of {kind} is fixed",
             expected="a model with hook.HookTokenizer",

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hook.arguments import check_int
 from hook.errors import ConfigError
-from hook.inference.models import load_model
+from hook.inference.models import backbone_with_tokens, load_model
 from hook.inference.windows import WindowPredictor
 from hook.regions.plan import SeedBatch, TokenBatch
 from hook.structures import ImageTokens
@@ -56,13 +56,7 @@ class RegionPredictor:
         refine: bool = False,
     ) -> None:
         model = load_model(model)
-        backbone = model.backbone
-        if not hasattr(backbone, "forward_with_tokens"):
-            raise ConfigError(
-                f"{type(backbone).__name__} has no tokens, and so no regions",
-                expected="a model with hook.TokenViT as its backbone",
-                remedy="use 'hook map --vectors' for polygons of classes",
-            )
+        backbone = backbone_with_tokens(model)
         if embedding is None:
             embedding = "seeds" if of_scene else "tokens"
         if embedding not in EMBEDDINGS:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, PixelData
 
-from hook.errors import ConfigError, DataError
+from hook.errors import DataError
 from hook.geo.bands import to_model_units
 from hook.inference.images import inference_pipeline, read_image
-from hook.inference.models import Model, chosen_tokens, load_model
+from hook.inference.models import Model, backbone_with_tokens, chosen_tokens, load_model
 from hook.structures import ImageTokens
 from hook.tokenizers import TokenizerOutput
 
@@ -57,12 +57,7 @@ def image_tokens(
 ) -> ImageTokens:
     """Return the tokens of an image as used by a model; see :func:`tokenize`."""
     model = load_model(model)
-    if not hasattr(model.backbone, "forward_with_tokens"):
-        raise ConfigError(
-            f"{type(model.backbone).__name__} has no tokenizer",
-            expected="a model with hook.TokenViT as its backbone",
-            remedy="use a config with the backbone hook.TokenViT",
-        )
+    backbone_with_tokens(model)
     num_tokens = chosen_tokens(model, num_tokens)
     name, values, known, read = read_image(model, image, valid, bidx)
     if read is not None:

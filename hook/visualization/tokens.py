@@ -272,13 +272,9 @@ def show_token_counts(
 # ------------------------------------------------------------------------------ what to show
 def _tokenizer_of(model: "nn.Module") -> "nn.Module":
     """Return a model's tokenizer; raise ConfigError without one, or for patch embedding."""
-    tokenizer = getattr(model.backbone, "tokenizer", None)
-    if tokenizer is None or not hasattr(model.backbone, "forward_with_tokens"):
-        raise ConfigError(
-            f"{type(model.backbone).__name__} has no tokens to show",
-            expected="a model with hook.TokenViT as its backbone",
-            remedy="use a model with tokens; hook predict supports any model",
-        )
+    from hook.inference.models import backbone_with_tokens
+
+    tokenizer = backbone_with_tokens(model).tokenizer
     if tokenizer.assign == "grid":
         raise ConfigError(
             f"{type(tokenizer).__name__} splits the image into squares: tokens have no regions",

@@ -66,8 +66,13 @@ def test_autoencoder(path):
         cfg.model.encoder.backbone.weights = None  # those of an optional package
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
         model = MODELS.build(cfg.model)
-    metainfo = cfg.train_dataloader.dataset.metainfo
+    metainfo = cfg.test_dataloader.dataset.metainfo
     assert model.in_channels == len(metainfo.bands)
+    trained = cfg.train_dataloader.dataset
+    if trained.type == "hook.ImagesInMemory":
+        trained = trained.dataset
+    for one in trained.get("datasets", [trained]):
+        assert one.metainfo.bands == metainfo.bands
     for split in ("val", "test"):
         assert cfg[f"{split}_dataloader"].dataset.metainfo == metainfo
         assert f"{split}_evaluator" in cfg

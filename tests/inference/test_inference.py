@@ -10,8 +10,10 @@ from hook.apis import (
     Classifier,
     RegionExtractor,
     SceneMapper,
+    export_onnx,
     load_model,
     predict_files,
+    show_tokens,
     tokenize,
 )
 from hook.engine.configs import load_config
@@ -388,3 +390,21 @@ def test_a_config_and_a_checkpoint_as_two_arguments(kind, seg_run, cls_run):
     old, new = (found if kind is load_model else found.model for found in (old, new))
     for before, after in zip(old.parameters(), new.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, scene, folder: SceneMapper(model),
+        lambda model, scene, folder: Classifier(model, num_tokens=2),
+        lambda model, scene, folder: RegionExtractor(model),
+        lambda model, scene, folder: predict_files(model, [scene], folder),
+        lambda model, scene, folder: tokenize(model, scene),
+        lambda model, scene, folder: show_tokens(model, scene),
+        lambda model, scene, folder: export_onnx(model, folder / "model.onnx"),
+    ],
+)
+def test_an_autoencoder_is_not_taken_for_another_model(codec_run, scenes, tmp_path, call):
+    with pytest.raises(ConfigError, match="TileAutoencoder has no (classes|tokens)"):
+        call(codec_run, scenes / "images" / "first.tif", tmp_path)
+    assert not list(tmp_path.iterdir())

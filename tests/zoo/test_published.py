@@ -133,3 +133,17 @@ def test_the_weights_serve_a_config_too(seg_model, seg_run):
 def test_a_path_of_the_wrong_type():
     with pytest.raises(ConfigError, match="path=None"):
         read_published(None)
+
+
+def test_an_autoencoder_without_what_only_trains_it(codec_model, codec_run):
+    card = read_published(codec_model)
+    assert card.task == "reconstruction" and "classes" not in card.dataset_meta
+    assert not {"losses", "discriminator", "frozen"} & card.model.keys()
+    before, after = load_model(codec_run), load_model(codec_model)
+    images = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        codes = before.encode(images).indices
+        # Half precision moves few latents across a border of codes.
+        assert (codes == after.encode(images).indices).float().mean() > 0.9
+        pair = [m.decode(m.quantizer.decode(codes), grid=(8, 8)) for m in (before, after)]
+    assert (pair[0] - pair[1]).abs().max() < 5e-3 * pair[0].abs().max()

@@ -90,8 +90,8 @@ def publish_model(args: argparse.Namespace) -> Path:
         DataError: If the test data are missing.
     """
     from hook.engine.configs import load_config
-    from hook.engine.models import is_segmentation
     from hook.inference.models import load_model
+    from hook.registry import MODELS
     from hook.zoo import PublishedModel, write_published
     from hook.zoo.listing import FOLDER, Entry, add_entry, checksum
     from hook.zoo.published import META_KEYS, SUFFIX
@@ -109,12 +109,14 @@ def publish_model(args: argparse.Namespace) -> Path:
     target = FOLDER / f"{name}{SUFFIX}" if args.zoo and not args.url else None
     target = target or Path(args.out).with_name(f"{name}{SUFFIX}")
     check_output(target, (args.config, args.checkpoint), ConfigError)
-    meta = _plain(model.dataset_meta)
+    meta, task = _plain(model.dataset_meta), _task(model)
+    if task == "reconstruction":  # the labels of its training data mean nothing to it
+        meta = {k: v for k, v in meta.items() if k not in ("classes", "palette", "ignore_index")}
     loader = cfg.get("test_dataloader") or {}
     steps = (loader.get("dataset") or {}).get("pipeline") or ()
     described: dict[str, Any] = dict(
         name=name,
-        task="segmentation" if is_segmentation(model) else "classification",
+        task=task,
         model=_model_section(cfg),
         dataset_meta={key: meta[key] for key in META_KEYS if meta.get(key) is not None},
         test_pipeline=_plain([step for step in steps if not _loads(step)]),
@@ -125,7 +127,9 @@ def publish_model(args: argparse.Namespace) -> Path:
         data=args.data,
         attribution=args.attribution,
     )
+    needed = MODELS.build(described["model"]).state_dict().keys()
     weights = get_state_dict(load_checkpoint(args.checkpoint))
+    weights = {key: value for key, value in weights.items() if key in needed}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, target.name)
         write_published(trial, PublishedModel(**described), weights, args.half)
@@ -146,7 +150,7 @@ def publish_model(args: argparse.Namespace) -> Path:
                 size=target.stat().st_size,
                 file=None if args.url else target.name,
                 url=args.url,
-                classes=described["dataset_meta"]["classes"],
+                classes=described["dataset_meta"].get("classes", []),
                 bands=described["dataset_meta"].get("bands", []),
                 resolution=described["dataset_meta"].get("resolution"),
                 metrics=metrics,
@@ -159,6 +163,15 @@ def publish_model(args: argparse.Namespace) -> Path:
     return target
 
 
+def _task(model: Any) -> str:
+    from hook.engine.models import is_segmentation
+    from hook.models import TileAutoencoder
+
+    if isinstance(model, TileAutoencoder):
+        return "reconstruction"
+    return "segmentation" if is_segmentation(model) else "classification"
+
+
 def _loads(step: dict) -> bool:
     return str(step.get("type")).rpartition(".")[2] in (
         "LoadImageFromFile",
@@ -168,7 +181,10 @@ def _loads(step: dict) -> bool:
 
 
 def _model_section(cfg: Any) -> dict[str, Any]:
-    """Return the section ``model`` without keys for training only."""
+    """Return the section ``model`` without keys for training only.
+
+    Losses, discriminator and frozen network of an autoencoder are such keys.
+    """
     model = _plain(cfg.model)
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", _plain(cfg.data_preprocessor))
@@ -176,6 +192,9 @@ def _model_section(cfg: Any) -> dict[str, Any]:
     def without(part: Any) -> Any:
         if isinstance(part, dict):
             dropped = ("init_cfg", "pretrained")
+            if part.get("type") == "hook.TileAutoencoder":
+                dropped += ("losses", "discriminator", "discriminator_first", "frozen")
+                dropped += ("equivariance", "entropy_boost")
             return {key: without(value) for key, value in part.items() if key not in dropped}
         return [without(one) for one in part] if isinstance(part, list) else part
 

@@ -2,6 +2,6 @@
 _base_ = ["../vq/vq-1k_s8_eurosat-2k-64.py"]
 model = dict(
     encoder=dict(out_channels=10),
-    quantizer=dict(_delete_=True, type="LookupFreeQuantizer", bits=10),
+    quantizer=dict(_delete_=True, type="hook.LookupFreeQuantizer", bits=10),
     decoder=dict(in_channels=10),
 )

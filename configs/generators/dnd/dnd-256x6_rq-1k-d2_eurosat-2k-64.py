@@ -4,7 +4,7 @@ _base_ = ["../ar/ar-256x6_vq-1k_eurosat-2k-64.py"]
 model = dict(
     codec=dict(
         quantizer=dict(
-            _delete_=True, type="ResidualQuantizer", codebook_size=1024, embed_dims=32, depth=2
+            _delete_=True, type="hook.ResidualQuantizer", codebook_size=1024, embed_dims=32, depth=2
         ),
     ),
     codec_weights="work_dirs/rq-1k-d2_s8_eurosat-2k-64/epoch_20.pth",

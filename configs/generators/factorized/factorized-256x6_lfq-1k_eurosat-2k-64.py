@@ -4,7 +4,7 @@ _base_ = ["../ar/ar-256x6_vq-1k_eurosat-2k-64.py"]
 model = dict(
     codec=dict(
         encoder=dict(out_channels=10),
-        quantizer=dict(_delete_=True, type="LookupFreeQuantizer", bits=10, factors=(5, 5)),
+        quantizer=dict(_delete_=True, type="hook.LookupFreeQuantizer", bits=10, factors=(5, 5)),
         decoder=dict(in_channels=10),
     ),
     codec_weights="work_dirs/lfq-1k_s8_eurosat-2k-64/epoch_20.pth",

@@ -4,7 +4,7 @@ _base_ = ["../ar/ar-256x6_vq-1k_eurosat-2k-64.py"]
 model = dict(
     codec=dict(
         encoder=dict(out_channels=64),
-        quantizer=dict(_delete_=True, type="GaussianQuantizer", embed_dims=32),
+        quantizer=dict(_delete_=True, type="hook.GaussianQuantizer", embed_dims=32),
     ),
     codec_weights="work_dirs/kl-32_s8_eurosat-2k-64/epoch_20.pth",
     network=dict(_delete_=True, type="hook.LightningDiT", embed_dims=256, depth=6, num_heads=8),
