@@ -112,6 +112,9 @@ def load_tool(repo):
 
     def load(path: str):
         name = "tool_" + Path(path).stem
+        folder = str((repo / "tools" / path).parent)
+        if folder not in sys.path:  # as if it were run
+            sys.path.append(folder)
         spec = importlib.util.spec_from_file_location(name, repo / "tools" / path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -34,6 +34,7 @@ from hook.models.generators import (
     CodeTransformer,
     DepthTransformer,
     FactorizedTransformer,
+    FlatTransformer,
     LightningDiT,
     TileGenerator,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "DepthTransformer",
     "DiceLoss",
     "FactorizedTransformer",
+    "FlatTransformer",
     "FocalLoss",
     "FrozenBackbone",
     "FusionEncoder",

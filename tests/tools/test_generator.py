@@ -142,14 +142,20 @@ def test_a_run_is_not_resumed_with_another_autoencoder(run, folder, tools, tmp_p
     assert not list((tmp_path / "again").glob(CODE_FILES))
 
 
-def test_a_flow_learns_normalised_latents(folder, tiny, tools, tmp_path):
+@pytest.fixture(scope="module")
+def flow(folder, tiny):
+    """Config of a flow over the latents of an autoencoder of its own."""
     base = '_base_ = ["codec.py"]\nmodel = dict(encoder=dict(out_channels=16), '
     base += f"quantizer=dict(_delete_=True, {GAUSSIAN}))\n"
     (folder / "gaussian.py").write_text(base)
     tiny.write_checkpoint(folder / "gaussian.py", folder / "gaussian.pth")
     config = folder / "flow.py"
     config.write_text(FLOW.format(folder=folder.as_posix(), gaussian=GAUSSIAN))
-    tools.run("tools/train.py", config, "--work-dir", tmp_path)
+    return config
+
+
+def test_a_flow_learns_normalised_latents(flow, folder, tools, tmp_path):
+    tools.run("tools/train.py", flow, "--work-dir", tmp_path)
     steps = [row for row in scalars(tmp_path) if "loss" in row]
     # Noise and normalised latents both have the variance 1, and a new network predicts zero.
     assert steps[0]["loss_velocity"] == pytest.approx(2, abs=0.4)
@@ -158,3 +164,23 @@ def test_a_flow_learns_normalised_latents(folder, tiny, tools, tmp_path):
     (latents,) = StoredFeatures(path)(range(4))
     state = load_checkpoint(tmp_path / "iter_4.pth")["state_dict"]
     assert latents.shape == (4, 8, 8, 8) and (state["feature_std"] > 0).all()
+
+
+def test_a_flow_is_drawn_towards_stored_features(flow, tools, tmp_path):
+    config = tmp_path / "aligned.py"
+    config.write_text(
+        f'_base_ = ["{flow.as_posix()}"]\n'
+        'frozen = dict(type="hook.FrozenBackbone", weights=None, levels=(0,), bands=(0, 1, 1))\n'
+        "model = dict(frozen=frozen,\n"
+        "    network=dict(alignment=dict(block=0, feature_channels=16)), turn=True)\n"
+        'custom_hooks = [dict(type="hook.CodeCacheHook")]\n'
+    )
+    tools.run("tools/train.py", config, "--work-dir", tmp_path / "run")
+    steps = [row["loss_alignment"] for row in scalars(tmp_path / "run") if "loss" in row]
+    assert len(steps) == 4 and all(0 < value <= 1 for value in steps)
+    (path,) = (tmp_path / "run").glob(CODE_FILES)
+    *views, features = StoredFeatures(path)(range(4))
+    assert len(views) == 8 and features.shape == (4, 16, 16, 16)
+    state = load_checkpoint(tmp_path / "run" / "iter_4.pth")["state_dict"]
+    assert "network.alignment.mlp.fc1.weight" in state and len(state["feature_std"]) == 8
+    assert not any(key.startswith("frozen") for key in state)

@@ -13,10 +13,16 @@ from PIL import Image
 from hook.datasets.named import EuroSATRGB
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
+from hook.engine.tta import apply_view, views
 
-CODECS = {"KL 32": ("kl/kl-32", {}), "IBQ 512": ("ibq/ibq-1k", {"codebook_size": 512})}
+CODECS = {
+    "KL 32": ("kl/kl-32", {}),
+    "IBQ 512": ("ibq/ibq-1k", {"codebook_size": 512}),
+    "RQ depth 2": ("rq/rq-1k-d2", {}),
+}
 NETWORK = ("embed_dims=16", "depth=2", "num_heads=2")
 OPTIONS = ("--iters", "4", "--points", "2", "--samples", "20", "--codec-seed", "0")
+OPTIONS += ("--packed", "0")
 OPTIONS += ("--cfg-options", *(f"model.network.{one}" for one in NETWORK))
 
 
@@ -24,6 +30,11 @@ OPTIONS += ("--cfg-options", *(f"model.network.{one}" for one in NETWORK))
 def tool(load_tool):
     setup_environment()
     return load_tool("analysis_tools/generator_table.py")
+
+
+@pytest.fixture(scope="module")
+def training(load_tool):
+    return load_tool("analysis_tools/generator_training.py")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +81,7 @@ def lines_of(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_every_row_builds_over_its_codec(tool, load_tool, repo):
+def test_every_row_builds_over_its_codec(tool, training, load_tool, repo):
     codecs = {}
     for rows in load_tool("analysis_tools/codec_table.py").TABLES.values():
         codecs |= rows
@@ -84,12 +95,15 @@ def test_every_row_builds_over_its_codec(tool, load_tool, repo):
             if "backbone" in of.encoder:
                 of.encoder.backbone.weights = None  # those of an optional package
             of.losses = []
-            cfg = load_config(tool.CONFIGS / f"{path}.py")
+            cfg = load_config(training.CONFIGS / f"{path}.py")
             cfg.model.codec = of
             cfg.merge_from_dict(options)
             network = build_model(cfg).network
             weights[name] = sum(p.numel() for p in network.parameters())
     assert weights["LFQ in factors"] == pytest.approx(weights["LFQ flat"], rel=0.06)
+    for depth in (2, 4):
+        flat, own = weights[f"RQ depth {depth}, flat"], weights[f"RQ depth {depth}"]
+        assert own - flat == (depth - 1) * 256  # the norms of further heads
     assert weights["VA-VAE 32"] == weights["KL 32"] > weights["KL 8"]
 
 
@@ -102,9 +116,9 @@ def test_the_first_seed_of_all_tables_comes_first(tool):
     assert found[4:] == [("sizes", 1), ("sizes", 2)]
 
 
-def test_the_schedule_is_that_of_the_config(tool):
-    cfg = load_config(tool.CONFIGS / f"{tool.AR}.py")
-    ends, rates = tool.schedule_of(cfg)
+def test_the_schedule_is_that_of_the_config(training):
+    cfg = load_config(training.CONFIGS / f"{training.AR}.py")
+    ends, rates = training.schedule_of(cfg)
     assert ends == [0, 2 / 33, 4 / 33, 1] and rates == [0.005, 1.0, 1.0, 0.1]
 
 
@@ -112,7 +126,7 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
     rows = ("flows", "sizes", "--rows", "KL 32", "KL 8", "IBQ 512", *OPTIONS, "--out", tmp_path)
     assert run(*rows) == 0
     shown = capsys.readouterr()
-    assert "flows-kl-8_seed0 is skipped: there is no trained codec KL 8" in shown.err
+    assert "flows-kl-8_seed0 is skipped: there is no trained codec kl-8_seed0" in shown.err
     (flow,), (codes,) = (tmp_path.glob(f"{name}*/log.jsonl") for name in ("flows", "sizes"))
     for log in (flow, codes):
         early, late = lines_of(log)
@@ -132,6 +146,47 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
     assert "| at 2 | at 4 |" in table and "| flows | KL 32 | 0 |" in table
     before = codes.stat().st_mtime_ns
     assert run(*rows) == 0 and codes.stat().st_mtime_ns == before
+
+
+def test_codes_of_a_sequence_are_packed_as_expected(run, tool, tmp_path, monkeypatch):
+    pytest.importorskip("constriction", reason="the codecs extra is not installed")
+    monkeypatch.setattr(tool, "PACKED_TILES", 8)
+    rows = ["depths", "--rows", "RQ depth 2, flat", *OPTIONS, "--out", tmp_path]
+    rows[rows.index("--packed") + 1] = "20"
+    assert run(*rows) == 0
+    (log,) = tmp_path.glob("depths*/log.jsonl")
+    early, late = lines_of(log)
+    assert "packed_bytes" not in early and late["packed_tiles"] == 20
+    # 128 codes of about 10 bits, and three blocks with up to 4 bytes to fill and an index of 12
+    assert late["packed_expected_bytes"] == pytest.approx(160, rel=0.02)
+    more = late["packed_bytes"] - late["packed_expected_bytes"]
+    assert 3 * 12 / 20 <= more <= 3 * 18 / 20
+    assert 0 < late["packed_table_bytes"] < 160  # few codes of random tiles, by a random codec
+    assert late["network_bytes"] == 4 * late["parameters"]
+    cells = [f"{late[f'packed{name}_bytes']:.1f}" for name in ("", "_expected", "_table")]
+    assert f"| {' | '.join(cells)} | " in (tmp_path / "table.md").read_text()
+
+
+def test_a_flow_is_drawn_towards_features_and_its_blocks_are_measured(run, tmp_path):
+    own = ("model.frozen.weights=None", "model.network.alignment.block=0")
+    row = "KL 32, aligned flow"
+    assert run("joint", "--rows", row, *OPTIONS, *own, "--out", tmp_path) == 0
+    (log,) = tmp_path.glob("joint*/log.jsonl")
+    early, late = lines_of(log)
+    assert len(early["cknna"]) == len(early["cknna_finer"]) == 2
+    assert 3 < early["loss"] < 4  # 2 + 1 of a new flow, and half of one minus a cosine
+    text = (tmp_path / "table.md").read_text()
+    second = text[text.index("| table | row | seed | step | level | block 0 | block 1 |") :]
+    values = [f"{value:.3f}" for value in (*late["cknna_finer"], late["cknna_finer_permuted"])]
+    assert f"| joint | {row} | 0 | 4 | finer | {' | '.join(values)} |" in second
+    assert second.count("\n") == 2 + 2 * 2
+
+
+def test_features_are_turned_as_images_are(training):
+    maps, chosen = torch.randn(8, 3, 4, 4), list(views(square=True))
+    found = training.turned(maps, torch.arange(8), 8)
+    for row, view in enumerate(chosen):
+        assert torch.equal(found[row], apply_view(maps[row], view))
 
 
 def test_an_interrupted_run_starts_anew_unless_it_is_another_process(run, tmp_path):

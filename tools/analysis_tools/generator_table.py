@@ -7,7 +7,12 @@ computed once and stay on the device. The schedule is that of the config, as sha
 weights, classes in equal shares. Their Fréchet distance to the test tiles is measured in the mean
 features of EfficientNet-Lite0 (never called FID: that is another network), beside those of as many
 training tiles, as they are and decoded by the codec. Of codes also the bits of a position on test
-tiles are measured, and of flows the CKNNA of each block with these features.
+tiles are measured, and of flows the CKNNA of each block with these features. The flows of the table
+``joint`` are drawn towards the same network, so that their distances and CKNNA favour them.
+
+At the end the codes of ``--packed`` test tiles are packed with the network's probabilities, as by
+``hook encode --entropy MODEL`` (without their classes), and with a table of frequencies, as by
+``--entropy``, which are both unpacked and compared (``pip install hook-rs[codecs]``).
 
     python tools/analysis_tools/generator_table.py flows depths factors sizes --seeds 0 1 2 \
         --codecs work_dirs/codecs --data data/eurosat_rgb_15k --out work_dirs/generators \
@@ -23,61 +28,71 @@ import csv
 import json
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from generator_training import (
+    AR,
+    BATCH,
+    Queue,
+    Tiles,
+    draw,
+    encode,
+    encode_features,
+    encode_views,
+    generator_config,
+    optimize,
+    reconstruct,
+)
 from mmengine.config import Config
-from PIL import Image
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from hook.engine.configs import (
     add_config_options,
-    build_dataset,
-    load_config,
     make_folder,
     setup_environment,
 )
 from hook.engine.devices import list_devices
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
-from hook.engine.tta import apply_view, views
-from hook.errors import ConfigError, HookError, reports_errors
+from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.alignment import cknna, permuted_cknna, prepare_features
 from hook.evaluation.frechet import frechet_distance
+from hook.evaluation.rates import load_constriction, pack_codes, unpack_codes
 from hook.geo.staging import atomic_write, save_png
+from hook.inference.entropy import EntropyModel
 from hook.models import TileGenerator
 from hook.registry import MODELS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "generators"
 FLOW = "lightningdit/lightningdit-256x6_kl-32_eurosat-2k-64"
-AR, DND = "ar/ar-256x6_vq-1k_eurosat-2k-64", "dnd/dnd-256x6_rq-1k-d2_eurosat-2k-64"
+ALIGNED = "lightningdit/lightningdit-256x6-aligned_kl-32_eurosat-2k-64"
+DND = "dnd/dnd-256x6_rq-1k-d2_eurosat-2k-64"
 FACTORS = "factorized/factorized-256x6_lfq-1k_eurosat-2k-64"
 PAIRS = {"model.codec.quantizer.factors": (5, 5)}
 # Blocks over positions and over factors that have about as many weights as six blocks and the
 # tables of 1,024 codes.
 FIVE = {"model.network.depth": 5, "model.network.factor_depth": 2}
+# All codes of all positions in one sequence.
+SEQUENCE = {"model.network.type": "hook.FlatTransformer"}
 # The name of a row, its config, the row of codec_table.py, and options.
 TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
     "flows": {
         name: (FLOW, name, {}) for name in ("KL 8", "VA-VAE 8", "KL 32", "VA-VAE 32", "VFM-VAE 32")
     },
-    "depths": {f"RQ depth {depth}": (DND, f"RQ depth {depth}", {}) for depth in (1, 2, 4)},
+    "joint": {f"{name}, aligned flow": (ALIGNED, name, {}) for name in ("KL 32", "VFM-VAE 32")},
+    "depths": {f"RQ depth {depth}": (DND, f"RQ depth {depth}", {}) for depth in (1, 2, 4)}
+    | {f"RQ depth {depth}, flat": (AR, f"RQ depth {depth}", SEQUENCE) for depth in (2, 4)},
     "factors": {"LFQ in factors": (FACTORS, "LFQ", PAIRS | FIVE), "LFQ flat": (AR, "LFQ", {})},
     "sizes": {f"IBQ {size}": (AR, f"IBQ {size}", {}) for size in (512, 4096, 16384)},
 }
 # Maps at stride 16, with which the codecs may be aligned, and the last ones, of tiles enlarged
 # twice.
 FROZEN = dict(type="hook.FrozenBackbone", levels=(3, 4), scale=2.0)
-BATCH = 250  # of passes without gradients
+PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
 SHEET = 40  # tiles of the contact sheet
 FLOW_TIME = 0.5  # of the paths at which a flow's blocks are compared with features
 
@@ -100,37 +115,7 @@ def slug(row: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in row.lower())
 
 
-# ------------------------------------------------------------------------------ data
-class Tiles:
-    """Tiles of a split on a device, in a random order of its own in which classes alternate.
-
-    Args:
-        data: Folder of EuroSAT RGB with ``splits``.
-        split: ``"train"`` or ``"test"``.
-        count: Number of tiles; None: all.
-        device: Where they are kept.
-
-    Attributes:
-        images: (N, 3, 64, 64) uint8.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, data: Path, split: str, count: int | None, device: str) -> None:
-        cfg = load_config(CONFIGS / f"{AR}.py")
-        dataset = build_dataset(cfg, split, lambda section: section | dict(data_root=str(data)))
-        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-        labels = np.array([info["gt_label"] for info in infos])
-        order = np.random.default_rng(0).permutation(len(infos))
-        order = order[np.argsort(labels[order], kind="stable")]
-        # How many of its class are before a tile: first come the first ones of all classes.
-        ranks = np.concatenate([np.arange(n) for n in np.bincount(labels)])
-        order = order[np.argsort(ranks, kind="stable")][:count]
-        # Not through the pipeline, which takes eight times as long.
-        images = np.stack([np.asarray(Image.open(infos[index]["img_path"])) for index in order])
-        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
-        self.labels = torch.from_numpy(labels[order]).to(device)
-
-
+# ------------------------------------------------------------------------------ measures
 class Judge:
     """Distances of tiles to the test tiles in features of a frozen network.
 
@@ -169,89 +154,7 @@ def read_row(job: Job, args: argparse.Namespace) -> Config:
     path, codec, options = TABLES[job.table][job.row]
     seed = job.seed if args.codec_seed is None else args.codec_seed
     folder = args.codecs / f"{slug(codec)}_seed{seed}"
-    pointer = folder / "last_checkpoint"
-    if not pointer.is_file():
-        raise ConfigError(
-            f"there is no trained codec {codec}, seed {seed}",
-            expected=str(pointer),
-            found="no such file",
-            remedy="train it with codec_table.py, or choose --codecs and --codec-seed",
-        )
-    cfg = load_config(CONFIGS / f"{path}.py")
-    cfg.model.codec = load_config(folder / "config.py").model
-    # A folder of runs may have moved since.
-    cfg.model.codec_weights = str(folder / Path(pointer.read_text().strip()).name)
-    cfg.merge_from_dict(options | (args.cfg_options or {}))
-    return cfg
-
-
-@torch.no_grad()
-def encode(generator: TileGenerator, images: Tensor, view: tuple[int, bool]) -> Tensor:
-    """Return codes (N, P, Q) int32, or latents (N, P, D) float16, of a view of uint8 images."""
-    kind = torch.int32 if generator.target == "codes" else torch.float16
-    found = []
-    for part in images.split(BATCH):
-        inputs = dict(inputs=apply_view(part, view))
-        found.append(generator(generator.data_preprocessor(inputs)["inputs"]).to(kind))
-    return torch.cat(found)
-
-
-def encode_views(generator: TileGenerator, images: Tensor, turn: bool) -> Tensor:
-    """Return codes or normalised latents (V, N, P, ...) of all views; see :func:`encode`.
-
-    The generator gets the mean and deviation of the latents of the first view, the images as they
-    are.
-    """
-    if generator.target == "latents":
-        generator.feature_std.fill_(1)  # to encode them as they are
-        latents = encode(generator, images, (0, False)).double().flatten(0, 1)
-        generator.feature_mean.copy_(latents.mean(dim=0))
-        generator.feature_std.copy_(latents.std(dim=0).clamp(min=1e-4))
-    chosen = list(views(square=True)) if turn else [(0, False)]
-    return torch.stack([encode(generator, images, view) for view in chosen])
-
-
-@torch.no_grad()
-def reconstruct(generator: TileGenerator, images: Tensor) -> Tensor:
-    """Return uint8 images through the codec."""
-    found = []
-    for part in images.split(BATCH):
-        inputs = generator.data_preprocessor(dict(inputs=part))["inputs"]
-        codes = generator.codec.encode(inputs)
-        decoded = generator.codec.decode(codes.latents, codes.grid, generator.tile_size)
-        found.append(as_bytes(generator.data_preprocessor.restore(decoded)))
-    return torch.cat(found)
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """Round images in the units of the data to uint8."""
-    return images.round().clamp(0, 255).to(torch.uint8)
-
-
-@torch.no_grad()
-def draw(generator: TileGenerator, labels: Tensor, seed: int) -> Tensor:
-    """Draw a tile for each class of ``labels`` (N,); return uint8 images.
-
-    Codes are drawn on the device: ``generator.sample`` draws them on the CPU, so that they are the
-    same on all devices, which takes seconds for large tables.
-    """
-    source = torch.Generator(labels.device).manual_seed(seed)
-
-    def choose(logits: Tensor, position: int, column: int) -> Tensor:
-        noise = torch.empty_like(logits).exponential_(generator=source).log()  # minus Gumbel
-        return (logits - noise).argmax(dim=-1)
-
-    found = []
-    for start in range(0, len(labels), BATCH):
-        part = labels[start : start + BATCH]
-        if generator.target == "latents":
-            sampled = generator.sample(len(part), part, seed=seed, first=start)
-        else:
-            sampled = generator.network.walk(generator.conditions(part), choose)
-            if generator.codec.quantizer.indices_kind == "single":
-                sampled = sampled[..., 0]
-        found.append(as_bytes(generator.decode(sampled)))
-    return torch.cat(found)
+    return generator_config(path, folder, options | (args.cfg_options or {}))
 
 
 @torch.no_grad()
@@ -271,102 +174,95 @@ def measure_bits(network: nn.Module, codes: Tensor, labels: Tensor) -> dict[str,
     return {"bits": bits / positions / np.log(2), "unigram_bits": entropy / np.log(2)}
 
 
+def measure_bytes(generator: TileGenerator, codes: Tensor) -> dict[str, Any]:
+    """Pack codes (N, P, Q) of tiles, in blocks as ``hook encode`` does, and unpack them again.
+
+    Returns:
+        Bytes of a tile with the network's probabilities, with their index and as expected from the
+        probabilities, and with a table of frequencies; and the bytes of the network's weights.
+
+    Raises:
+        DataError: Codes came back as others.
+    """
+    if not len(codes):
+        return {}
+    values, model, total, bits = codes.long().cpu().numpy(), EntropyModel(generator), 0, 0.0
+    table = pack_codes(values, model.sizes)
+    same = np.array_equal(unpack_codes(table), values)
+    for start in range(0, len(values), PACKED_TILES):
+        part = values[start : start + PACKED_TILES]
+        known = np.ones(part.shape[:2], bool)
+        payload, expected = model.pack(part, known)
+        same = same and np.array_equal(model.unpack(payload, known), part)
+        total, bits = total + len(payload) + INDEX_BYTES, bits + expected
+    if not same:
+        raise DataError(
+            "packed codes came back as others",
+            expected="the codes that were packed",
+            remedy="report it with these versions: " + model.versions,
+        )
+    sizes = {"packed": total, "packed_expected": bits / 8, "packed_table": len(table)}
+    found = {f"{key}_bytes": round(size / len(values), 3) for key, size in sizes.items()}
+    return found | {"packed_tiles": len(values), "network_bytes": model.bytes}
+
+
 @torch.no_grad()
 def measure_alignment(
-    network: nn.Module, latents: Tensor, labels: Tensor, features: Tensor
+    network: nn.Module, latents: Tensor, labels: Tensor, features: list[Tensor]
 ) -> dict[str, Any]:
-    """Return the CKNNA of the mean tokens after each block of a flow with features (N, D).
+    """Return the CKNNA of the mean tokens after each block of a flow with frozen features.
 
     The blocks see points halfway between noise and normalised latents (N, P, D).
+
+    Args:
+        network: The flow.
+        latents: The latents.
+        labels: (N,) conditions.
+        features: Mean features (N, D) of each level, the finer one first.
+
+    Returns:
+        ``cknna`` with the last level, ``cknna_finer``, and of the best block the value with
+        permuted rows.
     """
-    rows: list[list[Tensor]] = [[] for _ in network.blocks]
-
-    def keep(number: int):
-        return lambda block, inputs, tokens: rows[number].append(tokens.mean(dim=1))
-
-    hooks = [one.register_forward_hook(keep(k)) for k, one in enumerate(network.blocks)]
+    count = len(network.blocks)
+    rows: list[list[Tensor]] = [[] for _ in range(count)]
     draws = torch.Generator(latents.device).manual_seed(0)
-    try:
-        for part, classes in zip(latents.split(BATCH), labels.split(BATCH), strict=True):
-            maps = part.float().mT.unflatten(2, network.grid)
-            noise = torch.empty_like(maps).normal_(generator=draws)
-            times = maps.new_full((len(maps),), FLOW_TIME)
-            network(network.interpolate(noise, maps, times)[0], times, classes)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    true = prepare_features(features.to(latents.device))
+    for part, classes in zip(latents.split(BATCH), labels.split(BATCH), strict=True):
+        maps = part.float().mT.unflatten(2, network.grid)
+        noise = torch.empty_like(maps).normal_(generator=draws)
+        times = maps.new_full((len(maps),), FLOW_TIME)
+        x = network.interpolate(noise, maps, times)[0]
+        tokens = network.forward_with_tokens(x, times, classes, range(count))[1]
+        for row, one in zip(rows, tokens, strict=True):
+            row.append(one.mean(dim=1))
     own = [prepare_features(torch.cat(one).double()) for one in rows]
-    values = [round(cknna(one, true), 4) for one in own]
-    best = own[int(np.argmax(values))]
-    return {"cknna": values, "cknna_permuted": round(permuted_cknna(best, true), 4)}
+    found = {}
+    for name, level in zip(("cknna_finer", "cknna"), features, strict=True):
+        true = prepare_features(level.to(latents.device))
+        found[name] = values = [round(cknna(one, true), 4) for one in own]
+        best = own[int(np.argmax(values))]
+        found[f"{name}_permuted"] = round(permuted_cknna(best, true), 4)
+    return found
 
 
 # ------------------------------------------------------------------------------ one run
-def optimize(
-    network: nn.Module, stored: Tensor, labels: Tensor, cfg: Config, steps: int
-) -> Iterator[tuple[int, nn.Module, Tensor]]:
-    """Train a network on random batches; yield step, averaged network and loss after each step.
-
-    Args:
-        network: The network, on the device of the data.
-        stored: (V, N, P, ...) of :func:`encode_views`.
-        labels: (N,) conditions.
-        cfg: Config of the run.
-        steps: Number of steps.
-    """
-    wrapper, size = cfg.optim_wrapper, cfg.train_dataloader.batch_size
-    options = {key: value for key, value in wrapper.optimizer.items() if key != "type"}
-    flat = [p for p in network.parameters() if p.ndim < 2]
-    others = [p for p in network.parameters() if p.ndim > 1]
-    # Two groups for all weights, where MMEngine's constructor makes one for each.
-    groups = [dict(params=others), dict(params=flat, weight_decay=0.0)]
-    optimizer = torch.optim.AdamW(groups, **options)
-    ends, rates = schedule_of(cfg)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: float(np.interp(step / steps, ends, rates))
-    )
-    (averages,) = (one for one in cfg.custom_hooks if one.type == "EMAHook")
-    average = get_ema_multi_avg_fn(1 - averages.momentum)
-    averaged = AveragedModel(network, multi_avg_fn=average)
-    averaged.update_parameters(network)  # the first only copies the weights
-    averaged.module.eval()
-    kind = torch.float32 if stored.is_floating_point() else torch.int64
-    network.train()
-    for step in range(1, steps + 1):
-        index = torch.randint(len(labels), (size,), device=labels.device)
-        view = torch.randint(len(stored), (size,), device=labels.device)
-        losses = network.loss(stored[view, index].to(kind), labels[index])
-        loss = sum(losses.values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), **wrapper.clip_grad)
-        optimizer.step()
-        schedule.step()
-        averaged.update_parameters(network)
-        yield step, averaged.module, loss.detach()
-
-
-def schedule_of(cfg: Config) -> tuple[list[float], list[float]]:
-    """Return the corners of the rates of a config: shares of the steps, and factors of the rate."""
-    warm_up, fall = cfg.param_scheduler
-    total = cfg.train_cfg.max_epochs
-    ends = [0, warm_up.end / total, fall.begin / total, fall.end / total]
-    return ends, [warm_up.start_factor, 1.0, fall.start_factor, fall.end_factor]
-
-
 def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -> None:
     """Train a row, measure it at several steps, and write its log and samples."""
     cfg = read_row(job, args)
     start = time.perf_counter()
     torch.manual_seed(job.seed)
     generator = build_model(cfg)
+    packed = args.packed if generator.target == "codes" else 0
+    if packed:
+        load_constriction()  # it may be missing, which is better said before the training
     generator.init_weights()
     network = generator.network
     generator.to(args.device).eval()
     count, device = args.samples, train.labels.device
     labels = generator.conditions(train.labels)
     stored = encode_views(generator, train.images, cfg.model.turn)
+    aligned = getattr(network, "alignment", None) is not None
+    features = encode_features(generator, train.images) if aligned else None
     held_out = encode(generator, test.images, (0, False))
     some = reconstruct(generator, train.images[:count])
     report = dict(job._asdict(), iters=args.iters, samples=count)
@@ -382,7 +278,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     log = folder / "log.jsonl"
     log.write_text("")  # of a killed process
     total, last, seconds, start = torch.zeros((), device=device), 0, 0.0, time.perf_counter()
-    for step, averaged, loss in optimize(network, stored, labels, cfg, args.iters):
+    for step, averaged, loss in optimize(network, stored, labels, cfg, args.iters, features):
         total += loss
         if step not in points:
             continue
@@ -394,9 +290,12 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
         line["distance"], line["distance_finer"] = judge.distances(images)
         if generator.target == "codes":
             line |= measure_bits(averaged, held_out, generator.conditions(test.labels))
+            if step == args.iters:
+                line |= measure_bytes(generator, held_out[:packed])
         else:
-            seen = (held_out[:count], test.labels[:count], judge.test[-1][:count])
-            line |= measure_alignment(averaged, *seen)
+            levels = [level[:count] for level in judge.test]
+            seen = held_out[:count], test.labels[:count]
+            line |= measure_alignment(averaged, *seen, levels)
         line |= dict(train_s=seconds, measure_s=time.perf_counter() - start)
         with log.open("a") as file:
             file.write(json.dumps(report | line) + "\n")
@@ -405,7 +304,6 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
         start = time.perf_counter()
     sheet = make_grid(images[:SHEET].cpu(), nrow=cfg.model.num_classes)
     save_png(folder / "samples.png", sheet.permute(1, 2, 0).numpy())
-    (folder / "finished").touch()
 
 
 # ------------------------------------------------------------------------------ all runs
@@ -432,56 +330,6 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-class Queue:
-    """Runs rows one after the other, beside other processes with the same ``--out``.
-
-    Args:
-        args: The arguments of the command.
-
-    Attributes:
-        failed: Number of failed runs.
-    """
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.failed = args, 0
-        self.end = time.monotonic() + 60 * args.minutes
-
-    @cached_property
-    def data(self) -> tuple[Judge, Tiles, Tiles]:
-        """The judge, and the training and test tiles, read when the first run begins."""
-        args = self.args
-        test, train = (Tiles(args.data, s, args.tiles, args.device) for s in ("test", "train"))
-        return Judge(test, args.device), train, test
-
-    def work(self, jobs: list[Job]) -> None:
-        """Run what is neither finished nor running elsewhere."""
-        for job in jobs:
-            folder = self.args.out / job.folder
-            try:
-                read_row(job, self.args)
-            except ConfigError as error:  # the codec may be trained later
-                print(f"{job.folder} is skipped: {error}", file=sys.stderr, flush=True)
-                continue
-            make_folder(folder, "--out")
-            # The system frees the lock of a killed process.
-            with suppress(Timeout), FileLock(folder / "lock", blocking=False):
-                if (folder / "finished").is_file():
-                    continue
-                if time.monotonic() > self.end:
-                    print(f"{job.folder} is not run: --minutes are over", file=sys.stderr)
-                    return
-                self._run(job, folder)
-
-    def _run(self, job: Job, folder: Path) -> None:
-        try:
-            run(job, folder, *self.data, self.args)
-        except Exception as error:  # the other rows are worth their time
-            self.failed += 1
-            if not isinstance(error, HookError):
-                traceback.print_exc()
-            print(f"{job.folder} failed: {error}", file=sys.stderr, flush=True)
-
-
 def write_tables(folder: Path) -> str:
     """Write ``table.csv`` (all measurements) and ``table.md`` (a line per run) of all logs."""
     runs = []
@@ -502,8 +350,27 @@ def write_tables(folder: Path) -> str:
     text = "| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|\n"
     for row in rows:
         text += "| " + " | ".join(str(row.get(name, "-")) for name in columns) + " |\n"
+    text += _blocks_over_steps(sorted(runs, key=_place))
     with atomic_write(folder / "table.md") as partial:
         partial.write_text(text)
+    return text
+
+
+def _blocks_over_steps(runs: list[list[dict]]) -> str:
+    """Return the CKNNA of the blocks of flows over the steps, as a second table."""
+    logs = [line for lines in runs for line in lines if "cknna_finer" in line]
+    if not logs:
+        return ""
+    count = max(len(line["cknna"]) for line in logs)
+    heads = ["table", "row", "seed", "step", "level", *(f"block {k}" for k in range(count))]
+    text = "\n" + "| " + " | ".join([*heads, "permuted"]) + " |\n"
+    text += "| --- " * (len(heads) + 1) + "|\n"
+    for line in logs:
+        for name, level in (("cknna", "last"), ("cknna_finer", "finer")):
+            values = [f"{value:.3f}" for value in line[name]]
+            values += ["-"] * (count - len(values)) + [f"{line[f'{name}_permuted']:.3f}"]
+            facts = [str(line[key]) for key in ("table", "row", "seed", "step")]
+            text += "| " + " | ".join([*facts, level, *values]) + " |\n"
     return text
 
 
@@ -523,6 +390,10 @@ def _row(lines: list[dict]) -> dict[str, str]:
     row |= {"floor": f"{last['floor']:.2f}", "codec": f"{last['codec_floor']:.2f}"}
     if "bits" in last:
         row |= {"bits": f"{last['bits']:.3f}", "unigram": f"{last['unigram_bits']:.3f}"}
+    if "packed_bytes" in last:
+        own, table = last["packed_bytes"], last["packed_table_bytes"]
+        row |= {"packed B": f"{own:.1f}", "by estimate": f"{last['packed_expected_bytes']:.1f}"}
+        row |= {"by table": f"{table:.1f}", "saved": f"{100 * (1 - own / table):.1f} %"}
     if "cknna" in last:
         row["CKNNA"] = f"{max(last['cknna']):.3f} ({last['cknna_permuted']:.3f})"
     return row | {f"at {line['step']}": f"{line['distance']:.2f}" for line in lines}
@@ -554,6 +425,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--tiles", type=int, help="tiles of each split (default: all)")
     parser.add_argument(
+        "--packed",
+        type=int,
+        default=1000,
+        help="test tiles whose codes are packed at the end (default 1000; 0: none)",
+    )
+    parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="after these no new run begins"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
@@ -569,7 +446,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32
     make_folder(args.out, "--out")
-    queue = Queue(args)
+
+    @cache
+    def data() -> tuple[Judge, Tiles, Tiles]:
+        test, train = (Tiles(args.data, s, args.tiles, args.device) for s in ("test", "train"))
+        return Judge(test, args.device), train, test
+
+    queue = Queue(
+        args.out,
+        args.minutes,
+        run=lambda job, folder: run(job, folder, *data(), args),
+        check=lambda job: read_row(job, args),
+    )
     queue.work(list_jobs(args))
     print(write_tables(args.out), flush=True)
     return int(queue.failed > 0)

@@ -4,8 +4,9 @@ from hook.models.generators.code_transformers import (
     CodeTransformer,
     DepthTransformer,
     FactorizedTransformer,
+    FlatTransformer,
 )
-from hook.models.generators.lightningdit import FlowTimes, LightningDiT
+from hook.models.generators.lightningdit import FlowTimes, InnerAlignment, LightningDiT
 from hook.models.generators.sampling import CodeSampling, FlowSampling, filter_logits
 from hook.models.generators.tile_generator import TileGenerator
 
@@ -14,8 +15,10 @@ __all__ = [
     "CodeTransformer",
     "DepthTransformer",
     "FactorizedTransformer",
+    "FlatTransformer",
     "FlowSampling",
     "FlowTimes",
+    "InnerAlignment",
     "LightningDiT",
     "TileGenerator",
     "filter_logits",

@@ -153,6 +153,11 @@ class CodeTransformer(BaseModule):
             nn.init.zeros_(head.weight)
         self._is_init = True
 
+    @property
+    def length(self) -> int:
+        """Number of tokens of a tile."""
+        return self.grid[0] * self.grid[1]
+
     # ------------------------------------------------------------------------------ passes
     def embed(self, codes: Tensor) -> Tensor:
         """Return the tokens (..., D) of codes (..., Q): the sum of the rows of their tables."""
@@ -281,10 +286,9 @@ class CodeTransformer(BaseModule):
         """
         count = len(self.codebook_sizes)
         start, cells = self.condition(labels)
-        length = self.grid[0] * self.grid[1]
-        caches = [Cache(length) for _ in self.blocks]
+        caches = [Cache(self.length) for _ in self.blocks]
         x, codes = start, []
-        for position in range(length):
+        for position in range(self.grid[0] * self.grid[1]):
             if cells is not None:
                 x = x + cells[:, position : position + 1]
             columns, chosen = self._columns(x, start, position, caches), []
@@ -429,6 +433,63 @@ class DepthTransformer(CodeTransformer):
                 codes = yield head(self.norms[column](x))
                 x = x + self._table(column)(codes)
                 column += 1
+
+
+@MODELS.register_module()
+class FlatTransformer(CodeTransformer):
+    """Transformer over all codes of all positions in one sequence, Q times longer.
+
+    The baseline of :class:`DepthTransformer`, of as many weights: each code is a token of its own,
+    with the rotary position of its place on the grid, which predicts the next code of the position
+    or the first one of the next position.
+
+    Args:
+        *args: As of :class:`CodeTransformer`.
+        **options: Likewise, without ``adaptive_norm``.
+    """
+
+    columns = None
+
+    def __init__(self, *args, **options) -> None:
+        _no_adaptive_norm(self, options)
+        super().__init__(*args, **options)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of a tile."""
+        return super().length * len(self.codebook_sizes)
+
+    def _column_weight(self) -> float:
+        return 1 / len(self.codebook_sizes)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Return the tokens (..., D) of the last ones of codes (..., Q)."""
+        return self._token(len(self.codebook_sizes) - 1, codes[..., -1])
+
+    def _token(self, column: int, codes: Tensor) -> Tensor:
+        return self.drop(self._table(column)(codes))
+
+    def forward(self, codes: Tensor, labels: Tensor) -> list[Tensor]:
+        """Return the logits of each column; see the base class."""
+        start, cells = self.condition(labels)
+        x = torch.cat([start, self.embed(codes[:, :-1])], dim=1)
+        tokens = [x if cells is None else x + cells]
+        tokens += [self._token(q, column) for q, column in enumerate(codes.unbind(dim=-1)[:-1])]
+        # A token that predicts the first code of a position stands at the position before.
+        rows = [self.rotary[:, :-1], *[self.rotary[:, 1:]] * (len(tokens) - 1)]
+        x, rotary = torch.stack(tokens, dim=2).flatten(1, 2), torch.stack(rows, dim=2).flatten(1, 2)
+        for block in self.blocks:
+            x = block(x, rotary, start)
+        x = self.norms[0](x, start).unflatten(1, (-1, len(tokens)))
+        return [head(x[:, :, q]) for q, head in enumerate(self.heads)]
+
+    def _columns(
+        self, x: Tensor, condition: Tensor, position: int, caches: list[Cache] | None
+    ) -> Generator[Tensor, Tensor, None]:
+        for column, head in enumerate(self.heads):
+            x = self._run(x, condition, position + (column > 0), caches)
+            codes = yield head(self.norms[0](x, condition))
+            x = self._token(column, codes)
 
 
 def _no_adaptive_norm(network: nn.Module, options: dict) -> None:

@@ -1,7 +1,7 @@
 """LightningDiT: a diffusion transformer that learns a rectified flow from noise to latents."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from hook.models.generators.blocks import (
 )
 from hook.models.generators.conditions import ConditionEmbedding
 from hook.models.generators.sampling import FlowSampling, changed, guide
+from hook.quantizers.base import masked_mean
 from hook.registry import MODELS
 
 _EPS = 1e-6
@@ -95,6 +96,66 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
+class InnerAlignment(nn.Module):
+    """Loss that draws the tokens after a block of a flow towards features of a frozen network.
+
+    An MLP maps the tokens to the width of the features; the loss is one minus the cosine, averaged
+    over positions.
+
+    Args:
+        embed_dims: Width of the tokens.
+        block: Number of the block, from 0.
+        feature_channels: Channels of the features.
+        hidden_dims: Hidden width of the MLP; None: that of the features.
+        weight: Factor of the loss.
+
+    Reference:
+        Yu et al., "Representation alignment for generation", ICLR 2025, arXiv:2410.06940; with the
+        features that the autoencoder is made of: VFM-VAE, arXiv:2510.18457.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        block: int,
+        feature_channels: int,
+        hidden_dims: int | None = None,
+        weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.block, self.feature_channels, self.weight = block, feature_channels, weight
+        hidden_dims = hidden_dims or feature_channels
+        self.mlp = Mlp(embed_dims, hidden_dims, feature_channels, act_layer=nn.SiLU)
+
+    def forward(
+        self, tokens: Tensor, features: Tensor, grid: Sequence[int], valid: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss, weighted.
+
+        Args:
+            tokens: (B, n, D).
+            features: (B, feature_channels, h, w), which are averaged over the cells of the tokens.
+            grid: Height and width of the tokens.
+            valid: (B, n) bool, the tokens that count; None: all.
+
+        Raises:
+            ConfigError: The features are coarser than the tokens, or of another width.
+        """
+        shape = features.shape[1:]
+        if shape[0] != self.feature_channels or shape[1] < grid[0] or shape[2] < grid[1]:
+            raise ConfigError(
+                "model.network.alignment does not fit the features of model.frozen",
+                expected=f"{self.feature_channels} channels on a grid of at least {tuple(grid)}",
+                found=tuple(shape),
+                remedy="correct feature_channels, or choose a finer level or a larger scale of "
+                "model.frozen",
+            )
+        features = F.adaptive_avg_pool2d(features, tuple(grid)).flatten(2).mT
+        return self.weight * masked_mean(
+            1 - F.cosine_similarity(self.mlp(tokens), features, dim=-1), valid
+        )
+
+
 @MODELS.register_module()
 class LightningDiT(BaseModule):
     """Diffusion transformer whose velocities lead from noise (time 0) to latents (time 1).
@@ -116,7 +177,8 @@ class LightningDiT(BaseModule):
         shift: Whether AdaLN shifts in the blocks, beside scaling and gating.
         times: Options of :class:`FlowTimes`.
         sampling: Options of :class:`FlowSampling`.
-        init_cfg: MMEngine's initialisation config.
+        alignment: Options of :class:`InnerAlignment`, for which training needs features of a frozen
+            network (``frozen`` of :class:`TileGenerator`); None: no such loss.
 
     Attributes:
         target: ``"latents"``, what the network learns.
@@ -150,9 +212,9 @@ class LightningDiT(BaseModule):
         shift: bool = True,
         times: dict | None = None,
         sampling: dict | None = None,
-        init_cfg: dict | None = None,
+        alignment: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         if any(side % patch_size for side in grid) or embed_dims % 4:
             raise ConfigError(
                 "model.network: patch_size or embed_dims do not fit",
@@ -196,6 +258,14 @@ class LightningDiT(BaseModule):
         self.register_buffer("rotary", table, persistent=False)
         self.times = FlowTimes(**(times or {}))
         self.sampling = FlowSampling(**(sampling or {}))
+        self.alignment = None if alignment is None else InnerAlignment(embed_dims, **alignment)
+        if self.alignment is not None and not 0 <= self.alignment.block < depth:
+            raise ConfigError(
+                "model.network.alignment names no block",
+                expected=f"block from 0 to {depth - 1} (depth - 1)",
+                found=self.alignment.block,
+                remedy="correct block, or raise depth",
+            )
 
     def init_weights(self) -> None:
         """Draw new weights; AdaLN and the head start at zero, so that velocities are zero first."""
@@ -218,18 +288,34 @@ class LightningDiT(BaseModule):
             times: (B,) from 0 to 1.
             labels: Conditions, see :class:`ConditionEmbedding`.
         """
+        return self.forward_with_tokens(x, times, labels)[0]
+
+    def forward_with_tokens(
+        self, x: Tensor, times: Tensor, labels: Tensor, blocks: Collection[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return velocities (B, C, h, w), and the tokens (B, n, D) after some blocks.
+
+        Args:
+            x: See :meth:`forward`.
+            times: Likewise.
+            labels: Likewise.
+            blocks: Numbers of the blocks, from 0.
+        """
         tokens = self.patch_embed(x).flatten(2).mT + self.pos_embed
         condition, cells = self.condition(labels)
         if cells is not None:
             tokens = tokens + cells
         condition = condition + self.time_embed(times)[:, None]
-        for block in self.blocks:
+        kept = []
+        for number, block in enumerate(self.blocks):
             tokens = block(tokens, self.rotary, condition)
+            if number in blocks:
+                kept.append(tokens)
         out = self.head(self.norm(tokens, condition))
         side = self.patch_size
         # (row in the patch, column in the patch, channel) of each token
         out = out.unflatten(2, (side, side, -1)).unflatten(1, self.condition_grid)
-        return out.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+        return out.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3), kept
 
     # ------------------------------------------------------------------------------ training
     @staticmethod
@@ -259,7 +345,10 @@ class LightningDiT(BaseModule):
             The mean squared error, and the mean over positions of one minus the cosine.
         """
         x, velocity = self.interpolate(noise, latents, times)
-        found = self(x, times, labels)
+        return self._errors(self(x, times, labels), velocity, valid)
+
+    @staticmethod
+    def _errors(found: Tensor, velocity: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         errors = (found - velocity).square().mean(dim=1).flatten(1)
         angles = 1 - F.cosine_similarity(found, velocity, dim=1).flatten(1)
         if valid is None:
@@ -268,19 +357,37 @@ class LightningDiT(BaseModule):
         return (errors * share).sum(dim=1), (angles * share).sum(dim=1)
 
     def loss(
-        self, latents: Tensor, labels: Tensor, valid: Tensor | None = None
+        self,
+        latents: Tensor,
+        labels: Tensor,
+        valid: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the losses at random times: ``loss_velocity`` and ``loss_direction``.
+        """Return the losses at random times.
 
         Args:
             latents: (B, N, C).
             labels: Conditions.
             valid: (B, N) bool, the positions that count; None: all.
+            features: (B, D, h, w) of a frozen network, for ``alignment``.
+
+        Returns:
+            ``loss_velocity`` and ``loss_direction``; with ``alignment`` also ``loss_alignment``.
         """
         maps = latents.mT.unflatten(2, self.grid)
         times = self.times.draw(len(maps)).to(maps)
-        errors, angles = self.path_losses(torch.randn_like(maps), maps, times, labels, valid)
-        return {"loss_velocity": errors.mean(), "loss_direction": angles.mean()}
+        x, velocity = self.interpolate(torch.randn_like(maps), maps, times)
+        blocks = () if self.alignment is None else (self.alignment.block,)
+        found, inner = self.forward_with_tokens(x, times, labels, blocks)
+        errors, angles = self._errors(found, velocity, valid)
+        losses = {"loss_velocity": errors.mean(), "loss_direction": angles.mean()}
+        if self.alignment is not None:
+            if valid is not None:
+                valid = F.max_pool2d(valid.unflatten(1, self.grid).float(), self.patch_size) > 0
+                valid = valid.flatten(1)
+            grid = self.condition_grid
+            losses["loss_alignment"] = self.alignment(inner[0], features, grid, valid)
+        return losses
 
     # ------------------------------------------------------------------------------ sampling
     def velocity(self, x: Tensor, time: float, labels: Tensor, options: FlowSampling) -> Tensor:

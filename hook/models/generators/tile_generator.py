@@ -15,6 +15,7 @@ from hook.checkpoint import load_weights
 from hook.engine.tta import apply_view, views
 from hook.errors import CheckpointError, ConfigError
 from hook.models.autoencoders import TileAutoencoder
+from hook.models.generators.frozen_features import FrozenFeatures
 from hook.models.generators.sampling import image_generators
 from hook.models.image_model import ImageModel
 from hook.models.token_model import valid_pixels
@@ -30,7 +31,8 @@ class TileGenerator(ImageModel):
 
     ``network`` chooses the method by its type: ``hook.CodeTransformer`` (one code per position),
     ``hook.FactorizedTransformer`` (factors of a code), ``hook.DepthTransformer`` (codes that refine
-    each other) or ``hook.LightningDiT`` (latents).
+    each other), ``hook.FlatTransformer`` (the same in one longer sequence) or
+    ``hook.LightningDiT`` (latents).
 
     Codes or latents of the training images are computed for each batch, or once for all by
     :class:`hook.engine.frozen_features.CodeCacheHook`, which latents need: it also measures the
@@ -45,6 +47,9 @@ class TileGenerator(ImageModel):
         num_classes: Number of classes of conditions.
         label_drop: Share of the images in training without their condition, for guidance.
         codec_weights: Checkpoint of the autoencoder, which a training starts from.
+        frozen: Config of a network such as ``hook.FrozenBackbone``, towards whose last feature map
+            ``alignment`` of a :class:`LightningDiT` draws it; built when a training needs it, and
+            no part of checkpoints.
         turn: Turn and mirror images, and maps with them, at random: one of the eight symmetries of
             a square, or four of other tiles.
         ignore_index: Label of an unknown class.
@@ -69,6 +74,7 @@ class TileGenerator(ImageModel):
         num_classes: int = 0,
         label_drop: float = 0.1,
         codec_weights: str | None = None,
+        frozen: dict | None = None,
         turn: bool = False,
         ignore_index: int = 255,
         data_preprocessor: dict | None = None,
@@ -101,6 +107,15 @@ class TileGenerator(ImageModel):
             **self._target_options(),
         )
         self.network = MODELS.build(network, default_args=options)
+        aligned = getattr(self.network, "alignment", None) is not None
+        if aligned != (frozen is not None):
+            raise ConfigError(
+                "model.frozen and model.network.alignment belong together",
+                expected="both, for a hook.LightningDiT, or neither",
+                found=f"frozen={frozen}, alignment={network.get('alignment')}",
+                remedy="add the other one, or leave both out",
+            )
+        self.frozen = None if frozen is None else FrozenFeatures(frozen, self.in_channels)
         self.ignore_index, self._warned = ignore_index, False
         square = self.tile_size[0] == self.tile_size[1] and grid[0] == grid[1]
         self._views = list(views(square)) if turn else [(0, False)]
@@ -113,6 +128,8 @@ class TileGenerator(ImageModel):
             json.dumps(codec, default=str, sort_keys=True),
             *(self.tile_size, self._views, self.target),
         )
+        if frozen is not None:
+            self.stored_facts += (json.dumps(frozen, default=str, sort_keys=True),)
 
     def _check_preprocessor(self, given: dict | None) -> None:
         """Raise ConfigError if the autoencoder was trained with another normalisation."""
@@ -185,20 +202,23 @@ class TileGenerator(ImageModel):
 
     # ------------------------------------------------------------------------------ targets
     def build_frozen(self) -> nn.Module:
-        """Return the autoencoder."""
-        return self.codec
+        """Return the autoencoder, and the network of ``frozen`` with it if there is one."""
+        return self.codec if self.frozen is None else self.frozen.beside(self.codec)
 
     def frozen_maps(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> list[Tensor]:
         """Return the codes (B, Q, h, w) or latents (B, D, h, w) of each view of images.
 
+        The features of ``frozen``, those of the images as they are, come last.
+
         Args:
             inputs: (B, C, H, W) normalised images of the size of a tile.
             data_samples: Their samples, for the validity of the pixels.
         """
         valid = valid_pixels(inputs, data_samples)
-        return [self._encode(*(apply_view(x, v) for x in (inputs, valid))) for v in self._views]
+        maps = [self._encode(*(apply_view(x, v) for x in (inputs, valid))) for v in self._views]
+        return maps if self.frozen is None else [*maps, self.frozen(inputs)]
 
     @torch.no_grad()
     def _encode(self, images: Tensor, valid: Tensor) -> Tensor:
@@ -317,7 +337,21 @@ class TileGenerator(ImageModel):
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Return the losses of the network for images (B, C, H, W)."""
         drawn = torch.randint(len(self._views), (len(inputs),)).tolist()
-        return self.network.loss(*self._batch(inputs, data_samples, drawn))
+        batch = self._batch(inputs, data_samples, drawn)
+        if self.frozen is None:
+            return self.network.loss(*batch)
+        return self.network.loss(*batch, self._features(inputs, data_samples, drawn))
+
+    def _features(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement], drawn: list[int]
+    ) -> Tensor:
+        """Return the features (B, D, h, w) of ``frozen``, turned as the images are."""
+        if self.stored_maps is None or not self.training:
+            features = self.frozen(inputs)
+        else:
+            features = self.stored_maps([sample.sample_idx for sample in samples])[-1]
+        pairs = zip(features.to(inputs.device), drawn, strict=True)
+        return torch.stack([apply_view(one, self._views[view]) for one, view in pairs])
 
     def predict(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement]

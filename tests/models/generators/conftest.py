@@ -11,6 +11,7 @@ QUANTIZERS = {
     "CodeTransformer": dict(type="VectorQuantizer", codebook_size=12, embed_dims=6),
     "FactorizedTransformer": dict(type="LookupFreeQuantizer", bits=6, factors=(2, 4)),
     "DepthTransformer": dict(type="ResidualQuantizer", codebook_size=9, embed_dims=6, depth=2),
+    "FlatTransformer": dict(type="ResidualQuantizer", codebook_size=9, embed_dims=6, depth=2),
     "LightningDiT": dict(type="GaussianQuantizer", embed_dims=6),
 }
 

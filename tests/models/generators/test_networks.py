@@ -25,6 +25,7 @@ CODES = {
     "DepthTransformer of own tables": dict(
         codebook_sizes=(7, 9, 5), depth=4, head_blocks=(0, 2, 3), share_embeds=False
     ),
+    "FlatTransformer": dict(codebook_sizes=(7, 9, 5), depth=2),
 }
 
 
@@ -115,6 +116,14 @@ def test_every_weight_learns(name):
         assert weight.grad is not None and weight.grad.any(), key
 
 
+def test_a_sequence_of_all_codes_has_the_weights_of_the_depth_transformer():
+    options = dict(codebook_sizes=(7, 7), depth=3)
+    flat, deep = build("FlatTransformer", **options), build("DepthTransformer", share_embeds=False)
+    counts = [sum(weight.numel() for weight in one.parameters()) for one in (flat, deep)]
+    assert counts[1] - counts[0] == SMALL["embed_dims"]  # a norm for each of two heads
+    assert flat.length == 2 * deep.length
+
+
 def test_invalid_positions_cost_nothing():
     network, labels = build("DepthTransformer"), labels_of("class", 2)
     codes, valid = codes_of(network), torch.rand(2, math.prod(GRID)) > 0.4
@@ -202,6 +211,7 @@ def test_a_class_is_learned():
         ("DepthTransformer", dict(codebook_sizes=(7,) * 4), "head_blocks"),
         ("DepthTransformer", dict(codebook_sizes=(7, 9)), "share no table"),
         ("DepthTransformer", dict(adaptive_norm=True), "AdaLN"),
+        ("FlatTransformer", dict(adaptive_norm=True), "AdaLN"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(name, options, word):
@@ -326,6 +336,33 @@ def test_every_weight_of_a_flow_learns(patch_size):
         assert weight.grad is not None and weight.grad.any(), key
 
 
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_a_block_is_drawn_towards_features(patch_size):
+    options = dict(block=0, feature_channels=7, hidden_dims=9, weight=0.3)
+    network = flow(patch_size=patch_size, grid=(4, 6), alignment=options).train()
+    network.condition.drop_rate = 0.0
+    latents, labels = torch.randn(2, 24, 6), labels_of("class", 2)
+    features = torch.randn(2, 7, 8, 12)
+    valid = torch.ones(2, 4, 6, dtype=torch.bool)
+    valid[0, :2, :2] = False
+    kept = []
+    network.blocks[0].register_forward_hook(lambda *given: kept.append(given[-1]))
+    losses = network.loss(latents, labels, valid.flatten(1), features)
+    # a cell of the tokens is a square of the features
+    side = 2 * patch_size
+    cells = torch.nn.functional.avg_pool2d(features, side).flatten(2).mT
+    cosine = torch.cosine_similarity(network.alignment.mlp(kept[0]), cells, dim=-1)
+    known = valid[:, ::patch_size, ::patch_size].flatten(1)
+    torch.testing.assert_close(losses["loss_alignment"], 0.3 * (1 - cosine)[known].mean())
+    losses["loss_alignment"].backward()
+    moved = {key.split(".")[0] for key, one in network.named_parameters() if one.grad is not None}
+    assert moved >= {"alignment", "patch_embed", "time_embed"} and "head" not in moved
+    assert all(one.grad is None for one in network.blocks[1].parameters())
+    for channels, size in ((6, (8, 12)), (7, (1, 2))):
+        with pytest.raises(ConfigError, match="does not fit the features"):
+            network.loss(latents, labels, None, torch.randn(2, channels, *size))
+
+
 def test_patches_go_back_to_their_places():
     network = flow(patch_size=2, grid=(4, 6))
     # a head that gives the values of the patch itself
@@ -357,6 +394,7 @@ def test_options_of_a_flow_that_do_not_fit_are_refused():
         (dict(embed_dims=18), "embed_dims"),
         (dict(sampling=dict(points=1)), "points"),
         (dict(sampling=dict(shift=0.0)), "shift"),
+        (dict(alignment=dict(block=2, feature_channels=4)), "alignment"),
     ):
         with pytest.raises(ConfigError, match=word) as caught:
             flow(**options)

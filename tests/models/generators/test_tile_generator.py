@@ -11,7 +11,8 @@ from hook.errors import CheckpointError, ConfigError
 from hook.structures import ClsDataSample
 
 OF_BYTES = dict(atol=1e-3, rtol=0)  # images from 0 to 255
-KINDS = ["CodeTransformer", "FactorizedTransformer", "DepthTransformer", "LightningDiT"]
+KINDS = ["CodeTransformer", "FactorizedTransformer", "DepthTransformer", "FlatTransformer"]
+KINDS += ["LightningDiT"]
 
 
 def batch(size=(16, 16), labels=(0, 2, 1), masks=None, seed=0):
@@ -85,6 +86,32 @@ def test_a_tile_depends_on_seed_and_number_alone(make_generator):
     (last,) = model.generate(1, seed=3, first=4, progress=False)
     torch.testing.assert_close(last, whole[4:], **OF_BYTES)
     assert not torch.equal(torch.cat([*model.generate(5, seed=4, progress=False)]), whole)
+
+
+def test_features_of_a_frozen_network_are_stored_and_turned(make_generator):
+    frozen = dict(type="hook.FrozenBackbone", weights=None, levels=(0,), scale=2.0)
+    alignment = dict(block=0, feature_channels=16)
+    sizes = dict(type="hook.LightningDiT", embed_dims=16, depth=2, num_heads=2)
+    network = dict(network=sizes | dict(alignment=alignment), frozen=frozen, turn=True)
+    model = make_generator("LightningDiT", **network).train()
+    inputs, samples = passes(model, batch())
+    assert model.frozen.network is None  # not built to draw tiles
+    *views, features = model.frozen_maps(inputs, samples)
+    assert len(views) == 8 and features.shape == (3, 16, 16, 16)
+    torch.testing.assert_close(features, model.frozen.network(inputs)[-1])
+    found = model._features(inputs, samples, [0, 5, 2])
+    for row, number in enumerate((0, 5, 2)):
+        assert torch.equal(found[row], apply_view(features[row], model._views[number]))
+    model.stored_maps = lambda indexes: [maps[indexes] for maps in (*views, features)]
+    assert torch.equal(model._features(inputs.zero_(), samples, [0, 5, 2]), found)
+    losses = model.loss(*passes(model, batch()))
+    assert 0 < losses["loss_alignment"] <= 1  # the weight is a half
+    assert not any("frozen" in key for key in model.state_dict())
+    both = model.build_frozen()
+    assert {*both.state_dict()} > {f"codec.{key}" for key in model.codec.state_dict()}
+    for wrong in (dict(network=sizes, frozen=frozen), network | dict(frozen=None)):
+        with pytest.raises(ConfigError, match="belong together"):
+            make_generator("LightningDiT", **wrong)
 
 
 # ------------------------------------------------------------------------------------ conditions
