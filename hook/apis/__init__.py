@@ -16,6 +16,7 @@ _MODULES = {
     "decode": "hook.apis.coding",
     "encode": "hook.apis.coding",
     "generate": "hook.apis.generation",
+    "surprise_map": "hook.apis.surprise",
     "class_statistics": "hook.apis.layers",
     "style_map": "hook.apis.layers",
     "vectorize_map": "hook.apis.layers",

@@ -18,6 +18,29 @@ _STEPS = 32  # of a rounded logit per nat, which costs about 6e-5 bits per code
 _WEIGHTS = np.rint(2.0**24 * np.exp(-np.arange(17 * _STEPS) / _STEPS)).clip(1)
 
 
+def check_code_generator(generator: nn.Module) -> None:
+    """Raise ConfigError for a model that gives no probabilities of codes."""
+    if getattr(generator, "target", None) != "codes":
+        raise ConfigError(
+            "the model gives no probabilities of codes",
+            expected="hook.TileGenerator with a transformer over codes",
+            found=type(getattr(generator, "network", generator)).__name__,
+            remedy="pass a generator of the codes of this autoencoder, see configs/generators",
+        )
+
+
+def unknown_labels(network: nn.Module, count: int) -> Tensor:
+    """Return the condition of tiles of which nothing is known but their codes.
+
+    Raises:
+        ConfigError: The network knows no unknown class.
+    """
+    condition, device = network.condition, network.rotary.device
+    shape = (count, *network.condition_grid) if condition.kind == "map" else (count,)
+    labels = torch.zeros(shape, dtype=torch.long, device=device)
+    return labels if condition.kind == "none" else condition.unknowns(labels)
+
+
 class EntropyModel:
     """Packs the codes of tiles with the probabilities that a generator gives to each of them.
 
@@ -42,13 +65,7 @@ class EntropyModel:
     """
 
     def __init__(self, generator: nn.Module) -> None:
-        if getattr(generator, "target", None) != "codes":
-            raise ConfigError(
-                "the model gives no probabilities of codes (entropy)",
-                expected="hook.TileGenerator with a transformer over codes",
-                found=type(getattr(generator, "network", generator)).__name__,
-                remedy="pass a generator of the codes of this autoencoder, see configs/generators",
-            )
+        check_code_generator(generator)
         from hook.evaluation.rates import load_constriction  # imports Pillow
 
         network = generator.network
@@ -60,7 +77,7 @@ class EntropyModel:
         self.bytes = sum(weight.nbytes for weight in network.parameters())
         self.sizes = network.codebook_sizes
         self._network = copy.deepcopy(network).double().eval()
-        self._labels(1)
+        unknown_labels(self._network, 1)
 
     @property
     def versions(self) -> str:
@@ -69,12 +86,6 @@ class EntropyModel:
         kind = torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
         threads = torch.get_num_threads()
         return f"HOOK {__version__}, torch {torch.__version__}, {threads} threads, {device} {kind}"
-
-    def _labels(self, count: int) -> Tensor:
-        condition, device = self._network.condition, self._network.rotary.device
-        shape = (count, *self.tile) if condition.kind == "map" else (count,)
-        labels = torch.zeros(shape, dtype=torch.long, device=device)
-        return labels if condition.kind == "none" else condition.unknowns(labels)
 
     def _walk(self, known: np.ndarray, visit: Callable[..., np.ndarray]) -> np.ndarray:
         """Return the codes of tiles; those of places without data are 0.
@@ -92,7 +103,8 @@ class EntropyModel:
             return torch.from_numpy(codes).to(logits.device)
 
         with torch.inference_mode():
-            return self._network.walk(self._labels(len(known)), choose).cpu().numpy()
+            labels = unknown_labels(self._network, len(known))
+            return self._network.walk(labels, choose).cpu().numpy()
 
     def pack(self, codes: np.ndarray, known: np.ndarray) -> tuple[bytes, float]:
         """Pack codes (T, N, Q) of tiles.

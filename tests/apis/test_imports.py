@@ -47,6 +47,7 @@ MAY_LOAD = {
     "show_token_counts": MODELS,
     "show_tokens": MODELS,
     "style_map": TABLES,
+    "surprise_map": MODELS | TABLES,
     "tokenize": MODELS,
     "train": MODELS | TABLES | TRAINING,
     "vectorize_map": TABLES,

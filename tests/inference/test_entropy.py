@@ -11,7 +11,7 @@ import torch
 from hook.apis import decode, encode, load_model
 from hook.errors import ConfigError, DataError, SceneError
 from hook.inference import entropy, packed
-from hook.inference.entropy import EntropyModel
+from hook.inference.entropy import EntropyModel, unknown_labels
 
 pytest.importorskip("constriction", reason="the codecs extra is not installed")
 OPTIONS = dict(progress=False, window=64)
@@ -19,6 +19,7 @@ KINDS = {
     "CodeTransformer": dict(type="VectorQuantizer", codebook_size=16, embed_dims=8),
     "FactorizedTransformer": dict(type="LookupFreeQuantizer", bits=8, factors=(3, 5)),
     "DepthTransformer": dict(type="ResidualQuantizer", codebook_size=16, embed_dims=8, depth=2),
+    "FlatTransformer": dict(type="ResidualQuantizer", codebook_size=16, embed_dims=8, depth=2),
 }
 
 
@@ -153,7 +154,7 @@ def test_every_network_and_condition(kind, condition, codec_run, tiny, rng, tmp_
     content, bits = model.pack(codes, known)
     assert np.array_equal(model.unpack(content, known), codes)
     generator = load_model(run)
-    labels = model._labels(5)
+    labels = unknown_labels(generator.network, 5)
     with torch.no_grad():  # in single precision, where all is known
         lengths = generator.network.code_lengths(torch.from_numpy(codes), labels).numpy()
     full, bits = model.pack(codes, np.ones_like(known))
