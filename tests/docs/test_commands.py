@@ -117,6 +117,8 @@ NOT_EXECUTED = {
         "from hook.apis import decode, encode": CODECS,
         "hook encode CONFIG CHECKPOINT scene.tif codes.hkc": CODECS,
         "python tools/analysis_tools/scene_codes.py": CODECS,
+        "from hook.apis import surprise_map": GENERATOR,
+        "python tools/analysis_tools/foreign_patches.py": GENERATOR,
     },
     "docs/howto/generate.md": {
         "python tools/generate.py": GENERATOR,
@@ -148,6 +150,7 @@ NOT_EXECUTED = {
     "docs/reference/generators.md": {
         "python tools/train.py": DATA,
         "python tools/analysis_tools/codec_table.py": DATA,
+        "python tools/analysis_tools/rare_classes.py": DATA,
     },
 }
 
