@@ -328,7 +328,10 @@ def nodata_of(source: Dataset, index: int, nodata: float | None = None) -> float
 
 
 def nodata_of_copy(
-    source: Dataset, indexes: Sequence[int], nodata: float | None = None
+    source: Dataset,
+    indexes: Sequence[int],
+    nodata: float | None = None,
+    own_first: bool = False,
 ) -> float | None:
     """Return the value that marks invalid pixels in a copy of bands.
 
@@ -336,17 +339,19 @@ def nodata_of_copy(
         source: Open raster.
         indexes: 1-based bands.
         nodata: Replaces the nodata value of the file.
+        own_first: It does so only in a file without one.
 
     Returns:
         The nodata value; 0 for integers without one that a mask or an alpha band masks; else None.
     """
-    values = [source.nodatavals[index - 1] if nodata is None else nodata for index in indexes]
     dtype = np.dtype(source.dtypes[indexes[0] - 1])
-    for index, value in zip(indexes, values, strict=True):
-        if value is not None and math.isnan(value) and dtype.kind == "f":
-            return math.nan
-        if nodata_of(source, index, nodata) is not None:
-            return value
+    for given in (None, nodata) if own_first else (nodata,):
+        for index in indexes:
+            value = source.nodatavals[index - 1] if given is None else given
+            if value is not None and math.isnan(value) and dtype.kind == "f":
+                return math.nan
+            if nodata_of(source, index, given) is not None:
+                return value
     if dtype.kind == "f":
         return None
     masked = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)

@@ -141,7 +141,7 @@ class SceneModel:
             processes = self._local_workers(request) or 1
             self._threads = max(1, torch.get_num_threads() // processes)
         window = request.window or default_window(model)
-        meta = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
+        meta = {key: model.dataset_meta.get(key) for key in ("scale", "offset", "nodata")}
         return replace(
             request,
             window=window,

@@ -376,7 +376,8 @@ def _describe(
     indexes, count = reader.indexes, len(reader.indexes)
     with open_raster(request.input[0], SceneError) as source:
         given = parse_nodata(request.nodata, "nodata", SceneError)
-        nodata = nodata_of_copy(source, indexes, given)
+        of_model = request.nodata == (request.metainfo or {}).get("nodata")
+        nodata = nodata_of_copy(source, indexes, given, own_first=of_model)
         colours = (source.colorinterp[index - 1].name.title() for index in indexes)
         colours = tuple(one if one not in _OF_VALUES else "Undefined" for one in colours)
         names = tuple(source.descriptions[index - 1] for index in indexes)

@@ -45,8 +45,8 @@ class SceneRequest:
         bidx: 1-based bands of the scene in the model's order; None for the bands of the model's
             dataset meta, else all bands except alpha.
         nodata: Replaces the scene's nodata value: a number or ``"nan"``.
-        metainfo: Dataset meta of the model with ``scale`` and ``offset``, which :mod:`hook.apis`
-            fills in, see :func:`hook.geo.bands.scale_tags`.
+        metainfo: Dataset meta of the model with ``scale``, ``offset`` and ``nodata``, which
+            :mod:`hook.apis` fills in, see :func:`hook.geo.bands.scale_tags`.
         aoi: Area of interest; only its bounding box is processed, and pixels outside it are
             invalid: a vector file of polygons (or ``FILE|layername=NAME``), a GeoDataFrame, or a
             box (left, bottom, right, top) in the scene's CRS. Stored as

@@ -99,6 +99,22 @@ def test_a_scene_comes_back_with_all_but_its_details(
     assert "red: RMSE" in str(report)
 
 
+@pytest.mark.parametrize("given, found", [(None, "nan"), (77, "77.0")])
+def test_the_nodata_value_of_a_scene_outlives_that_of_the_model(
+    codec_run, write_scene, tmp_path, given, found
+):
+    values = image(40, 50, "float32")
+    values[:, :9] = np.nan
+    model = load_model(codec_run)
+    model.dataset_meta["nodata"] = 255
+    codes, out = tmp_path / "codes.tif", tmp_path / "out.tif"
+    encode(model, write_scene(values, nodata=np.nan), codes, nodata=given, **OPTIONS)
+    decode(codes, out, model=model, **OPTIONS)
+    with rasterio.open(out) as target:
+        assert str(target.nodata) == found
+        assert np.array_equal(target.read_masks(1) > 0, np.isfinite(values[0]))
+
+
 def test_scale_tags_and_a_mask_band(codec_run, write_scene, tmp_path):
     values = image(60, 70)
     values = np.concatenate([values, np.full_like(values[:1], 255)])
@@ -221,7 +237,7 @@ def test_bytes_are_foretold(codec_run, write_scene, tmp_path, entropy):
 
 KILLED = """
 import os, signal, sys
-from hook.apis import decode, encode
+from hook.apis import decode, encode, load_model
 from hook.inference import codes
 
 config, checkpoint, input, output, batches = sys.argv[1:]

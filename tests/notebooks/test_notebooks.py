@@ -26,6 +26,7 @@ NAMES = [
     "4_find_similar_regions",
     "5_compare_with_patches",
     "6_multispectral",
+    "7_scene_as_codes",
 ]
 SETTINGS = 3  # the cell to change for other data
 CLASSES = ["field", "forest", "water", "road", "building"]  # in the order of the demo's mask
@@ -185,6 +186,24 @@ def test_multispectral(run, workplace):
     assert np.nanmax(np.abs(ndvi)) <= 1
 
 
+def test_scene_as_codes(run, workplace):
+    pytest.importorskip("constriction")
+    printed = run(NAMES[6])
+    assert "\n0 pixels differ in validity" in printed and "0 values differ" in printed
+    folder = workplace / "work_dirs/notebooks"
+    assert cog_validate(folder / "codes.tif", quiet=True)[0]
+    with (
+        rasterio.open(folder / "decoded.tif") as decoded,
+        rasterio.open(workplace / "data/demo/images/scene.tif") as scene,
+    ):
+        # Red, green and blue; the mean of each band would have a larger error.
+        before, after = scene.read([1, 2, 3]).astype(float), decoded.read()
+        valid = scene.dataset_mask() > 0
+        error = np.sqrt(np.square(after - before)[:, valid].mean(axis=1))
+        assert np.all(error < 0.7 * before[:, valid].std(axis=1))
+        assert np.array_equal(decoded.dataset_mask() > 0, valid)
+
+
 @pytest.fixture(scope="module")
 def other_scene(workplace) -> Path:
     """A different scene: aerial RGB as JPEG, without band names and nodata value."""
@@ -207,6 +226,7 @@ def other_scene(workplace) -> Path:
         (3, "min_area, basemap = 2, 'OpenStreetMap'"),
         (4, "at, cut, truth = (9520010, 3202680), dict(window=128), None"),
         (6, "nir, chip_at = 'red', (10, 10)"),
+        (7, "bands, scale, part_at = [1, 2, 3], 1, (20, 40)"),
     ],
 )
 def test_one_cell_is_changed_for_other_data(run, workplace, other_scene, number, settings):
@@ -214,6 +234,8 @@ def test_one_cell_is_changed_for_other_data(run, workplace, other_scene, number,
     folder = f"work_dirs/other_{number}"
     settings += f"\nscene, folder = 'other/scene.tif', Path('{folder}')"
     settings += "\npublished = 'hook-fast-tiny_banepa-buildings'"
+    if number == 7:
+        pytest.importorskip("constriction")
     if number == 4:
         places = [(9520003, 3202697), (9520050, 3202697), (9520003, 3202658), (9520050, 3202658)]
         clicked = [(*place, "ab"[k % 2]) for k, place in enumerate(places)]
@@ -230,6 +252,8 @@ def test_one_cell_is_changed_for_other_data(run, workplace, other_scene, number,
         regions = geopandas.read_parquet(made / "regions.parquet")
         assert regions.pixels.sum() == 300 * 360
         assert set(geopandas.read_file(made / "land.gpkg").class_name) <= {"a", "b"}
+    elif number == 7:
+        assert "0 pixels differ in validity" in printed and "0 values differ" in printed
     else:
         assert "\n0 pixels differ" in printed
         assert "no band named 'blue'" in printed

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from hook.apis import Classifier, SceneMapper
+from hook.apis import Classifier, SceneMapper, decode, encode
 
 EUROSAT, BUILDINGS = "hook-fast-tiny_eurosat", "hook-fast-tiny_banepa-buildings"
+CODEC = "hook-vq-tiny_rgb"
 
 
 def test_eurosat_images_get_their_classes(shared_data, repo, tmp_path):
@@ -42,3 +43,14 @@ def test_buildings_of_a_test_chip_are_found(shared_data, repo, tmp_path):
             mine, true = found.read(1) == 1, truth.read(1) == 1
         both, either = both + (mine & true).sum(), either + (mine | true).sum()
     assert both / either > 0.45  # 0.62 over all 8 chips
+
+
+def test_a_test_chip_comes_back_from_its_codes(shared_data, repo, tmp_path):
+    names = (repo / "configs" / "_base_" / "splits" / "banepa" / "test.txt").read_text().split()
+    stem = names[0].split(".")[0]
+    (image,) = (shared_data / "segmentation" / "banepa_buildings" / "images").glob(f"{stem}.*")
+    encode(CODEC, image, tmp_path / "codes.tif", progress=False)
+    decode(tmp_path / "codes.tif", tmp_path / "decoded.tif", progress=False)
+    with rasterio.open(image) as one, rasterio.open(tmp_path / "decoded.tif") as other:
+        error = one.read().astype(float) - other.read()
+        assert np.sqrt(np.square(error).mean()) < 0.55 * one.read().std()
