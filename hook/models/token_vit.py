@@ -13,7 +13,7 @@ from hook.models.parts import build_part, check_facts
 from hook.models.pretrained import load_pretrained
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ImageTokens
-from hook.tokenizers import ImageFacts, SeedMap, TokenizerOutput
+from hook.tokenizers import ImageFacts, Packed, SeedMap, TokenizerOutput
 
 
 def build_tokenizer(cfg: dict, embed_dims: int) -> nn.Module:
@@ -310,7 +310,7 @@ class TokenViT(BaseModule):
         facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         check_facts(self.tokenizer, images, facts)
         adaptive = self.explained is not None and not self.training and num_tokens is None
-        counts = None
+        counts = packed = None
         with_seeds = (with_seeds and hasattr(self.tokenizer, "perceive")) or bool(self.seed_skip)
         with_seeds |= self.has_regions or adaptive
         seeds = self.tokenizer.perceive(images, facts) if with_seeds else None
@@ -322,20 +322,29 @@ class TokenViT(BaseModule):
             counts = seeds.valid.flatten(1).sum(dim=1).clamp(min=1, max=num_tokens)
             if (counts == num_tokens).all():
                 counts = None
-        elif hasattr(self.tokenizer, "count_patches"):  # patches without data have no token
-            counts = self.tokenizer.count_patches(images, facts)
+        elif hasattr(self.tokenizer, "unpack") and num_tokens is None:
+            packed = self.tokenizer.encode(self.tokenizer.embed(images, facts))
+            # Patches without data have no token.
+            if len(set(packed.counts)) > 1:
+                counts = torch.tensor(packed.counts, device=images.device)
         if counts is None:
-            return [self._pass(images, seeds, num_tokens, facts)]
+            return [self._pass(images, seeds, num_tokens, facts, packed)]
         passes = []
         for count in counts.unique().tolist():
             index = (counts == count).nonzero()[:, 0]
             part = (None, num_tokens) if seeds is None else (seeds.take(index), count)
-            group = self._pass(images[index], *part, facts.take(index))
+            some = None if packed is None else packed.take(index)
+            group = self._pass(images[index], *part, facts.take(index), some)
             passes.append(group._replace(index=index))
         return passes
 
     def _pass(
-        self, images: Tensor, seeds: SeedMap | None, num_tokens: int | None, facts: ImageFacts
+        self,
+        images: Tensor,
+        seeds: SeedMap | None,
+        num_tokens: int | None,
+        facts: ImageFacts,
+        packed: Packed | None = None,
     ) -> "_Pass":
         """Run tokenizer and blocks on images with the same number of tokens."""
         regions = None
@@ -347,6 +356,8 @@ class TokenViT(BaseModule):
             regions = torch.stack(cuts, dim=1) if cuts else None
         elif seeds is not None:
             output = self.tokenizer.vectorize(seeds, num_tokens)
+        elif packed is not None:
+            output = self.tokenizer.unpack(packed)
         else:
             options = {} if num_tokens is None else {"num_tokens": num_tokens}
             options |= {"facts": facts} if facts else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,29 @@ class Packed:
     def with_values(self, values: Tensor) -> Packed:
         """Return other values (M, D) of the same patches."""
         return replace(self, values=values)
+
+    def take(self, index: Tensor) -> Packed:
+        """Select samples."""
+        chosen = index.tolist()
+        parts = ((x.split(self.counts)) for x in (self.values, self.places, self.positions))
+        parts = [torch.cat([part[sample] for sample in chosen]) for part in parts]
+        counts, grids = (tuple(x[sample] for sample in chosen) for x in (self.counts, self.grids))
+        return Packed(*parts, counts, grids)
+
+    def padded(self) -> tuple[Tensor, Tensor | None]:
+        """Return values (B, N, D) padded with 0, and (B, N) bool, where there are any."""
+        if len(set(self.counts)) == 1:
+            return self.values.unflatten(0, (len(self.counts), -1)), None
+        values = nn.utils.rnn.pad_sequence(self.values.split(self.counts), batch_first=True)
+        counts = torch.tensor(self.counts, device=values.device)
+        return values, torch.arange(values.shape[1], device=values.device) < counts[:, None]
+
+    def found_in(self, other: Packed) -> Tensor:
+        """Return which of the patches (M,) bool another pack of the same samples has, too."""
+        keys = [torch.cat([one.samples[:, None], one.places], dim=1) for one in (self, other)]
+        sizes = torch.cat(keys).amax(dim=0) + 1
+        steps = torch.cat([sizes.new_ones(1), sizes[:-1].cumprod(dim=0)])
+        return torch.isin(*((key * steps).sum(dim=1) for key in keys))
 
     def of_group(self, group: int) -> Packed:
         """Return the patches of a band group, as a pack of this group alone."""

@@ -210,7 +210,7 @@ class SpaceTimeTokenizer(nn.Module):
     def _cut(self, images: Tensor, facts: ImageFacts, group: BandGroup) -> Packed:
         """Cut the bands of a group of images into patches."""
         images = images if images.ndim == 5 else images[:, None]
-        known, bands, total = self._known(images, facts), list(group.bands), images.shape[2]
+        known, bands, total = self.known(images, facts), list(group.bands), images.shape[2]
         images = images[:, :, bands]
         if known is not None and known.shape[2] > 1:
             known = known[:, :, bands]
@@ -231,8 +231,8 @@ class SpaceTimeTokenizer(nn.Module):
             waves = waves + given[..., bands].mean(dim=-1)
         return replace(packed, positions=self._on_ground(packed, facts, group.factor, waves))
 
-    def _known(self, images: Tensor, facts: ImageFacts) -> Tensor | None:
-        """Return which values are known, (B, T, 1 or C, H, W) bool; None if all are."""
+    def known(self, images: Tensor, facts: ImageFacts) -> Tensor | None:
+        """Return which values of series are known, (B, T, 1 or C, H, W) bool; None if all are."""
         b, t, _, h, w = images.shape
         known = None
         if facts.valid is not None:
@@ -324,13 +324,6 @@ class SpaceTimeTokenizer(nn.Module):
             raise ValueError("pool needs a tokenizer with pooling=True")
         return self.head(packed)
 
-    def count_patches(self, images: Tensor, facts: ImageFacts | None = None) -> Tensor | None:
-        """Return the number of tokens (B,) of images of a batch; None: all have the same."""
-        facts = facts or ImageFacts()
-        if facts.valid is None and facts.dates is None and not self.nan_is_invalid:
-            return None
-        return torch.tensor([one.counts for one in self.patches(images, facts)]).sum(dim=0)
-
     def forward(self, images: Tensor, facts: ImageFacts | None = None) -> TokenizerOutput:
         """Tokenise images or series of a batch.
 
@@ -338,22 +331,28 @@ class SpaceTimeTokenizer(nn.Module):
             images: (B, C, H, W), or (B, T, C, H, W) series.
             facts: See :meth:`embed`.
 
+        Raises:
+            ValueError: As :meth:`embed` and :meth:`unpack`.
+        """
+        return self.unpack(self.encode(self.embed(images, facts)))
+
+    def unpack(self, packed: Packed) -> TokenizerOutput:
+        """Return the tokens of :meth:`encode` as those of a batch.
+
         Returns:
             Tokens (B, N, D), per band group ordered by date, row and column. At each cell of the
             finest grid, the tokens of its dates and groups have equal weights, and a cell without
             data has none. Tokens of one date and one group, all valid, are the cells.
 
         Raises:
-            ValueError: As :meth:`embed`; or the images have different numbers of patches with
-                data (:meth:`count_patches`): join packs of :meth:`embed` instead.
+            ValueError: The images have different numbers of patches with data.
         """
-        packed = self.encode(self.embed(images, facts))
         if len(set(packed.counts)) > 1:
             raise ValueError(
                 f"images of a batch have {sorted(set(packed.counts))} patches with data: tokenise "
-                "those of equal numbers together, or call embed and encode, which pack"
+                "those of equal numbers together (take), or stay with packed tokens"
             )
-        tokens = packed.values.unflatten(0, (len(images), -1))
+        tokens = packed.values.unflatten(0, (len(packed.counts), -1))
         finest = min(group.factor for group in self.groups)
         factors = [group.factor // finest for group in self.groups]
         factors = factors * len(packed.grids[0]) if self.each else factors

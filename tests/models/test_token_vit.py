@@ -4,7 +4,7 @@ import torch
 
 from hook.errors import ConfigError, DataError
 from hook.models import TokenViT
-from hook.tokenizers import dense_features
+from hook.tokenizers import ImageFacts, dense_features
 
 
 def small(tokenizer, **options):
@@ -162,3 +162,15 @@ def test_images_without_the_facts_that_a_tokenizer_needs():
     with pytest.raises(DataError, match="the images: without resolution") as raised:
         small(tokenizer)(torch.rand(1, 3, 16, 16))
     assert "metres per pixel" in str(raised.value)
+
+
+def test_series_are_cut_into_patches_once(monkeypatch):
+    model = small(dict(type="hook.SpaceTimeTokenizer", depth=1, num_heads=2, resolution=10.0))
+    cut, calls = model.tokenizer.patches, []
+    monkeypatch.setattr(model.tokenizer, "patches", lambda *args: calls.append(1) or cut(*args))
+    images, valid = torch.rand(3, 3, 32, 32), torch.ones(3, 32, 32, dtype=torch.bool)
+    valid[1, :8, :16] = False
+    features, tokens = model.forward_with_tokens(images, facts=ImageFacts(valid))
+    assert len(calls) == 1 and [one.num_tokens for one in tokens] == [16, 14, 16]
+    alone = model(images[1:2], facts=ImageFacts(valid[1:2]))
+    assert torch.allclose(features[1, :14], alone[0], atol=1e-5)
