@@ -31,17 +31,29 @@ class CodecDataSample(BaseDataElement):
     """Data sample of an image that is encoded and decoded again.
 
     Fields, all optional:
-        image (torch.Tensor): (C, H, W) original in the units of the scene.
-        reconstruction (torch.Tensor): (C, H, W) decoded image in the same units.
-        codes (torch.Tensor): (h, w) or (h, w, Q) int64 codes; absent for continuous latents.
+        image (torch.Tensor): (C, H, W) original in the units of the scene, or (T, C, H, W).
+        reconstruction (torch.Tensor): The decoded image in the same units.
+        codes (torch.Tensor): (h, w) or (h, w, Q) int64 codes; absent for continuous latents. Of a
+            time series (1, N) or (1, N, Q), of the patches with data.
+        places (torch.Tensor): (N, 4) date, row, column and band group of these patches.
         bits (torch.Tensor): Minus the binary logarithm of the probability that a generator gives to
             each of the codes.
         latents (torch.Tensor): (D, h, w) latents that the decoder got.
-        valid_mask (torch.Tensor): (H, W) bool, where the image has data; absent: everywhere.
+        valid_mask (torch.Tensor): (H, W) or (T, H, W) bool, where the image has data; absent:
+            everywhere.
 
     Meta fields: those of :class:`ClsDataSample`; ``codebook_sizes``, the number of codes of each of
     the Q columns, and ``indices_kind``, what the columns are (see ``hook.quantizers.Quantizer``).
     """
+
+
+def dates_as_rows(images: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Return a series (T, C, H, W) as one image (C, T * H, W), an image (C, H, W) as it is."""
+    return (
+        images
+        if images.ndim == 3
+        else images.swapaxes(0, 1).reshape(images.shape[1], -1, images.shape[3])
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from hook.datasets.check_hook import DatasetCheckHook
 from hook.datasets.geotiff_folder import GeoTIFFFolder
+from hook.datasets.geotiff_series import GeoTIFFSeries
 from hook.datasets.images_in_memory import ImagesInMemory
 from hook.datasets.samplers import ChipQuery, RandomGeoSampler
 from hook.datasets.torchgeo_wrappers import TorchGeoClassification, TorchGeoSegmentation
@@ -19,6 +20,7 @@ __all__ = [
     "ChipQuery",
     "DatasetCheckHook",
     "GeoTIFFFolder",
+    "GeoTIFFSeries",
     "ImagesInMemory",
     "PackClsSample",
     "PackSegSample",

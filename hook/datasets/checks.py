@@ -23,6 +23,7 @@ from hook.datasets.seeding import keep_random_state
 from hook.datasets.statistics import BandStatistics
 from hook.errors import ConfigError, DataError, HookError
 from hook.geo.raster import open_raster
+from hook.structures import dates_as_rows
 
 # Allowed deviation of sampled data from the normalisation statistics: wide enough for a few dark or
 # bright samples with ImageNet statistics, far too narrow for wrong units.
@@ -87,7 +88,8 @@ def check_dataset(
     inputs are checked. Random states are restored.
 
     Args:
-        dataset: MMEngine dataset that packs ``inputs`` (C, H, W) and ``data_samples``.
+        dataset: MMEngine dataset that packs ``inputs`` (C, H, W), or (T, C, H, W) of time series,
+            and ``data_samples``.
         num_classes: Number of classes of the model; None skips this check.
         ignore_index: Label that the loss ignores.
         mean: Mean per band of the model's preprocessor, in model units, or None.
@@ -239,7 +241,7 @@ def _read_samples(dataset: Any, indexes: Sequence[int]) -> _SampleSummary:
         except HookError as error:
             seen.errors.append(error)
             continue
-        image = np.asarray(packed["inputs"], dtype=np.float32)
+        image = dates_as_rows(np.asarray(packed["inputs"], dtype=np.float32))
         sample = packed["data_samples"]
         seen.samples += 1
         seen.bands[image.shape[0]] += 1
@@ -247,7 +249,7 @@ def _read_samples(dataset: Any, indexes: Sequence[int]) -> _SampleSummary:
         valid = (
             np.ones(image.shape[1:], dtype=bool)
             if mask is None
-            else np.asarray(mask.data)[0].astype(bool)
+            else np.asarray(mask.data).astype(bool).reshape(image.shape[1:])
         )
         finite = np.isfinite(image).all(axis=0)
         if not finite[valid].all():

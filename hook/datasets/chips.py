@@ -53,8 +53,8 @@ class ChipReader:
             nodata: Nodata value, NaN for none; None uses the file's nodata value.
 
         Returns:
-            (C, H, W) values, (H, W) bool validity; zero and False outside the file and outside the
-            scene's window.
+            (C, H, W) values, (C, H, W) bool validity of each band; zero and False outside the file
+            and outside the scene's window.
 
         Raises:
             DataError: If the file cannot be read, or its scale and offset tags cannot be applied.
@@ -70,11 +70,11 @@ class ChipReader:
         part, window = clip(row, col, self.chip_size, limits)
         window = Window(window.col_off - left, window.row_off - top, window.width, window.height)
         values = np.zeros((len(file.indexes), height, width), np.uint8)
-        valid = np.zeros((height, width), bool)
+        valid = np.zeros(values.shape, bool)
         if window.width and window.height:
             with reading(file.path):
                 known, known_valid = self._open(file, scene, nodata).read(window)
-                valid[part] = known_valid.all(axis=0)
+                valid[:, *part] = known_valid
             values = values.astype(known.dtype)
             values[:, *part] = known
         return values, valid

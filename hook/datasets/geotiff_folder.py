@@ -161,12 +161,18 @@ class GeoTIFFFolder(BaseDataset):
         # MMEngine's own method treats any string in the meta as a file to load.
         return {**cls.METAINFO, **(metainfo or {})}
 
+    @property
+    def layers(self) -> Sequence[str | int] | None:
+        """Bands of the files that are read; see :func:`hook.geo.bands.resolve_bands`."""
+        return self._metainfo.get("bands")
+
     def load_data_list(self) -> list[dict]:
         """Find the scenes and their masks, and list the chips of the cover."""
         from hook.datasets.scene_index import SceneIndex  # imports TorchGeo, about 1 s
 
-        index = SceneIndex(self.options, self._metainfo.get("bands"), self.labels)
-        self.scenes, self.torchgeo_dataset = index.scenes, index.torchgeo_dataset
+        index = SceneIndex(self.options, self.layers, self.labels)
+        self.scenes = [self._place(scene) for scene in index.scenes]
+        self.torchgeo_dataset = index.torchgeo_dataset
         self.sampling_windows = [_labelled_window(scene) for scene in self.scenes]
         if self.length is None:
             self.length = chips_per_epoch(self.sampling_windows, self.chip_size)
@@ -225,12 +231,12 @@ class GeoTIFFFolder(BaseDataset):
         scene = self.scenes[results.pop("scene")]
         row, col = results.pop("row"), results.pop("col")
         height, width = self.chip_size
-        image, valid = self.reader.read(scene, scene, row, col, self.nodata)
+        image, known = self.reader.read(scene, scene, row, col, self.nodata)
         inside = np.zeros((height, width), dtype=bool)
         inside[clip(row, col, (height, width), scene.window)[0]] = True
         if scene.area is not None:
             inside &= inside_area(scene.grid, scene.area, row, col, (height, width))
-        valid &= inside
+        valid = self._valid(known & inside)
         # Pixels of other splits must not reach the model through its receptive field.
         image[:, ~inside] = 0
         results.update(
@@ -254,11 +260,19 @@ class GeoTIFFFolder(BaseDataset):
         )
         if self.labels is not None:
             labels = self._read_labels(scene, row, col)
-            labels[~valid] = self.ignore_index
+            labels[~valid.any(axis=2) if valid.ndim > 2 else ~valid] = self.ignore_index
             small = len(self.labels.classes) <= 255 and 0 <= self.ignore_index <= 255
             results["gt_seg_map"] = labels.astype(np.uint8 if small else np.int32)
             results["seg_fields"] = ["gt_seg_map", "valid"]
         return results
+
+    def _place(self, scene: Scene) -> Scene:
+        """Return a scene with the window from which chips are cut."""
+        return scene
+
+    def _valid(self, known: np.ndarray) -> np.ndarray:
+        """Return the (H, W) pixels of which all bands (C, H, W) are known."""
+        return known.all(axis=0)
 
     def _read_labels(self, scene: Scene, row: int, col: int) -> np.ndarray:
         """Read (H, W) labels; the ignore index where no mask has data."""
@@ -268,8 +282,8 @@ class GeoTIFFFolder(BaseDataset):
         known = np.zeros(self.chip_size, dtype=bool)
         for mask in scene.masks:
             values, valid = self.reader.read(mask, scene, row, col, self.labels.nodata)
-            new = valid & ~known
-            labels[new] = self.labels.decode(values[0], valid, mask.path)[new]
+            new = valid[0] & ~known
+            labels[new] = self.labels.decode(values[0], valid[0], mask.path)[new]
             known |= new
         return labels
 

@@ -133,6 +133,9 @@ def compute_statistics(datasets: Iterable[Any], quiet: bool = False) -> dict[str
             image = np.atleast_3d(sample["img"])[part]
             valid = sample.get("valid")
             valid = np.ones(image.shape[:2], np.uint8) if valid is None else valid[part]
+            if valid.ndim > 2:  # a series: H W T*C -> T*H W C
+                image = np.concatenate(np.split(image, valid.shape[2], axis=2))
+                valid = np.concatenate([*valid.transpose(2, 0, 1)])
             if num_bands is not None and image.shape[2] != num_bands:
                 raise DataError(
                     f"{sample.get('img_path', 'a sample')}: different band count",

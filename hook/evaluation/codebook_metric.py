@@ -115,6 +115,6 @@ class CodebookMetric(BaseMetric):
 
 def valid_positions(valid: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
     """Return which positions of an (h, w) grid have a valid pixel, (h, w) bool; None: all."""
-    if valid is None or valid.all():
+    if valid is None or valid.ndim > 2 or valid.all():  # codes of series are of valid patches
         return None
     return F.adaptive_max_pool2d(valid.cpu().float()[None], tuple(grid))[0] > 0

@@ -22,7 +22,7 @@ class ReconstructionMetric(BaseMetric):
     and averaged over the images for which they are defined. An image that is decoded without an
     error has an infinite PSNR, and then the mean is infinite, too: ``PSNR_pooled``, of the mean
     squared error over all valid pixels, is not. Edge counts are added up over the images. Images
-    without a valid pixel are left out.
+    without a valid pixel are left out. The dates of a time series are images.
 
     Args:
         data_range: Highest value of the images (255 for 8-bit images), (lowest, highest), or such a
@@ -57,20 +57,20 @@ class ReconstructionMetric(BaseMetric):
         """
         for sample in data_samples:
             check_fields(sample, ("image", "reconstruction"), "hook.ReconstructionMetric")
-            measured = measure_reconstruction(
-                sample["image"],
-                sample["reconstruction"],
-                self.data_range,
-                sample.get("valid_mask"),
-                self.edge_tolerance,
-            )
+            parts = [sample.get(key) for key in ("image", "reconstruction", "valid_mask")]
+            parts = parts if parts[0].ndim > 3 else [None if x is None else [x] for x in parts]
+            parts = [[None] * len(parts[0]) if part is None else part for part in parts]
+            measured = [
+                measure_reconstruction(image, decoded, self.data_range, valid, self.edge_tolerance)
+                for image, decoded, valid in zip(*parts, strict=True)
+            ]
             self.results.append(measured)
 
-    def compute_metrics(self, results: list[Reconstruction | None]) -> dict[str, float]:
+    def compute_metrics(self, results: list[list[Reconstruction | None]]) -> dict[str, float]:
         """Average over all images.
 
         Args:
-            results: One per image, from :meth:`process`.
+            results: Those of each sample, from :meth:`process`.
 
         Returns:
             ``PSNR`` and ``PSNR_pooled`` in dB, ``SSIM``, ``SAM`` in degrees, ``ERGAS`` in percent,
@@ -79,11 +79,12 @@ class ReconstructionMetric(BaseMetric):
         Raises:
             DataError: No image has a valid pixel.
         """
-        measured = [result for result in results if result is not None]
+        images = [one for result in results for one in result]
+        measured = [one for one in images if one is not None]
         if not measured:
             raise DataError(
                 "no image has a valid pixel",
-                found=f"{len(results)} images without",
+                found=f"{len(images)} images without",
                 remedy="check the validity masks and nodata values of the images",
             )
         errors = np.stack([one.squared_error for one in measured])

@@ -71,24 +71,8 @@ class TokenModel(nn.Module):
         Raises:
             DataError: A sample lacks a fact that the tokenizer needs.
         """
-        valid = valid_pixels(inputs, data_samples) if self.marks_invalid else None
-        if valid is not None and valid.all():
-            valid = None  # the tokenizer's faster path
-        metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
-        resolution = None
-        if not all(map(math.isnan, metres)):
-            resolution = torch.tensor(metres, device=inputs.device)
         tokenizer = getattr(self.backbone, "tokenizer", None)
-        counts = dict(dates=inputs.shape[1] if inputs.ndim == 5 else 1)
-        counts["wavelengths"] = inputs.shape[-3]
-        lists = {
-            name: _stacked(data_samples, name, count, inputs.device)
-            for name, count in counts.items()
-            if getattr(tokenizer, f"takes_{name}", False)
-        }
-        facts = ImageFacts(valid, resolution, **lists)
-        check_facts(tokenizer, inputs, facts, data_samples)
-        return facts
+        return collect_facts(tokenizer, inputs, data_samples, self.marks_invalid)
 
     def extract(
         self,
@@ -210,6 +194,32 @@ class TokenModel(nn.Module):
 
     def check_one_pass(self, inputs: Tensor) -> None:
         """Raise ConfigError if the model splits the images into crops."""
+
+
+def collect_facts(
+    tokenizer: nn.Module | None,
+    inputs: Tensor,
+    data_samples: Sequence[BaseDataElement] | None = None,
+    marks_invalid: bool = True,
+) -> ImageFacts:
+    """Collect the facts about images that a tokenizer takes; see :meth:`TokenModel.image_facts`."""
+    valid = valid_pixels(inputs, data_samples) if marks_invalid else None
+    if valid is not None and valid.all():
+        valid = None  # the tokenizer's faster path
+    metres = [sample.get("resolution") or float("nan") for sample in data_samples or ()]
+    resolution = None
+    if not all(map(math.isnan, metres)):
+        resolution = torch.tensor(metres, device=inputs.device)
+    counts = dict(dates=inputs.shape[1] if inputs.ndim == 5 else 1)
+    counts["wavelengths"] = inputs.shape[-3]
+    lists = {
+        name: _stacked(data_samples, name, count, inputs.device)
+        for name, count in counts.items()
+        if getattr(tokenizer, f"takes_{name}", False)
+    }
+    facts = ImageFacts(valid, resolution, **lists)
+    check_facts(tokenizer, inputs, facts, data_samples)
+    return facts
 
 
 def _stacked(

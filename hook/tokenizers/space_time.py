@@ -203,6 +203,11 @@ class SpaceTimeTokenizer(nn.Module):
         packs = [self._cut(images, facts or ImageFacts(), group) for group in groups]
         return packs if self.on_ground else _number(packs)
 
+    def cells(self, images: Tensor, facts: ImageFacts) -> Packed:
+        """Return the places and positions of the patches of a batch, one value each."""
+        packs = self.patches(images, facts)
+        return join_groups([one.with_values(one.values[:, :1]) for one in packs])
+
     def _check_bands(self, images: Tensor, bands: int) -> None:
         if images.shape[-3] != bands:
             raise ValueError(f"images have {images.shape[-3]} bands, the tokenizer expects {bands}")

@@ -14,6 +14,7 @@ from mmengine.visualization import LocalVisBackend
 from hook.geo.staging import save_png
 from hook.geo.styles import distinct_palette
 from hook.registry import HOOKS
+from hook.structures import dates_as_rows
 from hook.tokenizers.assignment import resize_nearest
 from hook.visualization.drawing import (
     FRAGMENT_SHARE,
@@ -131,7 +132,7 @@ def draw_sample(
     """Draw one image with its truth, prediction and token map.
 
     Args:
-        image: (C, H, W), as returned by the dataset.
+        image: (C, H, W), as returned by the dataset, or (T, C, H, W), drawn one below the other.
         sample: The model's output: a SegDataSample, ClsDataSample or CodecDataSample.
         meta: The dataset's metainfo: ``classes``, ``palette``, ``bands``.
         tokens: (H, W) token map, -1 for nodata; or None.
@@ -142,14 +143,15 @@ def draw_sample(
     classes = tuple(meta.get("classes") or ())
     palette = meta.get("palette") or distinct_palette(max(len(classes), 1))
     # (1, H, W) in a PixelData, or (H, W)
-    valid = sample.valid_mask.data.squeeze(0).cpu().numpy() if "valid_mask" in sample else None
-    pixels = image.detach().float().cpu().numpy()
+    valid = sample.valid_mask.data.flatten(0, -2).cpu().numpy() if "valid_mask" in sample else None
+    pixels = dates_as_rows(image.detach().float().cpu().numpy())
     if valid is not None and valid.shape != pixels.shape[1:]:
         valid = None
     panels, title, legend = ["image"], "", []
     if "reconstruction" in sample:  # stretched as the image is
         panels.append("reconstruction")
-        pixels = np.concatenate([pixels, sample.reconstruction.float().cpu().numpy()], axis=2)
+        decoded = dates_as_rows(sample.reconstruction.float().cpu().numpy())
+        pixels = np.concatenate([pixels, decoded], axis=2)
         valid = None if valid is None else np.tile(valid, (1, 2))
     stretched = stretch_to_rgb(pixels, meta.get("bands"), valid)
     panels = list(zip(panels, np.split(stretched, len(panels), axis=1), strict=True))

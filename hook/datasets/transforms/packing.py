@@ -80,7 +80,7 @@ class _PackSample(BaseTransform):
                 )
         units = sample_units(results, self.scale, self.offset, self.mean)
         image = image_in_model_units(results, units)
-        return torch.from_numpy(np.ascontiguousarray(image))  # C H W
+        return torch.from_numpy(np.ascontiguousarray(image))  # C H W, or T C H W
 
     def _meta(self, results: dict) -> dict:
         meta = {key: results[key] for key in self.meta_keys if key in results}
@@ -98,7 +98,8 @@ class _PackSample(BaseTransform):
     def _pack_valid(results: dict, sample: BaseDataElement) -> None:
         if results.get("valid") is not None:
             valid = (results["valid"] == 1).astype(np.uint8)
-            sample.valid_mask = PixelData(data=torch.from_numpy(valid)[None])
+            valid = np.moveaxis(np.atleast_3d(valid), 2, 0)  # T H W
+            sample.valid_mask = PixelData(data=torch.from_numpy(np.ascontiguousarray(valid)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(meta_keys={self.meta_keys})"
@@ -108,10 +109,11 @@ class _PackSample(BaseTransform):
 class PackSegSample(_PackSample):
     """Pack a sample for segmentation.
 
-    Returns a dict of ``inputs``, float32 (C, H, W) in model units with invalid pixels filled by the
-    mean, and ``data_samples``, a :class:`mmseg.structures.SegDataSample` with ``gt_sem_seg``
-    (1, H, W) int64 if labelled, ``valid_mask`` (1, H, W) uint8 if known, and ``resolution`` in
-    metres per pixel or None in its metainfo.
+    Returns a dict of ``inputs``, float32 (C, H, W), or (T, C, H, W) of a time series, in model
+    units with invalid pixels filled by the mean, and ``data_samples``, a
+    :class:`mmseg.structures.SegDataSample` with ``gt_sem_seg`` (1, H, W) int64 if labelled,
+    ``valid_mask`` (1, H, W), or (T, H, W), uint8 if known, and in its metainfo ``resolution`` in
+    metres per pixel or None and, if known, ``dates`` and ``wavelengths``.
 
     Args:
         meta_keys: Keys of the sample to copy to the metainfo, if present.

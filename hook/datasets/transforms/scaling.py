@@ -35,6 +35,8 @@ def sample_units(
 def image_in_model_units(results: dict, units: dict) -> np.ndarray:
     """Convert the image of a sample to (C, H, W) float32, with the mean at invalid pixels.
 
+    Of a time series, (T, C, H, W), whose ``img`` is (H, W, T * C) and ``valid`` (H, W, T).
+
     Args:
         results: Sample dictionary with ``img`` (H, W, C) or (H, W) and optionally ``valid`` (H, W).
             Only pixels with ``valid`` equal to 1 are valid: mmseg's ``RandomRotate`` fills new
@@ -48,8 +50,11 @@ def image_in_model_units(results: dict, units: dict) -> np.ndarray:
     valid = results.get("valid")
     if valid is not None:
         valid = valid == 1
+        if valid.ndim > 2:  # H W T
+            valid = valid.transpose(2, 0, 1)
+            image = image.reshape(len(valid), -1, *image.shape[1:])
     if image.dtype.kind == "f":
-        known = finite(image).all(axis=0)
+        known = finite(image).all(axis=-3)
         valid = known if valid is None else valid & known
     return to_model_units(image, valid, units)
 
@@ -81,6 +86,7 @@ class ScaleBands(BaseTransform):
         """Scale one sample."""
         units = sample_units(results, self.scale, self.offset, self.mean)
         image = image_in_model_units(results, units)
+        image = image.reshape(-1, *image.shape[-2:])  # T C H W -> T*C H W
         results["img"] = np.ascontiguousarray(image.transpose(1, 2, 0))
         results["in_model_units"] = True
         return results

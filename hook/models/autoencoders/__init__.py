@@ -16,6 +16,7 @@ from hook.models.autoencoders.progressive import (
     NullKeyAttention,
     ProgressiveDecoder,
 )
+from hook.models.autoencoders.series_autoencoder import SeriesAutoencoder
 from hook.models.autoencoders.space_time import SpaceTimeDecoder, SpaceTimeEncoder
 from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
 from hook.models.autoencoders.vqgan import VQGANDecoder, VQGANEncoder
@@ -36,6 +37,7 @@ __all__ = [
     "PerceptualLoss",
     "PixelLoss",
     "ProgressiveDecoder",
+    "SeriesAutoencoder",
     "SpaceTimeDecoder",
     "SpaceTimeEncoder",
     "TileAutoencoder",

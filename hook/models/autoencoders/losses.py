@@ -15,6 +15,7 @@ from hook.errors import ConfigError
 from hook.models.autoencoders.frozen import FrozenBackbone
 from hook.quantizers import Quantized
 from hook.registry import MODELS
+from hook.tokenizers import Packed
 
 
 @dataclass
@@ -32,6 +33,7 @@ class CodecPass:
         input_valid: (B, H', W') bool, those of the inputs; None: all.
         frozen: The frozen network, if any.
         stages: Smaller reconstructions of a progressive decoder, coarsest first.
+        packed: Packed latents of a ``SeriesAutoencoder``, whose ``latents`` are (B, D, N, 1).
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class CodecPass:
     input_valid: Tensor | None = None
     frozen: FrozenBackbone | None = None
     stages: Sequence[Tensor] = ()
+    packed: Packed | None = None
 
     @cached_property
     def image_features(self) -> list[Tensor]:

@@ -125,6 +125,7 @@ class SpaceTimeDecoder(BaseModule):
         ranges: As of the tokenizer.
         resolution: Ground size of a pixel in metres, for maps of latents and
             ``positions="ground"``.
+        fills: Decode patches without latents, too, from a learned token of their band group.
         init_cfg: MMEngine's initialisation config.
         **options: ``qk_norm``, ``rms_norm`` (official, and the default: both) and ``bias``
             (without) of the layers.
@@ -148,6 +149,7 @@ class SpaceTimeDecoder(BaseModule):
         table_size: int = 0,
         ranges: Sequence[tuple[float, float]] = GROUND,
         resolution: float | None = None,
+        fills: bool = False,
         init_cfg: dict | None = None,
         **options: bool,
     ) -> None:
@@ -165,7 +167,7 @@ class SpaceTimeDecoder(BaseModule):
                 found=f"groups={groups}, positions={positions!r}",
                 remedy="correct them",
             )
-        bias = options["bias"]
+        bias, self.groups = options["bias"], groups
         self.embed = nn.Linear(in_channels, embed_dims, bias)
         self.table = PositionTable(table_size, embed_dims) if table_size else None
         try:
@@ -181,18 +183,30 @@ class SpaceTimeDecoder(BaseModule):
         self.norm = build_norm(embed_dims, options["rms_norm"])
         values = math.prod(self.patch)
         self.outs = nn.ModuleList(nn.Linear(embed_dims, values * n, bias) for n in groups)
+        self.mask_tokens = None
+        if fills:
+            self.mask_tokens = nn.Parameter(torch.randn(len(groups), embed_dims) * 0.02)
 
     @property
     def last_layer(self) -> Tensor:
         """Weights at which adaptive weights compare gradients."""
         return self.outs[-1].weight
 
-    def decode(self, packed: Packed) -> list[Packed]:
+    def decode(self, packed: Packed, at: Packed | None = None) -> list[Packed]:
         """Map packed latents (M, in_channels) to packed patches, one pack per band group.
 
         :func:`hook.tokenizers.packing.unpack_patches` puts them back together.
+
+        Args:
+            packed: The latents.
+            at: Patches to decode, with and without latents (:meth:`SpaceTimeTokenizer.cells`),
+                which needs ``fills=True``; None: those of the latents.
         """
         x = self.embed(packed.values)
+        if at is not None:
+            tokens = self.mask_tokens[at.places[:, 3]].to(x.dtype)
+            x = tokens.index_put((at.found_in(packed),), x[packed.found_in(at)])
+            packed = at
         if self.table is not None:
             x = x + self.table(packed)
         packed = self.blocks(packed.with_values(x))

@@ -281,6 +281,9 @@ class TileAutoencoder(ImageModel):
             *(inputs, valid, input_valid, self.frozen, stages),
         )
 
+    def _run(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> CodecPass:
+        return self.run(inputs, _valid(inputs, samples))
+
     # ------------------------------------------------------------------------------ training
     def train_step(
         self, data: dict, optim_wrapper: OptimWrapper | OptimWrapperDict
@@ -299,7 +302,7 @@ class TileAutoencoder(ImageModel):
         batch = self.data_preprocessor(data, True)
         inputs, samples = batch["inputs"], batch.get("data_samples")
         with own.optim_context(self):
-            passed = self.run(inputs, _valid(inputs, samples))
+            passed = self._run(inputs, samples)
         against = other is not None and step >= self.adversarial.start
         logs = {}
         if against and self.discriminator_first:
@@ -398,7 +401,7 @@ class TileAutoencoder(ImageModel):
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> dict[str, Tensor]:
         """Return the autoencoder's losses of the first training step."""
-        return self._losses(self.run(inputs, _valid(inputs, data_samples)), 0)[0]
+        return self._losses(self._run(inputs, data_samples), 0)[0]
 
     def predict(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None

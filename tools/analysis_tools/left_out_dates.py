@@ -1,0 +1,202 @@
+r"""Measure the error of a date that is left out of a time series.
+
+Each date of each test series is left out in turn, and given back by the nearest date, by linear
+interpolation, by a harmonic fit (of the other dates of each pixel), and by each autoencoder, which
+must fill (``hook.SeriesAutoencoder`` with ``decoder.fills=True``). The split of the test series in
+the config is what keeps them apart from the training in space; a model has seen the date elsewhere
+in training, which none of the other methods have. For each model two rows more: the error of a date
+that is not left out, with the whole series and alone, as a single image.
+
+Errors are root mean squared errors in the units of the data, over pixels that are valid at the date
+and at one other. They are written after each row, and rows of a former run are kept.
+
+    python tools/analysis_tools/left_out_dates.py CONFIG seed0.pth seed1.pth --out dates.json
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from prettytable import PrettyTable
+from torch.utils.data import Dataset
+
+from hook.checkpoint import load_weights
+from hook.engine.configs import add_config_options, load_config
+from hook.engine.devices import to_device
+from hook.engine.models import build_model
+from hook.engine.profiling import command_line, prepare_output, write_json
+from hook.engine.runner import HookRunner
+from hook.errors import ConfigError, DataError, reports_errors
+from hook.evaluation.left_out_dates import BASELINES
+from hook.models import SeriesAutoencoder
+
+Predict = Callable[[dict, int], np.ndarray]
+WAYS = {"left out": "one", "whole series": "none", "date alone": "others"}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of a hook.SeriesAutoencoder")
+    parser.add_argument("checkpoints", nargs="*", help="its checkpoints, one per seed")
+    parser.add_argument("--out", required=True, metavar="JSON", help="write the rows here")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def load_series(cfg: Config, checkpoint: str, device: str) -> SeriesAutoencoder:
+    """Load an autoencoder of series that fills dates."""
+    model = build_model(cfg)
+    if not isinstance(model, SeriesAutoencoder) or model.decoder.mask_tokens is None:
+        raise ConfigError(
+            f"{cfg.filename} gives no dates that it did not see",
+            expected="hook.SeriesAutoencoder with decoder.fills=True",
+            found=type(model).__name__,
+            remedy="give a config of configs/autoencoders/space_time",
+        )
+    load_weights(model, checkpoint)
+    return to_device(model, device).eval()
+
+
+@torch.inference_mode()
+def by_model(model: SeriesAutoencoder, withheld: str, packed: dict, date: int) -> np.ndarray:
+    """Return a date (C, H, W) decoded by a model that does not see one, none, or all others."""
+    batch = pseudo_collate([packed])
+    data = model.data_preprocessor(batch, False)
+    dates = range(len(packed["inputs"]))
+    hidden = {"one": [date], "none": [], "others": [k for k in dates if k != date]}[withheld]
+    data["data_samples"][0].set_metainfo(dict(hidden_dates=hidden))
+    return model.predict(**data)[0].reconstruction[date].cpu().numpy()
+
+
+def by_baseline(name: str, packed: dict, date: int) -> np.ndarray:
+    """Return a date (C, H, W) from the other dates of each pixel."""
+    days, values = known_values(packed)
+    others = np.arange(len(days)) != date
+    return BASELINES[name](days[others], values[others], days[date])
+
+
+def known_values(packed: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Return the days (T,) and the values (T, C, H, W) of a sample, NaN where unknown."""
+    sample = packed["data_samples"]
+    days, values = np.array(sample.dates, float), packed["inputs"].double().numpy()
+    known = sample.valid_mask.data.numpy()[:, None] > 0
+    return days, np.where(known & np.isfinite(days).reshape(-1, 1, 1, 1), values, np.nan)
+
+
+def errors_of_date(dataset: Dataset, predict: Predict, date: int) -> dict[str, Any] | None:
+    """Return the errors of a date over all series; None if it has no pixel to compare."""
+    squares, pixels = 0.0, 0
+    for packed in map(dataset.__getitem__, range(len(dataset))):
+        _, values = known_values(packed)
+        there = ~np.isnan(values).any(axis=1)
+        compared = there[date] & np.delete(there, date, axis=0).any(axis=0)
+        if not compared.any():
+            continue
+        error = (predict(packed, date) - values[date])[:, compared]
+        if not np.isfinite(error).all():
+            raise DataError(
+                "a date is not given back everywhere",
+                expected="finite values where the date has data",
+                found=f"{int((~np.isfinite(error)).any(axis=0).sum())} pixels without",
+                remedy="check whether the training diverged",
+            )
+        squares, pixels = squares + (error**2).sum(axis=1), pixels + error.shape[1]
+    if not pixels:
+        return None
+    bands = np.sqrt(squares / pixels)
+    return {
+        "rmse": float(np.sqrt(np.mean(bands**2))),
+        "rmse_per_band": [round(float(value), 4) for value in bands],
+        "pixels": pixels,
+    }
+
+
+def read_rows(path: Path, settings: dict) -> dict[str, dict]:
+    """Return the rows of a former run with the same settings; DataError if it has others."""
+    if not path.exists():
+        return {}
+    try:
+        report = json.loads(path.read_text())
+        same, rows = report["settings"] == settings, dict(report["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no report of this tool", found=error) from None
+    if not same:
+        raise DataError(
+            f"{path} is of other data",
+            expected=settings,
+            found=report["settings"],
+            remedy="give another file to --out, or remove this one",
+        )
+    return rows
+
+
+def methods(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Predict]]]:
+    """Yield the name of each method, and a function that makes it ready."""
+    for name in BASELINES:
+        yield name, lambda name=name: partial(by_baseline, name)
+    for checkpoint in args.checkpoints:
+        for way, withheld in WAYS.items():
+            load = partial(load_series, cfg, checkpoint, args.device)
+            name = Path(checkpoint).parent.name + "/" + Path(checkpoint).stem
+            yield f"{name}, {way}", lambda load=load, way=withheld: partial(by_model, load(), way)
+
+
+def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
+    """Return the errors of each method at each date, and over all."""
+    table = PrettyTable(["method", *dates, "all dates"], align="r")
+    table.align["method"] = "l"
+    for name, row in rows.items():
+        found = [one and one["rmse"] for one in row["dates"]]
+        mean = np.sqrt(np.mean([value**2 for value in found if value is not None]))
+        cells = ["" if value is None else f"{value:.1f}" for value in found]
+        table.add_row([name, *cells, f"{mean:.1f}"])
+    return str(table)
+
+
+@reports_errors
+def main() -> None:
+    args = parse_args()
+    prepare_output(args, "out")
+    out, cfg = Path(args.out), load_config(args)
+    dataset = HookRunner.build_dataloader(cfg.test_dataloader).dataset
+    first = dataset[0]
+    if first["inputs"].ndim != 4 or len(first["inputs"]) < 2:
+        raise DataError(
+            f"{cfg.filename}: test_dataloader has no time series",
+            expected="samples (T, C, H, W) of several dates, such as those of hook.GeoTIFFSeries",
+            found=tuple(first["inputs"].shape),
+            remedy="give a config of configs/autoencoders/space_time",
+        )
+    days = known_values(first)[0]
+    dates = ["missing" if np.isnan(day) else str(np.datetime64(int(day // 1), "D")) for day in days]
+    data = cfg.test_dataloader.dataset.to_dict()
+    settings = {"data": json.loads(json.dumps(data, default=str)), "dates": dates}
+    rows = read_rows(out, settings)
+    for name, make in methods(cfg, args):
+        if name in rows:
+            continue
+        predict = make()
+        found = [errors_of_date(dataset, predict, date) for date in range(len(dates))]
+        if not any(found):
+            raise DataError(
+                "no pixel is valid at two dates",
+                found=f"{len(dataset)} series",
+                remedy="check the nodata value and the split of test_dataloader",
+            )
+        rows[name] = {"dates": found}
+        write_json(out, {"command": command_line(), "settings": settings, "rows": rows})
+    print(draw_table(rows, dates))
+
+
+if __name__ == "__main__":
+    main()
