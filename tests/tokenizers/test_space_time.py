@@ -237,6 +237,21 @@ def test_patches_come_back():
         assert torch.equal(back[:3, :, :10, :7], image * mask)
 
 
+def test_samples_of_packs_are_selected_padded_and_found_in_others():
+    known = torch.ones(3, 1, 1, 8, 8, dtype=torch.bool)
+    known[1, ..., :4, 4:] = False
+    images = torch.rand(3, 1, 2, 8, 8)
+    packed, whole = (pack_patches(images, (1, 4, 4), mask) for mask in (known, None))
+    values, inside = packed.padded()
+    assert values.shape == (3, 4, 32) and inside.sum(dim=1).tolist() == [4, 3, 4]
+    assert torch.equal(values[inside], packed.values) and whole.padded()[1] is None
+    found = whole.found_in(packed).unflatten(0, (3, 4))
+    assert (~found).nonzero().tolist() == [[1, 1]] and packed.found_in(whole).all()
+    turned = packed.take(torch.tensor([1, 0]))
+    assert turned.counts == (3, 4) and turned.samples.tolist() == [0] * 3 + [1] * 4
+    assert torch.equal(turned.values, torch.cat([values[1, :3], values[0]]))
+
+
 def test_gradients_reach_all_weights():
     tokenizer = build(
         in_channels=4, groups=GROUPS, wavelengths=BANDS, table_size=4, qk_norm=True
