@@ -119,7 +119,7 @@ def checkpoint(config, tmp_path):
 
 def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path, capsys):
     out = tmp_path / "dates.json"
-    run(config, "--out", out)
+    run(config, "--json", out)
     rows = json.loads(out.read_text())["rows"]
     # Linear growth is met between dates, but not before the first one, where a quarter of the
     # pixels have the third one only, nor after the last.
@@ -134,7 +134,7 @@ def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path,
     rows["nearest date"]["dates"][0]["rmse"] = 12345.0  # is kept, not measured again
     report = json.loads(out.read_text()) | {"rows": rows}
     out.write_text(json.dumps(report))
-    run(config, checkpoint, "--out", out)
+    run(config, checkpoint, "--json", out)
     text = capsys.readouterr().out
     assert "12345.0" in text and "12345.0" not in before and "2020-03-12" in text
     rows = json.loads(out.read_text())["rows"]
@@ -147,13 +147,13 @@ def test_other_data_and_other_models_are_refused(config, run, tmp_path):
     out = tmp_path / "dates.json"
     out.write_text('{"settings": {}, "rows": {}}')
     with pytest.raises(DataError, match="of other data"):
-        run(config, "--out", out)
+        run(config, "--json", out)
     out.write_text("[]")
     with pytest.raises(DataError, match="no report"):
-        run(config, "--out", out)
+        run(config, "--json", out)
     out.unlink()
     with pytest.raises(ConfigError, match="gives no dates"):
-        run(config, "any.pth", "--out", out, "--cfg-options", "model.decoder.fills=False",
+        run(config, "any.pth", "--json", out, "--cfg-options", "model.decoder.fills=False",
             "model.hide=0")  # fmt: skip
 
 

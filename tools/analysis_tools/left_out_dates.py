@@ -10,7 +10,7 @@ that is not left out, with the whole series and alone, as a single image.
 Errors are root mean squared errors in the units of the data, over pixels that are valid at the date
 and at one other. They are written after each row, and rows of a former run are kept.
 
-    python tools/analysis_tools/left_out_dates.py CONFIG seed0.pth seed1.pth --out dates.json
+    python tools/analysis_tools/left_out_dates.py CONFIG seed0.pth seed1.pth --json dates.json
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("config", help="config of a hook.SeriesAutoencoder")
     parser.add_argument("checkpoints", nargs="*", help="its checkpoints, one per seed")
-    parser.add_argument("--out", required=True, metavar="JSON", help="write the rows here")
+    parser.add_argument("--json", required=True, metavar="FILE", help="write the rows here")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     add_config_options(parser)
     return parser.parse_args()
@@ -135,7 +135,7 @@ def read_rows(path: Path, settings: dict) -> dict[str, dict]:
             f"{path} is of other data",
             expected=settings,
             found=report["settings"],
-            remedy="give another file to --out, or remove this one",
+            remedy="give another file to --json, or remove this one",
         )
     return rows
 
@@ -166,8 +166,8 @@ def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
 @reports_errors
 def main() -> None:
     args = parse_args()
-    prepare_output(args, "out")
-    out, cfg = Path(args.out), load_config(args)
+    prepare_output(args, "json")
+    out, cfg = Path(args.json), load_config(args)
     dataset = HookRunner.build_dataloader(cfg.test_dataloader).dataset
     first = dataset[0]
     if first["inputs"].ndim != 4 or len(first["inputs"]) < 2:
