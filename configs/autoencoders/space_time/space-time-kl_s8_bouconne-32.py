@@ -46,7 +46,7 @@ model = dict(
     frozen=dict(type="hook.FrozenBackbone", levels=(1, 2), bands=(2, 1, 0), mean=0.0, std=1.0),
     losses=[
         dict(type="hook.PixelLoss", norm="l1"),
-        dict(type="hook.GramLoss", reduction="l1", weight=1.0),
+        dict(type="hook.GramLoss", reduction="l1", weight=0.1),
     ],
 )
 # Strips from north to south: 128 rows, 32, and 54, with 16 rows (160 m) between them. Neighbouring
