@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from hook.checkpoint import load_weights
 from hook.engine.configs import add_config_options, load_config
 from hook.engine.devices import to_device
-from hook.engine.models import build_model
+from hook.engine.models import build_model, use_default_scope
 from hook.engine.profiling import command_line, prepare_output, write_json
 from hook.engine.runner import HookRunner
 from hook.errors import ConfigError, DataError, reports_errors
@@ -81,7 +81,7 @@ def by_model(model: SeriesAutoencoder, withheld: str, packed: dict, date: int) -
 def by_baseline(name: str, packed: dict, date: int) -> np.ndarray:
     """Return a date (C, H, W) from the other dates of each pixel."""
     days, values = known_values(packed)
-    others = np.arange(len(days)) != date
+    others = (np.arange(len(days)) != date) & np.isfinite(days)
     return BASELINES[name](days[others], values[others], days[date])
 
 
@@ -167,7 +167,8 @@ def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
 def main() -> None:
     args = parse_args()
     prepare_output(args, "json")
-    out, cfg = Path(args.json), load_config(args)
+    out, cfg = Path(args.json), load_config(args.config, args.cfg_options)
+    use_default_scope(cfg)
     dataset = HookRunner.build_dataloader(cfg.test_dataloader).dataset
     first = dataset[0]
     if first["inputs"].ndim != 4 or len(first["inputs"]) < 2:
