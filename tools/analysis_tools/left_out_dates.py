@@ -14,7 +14,9 @@ and at one other. They are written after each row, and rows of a former run are 
 """
 
 import argparse
+import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -180,8 +182,8 @@ def main() -> None:
         )
     days = known_values(first)[0]
     dates = ["missing" if np.isnan(day) else str(np.datetime64(int(day // 1), "D")) for day in days]
-    data = cfg.test_dataloader.dataset.to_dict()
-    settings = {"data": json.loads(json.dumps(data, default=str)), "dates": dates}
+    data = json.dumps(cfg.test_dataloader.dataset.to_dict(), default=str)
+    settings = {"data": hashlib.sha256(data.encode()).hexdigest(), "dates": dates}
     rows = read_rows(out, settings)
     for name, make in methods(cfg, args):
         if name in rows:
@@ -195,7 +197,7 @@ def main() -> None:
                 remedy="check the nodata value and the split of test_dataloader",
             )
         rows[name] = {"dates": found}
-        write_json(out, {"command": command_line(), "settings": settings, "rows": rows})
+        write_json(out, {"command": command_line(sys.argv), "settings": settings, "rows": rows})
     print(draw_table(rows, dates))
 
 
