@@ -16,7 +16,9 @@ IMPORTED = {
     "mmengine": "__version__ logging registry",
     "mmengine.config": "Config ConfigDict DictAction",
     "mmengine.config.utils": "MODULE2PACKAGE",
-    "mmengine.dataset": "BaseDataset ClassBalancedDataset Compose ConcatDataset RepeatDataset",
+    "mmengine.dataset": (
+        "BaseDataset ClassBalancedDataset Compose ConcatDataset RepeatDataset pseudo_collate"
+    ),
     "mmengine.device": "get_device utils",
     "mmengine.device.utils": "DEVICE",
     "mmengine.dist": (
