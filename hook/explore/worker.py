@@ -8,6 +8,7 @@ JSON to standard output: ``{"message": ..., "done": ...}``, or ``"address"`` of 
 import _thread
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from rasterio import Affine
 from hook import progress
 from hook.errors import HookError, of_system
 
-_LONGEST_END = 20  # seconds between the end of the parent and that of a job, which has low priority
+_LONGEST_END = 5  # seconds between the end of the parent and that of the job
 
 
 def extract(scene: str, output: str, model: Any, options: dict, request: dict) -> list[str]:
@@ -74,6 +75,8 @@ JOBS: dict[str, Callable[..., list[str]]] = {
 
 def main() -> None:
     """Run the job on standard input."""
+    # The end of the parent interrupts a job, also where it inherited to ignore interruptions.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     given = json.loads(sys.stdin.readline())
     if given["job"] != "serve" and hasattr(os, "nice"):
         os.nice(10)  # the page comes first

@@ -33,7 +33,10 @@ class Command:
 
     def __init__(self, *argv):
         code = "from hook.explore import opening; opening.BUNDLE = opening.STATIC / 'index.html'; "
-        code += "from hook.cli import main; import sys; main(['explore', *sys.argv[1:]])"
+        code += "from hook.cli import main; import signal, sys; "
+        # Tests may run in the background of a shell, which ignores it there.
+        code += "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "main(['explore', *sys.argv[1:]])"
         command = [sys.executable, "-c", code, *map(str, argv), "--no-browser"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)

@@ -10,6 +10,7 @@ from hook.errors import SceneError
 from hook.explore.jobs import answers, start_worker
 
 CODE = """
+import signal
 import time
 from hook.explore import worker
 from hook.geo.staging import StagedFiles
@@ -22,6 +23,7 @@ def draw(folder):
             time.sleep(0.05)
 
 worker.JOBS["draw"] = draw
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
 worker.main()
 """
 

@@ -196,8 +196,8 @@ def test_scene_as_codes(run, workplace):
         rasterio.open(folder / "decoded.tif") as decoded,
         rasterio.open(workplace / "data/demo/images/scene.tif") as scene,
     ):
-        # Red, green and blue; the mean of each band would have a larger error.
-        before, after = scene.read([1, 2, 3]).astype(float), decoded.read()
+        # The bands of the scene are blue, green and red. Their means would have larger errors.
+        before, after = scene.read([3, 2, 1]).astype(float), decoded.read()
         valid = scene.dataset_mask() > 0
         error = np.sqrt(np.square(after - before)[:, valid].mean(axis=1))
         assert np.all(error < 0.7 * before[:, valid].std(axis=1))
