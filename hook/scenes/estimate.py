@@ -43,14 +43,18 @@ class Estimate:
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         hours, minutes = divmod(minutes, 60)
-        disk, work = self.disk_bytes / 2**20, self.work_bytes / 2**20
+        disk, work = _size(self.disk_bytes), _size(self.work_bytes)
         rows = (
             ("windows", f"{self.windows}, about {self.empty_windows} of them without data"),
             ("memory", f"{self.memory_bytes / 2**20:.0f} MiB"),
-            ("disk", f"{disk:.1f} MiB, and {work:.1f} MiB until the {self.what} is complete"),
+            ("disk", f"{disk}, and {work} until the {self.what} is complete"),
             ("time", f"{hours}:{minutes:02}:{seconds:02}"),
         )
         return "\n".join(f"{name:8} {value}" for name, value in rows)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
 def estimate(predict: Predict, scene: Scene, plan: MapPlan) -> Estimate:

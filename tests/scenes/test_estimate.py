@@ -83,3 +83,5 @@ def test_it_reads_well():
         "disk     5.0 MiB, and 1.0 MiB until the map is complete",
         "time     1:02:05",
     ]
+    text = str(Estimate(6, 0, 3 << 30, 38_147, 0, 1.4, "file"))  # codes of a small scene
+    assert "disk     37 KiB, and 0 KiB until the file is complete" in text.splitlines()
