@@ -107,8 +107,8 @@ def surprise_map(
         if Path(output).suffix.lower() not in (".tif", ".tiff"):
             raise bad_argument("output", output, "the name of a GeoTIFF, .tif")
         if exists(output) and not overwrite:
-            raise bad_argument("output", output, "a file that does not exist", "choose another "
-                               "name, or replace the file with overwrite")  # fmt: skip
+            remedy = "choose another name, or replace the file with overwrite"
+            raise bad_argument("output", output, "a file that does not exist", remedy)
     generator = load_model(model, device=list_devices(device)[0])
     check_code_generator(generator)
     unknown_labels(generator.network, 1)

@@ -89,7 +89,7 @@ def name_of(model: nn.Module) -> str:
 
 
 def require_classes(model: nn.Module) -> None:
-    """Raise ConfigError for a model without classes: one that learned without labels."""
+    """Raise ConfigError for a model without classes: an autoencoder, or learned without labels."""
     if not get_num_classes(model):
         if not hasattr(model, "backbone"):
             raise ConfigError(
@@ -229,10 +229,10 @@ def checked_tokens(model: nn.Module, num_tokens: int) -> int:
     """
     if not is_int(num_tokens):
         raise bad_argument("num_tokens", num_tokens, "an integer from 1")
-    tokenizer = getattr(getattr(model, "backbone", model), "tokenizer", None)
+    tokenizer = getattr(model.backbone, "tokenizer", None)
     maximum = getattr(tokenizer, "max_tokens", None)
     if maximum is None:
-        kind = type(getattr(model, "backbone", model) if tokenizer is None else tokenizer).__name__
+        kind = type(model.backbone if tokenizer is None else tokenizer).__name__
         raise ConfigError(
             f"the number of tokens of {kind} is fixed",
             expected="a model with hook.HookTokenizer",
