@@ -16,7 +16,7 @@ from hook.tokenizers.assignment import (
 )
 from hook.tokenizers.facts import ImageFacts
 from hook.tokenizers.hierarchy import RegionHierarchy, merge_seeds, refine_borders
-from hook.tokenizers.hook_tokenizer import PRESETS, HookTokenizer
+from hook.tokenizers.hook_tokenizer import PRESETS, SIZES, HookTokenizer
 from hook.tokenizers.output import SeedMap, TokenizerOutput
 from hook.tokenizers.packing import Packed, join_groups, join_samples
 from hook.tokenizers.patch_embed import PatchEmbedTokenizer
@@ -34,6 +34,7 @@ from hook.tokenizers.vectorization import ObjectVectorization, RegionVectorizati
 
 __all__ = [
     "PRESETS",
+    "SIZES",
     "BandGroup",
     "HookEmbed",
     "HookTokenizer",

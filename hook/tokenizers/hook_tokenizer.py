@@ -66,6 +66,12 @@ PRESETS["objects"] = PRESETS["fast"] | dict(
     num_tokens=64, assign="token", group_dims=12, colour_weight=0.5
 )
 """Parts of each preset; a keyword of :class:`HookTokenizer` overrides its preset's value."""
+SIZES: dict[str, dict] = {
+    "tiny": dict(seed_dims=48, stem_widths=(16,), perception_heads=(1, 1)),
+    "small": dict(seed_dims=64, stem_widths=(32,), perception_heads=(1, 1)),
+    "base": {},
+}
+"""Parts of each size of ``"fast"`` and ``"objects"``, in place of their preset's."""
 
 _PARTS = (
     "perception_heads",
@@ -131,6 +137,10 @@ class HookTokenizer(nn.Module):
         diffusion_contrast: Difference of the bands, in normalised units, that counts as an edge.
         band_dropout: Probability that a training step sets a band of an image to zero, the mean
             of normalised images; at least one band is kept.
+        size: ``"tiny"``, ``"small"`` or ``"base"``: width of stem and seeds of ``"fast"`` and
+            ``"objects"``; see :data:`SIZES`. ``"reference"`` has one size, ``"base"``.
+        with_cp: Save memory in training: backward computes object perception once more (activation
+            checkpointing, Chen et al., arXiv:1604.06174).
         **parts: See below; None uses the preset's.
 
     Keyword Args:
@@ -182,6 +192,8 @@ class HookTokenizer(nn.Module):
         diffusion_steps: int = 0,
         diffusion_contrast: float = 0.3,
         band_dropout: float = 0.0,
+        size: str = "base",
+        with_cp: bool = False,
         **parts: Any,
     ) -> None:
         super().__init__()
@@ -191,7 +203,10 @@ class HookTokenizer(nn.Module):
             raise TypeError(f"unexpected keyword argument {name!r}; parts are {', '.join(_PARTS)}")
         given = dict(seed_dims=seed_dims, num_tokens=num_tokens, assign=assign, **parts)
         given = {k: v for k, v in given.items() if v is not None}
-        chosen = PRESETS[preset] | given
+        sizes = ["base"] if preset == "reference" else list(SIZES)
+        if size not in sizes:
+            raise ValueError(f"unknown size {size!r} of preset {preset!r}; choose from {sizes}")
+        chosen = PRESETS[preset] | SIZES[size] | given
         for name in set(given) - set(PRESETS[preset]):
             raise ValueError(f"preset {preset!r} does not support {name}")
         self.img_size = to_pair(img_size)
@@ -235,7 +250,7 @@ class HookTokenizer(nn.Module):
         if not 0 <= band_dropout < 1:
             raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
-        self.preset = preset
+        self.preset, self.size = preset, size
         self.assign = chosen["assign"]
         self.in_channels = in_channels
         self.embed_dims = embed_dims
@@ -251,7 +266,7 @@ class HookTokenizer(nn.Module):
         self.resolution = resolution
         self.nan_is_invalid = nan_is_invalid
         self.diffusion_steps, self.diffusion_contrast = diffusion_steps, diffusion_contrast
-        self.band_dropout = band_dropout
+        self.band_dropout, self.with_cp = band_dropout, with_cp
         for name, asked, part in (
             ("resolution", self.takes_resolution, chosen["positions"] == "rotary"),
             ("nan_is_invalid", nan_is_invalid, self.takes_valid),
@@ -288,7 +303,8 @@ class HookTokenizer(nn.Module):
             *(
                 PerceptionBlock(width, attention[kind](), ratio, chosen["perception_bias"])
                 for kind in chosen["perception"]
-            )
+            ),
+            with_cp=self.with_cp,
         )
         self.group = None
         if "group_dims" in chosen:

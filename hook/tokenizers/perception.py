@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from hook.tokenizers.positions import Rotary2d
 from hook.tokenizers.stem import gelu
@@ -408,16 +409,25 @@ class PerceptionBlock(nn.Module):
 
 
 class ObjectPerception(nn.Module):
-    """Sequence of perception blocks; the paper has a windowed and then a global one."""
+    """Sequence of perception blocks; the paper has a windowed and then a global one.
 
-    def __init__(self, *blocks: PerceptionBlock) -> None:
+    Args:
+        blocks: The blocks.
+        with_cp: Backward computes the blocks once more, to save memory.
+    """
+
+    def __init__(self, *blocks: PerceptionBlock, with_cp: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks, self.with_cp = nn.ModuleList(blocks), with_cp
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
         """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
+        again = self.with_cp and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, valid, scale)
+            if again:
+                x = checkpoint(block, x, valid, scale, use_reentrant=False)
+            else:
+                x = block(x, valid, scale)
         return x

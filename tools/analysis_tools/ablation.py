@@ -65,6 +65,8 @@ from hook.models.autoencoders.frozen import LITE0, read_weights
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import ClsDataSample
 from hook.tokenizers import (
+    PRESETS,
+    SIZES,
     HookTokenizer,
     SeedMap,
     TokenizerOutput,
@@ -208,6 +210,17 @@ def tokens(blocks: dict | None = None, **tokenizer) -> dict:
     return dict(backbone=dict(tokenizer=tokenizer, **(blocks or {})))
 
 
+def sized(size: str, **tokenizer) -> dict:
+    """Return the override of a row with a tokenizer of another size."""
+    return tokens(size=size, seed_dims=None, **tokenizer)
+
+
+def segmenter(size: str, preset: str) -> dict:
+    """Return the override of a row with a tokenizer of another size, and a neck that fits."""
+    widths = SIZES[size].get("seed_dims", PRESETS[preset]["seed_dims"])
+    return sized(size) | dict(neck=dict(seed_channels=widths))
+
+
 def replaced(backbone: dict, **others) -> dict:
     """Return the override of a row that replaces the backbone."""
     return dict(backbone=dict(_delete_=True, **backbone), **others)
@@ -219,6 +232,7 @@ PATCHES = "patch_embed/patch-embed-pos_vit-192x6_eurosat-2k-64"
 SEEN = "hook/seeds-only_banepa-256"
 SEEDS = dict(type="hook.HookTokenizer", preset="fast", img_size=256, embed_dims=192)
 SEGMENTER = "hook/hook-objects_vit-192x2_banepa-256"
+FAST_SEGMENTER = "hook/hook-fast-skip_vit-192x6_banepa-256"
 NO_LOSS = dict(region_loss=None)
 NO_VIT = dict(depth=0)
 SCALES = [0.75, 1.0, 1.0, 1.5, 2.0]
@@ -227,6 +241,8 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (OBJECTS, {}),
     "one query, no ViT": (OBJECTS, tokens(NO_VIT, preset="fast", num_tokens=1) | NO_LOSS),
     "objects, several scales": (OBJECTS, dict(data_preprocessor=dict(scales=SCALES))),
+    "objects, small": (OBJECTS, sized("small")),
+    "objects, tiny": (OBJECTS, sized("tiny")),
     "objects, no ViT": (OBJECTS, tokens(NO_VIT)),
     "grid of 16 cells, read as objects": (
         OBJECTS,
@@ -235,6 +251,8 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "grid of 16 means": (OBJECTS, tokens(type="hook.GridMeans", num_tokens=16) | NO_LOSS),
     "random regions": (OBJECTS, tokens(type="hook.RandomRegions") | NO_LOSS),
     "HOOK fast, 6 tokens": (OBJECTS, tokens(preset="fast", num_tokens=6) | NO_LOSS),
+    "fast, small": (OBJECTS, sized("small", preset="fast", num_tokens=6) | NO_LOSS),
+    "fast, tiny": (OBJECTS, sized("tiny", preset="fast", num_tokens=6) | NO_LOSS),
     "mean of the seeds": (
         OBJECTS,
         replaced(
@@ -277,6 +295,11 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
 
 SEGMENTATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (SEGMENTER, {}),
+    "objects, small": (SEGMENTER, segmenter("small", "objects")),
+    "objects, tiny": (SEGMENTER, segmenter("tiny", "objects")),
+    "fast, 8 tokens": (FAST_SEGMENTER, {}),
+    "fast, small": (FAST_SEGMENTER, segmenter("small", "fast")),
+    "fast, tiny": (FAST_SEGMENTER, segmenter("tiny", "fast")),
     "objects, skip after perception": (SEGMENTER, dict(backbone=dict(seed_skip=True))),
     "objects, drop path": (SEGMENTER, dict(decode_head=dict(drop_path=0.3))),
     "objects, one cut": (
