@@ -35,7 +35,7 @@ class TokenPretrainer(TokenModel, ImageModel):
         backbone: Config of a :class:`hook.models.TokenViT` with a HOOK tokenizer, without
             ``out_indices``.
         losses: Configs of losses, such as ``hook.SeedReconstruction``, ``hook.SeedAlignment`` and
-            ``hook.TokenAlignment``.
+            ``hook.TokenAlignment``; none for a model that only predicts.
         frozen: Config of a network such as ``hook.FrozenBackbone``, which is built when it is
             needed. Without ``mean`` and ``std`` of their own, its options take the normalised
             bands to the mean and deviation of ImageNet's images. None: no foreign network.
@@ -56,7 +56,7 @@ class TokenPretrainer(TokenModel, ImageModel):
     def __init__(
         self,
         backbone: dict,
-        losses: Sequence[dict],
+        losses: Sequence[dict] = (),
         frozen: dict | None = None,
         feature_channels: int = 0,
         region_loss: dict | None = None,
@@ -99,8 +99,9 @@ class TokenPretrainer(TokenModel, ImageModel):
         self.frozen, self._frozen_cfg = None, copy.deepcopy(frozen)
         self.stored_maps: Callable[[Sequence[int]], list[Tensor]] | None = None
         # Of the channels of the frozen maps, over the training images.
-        self.register_buffer("feature_mean", torch.zeros(feature_channels))
-        self.register_buffer("feature_std", torch.ones(feature_channels))
+        n = feature_channels
+        self.register_buffer("feature_mean", torch.zeros(n) if n else None)
+        self.register_buffer("feature_std", torch.ones(n) if n else None)
         self.turn, self.jitter = turn, jitter
 
     # ------------------------------------------------------------------------------ network
@@ -125,7 +126,7 @@ class TokenPretrainer(TokenModel, ImageModel):
             frozen.mean = (frozen.mean - _IMAGENET_MEAN) / _IMAGENET_STD
         if self._frozen_cfg.get("std") is None:
             frozen.std = frozen.std / _IMAGENET_STD
-        self.frozen = frozen.to(self.feature_mean.device)
+        self.frozen = frozen.to(next(self.parameters()).device)
         return self.frozen
 
     @torch.no_grad()

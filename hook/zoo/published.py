@@ -22,14 +22,15 @@ SUFFIX = ".safetensors"
 KEY = "hook_model"
 FORMAT = 1
 
-TASKS = ("classification", "segmentation", "reconstruction")
+TASKS = ("classification", "segmentation", "reconstruction", "embedding")
+_WITHOUT_CLASSES = ("reconstruction", "embedding")
 # Types allowed in a published model; MMEngine's registries would import any dotted name.
 MODEL_TYPES = frozenset(
     "EncoderDecoder FCNHead CrossEntropyLoss hook.CrossEntropyLoss hook.DiceLoss hook.FocalLoss "
-    "hook.TokenSegmentor hook.TokenClassifier hook.LinearClsHead "
+    "hook.TokenSegmentor hook.TokenClassifier hook.TokenPretrainer hook.LinearClsHead "
     "hook.ClsDataPreProcessor hook.SegDataPreProcessor "
     "hook.TokenViT hook.SeedBackbone hook.TokenPyramid hook.SeedPyramid hook.SegFormerStyleHead "
-    "hook.HookTokenizer hook.PatchEmbedTokenizer BN SyncBN LN GN ReLU GELU "
+    "hook.RegionContextHead hook.HookTokenizer hook.PatchEmbedTokenizer BN SyncBN LN GN ReLU GELU "
     "hook.TileAutoencoder hook.CodecDataPreProcessor hook.VQGANEncoder hook.VQGANDecoder "
     "hook.MAGVIT2Encoder hook.MAGVIT2Decoder hook.GaussianQuantizer hook.VectorQuantizer "
     "hook.IndexBackpropQuantizer hook.LookupFreeQuantizer hook.FiniteScalarQuantizer "
@@ -56,7 +57,8 @@ class Provenance:
 
     Attributes:
         name: Its name.
-        task: ``'classification'``, ``'segmentation'`` or ``'reconstruction'`` (an autoencoder).
+        task: ``'classification'``, ``'segmentation'``, ``'reconstruction'`` (an autoencoder) or
+            ``'embedding'`` (a pretrained backbone).
         config: Name of its training config.
         metrics: Metrics by name, in percent if the config's evaluator uses percent.
         measured_on: Data of the metrics.
@@ -223,7 +225,7 @@ def _parse(text: str, path: Path, error: type) -> PublishedModel:
     _check(entries["dataset_meta"], frozenset(), "dataset_meta", refuse)
     _check(entries["metrics"], frozenset(), "metrics", refuse)
     classes = entries["dataset_meta"].get("classes")
-    if entries["task"] == "reconstruction" and classes is None:
+    if entries["task"] in _WITHOUT_CLASSES and classes is None:
         return PublishedModel(**entries)
     if not isinstance(classes, list) or not classes or any(type(c) is not str for c in classes):
         raise refuse("dataset_meta names no classes", "a list of names", classes)

@@ -24,6 +24,7 @@ from hook.engine.frozen_features import FrozenFeatureHook, StoredFeatures
 from hook.errors import ConfigError, DataError
 from hook.models import TokenPretrainer
 from hook.models.autoencoders import frozen as frozen_module
+from hook.zoo import read_published
 
 pytestmark = pytest.mark.filterwarnings("ignore:only .* chips")
 
@@ -92,6 +93,25 @@ def test_the_model_embeds_regions_and_has_no_classes(result, scene, tmp_path):
     RegionExtractor(files).extract(scene, tmp_path / "objects.parquet", scale=1.0, progress=False)
     with pytest.raises(ConfigError, match="has no classes: it learned without labels"):
         SceneMapper(files)
+
+
+def test_a_published_one_embeds_the_same_and_starts_a_training(result, scene, publish, tmp_path):
+    files = (result.config, result.checkpoint)
+    path = publish(files, tmp_path, "pretrained")
+    card = read_published(path)
+    assert card.task == "embedding" and "classes" not in card.dataset_meta
+    assert not {"losses", "frozen", "feature_channels", "region_loss"} & card.model.keys()
+    tables = []
+    for number, model in enumerate((files, path)):
+        RegionExtractor(model).extract(scene, tmp_path / f"{number}.parquet", progress=False)
+        tables.append(geopandas.read_parquet(tmp_path / f"{number}.parquet"))
+    whole, half = (np.stack(table.embedding.to_list()).mean(axis=0) for table in tables)
+    np.testing.assert_allclose(half, whole, atol=0.02 * np.abs(whole).max())  # half precision
+    still = SMALL | dict(cfg_options=TINY | {"optim_wrapper.optimizer.lr": 0.0}, epochs=1)
+    started = pretrain(scene, tmp_path / "run", frozen=None, pretrained=path, **still)
+    name = "backbone.tokenizer.stem.down1.conv.weight"
+    weight = load_checkpoint(started.checkpoint)["state_dict"][name]
+    assert torch.equal(weight, load_checkpoint(path)["state_dict"][name].float())
 
 
 def test_bands_and_classes_of_any_number_without_a_network(tmp_path):

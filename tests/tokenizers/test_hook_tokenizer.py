@@ -449,6 +449,48 @@ def test_diffusion_of_a_tokenizer_is_that_of_its_assignment(preset, assign):
     )
 
 
+@pytest.mark.parametrize("preset", ["fast", "objects"])
+def test_sizes_are_widths_of_stem_and_seeds(preset):
+    weights = []
+    for size, seeds, stem in (("tiny", 48, 16), ("small", 64, 32), ("base", 128, 64)):
+        tokenizer = HookTokenizer(preset=preset, img_size=32, embed_dims=48, size=size).eval()
+        found = tokenizer.perceive(torch.rand(1, 3, 32, 32)).features
+        assert found.shape == (1, 8, 8, seeds)
+        assert tokenizer.stem.down1.conv.out_channels == stem
+        weights.append(sum(weight.numel() for weight in tokenizer.parameters()))
+    assert weights == sorted(weights)
+    wider = HookTokenizer(preset=preset, img_size=32, embed_dims=48, size="tiny", seed_dims=32)
+    assert wider.seed_dims == 32  # what is said stands
+    with pytest.raises(ValueError, match=r"unknown size 'huge'.*'tiny', 'small', 'base'"):
+        HookTokenizer(preset=preset, size="huge")
+    with pytest.raises(ValueError, match="unknown size 'tiny' of preset 'reference'"):
+        HookTokenizer(size="tiny")
+
+
+@pytest.mark.parametrize("preset", ["reference", "fast", "objects"])
+def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(preset):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gradients, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        tokenizer = HookTokenizer(
+            preset=preset, img_size=32, seed_dims=32, embed_dims=48, with_cp=again
+        ).train()
+        torch.manual_seed(1)  # of the number of tokens
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x
+        ):
+            loss = tokenizer(images).tokens.square().mean()
+        loss.backward()
+        gradients.append({k: v.grad for k, v in tokenizer.named_parameters() if v.grad is not None})
+        kept.append(sum(saved))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    assert kept[1] < kept[0] * (0.95 if preset == "reference" else 0.7)  # its stem is wide
+
+
 def test_parts_that_no_preset_has():
     with pytest.raises(TypeError, match="unexpected keyword argument 'positions'"):
         HookTokenizer(positions="rotary")

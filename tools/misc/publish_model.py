@@ -26,6 +26,16 @@ from hook.geo.staging import atomic_write, check_output
 
 _KEPT_META = ("dataset_meta", "cfg", "epoch", "iter", "seed", "mmengine_version")
 
+_ONLY_TRAINS = {
+    "hook.TileAutoencoder": (
+        *("losses", "discriminator", "discriminator_first", "frozen"),
+        *("equivariance", "entropy_boost"),
+    ),
+    "hook.TokenPretrainer": ("losses", "frozen", "feature_channels", "region_loss"),
+    "hook.TokenSegmentor": ("region_loss",),
+    "hook.TokenClassifier": ("region_loss",),
+}
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     from hook.engine.configs import add_config_options
@@ -110,7 +120,7 @@ def publish_model(args: argparse.Namespace) -> Path:
     target = target or Path(args.out).with_name(f"{name}{SUFFIX}")
     check_output(target, (args.config, args.checkpoint), ConfigError)
     meta, task = _plain(model.dataset_meta), _task(model)
-    if task == "reconstruction":  # the labels of its training data mean nothing to it
+    if task in ("reconstruction", "embedding"):  # labels of its training data mean nothing to it
         meta = {k: v for k, v in meta.items() if k not in ("classes", "palette", "ignore_index")}
     loader = cfg.get("test_dataloader") or {}
     steps = (loader.get("dataset") or {}).get("pipeline") or ()
@@ -165,10 +175,11 @@ def publish_model(args: argparse.Namespace) -> Path:
 
 def _task(model: Any) -> str:
     from hook.engine.models import is_segmentation
-    from hook.models import TileAutoencoder
+    from hook.models import TileAutoencoder, TokenPretrainer
 
-    if isinstance(model, TileAutoencoder):
-        return "reconstruction"
+    for kind, task in ((TileAutoencoder, "reconstruction"), (TokenPretrainer, "embedding")):
+        if isinstance(model, kind):
+            return task
     return "segmentation" if is_segmentation(model) else "classification"
 
 
@@ -183,7 +194,7 @@ def _loads(step: dict) -> bool:
 def _model_section(cfg: Any) -> dict[str, Any]:
     """Return the section ``model`` without keys for training only.
 
-    Losses, discriminator and frozen network of an autoencoder are such keys.
+    Losses, discriminator and frozen network of an autoencoder or a pretraining are such keys.
     """
     model = _plain(cfg.model)
     if cfg.get("data_preprocessor") is not None:
@@ -191,10 +202,7 @@ def _model_section(cfg: Any) -> dict[str, Any]:
 
     def without(part: Any) -> Any:
         if isinstance(part, dict):
-            dropped = ("init_cfg", "pretrained")
-            if part.get("type") == "hook.TileAutoencoder":
-                dropped += ("losses", "discriminator", "discriminator_first", "frozen")
-                dropped += ("equivariance", "entropy_boost")
+            dropped = ("init_cfg", "pretrained", *_ONLY_TRAINS.get(part.get("type"), ()))
             return {key: without(value) for key, value in part.items() if key not in dropped}
         return [without(one) for one in part] if isinstance(part, list) else part
 
