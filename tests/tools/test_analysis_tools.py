@@ -125,6 +125,25 @@ def test_benchmark_of_several_configs(load_tool, cls_run, monkeypatch, tmp_path,
         assert entry["speed_over_baseline"]["median"] == pytest.approx(np.median(seconds[1] / row))
 
 
+def test_benchmark_of_variants_of_the_first_config(
+    load_tool, cls_run, monkeypatch, tmp_path, capsys
+):
+    tool = load_tool("analysis_tools/benchmark.py")
+    monkeypatch.setattr(tool, "measure", lambda *_: Measurement((1,), (), 1))
+    report, config = tmp_path / "report.json", cls_run[0]
+    variants = ["--variant", "model.backbone.depth=2", "--variant", "model.backbone.depth=4"]
+    arguments = ["--repeats", "1", "--warmup", "1", "--json", report]
+    _main(tool, monkeypatch, config, config, *variants, *arguments)
+    text = capsys.readouterr().out
+    assert "B: " in text and "model.backbone.depth=4, input" in text and "as fast as D" in text
+    entries = json.loads(report.read_text())["configs"]
+    assert [one.get("options") for one in entries] == [
+        None, {"model.backbone.depth": 2}, {"model.backbone.depth": 4}, None
+    ]  # fmt: skip
+    sizes = [one["parameters"] for one in entries]
+    assert sizes[0] == sizes[3] < sizes[1] < sizes[2]
+
+
 def test_benchmark_of_images_of_different_sizes_claims_no_factor(
     load_tool, cls_run, monkeypatch, tmp_path, capsys
 ):

@@ -32,9 +32,9 @@ def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
     options = ("--per-class", 1, "--draws", 3, "--num-tokens", 4, "--json", report)
     run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
     found = json.loads(report.read_text())
-    tokens, seeds, bands, slic = found["rows"]
+    tokens, seeds, bands, pixels, slic = found["rows"]
     kinds = [row["features"] for row in found["rows"]]
-    assert kinds == ["tokens", "seeds", "bands", "bands"]
+    assert kinds == ["tokens", "seeds", "bands", "pixels", "bands"]
     assert tokens["number"] == seeds["number"] == bands["number"]
     assert seeds["draws"] != tokens["draws"]
     assert abs(slic["number"] - tokens["number"]) <= 0.2 * tokens["number"]
@@ -72,11 +72,16 @@ def test_iou_is_that_of_the_pixels(tool):
     regions = np.kron([[0, 1], [2, 3]], np.ones((8, 8), int))
     image = np.stack([truth * 50.0, 10 + truth * 3.0])
     for train in (True, True, False):
-        pool.add(regions, image, truth, 2, train)
+        pool.add(regions, image, truth, 2, train, {})
     options = {"per_class": 2, "draws": 4, "seed": 0, "method": "linear", "strength": 1.0}
     args = tool.argparse.Namespace(labels_from="train", **options)
     found = tool.measure(pool, "bands", ["a", "b"], args)
     assert found["labels"] == [4, 4] and (found["iou"] == 100).all()
+    assert (tool.measure(pool, "pixels", ["a", "b"], args)["iou"] == 100).all()
+    values, truth = pool.tested[0]
+    pool.tested = [(values, np.where(np.arange(len(truth)) < len(truth) // 2, truth, 1 - truth))]
+    found = tool.measure(pool, "pixels", ["a", "b"], args)["iou"]
+    assert np.allclose(found.mean(axis=1), 100 / 3, atol=2)  # half of the pixels are wrong
     # A quarter of the test pixels has the other class: 3 of 4 are correct.
     pool.pixels[8] = pool.pixels[8][::-1]
     found = tool.measure(pool, "bands", ["a", "b"], args)

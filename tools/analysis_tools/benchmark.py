@@ -1,4 +1,4 @@
-"""Compare the speed and memory of configs in paired rounds.
+r"""Compare the speed and memory of configs in paired rounds.
 
 Every round times one step of each config in a rotating order, so that other load on the machine
 affects all configs alike. The ratio to the baseline is computed per round; its median and quartiles
@@ -6,18 +6,26 @@ are reported. Memory is the peak of a fresh process above the built model: alloc
 GPU, resident memory on a CPU. ``--mode train`` measures a full step (forward, loss, backward,
 AdamW) and reports the bytes that autograd saves for the backward pass. The model is timed with its
 head on random images, without data loading.
+
+``--variant`` measures the first config once more, with other options:
+
+    python tools/analysis_tools/benchmark.py configs/benchmark/hook-fast_vit-b_224.py \
+        configs/benchmark/patch-embed-pos_vit-b_224.py \
+        --variant model.backbone.tokenizer.size=tiny --variant model.backbone.tokenizer.size=small
 """
 
 import argparse
 import os
 import string
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from prettytable import PrettyTable
 from tqdm import tqdm
 
+from hook.engine.configs import ConfigOptions
 from hook.engine.profiling import (
     Step,
     StepSettings,
@@ -36,12 +44,31 @@ from hook.errors import reports_errors
 LETTERS = string.ascii_uppercase
 
 
+class Variant(ConfigOptions):
+    """Collect the options of each ``--variant``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Append to the list of the options so far."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, None)
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, [*before, getattr(namespace, self.dest)])
+
+
 def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "configs", nargs="+", metavar="config", help="configs A, B, ...; the last is the baseline"
     )
     parser.add_argument("--baseline", metavar="CONFIG", help="config to use as the baseline")
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        action=Variant,
+        default=[],
+        metavar="KEY=VALUE",
+        help="also measure the first config with these options; may be repeated",
+    )
     parser.add_argument(
         "--shape",
         type=int,
@@ -51,8 +78,13 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
     )
     add_step_options(parser, repeats=10)
     args = parser.parse_args()
-    if len(args.configs) > len(LETTERS):
+    if len(args.configs) + len(args.variant) > len(LETTERS):
         parser.error(f"at most {len(LETTERS)} configs can be compared in one run")
+    if len(args.configs) < 2 and args.variant:
+        parser.error("--variant needs a second config, the baseline")
+    # Variants stand after the first config.
+    args.options = [{}, *args.variant, *({} for _ in args.configs[1:])]
+    args.configs[:1] *= 1 + len(args.variant)
     args.baseline_index = len(args.configs) - 1
     if args.baseline is not None:
         names = [os.path.normpath(config) for config in args.configs]
@@ -99,17 +131,26 @@ def time_rounds(steps: list[Step], repeats: int) -> np.ndarray:
     return seconds
 
 
+def with_options(settings: StepSettings, options: dict[str, Any]) -> StepSettings:
+    """Return settings with further options of the config."""
+    return replace(settings, options={**(settings.options or {}), **options})
+
+
 def quotient(value: float | None, reference: float | None) -> float | None:
     """Divide; None if a value is unknown or the reference is zero."""
     return value / reference if value is not None and reference else None
 
 
 def entries_of(
-    configs: list[str], steps: list[Step], seconds: np.ndarray, settings: StepSettings
+    configs: list[str],
+    options: list[dict[str, Any]],
+    steps: list[Step],
+    seconds: np.ndarray,
+    settings: StepSettings,
 ) -> list[dict[str, Any]]:
     """Collect the numbers of each config and measure its memory."""
     entries = []
-    for index, (config, step) in enumerate(zip(configs, steps, strict=True)):
+    for index, (config, changed, step) in enumerate(zip(configs, options, steps, strict=True)):
         low, middle, high = (float(q) for q in np.percentile(seconds[:, index], (25, 50, 75)))
         entry = {
             "config": relative_path(config),
@@ -119,8 +160,10 @@ def entries_of(
             "seconds_quartiles": [low, high],
             "seconds_per_round": seconds[:, index].tolist(),
             "images_per_second": settings.batch_size / middle,
-            "peak_memory_bytes": measure(config, settings).peak_memory,
+            "peak_memory_bytes": measure(config, with_options(settings, changed)).peak_memory,
         }
+        if changed:
+            entry["options"] = changed
         if settings.mode == "train":
             entry["saved_for_backward_bytes"] = step.saved_bytes()
         entries.append(entry)
@@ -169,14 +212,15 @@ def main() -> None:
     args, settings = parse_args()
     prepare_output(args, "json")
     prepare(settings)
-    steps = [Step(config, settings) for config in args.configs]
+    pairs = zip(args.configs, args.options, strict=True)
+    steps = [Step(config, with_options(settings, options)) for config, options in pairs]
     for step in steps:
         for _ in range(settings.warmup):
             step()
     seconds = time_rounds(steps, args.repeats)
     report = report_head(settings, args.repeats)
     report["baseline"] = LETTERS[args.baseline_index]
-    report["configs"] = entries_of(args.configs, steps, seconds, settings)
+    report["configs"] = entries_of(args.configs, args.options, steps, seconds, settings)
     comparable = len(steps) > 1 and len({step.inputs.shape[-2:] for step in steps}) == 1
     if comparable:
         add_ratios(report["configs"], seconds, args.baseline_index)
@@ -190,7 +234,9 @@ def main() -> None:
         )
     print_head(report, settings)
     for letter, entry in zip(LETTERS, report["configs"], strict=False):
-        print(f"{letter}: {entry['config']}, input {' x '.join(map(str, entry['shape']))}")
+        changed = "".join(f" {key}={value}" for key, value in entry.get("options", {}).items())
+        shape = " x ".join(map(str, entry["shape"]))
+        print(f"{letter}: {entry['config']}{changed}, input {shape}")
     print(make_table(report["configs"], args.baseline_index))
     for index, entry in enumerate(report["configs"]):
         if comparable and index != args.baseline_index:

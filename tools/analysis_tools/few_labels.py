@@ -9,10 +9,11 @@ per class over the draws. The label of a region is the class of most of its pixe
         --model "EuroSAT" configs/hook/hook-fast_vit-192x6_eurosat-2k-64.py eurosat.pth 64 \
         --model "task" configs/hook/hook-fast-skip_vit-192x6_banepa-256.py banepa.pth 256
 
-Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has four rows: its regions by tokens, by seeds and by
-bands, and as many SLIC regions per window by bands (seeds and bands: means and standard
-deviations). The first CONFIG names images and masks: its test dataset, with ``split`` replaced by
-each list, or by that of its train, val or test dataset, such as a box in one scene:
+Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has five rows: its regions by tokens, by seeds and by
+bands, every seventh pixel by its bands, learned from up to 100 pixels of each labelled region, and
+as many SLIC regions per window by bands (seeds and bands: means and standard deviations). The first
+CONFIG names images and masks: its test dataset, with ``split`` replaced by each list, or by that of
+its train, val or test dataset, such as a box in one scene:
 
     python tools/analysis_tools/few_labels.py configs/hook/demo_hook.py \
         --model demo configs/hook/demo_hook.py work_dirs/demo/checkpoint.pth 96 \
@@ -51,6 +52,10 @@ from hook.inference.regions import EMBEDDINGS, RegionPredictor
 from hook.regions.few_labels import RegionClassifier, margins
 from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions
+
+PIXELS = "pixels"
+_PIXELS = 100  # of a labelled region, that a classifier of pixels learns from
+_EVERY = 7  # of the pixels it is measured on
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,6 +108,8 @@ class Pool:
     bands: list[np.ndarray] = field(default_factory=list)  # mean and standard deviation of each
     pixels: list[np.ndarray] = field(default_factory=list)  # of each class in the mask
     train: list[bool] = field(default_factory=list)
+    drawn: list[np.ndarray] = field(default_factory=list)  # some pixels (n, C) of each
+    tested: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(
         self,
@@ -128,7 +135,15 @@ class Pool:
         self.bands += list(np.concatenate([mean, spread], axis=1))
         self.pixels += list(counts)
         self.train += [train] * int(count)
-        for kind, vectors in (embeddings or {}).items():
+        if embeddings is None:
+            return
+        order = np.argsort(flat, kind="stable")
+        for rows in np.split(order, np.cumsum(size)[:-1]):
+            some = rows[:: -(-len(rows) // _PIXELS)] if train else rows[:0]
+            self.drawn.append(values[:, some].T.astype(np.float32))
+        if not train:
+            self.tested.append((values[:, ::_EVERY].T.astype(np.float32), truth[::_EVERY]))
+        for kind, vectors in embeddings.items():
             self.embeddings.setdefault(kind, []).extend(vectors)
 
     def table(self, embedding: str | None = None) -> geopandas.GeoDataFrame:
@@ -200,12 +215,15 @@ def measure(
     Returns:
         ``iou``: (draws, K) IoU of each class in percent; ``labels``: K numbers of candidates.
     """
-    kind = None if features == "bands" else features
+    kind = None if features in ("bands", PIXELS) else features
     table, pixels, train = pool.table(kind), np.array(pool.pixels), np.array(pool.train)
     drawn_from = candidates(pixels, train, classes, args.per_class, args.labels_from)
     rng, found = np.random.default_rng(args.seed), []
     for _ in range(args.draws):
         rows = [rng.choice(rows, args.per_class, replace=False) for rows in drawn_from]
+        if features == PIXELS:
+            found.append(iou_of_pixels(pool, rows, args.strength))
+            continue
         labels = {int(row): classes[k] for k, drawn in enumerate(rows) for row in drawn}
         options = dict(method=args.method, strength=args.strength)
         by = "bands" if kind is None else "embedding"
@@ -230,6 +248,28 @@ def candidates(
                 remedy="lower --per-class, or list more images",
             )
     return rows
+
+
+def iou_of_pixels(pool: Pool, rows: list[np.ndarray], strength: float) -> np.ndarray:
+    """Return the IoU (K,) in percent of pixels classified by their bands alone.
+
+    A logistic regression, as of regions, learns from the pixels of the labelled regions (K rows).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    of = [np.concatenate([pool.drawn[row] for row in drawn]) for drawn in rows]
+    labels = np.repeat(np.arange(len(rows)), [len(part) for part in of])
+    model = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=strength, class_weight="balanced", max_iter=1000),
+    ).fit(np.concatenate(of), labels)
+    matrix = np.zeros((len(rows), len(rows)), np.int64)  # predicted, true: as :func:`iou` has it
+    for values, truth in pool.tested:
+        predicted, known = model.predict(values), truth < len(rows)
+        np.add.at(matrix, (predicted[known], truth[known]), 1)
+    return 100 * class_scores(matrix)["iou"]
 
 
 def iou(names: np.ndarray, pixels: np.ndarray, classes: list[str]) -> np.ndarray:
@@ -328,6 +368,7 @@ def main() -> None:
         tokens, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
             *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
+            *([("none", tokens, PIXELS)] if not args.clicks else []),
             (f"SLIC, as many as {name}", slic, "bands"),
         ):
             number = len(pool.train) - sum(pool.train)
