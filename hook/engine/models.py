@@ -1,7 +1,7 @@
 """Build models from configs, and read their properties."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -59,36 +59,88 @@ def use_default_scope(cfg: Config) -> None:
         import mmseg.datasets  # noqa: F401
 
 
-def fit_loaded_positions(model: nn.Module, weights: dict[str, Tensor], source: str) -> bool:
-    """Resize learned positions in weights of another image size to the model's, for fine-tuning.
+_FIRST_LAYERS = ("tokenizer.stem.expand", "tokenizer.stem.down1.conv", "tokenizer.proj")
+
+
+def fit_loaded_weights(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    source: str,
+    loaded_bands: Sequence | None = None,
+    own_bands: Sequence | None = None,
+) -> bool:
+    """Fit weights of other images to the model, for fine-tuning.
+
+    Learned positions of another image size are resampled. The first layer of a tokenizer with other
+    bands gets the weights of the bands with the same names, and zero for others; without common
+    names :func:`hook.models.pretrained.adapt_bands` applies.
 
     Args:
         model: The model.
-        weights: Its state dict; positions are replaced.
+        weights: Its state dict, which is changed.
         source: Name of the checkpoint, for the log and the warning that positions do not fit.
+        loaded_bands: Names of the bands of the weights, if known.
+        own_bands: Names of the bands of the model, if known.
 
     Returns:
-        Whether positions were replaced.
+        Whether weights were replaced.
     """
     changed = False
     for name, own in model.named_parameters():
         loaded = weights.get(name)
-        if not name.endswith("pos_embed") or loaded is None or loaded.shape == own.shape:
+        if loaded is None or loaded.shape == own.shape:
             continue
-        grid = getattr(model.get_submodule(name.rpartition(".")[0]), "grid_size", None)
-        fitted = None
-        if grid is not None and loaded.shape[-1] == own.shape[-1]:
-            fitted = fit_positions(loaded, grid)
-        if fitted is None:
-            warnings.warn(
-                f"{source}: the positions {name} {tuple(loaded.shape)} do not fit "
-                f"{tuple(own.shape)} and start anew, at random",
-                stacklevel=2,
-            )
+        if name.endswith("pos_embed"):
+            fitted = _fit_positions(model, name, own, loaded, source)
+        elif name.removesuffix(".weight").endswith(_FIRST_LAYERS) and (
+            loaded.ndim == 4 and loaded[:, 0].shape == own[:, 0].shape
+        ):
+            fitted = _fit_bands(loaded, own.shape[1], loaded_bands, own_bands, source)
         else:
+            continue
+        if fitted is not None:
             weights[name], changed = fitted, True
-            print_log(f"{source}: {name} resampled to {grid[0]} x {grid[1]}", "current")
     return changed
+
+
+def _fit_positions(
+    model: nn.Module, name: str, own: Tensor, loaded: Tensor, source: str
+) -> Tensor | None:
+    grid = getattr(model.get_submodule(name.rpartition(".")[0]), "grid_size", None)
+    fitted = None
+    if grid is not None and loaded.shape[-1] == own.shape[-1]:
+        fitted = fit_positions(loaded, grid)
+    if fitted is None:
+        warnings.warn(
+            f"{source}: the positions {name} {tuple(loaded.shape)} do not fit {tuple(own.shape)} "
+            "and start anew, at random",
+            stacklevel=4,
+        )
+    else:
+        print_log(f"{source}: {name} resampled to {grid[0]} x {grid[1]}", "current")
+    return fitted
+
+
+def _fit_bands(
+    loaded: Tensor, count: int, names: Sequence | None, own: Sequence | None, source: str
+) -> Tensor:
+    from hook.models.pretrained import adapt_bands
+
+    names, own = ([str(band).lower() for band in bands or ()] for bands in (names, own))
+    common = [band for band in own if band in names]
+    if not common or len(own) != count or len(names) != loaded.shape[1]:
+        print_log(f"{source}: adapted from {loaded.shape[1]} to {count} bands", "current")
+        return adapt_bands(loaded, count)
+    fitted = loaded.new_zeros(loaded.shape[0], count, *loaded.shape[2:])
+    for index, band in enumerate(own):
+        if band in names:
+            fitted[:, index] = loaded[:, names.index(band)]
+    print_log(
+        f"{source}: the weights of {', '.join(common)} are used for these bands, others start "
+        "from zero",
+        "current",
+    )
+    return fitted
 
 
 def get_num_classes(model: nn.Module) -> int:

@@ -49,7 +49,7 @@ from hook.engine.configs import (
     make_folder,
     setup_environment,
 )
-from hook.engine.models import fit_loaded_positions, upgrade_model
+from hook.engine.models import fit_loaded_weights, upgrade_model
 from hook.engine.optim import CPUAmpOptimWrapper, upgrade_constructor
 from hook.engine.parallel import ReplicatedModel
 from hook.engine.resuming import (
@@ -337,15 +337,23 @@ def _reports(section: str, method: Callable) -> Callable:
 
 
 # ---------------------------------------------------------------------------------- runner
-class _FitPositions(Hook):
-    """Resamples learned positions of checkpoints to fine-tune."""
+class _FitWeights(Hook):
+    """Fits positions and bands of checkpoints to fine-tune."""
 
     def after_load_checkpoint(self, runner: "HookRunner", checkpoint: dict) -> None:
         """Change the loaded weights before they enter the model; see MMEngine."""
         if not runner._needs_every_weight:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             weights = get_state_dict(checkpoint)
-            if fit_loaded_positions(model, weights, str(runner._load_from)):
+            data = getattr(getattr(runner._train_loop, "dataloader", None), "dataset", None)
+            bands = [
+                (meta or {}).get("bands")
+                for meta in (
+                    checkpoint.get("meta", {}).get("dataset_meta"),
+                    getattr(data, "metainfo", None),
+                )
+            ]
+            if fit_loaded_weights(model, weights, str(runner._load_from), *bands):
                 checkpoint["state_dict"] = weights
 
 
@@ -461,7 +469,7 @@ class HookRunner(Runner):
         with config_errors("default_hooks / custom_hooks"):
             super().register_hooks(default_hooks, [_sound(hook) for hook in as_list(custom_hooks)])
         self.register_hook(ResumeHook())
-        self.register_hook(_FitPositions())
+        self.register_hook(_FitWeights())
         self.register_hook(_StartAverages())
 
     def train(self):
@@ -575,7 +583,8 @@ class HookRunner(Runner):
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Load a checkpoint, and check that all or, for fine-tuning, some weights match.
 
-        For fine-tuning, learned positions are resampled to the size of the images.
+        For fine-tuning, learned positions are resampled to the size of the images, and the first
+        layer is fitted to their bands.
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
         checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location="cpu")

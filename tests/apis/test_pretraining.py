@@ -212,6 +212,19 @@ def test_pretrained_weights_start_a_training(result, scene, tmp_path):
     assert result.config.read_text() == text
 
 
+def test_other_bands_start_from_those_of_the_same_name(tmp_path):
+    options = SMALL | dict(frozen=None, epochs=1)
+    first = write(tmp_path / "rgb.tif", descriptions=["red", "green", "blue"])
+    rgb = pretrain(first, tmp_path / "rgb", **options)
+    more = write(tmp_path / "more.tif", bands=4, descriptions=["nir", "red", "green", "blue"])
+    still = options | dict(cfg_options=TINY | {"optim_wrapper.optimizer.lr": 0.0})
+    result = pretrain(more, tmp_path / "more", pretrained=rgb.checkpoint, **still)
+    name = "backbone.tokenizer.stem.down1.conv.weight"
+    own, loaded = (load_checkpoint(r.checkpoint)["state_dict"][name] for r in (result, rgb))
+    assert torch.equal(own[:, 1:], loaded) and not own[:, 0].any()
+    assert "red, green, blue are used for these bands" in result.log.read_text()
+
+
 # ---------------------------------------------------------------------------------- bad input
 def test_images_that_cannot_be_learned_from(scene, tmp_path):
     def fails(kind, match, images=scene, **options):

@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch._utils import ExceptionWrapper
 
 from hook.engine.configs import add_config_options, config_errors, config_root, load_config
-from hook.engine.models import fit_loaded_positions
+from hook.engine.models import fit_loaded_weights
 from hook.engine.runner import (
     _first_slurm_host,
     add_common_options,
@@ -27,7 +27,7 @@ from hook.engine.runner import (
     worker_errors,
 )
 from hook.errors import CheckpointError, ConfigError, DataError
-from hook.tokenizers import PatchEmbedTokenizer
+from hook.tokenizers import HookTokenizer, PatchEmbedTokenizer
 
 
 def _write(path, text):
@@ -339,8 +339,6 @@ def test_mmseg_is_found_under_the_name_it_is_installed_by():
 
 
 def test_images_a_tokenizer_cannot_take():
-    from hook.tokenizers import HookTokenizer
-
     tokenizer = HookTokenizer(img_size=32, seed_dims=16, embed_dims=16)
     with pytest.raises(ConfigError, match="do not fit the tokenizer") as caught, worker_errors():
         tokenizer(torch.rand(1, 3, 3, 32))
@@ -353,11 +351,44 @@ def test_positions_of_a_different_image_size_are_resampled():
     options = dict(patch_size=8, embed_dims=6, with_pos_embed=True)
     small, large = (PatchEmbedTokenizer(size, **options) for size in (32, (48, 64)))
     weights = small.state_dict()
-    assert fit_loaded_positions(large, weights, "epoch_1.pth")
+    assert fit_loaded_weights(large, weights, "epoch_1.pth")
     expected = resample_abs_pos_embed(small.pos_embed, [6, 8], [4, 4], num_prefix_tokens=0)
     assert torch.allclose(weights["pos_embed"], expected)
     large.load_state_dict(weights)
     odd = {"pos_embed": torch.zeros(1, 11, 6)}
     with pytest.warns(UserWarning, match="start anew"):
-        assert not fit_loaded_positions(large, odd, "epoch_1.pth")
+        assert not fit_loaded_weights(large, odd, "epoch_1.pth")
     assert odd["pos_embed"].shape == (1, 11, 6)
+
+
+@pytest.mark.parametrize("preset", ["reference", "fast"])
+def test_the_first_layer_of_other_bands_keeps_those_of_the_same_name(preset):
+    def model(bands):
+        torch.manual_seed(bands)
+        holder = torch.nn.Module()
+        holder.tokenizer = HookTokenizer(
+            preset=preset, img_size=16, in_channels=bands, seed_dims=16, embed_dims=16
+        )
+        return holder.eval()
+
+    rgb, four = model(3), model(4)
+    names = ["red", "green", "blue"], ["nir", "Red", "Green", "Blue"]
+    images = torch.randn(2, 4, 16, 16)
+    weights = rgb.state_dict()
+    assert fit_loaded_weights(four, weights, "epoch_1.pth", *names)
+    four.load_state_dict(weights)
+    with torch.no_grad():  # what the new band shows changes nothing yet
+        before, after = rgb.tokenizer(images[:, 1:]).tokens, four.tokenizer(images).tokens
+    torch.testing.assert_close(after, before)
+    # Without names, grey images keep their response.
+    weights = rgb.state_dict()
+    assert fit_loaded_weights(four, weights, "epoch_1.pth", None, names[1])
+    four.load_state_dict(weights)
+    grey = images[:, :1]
+    with torch.no_grad():
+        before = rgb.tokenizer(grey.expand(-1, 3, -1, -1)).tokens
+        after = four.tokenizer(grey.expand(-1, 4, -1, -1)).tokens
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+    # Other widths fit nowhere.
+    wide = {"tokenizer.stem.down1.conv.weight": torch.zeros(5, 3, 2, 2)}
+    assert not fit_loaded_weights(model(4), dict(wide), "epoch_1.pth")
