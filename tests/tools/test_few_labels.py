@@ -135,3 +135,26 @@ def test_the_least_certain_region_is_clicked_next(tool):
     # All regions are labelled before the last click.
     args.clicks = 9
     assert tool.click(pool, "bands", "random", ["a", "b"], args).shape == (8, 8, 2)
+
+
+def test_regions_of_the_same_class_are_found(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
+    pool = tool.Pool()
+    kinds = np.arange(40) % 2
+    angles = kinds * np.pi / 2 + np.random.default_rng(0).normal(0, 0.1, 40)
+    pool.embeddings = {"tokens": list(np.stack([np.cos(angles), np.sin(angles)], 1))}
+    pool.bands, pool.train = [np.zeros(2)] * 40, [False] * 40
+    pool.pixels = list(np.eye(2, dtype=int)[kinds] * 9)
+    args = tool.argparse.Namespace(search=5, seed=0)
+    found = tool.search(pool, "tokens", False, ["a", "b"], args)
+    assert found["precision"] == [100, 100] and found["chance"] == [50, 50]
+    assert found["similarity"][0] < 0.3 and found["similarity"][2] > 0.9
+    report = tmp_path / "search.json"
+    options = ("--num-tokens", 4, "--search", 3, "--json", report)
+    run(tool, monkeypatch, seg_run[0], "--model", "tiny", *seg_run, 16, *lists, *options)
+    rows = json.loads(report.read_text())["rows"]
+    assert [(row["features"], row["whitened"]) for row in rows] == [
+        ("tokens", True), ("tokens", False), ("seeds", True), ("seeds", False)
+    ]  # fmt: skip
+    assert "of the 3 most similar" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--search"):
+        run(tool, monkeypatch, seg_run[0], "--model", "t", *seg_run, 16, *lists, "--search", 0)

@@ -26,6 +26,11 @@ as a plot:
 
     python tools/analysis_tools/few_labels.py CONFIG --model NAME CONFIG CHECKPOINT 256 \
         --clicks 64 --out clicks.png
+
+``--search K`` measures ``hook similar`` instead, without labels to learn from: of the K regions
+most similar to a region of the second list, the share of its class, averaged over up to 300 regions
+of each class and then over the classes, with and without whitening; chance is the share of the
+class among all regions. Beside it percentiles of the similarities of these regions to all others.
 """
 
 import argparse
@@ -40,7 +45,7 @@ import shapely
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from hook.apis import classify_regions, load_model
+from hook.apis import RegionIndex, classify_regions, load_model
 from hook.cli.options import add_old_spelling
 from hook.engine.configs import add_config_options, build_dataset, load_config, setup_environment
 from hook.engine.profiling import command_line, prepare_output, write_json
@@ -56,6 +61,7 @@ from hook.regions.table import Regions
 PIXELS = "pixels"
 _PIXELS = 100  # of a labelled region, that a classifier of pixels learns from
 _EVERY = 7  # of the pixels it is measured on
+_QUERIES = 300  # of each class
 
 
 def parse_args() -> argparse.Namespace:
@@ -90,6 +96,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=10, help="labels per class (default 10)")
     parser.add_argument("--draws", type=int, default=20, help="random draws (default 20)")
     parser.add_argument("--clicks", type=int, metavar="N", help="measure over 1 to N labels")
+    parser.add_argument(
+        "--search", type=int, metavar="K", help="measure the K most similar regions"
+    )
     parser.add_argument("--out", metavar="FILE", help="with --clicks: plot, such as clicks.png")
     parser.add_argument("--method", choices=("linear", "mean"), default="linear")
     parser.add_argument("--strength", type=float, default=1.0, help="weight of labels (linear)")
@@ -321,6 +330,58 @@ def click(
     return np.array(found)
 
 
+def search(pool: Pool, features: str, whiten: bool, classes: list[str], args: argparse.Namespace):
+    """Search regions like each of a class.
+
+    Returns:
+        ``precision`` and ``chance`` of each class in percent, and ``similarity``, its 5th, 50th and
+        95th percentile over all pairs.
+    """
+    tested = ~np.array(pool.train)
+    table = pool.table(features)[tested].reset_index(drop=True)
+    index = RegionIndex(table, whiten=whiten)
+    pixels = np.array(pool.pixels)[tested]
+    kind = np.where(pixels.sum(axis=1) > 0, pixels.argmax(axis=1), -1)
+    rng, precision, similarity = np.random.default_rng(args.seed), [], []
+    for k in range(len(classes)):
+        rows = np.flatnonzero(kind == k)
+        shares = []
+        for row in rng.permutation(rows)[:_QUERIES]:
+            found = index.by_id(int(row), k=len(table))
+            similarity.append(np.percentile(found.similarity, (5, 50, 95)))
+            near = kind[found.region_id.to_numpy()]
+            shares.append(np.mean(near[near >= 0][: args.search] == k))
+        precision.append(100 * float(np.mean(shares)) if shares else np.nan)
+    chance = [100 * float(np.mean(kind[kind >= 0] == k)) for k in range(len(classes))]
+    return dict(precision=precision, chance=chance, similarity=np.mean(similarity, axis=0).tolist())
+
+
+def print_search(config: Any, classes: list[str], args: argparse.Namespace) -> list[dict]:
+    """Print and return the table of ``--search``."""
+    table = PrettyTable(
+        ["regions", "by", "whitened", "of its class", *classes, "5th, 50th, 95th percentile"]
+    )
+    rows = []
+    for name, path, checkpoint, side in args.model:
+        model = load_model((path, checkpoint), device=args.device)
+        pool, _ = cut(config, model, int(side), args)
+        for features in EMBEDDINGS:
+            for whiten in (True, False):
+                found = search(pool, features, whiten, classes, args)
+                rows.append(dict(regions=name, features=features, whitened=whiten) | found)
+                cells = [
+                    f"{share:.1f} ({chance:.1f})"
+                    for share, chance in zip(found["precision"], found["chance"], strict=True)
+                ]
+                mean = f"{np.nanmean(found['precision']):.1f}"
+                spread = ", ".join(f"{one:.2f}" for one in found["similarity"])
+                yes = "yes" if whiten else "no"
+                table.add_row([f"HOOK ({name})", features, yes, mean, *cells, spread])
+    print(f"of the {args.search} most similar regions, percent of its class (chance)")
+    print(table)
+    return rows
+
+
 def plot_clicks(rows: list[dict[str, Any]], path: str) -> None:
     """Plot mean IoU over the number of labels: median, and the middle half of the draws."""
     import matplotlib.pyplot as plt
@@ -355,6 +416,17 @@ def main() -> None:
     classes = list(config.metainfo["classes"])
     if args.clicks is not None and args.clicks < len(classes):
         raise ConfigError("--clicks", expected=f"{len(classes)} or more", found=args.clicks)
+    for name, _, _, side in args.model:
+        if not side.isdigit() or int(side) < 1:
+            raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
+    if args.search is not None:
+        if args.search < 1:
+            raise ConfigError("--search", expected="1 or more", found=args.search)
+        rows = print_search(config, classes, args)
+        if args.json:
+            head = {"command": command_line(sys.argv), "classes": classes}
+            write_json(args.json, {**head, "rows": rows})
+        return
     steps = [n for n in (2, 4, 8, 16, 32, 64, 128, 256) if len(classes) <= n <= (args.clicks or 0)]
     columns = [f"IoU {name}" for name in classes] if not args.clicks else ["order"]
     table = PrettyTable(["regions", "by", "in test", *columns, *(f"{n} labels" for n in steps)])
@@ -362,8 +434,6 @@ def main() -> None:
     table.align["regions"] = table.align["by"] = "l"
     report = []
     for name, path, checkpoint, side in args.model:
-        if not side.isdigit() or int(side) < 1:
-            raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
         model = load_model((path, checkpoint), device=args.device)
         tokens, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
