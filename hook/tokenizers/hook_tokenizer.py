@@ -67,7 +67,7 @@ PRESETS["objects"] = PRESETS["fast"] | dict(
 )
 """Parts of each preset; a keyword of :class:`HookTokenizer` overrides its preset's value."""
 SIZES: dict[str, dict] = {
-    "tiny": dict(seed_dims=48, stem_widths=(16,), perception_heads=(1, 1)),
+    "tiny": dict(seed_dims=32, stem_widths=(16,), perception_heads=(1, 1)),
     "small": dict(seed_dims=64, stem_widths=(32,), perception_heads=(1, 1)),
     "base": {},
 }

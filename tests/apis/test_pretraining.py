@@ -97,8 +97,9 @@ def test_the_model_embeds_regions_and_has_no_classes(result, scene, tmp_path):
 
 def test_a_published_one_embeds_the_same_and_starts_a_training(result, scene, publish, tmp_path):
     files = (result.config, result.checkpoint)
-    path = publish(files, tmp_path, "pretrained")
+    path = publish(files, tmp_path, "pretrained", "--metric", "building IoU", "51.5")
     card = read_published(path)
+    assert card.metrics == {"building IoU": 51.5}
     assert card.task == "embedding" and "classes" not in card.dataset_meta
     assert not {"losses", "frozen", "feature_channels", "region_loss"} & card.model.keys()
     tables = []

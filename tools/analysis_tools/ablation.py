@@ -175,11 +175,15 @@ class PerceivedSeeds(SeedBackbone):
 class TimmToken(BaseModule):
     """A network of timm as one token, from random weights or those of :func:`read_weights`.
 
-    ``small`` images are not reduced before the first stage of a ResNet.
+    ``small`` images are not reduced before the first stage of a ResNet. ``frozen`` leaves the
+    training to the head.
     """
 
-    def __init__(self, name: str, small: bool = True, weights: str | None = None) -> None:
+    def __init__(
+        self, name: str, small: bool = True, weights: str | None = None, frozen: bool = False
+    ) -> None:
         super().__init__()
+        self.frozen = frozen
         import timm
 
         self.net = timm.create_model(name, num_classes=0)
@@ -189,6 +193,13 @@ class TimmToken(BaseModule):
         if small:
             self.net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
             self.net.maxpool = nn.Identity()
+        self.net.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; a frozen network keeps its statistics."""
+        super().train(mode)
+        self.net.train(mode and not self.frozen)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to features."""
@@ -224,6 +235,22 @@ def segmenter(size: str, preset: str) -> dict:
 def replaced(backbone: dict, **others) -> dict:
     """Return the override of a row that replaces the backbone."""
     return dict(backbone=dict(_delete_=True, **backbone), **others)
+
+
+def lite0(**options) -> dict:
+    """Return the override of a row with EfficientNet-Lite0 for the backbone."""
+    return replaced(
+        dict(
+            type="hook.TimmToken",
+            name="tf_efficientnet_lite0",
+            small=False,
+            weights=LITE0,
+            **options,
+        ),
+        head=dict(in_channels=1280),
+        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),  # of its training
+        region_loss=None,
+    )
 
 
 FAST = dict(type="hook.HookTokenizer", preset="fast", img_size=64, embed_dims=192)
@@ -282,15 +309,8 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
             dict(type="hook.TimmToken", name="resnet18"), head=dict(in_channels=512), **NO_LOSS
         ),
     ),
-    "EfficientNet-Lite0, ImageNet weights": (
-        OBJECTS,
-        replaced(
-            dict(type="hook.TimmToken", name="tf_efficientnet_lite0", small=False, weights=LITE0),
-            head=dict(in_channels=1280),
-            data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),  # of its training
-            **NO_LOSS,
-        ),
-    ),
+    "EfficientNet-Lite0, ImageNet weights": (OBJECTS, lite0()),
+    "EfficientNet-Lite0, linear probe": (OBJECTS, lite0(frozen=True)),
 }
 
 SEGMENTATION: dict[str, tuple[str, dict]] = {

@@ -55,6 +55,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--tolerance", type=float, default=0.1, help="maximum change of a score (default 0.1)"
     )
     group.add_argument("--no-test", action="store_true", help="publish without scores")
+    group.add_argument(
+        "--metric",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="score measured otherwise, such as of a model without a test; may be repeated",
+    )
     group.add_argument("--measured-on", default="", help="description of the test data")
     group.add_argument("--data", default="", help="description of the training data")
     group.add_argument("--licence", default="", help="licence of the weights")
@@ -62,7 +70,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--zoo", action="store_true", help="add it to the models of the package")
     group.add_argument("--url", help="with --zoo: list it with this URL, and write it to OUT")
     add_config_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, value in args.metric:
+        try:
+            float(value)
+        except ValueError:
+            parser.error(f"--metric {name}: {value!r} is not a number")
+    return args
 
 
 def publish(checkpoint: str, out: str) -> Path:
@@ -143,11 +157,12 @@ def publish_model(args: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, target.name)
         write_published(trial, PublishedModel(**described), weights, args.half)
-        metrics = {}
+        metrics = {name: float(value) for name, value in args.metric}
         if not args.no_test:
             before = _test(cfg, args.checkpoint, folder)
-            metrics = _test(cfg, trial, folder)
-            _compare(before, metrics, args.tolerance)
+            after = _test(cfg, trial, folder)
+            _compare(before, after, args.tolerance)
+            metrics |= after
         described["metrics"] = metrics
         write_published(target, PublishedModel(**described), weights, args.half)
     load_model(target)  # check that it loads
