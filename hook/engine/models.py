@@ -71,9 +71,9 @@ def fit_loaded_weights(
 ) -> bool:
     """Fit weights of other images to the model, for fine-tuning.
 
-    Learned positions of another image size are resampled. The first layer of a tokenizer with other
-    bands gets the weights of the bands with the same names, and zero for others; without common
-    names :func:`hook.models.pretrained.adapt_bands` applies.
+    Learned positions of another image size are resampled. The first layer of a tokenizer for other
+    bands, or the same in another order, gets the weights of the bands with the same names, and zero
+    for others; without common names :func:`hook.models.pretrained.adapt_bands` applies.
 
     Args:
         model: The model.
@@ -87,17 +87,15 @@ def fit_loaded_weights(
     """
     changed = False
     for name, own in model.named_parameters():
-        loaded = weights.get(name)
-        if loaded is None or loaded.shape == own.shape:
+        loaded, fitted = weights.get(name), None
+        if loaded is None:
             continue
-        if name.endswith("pos_embed"):
+        if name.endswith("pos_embed") and loaded.shape != own.shape:
             fitted = _fit_positions(model, name, own, loaded, source)
         elif name.removesuffix(".weight").endswith(_FIRST_LAYERS) and (
             loaded.ndim == 4 and loaded[:, 0].shape == own[:, 0].shape
         ):
             fitted = _fit_bands(loaded, own.shape[1], loaded_bands, own_bands, source)
-        else:
-            continue
         if fitted is not None:
             weights[name], changed = fitted, True
     return changed
@@ -123,14 +121,18 @@ def _fit_positions(
 
 def _fit_bands(
     loaded: Tensor, count: int, names: Sequence | None, own: Sequence | None, source: str
-) -> Tensor:
+) -> Tensor | None:
     from hook.models.pretrained import adapt_bands
 
     names, own = ([str(band).lower() for band in bands or ()] for bands in (names, own))
     common = [band for band in own if band in names]
     if not common or len(own) != count or len(names) != loaded.shape[1]:
+        if loaded.shape[1] == count:
+            return None
         print_log(f"{source}: adapted from {loaded.shape[1]} to {count} bands", "current")
         return adapt_bands(loaded, count)
+    if names == own:
+        return None
     fitted = loaded.new_zeros(loaded.shape[0], count, *loaded.shape[2:])
     for index, band in enumerate(own):
         if band in names:

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import io
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -587,7 +588,9 @@ class HookRunner(Runner):
         layer is fitted to their bands.
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        checkpoint = CheckpointLoader.load_checkpoint(str(filename), map_location="cpu")
+        checkpoint = CheckpointLoader.load_checkpoint(
+            str(filename), map_location="cpu", logger="current"
+        )
         if not self._needs_every_weight:
             check_some_weights(model, get_state_dict(checkpoint), filename)
         else:
@@ -599,7 +602,9 @@ class HookRunner(Runner):
                 warn_input_changes(model, checkpoint, meta, filename)
         if self._resuming:
             check_resumable(self, checkpoint, filename)
-        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        with redirect_stdout(io.StringIO()) as said:  # MMEngine prints, where a log is meant
+            checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        print_log(said.getvalue().strip(), "current")
         if self._resuming:
             if self._randomness_cfg.get("seed") is not None:
                 checkpoint["meta"].pop("seed", None)  # the config's seed holds

@@ -90,6 +90,8 @@ NOT_EXECUTED = {
     },
     "configs/patch_embed/README.md": {"python tools/dataset_tools/": DATA},
     "configs/pretrain/README.md": {
+        "from pathlib import Path": DATA,
+        "python tools/analysis_tools/few_labels.py": DATA,
         "python tools/dataset_tools/": DATA,
         "python tools/train.py": DATA,
     },

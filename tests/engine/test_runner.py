@@ -380,6 +380,15 @@ def test_the_first_layer_of_other_bands_keeps_those_of_the_same_name(preset):
     with torch.no_grad():  # what the new band shows changes nothing yet
         before, after = rgb.tokenizer(images[:, 1:]).tokens, four.tokenizer(images).tokens
     torch.testing.assert_close(after, before)
+    # Three bands in another order.
+    other, weights = model(3), rgb.state_dict()
+    assert not fit_loaded_weights(other, weights, "epoch_1.pth", names[0], names[0])
+    assert not fit_loaded_weights(other, weights, "epoch_1.pth", names[0], ["b4", "b3", "b2"])
+    assert fit_loaded_weights(other, weights, "epoch_1.pth", names[0], names[0][::-1])
+    other.load_state_dict(weights)
+    with torch.no_grad():
+        after = other.tokenizer(images[:, 1:].flip(1)).tokens
+    torch.testing.assert_close(after, before)
     # Without names, grey images keep their response.
     weights = rgb.state_dict()
     assert fit_loaded_weights(four, weights, "epoch_1.pth", None, names[1])

@@ -34,6 +34,7 @@ _ONLY_TRAINS = {
     "hook.TokenPretrainer": ("losses", "frozen", "feature_channels", "region_loss"),
     "hook.TokenSegmentor": ("region_loss",),
     "hook.TokenClassifier": ("region_loss",),
+    "hook.ClsDataPreProcessor": ("scales",),
 }
 
 
