@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hook.engine.configs import config_errors
 from hook.errors import ConfigError
 from hook.tokenizers.positions import fit_positions
+from hook.tokenizers.stem import adapt_bands
 
 _DEFAULT_WINDOW = 512
 
@@ -73,7 +74,7 @@ def fit_loaded_weights(
 
     Learned positions of another image size are resampled. The first layer of a tokenizer for other
     bands, or the same in another order, gets the weights of the bands with the same names, and zero
-    for others; without common names :func:`hook.models.pretrained.adapt_bands` applies.
+    for others; without common names :func:`hook.tokenizers.stem.adapt_bands` applies.
 
     Args:
         model: The model.
@@ -122,8 +123,6 @@ def _fit_positions(
 def _fit_bands(
     loaded: Tensor, count: int, names: Sequence | None, own: Sequence | None, source: str
 ) -> Tensor | None:
-    from hook.models.pretrained import adapt_bands
-
     names, own = ([str(band).lower() for band in bands or ()] for bands in (names, own))
     common = [band for band in own if band in names]
     if not common or len(own) != count or len(names) != loaded.shape[1]:

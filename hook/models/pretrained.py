@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import timm
-import torch
 from mmengine.logging import print_log
 from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 from hook.checkpoint import load_checkpoint
 from hook.errors import CheckpointError
 from hook.tokenizers.positions import fit_positions
+from hook.tokenizers.stem import adapt_bands
 
 
 def load_pretrained(backbone: nn.Module, checkpoint: str) -> dict[str, list[str]]:
     """Load a ViT's blocks and, for patch embedding, its projection, positions and class token.
 
     Weights of a TokenViT include those of its tokenizer, adapted to the backbone's number of bands
-    (:func:`adapt_bands`) and to the grid of its learned positions.
+    (:func:`hook.tokenizers.stem.adapt_bands`) and to the grid of its learned positions.
 
     Args:
         backbone: The :class:`hook.models.TokenViT` to initialise.
@@ -144,29 +144,6 @@ def _rename(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
             num_prefix_tokens=0,
         )
     return renamed
-
-
-def adapt_bands(weight: Tensor, in_channels: int) -> Tensor:
-    """Adapt the weights of a first convolution to a different number of bands.
-
-    For more bands the weights are repeated in order and divided by the number of repetitions; for
-    fewer, the weights of adjacent bands are summed. Either way the response to an image of equal
-    bands is unchanged.
-
-    Args:
-        weight: (O, C, h, w) weights for C bands.
-        in_channels: New number of bands.
-
-    Returns:
-        (O, in_channels, h, w) weights.
-    """
-    bands = weight.shape[1]
-    if in_channels < bands:
-        groups = weight.tensor_split(in_channels, dim=1)
-        return torch.cat([group.sum(dim=1, keepdim=True) for group in groups], dim=1)
-    turns = torch.arange(in_channels) % bands
-    shared = torch.bincount(turns, minlength=bands)[turns]
-    return weight[:, turns] / shared.view(1, -1, 1, 1)
 
 
 def _adapt_seeds(tokenizer, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ PRESETS: dict[str, dict] = {
         seed_dims=512,
         num_tokens=6,
         assign="seed",
+        with_cp=False,
         takes_valid=False,
     ),
     # For speed and any image size: a strided stem, and in each block attention in windows of a
@@ -58,6 +59,7 @@ PRESETS: dict[str, dict] = {
         seed_dims=128,
         num_tokens=6,
         assign="seed",
+        with_cp=False,
         takes_valid=True,
     ),
 }
@@ -81,6 +83,7 @@ _PARTS = (
     "stem_widths",
     "group_dims",
     "colour_weight",
+    "with_cp",
 )
 _PIXELS_AT_ONCE = 224 * 224  # one 224 px image; see HookTokenizer._images_at_once
 
@@ -96,6 +99,24 @@ def to_pair(value: int | tuple[int, int]) -> tuple[int, int]:
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     """Return parts of a batch as one tensor."""
     return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)
+
+
+def _parts_of(preset: str, given: dict) -> dict:
+    """Return the parts of a preset in a size, overridden by those that are not None."""
+    size = given.pop("size", None) or "base"
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; choose from {sorted(PRESETS)}")
+    sizes = ["base"] if preset == "reference" else list(SIZES)
+    if size not in sizes:
+        raise ValueError(f"unknown size {size!r} of preset {preset!r}; choose from {sizes}")
+    for name in set(given) - {"seed_dims", "num_tokens", "assign", *_PARTS}:
+        raise TypeError(
+            f"unexpected keyword argument {name!r}; parts are {', '.join(('size', *_PARTS))}"
+        )
+    given = {k: v for k, v in given.items() if v is not None}
+    for name in set(given) - set(PRESETS[preset]):
+        raise ValueError(f"preset {preset!r} does not support {name}")
+    return dict(size=size) | PRESETS[preset] | SIZES[size] | given
 
 
 class HookTokenizer(nn.Module):
@@ -137,13 +158,11 @@ class HookTokenizer(nn.Module):
         diffusion_contrast: Difference of the bands, in normalised units, that counts as an edge.
         band_dropout: Probability that a training step sets a band of an image to zero, the mean
             of normalised images; at least one band is kept.
-        size: ``"tiny"``, ``"small"`` or ``"base"``: width of stem and seeds of ``"fast"`` and
-            ``"objects"``; see :data:`SIZES`. ``"reference"`` has one size, ``"base"``.
-        with_cp: Save memory in training: backward computes object perception once more (activation
-            checkpointing, Chen et al., arXiv:1604.06174).
         **parts: See below; None uses the preset's.
 
     Keyword Args:
+        size: ``"tiny"``, ``"small"`` or ``"base"``: width of stem and seeds of ``"fast"`` and
+            ``"objects"``; see :data:`SIZES`. ``"reference"`` has one size, ``"base"``.
         perception_heads: Attention heads of the object perception module; except for
             ``"reference"`` two numbers, of the windowed and of the latent attention.
         perception_mlp_ratio: Hidden width of its feed-forward layers as a multiple of its width.
@@ -153,6 +172,8 @@ class HookTokenizer(nn.Module):
         stem_widths: Channels of the stem at each resolution before the last.
         group_dims: Number of learned features by which seeds are merged (``"objects"``).
         colour_weight: Weight of the mean colour beside them, of normalised bands as of three.
+        with_cp: Save memory in training: backward computes object perception once more (activation
+            checkpointing, Chen et al., arXiv:1604.06174).
 
     Raises:
         TypeError: ``parts`` has an unknown name.
@@ -192,23 +213,11 @@ class HookTokenizer(nn.Module):
         diffusion_steps: int = 0,
         diffusion_contrast: float = 0.3,
         band_dropout: float = 0.0,
-        size: str = "base",
-        with_cp: bool = False,
         **parts: Any,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; choose from {sorted(PRESETS)}")
-        for name in set(parts) - set(_PARTS):
-            raise TypeError(f"unexpected keyword argument {name!r}; parts are {', '.join(_PARTS)}")
         given = dict(seed_dims=seed_dims, num_tokens=num_tokens, assign=assign, **parts)
-        given = {k: v for k, v in given.items() if v is not None}
-        sizes = ["base"] if preset == "reference" else list(SIZES)
-        if size not in sizes:
-            raise ValueError(f"unknown size {size!r} of preset {preset!r}; choose from {sizes}")
-        chosen = PRESETS[preset] | SIZES[size] | given
-        for name in set(given) - set(PRESETS[preset]):
-            raise ValueError(f"preset {preset!r} does not support {name}")
+        chosen = _parts_of(preset, given)
         self.img_size = to_pair(img_size)
         self.grid_size = self.img_size[0] // self.stride, self.img_size[1] // self.stride
         if min(self.grid_size) < 1:
@@ -250,7 +259,7 @@ class HookTokenizer(nn.Module):
         if not 0 <= band_dropout < 1:
             raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
-        self.preset, self.size = preset, size
+        self.preset, self.size = preset, chosen["size"]
         self.assign = chosen["assign"]
         self.in_channels = in_channels
         self.embed_dims = embed_dims
@@ -266,7 +275,7 @@ class HookTokenizer(nn.Module):
         self.resolution = resolution
         self.nan_is_invalid = nan_is_invalid
         self.diffusion_steps, self.diffusion_contrast = diffusion_steps, diffusion_contrast
-        self.band_dropout, self.with_cp = band_dropout, with_cp
+        self.band_dropout = band_dropout
         for name, asked, part in (
             ("resolution", self.takes_resolution, chosen["positions"] == "rotary"),
             ("nan_is_invalid", nan_is_invalid, self.takes_valid),
@@ -304,7 +313,7 @@ class HookTokenizer(nn.Module):
                 PerceptionBlock(width, attention[kind](), ratio, chosen["perception_bias"])
                 for kind in chosen["perception"]
             ),
-            with_cp=self.with_cp,
+            with_cp=chosen["with_cp"],
         )
         self.group = None
         if "group_dims" in chosen:

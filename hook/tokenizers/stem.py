@@ -10,6 +10,29 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
+def adapt_bands(weight: Tensor, in_channels: int) -> Tensor:
+    """Adapt the weights of a first convolution to a different number of bands.
+
+    For more bands the weights are repeated in order and divided by the number of repetitions; for
+    fewer, the weights of adjacent bands are summed. Either way the response to an image of equal
+    bands is unchanged.
+
+    Args:
+        weight: (O, C, h, w) weights for C bands.
+        in_channels: New number of bands.
+
+    Returns:
+        (O, in_channels, h, w) weights.
+    """
+    bands = weight.shape[1]
+    if in_channels < bands:
+        groups = weight.tensor_split(in_channels, dim=1)
+        return torch.cat([group.sum(dim=1, keepdim=True) for group in groups], dim=1)
+    turns = torch.arange(in_channels) % bands
+    shared = torch.bincount(turns, minlength=bands)[turns]
+    return weight[:, turns] / shared.view(1, -1, 1, 1)
+
+
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Apply a convolution and its BatchNorm, fused into one convolution outside training."""
     if norm.training:

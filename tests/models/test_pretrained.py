@@ -7,7 +7,8 @@ from timm.layers import resample_abs_pos_embed
 
 from hook.errors import CheckpointError, ConfigError
 from hook.models import TokenViT
-from hook.models.pretrained import adapt_bands, load_pretrained
+from hook.models.pretrained import load_pretrained
+from hook.tokenizers.stem import adapt_bands
 
 VIT = dict(img_size=64, embed_dim=48, depth=3, num_heads=4, num_classes=5)
 
