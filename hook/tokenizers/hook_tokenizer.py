@@ -110,9 +110,8 @@ def _parts_of(preset: str, given: dict) -> dict:
     if size not in sizes:
         raise ValueError(f"unknown size {size!r} of preset {preset!r}; choose from {sizes}")
     for name in set(given) - {"seed_dims", "num_tokens", "assign", *_PARTS}:
-        raise TypeError(
-            f"unexpected keyword argument {name!r}; parts are {', '.join(('size', *_PARTS))}"
-        )
+        known = ", ".join(("size", *_PARTS))
+        raise TypeError(f"unexpected keyword argument {name!r}; parts are {known}")
     given = {k: v for k, v in given.items() if v is not None}
     for name in set(given) - set(PRESETS[preset]):
         raise ValueError(f"preset {preset!r} does not support {name}")
