@@ -123,8 +123,12 @@ def _fit_positions(
 def _fit_bands(
     loaded: Tensor, count: int, names: Sequence | None, own: Sequence | None, source: str
 ) -> Tensor | None:
-    names, own = ([str(band).lower() for band in bands or ()] for bands in (names, own))
-    common = [band for band in own if band in names]
+    # Numbers are places in a file, and mean nothing in another one.
+    names, own = (
+        [band.lower() if isinstance(band, str) else None for band in bands or ()]
+        for bands in (names, own)
+    )
+    common = [band for band in own if band is not None and band in names]
     if not common or len(own) != count or len(names) != loaded.shape[1]:
         if loaded.shape[1] == count:
             return None
@@ -134,7 +138,7 @@ def _fit_bands(
         return None
     fitted = loaded.new_zeros(loaded.shape[0], count, *loaded.shape[2:])
     for index, band in enumerate(own):
-        if band in names:
+        if band in common:
             fitted[:, index] = loaded[:, names.index(band)]
     print_log(
         f"{source}: the weights of {', '.join(common)} are used for these bands, others start "

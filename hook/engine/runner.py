@@ -604,7 +604,8 @@ class HookRunner(Runner):
             check_resumable(self, checkpoint, filename)
         with redirect_stdout(io.StringIO()) as said:  # MMEngine prints, where a log is meant
             checkpoint = super().load_checkpoint(filename, *args, **kwargs)
-        print_log(said.getvalue().strip(), "current")
+        if text := said.getvalue().strip():
+            print_log(text, "current")
         if self._resuming:
             if self._randomness_cfg.get("seed") is not None:
                 checkpoint["meta"].pop("seed", None)  # the config's seed holds

@@ -384,6 +384,7 @@ def test_the_first_layer_of_other_bands_keeps_those_of_the_same_name(preset):
     other, weights = model(3), rgb.state_dict()
     assert not fit_loaded_weights(other, weights, "epoch_1.pth", names[0], names[0])
     assert not fit_loaded_weights(other, weights, "epoch_1.pth", names[0], ["b4", "b3", "b2"])
+    assert not fit_loaded_weights(other, weights, "epoch_1.pth", [4, 3, 2], [1, 2, 3])
     assert fit_loaded_weights(other, weights, "epoch_1.pth", names[0], names[0][::-1])
     other.load_state_dict(weights)
     with torch.no_grad():

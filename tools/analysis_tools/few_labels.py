@@ -59,7 +59,7 @@ from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions
 
 PIXELS = "pixels"
-_PIXELS = 100  # of a labelled region, that a classifier of pixels learns from
+_PER_REGION = 100  # of a labelled region, that a classifier of pixels learns from
 _EVERY = 7  # of the pixels it is measured on
 _QUERIES = 300  # of each class
 
@@ -148,7 +148,7 @@ class Pool:
             return
         order = np.argsort(flat, kind="stable")
         for rows in np.split(order, np.cumsum(size)[:-1]):
-            some = rows[:: -(-len(rows) // _PIXELS)] if train else rows[:0]
+            some = rows[:: -(-len(rows) // _PER_REGION)] if train else rows[:0]
             self.drawn.append(values[:, some].T.astype(np.float32))
         if not train:
             self.tested.append((values[:, ::_EVERY].T.astype(np.float32), truth[::_EVERY]))
