@@ -137,16 +137,18 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none. With both, each batch uses
             one of them.
         num_classes: Number of classes; required for mixup and cutmix.
-        scales: Factors of the images' sides: each training batch is resized (bilinear, antialiased)
-            by one of them, drawn at random; a factor that is listed twice is drawn twice as often.
-            The tokenizer must accept any size. None: images keep their size.
+        scales: Factors of the images' sides, 1 among them: each training batch is resized
+            (bilinear, antialiased) by one of them, drawn at random; a factor that is listed twice
+            is drawn twice as often. Statistics of batch normalisation are those of the images' own
+            size, see :class:`hook.models.image_model.ImageModel`. The tokenizer must accept any
+            size. None: images keep their size.
         mark_invalid: Pass the samples' ``valid_mask`` to the tokenizer, which must support it
             (preset ``"fast"``).
         non_blocking: As in MMEngine's ``BaseDataPreprocessor``.
 
     Raises:
         ConfigError: Mean and std do not match each other or the images, ``num_classes`` is missing,
-            or a scale is not a positive number.
+            a scale is not a positive number, or 1 is not a scale.
     """
 
     def __init__(
@@ -176,10 +178,10 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
             kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha
         ]
         self.mix = v2.RandomChoice(mixers) if mixers else None
-        if scales is not None and not (scales and all(0 < scale < math.inf for scale in scales)):
+        if scales is not None and not (1 in scales and all(0 < one < math.inf for one in scales)):
             raise ConfigError(
                 "model.data_preprocessor.scales",
-                expected="a list of factors above 0",
+                expected="a list of factors above 0, and 1 among them",
                 found=scales,
                 remedy="correct it, or leave it out for images as they are",
             )
@@ -217,9 +219,11 @@ class ClsDataPreProcessor(BaseDataPreprocessor):
         inputs = (inputs.float() - self.mean) / self.std
         if training and self.mix is not None:
             inputs = self._mix(inputs, samples)
+        batch = {"inputs": inputs, "data_samples": samples}
         if training and self.scales:
-            inputs = self._resize(inputs, samples)
-        return {"inputs": inputs, "data_samples": samples}
+            batch["inputs"] = self._resize(inputs, samples)
+            batch["resized"] = batch["inputs"] is not inputs
+        return batch
 
     def _without_blank(self, data: dict) -> dict:
         """Remove images without a valid pixel from a batch."""

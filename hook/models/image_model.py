@@ -1,11 +1,13 @@
 """The one way into a model of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ImageModel(BaseModel):
@@ -16,6 +18,7 @@ class ImageModel(BaseModel):
         inputs: Tensor,
         data_samples: Sequence[BaseDataElement] | None = None,
         mode: str = "tensor",
+        resized: bool = False,
     ) -> Any:
         """Run the model.
 
@@ -24,11 +27,27 @@ class ImageModel(BaseModel):
             data_samples: Their samples, which ``loss`` needs.
             mode: ``'tensor'`` returns the output of the network, ``'loss'`` a dict of losses,
                 ``'predict'`` data samples; others raise ValueError.
+            resized: Compute the loss with the running statistics of batch normalisation, and leave
+                them: those of enlarged or reduced images differ, and predictions use one set.
         """
         if mode == "tensor":
             return self._forward(inputs, data_samples)
         if mode == "loss":
-            return self.loss(inputs, data_samples)
+            with fixed_statistics(self, resized):
+                return self.loss(inputs, data_samples)
         if mode == "predict":
             return self.predict(inputs, data_samples)
         raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+
+
+@contextmanager
+def fixed_statistics(model: nn.Module, fixed: bool = True) -> Iterator[None]:
+    """Let batch normalisation use its running statistics while training, if ``fixed``."""
+    norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.training]
+    for norm in norms if fixed else ():
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

@@ -53,6 +53,20 @@ def test_train_step_lowers_the_loss(hook_tokenizer):
     assert history[-1] < history[0]
 
 
+def test_resized_images_leave_batch_statistics():
+    # As predictions do, they use the statistics of images of the training size.
+    model = build(dict(type="hook.HookTokenizer", preset="fast", img_size=64, seed_dims=32))
+    image, labels = torch.rand(2, 3, 64, 64), samples(0, 1)
+    model.train()(image, labels, mode="loss")
+    norm = model.backbone.tokenizer.stem.down1.norm
+    before = norm.running_mean.clone()
+    resized = model(image, labels, mode="loss", resized=True)["loss"]
+    assert torch.equal(norm.running_mean, before) and norm.training
+    assert torch.isclose(resized, model.eval()(image, labels, mode="loss")["loss"])
+    model.train()(image, labels, mode="loss")
+    assert not torch.equal(norm.running_mean, before)
+
+
 def test_pooling():
     tokens = torch.rand(2, 7, 48)
     mean = LinearClsHead(5, 48)

@@ -149,6 +149,7 @@ def test_scales_are_drawn_per_batch_while_training():
         expected = TF.resize(images, [height, height * 3 // 2], antialias=True)
         assert torch.allclose(batch["inputs"], expected, atol=1e-6)
         assert batch["data_samples"][1].resolution == 10 * 8 / height
+        assert batch["resized"] == (height != 8)
     assert drawn == {4, 8, 16}
     assert preprocessor(dict(inputs=images))["inputs"].shape == images.shape
 
@@ -160,14 +161,16 @@ def test_resizing_keeps_out_what_is_not_valid():
     for scale in (0.5, 0.75, 2):
         samples = [ClsDataSample(gt_label=0, valid_mask=PixelData(data=holes))]
         data = dict(inputs=[image], data_samples=samples)
-        batch = ClsDataPreProcessor(scales=[scale])(data, training=True)
+        preprocessor = ClsDataPreProcessor(scales=[1, scale])
+        preprocessor.scales = [scale]
+        batch = preprocessor(data, training=True)
         valid = batch["data_samples"][0].valid_mask.data[0] > 0
         assert valid.shape == batch["inputs"].shape[-2:]
         assert valid.any()
         assert torch.allclose(batch["inputs"][0][:, valid], torch.ones(()), atol=0.1)
 
 
-@pytest.mark.parametrize("scales", [[], [0.0, 1.0], [float("nan")]])
+@pytest.mark.parametrize("scales", [[], [0.0, 1.0], [1.0, float("nan")], [2.0]])
 def test_wrong_scales_are_refused(scales):
     with pytest.raises(ConfigError, match="scales"):
         ClsDataPreProcessor(scales=scales)

@@ -597,7 +597,7 @@ def train(table: str, name: str, rate: float, seed: int, folder: Path, device: s
         for _ in range(EPOCHS[table]):
             for images, samples in batches.epoch():
                 batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
-                losses = model.loss(batch["inputs"], batch["data_samples"])
+                losses = model(**batch, mode="loss")
                 loss, _ = model.parse_losses(losses)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
