@@ -41,8 +41,9 @@ def add_parser(commands) -> None:
         "--strength",
         type=positive,
         default=1.0,
-        metavar="C",
-        help="inverse strength of the penalty of '--method linear' (default 1)",
+        metavar="S",
+        help="inverse strength of the penalty of '--method linear' (default 1: scikit-learn's C of "
+        "6 / number of features)",
     )
     parser.add_argument(
         "--layer", default="regions", metavar="NAME", help="name of the layer (default: regions)"

@@ -69,7 +69,8 @@ def classify_regions(
             ``score``.
         features: ``"embedding"``, or ``"bands"``: the fields ``mean_<band>`` and ``std_<band>``,
             standardised over all regions with either method.
-        strength: Inverse strength of the penalty (scikit-learn's C) with ``"linear"``.
+        strength: Inverse strength of the penalty with ``"linear"``, for F features scikit-learn's C
+            times F / 6: with 1, C is 1 for the means and standard deviations of three bands.
         layer: Name of the layer in the file; GeoParquet has none.
         overwrite: Replace the output if it exists.
 
@@ -169,8 +170,6 @@ class RegionClassifier:
         Raises:
             DataError: There are fewer than two classes, or a labelled region has no features.
         """
-        from sklearn.linear_model import LogisticRegression
-
         classes = sorted(set(class_of.values()))
         if len(classes) < 2:
             raise DataError(
@@ -191,8 +190,7 @@ class RegionClassifier:
         targets = np.array([classes.index(class_of[row]) for row in rows.tolist()])
         known = np.concatenate([self._read(part) for part in self._values.chunks(rows)])
         if self._method == "linear":
-            # Numbers of labels do not reflect class frequencies.
-            model = LogisticRegression(C=self._strength, class_weight="balanced", max_iter=1000)
+            model = logistic_regression(self._strength, known.shape[1])
             score = model.fit(known, targets).predict_proba
         else:
             means = _class_means(known, targets, classes)
@@ -211,6 +209,17 @@ class RegionClassifier:
         """Return the features (n, F) of rows as they are compared."""
         values = self._values.read(part)
         return values if self._scaler is None else self._scaler.transform(values)
+
+
+def logistic_regression(strength: float, num_features: int):
+    """Return the classifier of ``"linear"``; see :func:`classify_regions`."""
+    from sklearn.linear_model import LogisticRegression
+
+    # The squared length of F standardised features is F on average, so that with the same C long
+    # embeddings would be fitted to a few labels more closely than the bands.
+    c = strength * 6 / num_features
+    # Numbers of labels do not reflect class frequencies.
+    return LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
 
 
 def _classify(

@@ -60,6 +60,7 @@ def standardised(x):
 
 def logistic(x, y, k, strength=1.0):
     """Balanced multinomial regression by a general minimiser: probabilities of all rows."""
+    strength = strength * 6 / x.shape[1]
     known = np.array(sorted(y))
     t = np.array([y[n] for n in known])
     weights = len(t) / (k * np.bincount(t, minlength=k))[t]

@@ -54,7 +54,7 @@ from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
 from hook.inference.regions import EMBEDDINGS, RegionPredictor
-from hook.regions.few_labels import RegionClassifier, margins
+from hook.regions.few_labels import RegionClassifier, logistic_regression, margins
 from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions
 
@@ -264,16 +264,14 @@ def iou_of_pixels(pool: Pool, rows: list[np.ndarray], strength: float) -> np.nda
 
     A logistic regression, as of regions, learns from the pixels of the labelled regions (K rows).
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     of = [np.concatenate([pool.drawn[row] for row in drawn]) for drawn in rows]
     labels = np.repeat(np.arange(len(rows)), [len(part) for part in of])
-    model = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(C=strength, class_weight="balanced", max_iter=1000),
-    ).fit(np.concatenate(of), labels)
+    values = np.concatenate(of)
+    model = make_pipeline(StandardScaler(), logistic_regression(strength, values.shape[1]))
+    model.fit(values, labels)
     matrix = np.zeros((len(rows), len(rows)), np.int64)  # predicted, true: as :func:`iou` has it
     for values, truth in pool.tested:
         predicted, known = model.predict(values), truth < len(rows)
