@@ -124,7 +124,7 @@ def test_the_least_certain_region_is_clicked_next(tool):
             image = np.full((1, 2, 2), value) + [[[0, 0.1], [0, 0.1]]]
             pool.add(np.zeros((2, 2), int), image, np.full((2, 2), label), 2, train)
     args = tool.argparse.Namespace(
-        labels_from="train", draws=8, seed=0, method="linear", strength=1.0, clicks=3
+        labels_from="train", draws=8, seed=0, method="linear", strength=1 / 3, clicks=3
     )
     found = tool.click(pool, "bands", "uncertain", ["a", "b"], args)
     assert found.shape == (8, 2, 2)
