@@ -44,7 +44,8 @@ class ImageModel(BaseModel):
 def fixed_statistics(model: nn.Module, fixed: bool = True) -> Iterator[None]:
     """Let batch normalisation use its running statistics while training, if ``fixed``."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.training]
-    for norm in norms if fixed else ():
+    norms = norms if fixed else []
+    for norm in norms:
         norm.eval()
     try:
         yield
