@@ -146,7 +146,8 @@ def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
     """
     b, h, w, d = x.shape
     wh, ww = window
-    x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
+    if h % wh or w % ww:  # padding by nothing would copy the map
+        x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
     rows, columns = x.shape[1] // wh, x.shape[2] // ww
     x = x.reshape(b, rows, wh, columns, ww, d).transpose(2, 3)
     return x.reshape(b * rows * columns, wh * ww, d)
@@ -424,10 +425,19 @@ class ObjectPerception(nn.Module):
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
         """Map seeds (B, h, w, D) to seeds (B, h, w, D); see :class:`SeedAttention`."""
-        again = self.with_cp and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
-            if again:
-                x = checkpoint(block, x, valid, scale, use_reentrant=False)
-            else:
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+            for block in self.blocks:
                 x = block(x, valid, scale)
-        return x
+            return x
+        n = len(x)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # see rows_at_once
+            n = max(_SEEDS_AT_ONCE // (x.shape[1] * x.shape[2]), 1)
+        parts = []
+        for i, part in enumerate(x.split(n)):
+            own = slice(i * n, (i + 1) * n)
+            known = None if valid is None else valid[own]
+            factor = scale[own] if isinstance(scale, Tensor) and scale.ndim else scale
+            for block in self.blocks:
+                part = checkpoint(block, part, known, factor, use_reentrant=False)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -468,20 +468,30 @@ def test_sizes_are_widths_of_stem_and_seeds(preset):
 
 
 @pytest.mark.parametrize("preset", ["reference", "fast", "objects"])
-def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(preset):
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("whole", [True, False])
+def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(
+    preset, whole, monkeypatch
+):
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    facts, known = None, {}
+    if not whole:  # image by image, each with its own validity and resolution
+        monkeypatch.setattr("hook.tokenizers.perception._SEEDS_AT_ONCE", 64)
+        if preset != "reference":
+            valid = torch.ones(3, 32, 32, dtype=torch.bool)
+            valid[1, :12] = False
+            facts, known = ImageFacts(valid, torch.tensor([1.0, 2.0, 0.5])), dict(resolution=1.0)
     gradients, kept = [], []
     for again in (False, True):
         torch.manual_seed(0)
         tokenizer = HookTokenizer(
-            preset=preset, img_size=32, seed_dims=32, embed_dims=48, with_cp=again
+            preset=preset, img_size=32, seed_dims=32, embed_dims=48, with_cp=again, **known
         ).train()
         torch.manual_seed(1)  # of the number of tokens
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x
         ):
-            loss = tokenizer(images).tokens.square().mean()
+            loss = tokenizer(images, facts=facts).tokens.square().mean()
         loss.backward()
         gradients.append({k: v.grad for k, v in tokenizer.named_parameters() if v.grad is not None})
         kept.append(sum(saved))
