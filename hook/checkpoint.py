@@ -28,6 +28,7 @@ from hook.arguments import check_path
 from hook.errors import CheckpointError, ConfigError
 
 _LISTED_KEYS = 8
+_PUBLISHED = "hook://"
 
 
 def _safe_types() -> list:
@@ -206,11 +207,15 @@ def _is_broken_zip(path: Path) -> bool:
     return starts_as_zip and not zipfile.is_zipfile(path)
 
 
-def use_safe_loading() -> None:
+def use_safe_loading(find_model: Callable[[str], Path]) -> None:
     """Make MMEngine read every checkpoint with :func:`load_checkpoint`.
 
     Afterwards ``Runner.resume``, ``load_from`` and ``init_cfg=dict(type='Pretrained')`` are safe
-    for local files and for URLs that MMEngine downloads. May be called more than once.
+    for local files, for published models named ``hook://NAME``, and for URLs that MMEngine
+    downloads. May be called more than once.
+
+    Args:
+        find_model: Returns the file of a published model, given its name.
     """
     from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -222,7 +227,11 @@ def use_safe_loading() -> None:
     def load_from_http(filename, map_location=None):
         return load_checkpoint(_download(filename), map_location)
 
+    def load_from_hook(filename, map_location=None):
+        return load_checkpoint(find_model(filename.removeprefix(_PUBLISHED)), map_location)
+
     loader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    loader.register_scheme(prefixes=_PUBLISHED, loader=load_from_hook, force=True)
     loader.register_scheme(prefixes=("http://", "https://"), loader=load_from_http, force=True)
     # The other schemes (modelzoo://, torchvision://, ...) call these two by name.
     mmengine_checkpoint.load_from_http = load_from_http

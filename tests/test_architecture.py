@@ -27,7 +27,7 @@ ALLOWED = {
     "models": GROUND | {"engine"},  # views of test-time augmentation
     "datasets": GROUND,
     "evaluation": GROUND,
-    "engine": GROUND | {"datasets"},
+    "engine": GROUND | {"datasets", "zoo"},
     "zoo": PLAIN | {"geo"},
     "inference": ROOMS,
     "visualization": ROOMS | {"inference"},

@@ -24,6 +24,7 @@ from hook.checkpoint import (
     warn_input_changes,
 )
 from hook.errors import CheckpointError, ConfigError
+from hook.zoo import find_model
 
 
 class _Payload:
@@ -169,12 +170,16 @@ def test_mmengine_loads_through_the_safe_reader(tmp_path, saved):
     from mmengine.runner import CheckpointLoader
     from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 
-    use_safe_loading()
-    use_safe_loading()
+    use_safe_loading(find_model)
+    use_safe_loading(find_model)
     weights = _load_checkpoint_with_prefix("0.", str(saved), map_location="cpu")
     assert sorted(weights) == ["bias", "weight"]
     mark = tmp_path / "pwned"
     torch.save({"state_dict": {"w": _Payload(mark)}}, tmp_path / "bad.pth")
+    published = CheckpointLoader.load_checkpoint("hook://hook-fast-tiny_eurosat")
+    assert published["meta"]["dataset_meta"]["bands"] == ["red", "green", "blue"]
+    with pytest.raises(ConfigError, match="hook-fast-tiny_eurosat"):  # names the nearest
+        CheckpointLoader.load_checkpoint("hook://hook-fast-tiny_eurosta")
     # Local files, and what the other schemes read after their download.
     from mmengine.runner import checkpoint as module
 

@@ -21,6 +21,7 @@ from mmengine.registry import init_default_scope
 from hook.checkpoint import use_safe_loading
 from hook.errors import ConfigError, DataError, HookError
 from hook.registry import DATASETS
+from hook.zoo import find_model
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -63,7 +64,7 @@ _DISTRIBUTIONS = {
 def setup_environment() -> None:
     """Prepare the process for MMEngine: no installation at run time, safe checkpoints."""
     _map_installed_packages()
-    use_safe_loading()
+    use_safe_loading(find_model)
 
 
 def _map_installed_packages() -> None:
