@@ -1,8 +1,10 @@
 """Feature pyramids from dense maps of one resolution: the paper's, and one for seeds."""
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hook.errors import ConfigError
 from hook.registry import MODELS
@@ -92,6 +94,23 @@ class TokenPyramid(BaseModule):
                 remedy="set out_indices to four blocks",
             )
         return self.up4(maps[0]), self.up2(maps[1]), self.keep(maps[2]), self.down2(maps[3])
+
+
+class _Pool(torch.autograd.Function):
+    """Mean of cells of k x k pixels; unlike PyTorch's, it keeps no map for backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, k: int) -> Tensor:
+        ctx.size, ctx.k = x.shape, k
+        return F.avg_pool2d(x, k, ceil_mode=True, count_include_pad=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        like = grad.new_zeros(()).expand(ctx.size)
+        cells = [ctx.k] * 2
+        back = torch.ops.aten.avg_pool2d_backward
+        return back(grad, like, cells, cells, [0, 0], True, False, None), None
 
 
 @MODELS.register_module()
@@ -186,7 +205,7 @@ class SeedPyramid(BaseModule):
             if self.project:
                 pooled = maps[i]
                 if i:
-                    pooled = F.avg_pool2d(pooled, 2**i, ceil_mode=True, count_include_pad=False)
+                    pooled = _Pool.apply(pooled, 2**i)
                 tokens = self.project[i](pooled)
                 if x is not None and x.shape[-2:] != tokens.shape[-2:]:
                     raise ConfigError(

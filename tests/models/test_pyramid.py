@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from hook.errors import ConfigError
 from hook.models import SeedBackbone, SeedPyramid, TokenViT
+from hook.models.pyramid import _Pool
 from hook.registry import MODELS
 from hook.tokenizers import ImageFacts, hook_tokenizer
 
@@ -26,6 +27,20 @@ def test_without_the_seeds_a_level_is_a_projection_of_the_pooled_map():
     maps = tuple(torch.rand(2, 12, 8, 8) for _ in range(4))
     pooled = F.adaptive_avg_pool2d(maps[2], 2)
     assert torch.allclose(pyramid(maps)[2], pyramid.join[2](pyramid.project[2](pooled)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "k"), [((8, 8), 2), ((7, 10), 4), ((3, 5), 8)])
+def test_pooling_has_the_gradient_of_pytorch_and_keeps_no_map(size, k):
+    x = torch.rand(2, 3, *size, dtype=torch.double, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: saved.append(one), lambda one: one):
+        pooled = _Pool.apply(x, k)
+    expected = F.avg_pool2d(x, k, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(pooled, expected)
+    weight = torch.rand_like(expected)
+    gradients = [torch.autograd.grad((one * weight).sum(), x)[0] for one in (pooled, expected)]
+    torch.testing.assert_close(*gradients)
+    assert not saved
 
 
 def test_wrong_inputs_say_what_is_missing():
