@@ -50,6 +50,15 @@ def test_rows_are_trained_once_and_compared(tool, arrays, monkeypatch, capsys):
     assert len(files) == 4
     run(tool, monkeypatch, "eurosat", *options, "--rows", *rows)
     assert files == {path: path.stat().st_mtime_ns for path in (arrays / "runs").iterdir()}
+    run(tool, monkeypatch, "eurosat", *options[:-2], "--rows", rows[1], "--epochs", 3)
+    longer = json.loads(
+        (arrays / "runs/eurosat_mean-of-the-seeds_3-epochs_0.001_seed0.json").read_text()
+    )
+    assert longer["epochs"] == 3
+    for epochs, table in ((2, "eurosat"), (3, "demo")):
+        with pytest.raises(SystemExit):
+            run(tool, monkeypatch, table, *options, "--epochs", epochs)
+        assert f"{epochs} for {table}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(tool, monkeypatch, "eurosat", *options, "--rows", "none")
     assert "'none' is not a row of eurosat" in capsys.readouterr().err

@@ -572,7 +572,9 @@ def tiles(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # ------------------------------------------------------------------------------ one run
-def train(table: str, name: str, rate: float, seed: int, folder: Path, device: str) -> nn.Module:
+def train(
+    table: str, name: str, rate: float, seed: int, folder: Path, device: str, epochs: int
+) -> nn.Module:
     """Train a row; see the module."""
     if table == "demo":
         return train_by_config(row_config(table, name), rate, seed, device)
@@ -583,7 +585,7 @@ def train(table: str, name: str, rate: float, seed: int, folder: Path, device: s
     steps = math.ceil(batches.per_epoch / BATCH[table])
     if table == "eurosat":
         steps = batches.per_epoch // BATCH[table]
-    total, warm_up = steps * EPOCHS[table], steps * WARM_UP[table]
+    total, warm_up = steps * epochs, steps * WARM_UP[table]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
 
     def factor(step: int) -> float:
@@ -594,7 +596,7 @@ def train(table: str, name: str, rate: float, seed: int, folder: Path, device: s
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     with tqdm(total=total, desc=f"{table}: {name}, {rate:g}, seed {seed}", leave=False) as bar:
-        for _ in range(EPOCHS[table]):
+        for _ in range(epochs):
             for images, samples in batches.epoch():
                 batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
                 losses = model(**batch, mode="loss")
@@ -690,13 +692,17 @@ def measure_cuts(
 
 def run(table: str, name: str, rate: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train and test a row unless its file is there, and return the content of the file."""
-    path = args.out / f"{table}_{file_name(name)}_{rate:g}_seed{seed}.json"
+    epochs = "" if args.epochs is None else f"_{args.epochs}-epochs"
+    path = args.out / f"{table}_{file_name(name)}{epochs}_{rate:g}_seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
     start = time.perf_counter()
-    model = train(table, name, rate, seed, args.arrays, args.device)
+    length = args.epochs or EPOCHS.get(table, 0)
+    model = train(table, name, rate, seed, args.arrays, args.device, length)
     seconds = time.perf_counter() - start
     report: dict[str, Any] = dict(table=table, row=name, rate=rate, seed=seed, seconds=seconds)
+    if args.epochs is not None:
+        report["epochs"] = args.epochs
     report["weights"] = sum(p.numel() for p in model.parameters())
     for split in ("val", "test"):
         report[split] = evaluate(model, table, split, args.arrays, args.device)
@@ -839,6 +845,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--rates", type=float, nargs="+", help="learning rates to choose from (default: two)"
     )
+    parser.add_argument("--epochs", type=int, help="train every row for this many epochs")
     parser.add_argument(
         "--sides",
         type=int,
@@ -863,6 +870,15 @@ def main() -> None:
         for table in args.tables:
             prepare(table, args.arrays)
         return
+    least = max(WARM_UP.get(table, math.inf) for table in args.tables)
+    if args.epochs is not None and args.epochs <= least:
+        raise ConfigError(
+            "--epochs",
+            expected="more than those of the warm-up, and a table other than demo, which trains by "
+            "its config",
+            found=f"{args.epochs} for {', '.join(args.tables)}",
+            remedy="correct it, or leave it out",
+        )
     known = {
         table: [*TABLES[table], *(() if table == "eurosat" else PEERS)] for table in args.tables
     }
