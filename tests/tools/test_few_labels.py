@@ -88,6 +88,21 @@ def test_iou_is_that_of_the_pixels(tool):
     assert np.allclose(found["iou"], [[50, 100 * 2 / 3]] * 4)
 
 
+def test_published_model(tool, seg_run, lists, tmp_path, monkeypatch):
+    load, asked, report = tool.load_model, [], tmp_path / "report.json"
+    monkeypatch.setattr(
+        tool,
+        "load_model",
+        lambda model, device: asked.append(model) or load(seg_run, device=device),
+    )
+    options = (*lists, "--draws", 1, "--per-class", 1, "--num-tokens", 4, "--json", report)
+    model = ("small", "hook-objects-small_rgb", "-", 16)
+    run(tool, monkeypatch, seg_run[0], "--model", *model, *options)
+    assert asked == ["hook-objects-small_rgb"]
+    rows = json.loads(report.read_text())["rows"]
+    assert rows[0]["regions"] == "HOOK (small)" and len(rows) == 5
+
+
 def test_what_cannot_be_measured(tool, seg_run, lists, monkeypatch):
     model = ("--model", "tiny", *seg_run)
     with pytest.raises(ConfigError, match="window"):

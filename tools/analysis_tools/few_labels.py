@@ -75,7 +75,8 @@ def parse_args() -> argparse.Namespace:
         action="append",
         required=True,
         metavar=("NAME", "CONFIG", "CHECKPOINT", "WINDOW"),
-        help="regions of this model in windows of WINDOW pixels; may be repeated",
+        help="regions of this model in windows of WINDOW pixels; may be repeated. The name of a "
+        "published model takes the place of CONFIG, with - for CHECKPOINT",
     )
     parser.add_argument(
         "--labels-from",
@@ -361,7 +362,7 @@ def print_search(config: Any, classes: list[str], args: argparse.Namespace) -> l
     )
     rows = []
     for name, path, checkpoint, side in args.model:
-        model = load_model((path, checkpoint), device=args.device)
+        model = load_model(path if checkpoint == "-" else (path, checkpoint), device=args.device)
         pool, _ = cut(config, model, int(side), args)
         for features in EMBEDDINGS:
             for whiten in (True, False):
@@ -432,7 +433,7 @@ def main() -> None:
     table.align["regions"] = table.align["by"] = "l"
     report = []
     for name, path, checkpoint, side in args.model:
-        model = load_model((path, checkpoint), device=args.device)
+        model = load_model(path if checkpoint == "-" else (path, checkpoint), device=args.device)
         tokens, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
             *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
