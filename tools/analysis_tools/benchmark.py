@@ -76,6 +76,11 @@ def parse_args() -> tuple[argparse.Namespace, StepSettings]:
         metavar="PIXELS",
         help="height and width, or one side (default: that of each model, or of its data)",
     )
+    parser.add_argument(
+        "--no-peak",
+        action="store_true",
+        help="leave out the peak memory, which takes a fresh process per config",
+    )
     add_step_options(parser, repeats=10)
     args = parser.parse_args()
     if len(args.configs) + len(args.variant) > len(LETTERS):
@@ -147,8 +152,9 @@ def entries_of(
     steps: list[Step],
     seconds: np.ndarray,
     settings: StepSettings,
+    peak: bool = True,
 ) -> list[dict[str, Any]]:
-    """Collect the numbers of each config and measure its memory."""
+    """Collect the numbers of each config and measure its memory, with ``peak`` also its peak."""
     entries = []
     for index, (config, changed, step) in enumerate(zip(configs, options, steps, strict=True)):
         low, middle, high = (float(q) for q in np.percentile(seconds[:, index], (25, 50, 75)))
@@ -160,8 +166,10 @@ def entries_of(
             "seconds_quartiles": [low, high],
             "seconds_per_round": seconds[:, index].tolist(),
             "images_per_second": settings.batch_size / middle,
-            "peak_memory_bytes": measure(config, with_options(settings, changed)).peak_memory,
         }
+        if peak:
+            own = with_options(settings, changed)
+            entry["peak_memory_bytes"] = measure(config, own).peak_memory
         if changed:
             entry["options"] = changed
         if settings.mode == "train":
@@ -220,7 +228,9 @@ def main() -> None:
     seconds = time_rounds(steps, args.repeats)
     report = report_head(settings, args.repeats)
     report["baseline"] = LETTERS[args.baseline_index]
-    report["configs"] = entries_of(args.configs, args.options, steps, seconds, settings)
+    report["configs"] = entries_of(
+        args.configs, args.options, steps, seconds, settings, not args.no_peak
+    )
     comparable = len(steps) > 1 and len({step.inputs.shape[-2:] for step in steps}) == 1
     if comparable:
         add_ratios(report["configs"], seconds, args.baseline_index)
