@@ -429,8 +429,9 @@ class ObjectPerception(nn.Module):
             for block in self.blocks:
                 x = block(x, valid, scale)
             return x
-        n = len(x)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # see rows_at_once
+        n, compiled = len(x), torch.compiler.is_compiling()
+        # As in rows_at_once; several threads lose more in the many small steps than they gain.
+        if x.device.type == "cpu" and torch.get_num_threads() == 1 and not compiled:
             n = max(_SEEDS_AT_ONCE // (x.shape[1] * x.shape[2]), 1)
         parts = []
         for i, part in enumerate(x.split(n)):

@@ -476,6 +476,7 @@ def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(
     facts, known = None, {}
     if not whole:  # image by image, each with its own validity and resolution
         monkeypatch.setattr("hook.tokenizers.perception._SEEDS_AT_ONCE", 64)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         if preset != "reference":
             valid = torch.ones(3, 32, 32, dtype=torch.bool)
             valid[1, :12] = False
