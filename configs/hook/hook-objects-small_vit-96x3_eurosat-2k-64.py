@@ -15,22 +15,7 @@ model = dict(
 load_from = "hook://hook-objects-small_rgb"
 # Half as many epochs more: as many steps at the images' own size as in the other recipes.
 param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=0.001,
-        by_epoch=True,
-        begin=0,
-        end=2,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        eta_min=0.0,
-        by_epoch=True,
-        begin=2,
-        end=30,
-        T_max=28,
-        convert_to_iter_based=True,
-    ),
+    _base_.param_scheduler[0],
+    dict(_base_.param_scheduler[1], end=30, T_max=28),
 ]
 train_cfg = dict(max_epochs=30)

@@ -437,7 +437,7 @@ class ObjectPerception(nn.Module):
         for i, part in enumerate(x.split(n)):
             own = slice(i * n, (i + 1) * n)
             known = None if valid is None else valid[own]
-            factor = scale[own] if isinstance(scale, Tensor) and scale.ndim else scale
+            factor = scale[own] if isinstance(scale, Tensor) else scale
             for block in self.blocks:
                 part = checkpoint(block, part, known, factor, use_reentrant=False)
             parts.append(part)

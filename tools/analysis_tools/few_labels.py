@@ -107,7 +107,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the report here")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     add_config_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = [
+        (name, config if checkpoint == "-" else (config, checkpoint), side)
+        for name, config, checkpoint, side in args.model
+    ]
+    return args
 
 
 @dataclass
@@ -361,8 +366,8 @@ def print_search(config: Any, classes: list[str], args: argparse.Namespace) -> l
         ["regions", "by", "whitened", "of its class", *classes, "5th, 50th, 95th percentile"]
     )
     rows = []
-    for name, path, checkpoint, side in args.model:
-        model = load_model(path if checkpoint == "-" else (path, checkpoint), device=args.device)
+    for name, source, side in args.model:
+        model = load_model(source, device=args.device)
         pool, _ = cut(config, model, int(side), args)
         for features in EMBEDDINGS:
             for whiten in (True, False):
@@ -415,7 +420,7 @@ def main() -> None:
     classes = list(config.metainfo["classes"])
     if args.clicks is not None and args.clicks < len(classes):
         raise ConfigError("--clicks", expected=f"{len(classes)} or more", found=args.clicks)
-    for name, _, _, side in args.model:
+    for name, _, side in args.model:
         if not side.isdigit() or int(side) < 1:
             raise ConfigError(f"--model {name}: window", expected="pixels", found=side)
     if args.search is not None:
@@ -432,8 +437,8 @@ def main() -> None:
     table.align = "r"
     table.align["regions"] = table.align["by"] = "l"
     report = []
-    for name, path, checkpoint, side in args.model:
-        model = load_model(path if checkpoint == "-" else (path, checkpoint), device=args.device)
+    for name, source, side in args.model:
+        model = load_model(source, device=args.device)
         tokens, slic = cut(config, model, int(side), args)
         for regions, pool, features in (
             *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
