@@ -32,9 +32,12 @@ class RegionLoss(nn.Module):
             have the same label. Without labels, two seeds belong to one object if a region of the
             hierarchy by colour alone, with 16 to 64 seeds on average, holds both.
         different_weight: Weight of pairs of different objects, which are few.
+        share: Learn from this share of the images of a batch, rounded up, the first ones. Less than
+            1 saves time, above all without labels, and memory.
 
     Raises:
-        ConfigError: A weight is not a positive number; in use, ``from_labels`` without masks.
+        ConfigError: A weight is not a positive number, ``share`` not in (0, 1]; in use,
+            ``from_labels`` without masks.
 
     Reference:
         Learning of boundaries for object tokens: Chen et al., "Subobject-level image tokenization"
@@ -43,19 +46,27 @@ class RegionLoss(nn.Module):
     """
 
     def __init__(
-        self, loss_weight: float = 1.0, from_labels: bool = True, different_weight: float = 3.0
+        self,
+        loss_weight: float = 1.0,
+        from_labels: bool = True,
+        different_weight: float = 3.0,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("loss_weight", loss_weight), ("different_weight", different_weight)):
-            if not 0 < value < math.inf:
+        for name, value, most in (
+            ("loss_weight", loss_weight, math.inf),
+            ("different_weight", different_weight, math.inf),
+            ("share", share, 1),
+        ):
+            if not (0 < value <= most and value < math.inf):
                 raise ConfigError(
                     f"model.region_loss.{name}",
-                    expected="a number above 0",
+                    expected="a number above 0" + (f" and at most {most}" if most == 1 else ""),
                     found=value,
                     remedy="correct it, or leave region_loss out",
                 )
         self.loss_weight, self.from_labels = loss_weight, from_labels
-        self.different_weight = different_weight
+        self.different_weight, self.share = different_weight, share
         self.margin = nn.Parameter(torch.tensor(1.0))
 
     def forward(
@@ -89,14 +100,17 @@ class RegionLoss(nn.Module):
                 for one in tokens
             ]
         )
+        count = math.ceil(self.share * len(features))
+        features, known = features[:count], known[:count]
         if self.from_labels:
-            shares, labelled = label_shares(labels, known.shape[1:], tokenizer.stride, ignore_index)
+            shares, labelled = label_shares(
+                labels[:count], known.shape[1:], tokenizer.stride, ignore_index
+            )
             known = known & labelled
         else:
-            colours = torch.cat([one.seeds.colours for one in tokens]).permute(0, 2, 3, 1)
-            seeds = known[0].numel()
-            count = round(seeds / 16 * 0.25 ** float(torch.rand(())))
-            objects = merge_seeds(colours.float().cpu(), known.cpu()).cut(max(count, 1))
+            colours = torch.cat([one.seeds.colours for one in tokens])[:count].permute(0, 2, 3, 1)
+            regions = max(round(known[0].numel() / 16 * 0.25 ** float(torch.rand(()))), 1)
+            objects = merge_seeds(colours.float().cpu(), known.cpu()).cut(regions)
             objects = objects.to(features.device)
         groups = tokenizer.group(features).permute(3, 0, 1, 2)  # G B h w
         total = weights = groups.new_zeros(())

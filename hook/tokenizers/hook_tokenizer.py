@@ -171,8 +171,8 @@ class HookTokenizer(nn.Module):
         stem_widths: Channels of the stem at each resolution before the last.
         group_dims: Number of learned features by which seeds are merged (``"objects"``).
         colour_weight: Weight of the mean colour beside them, of normalised bands as of three.
-        with_cp: Save memory in training: backward computes object perception once more (activation
-            checkpointing, Chen et al., arXiv:1604.06174).
+        with_cp: Save memory in training: backward computes object perception, or only its first so
+            many blocks, once more (activation checkpointing, Chen et al., arXiv:1604.06174).
 
     Raises:
         TypeError: ``parts`` has an unknown name.

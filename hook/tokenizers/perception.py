@@ -214,31 +214,51 @@ class WindowMixing(nn.Module):
             angles = angles * scale
         return angles
 
-    def forward(
-        self, qkv: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
-    ) -> Tensor:
-        """Map queries, keys and values (B, h, w, 3 * D) to (B, h, w, D).
+    def partition(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Cut a seed map into windows, before the linear layer, whose output is wider.
 
         Args:
-            qkv: Queries, keys and values of the seeds.
-            valid: (B, h, w) bool; invalid seeds are not keys. None: all are valid.
+            x: (B, h, w, D) seeds.
+            valid: (B, h, w) bool, None: all are valid.
+
+        Returns:
+            (B * windows, n, D) seeds, and the keys among them (B * windows, n) bool, None for all.
+        """
+        b, h, w, _ = x.shape
+        window = self.window or (h, w)
+        if valid is None and not self.pads_are_keys and (h % window[0] or w % window[1]):
+            valid = torch.ones(1, h, w, dtype=torch.bool, device=x.device).expand(b, -1, -1)
+        windows = window_partition(x, window)
+        if valid is not None:
+            valid = window_partition(valid[..., None].to(x.dtype), window)[..., 0] > 0
+        return windows, valid
+
+    def forward(
+        self,
+        qkv: Tensor,
+        size: tuple[int, int],
+        valid: Tensor | None = None,
+        scale: Tensor | float = 1.0,
+    ) -> Tensor:
+        """Map queries, keys and values (B * windows, n, 3 * D) to (B * windows, n, D).
+
+        Args:
+            qkv: Queries, keys and values of the seeds of each window.
+            size: Height and width of the seed map.
+            valid: (B * windows, n) bool; invalid seeds are not keys. None: all are valid.
             scale: Ground size of a pixel relative to training, one number or (B,).
         """
-        b, h, w, _ = qkv.shape
-        window = (h, w) if self.window is None else self.window
-        if valid is None and not self.pads_are_keys and (h % window[0] or w % window[1]):
-            valid = torch.ones(1, h, w, dtype=torch.bool, device=qkv.device).expand(b, -1, -1)
-        windows = window_partition(qkv, window)
-        bias = None
-        if valid is not None:
-            keys = window_partition(valid[..., None].to(qkv.dtype), window)[..., 0]
-            bias = key_bias(keys > 0, qkv.dtype)
-        angles = self._angles(window, scale, qkv)
+        bias = None if valid is None else key_bias(valid, qkv.dtype)
+        angles = self._angles(self.window or size, scale, qkv)
         if angles is not None:
             if len(angles) > 1:  # one scale per image, for all its windows
-                angles = angles.repeat_interleave(len(windows) // b, dim=0)
+                angles = angles.repeat_interleave(len(qkv) // len(angles), dim=0)
             angles = angles[:, None]
-        return window_merge(attend(windows, self.num_heads, angles, bias), window, (h, w))
+        return attend(qkv, self.num_heads, angles, bias)
+
+    def merge(self, windows: Tensor, size: tuple[int, int]) -> Tensor:
+        """Join windows (B * windows, n, D) to a map (B, h, w, D)."""
+        return window_merge(windows, self.window or size, size)
 
 
 class LatentMixing(nn.Module):
@@ -263,28 +283,23 @@ class LatentMixing(nn.Module):
         self.key_value = nn.Linear(dims, 2 * dims, bias=False)
 
     def forward(self, qkv: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Map queries, keys and values (B, h, w, 3 * D) to (B, h, w, D).
+        """Map queries, keys and values (B, n, 3 * D) of the seeds, in any order, to (B, n, D).
 
         Args:
             qkv: Queries, keys and values of the seeds.
-            valid: (B, h, w) bool; the latents ignore invalid seeds. None: all are valid.
+            valid: (B, n) bool; the latents ignore invalid seeds. None: all are valid.
         """
-        b, h, w, _ = qkv.shape
-        query, key, value = (
-            split_heads(part, self.num_heads) for part in qkv.reshape(b, h * w, -1).chunk(3, dim=-1)
-        )
-        latents = split_heads(self.latents[None], self.num_heads).expand(b, -1, -1, -1)
+        query, key, value = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
+        latents = split_heads(self.latents[None], self.num_heads).expand(qkv.shape[0], -1, -1, -1)
         bias = None
         if valid is not None:
-            bias = key_bias(valid.reshape(b, 1, 1, h * w), qkv.dtype)
-            bias = bias.expand(-1, -1, latents.shape[2], -1)
+            bias = key_bias(valid[:, None, None], qkv.dtype).expand(-1, -1, latents.shape[2], -1)
         read = F.scaled_dot_product_attention(latents, key, value, attn_mask=bias)
         key, value = (
             split_heads(part, self.num_heads)
             for part in self.key_value(self.norm(merge_heads(read))).chunk(2, dim=-1)
         )
-        x = F.scaled_dot_product_attention(query, key, value)
-        return merge_heads(x).reshape(b, h, w, -1)
+        return merge_heads(F.scaled_dot_product_attention(query, key, value))
 
 
 class SeedAttention(nn.Module):
@@ -314,12 +329,9 @@ class SeedAttention(nn.Module):
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
         """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
-        h, w = x.shape[1:3]
-        if self.mixing.pads_are_keys and self.mixing.window is not None:
-            # Pad before the linear layer: a padded key is the projection of a zero.
-            wh, ww = self.mixing.window
-            x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
-        return self.proj(self.mixing(self.qkv(x), valid, scale)[:, :h, :w])
+        size = x.shape[1:3]
+        windows, keys = self.mixing.partition(x, valid)
+        return self.mixing.merge(self.proj(self.mixing(self.qkv(windows), size, keys, scale)), size)
 
 
 class NearFarAttention(nn.Module):
@@ -363,14 +375,25 @@ class NearFarAttention(nn.Module):
         self, x: Tensor, valid: Tensor | None = None, scale: Tensor | float = 1.0
     ) -> Tensor:
         """Map seeds (B, h, w, D) to (B, h, w, D); see :class:`WindowMixing`."""
-        far = self.far_proj(self.far(self.far_qkv(x), valid))
-        rows = rows_at_once(x, self.near.window)
+        size, rows = x.shape[1:3], rows_at_once(x, self.near.window)
         if rows is None:
-            return far + self.near_proj(self.near(self.near_qkv(x), valid, scale))
-        valid = [None] * -(-x.shape[1] // rows) if valid is None else valid.split(rows, dim=1)
-        for total, part, known in zip(far.split(rows, 1), x.split(rows, 1), valid, strict=True):
-            total += self.near_proj(self.near(self.near_qkv(part), known, scale))
-        return far
+            # Both halves read the same copy of the seeds, which backward keeps.
+            windows, keys = self.near.partition(x, valid)
+            near = self.near_proj(self.near(self.near_qkv(windows), size, keys, scale))
+            far = self._far(windows.reshape(x.shape[0], -1, x.shape[-1]), keys)
+            return self.near.merge(near + far.reshape_as(near), size)
+        total = self._far(x.flatten(1, 2), valid).reshape_as(x)
+        valid = [None] * -(-size[0] // rows) if valid is None else valid.split(rows, dim=1)
+        for far, part, known in zip(total.split(rows, 1), x.split(rows, 1), valid, strict=True):
+            windows, keys = self.near.partition(part, known)
+            near = self.near(self.near_qkv(windows), part.shape[1:3], keys, scale)
+            far += self.near.merge(self.near_proj(near), part.shape[1:3])
+        return total
+
+    def _far(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Map seeds (B, n, D), of which some are invalid (B, n or windows of them), likewise."""
+        valid = None if valid is None else valid.reshape(x.shape[:2])
+        return self.far_proj(self.far(self.far_qkv(x), valid))
 
 
 class PerceptionBlock(nn.Module):
@@ -414,11 +437,13 @@ class ObjectPerception(nn.Module):
 
     Args:
         blocks: The blocks.
-        with_cp: Backward computes the blocks once more, to save memory.
+        with_cp: Backward computes the blocks, or only the first so many, once more, to save memory.
     """
 
-    def __init__(self, *blocks: PerceptionBlock, with_cp: bool = False) -> None:
+    def __init__(self, *blocks: PerceptionBlock, with_cp: bool | int = False) -> None:
         super().__init__()
+        if not 0 <= with_cp <= max(len(blocks), 1):
+            raise ValueError(f"with_cp must be a bool or 0 to {len(blocks)} blocks, got {with_cp}")
         self.blocks, self.with_cp = nn.ModuleList(blocks), with_cp
 
     def forward(
@@ -438,7 +463,10 @@ class ObjectPerception(nn.Module):
             own = slice(i * n, (i + 1) * n)
             known = None if valid is None else valid[own]
             factor = scale[own] if isinstance(scale, Tensor) else scale
-            for block in self.blocks:
-                part = checkpoint(block, part, known, factor, use_reentrant=False)
+            for number, block in enumerate(self.blocks):
+                if self.with_cp is True or number < self.with_cp:
+                    part = checkpoint(block, part, known, factor, use_reentrant=False)
+                else:
+                    part = block(part, known, factor)
             parts.append(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)

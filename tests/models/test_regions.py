@@ -64,6 +64,8 @@ def test_regions_that_nobody_has_are_refused():
         )
     with pytest.raises(ConfigError, match=r"region_loss.loss_weight"):
         RegionLoss(loss_weight=0)
+    with pytest.raises(ConfigError, match=r"region_loss.share(.|\n)*above 0 and at most 1"):
+        RegionLoss(share=1.5)
     objects = backbone()
     with pytest.raises(ConfigError, match="learns from masks, and the samples have none"):
         RegionLoss()(objects.tokenizer, objects.forward_with_tokens(torch.rand(1, 3, 32, 32))[1])
@@ -186,6 +188,18 @@ def test_without_labels_regions_of_colour_are_the_objects(monkeypatch):
     objects = merge_seeds(colours).cut(8)  # of 256 seeds, between 4 and 16
     labels = objects.repeat_interleave(4, 1).repeat_interleave(4, 2)
     assert torch.allclose(without, RegionLoss()(model.tokenizer, tokens, labels))
+
+
+@pytest.mark.parametrize("from_labels", [True, False])
+def test_a_share_of_the_images_is_the_first_ones(from_labels, monkeypatch):
+    model, images = backbone(), torch.rand(5, 3, 64, 64)
+    labels = torch.randint(3, (5, 64, 64))
+    monkeypatch.setattr(torch, "rand", lambda shape: torch.tensor(0.5))
+    share = RegionLoss(from_labels=from_labels, share=0.25)
+    first = model.forward_with_tokens(images[:2])[1]
+    expected = RegionLoss(from_labels=from_labels)(model.tokenizer, first, labels[:2])
+    found = share(model.tokenizer, model.forward_with_tokens(images)[1], labels)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_training_brings_seeds_of_an_object_together():

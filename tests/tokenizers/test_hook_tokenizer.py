@@ -482,7 +482,7 @@ def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(
             valid[1, :12] = False
             facts, known = ImageFacts(valid, torch.tensor([1.0, 2.0, 0.5])), dict(resolution=1.0)
     gradients, kept = [], []
-    for again in (False, True):
+    for again in (False, 1, True):
         torch.manual_seed(0)
         tokenizer = HookTokenizer(
             preset=preset, img_size=32, seed_dims=32, embed_dims=48, with_cp=again, **known
@@ -496,10 +496,14 @@ def test_perception_computed_again_gives_the_same_gradients_from_fewer_bytes(
         loss.backward()
         gradients.append({k: v.grad for k, v in tokenizer.named_parameters() if v.grad is not None})
         kept.append(sum(saved))
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient)
-    assert kept[1] < kept[0] * (0.95 if preset == "reference" else 0.7)  # its stem is wide
+    for others in gradients[1:]:
+        assert others.keys() == gradients[0].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(others[name], gradient)
+    assert kept[2] < kept[1] < kept[0]
+    assert kept[2] < kept[0] * (0.95 if preset == "reference" else 0.7)  # its stem is wide
+    with pytest.raises(ValueError, match="with_cp must be a bool or 0 to 2 blocks, got 3"):
+        HookTokenizer(preset=preset, with_cp=3)
 
 
 def test_parts_that_no_preset_has():
