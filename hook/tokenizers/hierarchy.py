@@ -103,6 +103,7 @@ class RegionHierarchy:
         return regions.masked_fill(~self.valid, -1)
 
 
+@torch.compiler.disable  # else torch.compile translates NumPy and unrolls the rounds
 @torch.no_grad()
 def merge_seeds(
     features: Tensor, valid: Tensor | None = None, sizes: Tensor | None = None
