@@ -108,10 +108,8 @@ class RegionLoss(nn.Module):
             )
             known = known & labelled
         else:
-            colours = torch.cat([one.seeds.colours for one in tokens])[:count].permute(0, 2, 3, 1)
-            regions = max(round(known[0].numel() / 16 * 0.25 ** float(torch.rand(()))), 1)
-            objects = merge_seeds(colours.float().cpu(), known.cpu()).cut(regions)
-            objects = objects.to(features.device)
+            colours = torch.cat([one.seeds.colours for one in tokens])[:count]
+            objects = regions_of_colour(colours.permute(0, 2, 3, 1), known)
         groups = tokenizer.group(features).permute(3, 0, 1, 2)  # G B h w
         total = weights = groups.new_zeros(())
         height, width = groups.shape[-2:]
@@ -132,6 +130,13 @@ class RegionLoss(nn.Module):
             weight = weight * (known[one] & known[other])
             total, weights = total + (loss * weight).sum(), weights + weight.sum()
         return self.loss_weight * total / weights.clamp(min=1)
+
+
+@torch.compiler.disable  # each number of regions would be compiled anew
+def regions_of_colour(colours: Tensor, valid: Tensor) -> Tensor:
+    """Return regions (B, h, w) of seeds by colour (B, h, w, C), of 16 to 64 seeds on average."""
+    count = max(round(valid[0].numel() / 16 * 0.25 ** float(torch.rand(()))), 1)
+    return merge_seeds(colours.float().cpu(), valid.cpu()).cut(count).to(colours.device)
 
 
 def label_shares(

@@ -261,6 +261,7 @@ SEEDS = dict(type="hook.HookTokenizer", preset="fast", img_size=256, embed_dims=
 SEGMENTER = "hook/hook-objects_vit-192x2_banepa-256"
 FAST_SEGMENTER = "hook/hook-fast-skip_vit-192x6_banepa-256"
 NO_LOSS = dict(region_loss=None)
+SHARED_LOSS = dict(region_loss=dict(share=0.25))
 NO_VIT = dict(depth=0)
 SCALES = [0.75, 1.0, 1.0, 1.5, 2.0]
 
@@ -268,8 +269,8 @@ CLASSIFICATION: dict[str, tuple[str, dict]] = {
     "HOOK objects": (OBJECTS, {}),
     "one query, no ViT": (OBJECTS, tokens(NO_VIT, preset="fast", num_tokens=1) | NO_LOSS),
     "objects, several scales": (OBJECTS, dict(data_preprocessor=dict(scales=SCALES))),
-    "objects, small": (OBJECTS, sized("small")),
-    "objects, tiny": (OBJECTS, sized("tiny")),
+    "objects, small": (OBJECTS, sized("small") | SHARED_LOSS),
+    "objects, tiny": (OBJECTS, sized("tiny") | SHARED_LOSS),
     "objects, no ViT": (OBJECTS, tokens(NO_VIT)),
     "grid of 16 cells, read as objects": (
         OBJECTS,
