@@ -103,10 +103,10 @@ def test_pretraining(path):
     cfg = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
         model = MODELS.build(cfg.model)
-    # All weights have a place in the classifier of the same data, or in the notebooks' model.
+    # All weights have a place in the classifier of the same data, or in the small segmenter.
     trained = ROOT / "hook/hook-objects_vit-192x6_eurosat-2k-64.py"
     if "small" in path.stem:
-        trained = ROOT.parent / "notebooks/small_objects.py"
+        trained = ROOT / "hook/hook-objects-small_vit-96x3_banepa-256.py"
     trained = Config.fromfile(trained)
     with DefaultScope.overwrite_default_scope(trained.default_scope), torch.device("meta"):
         other = MODELS.build(trained.model)

@@ -46,7 +46,7 @@ def workplace(tmp_path_factory) -> Path:
         (folder / part).symlink_to(ROOT / part)
     for part, files in (
         ("data", ["make_demo_scene.py"]),
-        ("notebooks", ["small_model.py", "small_objects.py"]),
+        ("notebooks", ["small_model.py"]),
     ):
         (folder / part).mkdir()
         for file in files:
