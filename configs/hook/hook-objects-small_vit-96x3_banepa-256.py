@@ -1,4 +1,4 @@
-# A token per region of the image: backbone and weights of hook-objects-small_rgb, and a head as small.
+# A token per region of the image: backbone and weights of hook-objects-small_rgb, and a small head.
 # 0.6 million weights, and a high learning rate for few steps.
 _base_ = ["hook-objects_vit-192x2_banepa-256.py"]
 channels = (24, 32, 40, 48)

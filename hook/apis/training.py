@@ -44,7 +44,7 @@ def train(
     palette: Sequence[Colour] | Mapping[str, Colour] | None = None,
     background: str | None = None,
     base: str | os.PathLike = DEFAULT_BASE,
-    num_tokens: int = 8,
+    num_tokens: int | None = None,
     chip_size: int = 256,
     epochs: int = 12,
     batch_size: int = 8,
@@ -83,9 +83,9 @@ def train(
             mask's colour table, else distinct colours.
         background: Class outside the polygons, or of a mask's nodata value. None: ignored there,
             except for polygons of one class: ``background``.
-        base: Base config, by path or name: model, augmentation and schedule of a segmentation
-            trained by epochs.
-        num_tokens: Tokens per chip.
+        base: Base config, by path or name: model, augmentation, schedule and first weights
+            (``load_from``) of a segmentation trained by epochs.
+        num_tokens: Tokens per chip; default: as the base has them.
         chip_size: Side of the training chips in pixels.
         epochs: Number of epochs; each draws as many chips as cover the images, and at least 16
             batches.
@@ -96,8 +96,8 @@ def train(
             of polygons, or ``dict(bounds=(minx, miny, maxx, maxy), crs=...)``.
         seed: Random seed; None draws one.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; default: a GPU if available.
-        pretrained: Checkpoint or name of a model to start from; weights that do not fit are
-            skipped.
+        pretrained: Checkpoint or name of a model to start from instead; weights that do not fit
+            are skipped.
         cfg_options: Dotted keys of the config to override, such as
             ``{"optim_wrapper.optimizer.lr": 1e-4}``.
         progress: Show a progress bar, or ten lines in a log.
@@ -118,7 +118,8 @@ def train(
     """
     sizes = dict(num_tokens=num_tokens, chip_size=chip_size, batch_size=batch_size)
     for name, value in (sizes | dict(epochs=epochs)).items():
-        check_int(name, value)
+        if name != "num_tokens" or value is not None:
+            check_int(name, value)
     if seed is not None:  # None draws one
         check_int("seed", seed, 0, 2**32 - 1)
     if val is None:
@@ -144,6 +145,7 @@ def train(
     check_base(cfg, base, DEFAULT_BASE)
     check_chip_size(chip_size, images)
     inputs = [*images, *labels] if isinstance(labels, list) else images
+    pretrained = pretrained or cfg.get("load_from")
     inputs = [*inputs, val, pretrained, cfg.filename]
     out = Path(work_dir).expanduser()
     check_arrays(images, out / "arrays" / "images", inputs)
@@ -163,8 +165,8 @@ def train(
     found.splits["test"] = dict(found.splits["val"])
     use_default_scope(cfg)
     fit_sizes(cfg, **sizes)
-    if pretrained is not None and not pretrained.suffix:
-        pretrained = find_model(str(pretrained))
+    if pretrained and not Path(pretrained).suffix:
+        pretrained = find_model(str(pretrained).removeprefix("hook://"))
     fit_run(cfg, out, seed, pretrained)
     fit_data(cfg, found)
     set_statistics(cfg, *measure(cfg, found.how, progress))

@@ -69,14 +69,14 @@ def check_base(cfg: Config, base: Any, default: str) -> None:
         )
 
 
-def fit_sizes(cfg: Config, num_tokens: int, chip_size: int, batch_size: int) -> None:
+def fit_sizes(cfg: Config, num_tokens: int | None, chip_size: int, batch_size: int) -> None:
     """Set tokens per chip, chip size in pixels and batch size; mask invalid pixels if supported.
 
     Like all functions of this module it changes ``cfg``, the config of a segmentation.
     """
     tokenizer = cfg.model.backbone.get("tokenizer")
     if tokenizer is not None:
-        if "num_tokens" in tokenizer:
+        if num_tokens is not None and "num_tokens" in tokenizer:
             tokenizer.num_tokens = num_tokens
         tokenizer.img_size = chip_size
     if cfg.get("data_preprocessor") is not None:

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 import rasterio
 import shapely
+import torch
 from mmengine.config import Config
 from PIL import Image
 from rasterio.transform import from_origin
 
 from hook.apis import SceneMapper, TrainingResult, load_model, train, training
+from hook.checkpoint import load_checkpoint
 from hook.datasets.holdout import hold_out
 from hook.datasets.inspection import inspect_files
 from hook.engine import fitting
@@ -20,6 +22,7 @@ from hook.engine.configs import find_config, load_config
 from hook.engine.models import use_default_scope
 from hook.engine.training import prepare_work_dir
 from hook.errors import CheckpointError, ConfigError, DataError
+from hook.zoo.listing import find_model
 
 # A model and a run that fit into seconds.
 TINY = {
@@ -337,6 +340,26 @@ def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):
         **(SMALL | dict(cfg_options=TINY | {"optim_wrapper.optimizer.lr": 0.0})),
     )
     assert again.metrics["mIoU"] == pytest.approx(trained.metrics["mIoU"], abs=3)
+
+
+def test_a_base_has_its_own_start_and_number_of_tokens(scene, tmp_path):
+    run = train(
+        scene / "scene.tif",
+        scene / "squares.gpkg",
+        tmp_path / "run",
+        base="hook-objects-small_vit-96x3_banepa-256",
+        epochs=1,
+        chip_size=32,
+        progress=False,
+        cfg_options={"train_dataloader.dataset.length": 8, "optim_wrapper.optimizer.lr": 0.0},
+    )
+    start, end = (
+        load_checkpoint(path)["state_dict"]
+        for path in (find_model("hook-objects-small_rgb"), run.checkpoint)
+    )
+    name = "backbone.tokenizer.perception.blocks.0.mlp.fc1.weight"
+    assert torch.equal(start[name].float(), end[name])
+    assert load_config(run.config).model.backbone.tokenizer.num_tokens == 64
 
 
 @pytest.mark.parametrize(
