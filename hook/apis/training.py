@@ -30,7 +30,7 @@ from hook.geo.raster import RASTER_SUFFIXES, open_raster
 from hook.geo.staging import StagedFiles, check_output
 from hook.zoo import find_model
 
-DEFAULT_BASE = "hook-fast-skip_vit-192x6_banepa-256"
+DEFAULT_BASE = "hook-objects-small_vit-96x3_banepa-256"
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
     base: str | os.PathLike = DEFAULT_BASE,
     num_tokens: int | None = None,
     chip_size: int = 256,
-    epochs: int = 12,
+    epochs: int = 20,
     batch_size: int = 8,
     val_fraction: float = 0.2,
     val: Any = None,
@@ -85,7 +85,7 @@ def train(
             except for polygons of one class: ``background``.
         base: Base config, by path or name: model, augmentation, schedule and first weights
             (``load_from``) of a segmentation trained by epochs.
-        num_tokens: Tokens per chip; default: as the base has them.
+        num_tokens: Tokens per chip; default: as many as the base has for the area.
         chip_size: Side of the training chips in pixels.
         epochs: Number of epochs; each draws as many chips as cover the images, and at least 16
             batches.

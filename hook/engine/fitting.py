@@ -72,12 +72,15 @@ def check_base(cfg: Config, base: Any, default: str) -> None:
 def fit_sizes(cfg: Config, num_tokens: int | None, chip_size: int, batch_size: int) -> None:
     """Set tokens per chip, chip size in pixels and batch size; mask invalid pixels if supported.
 
-    Like all functions of this module it changes ``cfg``, the config of a segmentation.
+    Like all functions of this module it changes ``cfg``, the config of a segmentation. Without
+    ``num_tokens`` queries keep their number, and regions their size.
     """
     tokenizer = cfg.model.backbone.get("tokenizer")
     if tokenizer is not None:
         if num_tokens is not None and "num_tokens" in tokenizer:
             tokenizer.num_tokens = num_tokens
+        elif tokenizer.get("preset") == "objects":
+            keep_size_of_regions(tokenizer, chip_size)
         tokenizer.img_size = chip_size
     if cfg.get("data_preprocessor") is not None:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
@@ -92,6 +95,12 @@ def fit_sizes(cfg: Config, num_tokens: int | None, chip_size: int, batch_size: i
         if not torch.cuda.is_available():
             # On a CPU workers compete with the training, and forking in notebooks is unreliable.
             loader.num_workers, loader.persistent_workers = 0, False
+
+
+def keep_size_of_regions(tokenizer: dict, chip_size: int) -> None:
+    """Set the number of tokens, so that one has as many seeds on average as in the base config."""
+    area = math.prod(to_pair(tokenizer.get("img_size", 224)))
+    tokenizer["num_tokens"] = max(1, round(tokenizer.get("num_tokens", 6) * chip_size**2 / area))
 
 
 def fit_data(cfg: Config, found: LabelledImages) -> None:
@@ -363,9 +372,8 @@ def fit_unlabelled(
     if cfg.get("data_preprocessor") is not None:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     tokenizer = cfg.model.backbone.tokenizer
-    area = math.prod(to_pair(tokenizer.get("img_size", 224)))
     if "num_tokens" in tokenizer:
-        tokenizer.num_tokens = max(1, round(tokenizer.num_tokens * chip_size**2 / area))
+        keep_size_of_regions(tokenizer, chip_size)
     tokenizer.img_size, tokenizer.in_channels = chip_size, len(bands)
     takes_valid = PRESETS.get(tokenizer.get("preset"), {}).get("takes_valid", False)
     cfg.model.data_preprocessor.mark_invalid = takes_valid

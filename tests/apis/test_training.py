@@ -40,7 +40,14 @@ TINY = {
     "custom_hooks": [dict(type="hook.DatasetCheckHook")],
     "optim_wrapper.optimizer.lr": 3e-3,
 }
-SMALL = dict(chip_size=32, num_tokens=4, batch_size=4, progress=False, cfg_options=TINY)
+SMALL = dict(
+    base="hook-fast-skip_vit-192x6_banepa-256",
+    chip_size=32,
+    num_tokens=4,
+    batch_size=4,
+    progress=False,
+    cfg_options=TINY,
+)
 SIZE, RES = 96, 2.0
 CRS = "EPSG:32633"
 
@@ -342,14 +349,13 @@ def test_a_pretrained_model_is_a_start(trained, scene, tmp_path):
     assert again.metrics["mIoU"] == pytest.approx(trained.metrics["mIoU"], abs=3)
 
 
-def test_a_base_has_its_own_start_and_number_of_tokens(scene, tmp_path):
+def test_the_default_base_has_its_own_start_and_number_of_tokens(scene, tmp_path):
     run = train(
         scene / "scene.tif",
         scene / "squares.gpkg",
         tmp_path / "run",
-        base="hook-objects-small_vit-96x3_banepa-256",
         epochs=1,
-        chip_size=32,
+        chip_size=64,
         progress=False,
         cfg_options={"train_dataloader.dataset.length": 8, "optim_wrapper.optimizer.lr": 0.0},
     )
@@ -359,7 +365,7 @@ def test_a_base_has_its_own_start_and_number_of_tokens(scene, tmp_path):
     )
     name = "backbone.tokenizer.perception.blocks.0.mlp.fc1.weight"
     assert torch.equal(start[name].float(), end[name])
-    assert load_config(run.config).model.backbone.tokenizer.num_tokens == 64
+    assert load_config(run.config).model.backbone.tokenizer.num_tokens == 4  # 64 at 256 px
 
 
 @pytest.mark.parametrize(
