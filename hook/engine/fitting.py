@@ -221,7 +221,7 @@ def class_weights(counts: np.ndarray) -> list[float]:
     return [round(float(w), 3) for w in np.where(share > 0, weight, 1)]
 
 
-def fit_run(cfg: Config, work_dir: Path, seed: int | None, pretrained: Path | None) -> None:
+def fit_run(cfg: Config, work_dir: Path, seed: int | None, pretrained: str | Path | None) -> None:
     """Set work dir, seed and initial weights; no checkpoint is selected on the held-out part.
 
     Raises:
@@ -231,7 +231,8 @@ def fit_run(cfg: Config, work_dir: Path, seed: int | None, pretrained: Path | No
     cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     cfg.load_from, cfg.resume = None, False
     if pretrained is not None:
-        load_checkpoint(pretrained)  # fails before the data are read
+        if "://" not in str(pretrained):
+            load_checkpoint(pretrained)  # fails before the data are read
         cfg.load_from = str(pretrained)
     # Keep the last two epochs to resume from.
     cfg.default_hooks.checkpoint.update(save_best=None, interval=1, max_keep_ckpts=2)
