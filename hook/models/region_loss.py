@@ -10,6 +10,7 @@ from hook.errors import ConfigError
 from hook.registry import MODELS
 from hook.structures import ImageTokens
 from hook.tokenizers import merge_seeds
+from hook.tokenizers.hierarchy import uncompiled
 
 # Rows and columns, in seeds, between the two seeds of a pair.
 _OFFSETS = (
@@ -132,7 +133,7 @@ class RegionLoss(nn.Module):
         return self.loss_weight * total / weights.clamp(min=1)
 
 
-@torch.compiler.disable  # each number of regions would be compiled anew
+@uncompiled  # else each number of regions is compiled anew
 def regions_of_colour(colours: Tensor, valid: Tensor) -> Tensor:
     """Return regions (B, h, w) of seeds by colour (B, h, w, C), of 16 to 64 seeds on average."""
     count = max(round(valid[0].numel() / 16 * 0.25 ** float(torch.rand(()))), 1)

@@ -1,6 +1,8 @@
 """Nested regions of seeds: a hierarchy of merges of neighbouring seeds, cut at any number."""
 
+import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,17 @@ REFINEMENT_STEPS = 4
 """Default number of steps of :func:`refine_borders`."""
 # Rows and columns of the eight neighbours of a pixel, around it from the right; even ones touch it.
 _RING = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
+
+
+def uncompiled(function: Callable) -> Callable:
+    """Leave a function out of torch.compile; the public decorator imports the compiler at once."""
+    left_out = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return (left_out if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class RegionHierarchy:
         return regions.masked_fill(~self.valid, -1)
 
 
-@torch.compiler.disable  # else torch.compile translates NumPy and unrolls the rounds
+@uncompiled  # else NumPy is translated and the rounds are unrolled
 @torch.no_grad()
 def merge_seeds(
     features: Tensor, valid: Tensor | None = None, sizes: Tensor | None = None
