@@ -1,6 +1,7 @@
 """Set up runs of ``tools/train.py`` and ``tools/test.py``."""
 
 import argparse
+import atexit
 import functools
 import io
 import logging
@@ -670,9 +671,15 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
     """
     setup_environment()
     with config_errors("a part"):
-        if "runner_type" in cfg:
-            return RUNNERS.build(cfg)
-        return kind.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else kind.from_cfg(cfg)
+    atexit.register(_leave_processes)
+    return runner
+
+
+def _leave_processes() -> None:
+    """End the process group: its threads may abort a process that ends before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 # ---------------------------------------------------------------------------------- options
