@@ -54,15 +54,15 @@ class RegionLoss(nn.Module):
         share: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value, most in (
-            ("loss_weight", loss_weight, math.inf),
-            ("different_weight", different_weight, math.inf),
-            ("share", share, 1),
+        for name, value, fits, expected in (
+            ("loss_weight", loss_weight, 0 < loss_weight < math.inf, "above 0"),
+            ("different_weight", different_weight, 0 < different_weight < math.inf, "above 0"),
+            ("share", share, 0 < share <= 1, "above 0 and at most 1"),
         ):
-            if not (0 < value <= most and value < math.inf):
+            if not fits:
                 raise ConfigError(
                     f"model.region_loss.{name}",
-                    expected="a number above 0" + (f" and at most {most}" if most == 1 else ""),
+                    expected=f"a number {expected}",
                     found=value,
                     remedy="correct it, or leave region_loss out",
                 )
