@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import functools
+import gc
 import io
 import logging
 import os
@@ -677,9 +678,17 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
 
 
 def _leave_processes() -> None:
-    """End the process group: its threads may abort a process that ends before them."""
+    """End the process group and its threads, which may abort a process that ends before them.
+
+    The threads of gloo release tensors, and a thread that has to wait for Python while it ends is
+    unwound through destructors: ``terminate called without an active exception``. They end with the
+    last reference to the group, which model wrappers hold too.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        group = torch.distributed.group.WORLD
         torch.distributed.destroy_process_group()
+        gc.collect()
+        del group  # last: this reference lets go of Python while it waits for the threads
 
 
 # ---------------------------------------------------------------------------------- options

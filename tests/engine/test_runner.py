@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hook.engine.configs import add_config_options, config_errors, config_root, 
 from hook.engine.models import fit_loaded_weights
 from hook.engine.runner import (
     _first_slurm_host,
+    _leave_processes,
     add_common_options,
     prepare,
     set_amp,
@@ -402,3 +404,23 @@ def test_the_first_layer_of_other_bands_keeps_those_of_the_same_name(preset):
     # Other widths fit nowhere.
     wide = {"tokenizer.stem.down1.conv.weight": torch.zeros(5, 3, 2, 2)}
     assert not fit_loaded_weights(model(4), dict(wide), "epoch_1.pth")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of Linux")
+def test_the_threads_of_a_process_group_end_with_it():
+    """A wrapper of a finished run, in a cycle, would keep them until Python itself ends."""
+
+    def threads():
+        return [p.read_text().strip() for p in Path("/proc/self/task").glob("*/comm")]
+
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    model.itself = [model]
+    torch.distributed.all_reduce(torch.ones(1))
+    assert any("gloo" in name for name in threads())
+    del model
+    _leave_processes()
+    assert not any("gloo" in name for name in threads())
+    _leave_processes()  # harmless where none is left
