@@ -76,9 +76,9 @@ class FrozenFeatureHook(Hook):
     """Compute the features of a model's frozen network before training, once per image.
 
     They are written to ``frozen_features-*.npy`` in the work dir, in float16, and serve all epochs
-    of a :class:`hook.models.TokenPretrainer`. An interrupted run leaves the file, and a resumed one
-    uses it if images and network are the same; it is removed at the end. A model without a frozen
-    network needs no hook.
+    of a :class:`hook.models.TokenPretrainer` or :class:`hook.models.TileAutoencoder`. An
+    interrupted run leaves the file, and a resumed one uses it if images and network are the same;
+    it is removed at the end. A model without a frozen network needs no hook.
 
     The images have to be the same in each epoch: no random transforms, no random chips.
 
@@ -119,9 +119,10 @@ class FrozenFeatureHook(Hook):
         broadcast_object_list(found, src=0)
         self._path = found[0]
         model.stored_maps = stored = StoredFeatures(self._path)
-        for name, values in zip(("mean", "std"), stored.statistics(), strict=True):
-            own = getattr(model, f"feature_{name}")  # without those of further views
-            own.copy_(values[: len(own)])
+        if hasattr(model, "feature_mean"):
+            for name, values in zip(("mean", "std"), stored.statistics(), strict=True):
+                own = getattr(model, f"feature_{name}")  # without those of further views
+                own.copy_(values[: len(own)])
 
     def after_train(self, runner: Runner) -> None:
         """Remove the file."""
@@ -132,7 +133,7 @@ class FrozenFeatureHook(Hook):
 
     def _maps(self, model: nn.Module, batch: dict) -> list[Tensor]:
         """Return the maps of a batch of the preprocessor."""
-        return model.frozen_maps(batch["inputs"])
+        return model.frozen_maps(batch["inputs"], batch["data_samples"])
 
     def _compute(self, runner: Runner, model: nn.Module, dataset: BaseDataset, path: Path) -> None:
         loader = runner.train_dataloader
@@ -195,9 +196,6 @@ class CodeCacheHook(FrozenFeatureHook):
     def __init__(self, folder: str | None = None, keep: bool = True) -> None:
         super().__init__(keep)
         self.folder = folder
-
-    def _maps(self, model: nn.Module, batch: dict) -> list[Tensor]:
-        return model.frozen_maps(batch["inputs"], batch["data_samples"])
 
 
 def _kind(values: Tensor) -> str:

@@ -26,6 +26,8 @@ class TimeLimitHook(Hook):
             what they are then.
     """
 
+    priority = "LOW"  # the clock starts after features that are computed before
+
     def __init__(self, minutes: float, cpu: bool = True, decay: float = 0.0) -> None:
         self.seconds, self.clock = 60 * minutes, time.process_time if cpu else time.perf_counter
         self.decay = decay

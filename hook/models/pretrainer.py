@@ -130,7 +130,9 @@ class TokenPretrainer(TokenModel, ImageModel):
         return self.frozen
 
     @torch.no_grad()
-    def frozen_maps(self, inputs: Tensor) -> list[Tensor]:
+    def frozen_maps(
+        self, inputs: Tensor, data_samples: Sequence[ClsDataSample] | None = None
+    ) -> list[Tensor]:
         """Return the frozen network's maps (B, C_l, h_l, w_l) of normalised images."""
         return [one.float() for one in self.build_frozen()(inputs)]
 

@@ -1,9 +1,13 @@
 """codec_table: every row is a config that builds, also with its images in memory."""
 
+import json
+
 import torch
 
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
+
+PACKED = ["hook.PackClsSample"]
 
 
 def test_every_row_builds(load_tool, repo):
@@ -14,11 +18,28 @@ def test_every_row_builds(load_tool, repo):
         for name, (config, options) in rows.items():
             path = repo / "configs" / "autoencoders" / f"{config}_s8_eurosat-2k-64.py"
             cfg = load_config(path, options)
+            if rows is tool.TABLES["alignment"]:  # they are compared, so they see equal images
+                assert [one.type for one in cfg.train_dataloader.dataset.pipeline] == PACKED
             if "backbone" in cfg.model.encoder:
                 cfg.model.encoder.backbone.weights = None  # those of an optional package
             with torch.device("meta"):
                 widths[name] = build_model(cfg).decoder.in_channels
     assert widths["KL 8"] == widths["VA-VAE 8"] == 8 and widths["none"] == 32
+
+
+def test_a_short_log_has_losses_and_the_validation(load_tool, tmp_path):
+    tool = load_tool("analysis_tools/codec_table.py")
+    run = tmp_path / "vq_seed1"
+    lines = [dict(loss=1 / step, lr=1.0, time=0.5, iter=step, step=step) for step in (50, 250, 300)]
+    (run / "1" / "vis_data").mkdir(parents=True)
+    text = "\n".join(map(json.dumps, [*lines, dict(PSNR=30.123456, step=300)]))
+    (run / "1" / "vis_data" / "scalars.json").write_text(text)
+    tool.write_log(run, tmp_path / "logs")
+    found = (tmp_path / "logs" / "vq_seed1.json").read_text().splitlines()
+    assert list(map(json.loads, found)) == [
+        dict(loss=0.004, step=250),
+        dict(PSNR=30.12346, step=300),
+    ]
 
 
 def test_images_in_memory_have_the_crops_and_flips_of_the_config(load_tool, repo):
@@ -33,6 +54,7 @@ def test_images_in_memory_have_the_crops_and_flips_of_the_config(load_tool, repo
         (("type", "VerticalFlip"), ("p", 0.5)),
     ]
     tool.hold_images(cfg, "cpu")
+    assert all(one.type != "hook.FrozenFeatureHook" for one in cfg.custom_hooks)
     loader = cfg.train_dataloader
     assert loader.dataset.to_dict().keys() == {"type", "dataset", "device"}  # 4 pixels, flips
     assert list(loader.dataset.dataset.pipeline) == [packing] and loader.num_workers == 0

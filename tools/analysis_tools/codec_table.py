@@ -10,10 +10,11 @@ runs stand in one table of ``tokenizer_benchmark.py``, which gets ``--benchmark`
         --benchmark="--classical jpeg,webp,jpeg2000"
 
 Each run has a folder in ``--out`` with its config, log and checkpoint, and the comparison one named
-after the table.
+after the table. ``--logs`` gets a short log of each run as soon as it is finished.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from mmengine.config import Config
 from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
 from hook.engine.profiling import command_line
 from hook.errors import ConfigError, reports_errors
+from hook.geo.staging import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
@@ -38,6 +40,9 @@ EIGHT = {
     "model.decoder.in_channels": 8,
 }
 DECAY = 0.25  # share of the time in which the learning rate falls
+LOG_STEPS = 250  # steps between the lines of short logs
+# As the configs with a frozen network have it, whose features are computed once.
+FIXED = {"train_dataloader.dataset.pipeline": [dict(type="hook.PackClsSample")]}
 Row = tuple[str, dict[str, Any]]
 TABLES: dict[str, dict[str, Row]] = {
     "quantizers": {
@@ -62,9 +67,9 @@ TABLES: dict[str, dict[str, Row]] = {
     },
     "depths": {f"RQ depth {depth}": (RQ, {"model.quantizer.depth": depth}) for depth in (1, 2, 4)},
     "alignment": {
-        "KL 32": (KL, {}),
+        "KL 32": (KL, FIXED),
         "VA-VAE 32": (VA_VAE, {}),
-        "KL 8": (KL, EIGHT),
+        "KL 8": (KL, EIGHT | FIXED),
         "VA-VAE 8": (VA_VAE, EIGHT | {"model.losses.1.in_channels": 8}),
         "VFM-VAE 32": (VFM_VAE, {}),
     },
@@ -95,12 +100,33 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
         cfg.dump(config)
         run("train.py", config, "--work-dir", folder)
         finished.touch()
+        if args.logs:
+            write_log(folder, args.logs)
     return config, Path(pointer.read_text().strip())
 
 
+def write_log(run_folder: Path, logs: Path) -> None:
+    """Write losses every 250 steps and the validation of a run, a JSON object per line."""
+    lines = []
+    for file in sorted(run_folder.glob("*/vis_data/scalars.json")):
+        for line in map(json.loads, file.read_text().splitlines()):
+            if "loss" not in line or line["step"] % LOG_STEPS == 0:
+                lines.append(
+                    {
+                        key: round(value, 5) if isinstance(value, float) else value
+                        for key, value in line.items()
+                        if key not in ("time", "data_time", "memory", "iter", "lr")
+                    }
+                )
+    path = logs / f"{run_folder.name}.json"
+    with atomic_write(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def hold_images(cfg: Config, device: str) -> None:
-    """Keep the training images in memory, with the crops and flips of the config."""
+    """Keep the training images in memory, shifted and mirrored anew in each batch."""
     data, loader = cfg.train_dataloader.dataset, cfg.train_dataloader
+    cfg.custom_hooks = [one for one in cfg.custom_hooks if one.type != "hook.FrozenFeatureHook"]
     data.pipeline = cfg.test_dataloader.dataset.pipeline
     loader.dataset = dict(type="hook.ImagesInMemory", dataset=data, device=device)
     # MMEngine waits two seconds before each further pass of another sampler.
@@ -126,6 +152,7 @@ def parse_args() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="CPU time of a run")
     length.add_argument("--iters", type=int, help="steps of a run")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/codecs"), help="runs")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="short logs of the runs")
     parser.add_argument(
         "--in-memory",
         metavar="DEVICE",
@@ -149,6 +176,8 @@ def main() -> None:
             found=unknown[0],
         )
     make_folder(args.out, "--out")
+    if args.logs:
+        make_folder(args.logs, "--logs")
     models, names = [], []
     for seed in args.seeds:
         for name in chosen:

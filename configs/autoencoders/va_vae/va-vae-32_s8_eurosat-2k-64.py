@@ -15,3 +15,6 @@ model = dict(
         ),
     ],
 )
+# Its features are computed once, of images that are neither shifted nor mirrored.
+train_dataloader = dict(dataset=dict(pipeline=[dict(type="hook.PackClsSample")]))
+custom_hooks = [*_base_.custom_hooks, dict(type="hook.FrozenFeatureHook")]

@@ -32,3 +32,6 @@ model = dict(
         dict(type="hook.PixelLoss", norm="l2", stages=True, weight=0.1),
     ],
 )
+# The features are computed once, of images that are neither shifted nor mirrored.
+train_dataloader = dict(dataset=dict(pipeline=[dict(type="hook.PackClsSample")]))
+custom_hooks = [*_base_.custom_hooks, dict(type="hook.FrozenFeatureHook")]

@@ -159,7 +159,7 @@ class FusionEncoder(Network):
 
     Args:
         backbone: Config of the frozen model in MODELS, images (B, C, H, W) to a sequence of maps;
-            None if maps that were computed before are passed instead of images.
+            None if only maps that were computed before are passed.
         level_channels: Channels of each level.
         level_strides: Stride of each level in pixels of the images.
         mid_channels: Channels of each level after its projection, before space to depth.
@@ -228,7 +228,7 @@ class FusionEncoder(Network):
         return last.weight if isinstance(last, nn.Conv2d) else last.blocks[-1].mlp.w2.weight
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """Map images (B, C, H, W), or the levels' maps without a backbone, to (B, D, h, w)."""
+        """Map images (B, C, H, W), or the maps of the backbone's levels, to (B, D, h, w)."""
         return self.fuse(torch.cat(self.project_levels(images), dim=1))
 
     def project_levels(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -237,7 +237,7 @@ class FusionEncoder(Network):
         Raises:
             ConfigError: The frozen model has another number of levels.
         """
-        levels = images if self.backbone is None else self.backbone(images)
+        levels = self.backbone(images) if isinstance(images, Tensor) and self.backbone else images
         if len(levels) != len(self.branches):
             raise ConfigError(
                 "level_channels does not match the frozen model",

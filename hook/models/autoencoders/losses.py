@@ -34,6 +34,7 @@ class CodecPass:
         frozen: The frozen network, if any.
         stages: Smaller reconstructions of a progressive decoder, coarsest first.
         packed: Packed latents of a ``SeriesAutoencoder``, whose ``latents`` are (B, D, N, 1).
+        stored: Frozen features of the inputs that were computed before; None: they are computed.
     """
 
     images: Tensor
@@ -46,9 +47,10 @@ class CodecPass:
     frozen: FrozenBackbone | None = None
     stages: Sequence[Tensor] = ()
     packed: Packed | None = None
+    stored: Sequence[Tensor] | None = None
 
     @cached_property
-    def image_features(self) -> list[Tensor]:
+    def image_features(self) -> Sequence[Tensor]:
         """Frozen features of the images, without gradients."""
         if self.images is self.inputs:
             return self.input_features
@@ -56,8 +58,10 @@ class CodecPass:
             return self.frozen(self.images)
 
     @cached_property
-    def input_features(self) -> list[Tensor]:
+    def input_features(self) -> Sequence[Tensor]:
         """Frozen features of the inputs, without gradients."""
+        if self.stored is not None:
+            return self.stored
         with torch.no_grad():
             return self.frozen(self.inputs)
 

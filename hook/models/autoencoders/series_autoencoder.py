@@ -163,7 +163,7 @@ class SeriesAutoencoder(TileAutoencoder):
         Raises:
             DataError: A fact is missing.
         """
-        self._build_frozen()
+        self.build_frozen()
         facts, tokenizer = facts or ImageFacts(), self.encoder.tokenizer
         seen = facts
         if hidden is not None and facts.dates is not None:
@@ -198,6 +198,17 @@ class SeriesAutoencoder(TileAutoencoder):
             for row, sample in enumerate(samples or ()):
                 hidden[row, list(sample.get("hidden_dates", ()))] = True
         return self.run(inputs, facts, hidden)
+
+    def frozen_maps(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement] | None = None
+    ) -> Sequence[Tensor]:
+        """Refuse: features of series are not computed before training."""
+        raise ConfigError(
+            "custom_hooks: a FrozenFeatureHook stores features of images",
+            expected="hook.TileAutoencoder or hook.TokenPretrainer",
+            found="hook.SeriesAutoencoder",
+            remedy="remove the hook: the features are then computed for each batch",
+        )
 
     def draw_hidden(self, facts: ImageFacts) -> Tensor:
         """Draw the dates (B, T) bool that the encoder does not see."""

@@ -1,7 +1,7 @@
 """Autoencoders of tiles on MMEngine's ``BaseModel``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,9 @@ class TileAutoencoder(ImageModel):
         discriminator: Config of a discriminator.
         discriminator_first: Update the discriminator before the autoencoder (IBQ), not after.
         frozen: Config of a :class:`FrozenBackbone` for the losses that compare its features; None
-            for the encoder's own, if it has one. It is built when a training starts.
+            for the encoder's own, if it has one. It is built when a training starts. With
+            :class:`hook.engine.frozen_features.FrozenFeatureHook` its features of the training
+            images are computed once.
         equivariance: Options of :class:`Equivariance`; None for none.
         entropy_boost: (ratio, steps) of a larger weight of the quantizer's entropy losses at the
             start (:func:`~hook.models.autoencoders.losses.entropy_boost`); None for none.
@@ -108,6 +110,7 @@ class TileAutoencoder(ImageModel):
                 self.losses[self._new_name(loss)] = loss
         own = getattr(self.encoder, "backbone", None) if frozen is None else None
         self.frozen, self._frozen_cfg = own if isinstance(own, FrozenBackbone) else None, frozen
+        self.stored_maps: Callable[[Sequence[int]], list[Tensor]] | None = None
         self.in_channels, self.stride = self.encoder.in_channels, self.encoder.stride
         # With RQ-VAE's fold several latents share their codes.
         self._fold = getattr(self.quantizer, "fold", (1, 1))
@@ -174,13 +177,22 @@ class TileAutoencoder(ImageModel):
     def init_weights(self) -> None:
         """Initialise the weights, and build the frozen network, when a training starts."""
         super().init_weights()
-        self._build_frozen()
+        self.build_frozen()
 
-    def _build_frozen(self) -> None:
+    def build_frozen(self) -> nn.Module | None:
+        """Return the frozen network, built with the first call; None without one."""
         if self._frozen_cfg is not None and self.frozen is None:
             frozen = MODELS.build(self._frozen_cfg)
             frozen.check_bands(self.in_channels)
             self.frozen = frozen.to(next(self.parameters()).device)
+        return self.frozen
+
+    @torch.no_grad()
+    def frozen_maps(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement] | None = None
+    ) -> Sequence[Tensor]:
+        """Return the frozen network's maps (B, C_l, h_l, w_l) of preprocessed images."""
+        return self.build_frozen()(self._pad(inputs, _valid(inputs, samples))[0])
 
     # ------------------------------------------------------------------------------ codes
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
@@ -222,8 +234,12 @@ class TileAutoencoder(ImageModel):
             images = F.pad(images, (0, right, 0, down), mode="replicate")
         return images, valid
 
-    def _encode(self, images: Tensor, valid: Tensor | None) -> Quantized:
+    def _encode(
+        self, images: Tensor, valid: Tensor | None, stored: Sequence[Tensor] | None = None
+    ) -> Quantized:
         takes_valid = getattr(self.encoder, "takes_valid", False)
+        if stored is not None and self.frozen is getattr(self.encoder, "backbone", None):
+            images = stored
         maps = self.encoder(images, valid) if takes_valid else self.encoder(images)
         grid, cells = tuple(maps.shape[-2:]), None
         if valid is not None:
@@ -246,14 +262,20 @@ class TileAutoencoder(ImageModel):
         images = self.decoder(latents.mT.unflatten(2, tuple(grid))).float()
         return images if size is None else images[..., : size[0], : size[1]]
 
-    def run(self, images: Tensor, valid: Tensor | None = None) -> CodecPass:
+    def run(
+        self,
+        images: Tensor,
+        valid: Tensor | None = None,
+        stored: Sequence[Tensor] | None = None,
+    ) -> CodecPass:
         """Encode and decode images for the losses, with a draw of equivariance in training.
 
         Args:
             images: (B, C, H, W) in model units.
             valid: (B, H, W) bool, their valid pixels; None: all.
+            stored: Their frozen features; None: computed as far as the losses need them.
         """
-        self._build_frozen()
+        self.build_frozen()
         images, valid = self._pad(images, valid)
         grid = [side // self.stride for side in images.shape[-2:]]
         on_latents, size, turns = False, grid, 0
@@ -267,8 +289,8 @@ class TileAutoencoder(ImageModel):
             images = self.equivariance.apply(images, pixels, turns)
             valid = self.equivariance.apply_valid(valid, pixels, turns)
             if not on_latents:
-                inputs, input_valid = images, valid
-        quantized = self._encode(inputs, input_valid)
+                inputs, input_valid, stored = images, valid, None
+        quantized = self._encode(inputs, input_valid, stored)
         latents = quantized.latents.mT.unflatten(2, quantized.grid)
         decoded = self.equivariance.apply(latents, size, turns) if on_latents else latents
         pyramid = getattr(self.decoder, "pyramid", lambda latents: [self.decoder(latents)])
@@ -279,10 +301,15 @@ class TileAutoencoder(ImageModel):
         return CodecPass(
             *(images, reconstruction, quantized, latents),
             *(inputs, valid, input_valid, self.frozen, stages),
+            stored=stored,
         )
 
     def _run(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> CodecPass:
-        return self.run(inputs, _valid(inputs, samples))
+        stored = None
+        if self.training and self.stored_maps is not None:
+            maps = self.stored_maps([sample.sample_idx for sample in samples])
+            stored = [one.to(inputs.device) for one in maps]
+        return self.run(inputs, _valid(inputs, samples), stored)
 
     # ------------------------------------------------------------------------------ training
     def train_step(

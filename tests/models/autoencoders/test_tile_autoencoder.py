@@ -8,9 +8,13 @@ from mmengine.structures import PixelData
 from torch import nn
 from torch.nn.functional import pixel_shuffle
 
+from hook.engine.configs import load_config
+from hook.engine.frozen_features import StoredFeatures
 from hook.engine.optim import PartsOptimWrapperConstructor
+from hook.engine.runner import build_runner
 from hook.errors import ConfigError
-from hook.models.autoencoders import TileAutoencoder
+from hook.models.autoencoders import FrozenBackbone, TileAutoencoder
+from hook.models.autoencoders.losses import Equivariance
 from hook.registry import MODELS, OPTIM_WRAPPERS
 from hook.structures import ClsDataSample
 
@@ -84,6 +88,17 @@ def optimizers(model, **options):
         )
     cfg = dict(autoencoder=copy.deepcopy(one), discriminator=copy.deepcopy(one))
     return PartsOptimWrapperConstructor(cfg)(model)
+
+
+STORED = """
+model["frozen"] = dict(
+    type="hook.FrozenBackbone", model="test_efficientnet.r160_in1k", weights=None, levels=(1,),
+    bands=(0, 1, 0),
+)
+model["losses"].append(dict(type="hook.AlignmentLoss", in_channels=8, feature_channels=24))
+model["equivariance"] = None
+custom_hooks.append(dict(type="hook.FrozenFeatureHook", keep=True))
+"""
 
 
 # ------------------------------------------------------------------------------------ codes
@@ -323,3 +338,63 @@ def test_optimizers_and_bands_that_do_not_fit_are_refused():
         against.train_step(batch(), uneven)
     with pytest.raises(ConfigError, match="4 bands"):
         plain.encode(torch.zeros(1, 3, 8, 8))
+
+
+# ------------------------------------------------------------------------- frozen features
+@pytest.mark.parametrize("own", [False, True])
+def test_stored_features_replace_the_frozen_network(own, monkeypatch):
+    """Those of the encoder, too, if the encoder reads them."""
+    if own:
+        encoder = dict(
+            type="FusionEncoder", backbone=FROZEN, level_channels=(16, 24), level_strides=(2, 4),
+            mid_channels=(2, 4), out_channels=6, stride=4, projection="conv", in_channels=4,
+        )  # fmt: skip
+        options = dict(encoder=encoder)
+    else:
+        options = dict(frozen=FROZEN)
+    alignment = dict(type="hook.AlignmentLoss", in_channels=6, feature_channels=24)
+    options["losses"] = [dict(type="hook.PixelLoss"), alignment]
+    model = build(quantizer=None, **options).train()
+    valid = torch.ones(14, 16, dtype=torch.bool)
+    valid[:5] = False
+    data = model.data_preprocessor(batch((14, 16), valid), True)
+    for index, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo(dict(sample_idx=index))
+    expected = model.loss(**data)
+    maps = model.frozen_maps(data["inputs"], data["data_samples"])
+    model.stored_maps = lambda indexes: [one[list(indexes)] for one in maps]
+    monkeypatch.setattr(model.frozen, "forward", None)
+    found = model.loss(**data)
+    assert found.keys() == expected.keys() and "loss_alignment" in found
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    # Of turned images, which have other features, they are computed.
+    monkeypatch.undo()
+    calls, forward = [], model.frozen.forward
+    model.equivariance = Equivariance(scales=[0.5])
+    monkeypatch.setattr(model.equivariance, "draw", lambda: (False, 0.5, 1))
+    monkeypatch.setattr(model.frozen, "forward", lambda x: calls.append(x) or forward(x))
+    model.loss(**data)
+    assert {tuple(one.shape[-2:]) for one in calls} == {(8, 8)}
+
+
+def test_features_are_computed_once_before_a_training(tiny, scenes, tmp_path, monkeypatch):
+    config = tiny.write_codec_config(tmp_path / "codec.py", scenes, STORED)
+    runner = build_runner(load_config(config, {"work_dir": str(tmp_path / "run")}))
+    forward, seen = FrozenBackbone.forward, []
+
+    def spied(self, images):
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(FrozenBackbone, "forward", spied)
+    runner.train()
+    assert sum(seen) == len(runner.train_dataloader.dataset)
+    (path,) = (tmp_path / "run").glob("frozen_features-*.npy")
+    stored, model = StoredFeatures(path), runner.model
+    data = model.data_preprocessor(
+        runner.train_dataloader.collate_fn([runner.train_dataloader.dataset[i] for i in (3, 1)])
+    )
+    (found,) = stored([3, 1])
+    (expected,) = model.frozen_maps(data["inputs"], data["data_samples"])
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
