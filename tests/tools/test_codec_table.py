@@ -16,7 +16,7 @@ def test_every_row_builds(load_tool, repo):
     widths = {}
     for rows in tool.TABLES.values():
         for name, (config, options) in rows.items():
-            path = repo / "configs" / "autoencoders" / f"{config}_s8_eurosat-2k-64.py"
+            path = repo / "configs" / "autoencoders" / f"{config}.py"
             cfg = load_config(path, options)
             if rows is tool.TABLES["alignment"]:  # they are compared, so they see equal images
                 assert [one.type for one in cfg.train_dataloader.dataset.pipeline] == PACKED
@@ -45,7 +45,7 @@ def test_a_short_log_has_losses_and_the_validation(load_tool, tmp_path):
 def test_images_in_memory_have_the_crops_and_flips_of_the_config(load_tool, repo):
     tool = load_tool("analysis_tools/codec_table.py")
     setup_environment()
-    cfg = load_config(repo / "configs/autoencoders" / f"{tool.VQ}_s8_eurosat-2k-64.py")
+    cfg = load_config(repo / "configs/autoencoders" / f"{tool.VQ}.py")
     changes, packing = cfg.train_dataloader.dataset.pipeline
     assert [tuple(change.items()) for change in changes.transforms] == [
         (("type", "PadIfNeeded"), ("min_height", 72), ("min_width", 72), ("border_mode", 4)),

@@ -230,6 +230,9 @@ class TestEuroSAT:
             "eurosat_rgb_test": 400,
             "eurosat_rgb_15k_train": 12000,
             "eurosat_rgb_15k_test": 3000,
+            "eurosat_ms_train": 86,
+            "eurosat_ms_val": 29,
+            "eurosat_ms_test": 35,
         }
         sets = {name: set(names) for name, names in lists.items()}
         assert all(len(sets[name]) == size for name, size in sizes.items())
@@ -237,9 +240,10 @@ class TestEuroSAT:
         assert sets["eurosat_rgb_train"] | sets["eurosat_rgb_val"] <= sets["eurosat_rgb_15k_train"]
         assert sets["eurosat_rgb_test"] <= sets["eurosat_rgb_15k_test"]
         assert not sets["eurosat_rgb_train"] & sets["eurosat_rgb_val"]
-        for names in lists.values():
+        for part, names in lists.items():
             counts = np.unique([name.split("/")[0] for name in names], return_counts=True)
-            assert tuple(counts[0]) == EuroSATRGB.class_names and len(set(counts[1])) == 1
+            assert tuple(counts[0]) == EuroSATRGB.class_names
+            assert len(set(counts[1])) == 1 or part.startswith("eurosat_ms")
 
     def test_lists_are_those_of_the_lot(self, tool, repo, shared_data):
         lot = shared_data / "classification"
@@ -298,6 +302,21 @@ class TestEuroSAT:
         tool("prepare_eurosat").main([str(tmp_path / "EuroSATallBands"), str(tmp_path / "data")])
         dataset = TorchGeoClassification("EuroSAT", data_root=str(tmp_path / "data/eurosat"))
         assert len(dataset) == 20 and dataset.load_sample(5)["img"].shape == (8, 8, 13)
+        with pytest.raises(DataError, match=r"150 GeoTIFFs.*\n.*\d+ missing"):
+            tool("prepare_eurosat").prepare_all_bands(
+                tmp_path / "EuroSATallBands", tmp_path / "data", small=True
+            )
+
+    def test_the_small_lot_of_all_bands(self, tool, shared_data, tmp_path):
+        lot = shared_data / "multiband" / "eurosat_ms_small"
+        tool("prepare_eurosat").main([str(lot), str(tmp_path), "--small"])
+        for split, size in (("train", 86), ("val", 29), ("test", 35)):
+            names = (tmp_path / "eurosat_ms" / f"eurosat-{split}.txt").read_text().split()
+            listed = read_list(lot / "splits" / f"{split}.txt")
+            assert sorted(names) == sorted(name.split("/")[1] for name in listed)
+            root, args = str(tmp_path / "eurosat_ms"), dict(split=split)
+            dataset = TorchGeoClassification("EuroSAT", data_root=root, dataset_args=args)
+            assert len(dataset) == size
 
 
 def gid_download(folder, scenes=4, height=70, width=100):

@@ -89,9 +89,7 @@ def test_every_row_builds_over_its_codec(tool, training, load_tool, repo):
     for rows in tool.TABLES.values():
         for name, (path, codec, options) in rows.items():
             of, changes = codecs[codec]
-            of = load_config(
-                repo / "configs" / "autoencoders" / f"{of}_s8_eurosat-2k-64.py", changes
-            ).model
+            of = load_config(repo / "configs" / "autoencoders" / f"{of}.py", changes).model
             if "backbone" in of.encoder:
                 of.encoder.backbone.weights = None  # those of an optional package
             of.losses = []

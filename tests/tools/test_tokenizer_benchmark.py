@@ -185,21 +185,13 @@ def test_without_a_reader_there_are_no_error_rates(tool, monkeypatch, capsys):
 
 # ------------------------------------------------------------------------------ many bands
 def test_thirteen_bands_with_and_without_principal_components(
-    rows, tiny, shared_data, repo, tmp_path
+    rows, tiny, load_tool, shared_data, repo, tmp_path
 ):
     pytest.importorskip("constriction", reason="constriction packs codes; it is an optional extra")
     lot = shared_data / "multiband" / "eurosat_ms_small"
-    images = tmp_path / "eurosat" / "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
-    images.mkdir(parents=True)
-    for name in (lot / "classes.txt").read_text().split():
-        (images / name).symlink_to(lot / name)
-    for split in ("train", "val", "test"):
-        names = [
-            name.split("/")[1] for name in (lot / "splits" / f"{split}.txt").read_text().split()
-        ]
-        (tmp_path / "eurosat" / f"eurosat-{split}.txt").write_text("\n".join(names))
+    load_tool("dataset_tools/prepare_eurosat.py").main([str(lot), str(tmp_path), "--small"])
     config = tmp_path / "ms.py"
-    root = f"dict(dataset=dict(data_root='{tmp_path / 'eurosat'}'))"
+    root = f"dict(dataset=dict(data_root='{tmp_path / 'eurosat_ms'}'))"
     config.write_text(
         f"_base_ = ['{repo}/configs/autoencoders/vq/vq-1k_s8_eurosat-ms-64.py']\n"
         f"train_dataloader = {root}\ntest_dataloader = {root}\n"

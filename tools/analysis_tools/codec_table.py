@@ -30,10 +30,17 @@ from hook.geo.staging import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
-VQ, IBQ, LFQ, FSQ = "vq/vq-1k", "ibq/ibq-1k", "open_magvit2/lfq-1k", "fsq/fsq-1k"
-RQ, KL, VA_VAE, VFM_VAE = "rq/rq-1k-d2", "kl/kl-32", "va_vae/va-vae-32", "vfm_vae/vfm-vae-32"
+VQ, IBQ, LFQ, FSQ, RQ, KL, VA_VAE, VFM_VAE = (
+    f"{name}_s8_eurosat-2k-64"
+    for name in (
+        *("vq/vq-1k", "ibq/ibq-1k", "open_magvit2/lfq-1k", "fsq/fsq-1k", "rq/rq-1k-d2"),
+        *("kl/kl-32", "va_vae/va-vae-32", "vfm_vae/vfm-vae-32"),
+    )
+)
+MANY_BANDS = "vq/vq-1k_s8_eurosat-ms-64"
 GRADIENT = {"model.quantizer.ema": False, "model.quantizer.restart": False}
 WITHOUT = {"model.quantizer": None, "model.encoder.out_channels": 32}
+RESIDUAL = dict(type="hook.ResidualQuantizer", codebook_size=1024, depth=4, embed_dims=32)
 EIGHT = {
     "model.encoder.out_channels": 16,
     "model.quantizer.embed_dims": 8,
@@ -66,6 +73,10 @@ TABLES: dict[str, dict[str, Row]] = {
         )
     },
     "depths": {f"RQ depth {depth}": (RQ, {"model.quantizer.depth": depth}) for depth in (1, 2, 4)},
+    "bands": {
+        "VQ, 13 bands": (MANY_BANDS, {}),
+        "RQ depth 4, 13 bands": (MANY_BANDS, {"model.quantizer": RESIDUAL}),
+    },
     "alignment": {
         "KL 32": (KL, FIXED),
         "VA-VAE 32": (VA_VAE, {}),
@@ -83,7 +94,7 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
     finished = folder / "finished"
     if not finished.is_file():
         path, options = row
-        path = ROOT / "configs" / "autoencoders" / f"{path}_s8_eurosat-2k-64.py"
+        path = ROOT / "configs" / "autoencoders" / f"{path}.py"
         cfg = load_config(path, options | (args.cfg_options or {}))
         steps = args.iters or 10**9
         cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps)

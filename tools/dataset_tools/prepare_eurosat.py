@@ -2,6 +2,7 @@
 
     python tools/dataset_tools/prepare_eurosat.py EuroSAT_RGB.zip data
     python tools/dataset_tools/prepare_eurosat.py EuroSATallBands.zip data
+    python tools/dataset_tools/prepare_eurosat.py EuroSATallBands.zip data --small
 
 The first form reads the public RGB download of 27,000 JPEGs (folder or zip archive), or a part of
 it, and writes ``data/eurosat_rgb`` (1,200 training, 400 validation and 400 test images) and
@@ -10,7 +11,8 @@ it, and writes ``data/eurosat_rgb`` (1,200 training, 400 validation and 400 test
 
 The second form reads the 13-band GeoTIFFs and the lists ``eurosat-train.txt``, ``eurosat-val.txt``
 and ``eurosat-test.txt`` of TorchGeo's mirror next to them, and writes ``data/eurosat`` in the
-layout of ``torchgeo.datasets.EuroSAT``.
+layout of ``torchgeo.datasets.EuroSAT``. With ``--small`` it writes ``data/eurosat_ms`` in that
+layout, with the 86 training, 29 validation and 35 test images of ``configs/_base_/splits/eurosat``.
 """
 
 from pathlib import Path
@@ -24,12 +26,12 @@ ALL_BANDS_DIR = Path("ds/images/remote_sensing/otherDatasets/sentinel_2/tif")
 ALL_BANDS_LISTS = ("eurosat-train.txt", "eurosat-val.txt", "eurosat-test.txt")
 
 
-def read_compact_list(path: str | Path) -> list[str]:
+def read_compact_list(path: str | Path, suffix: str = ".jpg") -> list[str]:
     """Read the names of a list with lines ``Class: 3 52``, short for ``Class/Class_3.jpg`` etc."""
     names = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         class_name, _, numbers = line.partition(":")
-        names += [f"{class_name}/{class_name}_{number}.jpg" for number in numbers.split()]
+        names += [f"{class_name}/{class_name}_{number}{suffix}" for number in numbers.split()]
     return names
 
 
@@ -80,22 +82,25 @@ def prepare_rgb(source: str | Path, out: str | Path) -> dict[str, dict[str, int]
     return written
 
 
-def prepare_all_bands(source: str | Path, out: str | Path) -> int:
-    """Copy the 13-band GeoTIFFs to TorchGeo's layout and return their number.
+def prepare_all_bands(source: str | Path, out: str | Path, small: bool = False) -> Path:
+    """Copy the 13-band GeoTIFFs to TorchGeo's layout and return its folder.
 
     Args:
         source: Folder or zip archive with the GeoTIFFs; the lists in it or next to it.
         out: Folder to write ``eurosat`` in.
+        small: Write ``eurosat_ms`` with the images of HOOK's lists instead.
 
     Raises:
         DataError: If a list or a listed GeoTIFF is missing.
     """
-    root = Path(out) / "eurosat"
+    root = Path(out) / ("eurosat_ms" if small else "eurosat")
     with opened_source(source) as folder:
         images = {path.name: path for path in sorted(folder.rglob("*_*.tif"))}
         lists = {}
         for name in ALL_BANDS_LISTS:
             found = [*folder.rglob(name), Path(source).parent / name, root / name]
+            if small:
+                found = [SPLITS_DIR / "eurosat" / name.replace("eurosat-", "eurosat_ms_")]
             lists[name] = next((path for path in found if path.is_file()), None)
         absent = [name for name, path in lists.items() if path is None]
         if absent:
@@ -105,7 +110,10 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
                 found="no file",
                 remedy="download them with the images (see torchgeo.datasets.EuroSAT)",
             )
-        texts = {name: path.read_text().split() for name, path in lists.items()}
+        if small:
+            texts = {name: read_compact_list(path, ".tif") for name, path in lists.items()}
+        else:
+            texts = {name: path.read_text().split() for name, path in lists.items()}
         named = {Path(line).with_suffix(".tif").name for lines in texts.values() for line in lines}
         absent = sorted(named - set(images))
         if absent:
@@ -115,13 +123,14 @@ def prepare_all_bands(source: str | Path, out: str | Path) -> int:
                 found=f"{len(absent)} missing, the first {absent[0]}",
                 remedy="pass the complete EuroSATallBands download",
             )
-        for name, path in progress(list(images.items()), "copying eurosat"):
+        chosen = named if small else images
+        for name, path in progress([(n, images[n]) for n in sorted(chosen)], "copying eurosat"):
             target = root / ALL_BANDS_DIR / name.rsplit("_", 1)[0] / name
             if not target.exists():
                 place(path, target)
         for name, lines in texts.items():
-            write_list(root / name, lines)
-    return len(images)
+            write_list(root / name, [Path(line).name for line in lines] if small else lines)
+    return root
 
 
 @reports_errors
@@ -130,9 +139,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--all-bands", action="store_true", help="the source has the 13-band GeoTIFFs"
     )
+    parser.add_argument(
+        "--small", action="store_true", help="of these, the 150 of HOOK's lists only"
+    )
     args = parser.parse_args(arguments)
-    if args.all_bands or "allbands" in Path(args.source).name.lower():
-        print(f"{prepare_all_bands(args.source, args.out)} GeoTIFFs in {args.out}/eurosat")
+    if args.all_bands or args.small or "allbands" in Path(args.source).name.lower():
+        root = prepare_all_bands(args.source, args.out, args.small)
+        print(f"{sum(1 for _ in root.rglob('*_*.tif'))} GeoTIFFs in {root}")
         return
     for subset, sizes in prepare_rgb(args.source, args.out).items():
         text = ", ".join(f"{size} {split}" for split, size in sizes.items())
