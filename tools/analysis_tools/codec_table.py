@@ -109,7 +109,7 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
             cfg.custom_hooks.append(limit)
         folder.mkdir(parents=True, exist_ok=True)
         cfg.dump(config)
-        run("train.py", config, "--work-dir", folder)
+        run("train.py", config, "--work-dir", folder, *["--amp"] * args.amp)
         finished.touch()
         if args.logs:
             write_log(folder, args.logs)
@@ -162,6 +162,7 @@ def parse_args() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float, help="CPU time of a run")
     length.add_argument("--iters", type=int, help="steps of a run")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16 (float16 on a GPU)")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/codecs"), help="runs")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="short logs of the runs")
     parser.add_argument(
