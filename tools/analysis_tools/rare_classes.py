@@ -125,7 +125,7 @@ def train_codec(job: Job, names: list[str], args: argparse.Namespace) -> Path:
     data = dict(data_root=str(args.data), split_list=str(split))
     options = {f"train_dataloader.dataset.{key}": value for key, value in data.items()}
     options |= dict.fromkeys(("val_dataloader", "val_evaluator", "val_cfg"))
-    own = argparse.Namespace(out=folder, iters=args.codec_steps, minutes=None)
+    own = argparse.Namespace(out=folder, iters=args.codec_steps, minutes=None, amp=False, logs=None)
     own.cfg_options, own.in_memory = options, args.device
     codec_table.train("VQ", codec_table.TABLES["quantizers"]["VQ"], job.seed, own)
     return folder / f"vq_seed{job.seed}"
