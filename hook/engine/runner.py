@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
@@ -673,7 +673,8 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
     setup_environment()
     with config_errors("a part"):
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else kind.from_cfg(cfg)
-    atexit.register(_leave_processes)
+    if is_distributed():
+        atexit.register(_leave_processes)
     return runner
 
 
@@ -684,7 +685,7 @@ def _leave_processes() -> None:
     unwound through destructors: ``terminate called without an active exception``. They end with the
     last reference to the group, which model wrappers hold too.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         group = torch.distributed.group.WORLD
         torch.distributed.destroy_process_group()
         gc.collect()

@@ -26,7 +26,9 @@ class TimeLimitHook(Hook):
             what they are then.
     """
 
-    priority = "LOW"  # the clock starts after features that are computed before
+    # The clock starts after the features that a hook of LOW computes, and the last step is known
+    # before a CheckpointHook (VERY_LOW) asks for it.
+    priority = 80
 
     def __init__(self, minutes: float, cpu: bool = True, decay: float = 0.0) -> None:
         self.seconds, self.clock = 60 * minutes, time.process_time if cpu else time.perf_counter

@@ -148,3 +148,8 @@ def test_samples_that_lack_a_fact_are_refused(meta, missing):
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(ConfigError, match=message):
         build(**options)
+
+
+def test_features_of_series_are_not_computed_before_a_training():
+    with pytest.raises(ConfigError, match="FrozenFeatureHook"):
+        build().frozen_maps(torch.zeros(1, 2, 4, 16, 16))

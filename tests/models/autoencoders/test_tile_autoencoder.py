@@ -98,6 +98,7 @@ model["frozen"] = dict(
 model["losses"].append(dict(type="hook.AlignmentLoss", in_channels=8, feature_channels=24))
 model["equivariance"] = None
 custom_hooks.append(dict(type="hook.FrozenFeatureHook", keep=True))
+custom_hooks.insert(0, dict(type="hook.TimeLimitHook", minutes=60))
 """
 
 
@@ -388,6 +389,12 @@ def test_features_are_computed_once_before_a_training(tiny, scenes, tmp_path, mo
         return forward(self, images)
 
     monkeypatch.setattr(FrozenBackbone, "forward", spied)
+    names = [type(hook).__name__ for hook in runner.hooks]
+    ordered = [
+        next(i for i, name in enumerate(names) if part in name)
+        for part in ("FrozenFeatureHook", "TimeLimitHook", "CheckpointHook")
+    ]
+    assert ordered == sorted(ordered)  # whatever the order in the config
     runner.train()
     assert sum(seen) == len(runner.train_dataloader.dataset)
     (path,) = (tmp_path / "run").glob("frozen_features-*.npy")
