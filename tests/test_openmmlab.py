@@ -23,7 +23,7 @@ IMPORTED = {
     "mmengine.device.utils": "DEVICE",
     "mmengine.dist": (
         "all_gather_object all_reduce all_reduce_params broadcast broadcast_object_list "
-        "get_dist_info get_rank is_main_process sync_random_seed"
+        "get_dist_info get_rank is_distributed is_main_process sync_random_seed"
     ),
     "mmengine.evaluator": "BaseMetric",
     "mmengine.hooks": "CheckpointHook EMAHook EarlyStoppingHook Hook",
