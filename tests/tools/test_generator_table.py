@@ -120,6 +120,21 @@ def test_the_schedule_is_that_of_the_config(training):
     assert ends == [0, 2 / 33, 4 / 33, 1] and rates == [0.005, 1.0, 1.0, 0.1]
 
 
+def test_half_precision_learns_the_same(training):
+    cfg = load_config(training.CONFIGS / f"{training.AR}.py")
+    cfg.model.network.update(embed_dims=16, depth=1, num_heads=2)
+    cfg.model.codec_weights = None
+    losses = {}
+    for amp in (False, True):
+        torch.manual_seed(0)
+        network = build_model(cfg).network
+        codes, labels = torch.randint(1024, (1, 64, 64, 1)), torch.randint(10, (64,))
+        course = training.optimize(network, codes, labels, cfg, 3, amp=amp)
+        losses[amp] = torch.stack([loss for _, _, loss in course])
+    assert losses[True].dtype == torch.float32
+    assert 0 < (losses[True] / losses[False] - 1).abs().max() < 1e-3
+
+
 def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
     rows = ("flows", "sizes", "--rows", "KL 32", "KL 8", "IBQ 512", *OPTIONS, "--out", tmp_path)
     assert run(*rows) == 0

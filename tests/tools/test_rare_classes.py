@@ -13,6 +13,7 @@ from hook.engine.configs import find_config, load_config, setup_environment
 from hook.engine.models import build_model
 
 STEPS = ("--codec-steps", "2", "--generator-steps", "2", "--steps", "2", "--generated", "2")
+STEPS += ("--amp",)
 NETWORK = ("embed_dims=16", "depth=1", "num_heads=2")
 OPTIONS = ("--shots", "1", *STEPS, "--cfg-options", *(f"model.network.{one}" for one in NETWORK))
 
@@ -110,7 +111,7 @@ def test_other_tiles_are_seen_without_their_class(tool, data, tmp_path, repo, mo
     (codec / "last_checkpoint").write_text("iter_2.pth")
     train, given = tool.Tiles(data, "train", None, "cpu"), {}
 
-    def note(network, stored, labels, cfg, steps, pool):
+    def note(network, stored, labels, cfg, steps, pool, amp):
         given.update(labels=labels, pool=pool, stored=stored)
         yield 1, network, torch.zeros(())
 

@@ -265,7 +265,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     features = encode_features(generator, train.images) if aligned else None
     held_out = encode(generator, test.images, (0, False))
     some = reconstruct(generator, train.images[:count])
-    report = dict(job._asdict(), iters=args.iters, samples=count)
+    report = dict(job._asdict(), iters=args.iters, amp=args.amp, samples=count)
     report |= dict(codec=Path(cfg.model.codec_weights).parent.name, device=device_name(args.device))
     report["parameters"] = sum(p.numel() for p in network.parameters())
     floors = {"floor": train.images[:count], "codec_floor": some}
@@ -278,7 +278,8 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     log = folder / "log.jsonl"
     log.write_text("")  # of a killed process
     total, last, seconds, start = torch.zeros((), device=device), 0, 0.0, time.perf_counter()
-    for step, averaged, loss in optimize(network, stored, labels, cfg, args.iters, features):
+    course = optimize(network, stored, labels, cfg, args.iters, features, amp=args.amp)
+    for step, averaged, loss in course:
         total += loss
         if step not in points:
             continue
@@ -419,6 +420,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=Path("work_dirs/generators"), help="runs and tables"
     )
     parser.add_argument("--iters", type=int, default=2000, help="steps of a run (default 2000)")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
     parser.add_argument("--points", type=int, default=5, help="measurements (default 5)")
     parser.add_argument(
         "--samples", type=int, default=1000, help="tiles of a measurement (default 1000)"

@@ -225,6 +225,7 @@ def optimize(
     steps: int,
     features: Tensor | None = None,
     pool: Tensor | None = None,
+    amp: bool = False,
 ) -> Iterator[tuple[int, nn.Module, Tensor]]:
     """Train a network on random batches; yield step, averaged network and loss after each step.
 
@@ -236,6 +237,7 @@ def optimize(
         steps: Number of steps.
         features: (N, D, h, w) of :func:`encode_features`; None: the network is not aligned.
         pool: (M,) numbers of the tiles to draw from, some of them several times; None: each once.
+        amp: Autocast to bfloat16.
     """
     wrapper, size = cfg.optim_wrapper, cfg.train_dataloader.batch_size
     options = {key: value for key, value in wrapper.optimizer.items() if key != "type"}
@@ -262,8 +264,9 @@ def optimize(
         view = torch.randint(len(stored), (size,), device=labels.device)
         if features is not None:
             more = None, turned(features[index].float(), view, len(stored))
-        losses = network.loss(stored[view, index].to(kind), labels[index], *more)
-        loss = sum(losses.values())
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=amp):
+            losses = network.loss(stored[view, index].to(kind), labels[index], *more)
+            loss = sum(losses.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), **wrapper.clip_grad)

@@ -125,7 +125,8 @@ def train_codec(job: Job, names: list[str], args: argparse.Namespace) -> Path:
     data = dict(data_root=str(args.data), split_list=str(split))
     options = {f"train_dataloader.dataset.{key}": value for key, value in data.items()}
     options |= dict.fromkeys(("val_dataloader", "val_evaluator", "val_cfg"))
-    own = argparse.Namespace(out=folder, iters=args.codec_steps, minutes=None, amp=False, logs=None)
+    own = argparse.Namespace(out=folder, iters=args.codec_steps, minutes=None, logs=None)
+    own.amp = args.amp
     own.cfg_options, own.in_memory = options, args.device
     codec_table.train("VQ", codec_table.TABLES["quantizers"]["VQ"], job.seed, own)
     return folder / f"vq_seed{job.seed}"
@@ -156,7 +157,7 @@ def draw_tiles(job: Job, folder: Path, train: Tiles, args: argparse.Namespace) -
     stored = encode_views(generator, train.images[seen], cfg.model.turn)
     given, steps = generator.conditions(labels), args.generator_steps
     start = time.perf_counter()
-    course = optimize(generator.network, stored, given, cfg, steps, pool=pool)
+    course = optimize(generator.network, stored, given, cfg, steps, pool=pool, amp=args.amp)
     _, generator.network, loss = deque(course, maxlen=1).pop()
     classes = torch.arange(cfg.model.num_classes, device=given.device)
     images = draw(generator, classes.repeat_interleave(args.generated), job.seed).cpu()
@@ -213,7 +214,9 @@ def train_classifier(
         samples = [ClsDataSample(gt_label=label) for label in labels]
         inputs = augment(torch.cat(images), draws, strong)
         batch = model.data_preprocessor(dict(inputs=inputs, data_samples=samples), True)
-        loss, _ = model.parse_losses(model.loss(batch["inputs"], batch["data_samples"]))
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=args.amp):
+            losses = model.loss(batch["inputs"], batch["data_samples"])
+        loss, _ = model.parse_losses(losses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -323,6 +326,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     for name, steps in (("codec-steps", 2000), ("generator-steps", 2000), ("steps", 1000)):
         parser.add_argument(f"--{name}", type=int, default=steps, help=f"(default {steps})")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
     parser.add_argument("--generated", type=int, default=200, help="tiles of a class (default 200)")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier")
     parser.add_argument(

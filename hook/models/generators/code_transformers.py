@@ -229,7 +229,7 @@ class CodeTransformer(BaseModule):
     def code_lengths(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Return minus the logarithm of the probability of each code, (B, N, Q), in nats."""
         lengths = [
-            F.cross_entropy(logits.mT, column, reduction="none")
+            F.cross_entropy(logits.float().mT, column, reduction="none")
             for logits, column in zip(self(codes, labels), codes.unbind(dim=-1), strict=True)
         ]
         return torch.stack(lengths, dim=-1)
