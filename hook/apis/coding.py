@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +21,20 @@ from hook.inference.codes import (
     code_grid,
     codec_digest,
     codec_of,
+    series_grid,
     value_limits,
 )
 from hook.inference.entropy import EntropyModel
 from hook.inference.models import Model, load_model, model_files, name_of
 from hook.inference.packed import CodeBlocks, ModelPacker, pack_file, unpacked
 from hook.inference.scenes import SceneModel
+from hook.inference.series_codes import (
+    SeriesDecoder,
+    SeriesEncoder,
+    read_series,
+    split_series,
+)
+from hook.models import SeriesAutoencoder
 from hook.scenes.codes import SceneCodes
 from hook.scenes.coding import (
     CodingReport,
@@ -59,19 +67,24 @@ def encode(
     ``stride`` pixels of the scene. Its tags say all that decoding needs but the model. A code does
     not depend on the size of the scene or on where a window starts.
 
+    A :class:`hook.models.SeriesAutoencoder` codes a time series, each block of ``window`` pixels by
+    itself, all its dates at once. The file has, for each date and band group, the codes of one
+    patch; of a group of coarser pixels they stand in the upper left one of the places it covers.
+
     Args:
-        model: An autoencoder whose codes depend on their surroundings only; a loaded model, or
-            argument of :func:`hook.apis.load_model`.
+        model: An autoencoder whose codes depend on their surroundings only, or one of time series;
+            a loaded model, or argument of :func:`hook.apis.load_model`.
         input: The scene: files, a TorchGeo dataset or an array, see
-            :class:`hook.scenes.SceneRequest`.
+            :class:`hook.scenes.SceneRequest`. A time series: a file with the bands of one date
+            after those of another, a file for each date, or an array with a dimension ``time``.
         output: File of codes, ``.tif`` (``.hkc`` with ``entropy``); None returns them as an array.
         device: Device of a model that is not loaded yet; a scene is distributed to several GPUs
             (``"cuda:0,1"``).
         threads: CPU threads of each process.
-        **options: Of :class:`hook.scenes.request.EncodingRequest`: ``bounds``, ``bidx``,
-            ``nodata``, ``max_error``, ``errors``, ``entropy``, ``window``, ``batch_size``,
-            ``creation_options``, ``cluster``, ``workers``, ``resume``, ``overwrite``, ``progress``,
-            ``dry_run``.
+        **options: Of :class:`hook.scenes.request.EncodingRequest`: ``dates``, ``bounds``,
+            ``bidx``, ``nodata``, ``max_error``, ``errors``, ``entropy``, ``window``,
+            ``batch_size``, ``creation_options``, ``cluster``, ``workers``, ``resume``,
+            ``overwrite``, ``progress``, ``dry_run``.
 
     Returns:
         A report with the error of each band; with ``dry_run`` an estimate; without ``output`` the
@@ -79,7 +92,7 @@ def encode(
 
     Raises:
         ConfigError: An option cannot be used, or the model has no codes or cannot code windows.
-        DataError: The scene lacks the model's bands, or errors are above ``max_error``.
+        DataError: The scene lacks the model's bands or dates, or errors are above ``max_error``.
         SceneError: See :func:`hook.scenes.map_scene`.
 
     Example:
@@ -150,23 +163,35 @@ class SceneEncoder(SceneModel):
 
     def __init__(self, model: Model, *, device: str = "cpu", threads: int | None = None) -> None:
         super().__init__(code_grid, model, device, threads)
-        self.grid, self._kind = self.function, WindowEncoder
+        self.grid = self.function
+        self._of_series = isinstance(self.model, SeriesAutoencoder)
+        self._kind = SeriesEncoder if self._of_series else WindowEncoder
 
     def run(self, request: EncodingRequest) -> "EncodingReport | Estimate | xarray.DataArray":
         """Code the scene of a request; returns and raises as :func:`encode`."""
         if request.output is None and not request.dry_run:
             require_xarray("the codes")
+        if request.dates is not None and not self._of_series:
+            expected = "nothing: the model codes single images"
+            raise bad_argument("dates", request.dates, expected)
+        if self._of_series:
+            request = split_series(request)
         if request.in_memory:
             return self._run_in_files(request)
+        series, window = None, request.window
         request, model = self.resolved(request), self.model
+        if self._of_series:
+            series = read_series(model, request)
+            self.grid = series_grid(model, window)
         sizes, name = tuple(model.quantizer.codebook_sizes), name_of(model)
         digest = codec_digest(model)
         pack = pack_file if request.entropy is True else None
         if request.entropy and pack is None:
             pack = self._packer(request, digest)
-        codes, scene, plan = plan_encoding(request, self.grid, sizes, name, digest, pack)
+        parts = request, self.grid, sizes, name, digest, pack, series
+        codes, scene, plan = plan_encoding(*parts)
         self._options = dict(codes=codes, grid=self.grid, errors=request.errors)
-        self.function = WindowEncoder(model, **self._options)
+        self.function = self._kind(model, **self._options)
         if request.dry_run:
             return estimate_coding(self.function, scene, plan)
         peak = None
@@ -184,7 +209,12 @@ class SceneEncoder(SceneModel):
                 fingerprint=self.fingerprint(),
                 run_blocks=run_blocks,
             )
-        self._check_values(request, report)
+        if series is None:
+            self._check_values(request, report)
+        else:
+            each = np.split(report.ranges[0], len(series.dates), axis=1)
+            files = [f"{one.paths[0]}, {date or 'no date'}" for one, date in series.pairs]
+            self._check_values(replace(request, input=files), replace(report, ranges=each))
         if report.outside:
             low, high = (np.unique(end).tolist() for end in value_limits(model))
             share = 100 * report.outside / max(report.pixels * len(codes.bands), 1)
@@ -210,6 +240,14 @@ class SceneEncoder(SceneModel):
                 remedy="pass a generator that was trained with this checkpoint as codec_weights",
             )
         return ModelPacker(model, request.progress and not request.dry_run)
+
+    def _choose_bands(self, request: EncodingRequest) -> Sequence[int] | None:
+        if not self._of_series:
+            return super()._choose_bands(request)
+        if request.bidx is not None:
+            expected = "nothing: the layers of a series are the model's bands of each date"
+            raise bad_argument("bidx", request.bidx, expected)
+        return None  # known with the dates
 
     def _read(self, path: Path) -> "xarray.DataArray":
         return read_image(path)
@@ -261,10 +299,11 @@ class SceneDecoder(SceneModel):
                 found=f"{name_of(self.model)}, SHA-256 {digest[:16]}...",
                 remedy="pass the model that made the codes, with the same weights (--model)",
             )
-        self.codes, self.grid, self._kind = codes, self.function, WindowDecoder
+        self._kind = SeriesDecoder if codes.dates else WindowDecoder
+        self.codes, self.grid = codes, self.function._replace(window=codes.window)
         self._blocks, self.tags = blocks, None
         self._options = dict(codes=codes, grid=self.grid)
-        self.function = WindowDecoder(self.model, **self._options)
+        self.function = self._kind(self.model, **self._options)
 
     def run(self, request: CodingRequest) -> "CodingReport | Estimate | xarray.DataArray":
         """Decode the codes of a request; returns and raises as :func:`decode`."""
@@ -292,7 +331,7 @@ class SceneDecoder(SceneModel):
             )
 
     def _read(self, path: Path) -> "xarray.DataArray":
-        return read_image(path)
+        return read_image(path, self.codes.dates)
 
 
 @contextmanager

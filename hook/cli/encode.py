@@ -27,6 +27,14 @@ def add_parser(commands) -> None:
     add_bidx(parser, "scene")
     add_nodata(parser)
     parser.add_argument(
+        "--dates",
+        type=lambda text: text.split(","),
+        metavar="DATE,...",
+        help="of a time series, for a model of series: INPUT is a file with the bands of one date "
+        "after those of another, or a file for each date (default: the dates in JSON files beside, "
+        "descriptions, tags or names)",
+    )
+    parser.add_argument(
         "--max-error",
         type=not_negative,
         metavar="VALUE",

@@ -373,12 +373,26 @@ def require_xarray(what: str) -> None:
         ) from None
 
 
-def read_image(path: str | os.PathLike) -> "xarray.DataArray":
-    """Read a raster as an array (band, y, x) with CRS, nodata value, band names and tags."""
+def read_image(path: str | os.PathLike, dates: Sequence[str | None] = ()) -> "xarray.DataArray":
+    """Read a raster as an array (band, y, x) with CRS, nodata value, band names and tags.
+
+    With several ``dates`` of a time series it is (time, band, y, x), its names without them.
+    """
     import rioxarray
 
     with quiet(), rioxarray.open_rasterio(path) as source:
-        return source.load()
+        found = source.load()
+    if len(dates) < 2:
+        return found
+    count = found.sizes["band"] // len(dates)
+    names = [str(name) for name in found.attrs.get("long_name", ())[:count]]
+    parts = [found[k : k + count].assign_coords(band=found.band[:count]) for k in
+             range(0, found.sizes["band"], count)]  # fmt: skip
+    import xarray
+
+    series = xarray.concat(parts, dim=xarray.Variable("time", np.array(dates, "datetime64[ns]")))
+    series.attrs = found.attrs | dict(long_name=[one.partition(" ")[2] for one in names])
+    return series
 
 
 def read_class_map(

@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rasterio.io import DatasetReader
@@ -11,7 +12,8 @@ from rasterio.io import DatasetReader
 from hook.errors import DataError
 
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
-_ISO = re.compile(r"\d{4}-\d\d-\d\d")
+_ISO = re.compile(r"^\d{4}-\d\d-\d\d(T\d\d:\d\d)?")
+_IN_NAME = re.compile(r"(?<!\d)(20\d\d|19\d\d)([-_]?)(\d\d)\2(\d\d)(?!\d)")
 
 
 def to_days(dates: Sequence[str | float | None], where: str) -> list[float]:
@@ -41,6 +43,59 @@ def to_days(dates: Sequence[str | float | None], where: str) -> list[float]:
                 remedy="correct the dates",
             ) from None
     return days
+
+
+def to_iso(day: float) -> str:
+    """Return the ISO date of days since 1970-01-01, with the time of day if it is not midnight."""
+    moment = datetime.datetime.fromordinal(_EPOCH) + datetime.timedelta(minutes=round(day * 1440))
+    whole = (moment.hour, moment.minute) == (0, 0)
+    return moment.date().isoformat() if whole else moment.isoformat(timespec="minutes")
+
+
+def without_date(description: str | None) -> str:
+    """Return the description of a layer without the date at its beginning."""
+    return _ISO.sub("", description or "", count=1).strip()
+
+
+def date_of(source: DatasetReader) -> str | float | None:
+    """Return the date of a raster of one date.
+
+    It is that of :func:`read_dates`; else the acquisition time in its tags; else the date in its
+    name, such as ``20180429`` or ``2018-04-29``.
+
+    Args:
+        source: Open raster.
+
+    Returns:
+        The date; None if there is none, or if several are in the name.
+    """
+    with suppress(DataError):
+        (date,) = read_dates(source, source.count)
+        return date
+    if (moment := acquisition_time(source)) is not None:
+        return moment.replace(tzinfo=None).isoformat()
+    found = set()
+    for year, _, month, day in _IN_NAME.findall(Path(source.name).name):
+        with suppress(ValueError):
+            found.add(datetime.date(int(year), int(month), int(day)).isoformat())
+    return found.pop() if len(found) == 1 else None
+
+
+def acquisition_time(source: DatasetReader) -> datetime.datetime | None:
+    """Return the acquisition time from the tags of a file, None without any.
+
+    The TIFF tag is the time of image creation, which may differ from the acquisition.
+    """
+    for text, layout in (
+        (source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), "%Y-%m-%d %H:%M:%S"),
+        (source.tags().get("TIFFTAG_DATETIME"), "%Y:%m:%d %H:%M:%S"),
+    ):
+        try:
+            found = datetime.datetime.strptime((text or "").strip(), layout)
+            return found.replace(tzinfo=datetime.UTC)
+        except ValueError:  # blank or invalid: some writers fill it with zeros
+            continue
+    return None
 
 
 def read_dates(source: DatasetReader, num_bands: int) -> list[str | float | None]:

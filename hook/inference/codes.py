@@ -10,14 +10,18 @@ from torch import Tensor, nn
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.bands import to_model_units
 from hook.inference.scenes import digest_of
+from hook.models import SeriesAutoencoder
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
 
 _CELLS = 32  # latents along a side of the image on which a network without a known field is tried
+_WINDOW = 64  # pixels of a block, where the config does not say the size of its chips
 _FAR = 8.0  # standard deviations from the mean, beyond which values are outside the training data
 
 
 def code_grid(model: nn.Module) -> CodeGrid:
-    """Return the grid of the codes of a model, which must look at a part of a scene only.
+    """Return the grid of the codes of a model.
+
+    That of single images must look at a part of a scene only; for series see :func:`series_grid`.
 
     Raises:
         ConfigError: It has no codes, or a module of it connects all positions of an image.
@@ -31,6 +35,8 @@ def code_grid(model: nn.Module) -> CodeGrid:
             found=kind,
             remedy="use a config with a VectorQuantizer, a FiniteScalarQuantizer or the like",
         )
+    if isinstance(model, SeriesAutoencoder):
+        return series_grid(model)
     fold = _fold(model)
     if fold[0] != fold[1] or max(quantizer.codebook_sizes) > 2**31:
         raise ConfigError(
@@ -42,6 +48,36 @@ def code_grid(model: nn.Module) -> CodeGrid:
     margin, reach = (_field_of(model, name) for name in ("encoder", "decoder"))
     stride = model.stride * fold[0]
     return CodeGrid(stride, math.ceil(margin / stride), math.ceil(reach / fold[0]))
+
+
+def series_grid(model: SeriesAutoencoder, window: int | None = None) -> CodeGrid:
+    """Return the grid of the codes of a model of series.
+
+    Args:
+        model: The model.
+        window: Side of a block in pixels, rounded down to whole codes of all band groups; None:
+            that of the config's test chips.
+
+    Raises:
+        ConfigError: Its patches are not square, or of several dates.
+    """
+    tokenizer = model.encoder.tokenizer
+    steps, patch, columns = tokenizer.patch
+    if steps != 1 or patch != columns:
+        raise ConfigError(
+            "the model cannot code series of scenes",
+            expected="square patches of one date",
+            found=f"patch_size={tokenizer.patch}",
+            remedy="train it with another patch_size",
+        )
+    factors = [group.factor for group in tokenizer.groups]
+    stride = patch * min(factors)
+    factors = tuple(factor // min(factors) for factor in factors)
+    if window is None:
+        test = getattr(model, "cfg", {}).get("test_dataloader") or {}
+        window = int(np.min(test.get("dataset", {}).get("chip_size", _WINDOW)))
+    whole = int(np.lcm.reduce(factors))
+    return CodeGrid(stride, 0, 0, factors, max(window // (stride * whole), 1) * whole)
 
 
 def _fold(model: nn.Module) -> tuple[int, int]:
@@ -122,6 +158,8 @@ def codec_digest(model: nn.Module) -> str:
     tensors = {name: part for name, part in parts.items() if name.startswith(own)}
     scaling = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
     scaling |= {"range": model.data_preprocessor.value_range}
+    if isinstance(model, SeriesAutoencoder):
+        scaling["wavelengths"] = model.dataset_meta.get("wavelengths")
     return digest_of(tensors, json.dumps(scaling, default=list))
 
 
@@ -167,15 +205,24 @@ class Codec:
         latents = tuple(side * fold for side in indices.shape[-2:])
         images = self.model.decode(quantizer.decode(columns, latents), latents)
         images = images[_cut(images, self.grid.reach * self.grid.stride)]
-        values = self.model.data_preprocessor.restore(images).cpu().numpy()
-        if not np.isfinite(values).all():
-            raise SceneError(
-                "the model's values are not finite",
-                expected="finite values at every pixel",
-                found="NaN or infinity",
-                remedy="check the bands, their scaling and the checkpoint",
-            )
-        return values
+        return restore_values(self.model, images)
+
+
+def restore_values(model: nn.Module, images: Tensor) -> np.ndarray:
+    """Return decoded images in the units of the data.
+
+    Raises:
+        SceneError: A value is not finite.
+    """
+    values = model.data_preprocessor.restore(images).cpu().numpy()
+    if not np.isfinite(values).all():
+        raise SceneError(
+            "the model's values are not finite",
+            expected="finite values at every pixel",
+            found="NaN or infinity",
+            remedy="check the bands, their scaling and the checkpoint",
+        )
+    return values
 
 
 class WindowEncoder(Codec):
@@ -198,7 +245,7 @@ class WindowEncoder(Codec):
         values = to_model_units(windows, valid, model.dataset_meta)
         inputs = torch.from_numpy(values).to(self.device)
         inputs = model.data_preprocessor({"inputs": inputs}, False)["inputs"]
-        cells = _cells(valid, grid.stride)
+        cells = cells_of(valid, grid.stride)
         known = cells.any(axis=-1)
         if not valid.all():
             inputs = inputs.where(torch.from_numpy(valid > 0).to(self.device)[:, None], 0)
@@ -214,28 +261,26 @@ class WindowEncoder(Codec):
         sums = np.zeros((len(windows), len(SUMS), windows.shape[1]))
         sums[:, 0] = real.sum(axis=(1, 2))[:, None]
         sums[:, 1] = ((cells == 0) & has_data[..., None]).sum(axis=(1, 2, 3))[:, None]
-        sums[:, 2] = self._outside(values[pixels], real)
+        sums[:, 2] = count_outside(values[pixels], real, self._limits)
         if self._errors:
             decoded = self._values(indices[around], torch.from_numpy(known[around]).to(self.device))
             stored = codes.to_stored(decoded, real)
-            precise = np.result_type(stored, np.float32)  # exact for integers of 16 bits
-            original = windows[pixels].astype(precise)
-            if codes.tagged:  # values were read in the units of the tags
-                scale, offset = (np.reshape(one, (-1, 1, 1)) for one in (codes.scale, codes.offset))
-                original = (original - offset) / scale
-            error = stored.astype(precise) - original
+            error = codes.errors_of(stored, windows[pixels])
             if not real.all():
                 error[~np.broadcast_to(real[:, None], error.shape)] = 0
             sums[:, 3] = np.square(error, dtype=np.float64).sum(axis=(2, 3))
         return CodedWindows(planes, sums)
 
-    def _outside(self, values: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """Return the number of values outside the range of the training data, (B, C)."""
-        low, high = self._limits
-        if (values.min(axis=(2, 3)) >= low).all() and (values.max(axis=(2, 3)) <= high).all():
-            return np.zeros(values.shape[:2])
-        low, high = (end[:, None, None] for end in self._limits)
-        return (((values < low) | (values > high)) & real[:, None]).sum(axis=(2, 3))
+
+def count_outside(
+    values: np.ndarray, real: np.ndarray, limits: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return the number of values (B, C, H, W) outside :func:`value_limits`, (B, C)."""
+    low, high = limits
+    if (values.min(axis=(2, 3)) >= low).all() and (values.max(axis=(2, 3)) <= high).all():
+        return np.zeros(values.shape[:2])
+    low, high = (end[:, None, None] for end in limits)
+    return (((values < low) | (values > high)) & real[:, None]).sum(axis=(2, 3))
 
 
 class WindowDecoder(Codec):
@@ -251,14 +296,7 @@ class WindowDecoder(Codec):
         codes, reach = self.codes, self.grid.reach
         known = valid > 0
         indices = windows[:, : len(codes.sizes)].astype(np.int64)
-        limits = np.reshape(codes.sizes, (-1, 1, 1))
-        if ((indices >= limits) & known[:, None]).any():
-            raise DataError(
-                "a code that the model does not have",
-                expected=f"below {codes.sizes}, or {codes.none} for no data",
-                found=int(indices.max()),
-                remedy="the file is damaged or was changed; write it again with hook encode",
-            )
+        check_codes(indices, codes, known[:, None])
         inner = slice(reach, indices.shape[-1] - reach)
         pixels = np.repeat(known[:, inner, inner, None], codes.stride**2, axis=-1)
         if windows.shape[1] > len(codes.sizes):
@@ -272,13 +310,24 @@ class WindowDecoder(Codec):
         return CodedWindows(stored, np.zeros((len(windows), len(SUMS), len(codes.bands))), real)
 
 
+def check_codes(indices: np.ndarray, codes: SceneCodes, known: np.ndarray) -> None:
+    """Raise DataError if a known one of codes (..., h, w) is not one of the model."""
+    if ((indices >= np.reshape(codes.sizes, (-1, 1, 1))) & known).any():
+        raise DataError(
+            "a code that the model does not have",
+            expected=f"below {codes.sizes}, or {codes.none} for no data",
+            found=int(indices.max()),
+            remedy="the file is damaged or was changed; write it again with hook encode",
+        )
+
+
 def _cut(maps: np.ndarray | Tensor, margin: int) -> tuple:
     """Return the index of maps (..., h, w) without a margin."""
     return (..., *(slice(margin, side - margin) for side in maps.shape[-2:]))
 
 
-def _cells(pixels: np.ndarray, stride: int) -> np.ndarray:
-    """Return (B, H, W) as (B, h, w, stride * stride)."""
+def cells_of(pixels: np.ndarray, stride: int) -> np.ndarray:
+    """Return pixels (B, H, W) of each code, (B, h, w, stride * stride)."""
     rows, columns = (side // stride for side in pixels.shape[1:])
     parts = pixels.reshape(-1, rows, stride, columns, stride).swapaxes(2, 3)
     return parts.reshape(-1, rows, columns, stride**2)

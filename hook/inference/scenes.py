@@ -132,10 +132,7 @@ class SceneModel:
         """Fill in the defaults of the model."""
         model, scene = self.model, request.input[0]
         nodata = model.dataset_meta.get("nodata") if request.nodata is None else request.nodata
-        bands = choose_bands(model, scene, request.bidx)
-        names = request.bidx or model.dataset_meta.get("bands")
-        if names is not None:
-            bands = tuple(names)  # which each file may have in an order of its own
+        bands = self._choose_bands(request)
         self._set_resolution(scene_resolution(scene))
         if not self._given_threads:
             processes = self._local_workers(request) or 1
@@ -150,6 +147,13 @@ class SceneModel:
             metainfo=meta,
             protect=(*request.protect, *model_files(model)),
         )
+
+    def _choose_bands(self, request: SceneRequest) -> Sequence[int | str] | None:
+        """Return the bands of a scene that the model takes; None if unknown."""
+        bands = choose_bands(self.model, request.input[0], request.bidx)
+        names = request.bidx or self.model.dataset_meta.get("bands")
+        # Names, which each file may have in an order of its own.
+        return bands if names is None else tuple(names)
 
     def _check_values(self, request: SceneRequest, report: Any) -> None:
         """Warn if a scene has no valid pixel, or values far from the model's training data."""

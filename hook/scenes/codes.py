@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ from rasterio.dtypes import can_cast_dtype, check_dtype
 from hook.arguments import is_int, is_number, short_repr
 from hook.errors import DataError
 from hook.geo.arrays import CODE_TAGS
+from hook.geo.dates import to_days
 from hook.geo.raster import open_raster
 
 _VERSION = 1
+_OF_SERIES = ("dates", "factors", "window", "resolution")
 SUMS = ("pixels", "missing", "outside", "squared_error")
 """Sums over the pixels of a block, a number for each band: valid pixels; pixels without data whose
 code has some; values outside the range of training; squared errors of the decoded values."""
@@ -31,6 +34,10 @@ class CodeGrid(NamedTuple):
     """Codes around a window that its encoder must see."""
     reach: int
     """Codes around a window that its decoder must see."""
+    factors: tuple[int, ...] = ()
+    """Codes along a side of one of each band group, for a model of time series."""
+    window: int = 0
+    """Codes along a side of the blocks, each of which is coded by itself; 0: any number."""
 
 
 class CodedWindows(NamedTuple):
@@ -76,6 +83,16 @@ class SceneCodes:
     offset: tuple[float, ...]
     tagged: bool = False
     """Whether the scene has ``scale`` and ``offset`` in its own tags."""
+    dates: tuple[str | None, ...] = ()
+    """ISO dates of a time series, whose bands and codes are those of one date after those of
+    another; of one date it may be None."""
+    factors: tuple[int, ...] = ()
+    """As of :class:`CodeGrid`: of each date the file has the codes of each band group. One of
+    several pixels is in the upper left one, the others have :attr:`none`."""
+    window: int = 0
+    """As of :class:`CodeGrid`."""
+    resolution: float | None = None
+    """Metres along a pixel of a series; None: that of the model."""
 
     @property
     def none(self) -> int:
@@ -100,13 +117,18 @@ class SceneCodes:
         return math.ceil(self.height / self.stride), math.ceil(self.width / self.stride)
 
     @property
+    def images(self) -> int:
+        """Number of dates, 1 without any."""
+        return max(len(self.dates), 1)
+
+    @property
     def validity_bands(self) -> int:
-        """Number of bands whose bits are the valid pixels of a code, row by row."""
-        return math.ceil(self.stride**2 / (8 * self.code_dtype.itemsize))
+        """Number of bands whose bits are the valid pixels of a code, row by row, of all dates."""
+        return self.images * math.ceil(self.stride**2 / (8 * self.code_dtype.itemsize))
 
     def pack_validity(self, valid: np.ndarray) -> np.ndarray:
-        """Pack (..., h, w, stride * stride) bool into (..., bands, h, w) words."""
-        size = self.validity_bands * self.code_dtype.itemsize
+        """Pack (..., h, w, stride * stride) bool of a date into (..., bands, h, w) words."""
+        size = self.validity_bands // self.images * self.code_dtype.itemsize
         packed = np.packbits(valid, axis=-1, bitorder="little")
         packed = np.pad(packed, [(0, 0)] * (packed.ndim - 1) + [(0, size - packed.shape[-1])])
         return np.moveaxis(packed.view(self.code_dtype.newbyteorder("<")), -1, -3)
@@ -120,7 +142,7 @@ class SceneCodes:
     def to_stored(self, values: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return values of model units (..., C, H, W) in units and type of the scene.
 
-        Valid pixels never have the nodata value, but the next one.
+        Valid pixels, (..., H, W) or as the values, never have the nodata value, but the next one.
         """
         dtype, shape = np.dtype(self.dtype), (-1, 1, 1)
         scale, offset = (np.reshape(one, shape) for one in (self.scale, self.offset))
@@ -142,8 +164,18 @@ class SceneCodes:
             stored[stored == nodata] = near
         if not valid.all():
             fill = np.asarray(self.fill).astype(dtype)
-            np.copyto(stored, fill, where=~np.expand_dims(valid, -3))
+            valid = valid if valid.ndim == stored.ndim else np.expand_dims(valid, -3)
+            np.copyto(stored, fill, where=~valid)
         return stored
+
+    def errors_of(self, stored: np.ndarray, read: np.ndarray) -> np.ndarray:
+        """Return stored values (..., C, H, W) minus those that were read, which had their tags."""
+        precise = np.result_type(stored, np.float32)  # exact for integers of 16 bits
+        original = read.astype(precise)
+        if self.tagged:  # values were read in the units of the tags
+            scale, offset = (np.reshape(one, (-1, 1, 1)) for one in (self.scale, self.offset))
+            original = (original - offset) / scale
+        return stored.astype(precise) - original
 
     def _check(self) -> None:
         """Raise ValueError if a value is not one that :meth:`tags` writes."""
@@ -166,6 +198,15 @@ class SceneCodes:
             or (is_number(number) and (not whole or can_cast_dtype(number, self.dtype)))
             or (isinstance(number, float) and not whole),  # NaN or infinity
             "tagged": isinstance(self.tagged, bool),
+            "dates": all_of(self.dates, _is_date, np.size(self.dates))
+            and (None not in self.dates or self.images == 1)
+            and count % self.images == 0,
+            "factors": all_of(self.factors, _is_count, np.size(self.factors))
+            and bool(self.factors) == bool(self.dates),
+            "window": is_int(self.window)
+            and (self.window > 0) == bool(self.dates)
+            and not any(self.window % factor for factor in self.factors),
+            "resolution": self.resolution is None or is_number(self.resolution),
         }
         for name, is_right in right.items():
             if not is_right:
@@ -174,7 +215,9 @@ class SceneCodes:
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the file."""
-        values = {"codes": _VERSION, **dataclasses.asdict(self)}
+        names = [one.name for one in dataclasses.fields(self)]
+        kept = names if self.dates else [name for name in names if name not in _OF_SERIES]
+        values = {"codes": _VERSION, **{name: getattr(self, name) for name in kept}}
         return {
             f"{CODE_TAGS}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
@@ -194,6 +237,8 @@ class SceneCodes:
             if json.loads(tags[f"{CODE_TAGS}CODES"]) != _VERSION:
                 raise ValueError(f"version {tags[f'{CODE_TAGS}CODES']} of the format")
             names = [one.name for one in dataclasses.fields(cls)]
+            if f"{CODE_TAGS}DATES" not in tags:
+                names = [name for name in names if name not in _OF_SERIES]
             values = {name: tags[f"{CODE_TAGS}{name.upper()}"] for name in names}
             texts = ("model", "digest", "dtype")
             values |= {k: json.loads(v) for k, v in values.items() if k not in texts}
@@ -217,6 +262,12 @@ class SceneCodes:
                 remedy="use the file as hook encode wrote it, without another one's .aux.xml",
             )
         return codes
+
+
+def _is_date(value: Any) -> bool:
+    with suppress(DataError):
+        return value is None or (isinstance(value, str) and len(to_days([value], "")) == 1)
+    return False
 
 
 def _is_count(value: Any) -> bool:

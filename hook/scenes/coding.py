@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -49,7 +49,7 @@ from hook.scenes.pipeline import (
     run_missing_blocks,
     unfinished,
 )
-from hook.scenes.reader import Halo, SceneReader
+from hook.scenes.reader import Halo, SceneReader, SeriesReader
 from hook.scenes.request import CodingRequest, EncodingRequest
 
 DEFAULT_WINDOW = 512
@@ -277,6 +277,7 @@ def _area(reader: Any, request: CodingRequest, stride: int = 1) -> Window:
 
 def _plan(
     request: CodingRequest,
+    scene: Scene,
     layer: PlaneLayer,
     size: tuple[int, int],
     area: Window,
@@ -305,7 +306,7 @@ def _plan(
         bands=bands,
         area=kept,
     )
-    return dataclasses.replace(Scene.of(request), halo=halo), plan
+    return dataclasses.replace(scene, halo=halo), plan
 
 
 def _side(request: CodingRequest, grid: CodeGrid, size: tuple[int, int]) -> int:
@@ -313,6 +314,8 @@ def _side(request: CodingRequest, grid: CodeGrid, size: tuple[int, int]) -> int:
 
     Up to the default it is that of all scenes, whose codes then agree to the last bit.
     """
+    if grid.window:
+        return grid.window
     default = DEFAULT_WINDOW // grid.stride
     wanted = request.window // grid.stride if request.window else default
     return max(min(wanted, max(default, *size)), 1)
@@ -325,6 +328,7 @@ def plan_encoding(
     model: str,
     digest: str,
     pack: Callable[[Path], Mapping[str, Any] | None] | None = None,
+    series: "Series | None" = None,
 ) -> tuple[SceneCodes, Scene, CodingPlan]:
     """Plan the codes of a scene: what they say, what to read, how to divide it, what to write.
 
@@ -335,15 +339,28 @@ def plan_encoding(
         model: Its name.
         digest: Of its weights and scaling.
         pack: Packs a file of codes in its place, see :class:`PlaneLayer`; None for none.
+        series: A time series, whose files are those of the request.
 
     Raises:
         SceneError: The scene cannot be read or lacks a band.
         DataError: ``bounds`` are outside it.
     """
-    with Scene.of(request).open() as reader:
-        area = _area(reader, request, grid.stride)
-        codes = _describe(reader, request, area, grid.stride, model, digest, sizes)
+    scene = Scene.of(request)
+    if series is not None:
+        sizes *= len(series.dates) * len(series.groups)
+        scene = dataclasses.replace(scene, dates=series.scenes)
+    with scene.open() as reader:
+        size = math.ceil(reader.height / grid.stride), math.ceil(reader.width / grid.stride)
+        side = grid.window or 1  # blocks that are coded by themselves stay whole
+        area = [side * value for value in _area(reader, request, grid.stride * side)]
+        ends = [min(n, off + length) for n, off, length in zip(size, area, area[2:], strict=False)]
+        area = Window(*area[:2], ends[0] - area[0], ends[1] - area[1])
+        codes = _describe(reader, request, area, grid, model, digest, sizes, series)
         count, words = len(sizes), codes.validity_bands
+        names = [f"code {number + 1}" for number in range(count)]
+        valid = [f"validity {number + 1}" for number in range(words)]
+        if series is not None:
+            names, valid = series.names(codes, count, words)
         layer = PlaneLayer(
             request.output or Path("codes.tif"),
             none=[codes.none] * count + [0] * words,
@@ -352,8 +369,7 @@ def plan_encoding(
             count=count + words,
             dtype=codes.code_dtype.name,
             nodata=codes.none,
-            descriptions=[f"code {number + 1}" for number in range(count)]
-            + [f"validity {number + 1}" for number in range(words)],
+            descriptions=names + valid,
             resampling="NEAREST",
             tags=codes.tags(),
             # Codes have no mean, and their overviews would cost a third of the bytes.
@@ -362,29 +378,80 @@ def plan_encoding(
                 **{str(k).upper(): value for k, value in (request.creation_options or {}).items()},
             },
         )
-        size = math.ceil(reader.height / grid.stride), math.ceil(reader.width / grid.stride)
         window = _side(request, grid, size)
         margin = (grid.margin + grid.reach) * grid.stride
         halo = dict(take=grid.stride, give=1, margin=margin)
-        return codes, *_plan(request, layer, size, area, halo, window, len(codes.bands))
+        return codes, *_plan(request, scene, layer, size, area, halo, window, len(codes.bands))
+
+
+class Series(NamedTuple):
+    """A time series to be coded."""
+
+    dates: tuple[str | None, ...]
+    """ISO dates; of one date it may be None."""
+    scenes: tuple[Scene, ...]
+    """Of each date."""
+    bands: tuple[str, ...]
+    """Names or numbers of the bands of a date."""
+    groups: tuple[tuple[int, ...], ...]
+    """Indexes of the bands of each band group of the model."""
+    resolution: float | None
+    """Metres along a pixel."""
+
+    @property
+    def pairs(self) -> Iterable[tuple[Scene, str | None]]:
+        """Scene and date."""
+        return zip(self.scenes, self.dates, strict=True)
+
+    def layer_names(self, bands: Iterable[str]) -> list[str]:
+        """Return the names of layers, all of ``bands`` for each date."""
+        bands = list(bands)
+        return [" ".join(filter(None, (date, band))) for date in self.dates for band in bands]
+
+    def names(self, codes: SceneCodes, count: int, words: int) -> tuple[list[str], list[str]]:
+        """Return the names of ``count`` codes and of ``words`` validity bands."""
+        depth = count // (len(self.dates) * len(self.groups))
+        groups = ["+".join(self.bands[band] for band in group) for group in self.groups]
+        parts = [f"{group} code {number + 1}" for group in groups for number in range(depth)]
+        valid = [f"validity {number + 1}" for number in range(words // len(self.dates))]
+        return self.layer_names(parts), self.layer_names(valid)
 
 
 def _describe(
-    reader: SceneReader, request: EncodingRequest, area: Window, stride: int, *model: Any
+    reader: SceneReader | SeriesReader,
+    request: EncodingRequest,
+    area: Window,
+    grid: CodeGrid,
+    *model: Any,
 ) -> SceneCodes:
-    """Return what the codes of an area say, given name, digest and sizes of the model."""
-    indexes, count = reader.indexes, len(reader.indexes)
-    with open_raster(request.input[0], SceneError) as source:
-        given = parse_nodata(request.nodata, "nodata", SceneError)
-        of_model = request.nodata == (request.metainfo or {}).get("nodata")
-        nodata = nodata_of_copy(source, indexes, given, own_first=of_model)
-        colours = (source.colorinterp[index - 1].name.title() for index in indexes)
-        colours = tuple(one if one not in _OF_VALUES else "Undefined" for one in colours)
-        names = tuple(source.descriptions[index - 1] for index in indexes)
-        dtype = np.result_type(*(source.dtypes[index - 1] for index in indexes)).name
-    meta = request.metainfo or {}
+    """Return what the codes of an area say, given name, digest and sizes of the model, and series.
+
+    The nodata value of a series is that of the first date with one.
+    """
+    *model, series = model
+    stride, indexes = grid.stride, reader.indexes
+    scenes = [(request.input[0], indexes)]
+    if series is not None:
+        scenes = [(one.paths[0], one.indexes) for one in series.scenes]
+    given = parse_nodata(request.nodata, "nodata", SceneError)
+    of_model = request.nodata == (request.metainfo or {}).get("nodata")
+    colours, names, dtypes, nodata = (), (), [], None
+    for path, own in scenes:
+        with open_raster(path, SceneError) as source:
+            if nodata is None:
+                nodata = nodata_of_copy(source, own, given, own_first=of_model)
+            found = (source.colorinterp[index - 1].name.title() for index in own)
+            colours += tuple(one if one not in _OF_VALUES else "Undefined" for one in found)
+            names += tuple(source.descriptions[index - 1] for index in own)
+            dtypes += [source.dtypes[index - 1] for index in own]
+    dtype, meta, of_series = np.result_type(*dtypes).name, request.metainfo or {}, {}
+    if series is not None:
+        names = tuple(series.layer_names(series.bands))
+        of_series = dict(dates=series.dates, factors=grid.factors, window=grid.window)
+        of_series["resolution"] = series.resolution
+    count = len(indexes) // len(scenes)
     scale, offset = reader.scale_tags or (
-        per_band(name, meta.get(name), count, default)
+        np.tile(per_band(name, meta.get(name), count, default), len(scenes))
         for name, default in (("scale", 1), ("offset", 0))
     )
     rows, cols = (
@@ -395,7 +462,8 @@ def _describe(
         )
     )
     scaling = tuple(scale.tolist()), tuple(offset.tolist()), reader.scale_tags is not None
-    return SceneCodes(*model, stride, rows, cols, dtype, nodata, names, colours, *scaling)
+    parts = stride, rows, cols, dtype, nodata, names, colours, *scaling
+    return SceneCodes(*model, *parts, **of_series)
 
 
 def plan_decoding(
@@ -417,14 +485,16 @@ def plan_decoding(
     )
     with open_raster(request.input[0], SceneError) as source:
         request = dataclasses.replace(request, nodata="nan", bidx=list(source.indexes))
-    with Scene.of(request).open() as reader:
+    scene = Scene.of(request)
+    with scene.open() as reader:
         size = codes.height, codes.width
         transform = reader.transform @ rasterio.Affine.scale(1 / codes.stride)
         pixels = SimpleNamespace(height=size[0], width=size[1], transform=transform)
         halo = dict(take=1, give=codes.stride, margin=grid.reach, nodata=codes.none)
+        halo["marked"] = len(codes.sizes)
         area = _area(pixels, request)
         window = _side(request, grid, codes.grid) * grid.stride
-        return _plan(request, layer, size, area, halo, window, len(codes.bands))
+        return _plan(request, scene, layer, size, area, halo, window, len(codes.bands))
 
 
 def encode_scene(

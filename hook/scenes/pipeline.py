@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ from hook.scenes.reader import (
     Halo,
     HaloReader,
     SceneReader,
+    SeriesReader,
     fingerprint_of_raster,
 )
 from hook.scenes.request import SceneRequest
@@ -74,6 +75,8 @@ class Scene:
     """Sides of a window and of a cell, for one class per cell, see :class:`CellReader`."""
     halo: Halo | None = None
     """For windows with margins of a grid coarser or finer than the scene's."""
+    dates: "tuple[Scene, ...]" = ()
+    """Of a time series, in place of ``paths`` and ``indexes``."""
 
     @classmethod
     def of(cls, request: SceneRequest, cells: tuple[int, int] | None = None) -> "Scene":
@@ -83,7 +86,13 @@ class Scene:
 
     def open(self) -> SceneReader | CellReader | HaloReader:
         """Open the scene."""
-        reader = SceneReader(self.paths, self.indexes, self.nodata, self.aoi, self.metainfo)
+        with ExitStack() as stack:
+            if self.dates:
+                reader = SeriesReader([stack.enter_context(one.open()) for one in self.dates])
+            else:
+                own = self.indexes, self.nodata, self.aoi, self.metainfo
+                reader = SceneReader(self.paths, *own)
+            stack.pop_all()
         if self.halo is not None:
             return HaloReader(reader, self.halo)
         return reader if self.cells is None else CellReader(reader, *self.cells)
@@ -96,6 +105,7 @@ class Scene:
             "nodata": self.nodata,
             "cells": self.cells,
             "halo": self.halo,
+            "dates": [one.fingerprint() for one in self.dates],
             "area of interest": self.aoi
             and [str(self.aoi.crs), *(shape.wkt for shape in self.aoi.shapes)],
         }

@@ -4,7 +4,6 @@ import math
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from hook.geo.bands import (
     unsure_bands,
     value_range,
 )
+from hook.geo.dates import acquisition_time
 from hook.geo.measure import full_turn, grid_bounds, horizontal_crs
 from hook.geo.raster import (
     GDAL_ERRORS,
@@ -150,7 +150,7 @@ class SceneReader:
                 for index in indexes:
                     self._check_nodata(other, index)
         self.block_height = max(height for height, _ in source.block_shapes)
-        moments = [_time_of(other) for other in self._sources]
+        moments = [acquisition_time(other) for other in self._sources]
         self.times = None if None in moments else (min(moments), max(moments))
         if source.crs is None or source.transform.is_identity:
             lost = unused_georeference(source)
@@ -444,6 +444,74 @@ class CellReader:
         self.close()
 
 
+class SeriesReader:
+    """Reads windows of a time series: the bands of one date after those of another.
+
+    Args:
+        readers: A scene for each date, all on one grid and with as many bands.
+
+    Raises:
+        SceneError: They do not fit each other.
+    """
+
+    def __init__(self, readers: Sequence[SceneReader]) -> None:
+        self._readers, first = list(readers), readers[0]
+        for other in readers[1:]:
+            grids = [_grid_of(one) for one in (first, other)]
+            if grids[0] != grids[1] or not other.transform.almost_equals(first.transform, 1e-9):
+                raise SceneError(
+                    f"{other.path}: does not fit {first.path}, another date of the series",
+                    expected=f"{grids[0]}, {list(first.transform)[:6]}",
+                    found=f"{grids[1]}, {list(other.transform)[:6]}",
+                    remedy="resample all dates to one grid (gdalwarp, rio warp --like)",
+                )
+        self.height, self.width = first.height, first.width
+        self.crs, self.transform, self.path = first.crs, first.transform, first.path
+        times = [one.times for one in readers]
+        self.times = None if None in times else (min(times)[0], max(times)[1])
+        self.indexes = [index for one in readers for index in one.indexes]
+        self.dtype = np.result_type(*(one.dtype for one in readers))
+        self.row_bytes = sum(one.row_bytes for one in readers)
+        self.block_height = max(one.block_height for one in readers)
+
+    @property
+    def scale_tags(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scale and offset tags that are applied, as of :class:`SceneReader`, of all layers."""
+        tags = [one.scale_tags for one in self._readers]
+        if all(one is None for one in tags):
+            return None
+        count = len(self._readers[0].indexes)
+        none = np.ones(count), np.zeros(count)
+        return tuple(map(np.concatenate, zip(*(one or none for one in tags), strict=True)))
+
+    def read(self, window: Window, size: int) -> WindowData:
+        """See :meth:`SceneReader.read`; ``valid`` is (T, size, size)."""
+        parts = [one.read(window, size) for one in self._readers]
+        images, valid, covered = zip(*parts, strict=True)
+        images = np.concatenate(images).astype(self.dtype, copy=False)
+        return WindowData(images, np.stack(valid), np.any(covered, axis=0))
+
+    def take_ranges(self) -> list[np.ndarray]:
+        """Return the ranges of all layers, as those of one file."""
+        return [np.concatenate([one.take_ranges()[0] for one in self._readers], axis=1)]
+
+    def close(self) -> None:
+        """Close the files."""
+        for one in self._readers:
+            one.close()
+
+    def __enter__(self) -> "SeriesReader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def _grid_of(reader: SceneReader) -> str:
+    size = f"{reader.height} x {reader.width} pixels"
+    return f"{len(reader.indexes)} bands of {size}, CRS {reader.crs}"
+
+
 class Halo(NamedTuple):
     """How windows of a grid are read with margins from a scene on a coarser or finer grid.
 
@@ -457,7 +525,9 @@ class Halo(NamedTuple):
     area: Window
     """Part of the grid that is made."""
     nodata: int | None = None
-    """Value of the first band that marks invalid pixels; None: as :class:`SceneReader` does."""
+    """Value that marks invalid pixels; None: as :class:`SceneReader` does."""
+    marked: int = 1
+    """First bands, of which a pixel is invalid if all have that value."""
 
 
 class _Span(NamedTuple):
@@ -519,8 +589,8 @@ class HaloReader:
         """Read a window of ``size x size`` pixels of the grid with its margin.
 
         Returns:
-            Image and validity, with 0, 1 and :data:`REPEATED`; ``covered`` is the same everywhere:
-            whether a pixel of the window itself is valid.
+            Image and validity, with 0, 1 and :data:`REPEATED`, (T, size, size) of a series;
+            ``covered`` is the same everywhere: whether a pixel of the window itself is valid.
 
         Raises:
             SceneError: A block of the file is damaged or missing.
@@ -537,24 +607,25 @@ class HaloReader:
         inside = Window(rows.first, columns.first, rows.count, columns.count)
         image, valid, _ = reader.read(inside, max(inside.height, inside.width))
         image = image[:, : inside.height, : inside.width]
-        valid = valid[: inside.height, : inside.width].astype(np.uint8)
+        valid = valid[..., : inside.height, : inside.width].astype(np.uint8)
         if halo.nodata is not None:
-            valid = (image[0] != halo.nodata).astype(np.uint8)
+            valid = (image[: halo.marked] != halo.nodata).any(axis=0).astype(np.uint8)
         core = (
             slice(max(halo.margin - span.before, 0), side - halo.margin - span.before)
             for span in (rows, columns)
         )
-        found = bool(valid[tuple(core)].any())
+        found = bool(valid[(..., *core)].any())
+        leading = ((0, 0),) * (valid.ndim - 2)
         if rows.repeated or columns.repeated:
             repeated = (0, rows.repeated), (0, columns.repeated)
             image = np.pad(image, ((0, 0), *repeated), mode="edge")
-            valid = np.pad(valid, repeated, mode="edge")
-            for part in (np.s_[inside.height :], np.s_[:, inside.width :]):
+            valid = np.pad(valid, (*leading, *repeated), mode="edge")
+            for part in (np.s_[..., inside.height :, :], np.s_[..., inside.width :]):
                 valid[part] = np.minimum(valid[part], 1) * REPEATED
         if rows.before or rows.after or columns.before or columns.after:
             around = (rows.before, rows.after), (columns.before, columns.after)
             image = np.pad(image, ((0, 0), *around), constant_values=halo.nodata or 0)
-            valid = np.pad(valid, around)
+            valid = np.pad(valid, (*leading, *around))
         return WindowData(image, valid, np.full((window.height, window.width), found))
 
     def take_ranges(self) -> list[np.ndarray]:
@@ -632,22 +703,6 @@ def fingerprint_of_raster(path: str) -> dict[str, Any]:
                 for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1])
             ]
     return found
-
-
-def _time_of(source: rasterio.DatasetReader) -> datetime | None:
-    """Return the acquisition time from the tags of a file, None without any.
-
-    The TIFF tag is the time of image creation, which may differ from the acquisition.
-    """
-    for text, layout in (
-        (source.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), "%Y-%m-%d %H:%M:%S"),
-        (source.tags().get("TIFFTAG_DATETIME"), "%Y:%m:%d %H:%M:%S"),
-    ):
-        try:
-            return datetime.strptime((text or "").strip(), layout).replace(tzinfo=UTC)
-        except ValueError:  # blank or invalid: some writers fill it with zeros
-            continue
-    return None
 
 
 def _box_on_grid(source, crs: CRS | None, transform: rasterio.Affine) -> tuple[float, ...]:

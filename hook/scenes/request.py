@@ -269,11 +269,14 @@ class EncodingRequest(CodingRequest):
             their frequencies; a generator of these codes, as an argument of
             :func:`hook.apis.load_model`, with its probabilities.
         errors: Decode what was coded to measure errors, which takes longer than coding.
+        dates: Of a time series: ISO dates or days since 1970-01-01; None for those of the files,
+            see :func:`hook.geo.dates.read_dates` and :func:`hook.geo.dates.date_of`.
     """
 
     max_error: float | None = None
     entropy: Any = False
     errors: bool = True
+    dates: Sequence[str | float] | None = None
 
     def __post_init__(self) -> None:
         self._set(_suffixes=(".hkc",) if self.entropy else CodingRequest._suffixes)
@@ -282,6 +285,8 @@ class EncodingRequest(CodingRequest):
             check_number("max_error", self.max_error, minimum=0)
             if not self.errors:
                 raise bad_argument("max_error", self.max_error, "errors that are measured")
+        if isinstance(self.dates, str):
+            raise bad_argument("dates", self.dates, "a list, such as ['2018-04-29', '2018-05-13']")
         if self.entropy and self.output is None:
             raise bad_argument("output", None, "the name of a file, which entropy writes")
 

@@ -64,13 +64,17 @@ class Packed:
         steps = torch.cat([sizes.new_ones(1), sizes[:-1].cumprod(dim=0)])
         return torch.isin(*((key * steps).sum(dim=1) for key in keys))
 
+    def where(self, kept: Tensor) -> Packed:
+        """Return the patches of a mask (M,)."""
+        counts = self.samples[kept].bincount(minlength=len(self.counts)).tolist()
+        parts = (one[kept] for one in (self.values, self.places, self.positions))
+        return Packed(*parts, tuple(counts), self.grids)
+
     def of_group(self, group: int) -> Packed:
         """Return the patches of a band group, as a pack of this group alone."""
-        kept = self.places[:, 3] == group
-        counts = self.samples[kept].bincount(minlength=len(self.counts)).tolist()
-        places = self.places[kept] * self.places.new_tensor([1, 1, 1, 0])
-        grids = tuple((grid[group],) for grid in self.grids)
-        return Packed(self.values[kept], places, self.positions[kept], tuple(counts), grids)
+        packed = self.where(self.places[:, 3] == group)
+        places = packed.places * packed.places.new_tensor([1, 1, 1, 0])
+        return replace(packed, places=places, grids=tuple((one[group],) for one in self.grids))
 
 
 def join_samples(packs: Sequence[Packed]) -> Packed:

@@ -1,0 +1,277 @@
+"""An autoencoder of time series as the functions that code and decode them, block by block.
+
+Attention joins all dates and places of a block, so each is coded by itself, alone in its batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from rasterio.io import DatasetReader
+from torch import Tensor
+
+from hook.errors import DataError
+from hook.geo.arrays import is_data_array
+from hook.geo.bands import image_bands, to_model_units
+from hook.geo.dates import date_of, read_dates, to_days, to_iso, without_date
+from hook.geo.raster import open_raster
+from hook.inference.codes import (
+    cells_of,
+    check_codes,
+    count_outside,
+    restore_values,
+    value_limits,
+)
+from hook.inference.scenes import choose_bands, scene_resolution
+from hook.models import SeriesAutoencoder
+from hook.models.parts import check_facts
+from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
+from hook.scenes.coding import Series
+from hook.scenes.pipeline import Scene
+from hook.scenes.request import EncodingRequest
+from hook.tokenizers import ImageFacts, Packed
+
+
+def split_series(request: EncodingRequest) -> EncodingRequest:
+    """Return a request for an array with a dimension ``time`` as one for the arrays of its dates.
+
+    Raises:
+        DataError: The array does not say its dates.
+    """
+    image = request.input
+    if not is_data_array(image) or "time" not in image.dims:
+        return request
+    dates = request.dates
+    if dates is None:
+        days = image.coords["time"].values if "time" in image.coords else np.arange(0)
+        if days.dtype.kind != "M" or np.isnat(days).any():
+            raise DataError(
+                "the array's dimension time has no dates",
+                expected="a coordinate of datetime64",
+                found=f"{days.dtype}" if len(days) else "no coordinate",
+                remedy="assign_coords(time=...), or pass dates",
+            )
+        dates = np.datetime_as_string(days, "m").tolist()
+    parts = [image.isel(time=number, drop=True) for number in range(image.sizes["time"])]
+    return replace(request, input=parts, dates=dates)
+
+
+def read_series(model: SeriesAutoencoder, request: EncodingRequest) -> Series:
+    """Return the dates of the files of a request, and which layers are of which date.
+
+    Raises:
+        DataError: Dates are missing, or the layers do not fit them or the model's bands.
+    """
+    count, paths, given = model.in_channels, request.input, request.dates
+    bands = model.dataset_meta.get("bands") or range(1, count + 1)
+    with open_raster(paths[0]) as source:
+        single = len(image_bands(source)) == count
+        if len(paths) == 1 and not single:
+            dates = read_dates(source, count) if given is None else given
+            layers = _layers_of(source, dates, bands)
+            paths = paths * len(layers)
+        else:
+            layers = [tuple(choose_bands(model, path, None)) for path in paths]
+            dates = given
+    if dates is None:
+        dates = []
+        for path in paths:
+            with open_raster(path) as source:
+                dates.append(date_of(source))
+    days = to_days(dates, "dates")
+    unknown = len(paths) > 1 and not np.isfinite(days).all()
+    if len(days) != len(paths) or unknown:
+        raise DataError(
+            f"{paths[0]}: the dates of the series",
+            expected=f"a date for each of {len(paths)} images",
+            found=", ".join("none" if date is None else str(date) for date in dates),
+            remedy="pass them (--dates 2018-04-29,2018-05-13,...)",
+        )
+    own = request.nodata, request.metainfo
+    return Series(
+        tuple(to_iso(day) if np.isfinite(day) else None for day in days),
+        tuple(Scene((path,), one, *own) for path, one in zip(paths, layers, strict=True)),
+        tuple(map(str, bands)),
+        tuple(tuple(group.bands) for group in model.encoder.tokenizer.groups),
+        scene_resolution(paths[0]),
+    )
+
+
+def _layers_of(
+    source: DatasetReader, dates: Sequence[str | float], bands: Sequence[str | int]
+) -> list[tuple[int, ...]]:
+    """Return the 1-based layers of each date, in the model's order of bands."""
+    count, layers = len(bands), []
+    if source.count != len(dates) * count:
+        raise DataError(
+            f"{source.name}: its layers do not fit the dates",
+            expected=f"{len(dates)} dates of {count} bands, one date after the other",
+            found=f"{source.count} layers",
+            remedy="correct the dates",
+        )
+    names = [without_date(text).casefold() for text in source.descriptions]
+    wanted = [str(band).casefold() for band in bands]
+    for first in range(0, source.count, count):
+        own, order = names[first : first + count], range(count)
+        if all(own) and any(isinstance(band, str) for band in bands):
+            if sorted(own) != sorted(wanted):
+                raise DataError(
+                    f"{source.name}: other bands than the model's",
+                    expected=", ".join(map(str, bands)),
+                    found=", ".join(filter(None, source.descriptions[first : first + count])),
+                    remedy="correct the descriptions of the layers, or remove them if the order is "
+                    "that of the model",
+                )
+            order = [own.index(name) for name in wanted]
+        layers.append(tuple(first + 1 + place for place in order))
+    return layers
+
+
+class SeriesCodec:
+    """What coding and decoding of series have in common.
+
+    Args:
+        model: The model, in evaluation mode.
+        codes: What its codes say of the scene.
+        grid: Of :func:`series_grid`.
+
+    Raises:
+        DataError: The series lacks what the model must know.
+    """
+
+    def __init__(self, model: SeriesAutoencoder, codes: SceneCodes, grid: CodeGrid) -> None:
+        self.model, self.codes, self.grid = model, codes, grid
+        self.device = next(model.parameters()).device
+        self._dates = None
+        if None not in codes.dates:
+            days = to_days(codes.dates, "dates of the codes")
+            self._dates = torch.tensor([days], dtype=torch.float64, device=self.device)
+        waves = model.dataset_meta.get("wavelengths")
+        self._waves = None if waves is None else torch.tensor(list(waves), dtype=torch.float64)
+        side = codes.window * codes.stride
+        self._blank = torch.zeros(1, codes.images, model.in_channels, side, side).to(self.device)
+        check_facts(model.encoder.tokenizer, self._blank, self._facts())
+        with torch.inference_mode():
+            self._cells = model.encoder.tokenizer.cells(self._blank, self._facts())
+
+    def _facts(self, valid: Tensor | None = None) -> ImageFacts:
+        return ImageFacts(valid, self.codes.resolution, self._dates, self._waves)
+
+    def _corners(self, places: Tensor) -> tuple[Tensor, ...]:
+        """Return date, band group, row and column in the file of the codes of patches."""
+        steps, rows, columns, groups = places.T
+        factors = torch.tensor(self.codes.factors, device=places.device)[groups]
+        return steps, groups, rows * factors, columns * factors
+
+    def _maps(self, planes: np.ndarray) -> np.ndarray:
+        """Return planes (dates * groups * depth, h, w) as (dates, groups, h, w, depth)."""
+        shape = self.codes.images, len(self.codes.factors), -1, *planes.shape[1:]
+        return np.moveaxis(planes.reshape(shape), 2, -1)
+
+    @torch.inference_mode()
+    def _values(self, planes: np.ndarray) -> np.ndarray:
+        """Decode the codes of a block, (dates * groups * depth, h, w); return (T, C, H, W)."""
+        maps = torch.from_numpy(self._maps(planes).astype(np.int64)).to(self.device)
+        rows = maps[self._corners(self._cells.places)]
+        known = (rows != self.codes.none).all(dim=1)
+        quantizer = self.model.quantizer
+        indices = rows[known][None]
+        indices = indices[..., 0] if quantizer.indices_kind == "single" else indices
+        packed = self._cells.where(known).with_values(quantizer.decode(indices)[0])
+        side = self.codes.window * self.codes.stride
+        images, _ = self.model.decode_series(packed, (self.codes.images, side, side))
+        return restore_values(self.model, images)[0]
+
+    def _known(self, planes: np.ndarray) -> np.ndarray:
+        """Return where the finest band group has codes, (T, h, w) bool."""
+        finest = int(np.argmin(self.codes.factors))
+        return (self._maps(planes)[:, finest] != self.codes.none).all(axis=-1)
+
+
+class SeriesEncoder(SeriesCodec):
+    """The function that :func:`hook.scenes.coding.encode_scene` calls for a series.
+
+    Args:
+        errors: Also decode the codes, to measure errors.
+    """
+
+    def __init__(
+        self, model: SeriesAutoencoder, codes: SceneCodes, grid: CodeGrid, errors: bool = True
+    ) -> None:
+        super().__init__(model, codes, grid)
+        self._errors, self._limits = errors, value_limits(model)
+
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> CodedWindows:
+        """Code blocks (B, T * C, side, side) of validity (B, T, side, side), and measure them."""
+        found = [self._encode(*one) for one in zip(windows, valid, strict=True)]
+        planes, sums = zip(*found, strict=True)
+        return CodedWindows(np.stack(planes), np.stack(sums))
+
+    @torch.inference_mode()
+    def _encode(self, window: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes, model = self.codes, self.model
+        images = window.reshape(codes.images, -1, *window.shape[1:])
+        values = to_model_units(images, valid, model.dataset_meta)
+        inputs = torch.from_numpy(values)[None].to(self.device)
+        inputs = model.data_preprocessor({"inputs": inputs}, False)["inputs"]
+        known = torch.from_numpy(valid > 0)[None].to(self.device)
+        packed, quantized = model.encode_series(inputs, self._facts(known))
+        planes = self._planes(packed, quantized.indices)
+        cells = cells_of(valid, codes.stride)
+        has_data = cells.any(axis=-1)
+        words = codes.pack_validity(cells > 0)
+        real, bands = valid == 1, len(codes.bands) // codes.images
+        sums = np.zeros((len(SUMS), codes.images, bands))
+        sums[0] = real.sum(axis=(1, 2))[:, None]
+        sums[1] = ((cells == 0) & has_data[..., None]).sum(axis=(1, 2, 3))[:, None]
+        sums[2] = count_outside(values, real, self._limits)
+        if self._errors:
+            shown = np.repeat(real, bands, axis=0)
+            decoded = self._values(planes).reshape(window.shape)
+            error = codes.errors_of(codes.to_stored(decoded, shown), window)
+            error[~shown] = 0
+            sums[3] = np.square(error, dtype=np.float64).sum(axis=(1, 2)).reshape(-1, bands)
+        planes = np.concatenate([planes, words.reshape(-1, *words.shape[-2:])])
+        return planes, sums.reshape(len(SUMS), -1)
+
+    def _planes(self, packed: Packed, indices: Tensor) -> np.ndarray:
+        """Return the codes of a block as they are in the file, (dates * groups * depth, h, w)."""
+        codes = self.codes
+        depth = len(codes.sizes) // (codes.images * len(codes.factors))
+        shape = codes.images, len(codes.factors), codes.window, codes.window, depth
+        maps = np.full(shape, codes.none, codes.code_dtype)
+        places = tuple(one.cpu().numpy() for one in self._corners(packed.places))
+        maps[places] = indices.reshape(-1, depth).cpu().numpy().astype(codes.code_dtype)
+        return np.moveaxis(maps, -1, 2).reshape(-1, codes.window, codes.window)
+
+
+class SeriesDecoder(SeriesCodec):
+    """The function that :func:`hook.scenes.coding.decode_scene` calls for a series."""
+
+    def __call__(self, windows: np.ndarray, valid: np.ndarray) -> CodedWindows:
+        """Decode blocks (B, bands of the file, h, w) of codes.
+
+        Raises:
+            DataError: A code is not one of the model.
+        """
+        found = [self._decode(one) for one in windows]
+        stored, real = map(np.stack, zip(*found, strict=True))
+        sums = np.zeros((len(windows), len(SUMS), len(self.codes.bands)))
+        return CodedWindows(stored, sums, real.any(axis=1))
+
+    def _decode(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes = self.codes
+        planes, words = np.split(window, [len(codes.sizes)])
+        check_codes(planes, codes, planes != codes.none)
+        known = self._known(planes)
+        pixels = np.repeat(known[..., None], codes.stride**2, axis=-1)
+        if len(words):
+            words = words.reshape(codes.images, -1, *words.shape[1:]).astype(codes.code_dtype)
+            pixels &= codes.unpack_validity(words)
+        side = codes.window
+        pixels = pixels.reshape(-1, side, side, codes.stride, codes.stride).swapaxes(2, 3)
+        real = pixels.reshape(-1, side * codes.stride, side * codes.stride)
+        bands = len(codes.bands) // codes.images
+        values = self._values(planes).reshape(len(codes.bands), *real.shape[1:])
+        return codes.to_stored(values, np.repeat(real, bands, axis=0)), real
