@@ -183,6 +183,43 @@ def reference_to_space_time(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+# Parts of keys of Slot-MLLM, from the start of a key or from a dot to a dot.
+_SLOT_NAMES: list[tuple[str, str]] = [
+    ("encoder.layer", "layers"),
+    ("embeddings.LayerNorm", "norm"),
+    ("query_tokens", "queries"),
+    ("attention.self", "self_attention"),
+    ("attention.output", "self_attention.output"),
+    ("crossattention.self", "cross_attention"),
+    ("crossattention.output", "cross_attention.output"),
+    ("intermediate_query.dense", "fc1"),
+    ("output_query.dense", "fc2"),
+    ("output_query.LayerNorm", "norm"),
+    ("self", ""),
+    ("output.dense", "proj"),
+    ("output.LayerNorm", "norm"),
+    ("layers.{i}._codebook.embed_avg", "codebooks.{i}.embed_ema"),
+    ("layers.{i}._codebook.embed", "codebooks.{i}.weight"),
+    ("layers.{i}._codebook.cluster_size", "codebooks.{i}.cluster_size_ema"),
+]
+
+
+def reference_to_slots(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of Slot-MLLM's Q-Former, attention or codes to those of our modules.
+
+    Projections that the official code does not use are left out.
+    """
+    renamed = {}
+    for key, value in state.items():
+        if "key_proj." in key or "value_proj." in key:
+            continue
+        for old, new in _SLOT_NAMES:
+            pattern = re.escape(old).replace(re.escape("{i}"), r"(\d+)")
+            key = re.sub(rf"(^|(?<=\.)){pattern}(?=\.|$)", new.replace("{i}", r"\2"), key, count=1)
+        renamed[key.lstrip(".")] = value[0] if "codebooks." in key else value
+    return renamed
+
+
 # Parts of keys of the official generators, from the start of a key or from a dot to a dot.
 _GENERATOR_NAMES: list[tuple[str, str]] = [
     ("spatial_blocks", "blocks"),

@@ -54,12 +54,13 @@ class Codebook(nn.Module):
             self.register_buffer("cluster_size_ema", torch.full((size,), float(initial_count)))
 
     @torch.no_grad()
-    def update(self, rows: Tensor, codes: Tensor) -> None:
+    def update(self, rows: Tensor, codes: Tensor, change: bool = True) -> None:
         """Take the latents of a training step into the statistics, and change the rows.
 
         Args:
             rows: (M, D) latents, or residuals, of valid positions.
             codes: (M,) their codes.
+            change: Change the rows now; else :meth:`average` does.
         """
         if not (self.ema or self.restart):
             return
@@ -77,8 +78,13 @@ class Codebook(nn.Module):
             self.embed_ema.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         if self.restart:
             self._restart(rows)
-        if self.ema:
-            self.weight.copy_(self.embed_ema / self.smoothed_counts()[:, None])
+        if self.ema and change:
+            self.average()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Set the rows to their moving averages."""
+        self.weight.copy_(self.embed_ema / self.smoothed_counts()[:, None])
 
     def smoothed_counts(self) -> Tensor:
         """Return the (K,) counts by which the sums of latents are divided."""

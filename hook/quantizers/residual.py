@@ -24,8 +24,8 @@ class ResidualQuantizer(Quantizer):
 
     The latent of the decoder is the sum of the rows; gradients pass to the input once, not once a
     depth. Tables learn by moving averages. A shared table is updated between the depths of a
-    training step, so codes of training do not decode to the latents of that step: take codes in
-    eval mode.
+    training step unless ``deferred``, so codes of training do not decode to the latents of that
+    step: take codes in eval mode.
 
     Anchored tables (after UniCode): every ``anchor_interval`` steps, the rows become
     ``anchor_weight`` x rows + (1 - ``anchor_weight``) x anchor, and the sums of the moving averages
@@ -37,6 +37,8 @@ class ResidualQuantizer(Quantizer):
         embed_dims: Channels D of the latents.
         depth: Number of codes Q.
         shared: One table for all depths.
+        deferred: Tables change after the last depth of a training step, whose codes then decode to
+            its latents (as in Slot-MLLM's library), rather than after each (as in RQ-VAE).
         fold: Rows and columns of the latent map that share their codes: their channels are put
             after each other, and indices are (B, N / (rows * columns), Q). Needs ``grid``.
         commitment_weight: Weight of ``loss_commitment``, the mean over the depths.
@@ -64,6 +66,7 @@ class ResidualQuantizer(Quantizer):
         embed_dims: int,
         depth: int,
         shared: bool = True,
+        deferred: bool = False,
         fold: tuple[int, int] = (1, 1),
         commitment_weight: float = 0.25,
         decay: float = 0.99,
@@ -78,7 +81,7 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__(embed_dims)
         self.codebook_sizes = (codebook_size,) * depth
-        self.fold = tuple(fold)
+        self.fold, self.deferred = tuple(fold), deferred
         self.commitment_weight = commitment_weight
         width = embed_dims * self.fold[0] * self.fold[1]
         options = dict(decay=decay, restart=restart, eps=eps)
@@ -133,9 +136,12 @@ class ResidualQuantizer(Quantizer):
             codes = nearest_rows(rest, table.weight.to(rest.dtype))
             chosen = table.weight[codes].to(rest.dtype)
             if used is not None:
-                table.update(rest[used], codes[used])
+                table.update(rest[used], codes[used], change=not self.deferred)
             rest, total = rest - chosen, total + chosen
             yield codes, total
+        if used is not None and self.deferred:
+            for table in self.codebooks:
+                table.average()
 
     def _tables(self) -> list[Codebook]:
         """Return the table of each depth."""

@@ -27,6 +27,7 @@ from hook.tokenizers.perception import (
     PerceptionBlock,
     SeedAttention,
 )
+from hook.tokenizers.slots import SlotAttention, SlotFormer, SlotVectorization
 from hook.tokenizers.space_time import BandGroup, SpaceTimeTokenizer
 from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.timm_adapter import HookEmbed, dense_intermediate_layers
@@ -51,6 +52,9 @@ __all__ = [
     "SeedAttention",
     "SeedMap",
     "SeedStem",
+    "SlotAttention",
+    "SlotFormer",
+    "SlotVectorization",
     "SpaceTimeTokenizer",
     "StridedStem",
     "TokenizerOutput",

@@ -18,6 +18,7 @@ from hook.tokenizers.perception import (
     SeedAttention,
 )
 from hook.tokenizers.positions import resize_positions
+from hook.tokenizers.slots import SLOT_MODES, SlotVectorization
 from hook.tokenizers.stem import SeedStem, StridedStem
 from hook.tokenizers.vectorization import (
     ObjectVectorization,
@@ -140,8 +141,10 @@ class HookTokenizer(nn.Module):
         num_tokens: Number of tokens N.
         with_cls_token: Put a learned class token in front of the tokens.
         assign: Meaning of the assignment: ``"seed"``, softmax over the seeds for each token (the
-            paper's), or ``"token"``, softmax over the tokens for each seed; ``"objects"`` assigns
-            each seed to one token.
+            paper's), or ``"token"``, softmax over the tokens for each seed; ``"gru"`` and
+            ``"morph"``, which also compete for the seeds, are the slot attentions of Slot-MLLM
+            (:class:`hook.tokenizers.SlotVectorization`); ``"objects"`` assigns each seed to one
+            token.
         max_tokens: Number K of learned queries. Each training step then uses the first n of them,
             n drawn from 1 to K (nested dropout), which orders the queries: any number up to K can
             be requested afterwards, ``num_tokens`` by default. None: K is ``num_tokens``, and
@@ -248,8 +251,8 @@ class HookTokenizer(nn.Module):
                 + ("a number" if single else "two numbers, near and far")
                 + f", got {chosen['perception_heads']}"
             )
-        if chosen["assign"] not in ("seed", "token"):
-            raise ValueError(f"assign must be 'seed' or 'token', got {chosen['assign']!r}")
+        if chosen["assign"] not in (known := ("seed", "token", *SLOT_MODES)):
+            raise ValueError(f"assign must be one of {known}, got {chosen['assign']!r}")
         if diffusion_steps < 0 or not diffusion_contrast > 0:
             raise ValueError(
                 "diffusion_steps must be at least 0 and diffusion_contrast above 0, got "
@@ -259,7 +262,8 @@ class HookTokenizer(nn.Module):
             raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
         self.preset, self.size = preset, chosen["size"]
-        self.assign = chosen["assign"]
+        # Slots compete for the seeds, too.
+        self.assign = "token" if chosen["assign"] in SLOT_MODES else chosen["assign"]
         self.in_channels = in_channels
         self.embed_dims = embed_dims
         self.seed_dims = chosen["seed_dims"]
@@ -321,8 +325,9 @@ class HookTokenizer(nn.Module):
             )
             self.vectorization = RegionVectorization(width, self.embed_dims, self.stride)
         else:
-            self.vectorization = ObjectVectorization(
-                width, self.embed_dims, self.max_tokens, self.assign, num_iterations
+            slots = chosen["assign"] in SLOT_MODES
+            self.vectorization = (SlotVectorization if slots else ObjectVectorization)(
+                width, self.embed_dims, self.max_tokens, chosen["assign"], num_iterations
             )
         self.cls_token = (
             nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if self.with_cls_token else None
@@ -523,9 +528,14 @@ class HookTokenizer(nn.Module):
         Returns:
             (B,) int64, from 1 to ``max_tokens``, or to the number of seeds; the maximum where no
             number reaches the share.
+
+        Raises:
+            ValueError: The tokens are slots (``assign``), whose assignment has no order.
         """
         if self.group is not None:
             return self.hierarchy(seeds).count_explaining(explained)
+        if not hasattr(self.vectorization, "scores"):
+            raise ValueError("the assignment of slots depends on their number: set num_tokens")
         features = seeds.features.flatten(1, 2)
         scores = self.vectorization.scores(features)
         if self.assign == "seed":

@@ -210,3 +210,16 @@ def test_processes_keep_one_table(tmp_path, restart):
     alone(torch.cat([latents[0, :20], latents[1, :30]])[None])
     alone(latents[1, :30][None])
     torch.testing.assert_close(first, alone.state_dict())
+
+
+def test_deferred_tables_change_after_all_depths():
+    torch.manual_seed(0)
+    latents = torch.randn(2, 40, 4)
+    quantizer = ResidualQuantizer(8, 4, depth=3, deferred=True, restart=False)
+    before = quantizer.codebooks[0].weight.clone()
+    codes = quantizer.train()(latents).indices
+    after = quantizer.codebooks[0].weight.clone()
+    quantizer.codebooks[0].weight.copy_(before)
+    assert torch.equal(quantizer.eval()(latents).indices, codes) and not torch.equal(before, after)
+    quantizer.codebooks[0].average()
+    assert torch.equal(quantizer.codebooks[0].weight, after)

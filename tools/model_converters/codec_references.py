@@ -31,9 +31,6 @@ from hook.registry import MODELS, QUANTIZERS
 # whose names start with "grad", with the share alone.
 ABSOLUTE, RELATIVE = 2e-5, 1e-4
 
-# Starts of the names of files for which HOOK has no counterpart yet; a longer start of KINDS wins.
-NOT_COVERED = ("slotmllm_",)
-
 
 @dataclass
 class Golden:
@@ -93,11 +90,10 @@ def covers(*starts: str, inputs: Iterable[str] = (), bars=()) -> Callable:
     return register
 
 
-def kind_of(name: str) -> Kind | str | None:
-    """Return the kind of a file by its name, "not covered", or None for no file of a codec."""
-    starts = [start for start in (*KINDS, *NOT_COVERED) if name.startswith(start)]
-    longest = max(starts, key=len, default=None)
-    return KINDS.get(longest, "not covered") if longest else None
+def kind_of(name: str) -> Kind | None:
+    """Return the kind of a file by its name, None for no file of a codec."""
+    starts = [start for start in KINDS if name.startswith(start)]
+    return KINDS[max(starts, key=len)] if starts else None
 
 
 # ------------------------------------------------------------------------------------ parts

@@ -4,8 +4,8 @@ model = dict(
     quantizer=dict(
         _delete_=True, type="hook.IndexBackpropQuantizer", codebook_size=1024, embed_dims=32
     ),
-    # The official weights of the quantizer's losses are made for reconstruction losses of about 0.5.
-    # The squared error ends at 0.01 and would count for little. Of 1 to 1,000, 300 has the highest
-    # PSNR on validation images with more than nine tenths of the codes in use.
+    # The official weights of the quantizer's losses are made for reconstruction losses near 0.5; a
+    # squared error of 0.01 would count for little. Of 1 to 1,000, 300 has the highest PSNR on
+    # validation images with more than nine tenths of the codes in use.
     losses=[dict(type="hook.PixelLoss", norm="l2", weight=300.0)],
 )

@@ -17,6 +17,7 @@ from hook.models.autoencoders.progressive import (
     ProgressiveDecoder,
 )
 from hook.models.autoencoders.series_autoencoder import SeriesAutoencoder
+from hook.models.autoencoders.slots import SlotAutoencoder, SlotDecoder, SlotEncoder
 from hook.models.autoencoders.space_time import SpaceTimeDecoder, SpaceTimeEncoder
 from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
 from hook.models.autoencoders.vqgan import VQGANDecoder, VQGANEncoder
@@ -38,6 +39,9 @@ __all__ = [
     "PixelLoss",
     "ProgressiveDecoder",
     "SeriesAutoencoder",
+    "SlotAutoencoder",
+    "SlotDecoder",
+    "SlotEncoder",
     "SpaceTimeDecoder",
     "SpaceTimeEncoder",
     "TileAutoencoder",

@@ -75,6 +75,7 @@ class TileAutoencoder(ImageModel):
     """
 
     averages_gradients = True
+    _feature_width: int | None = None  # of the features that losses align; None: the latents'
 
     def __init__(
         self,
@@ -153,8 +154,9 @@ class TileAutoencoder(ImageModel):
                     remedy="add frozen, or leave the loss out",
                 )
             if hasattr(loss, "feature_channels"):
+                own = width if self._feature_width is None else self._feature_width
                 _equal(
-                    "decoder.in_channels", width, f"losses: in_channels of {name}", loss.in_channels
+                    "the aligned features", own, f"losses: in_channels of {name}", loss.in_channels
                 )
             if getattr(loss, "stages", False) and not hasattr(decoder, "pyramid"):
                 raise ConfigError(
@@ -192,7 +194,7 @@ class TileAutoencoder(ImageModel):
         self, inputs: Tensor, samples: Sequence[BaseDataElement] | None = None
     ) -> Sequence[Tensor]:
         """Return the frozen network's maps (B, C_l, h_l, w_l) of preprocessed images."""
-        return self.build_frozen()(self._pad(inputs, _valid(inputs, samples))[0])
+        return self.build_frozen()(self._pad(inputs, valid_of(inputs, samples))[0])
 
     # ------------------------------------------------------------------------------ codes
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
@@ -309,7 +311,7 @@ class TileAutoencoder(ImageModel):
         if self.training and self.stored_maps is not None:
             maps = self.stored_maps([sample.sample_idx for sample in samples])
             stored = [one.to(inputs.device) for one in maps]
-        return self.run(inputs, _valid(inputs, samples), stored)
+        return self.run(inputs, valid_of(inputs, samples), stored)
 
     # ------------------------------------------------------------------------------ training
     def train_step(
@@ -421,7 +423,7 @@ class TileAutoencoder(ImageModel):
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> Tensor:
         """Return reconstructions (B, C, H, W) in model units, for ``mode='tensor'``."""
-        quantized = self.encode(inputs, ImageFacts(_valid(inputs, data_samples)))
+        quantized = self.encode(inputs, ImageFacts(valid_of(inputs, data_samples)))
         return self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
 
     def loss(
@@ -443,7 +445,7 @@ class TileAutoencoder(ImageModel):
             Samples with image and reconstruction in the units of the data, the reconstruction NaN
             where the image has no data, latents and, if there are any, codes.
         """
-        valid = _valid(inputs, data_samples)
+        valid = valid_of(inputs, data_samples)
         quantized = self.encode(inputs, ImageFacts(valid))
         decoded = self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
         restored = self.data_preprocessor.restore(decoded)
@@ -476,7 +478,7 @@ def _equal(name: str, value: int, other_name: str, other: int) -> None:
         )
 
 
-def _valid(inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> Tensor | None:
+def valid_of(inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> Tensor | None:
     """Return the valid pixels (B, H, W) of images, None if all are."""
     valid = valid_pixels(inputs, samples)
     return None if valid.all() else valid

@@ -1,0 +1,369 @@
+"""Autoencoder of slots: a code or latent of each token, and images from tokens alone."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.structures import BaseDataElement
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from hook.errors import ConfigError
+from hook.models.autoencoders.losses import CodecPass
+from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, valid_of
+from hook.models.parts import build_part
+from hook.quantizers import Quantized
+from hook.registry import MODELS, TOKENIZERS
+from hook.structures import CodecDataSample
+from hook.tokenizers import ImageFacts, TokenizerOutput
+from hook.tokenizers.positions import Fourier2d
+from hook.tokenizers.slots import SlotAttention
+
+MIXINGS = ("position", "cross", "ids")
+_WAVES = 6  # of the positions of cells: 16 pixels to 4 to the power of 5 times as many
+
+
+class SlotBlocks(nn.Module):
+    """Pre-norm transformer blocks among slots, as of Slot-MLLM's decoder.
+
+    Args:
+        num_slots: Largest number of slots, with a learned position each; None: no positions, for
+            tokens in no order.
+        dims: Width of the slots.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+
+    Reference:
+        Chi et al., "Slot-MLLM", 2025, arXiv:2505.17726.
+    """
+
+    def __init__(self, num_slots: int | None, dims: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        self.positions = None
+        if num_slots is not None:
+            self.positions = nn.Parameter(torch.randn(num_slots, dims) * 0.02)
+        self.blocks = nn.ModuleList(Block(dims, num_heads, qkv_bias=True) for _ in range(depth))
+
+    def forward(self, slots: Tensor, known: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Map slots (B, N, D) to (B, N, D).
+
+        Args:
+            slots: The slots.
+            known: (B, N) bool, slots to attend to; None: all.
+            causal: A slot attends to itself and those before it.
+        """
+        if self.positions is not None:
+            slots = slots + self.positions[: slots.shape[1]]
+        mask = None if known is None else known[:, None, None]
+        for block in self.blocks:
+            slots = block(slots, attn_mask=mask, is_causal=causal)
+        return slots
+
+
+@MODELS.register_module()
+class SlotEncoder(BaseModule):
+    """A tokenizer and a projection of its tokens to latents.
+
+    Args:
+        tokenizer: Config of a tokenizer without a class token, such as ``hook.HookTokenizer``.
+        out_channels: Channels of the latents.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        ConfigError: The tokenizer has a class token.
+    """
+
+    def __init__(self, tokenizer: dict, out_channels: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.tokenizer = build_part(TOKENIZERS, dict(tokenizer), "model.encoder.tokenizer")
+        if getattr(self.tokenizer, "with_cls_token", False):
+            raise ConfigError(
+                "model.encoder.tokenizer has a class token, which stands for no part of an image",
+                expected="with_cls_token=False",
+                found="with_cls_token=True",
+                remedy="leave it out",
+            )
+        self.proj = nn.Linear(self.tokenizer.embed_dims, out_channels)
+        self.in_channels, self.out_channels = self.tokenizer.in_channels, out_channels
+        self.stride = self.tokenizer.stride
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Weights at which adaptive weights compare gradients."""
+        return self.proj.weight
+
+    def forward(
+        self, images: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, TokenizerOutput]:
+        """Encode images (B, C, H, W), with ``valid`` pixels (B, H, W), as latents (B, N, D)."""
+        facts = ImageFacts(valid).accepted_by(self.tokenizer)
+        output = self.tokenizer(images, facts=facts)
+        return self.proj(output.tokens), output
+
+
+@MODELS.register_module()
+class SlotDecoder(BaseModule):
+    """Images from slots: blocks among the slots, and cells that read from them.
+
+    Args:
+        in_channels: Channels of the latents.
+        out_channels: Number of bands.
+        embed_dims: Width of slots and cells.
+        depth: Number of blocks among the slots.
+        num_heads: Attention heads.
+        mixing: ``"position"``: a cell is the mean of the slots weighted by how well they fit its
+            place (slot mixer); ``"cross"``: cross-attention of the cells' places to the slots, and
+            feed-forward layers, ``mix_depth`` times; ``"ids"``: a cell is its own slot, for which
+            the map of tokens must be known.
+        mix_depth: Number of layers of ``"cross"``.
+        num_slots: See :class:`SlotBlocks`; ``mixing="ids"`` needs none.
+        stride: Side of a cell in pixels.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        ConfigError: ``mixing`` is unknown.
+
+    Reference:
+        Sajjadi et al., "Object scene representation transformer", NeurIPS 2022, arXiv:2206.06922
+        (slot mixer); Singh et al., "Illiterate DALL-E learns to compose", ICLR 2022,
+        arXiv:2110.11405 (cross-attention to slots).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embed_dims: int = 128,
+        depth: int = 2,
+        num_heads: int = 4,
+        mixing: str = "cross",
+        mix_depth: int = 2,
+        num_slots: int | None = None,
+        stride: int = 4,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if mixing not in MIXINGS:
+            raise ConfigError(
+                "model.decoder.mixing is unknown",
+                expected=" or ".join(map(repr, MIXINGS)),
+                found=repr(mixing),
+                remedy="choose one of them",
+            )
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.embed_dims, self.mixing = embed_dims, mixing
+        self.embed = nn.Linear(in_channels, embed_dims)
+        self.slots = SlotBlocks(num_slots, embed_dims, depth, num_heads)
+        self.fourier = Fourier2d(_WAVES)
+        self.place = nn.Linear(self.fourier.dims, embed_dims)
+        if mixing == "position":
+            self.query, self.key = (nn.Linear(embed_dims, embed_dims) for _ in range(2))
+        count = mix_depth if mixing == "cross" else 0
+        self.reads = nn.ModuleList(
+            SlotAttention(embed_dims, embed_dims, num_heads, "plain") for _ in range(count)
+        )
+        self.mlps = nn.ModuleList(_mlp(embed_dims, embed_dims) for _ in range(max(count, 1)))
+        self.out = _mlp(embed_dims, out_channels * stride**2)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """Weights at which adaptive weights compare gradients."""
+        return self.out[-1].weight
+
+    def forward(
+        self,
+        latents: Tensor,
+        size: Sequence[int],
+        known: Tensor | None = None,
+        token_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode slots.
+
+        Args:
+            latents: (B, N, D).
+            size: Height and width of the images, multiples of the stride.
+            known: (B, N) bool, slots that stand for something; None: all.
+            token_ids: (B, h, w) slot of each cell, -1 for none, for ``mixing="ids"``.
+
+        Returns:
+            Images (B, C, H, W); features of the cells (B, E, h, w); weights (B, N, h, w) of the
+            slots in each cell, which sum to one.
+        """
+        slots = self.slots(self.embed(latents), known)
+        grid = [side // self.stride for side in size]
+        rows, columns = (torch.arange(n, device=slots.device) + 0.5 for n in grid)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1) * self.stride
+        x = self.place(self.fourier(places.flatten(0, 1)))
+        x = x.expand(len(slots), -1, -1)  # B S E
+        if self.mixing == "ids":
+            number = token_ids.flatten(1)
+            weights = F.one_hot(number.clamp(min=0), slots.shape[1]).to(slots)
+            x = x + weights @ slots * (number >= 0)[..., None]
+        elif self.mixing == "position":
+            scores = self.query(x) @ self.key(slots).mT * self.embed_dims**-0.5
+            if known is not None:
+                scores = scores.masked_fill(~known[:, None], float("-inf"))
+            weights = scores.softmax(dim=-1)
+            x = x + weights @ slots
+        for number, mlp in enumerate(self.mlps):
+            if self.reads:
+                reading = self.reads[number](x, slots, known)
+                x, weights = reading.slots, reading.weights.mean(dim=1)
+            x = x + mlp(x)
+        cells, images = (part.mT.unflatten(2, grid) for part in (x, self.out(x)))
+        return F.pixel_shuffle(images, self.stride), cells, weights.mT.unflatten(2, grid)
+
+
+def _mlp(dims: int, out_dims: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dims), nn.Linear(dims, 2 * dims), nn.GELU(), nn.Linear(2 * dims, out_dims)
+    )
+
+
+@MODELS.register_module()
+class SlotAutoencoder(TileAutoencoder):
+    """Images to a latent or code for each token, and back from these alone.
+
+    So tokens become objects without labels: what is to be told by few of them must be alike. An
+    ``AlignmentLoss`` compares the features of the decoder's cells with those of a frozen network.
+    Tokens that no cell belongs to have no code.
+
+    Options are those of :class:`TileAutoencoder`, with a :class:`SlotEncoder` and a
+    :class:`SlotDecoder`, and without equivariance.
+
+    Raises:
+        ConfigError: The parts do not fit each other.
+    """
+
+    def _check_parts(self) -> None:
+        kinds = (self.encoder, SlotEncoder), (self.decoder, SlotDecoder)
+        wrong = [type(part).__name__ for part, kind in kinds if not isinstance(part, kind)]
+        wrong += [] if self.equivariance is None else ["equivariance"]
+        wrong += ["a quantizer with fold"] if self._fold != (1, 1) else []
+        if wrong:
+            raise ConfigError(
+                "model: parts that a SlotAutoencoder cannot use",
+                expected="SlotEncoder, SlotDecoder, and a quantizer of single latents",
+                found=", ".join(wrong),
+                remedy="leave them out, or use hook.TileAutoencoder",
+            )
+        super()._check_parts()
+
+    @property
+    def _feature_width(self) -> int:
+        return self.decoder.embed_dims
+
+    # ------------------------------------------------------------------------------ codes
+    def encode_slots(
+        self, images: Tensor, valid: Tensor | None = None
+    ) -> tuple[Quantized, Tensor, Tensor]:
+        """Encode images.
+
+        Args:
+            images: (B, C, H, W) in model units, of whole cells.
+            valid: (B, H, W) bool, their valid pixels; None: all.
+
+        Returns:
+            Latents (B, N, D), codes (B, N, Q) and losses; (B, h, w) int64 token of each cell, -1
+            where there is no data; and (B, N) bool, which tokens have a cell.
+        """
+        latents, output = self.encoder(images, valid)
+        ids = output.token_map()
+        if valid is not None:
+            cells = F.max_pool2d(valid[:, None].float(), self.stride)[:, 0] > 0
+            ids = ids.masked_fill(~cells, -1)
+        numbers = torch.arange(latents.shape[1], device=ids.device)[:, None]
+        known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
+        quantized = Quantized(latents)
+        if self.quantizer is not None:
+            quantized = self.quantizer(latents, known)
+        return quantized, ids, known
+
+    def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
+        """Encode images (B, C, H, W); ``grid`` is (N, 1), that of the slots."""
+        images, valid = self._pad(images, facts.valid if facts else None)
+        quantized, _, _ = self.encode_slots(images, valid)
+        quantized.grid = quantized.latents.shape[1], 1
+        return quantized
+
+    def decode(
+        self, latents: Tensor, grid: tuple[int, int], size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Decode slots (B, N, D) to images (B, C, *size) in model units.
+
+        Raises:
+            ConfigError: The decoder needs the map of tokens, which latents do not hold.
+        """
+        if self.decoder.mixing == "ids":
+            raise ConfigError(
+                "model.decoder: mixing='ids' decodes slots with the map of tokens only",
+                expected="mixing='position' or 'cross'",
+                found="mixing='ids'",
+                remedy="call predict, or change mixing",
+            )
+        whole = [side + -side % self.stride for side in size]
+        return self.decoder(latents, whole)[0].float()[..., : size[0], : size[1]]
+
+    def run(
+        self, images: Tensor, valid: Tensor | None = None, stored: Sequence[Tensor] | None = None
+    ) -> CodecPass:
+        """Encode and decode images for the losses; see :class:`TileAutoencoder`."""
+        return self._run_slots(images, valid, stored)[0]
+
+    def _run_slots(
+        self, images: Tensor, valid: Tensor | None, stored: Sequence[Tensor] | None = None
+    ) -> tuple[CodecPass, Tensor, Tensor]:
+        self.build_frozen()
+        images, valid = self._pad(images, valid)
+        quantized, ids, known = self.encode_slots(images, valid)
+        # Attention needs no mask where all slots have cells.
+        seen = None if known.all() else known
+        decoded, cells, _ = self.decoder(quantized.latents, images.shape[-2:], seen, ids)
+        decoded = decoded.float()
+        if valid is not None:
+            decoded = decoded.where(valid[:, None], images)
+        parts = images, decoded, quantized, cells, images, valid, valid, self.frozen
+        return CodecPass(*parts, stored=stored), ids, known
+
+    # ------------------------------------------------------------------------------ inference
+    def _forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> Tensor:
+        """Return reconstructions (B, C, H, W) in model units."""
+        passed, _, _ = self._run_slots(inputs, valid_of(inputs, data_samples))
+        height, width = inputs.shape[-2:]
+        return passed.reconstruction[..., :height, :width]
+
+    def predict(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> list[CodecDataSample]:
+        """Encode and decode images; see :class:`TileAutoencoder`.
+
+        Returns:
+            Samples with image and reconstruction, ``latents`` (D, N, 1) and any ``codes``
+            (1, n, Q) of the n slots with cells, and ``token_ids`` (h, w), the slot of each cell;
+            ``needs_ids`` says whether decoding needs them.
+        """
+        valid = valid_of(inputs, data_samples)
+        passed, ids, known = self._run_slots(inputs, valid)
+        height, width = inputs.shape[-2:]
+        restored = self.data_preprocessor.restore(passed.reconstruction[..., :height, :width])
+        if valid is not None:
+            restored = restored.masked_fill(~valid[:, None], torch.nan)
+        samples, indices = [], passed.quantized.indices
+        for row, image in enumerate(self.data_preprocessor.restore(inputs)):
+            meta = dict(data_samples[row].metainfo) if data_samples else {}
+            if self.quantizer is not None:
+                kind = self.quantizer.indices_kind
+                meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
+            meta["needs_ids"] = self.decoder.mixing == "ids"
+            sample = CodecDataSample(metainfo=meta, image=image, reconstruction=restored[row])
+            sample.latents = passed.quantized.latents[row].mT[..., None]
+            sample.token_ids = ids[row]
+            if indices is not None:
+                sample.codes = indices[row][known[row]][None]
+            if valid is not None:
+                sample.valid_mask = valid[row]
+            samples.append(sample)
+        return samples

@@ -1,0 +1,131 @@
+"""Images through slots alone: codes of tokens, three ways to mix them, validity, refusals."""
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.structures import PixelData
+
+from hook.errors import ConfigError
+from hook.evaluation.codebook_metric import CodebookMetric
+from hook.registry import MODELS
+from hook.structures import ClsDataSample
+
+TOKENIZER = dict(type="hook.HookTokenizer", preset="fast", size="tiny", img_size=32, embed_dims=32)
+CODES = dict(type="ResidualQuantizer", codebook_size=16, embed_dims=8, depth=2, restart=False)
+
+
+def build(mixing="cross", tokenizer=(), quantizer=None, decoder=(), **options):
+    torch.manual_seed(0)
+    tokenizer = TOKENIZER | dict(num_tokens=6, assign="gru") | dict(tokenizer)
+    own = dict(type="hook.SlotDecoder", in_channels=8, out_channels=3, embed_dims=32, depth=1)
+    return MODELS.build(
+        dict(
+            type="hook.SlotAutoencoder",
+            encoder=dict(type="hook.SlotEncoder", tokenizer=tokenizer, out_channels=8),
+            quantizer=quantizer,
+            decoder=own | dict(mixing=mixing) | dict(decoder),
+            losses=[dict(type="hook.PixelLoss", norm="l2")],
+        )
+        | options
+    )
+
+
+def halves():
+    """Images of two colours with a border at a place of their own."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.empty(8, 3, 32, 32)
+    for image in images:
+        left, right = torch.rand(2, 3, 1, 1, generator=draws)
+        border = 4 * int(torch.randint(2, 7, (), generator=draws))
+        image[:], image[:, :, :border] = right, left
+    return images
+
+
+@pytest.mark.parametrize("mixing", ["position", "cross", "ids"])
+@pytest.mark.parametrize("quantizer", [None, CODES])
+def test_slots_learn_to_tell_an_image(mixing, quantizer):
+    objects = dict(preset="objects", num_tokens=4, assign=None) if mixing == "ids" else {}
+    options = {} if mixing == "ids" else dict(num_slots=6)
+    model = build(mixing, objects, quantizer, options).train()
+    wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=3e-3))
+    data = dict(inputs=list(halves()))
+    history = [float(model.train_step(data, wrapper)["loss_pixel"]) for _ in range(60)]
+    assert sum(history[-5:]) < 0.5 * sum(history[:5])
+
+
+def test_predictions_hold_codes_and_the_map_of_tokens():
+    model = build(quantizer=CODES).eval()
+    images = torch.rand(2, 3, 30, 41)
+    samples = [ClsDataSample(metainfo=dict(img_path=name)) for name in "ab"]
+    valid = torch.ones(30, 41, dtype=torch.uint8)
+    valid[:9] = 0
+    samples[1].valid_mask = PixelData(data=valid)
+    with torch.no_grad():
+        first, second = model.predict(images, samples)
+    for found in (first, second):
+        assert found.reconstruction.shape == (3, 30, 41) and found.latents.shape == (8, 6, 1)
+        kept = found.token_ids.unique()
+        assert found.codes.shape == (1, (kept >= 0).sum(), 2) and found.token_ids.shape == (8, 11)
+        assert not found.needs_ids and found.codebook_sizes == (16, 16)
+    assert first.token_ids.min() >= 0
+    assert (second.token_ids[:2] == -1).all() and (second.token_ids[2:] >= 0).all()
+    assert second.reconstruction[:, :9].isnan().all()
+    assert second.reconstruction[:, 9:].isfinite().all()
+    metric = CodebookMetric()
+    metric.process({}, [first.to_dict(), second.to_dict()])
+    use = metric.compute_metrics(metric.results)
+    assert use["positions"] == len(first.codes[0]) + len(second.codes[0])
+
+
+def test_invalid_pixels_cost_and_change_nothing():
+    model = build().eval()
+    images, valid = torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)
+    valid[:, :, 20:] = False
+    other = images.clone()
+    other[..., 20:] = 9.0
+    with torch.no_grad():
+        one, two = (model.run(x, valid) for x in (images, other))
+    assert torch.equal(one.reconstruction[..., :20], two.reconstruction[..., :20])
+    assert torch.equal(one.reconstruction[..., 20:], torch.zeros(1, 3, 32, 12))
+
+
+def test_latents_decode_to_what_is_predicted():
+    model = build(quantizer=CODES).eval()
+    images = torch.rand(2, 3, 30, 41)
+    with torch.no_grad():
+        quantized = model.encode(images)
+        decoded = model.decode(quantized.latents, quantized.grid, (30, 41))
+        assert quantized.grid == (6, 1)
+        expected = model(images, mode="tensor")
+        # A slot without a cell is left out of what is predicted.
+        if model.encode_slots(*model._pad(images, None))[2].all():
+            assert torch.allclose(decoded, expected, atol=1e-5)
+        assert decoded.shape == expected.shape
+    with pytest.raises(ConfigError, match="map of tokens"):
+        build("ids").decode(quantized.latents, quantized.grid, (30, 41))
+
+
+def test_features_of_cells_are_aligned():
+    frozen = dict(type="hook.FrozenBackbone", weights=None, levels=(1,), mean=0.0, std=1.0)
+    loss = dict(type="hook.AlignmentLoss", in_channels=32, feature_channels=24, level=0)
+    model = build(losses=[dict(type="hook.PixelLoss"), loss], frozen=frozen).train()
+    losses = model.loss(torch.rand(2, 3, 32, 32))
+    losses["loss_alignment"].backward()
+    assert model.encoder.proj.weight.grad.abs().sum() > 0
+    with pytest.raises(ConfigError, match="aligned features"):
+        build(losses=[loss | dict(in_channels=8)], frozen=frozen)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(mixing="other"), "mixing"),
+        (dict(tokenizer=dict(with_cls_token=True)), "class token"),
+        (dict(equivariance=dict()), "equivariance"),
+        (dict(quantizer=CODES | dict(fold=(2, 1))), "fold"),
+        (dict(decoder=dict(in_channels=7)), "differ"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        build(**change)
