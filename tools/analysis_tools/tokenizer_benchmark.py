@@ -268,7 +268,7 @@ def check_fit(name: str, model: TileAutoencoder, images: Images) -> None:
     sample = torch.zeros(1, bands, 64, 64, device=model.data_preprocessor.device)
     with torch.inference_mode():
         quantized = model.encode(sample)
-        model.decode(quantized.latents, quantized.grid)
+        model.decode(quantized.latents, quantized.grid, (64, 64))
     for hook in hooks:
         hook.remove()
     needed = 4 * MAPS * max(sizes) * pixels / sample[0, 0].numel()
@@ -350,11 +350,13 @@ def _batch(images: Images, numbers: Sequence[int], model: TileAutoencoder) -> di
 
 def _count_codes(codebook: CodebookMetric, quantizer, codes, grid, batch: dict) -> None:
     fold = getattr(quantizer, "fold", (1, 1))
-    cells = [side // part for side, part in zip(grid, fold, strict=True)]
+    cells = (1, codes.shape[1])  # of slots
+    if grid is not None:
+        cells = [side // part for side, part in zip(grid, fold, strict=True)]
     for row, one in enumerate(codes):
         sample = dict(codes=one.unflatten(0, cells), codebook_sizes=quantizer.codebook_sizes)
         sample["indices_kind"] = quantizer.indices_kind
-        if batch["valid"] is not None:
+        if batch["valid"] is not None and grid is not None:
             sample["valid_mask"] = batch["valid"][row]
         codebook.process({}, [sample])
 
@@ -488,7 +490,9 @@ def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> lis
             quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
             maps = quantized.latents.mT.unflatten(2, quantized.grid)
             for row, one in enumerate(maps):
-                valid = None if batch["valid"] is None else batch["valid"][row].cpu()
+                valid = None
+                if batch["valid"] is not None and quantized.grid is not None:
+                    valid = batch["valid"][row].cpu()
                 rows.append(mean_of_positions(one, valid))
     return rows
 

@@ -227,7 +227,7 @@ class SlotAutoencoder(TileAutoencoder):
 
     So tokens become objects without labels: what is to be told by few of them must be alike. An
     ``AlignmentLoss`` compares the features of the decoder's cells with those of a frozen network.
-    Tokens that no cell belongs to have no code.
+    Regions of the preset ``"objects"`` without a cell, in images of few seeds, have no code.
 
     Options are those of :class:`TileAutoencoder`, with a :class:`SlotEncoder` and a
     :class:`SlotDecoder`, and without equivariance.
@@ -266,31 +266,30 @@ class SlotAutoencoder(TileAutoencoder):
 
         Returns:
             Latents (B, N, D), codes (B, N, Q) and losses; (B, h, w) int64 token of each cell, -1
-            where there is no data; and (B, N) bool, which tokens have a cell.
+            where there is no data; and (B, N) bool, which tokens stand for something: of regions,
+            those that have a cell.
         """
         latents, output = self.encoder(images, valid)
         ids = output.token_map()
         if valid is not None:
             cells = F.max_pool2d(valid[:, None].float(), self.stride)[:, 0] > 0
             ids = ids.masked_fill(~cells, -1)
-        numbers = torch.arange(latents.shape[1], device=ids.device)[:, None]
-        known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
+        known = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        if getattr(self.encoder.tokenizer, "group", None) is not None:
+            numbers = torch.arange(latents.shape[1], device=ids.device)[:, None]
+            known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
         quantized = Quantized(latents)
         if self.quantizer is not None:
             quantized = self.quantizer(latents, known)
         return quantized, ids, known
 
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
-        """Encode images (B, C, H, W); ``grid`` is (N, 1), that of the slots."""
+        """Encode images (B, C, H, W); slots have no ``grid``."""
         images, valid = self._pad(images, facts.valid if facts else None)
-        quantized, _, _ = self.encode_slots(images, valid)
-        quantized.grid = quantized.latents.shape[1], 1
-        return quantized
+        return self.encode_slots(images, valid)[0]
 
-    def decode(
-        self, latents: Tensor, grid: tuple[int, int], size: Sequence[int] | None = None
-    ) -> Tensor:
-        """Decode slots (B, N, D) to images (B, C, *size) in model units.
+    def decode(self, latents: Tensor, grid: None, size: Sequence[int]) -> Tensor:
+        """Decode slots (B, N, D), which have no grid, to images (B, C, *size) in model units.
 
         Raises:
             ConfigError: The decoder needs the map of tokens, which latents do not hold.
@@ -317,7 +316,7 @@ class SlotAutoencoder(TileAutoencoder):
         self.build_frozen()
         images, valid = self._pad(images, valid)
         quantized, ids, known = self.encode_slots(images, valid)
-        # Attention needs no mask where all slots have cells.
+        # Attention is faster without a mask.
         seen = None if known.all() else known
         decoded, cells, _ = self.decoder(quantized.latents, images.shape[-2:], seen, ids)
         decoded = decoded.float()
@@ -342,7 +341,7 @@ class SlotAutoencoder(TileAutoencoder):
 
         Returns:
             Samples with image and reconstruction, ``latents`` (D, N, 1) and any ``codes``
-            (1, n, Q) of the n slots with cells, and ``token_ids`` (h, w), the slot of each cell;
+            (1, n, Q) of the n slots, and ``token_ids`` (h, w), the slot of each cell;
             ``needs_ids`` says whether decoding needs them.
         """
         valid = valid_of(inputs, data_samples)

@@ -64,8 +64,7 @@ def test_predictions_hold_codes_and_the_map_of_tokens():
         first, second = model.predict(images, samples)
     for found in (first, second):
         assert found.reconstruction.shape == (3, 30, 41) and found.latents.shape == (8, 6, 1)
-        kept = found.token_ids.unique()
-        assert found.codes.shape == (1, (kept >= 0).sum(), 2) and found.token_ids.shape == (8, 11)
+        assert found.codes.shape == (1, 6, 2) and found.token_ids.shape == (8, 11)
         assert not found.needs_ids and found.codebook_sizes == (16, 16)
     assert first.token_ids.min() >= 0
     assert (second.token_ids[:2] == -1).all() and (second.token_ids[2:] >= 0).all()
@@ -74,7 +73,16 @@ def test_predictions_hold_codes_and_the_map_of_tokens():
     metric = CodebookMetric()
     metric.process({}, [first.to_dict(), second.to_dict()])
     use = metric.compute_metrics(metric.results)
-    assert use["positions"] == len(first.codes[0]) + len(second.codes[0])
+    assert use["positions"] == 2 * 6
+
+
+def test_regions_without_a_cell_have_no_code():
+    objects = dict(preset="objects", num_tokens=9, assign=None)
+    model = build("ids", objects, CODES).eval()
+    with torch.no_grad():
+        small, large = (model.predict(torch.rand(1, 3, side, side))[0] for side in (8, 32))
+    assert small.token_ids.unique().tolist() == [0, 1, 2, 3] and small.codes.shape == (1, 4, 2)
+    assert large.codes.shape == (1, 9, 2) and large.needs_ids
 
 
 def test_invalid_pixels_cost_and_change_nothing():
@@ -95,12 +103,8 @@ def test_latents_decode_to_what_is_predicted():
     with torch.no_grad():
         quantized = model.encode(images)
         decoded = model.decode(quantized.latents, quantized.grid, (30, 41))
-        assert quantized.grid == (6, 1)
-        expected = model(images, mode="tensor")
-        # A slot without a cell is left out of what is predicted.
-        if model.encode_slots(*model._pad(images, None))[2].all():
-            assert torch.allclose(decoded, expected, atol=1e-5)
-        assert decoded.shape == expected.shape
+        assert quantized.grid is None
+        assert torch.allclose(decoded, model(images, mode="tensor"), atol=1e-5)
     with pytest.raises(ConfigError, match="map of tokens"):
         build("ids").decode(quantized.latents, quantized.grid, (30, 41))
 
