@@ -25,7 +25,7 @@ from hook.geo.raster import open_raster, quiet_open, read_valid, reading
 from hook.geo.staging import atomic_write, check_output, exists
 from hook.geo.styles import read_category_names
 from hook.inference.canvas import fill_map, seam_energy
-from hook.inference.codes import codec_digest, codec_of
+from hook.inference.codes import code_grid, codec_digest, codec_of
 from hook.inference.models import Model, load_model, model_files, name_of
 from hook.inference.scenes import digest_of
 from hook.scenes.codes import SceneCodes
@@ -270,10 +270,13 @@ class _Draws:
                 found=type(generator.network).__name__,
                 remedy="use a transformer over codes, or TileGenerator.sample for single tiles",
             )
+        codec, stride = codec_of(generator), generator.cell[0]
         with open_raster(mask) as source:
-            grid = dict(crs=source.crs, transform=source.transform)
-        codec = codec_of(generator)
-        codes = _describe(codec, classes.shape, generator.cell[0])
+            grid, bounds = dict(crs=source.crs, transform=source.transform), source.bounds
+        # Beyond an image are its own last codes: what has no data would show at the border.
+        around = code_grid(codec).reach if grid["transform"].is_rectilinear else 0
+        grid["transform"] @= rasterio.Affine.translation(*[-around * stride] * 2)
+        codes = _describe(codec, [n + 2 * around * stride for n in classes.shape], stride)
         decoder = SceneDecoder(codes, codec)
         options = dict(batch_size=self.batch_size, progress=self.progress, seed=self.seed)
         for number, path in enumerate(paths):
@@ -282,9 +285,11 @@ class _Draws:
             path.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix="hook-") as folder:
                 file = Path(folder, "codes.tif")
-                _write_codes(file, canvas.codes, codes, grid)
-                request = CodingRequest(file, path, overwrite=True, progress=False, protect=[mask])
-                decoder.run(request)
+                pads = (0, 0), (around, around), (around, around)
+                _write_codes(file, np.pad(canvas.codes, pads, mode="edge"), codes, grid)
+                part = bounds if around else None
+                own = dict(overwrite=True, progress=False, protect=[mask], bounds=part)
+                decoder.run(CodingRequest(file, path, **own))
             with open_raster(path) as source:
                 yield GeneratedImage(path, seam_energy(source.read(), codes.stride, canvas.seams))
 

@@ -27,6 +27,7 @@ NAMES = [
     "5_compare_with_patches",
     "6_multispectral",
     "7_scene_as_codes",
+    "8_images_for_a_map",
 ]
 SETTINGS = 3  # the cell to change for other data
 CLASSES = ["field", "forest", "water", "road", "building"]  # in the order of the demo's mask
@@ -202,6 +203,23 @@ def test_scene_as_codes(run, workplace):
         error = np.sqrt(np.square(after - before)[:, valid].mean(axis=1))
         assert np.all(error < 0.7 * before[:, valid].std(axis=1))
         assert np.array_equal(decoded.dataset_mask() > 0, valid)
+
+
+def test_images_for_a_map(run, workplace):
+    printed = run(NAMES[7], "steps, part = 20, (384, 1184, 192)")  # more in the committed outputs
+    assert 0 < number_after("bits of a code of the test tiles:", printed) < 10
+    assert "at seams of windows" in printed and "not an observation" in printed
+    folder = workplace / "work_dirs/notebooks/generator"
+    with (
+        rasterio.open(folder / "wanted-generated-0-0000.tif") as image,
+        rasterio.open(folder / "wanted.tif") as wanted,
+    ):
+        assert (image.crs, image.transform, image.shape) == (
+            wanted.crs,
+            wanted.transform,
+            (128,) * 2,
+        )
+        assert image.tags()["GENERATED"] == "YES" and image.read().std() > 10
 
 
 @pytest.fixture(scope="module")
