@@ -217,7 +217,7 @@ def test_images_for_a_map(run, workplace):
         assert (image.crs, image.transform, image.shape) == (
             wanted.crs,
             wanted.transform,
-            (128,) * 2,
+            (192, 192),
         )
         assert image.tags()["GENERATED"] == "YES" and image.read().std() > 10
 
