@@ -4,6 +4,7 @@ model = dict(
     encoder=dict(out_channels=10),
     quantizer=dict(_delete_=True, type="hook.LookupFreeQuantizer", bits=10),
     decoder=dict(in_channels=10),
-    # As for IBQ: the official weights are made for larger losses of the reconstruction.
-    losses=[dict(type="hook.PixelLoss", norm="l2", weight=300.0)],
+    # As for IBQ: the official weights are made for larger losses of the reconstruction. With 300 the
+    # PSNR is the same, and fewer codes are in use.
+    losses=[dict(type="hook.PixelLoss", norm="l2", weight=100.0)],
 )
