@@ -4,7 +4,7 @@ model = dict(
     encoder=dict(out_channels=10),
     quantizer=dict(_delete_=True, type="hook.LookupFreeQuantizer", bits=10),
     decoder=dict(in_channels=10),
-    # As for IBQ: the official weights are made for larger losses of the reconstruction. With 300 the
-    # PSNR is the same, and fewer codes are in use.
+    # As for IBQ: the official weights are made for larger losses of the reconstruction. With 300 it
+    # has the same PSNR, and fewer codes in use.
     losses=[dict(type="hook.PixelLoss", norm="l2", weight=100.0)],
 )
