@@ -153,6 +153,7 @@ NOT_EXECUTED = {
         "python tools/train.py": DATA,
         "python tools/analysis_tools/codec_table.py": DATA,
         "python tools/analysis_tools/rare_classes.py": DATA,
+        "python tools/analysis_tools/code_words.py": DATA,
     },
 }
 

@@ -1,0 +1,117 @@
+"""code_words: phrases, layout of sequences, and tiny runs of all parts on random tiles."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hook.datasets.named import EuroSATRGB
+from hook.engine.configs import setup_environment
+
+OPTIONS = ("--steps", "4", "--lm-steps", "4", "--turns", "2", "--interval", "1")
+OPTIONS += ("--batch-size", "4", "--segment", "4", "--tested", "3", "--drawn", "1", "--amp")
+OPTIONS += ("--cfg-options", "model.quantizer.codebook_size=16", "model.encoder.embed_dims=16")
+OPTIONS += ("model.decoder.embed_dims=16",)
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    setup_environment()
+    return load_tool("analysis_tools/code_words.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Tiles in ten classes with splits."""
+    folder, drawn = tmp_path_factory.mktemp("words"), np.random.default_rng(0)
+    lists = {"train": [], "test": []}
+    for level, name in enumerate(EuroSATRGB.class_names):
+        (folder / name).mkdir()
+        for number in range(4):
+            tile = drawn.integers(20 * level, 20 * level + 40, (64, 64, 3), np.uint8)
+            file = f"{name}/{name}_{number + 1}.jpg"
+            Image.fromarray(tile).save(folder / file)
+            lists["train" if number < 3 else "test"].append(file)
+    (folder / "splits").mkdir()
+    for split, names in lists.items():
+        (folder / "splits" / f"{split}.txt").write_text("\n".join(names))
+    return folder
+
+
+def test_the_kept_out_phrasing_has_known_words_only(tool):
+    phrases = tool.Phrases(EuroSATRGB.class_names)
+    known = {
+        number
+        for phrasing in tool.PHRASINGS
+        for label in range(10)
+        for number in phrases(phrasing, label)
+    }
+    for label in range(10):
+        found = phrases(tool.KEPT_OUT, label)
+        assert {*found} <= known and found[-1] == tool.STOP and len(found) <= phrases.longest
+    text = " ".join(phrases.words[number] for number in phrases(tool.KEPT_OUT, 8)[:-1])
+    assert text == "a view of a river from above"
+
+
+def test_answers_are_phrases_after_tiles_or_tiles_after_phrases(tool):
+    phrases = tool.Phrases(EuroSATRGB.class_names)
+    layout = tool.CodeLayout(len(phrases.words), 16)
+    codes = torch.arange(8).view(1, 4, 2)
+    pairs = tool.Pairs(phrases, layout, codes, torch.tensor([3]))
+    phrase = phrases(tool.PHRASINGS[0], 3)
+    image = [layout.begin, *(codes.flatten() + layout.words).tolist(), layout.end]
+    ids, answer = pairs.joined(pairs.images[0], phrase, True)
+    assert ids[: len(image)].tolist() == image and ids[answer].tolist() == phrase
+    ids, answer = pairs.joined(pairs.images[0], phrase, False)
+    assert ids[answer].tolist() == image and ids[: len(phrase) - 1].tolist() == phrase[:-1]
+    # Whatever stands after the answer changes nothing, and a uniform model needs log(size).
+    model = tool.WordModel(len(layout), pairs.length, 8, embed_dims=24, depth=1, num_heads=2)
+    with torch.no_grad():
+        model.head.weight.zero_(), model.head.bias.zero_()
+        mean, _ = tool.answer_nats(model, ids[None], answer[None])
+    assert float(mean) == pytest.approx(np.log(len(layout)), abs=1e-5)
+
+
+def test_drawn_codes_follow_the_model(tool):
+    torch.manual_seed(0)
+    layout = tool.CodeLayout(5, 16)
+    model = tool.WordModel(len(layout), 40, 8, embed_dims=24, depth=2, num_heads=2).eval()
+    codes = tool.draw_codes(model, layout, [1, 2, tool.STOP], (4, 2), 3)
+    assert codes.shape == (3, 4, 2) and 0 <= codes.min() and codes.max() < 16
+    # The cache gives the logits of the whole sequence.
+    ids = torch.tensor([[1, 2, layout.begin, *(codes[0].flatten() + 5).tolist()]])
+    caches = [tool.Cache() for _ in model.blocks]
+    with torch.no_grad():
+        whole = model(ids)
+        parts = [model(ids[:, :3], caches=caches)]
+        parts += [model(ids[:, k : k + 1], caches=caches) for k in range(3, ids.shape[1])]
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+
+
+def test_runs_are_measured_once(tool, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "FROZEN", dict(tool.FROZEN, weights=None))
+    command = ["words", "centroids", "--weights", "1", "0", "--data", str(data)]
+    command += ["--out", str(tmp_path), *OPTIONS]
+    assert tool.main(command) == 0
+    results = {
+        path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")
+    }
+    assert set(results) == {f"{a}-{w}_seed0" for a in ("words", "centroids") for w in (0, 1)}
+    for name, one in results.items():
+        assert 0 < one["psnr"] < 40 and 0 < one["use"] <= 100 and 0 <= one["drawn_right"] <= 100
+        assert one["nats"] > 0 and 0 < one["decompression_sums"] < 2 * np.log(16)
+        if "-0_" in name:  # the table is the anchors
+            assert one["cosine"] == pytest.approx(1, abs=1e-3)
+        else:
+            assert abs(one["cosine"]) < 0.6
+    # A share of one is the plain quantizer, whatever the anchors are.
+    assert results["words-1_seed0"]["psnr"] == results["centroids-1_seed0"]["psnr"]
+    found = json.loads((tmp_path / "pooled.json").read_text())
+    assert set(found) == {"pooled_trained", "pooled_kept_out", "classifier"}
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| words |") == 2 and "classifier" in table
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert tool.main(command) == 0
+    assert files == {path: path.stat().st_mtime_ns for path in files}

@@ -1,0 +1,595 @@
+r"""Codes and words in one table, and one small transformer over both: what is gained, what is lost.
+
+A residual quantizer learns with its table drawn towards anchors (``anchor_weight``; 1: not at all,
+0: the table is the anchors): the rows of the transformer's table of words and codes, trained in
+turn with the codec (UniCode); centroids of a frozen network's features; or random vectors, which
+are the control.
+
+    python tools/analysis_tools/code_words.py words centroids random --weights 1 0.99 0.9 0 \
+        --data data/eurosat_rgb_15k --out work_dirs/words --seeds 0 1 2
+
+Then the transformer learns class phrases of tiles and tiles of class phrases, in Slot-MLLM's layout
+(phrase, begin, codes, end, or the other way round), and another one to undo the sum of the codes of
+a position, as UniCode's image decompression: all codes from the sums, and from the first codes
+alone. It is a demonstration of the mechanism: a phrase says no more than the class.
+
+Each run has ``result.json``; ``table.md`` has a line per run:
+
+- PSNR of test tiles, use of codes, mean cosine of the table's rows and their anchors, accuracy of a
+  linear probe of mean latents;
+- nats of a code by the transformer, after a phrase; accuracy of the class whose phrase is the most
+  likely after a test tile, in a phrasing of the training and in one that was kept out; accuracy of
+  the published classifier on tiles drawn for phrases of the kept-out phrasing;
+- nats of a code of the decompression, and its accuracy, from sums and from first codes;
+- ``pooled``: accuracy of SpaceTimeTokenizer's pooled vectors, drawn towards the phrases of their
+  class, by the most similar phrase in both phrasings; and the published classifier's own accuracy.
+
+Several processes with the same ``--out`` share the runs.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from codec_table import RQ
+from generator_training import BATCH, Queue, Tiles, as_bytes
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from hook.apis import Classifier
+from hook.datasets.named import EuroSATRGB
+from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
+from hook.engine.devices import list_devices
+from hook.engine.models import build_model
+from hook.engine.profiling import device_name
+from hook.engine.runner import set_amp
+from hook.errors import reports_errors
+from hook.geo.staging import atomic_write
+from hook.models import TileAutoencoder
+from hook.models.generators.blocks import Attention, Block, Cache, rotary_table
+from hook.models.generators.layout import CodeLayout
+from hook.registry import MODELS
+from hook.tokenizers import SpaceTimeTokenizer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "autoencoders"
+ANCHORS = ("words", "centroids", "random")
+CLASSIFIER = "hook-fast-tiny_eurosat"
+FROZEN = dict(type="hook.FrozenBackbone", levels=(2,), scale=2.0)  # stride 8 of tiles enlarged
+SAMPLES = 20_000  # feature vectors of which the centroids are made
+NAMES = dict(
+    AnnualCrop="annual crops",
+    Forest="forest",
+    HerbaceousVegetation="herbaceous vegetation",
+    Highway="a highway",
+    Industrial="industrial buildings",
+    Pasture="pasture",
+    PermanentCrop="permanent crops",
+    Residential="a residential area",
+    River="a river",
+    SeaLake="a sea or lake",
+)
+PHRASINGS = ("{} seen from above", "a satellite view of {}", "an image of {} from a satellite")
+KEPT_OUT = "a view of {} from above"  # of words that the training has
+STOP = 0  # the number of the word that ends a phrase
+
+
+class Job(NamedTuple):
+    """A run: kind of the anchors, share of the table's own rows, and seed."""
+
+    anchor: str
+    weight: float
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.anchor}-{self.weight:g}_seed{self.seed}"
+
+
+class Phrases:
+    """Phrases of the classes as numbers of words.
+
+    Args:
+        classes: Names of the classes.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        texts = [p.format(NAMES[name]) for p in (*PHRASINGS, KEPT_OUT) for name in classes]
+        self.classes = classes
+        self.words = ["<stop>", *sorted({word for text in texts for word in text.split()})]
+        self.longest = 1 + max(len(text.split()) for text in texts)
+
+    def __call__(self, phrasing: str, label: int) -> list[int]:
+        """Return the numbers of a phrase and of its end."""
+        text = phrasing.format(NAMES[self.classes[label]])
+        return [*map(self.words.index, text.split()), STOP]
+
+
+# ------------------------------------------------------------------------------ transformer
+class WordModel(nn.Module):
+    """Causal transformer over words and codes.
+
+    Args:
+        size: Number of words and codes.
+        length: Longest sequence.
+        code_dims: Width of the table's rows, that of the codec's latents.
+        embed_dims: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        length: int,
+        code_dims: int,
+        embed_dims: int = 192,
+        depth: int = 4,
+        num_heads: int = 6,
+    ) -> None:
+        super().__init__()
+        self.table = nn.Embedding(size, code_dims)
+        nn.init.normal_(self.table.weight, std=code_dims**-0.5)
+        self.up = nn.Linear(code_dims, embed_dims)
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(embed_dims, num_heads),
+                Mlp(embed_dims, 4 * embed_dims),
+                (nn.LayerNorm(embed_dims), nn.LayerNorm(embed_dims)),
+            )
+            for _ in range(depth)
+        )
+        self.norm, self.head = nn.LayerNorm(embed_dims), nn.Linear(embed_dims, size)
+        rotary = rotary_table((1, length), embed_dims // num_heads).float()
+        self.register_buffer("rotary", rotary, persistent=False)
+
+    def forward(
+        self, ids: Tensor, before: Tensor | None = None, caches: list[Cache] | None = None
+    ) -> Tensor:
+        """Return logits (B, L, size) of what follows each of ``ids`` (B, L).
+
+        Args:
+            ids: The sequences.
+            before: (B, N, code_dims) vectors in front of them.
+            caches: Of earlier tokens, of which ``ids`` is the next.
+        """
+        rows = self.table(ids)
+        x = self.up(rows if before is None else torch.cat([before.to(rows), rows], dim=1))
+        start = 0 if caches is None else caches[0].length
+        rotary = self.rotary[:, start : start + x.shape[1]]
+        for number, block in enumerate(self.blocks):
+            x = block(x, rotary, cache=None if caches is None else caches[number])
+        return self.head(self.norm(x))
+
+
+def fit(
+    model: nn.Module, losses: Iterator[Tensor], steps: int, rate: float, device: str, amp: bool
+) -> float:
+    """Train on losses that are drawn; return the mean of the last tenth."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    ends = [0, 0.05, 1]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: float(np.interp(step / steps, ends, [0.01, 1, 0.05]))
+    )
+    history = []
+    model.train()
+    for _ in range(steps):
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=amp):
+            loss = next(losses)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        history.append(loss.detach())
+    model.eval()
+    return float(torch.stack(history[-max(1, steps // 10) :]).mean()) if steps else float("nan")
+
+
+class Pairs:
+    """Sequences of tiles and phrases.
+
+    Args:
+        phrases: The phrases.
+        layout: Numbers of codes.
+        codes: (N, P, Q) codes of tiles.
+        labels: (N,) classes.
+    """
+
+    def __init__(self, phrases: Phrases, layout: CodeLayout, codes: Tensor, labels: Tensor) -> None:
+        self.phrases, self.codes, self.labels = phrases, codes, labels
+        images = codes.flatten(1) + layout.words
+        first, last = (torch.full_like(images[:, :1], end) for end in (layout.begin, layout.end))
+        self.images = torch.cat([first, images, last], dim=1)
+        self.length = self.images.shape[1] + phrases.longest
+
+    def joined(self, image: Tensor, phrase: list[int], image_first: bool) -> tuple[Tensor, Tensor]:
+        """Return a sequence and where its answer is; the rest is filled with words that end."""
+        words = image.new_tensor(phrase if image_first else phrase[:-1])
+        parts = (image, words) if image_first else (words, image)
+        ids = image.new_full((self.length,), STOP)
+        ids[: len(image) + len(words)] = torch.cat(parts)
+        answer = torch.zeros(self.length, dtype=torch.bool, device=image.device)
+        answer[len(parts[0]) : len(image) + len(words)] = True
+        return ids, answer
+
+    def losses(self, model: WordModel, batch: int, draws: np.random.Generator) -> Iterator[Tensor]:
+        """Yield losses of random batches: of phrases after tiles, and of tiles after phrases."""
+        while True:
+            rows = []
+            for number in draws.integers(len(self.images), size=batch):
+                phrasing = PHRASINGS[draws.integers(len(PHRASINGS))]
+                phrase = self.phrases(phrasing, int(self.labels[number]))
+                rows.append(self.joined(self.images[number], phrase, bool(draws.integers(2))))
+            ids, answer = map(torch.stack, zip(*rows, strict=True))
+            yield answer_nats(model, ids, answer)[0]
+
+
+def answer_nats(model: WordModel, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean nats of the answers of a batch, and their sum for each sequence (B,)."""
+    logits = model(ids[:, :-1]).float()
+    nats = F.cross_entropy(logits.mT, ids[:, 1:], reduction="none") * answer[:, 1:]
+    return nats.sum() / answer[:, 1:].sum(), nats.sum(dim=1)
+
+
+@torch.inference_mode()
+def recognise(model: WordModel, pairs: Pairs, phrasing: str) -> float:
+    """Return the share in percent of tiles whose class has the most likely phrase after them."""
+    right = 0
+    for image, label in zip(pairs.images, pairs.labels.tolist(), strict=True):
+        rows = [
+            pairs.joined(image, pairs.phrases(phrasing, number), image_first=True)
+            for number in range(len(pairs.phrases.classes))
+        ]
+        _, nats = answer_nats(model, *map(torch.stack, zip(*rows, strict=True)))
+        right += int(nats.argmin()) == label
+    return 100 * right / len(pairs.images)
+
+
+@torch.inference_mode()
+def draw_codes(
+    model: WordModel, layout: CodeLayout, phrase: list[int], shape: tuple[int, int], count: int
+) -> Tensor:
+    """Draw the codes (count, P, Q) of tiles for a phrase."""
+    device = model.table.weight.device
+    ids = torch.tensor([*phrase[:-1], layout.begin], device=device).expand(count, -1)
+    caches, found = [Cache() for _ in model.blocks], []
+    for _ in range(shape[0] * shape[1]):
+        logits = model(ids, caches=caches)[:, -1, layout.words : layout.begin].float()
+        code = logits.softmax(dim=-1).multinomial(1)
+        found.append(code)
+        ids = code + layout.words
+    return torch.cat(found, dim=1).unflatten(1, shape)
+
+
+# ------------------------------------------------------------------------------ codec
+def build_codec(job: Job, anchor: Tensor, args: argparse.Namespace) -> TileAutoencoder:
+    """Build the codec of a run, with its anchors (K, D)."""
+    options = {"model.quantizer.depth": args.depth, "model.quantizer.anchor_weight": job.weight}
+    options["model.quantizer.anchor_interval"] = args.interval
+    cfg = load_config(CONFIGS / f"{RQ}.py", options | (args.cfg_options or {}))
+    if job.weight < 1:
+        cfg.model.quantizer.anchor = anchor  # a tensor, not a file
+    model = build_model(cfg)
+    model.init_weights()
+    return model.to(args.device)
+
+
+def train_codec(
+    model: TileAutoencoder, wrapper: OptimWrapper, images: Tensor, steps: int, batch: int
+) -> None:
+    """Train on random tiles (N, 3, H, W) uint8."""
+    model.train()
+    for _ in range(steps):
+        index = torch.randint(len(images), (batch,), device=images.device)
+        model.train_step(dict(inputs=list(images[index])), wrapper)
+    model.eval()
+
+
+@torch.inference_mode()
+def encode(model: TileAutoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes (N, P, Q) and latents (N, P, D) of uint8 images."""
+    parts = []
+    for part in images.split(BATCH):
+        inputs = model.data_preprocessor(dict(inputs=part), False)["inputs"]
+        found = model.encode(inputs)
+        parts.append((found.indices, found.latents))
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def decode(model: TileAutoencoder, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return uint8 images of this size of latents (N, P, D)."""
+    grid, parts = [side // model.stride for side in size], []
+    for part in latents.split(BATCH):
+        images = model.decode(part, grid, size)
+        parts.append(as_bytes(model.data_preprocessor.restore(images)))
+    return torch.cat(parts)
+
+
+def centroids(images: Tensor, count: int, dims: int, seed: int) -> Tensor:
+    """Return centroids (count, dims) of the principal components of frozen features."""
+    frozen = MODELS.build(FROZEN).to(images.device)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    rows = []
+    with torch.inference_mode():
+        for part in images[chosen[: max(1, SAMPLES // 16)].to(images.device)].split(BATCH):
+            (maps,) = frozen(part.float() / 127.5 - 1)
+            rows.append(maps.flatten(2).mT.flatten(0, 1).cpu())
+    features = torch.cat(rows)
+    features = features[torch.randperm(len(features))[:SAMPLES]].numpy()
+    parts = PCA(min(dims, *features.shape), random_state=seed).fit_transform(features)
+    parts = np.pad(parts, ((0, 0), (0, dims - parts.shape[1])))
+    fitted = MiniBatchKMeans(min(count, len(parts)), random_state=seed, n_init=1).fit(parts)
+    found = torch.from_numpy(fitted.cluster_centers_).float()
+    found = found[torch.arange(count) % len(found)]
+    return (found / found.std() * dims**-0.5).to(images.device)
+
+
+# ------------------------------------------------------------------------------ decompression
+def decompression(
+    codec: TileAutoencoder, pair: tuple[Tensor, Tensor], first: bool, args: argparse.Namespace
+) -> dict[str, float]:
+    """Train a transformer from vectors of positions to all their codes, and test it.
+
+    Args:
+        codec: The codec.
+        pair: (N, P, Q) codes of training and of test tiles.
+        first: The vectors are the rows of the first codes, not the sums of all.
+        args: Options.
+    """
+    quantizer = codec.quantizer
+    depth, size = quantizer.depth, quantizer.codebook_sizes[0]
+    segment = args.segment
+    model = WordModel(size + 1, segment * (depth + 1), quantizer.embed_dims).to(args.device)
+
+    def nats(codes: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            before = quantizer.partial_sums(codes)[0 if first else -1]
+        ids = F.pad(codes.flatten(1), (1, -1), value=size)  # a token that begins
+        logits = model(ids, before)[:, before.shape[1] :]
+        return F.cross_entropy(logits.float().mT, codes.flatten(1)), logits
+
+    def losses(codes: Tensor) -> Iterator[Tensor]:
+        starts = codes.shape[1] // segment
+        while True:
+            rows = torch.randint(len(codes), (args.batch_size,), device=codes.device)
+            start = segment * int(torch.randint(starts, ()))
+            yield nats(codes[rows, start : start + segment])[0]
+
+    train, test = pair
+    fit(model, losses(train), args.lm_steps, args.rate, args.device, args.amp)
+    rows = []
+    with torch.inference_mode():
+        for part in test[:, :segment].split(BATCH):
+            loss, logits = nats(part)
+            right = (logits.argmax(dim=-1) == part.flatten(1)).float().mean()
+            rows.append((float(loss), 100 * float(right)))
+    name = "first" if first else "sums"
+    found = np.mean(rows, axis=0)
+    return {f"decompression_{name}": found[0], f"decompression_{name}_right": found[1]}
+
+
+# ------------------------------------------------------------------------------ pooled vectors
+def pooled(phrases: Phrases, train: Tiles, test: Tiles, args: argparse.Namespace) -> dict:
+    """Draw pooled vectors of tiles towards vectors of their phrases; test with the nearest one."""
+    torch.manual_seed(args.seeds[0])
+    sizes = dict(embed_dims=128, depth=4, num_heads=4, patch_size=8)
+    tokenizer = SpaceTimeTokenizer(3, resolution=10.0, pooling=True, **sizes).to(args.device)
+    words = nn.Embedding(len(phrases.words), sizes["embed_dims"]).to(args.device)
+    model = nn.ModuleDict(dict(tokenizer=tokenizer, words=words))
+    model.scale = nn.Parameter(torch.tensor(10.0, device=args.device))
+
+    def texts(phrasing: str) -> Tensor:
+        rows = [phrases(phrasing, label)[:-1] for label in range(len(phrases.classes))]
+        rows = [words(torch.tensor(row, device=args.device)).mean(dim=0) for row in rows]
+        return F.normalize(torch.stack(rows), dim=-1)
+
+    def scores(images: Tensor, phrasing: str) -> Tensor:
+        packed = tokenizer.encode(tokenizer.embed(images.float() / 127.5 - 1))
+        return model.scale * tokenizer.pool(packed) @ texts(phrasing).T
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            rows = torch.randint(len(train.labels), (args.batch_size,), device=args.device)
+            phrasing = PHRASINGS[int(torch.randint(len(PHRASINGS), ()))]
+            yield F.cross_entropy(scores(train.images[rows], phrasing).float(), train.labels[rows])
+
+    fit(model, losses(), args.steps, 5e-4, args.device, args.amp)
+    result = {}
+    with torch.inference_mode():
+        for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
+            found = [scores(part, phrasing).argmax(dim=1) for part in test.images.split(BATCH)]
+            right = (torch.cat(found) == test.labels).float()
+            result[f"pooled_{name}"] = 100 * float(right.mean())
+    return result | {"classifier": classified(test.images, test.labels)}
+
+
+def classified(images: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of the published classifier in percent."""
+    classifier = Classifier(CLASSIFIER)
+    found = classifier.predict(list(images.cpu().numpy()), progress=False)["class"]
+    names = [EuroSATRGB.class_names[label] for label in labels.tolist()]
+    return 100 * float(np.mean([true == one for true, one in zip(names, found, strict=True)]))
+
+
+# ------------------------------------------------------------------------------ one run
+def run(job: Job, folder: Path, train: Tiles, test: Tiles, args: argparse.Namespace) -> None:
+    """Train codec and transformers in turn, and write ``result.json``."""
+    start = time.perf_counter()
+    torch.manual_seed(job.seed)
+    phrases = Phrases(EuroSATRGB.class_names)
+    anchor = torch.empty(0)
+    codec = build_codec(job._replace(weight=1.0), anchor, args)
+    size, dims = codec.quantizer.codebook_sizes[0], codec.quantizer.embed_dims
+    layout = CodeLayout(len(phrases.words), size)
+    positions = (train.images.shape[-1] // codec.stride) ** 2
+    length = positions * args.depth + 2 + phrases.longest
+    model = WordModel(len(layout), length, dims).to(args.device)
+    own = slice(layout.words, layout.begin)
+
+    def rows_of_words() -> Tensor:
+        return model.table.weight[own].detach().clone()
+
+    if job.anchor == "words":
+        anchor = rows_of_words()
+    elif job.anchor == "centroids":
+        anchor = centroids(train.images, size, dims, job.seed)
+    else:
+        anchor = torch.randn(size, dims, device=args.device) * dims**-0.5
+    torch.manual_seed(job.seed)
+    codec = build_codec(job, anchor, args)
+    optimizer = dict(type="Adam", lr=args.codec_rate)
+    training = Config(dict(optim_wrapper=dict(type="OptimWrapper", optimizer=optimizer)))
+    set_amp(training, args.amp)
+    wrapper = build_optim_wrapper(codec, training.optim_wrapper)
+    draws, nats = np.random.default_rng(job.seed), float("nan")
+    for turn in range(args.turns):
+        train_codec(codec, wrapper, train.images, args.steps // args.turns, args.batch_size)
+        # Without words as anchors the transformer learns the codes of the last turn only.
+        if job.anchor == "words" or turn == args.turns - 1:
+            steps = args.lm_steps // (args.turns if job.anchor == "words" else 1)
+            pairs = Pairs(phrases, layout, encode(codec, train.images)[0], train.labels)
+            losses = pairs.losses(model, args.batch_size, draws)
+            nats = fit(model, losses, steps, args.rate, args.device, args.amp)
+        if job.anchor == "words" and turn < args.turns - 1:
+            anchor = rows_of_words()
+            codec.quantizer.anchor = anchor if job.weight < 1 else None
+    codes, latents = encode(codec, test.images)
+    size_of_tile = tuple(test.images.shape[-2:])
+    errors = decode(codec, latents, size_of_tile).float() - test.images.float()
+    errors = errors.square().flatten(1).mean(dim=1)
+    result = dict(job._asdict(), device=device_name(args.device), steps=args.steps, nats=nats)
+    result["psnr"] = float((10 * torch.log10(255**2 / errors.clamp(min=1e-4))).mean())
+    used = [len(column.unique()) / size for column in codes.flatten(0, 1).unbind(dim=1)]
+    result["use"] = 100 * float(np.mean(used))
+    table = codec.quantizer.codebooks[0].weight
+    result["cosine"] = float(F.cosine_similarity(table, anchor.to(table), dim=1).mean())
+    known = encode(codec, train.images)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe.fit(known[1].mean(dim=1).cpu().numpy(), train.labels.cpu().numpy())
+    score = probe.score(latents.mean(dim=1).cpu().numpy(), test.labels.cpu().numpy())
+    result["probe"] = 100 * float(score)
+    some = slice(args.tested)
+    pairs = Pairs(phrases, layout, codes[some], test.labels[some])
+    for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
+        result[f"recognised_{name}"] = recognise(model, pairs, phrasing)
+    shape, tiles = tuple(codes.shape[1:]), []
+    for number in range(len(phrases.classes)):
+        drawn = draw_codes(model, layout, phrases(KEPT_OUT, number), shape, args.drawn)
+        tiles.append(decode(codec, codec.quantizer.decode(drawn), size_of_tile))
+    wanted = torch.arange(len(tiles)).repeat_interleave(args.drawn)
+    result["drawn_right"] = classified(torch.cat(tiles), wanted)
+    for first in (False, True):
+        result |= decompression(codec, (known[0], codes), first, args)
+    result["seconds"] = time.perf_counter() - start
+    with atomic_write(folder / "result.json") as partial:
+        partial.write_text(json.dumps(result))
+    print(f"{job.folder}: PSNR {result['psnr']:.2f}, cosine {result['cosine']:.3f}", flush=True)
+
+
+def write_table(folder: Path) -> str:
+    """Write ``table.md`` of all results."""
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*/result.json"))]
+    if not results:
+        return ""
+    heads = [name for name in results[0] if name not in ("device", "steps")]
+    text = "| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|\n"
+    for one in results:
+        cells = (one.get(name, "-") for name in heads)
+        cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        text += "| " + " | ".join(cells) + " |\n"
+    pooled_file = folder / "pooled.json"
+    if pooled_file.is_file():
+        pairs = json.loads(pooled_file.read_text()).items()
+        text += "\n" + ", ".join(f"{name} {value:.1f} %" for name, value in pairs) + "\n"
+    with atomic_write(folder / "table.md") as partial:
+        partial.write_text(text)
+    return text
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("anchors", nargs="+", choices=ANCHORS)
+    parser.add_argument("--weights", type=float, nargs="+", default=[1, 0.99, 0.9, 0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
+    )
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/words"), help="runs and table")
+    for name, value, text in (
+        ("steps", 2000, "of the codec, and of pooled vectors"),
+        ("lm-steps", 1000, "of each transformer"),
+        ("turns", 4, "of codec and transformer"),
+        ("interval", 20, "steps between two pulls towards the anchors"),
+        ("depth", 2, "codes of a position"),
+        ("batch-size", 32, "tiles of a step"),
+        ("segment", 16, "positions that are decompressed at once"),
+        ("tested", 300, "test tiles whose class is recognised"),
+        ("drawn", 10, "tiles drawn for each phrase"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+    parser.add_argument("--tiles", type=int, help="tiles of each split (default: all)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of transformers")
+    parser.add_argument("--codec-rate", type=float, default=3e-4, help="learning rate of the codec")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="after these no new run begins"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_config_options(parser)
+    return parser.parse_args(argv)
+
+
+@reports_errors
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    setup_environment()
+    args.device = list_devices(args.device)[0]
+    make_folder(args.out, "--out")
+
+    @cache
+    def data() -> tuple[Tiles, Tiles]:
+        return tuple(Tiles(args.data, name, args.tiles, args.device) for name in ("train", "test"))
+
+    jobs = [
+        Job(anchor, weight, seed)
+        for seed in args.seeds
+        for anchor in args.anchors
+        for weight in args.weights
+    ]
+    own = Queue(
+        args.out,
+        args.minutes,
+        run=lambda job, folder: run(job, folder, *data(), args),
+        check=lambda job: None,
+    )
+    own.work(jobs)
+    file = args.out / "pooled.json"
+    if not file.is_file() and not own.failed:
+        found = pooled(Phrases(EuroSATRGB.class_names), *data(), args)
+        with atomic_write(file) as partial:
+            partial.write_text(json.dumps(found))
+    print(write_table(args.out), flush=True)
+    return int(own.failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
