@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.bands import to_model_units
 from hook.inference.scenes import digest_of
-from hook.models import SeriesAutoencoder
+from hook.models import SeriesAutoencoder, SlotAutoencoder
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
 
 _CELLS = 32  # latents along a side of the image on which a network without a known field is tried
@@ -37,6 +37,13 @@ def code_grid(model: nn.Module) -> CodeGrid:
         )
     if isinstance(model, SeriesAutoencoder):
         return series_grid(model)
+    if isinstance(model, SlotAutoencoder):
+        raise ConfigError(
+            "codes of slots have no place in a raster",
+            expected="hook.TileAutoencoder or hook.SeriesAutoencoder",
+            found="hook.SlotAutoencoder",
+            remedy="code single images with the model's predict",
+        )
     fold = _fold(model)
     if fold[0] != fold[1] or max(quantizer.codebook_sizes) > 2**31:
         raise ConfigError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hook.checkpoint import load_weights
 from hook.engine.tta import apply_view, views
 from hook.errors import CheckpointError, ConfigError
-from hook.models.autoencoders import TileAutoencoder
+from hook.models.autoencoders import SeriesAutoencoder, SlotAutoencoder, TileAutoencoder
 from hook.models.generators.frozen_features import FrozenFeatures
 from hook.models.generators.sampling import image_generators
 from hook.models.image_model import ImageModel
@@ -81,9 +81,10 @@ class TileGenerator(ImageModel):
         init_cfg: dict | None = None,
     ) -> None:
         built = MODELS.build(copy.deepcopy(codec))
-        if not isinstance(built, TileAutoencoder):
+        without_maps = isinstance(built, SeriesAutoencoder | SlotAutoencoder)
+        if not isinstance(built, TileAutoencoder) or without_maps:
             raise ConfigError(
-                "model.codec is no autoencoder",
+                "model.codec has no map of codes or latents",
                 expected="dict(type='hook.TileAutoencoder', ...)",
                 found=type(built).__name__,
                 remedy="give the model of a config of configs/autoencoders",

@@ -7,6 +7,7 @@ from mmengine.structures import PixelData
 
 from hook.errors import ConfigError
 from hook.evaluation.codebook_metric import CodebookMetric
+from hook.inference.codes import code_grid
 from hook.registry import MODELS
 from hook.structures import ClsDataSample
 
@@ -133,3 +134,15 @@ def test_features_of_cells_are_aligned():
 def test_parts_that_do_not_fit_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
         build(**change)
+
+
+def test_slots_are_no_codes_of_a_place():
+    model = build(quantizer=CODES)
+    with pytest.raises(ConfigError, match="no place in a raster"):
+        code_grid(model)
+    parts = dict(encoder=dict(type="hook.SlotEncoder", tokenizer=TOKENIZER, out_channels=8))
+    parts["decoder"] = dict(type="hook.SlotDecoder", in_channels=8, out_channels=3)
+    network = dict(type="hook.CodeTransformer", embed_dims=16, depth=1, num_heads=2)
+    codec = dict(type="hook.SlotAutoencoder", quantizer=CODES, **parts)
+    with pytest.raises(ConfigError, match="no map of codes"):
+        MODELS.build(dict(type="hook.TileGenerator", codec=codec, network=network, tile_size=32))
