@@ -207,7 +207,7 @@ def test_parts_that_do_not_fit_are_refused(make_generator, codec_config):
         (dict(network=flow), "does not fit the quantizer"),
         (dict(network=codes, codec=codec_config("LightningDiT")), "does not fit the quantizer"),
         (dict(network=codes, codec=codec_config("DepthTransformer")), "per position"),
-        (dict(codec=dict(type="hook.PixelLoss")), "no autoencoder"),
+        (dict(codec=dict(type="hook.PixelLoss")), "no map of codes"),
         (dict(num_classes=0), "needs classes"),
         (
             dict(data_preprocessor=dict(type="hook.CodecDataPreProcessor", value_range=(0, 9))),
