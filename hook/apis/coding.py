@@ -309,6 +309,9 @@ class SceneDecoder(SceneModel):
         """Decode the codes of a request; returns and raises as :func:`decode`."""
         if request.output is None and not request.dry_run:
             require_xarray("the scene")
+        if self.codes.dates and request.window is not None:
+            expected = "nothing: the blocks of a series are those in which it was coded"
+            raise bad_argument("window", request.window, expected)
         if request.in_memory:
             return self._run_in_files(request)
         request = replace(request, protect=(*request.protect, *model_files(self.model)))

@@ -355,7 +355,7 @@ def plan_encoding(
         area = [side * value for value in _area(reader, request, grid.stride * side)]
         ends = [min(n, off + length) for n, off, length in zip(size, area, area[2:], strict=False)]
         area = Window(*area[:2], ends[0] - area[0], ends[1] - area[1])
-        codes = _describe(reader, request, area, grid, model, digest, sizes, series)
+        codes = _describe(reader, request, area, grid, series, model, digest, sizes)
         count, words = len(sizes), codes.validity_bands
         names = [f"code {number + 1}" for number in range(count)]
         valid = [f"validity {number + 1}" for number in range(words)]
@@ -422,13 +422,13 @@ def _describe(
     request: EncodingRequest,
     area: Window,
     grid: CodeGrid,
+    series: Series | None,
     *model: Any,
 ) -> SceneCodes:
-    """Return what the codes of an area say, given name, digest and sizes of the model, and series.
+    """Return what the codes of an area say, given name, digest and sizes of the model.
 
     The nodata value of a series is that of the first date with one.
     """
-    *model, series = model
     stride, indexes = grid.stride, reader.indexes
     scenes = [(request.input[0], indexes)]
     if series is not None:

@@ -146,6 +146,8 @@ def test_any_part_is_the_same_as_in_the_whole(run, series, tmp_path):
     box = (500000 + 170, 4600000 - 330, 500000 + 300, 4600000 - 180)
     decode(whole, tmp_path / "part.tif", model=run, bounds=box, progress=False)
     assert np.array_equal(read(tmp_path / "part.tif"), read(back)[:, 18:33, 17:30])
+    with pytest.raises(ConfigError, match="window"):
+        decode(whole, tmp_path / "other.tif", model=run, window=32, progress=False)
     # Blocks that are coded by themselves stay whole.
     encode(run, series, tmp_path / "some.tif", bounds=box, **OPTIONS)
     codes = SceneCodes.read(tmp_path / "some.tif")
