@@ -55,6 +55,19 @@ def test_the_kept_out_phrasing_has_known_words_only(tool):
     assert text == "a view of a river from above"
 
 
+def test_tiles_of_uc_merced(tool, shared_data, tmp_path):
+    folder = shared_data / "classification" / "ucmerced_75"
+    images, names = tool.read_merced(folder, "test", 64)
+    assert len(images) == 315 and {*names} == {*tool.MERCED}
+    assert {image.shape for image in images} == {(64, 64, 3)}
+    lists = [path.read_text() for path in tool.LISTS.glob("*.txt")]
+    assert sum(len(text.split()) for text in lists) == 1575 + 3 * 21
+    with pytest.raises(tool.DataError, match="315 images are missing"):
+        tool.read_merced(tmp_path, "test", 64)
+    right, labels = torch.tensor([True, False, True, True]), torch.tensor([0, 9, 10, 30])
+    assert tool.by_set("found", right, labels) == {"found": 50, "found_merced": 100}
+
+
 def test_answers_are_phrases_after_tiles_or_tiles_after_phrases(tool):
     phrases = tool.Phrases(EuroSATRGB.class_names)
     layout = tool.CodeLayout(len(phrases.words), 16)

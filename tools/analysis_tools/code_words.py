@@ -8,6 +8,8 @@ are the control.
     python tools/analysis_tools/code_words.py words centroids random --weights 1 0.99 0.9 0 \
         --data data/eurosat_rgb_15k --out work_dirs/words --seeds 0 1 2
 
+``--merced`` adds the 21 classes of UC Merced, of whose lists no two have overlapping images.
+
 Then the transformer learns class phrases of tiles and tiles of class phrases, in Slot-MLLM's layout
 (phrase, begin, codes, end, or the other way round), and another one to undo the sum of the codes of
 a position, as UniCode's image decompression: all codes from the sums, and from the first codes
@@ -34,7 +36,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +45,7 @@ from codec_table import RQ
 from generator_training import BATCH, Queue, Tiles, as_bytes
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -58,7 +61,7 @@ from hook.engine.devices import list_devices
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
 from hook.engine.runner import set_amp
-from hook.errors import reports_errors
+from hook.errors import DataError, reports_errors
 from hook.geo.staging import atomic_write
 from hook.models import TileAutoencoder
 from hook.models.generators.blocks import Attention, Block, Cache, rotary_table
@@ -67,6 +70,7 @@ from hook.registry import MODELS
 from hook.tokenizers import SpaceTimeTokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "autoencoders"
+LISTS = CONFIGS.parent / "_base_" / "splits" / "ucmerced"
 ANCHORS = ("words", "centroids", "random")
 CLASSIFIER = "hook-fast-tiny_eurosat"
 FROZEN = dict(type="hook.FrozenBackbone", levels=(2,), scale=2.0)  # stride 8 of tiles enlarged
@@ -82,6 +86,29 @@ NAMES = dict(
     Residential="a residential area",
     River="a river",
     SeaLake="a sea or lake",
+)
+MERCED = dict(
+    agricultural="farm fields",
+    airplane="airplanes",
+    baseballdiamond="a baseball field",
+    beach="a beach",
+    buildings="city buildings",
+    chaparral="chaparral",
+    denseresidential="dense houses",
+    forest="trees",
+    freeway="a freeway",
+    golfcourse="a golf course",
+    harbor="a harbor",
+    intersection="an intersection",
+    mediumresidential="houses",
+    mobilehomepark="mobile homes",
+    overpass="an overpass",
+    parkinglot="a parking lot",
+    river="a small river",
+    runway="a runway",
+    sparseresidential="a few houses",
+    storagetanks="storage tanks",
+    tenniscourt="a tennis court",
 )
 PHRASINGS = ("{} seen from above", "a satellite view of {}", "an image of {} from a satellite")
 KEPT_OUT = "a view of {} from above"  # of words that the training has
@@ -109,15 +136,75 @@ class Phrases:
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
-        texts = [p.format(NAMES[name]) for p in (*PHRASINGS, KEPT_OUT) for name in classes]
+        self.names = [(NAMES | MERCED)[name] for name in classes]
+        texts = [p.format(name) for p in (*PHRASINGS, KEPT_OUT) for name in self.names]
         self.classes = classes
         self.words = ["<stop>", *sorted({word for text in texts for word in text.split()})]
         self.longest = 1 + max(len(text.split()) for text in texts)
 
     def __call__(self, phrasing: str, label: int) -> list[int]:
         """Return the numbers of a phrase and of its end."""
-        text = phrasing.format(NAMES[self.classes[label]])
+        text = phrasing.format(self.names[label])
         return [*map(self.words.index, text.split()), STOP]
+
+
+def read_merced(folder: Path, split: str, side: int) -> tuple[list[np.ndarray], list[str]]:
+    """Read tiles of UC Merced, as means of their pixels on ``side`` x ``side``, and their classes.
+
+    Raises:
+        DataError: An image of the list is missing.
+    """
+    files = {file.stem: file for file in folder.rglob("*") if file.suffix in (".jpg", ".tif")}
+    names = []
+    for line in (LISTS / f"ucmerced_{split}.txt").read_text().splitlines():
+        name, _, numbers = line.partition(":")
+        names += [name + number for number in numbers.split()]
+    if absent := [name for name in names if name not in files]:
+        raise DataError(
+            f"--merced {folder}: {len(absent)} images are missing, the first {absent[0]}",
+            expected="UC Merced's images, <class>/<class><nn>.tif or .jpg",
+            remedy="pass the folder of the complete download",
+        )
+    images = [Image.open(files[name]).convert("RGB") for name in names]
+    images = [image.resize((side, side), Image.Resampling.BOX) for image in images]
+    return [np.asarray(image) for image in images], [name[:-2] for name in names]
+
+
+class Imagery:
+    """Tiles of a split of EuroSAT, and of UC Merced.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        args: Options.
+
+    Attributes:
+        images: (N, 3, 64, 64) uint8.
+        labels: (N,) int64, those of UC Merced after EuroSAT's.
+    """
+
+    def __init__(self, split: str, args: argparse.Namespace) -> None:
+        tiles = Tiles(args.data, split, args.tiles, args.device)
+        self.images, self.labels = tiles.images, tiles.labels
+        if args.merced is not None:
+            images, names = read_merced(args.merced, split, self.images.shape[-1])
+            images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            labels = torch.tensor([len(NAMES) + list(MERCED).index(name) for name in names])
+            self.images = torch.cat([self.images, images.to(args.device)])
+            self.labels = torch.cat([self.labels, labels.to(args.device)])
+
+
+def class_names(args: argparse.Namespace) -> list[str]:
+    """Return the names of all classes."""
+    return [*EuroSATRGB.class_names, *(MERCED if args.merced is not None else ())]
+
+
+def by_set(name: str, right: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return shares in percent of EuroSAT's tiles and of UC Merced's, as far as there are any."""
+    known, found = labels.cpu() < len(NAMES), {}
+    for end, chosen in (("", known), ("_merced", ~known)):
+        if chosen.any():
+            found[name + end] = 100 * float(right.cpu()[chosen].float().mean())
+    return found
 
 
 # ------------------------------------------------------------------------------ transformer
@@ -248,17 +335,17 @@ def answer_nats(model: WordModel, ids: Tensor, answer: Tensor) -> tuple[Tensor, 
 
 
 @torch.inference_mode()
-def recognise(model: WordModel, pairs: Pairs, phrasing: str) -> float:
-    """Return the share in percent of tiles whose class has the most likely phrase after them."""
-    right = 0
+def recognise(model: WordModel, pairs: Pairs, phrasing: str) -> Tensor:
+    """Return of which tiles (N,) the class has the most likely phrase after them."""
+    right = []
     for image, label in zip(pairs.images, pairs.labels.tolist(), strict=True):
         rows = [
             pairs.joined(image, pairs.phrases(phrasing, number), image_first=True)
             for number in range(len(pairs.phrases.classes))
         ]
         _, nats = answer_nats(model, *map(torch.stack, zip(*rows, strict=True)))
-        right += int(nats.argmin()) == label
-    return 100 * right / len(pairs.images)
+        right.append(int(nats.argmin()) == label)
+    return torch.tensor(right)
 
 
 @torch.inference_mode()
@@ -386,9 +473,10 @@ def decompression(
 
 
 # ------------------------------------------------------------------------------ pooled vectors
-def pooled(phrases: Phrases, train: Tiles, test: Tiles, args: argparse.Namespace) -> dict:
+def pooled(train: Imagery, test: Imagery, args: argparse.Namespace) -> dict[str, float]:
     """Draw pooled vectors of tiles towards vectors of their phrases; test with the nearest one."""
     torch.manual_seed(args.seeds[0])
+    phrases = Phrases(class_names(args))
     sizes = dict(embed_dims=128, depth=4, num_heads=4, patch_size=8)
     tokenizer = SpaceTimeTokenizer(3, resolution=10.0, pooling=True, **sizes).to(args.device)
     words = nn.Embedding(len(phrases.words), sizes["embed_dims"]).to(args.device)
@@ -415,13 +503,13 @@ def pooled(phrases: Phrases, train: Tiles, test: Tiles, args: argparse.Namespace
     with torch.inference_mode():
         for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
             found = [scores(part, phrasing).argmax(dim=1) for part in test.images.split(BATCH)]
-            right = (torch.cat(found) == test.labels).float()
-            result[f"pooled_{name}"] = 100 * float(right.mean())
-    return result | {"classifier": classified(test.images, test.labels)}
+            result |= by_set(f"pooled_{name}", torch.cat(found) == test.labels, test.labels)
+    known = test.labels < len(NAMES)
+    return result | {"classifier": classified(test.images[known], test.labels[known])}
 
 
 def classified(images: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of the published classifier in percent."""
+    """Return the accuracy of the published classifier of EuroSAT in percent."""
     classifier = Classifier(CLASSIFIER)
     found = classifier.predict(list(images.cpu().numpy()), progress=False)["class"]
     names = [EuroSATRGB.class_names[label] for label in labels.tolist()]
@@ -429,11 +517,11 @@ def classified(images: Tensor, labels: Tensor) -> float:
 
 
 # ------------------------------------------------------------------------------ one run
-def run(job: Job, folder: Path, train: Tiles, test: Tiles, args: argparse.Namespace) -> None:
+def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> None:
     """Train codec and transformers in turn, and write ``result.json``."""
     start = time.perf_counter()
     torch.manual_seed(job.seed)
-    phrases = Phrases(EuroSATRGB.class_names)
+    phrases = Phrases(class_names(args))
     anchor = torch.empty(0)
     codec = build_codec(job._replace(weight=1.0), anchor, args)
     size, dims = codec.quantizer.codebook_sizes[0], codec.quantizer.embed_dims
@@ -485,12 +573,14 @@ def run(job: Job, folder: Path, train: Tiles, test: Tiles, args: argparse.Namesp
     probe.fit(known[1].mean(dim=1).cpu().numpy(), train.labels.cpu().numpy())
     score = probe.score(latents.mean(dim=1).cpu().numpy(), test.labels.cpu().numpy())
     result["probe"] = 100 * float(score)
-    some = slice(args.tested)
+    some = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[: args.tested]
+    some = some.to(codes.device)
     pairs = Pairs(phrases, layout, codes[some], test.labels[some])
     for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
-        result[f"recognised_{name}"] = recognise(model, pairs, phrasing)
+        right = recognise(model, pairs, phrasing)
+        result |= by_set(f"recognised_{name}", right, test.labels[some])
     shape, tiles = tuple(codes.shape[1:]), []
-    for number in range(len(phrases.classes)):
+    for number in range(len(NAMES)):  # of which there is a classifier
         drawn = draw_codes(model, layout, phrases(KEPT_OUT, number), shape, args.drawn)
         tiles.append(decode(codec, codec.quantizer.decode(drawn), size_of_tile))
     wanted = torch.arange(len(tiles)).repeat_interleave(args.drawn)
@@ -533,6 +623,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
     )
+    parser.add_argument("--merced", type=Path, help="also UC Merced's images, reduced to 64 pixels")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/words"), help="runs and table")
     for name, value, text in (
         ("steps", 2000, "of the codec, and of pooled vectors"),
@@ -566,8 +657,8 @@ def main(argv: list[str] | None = None) -> int:
     make_folder(args.out, "--out")
 
     @cache
-    def data() -> tuple[Tiles, Tiles]:
-        return tuple(Tiles(args.data, name, args.tiles, args.device) for name in ("train", "test"))
+    def data() -> tuple[Imagery, Imagery]:
+        return Imagery("train", args), Imagery("test", args)
 
     jobs = [
         Job(anchor, weight, seed)
@@ -584,7 +675,7 @@ def main(argv: list[str] | None = None) -> int:
     own.work(jobs)
     file = args.out / "pooled.json"
     if not file.is_file() and not own.failed:
-        found = pooled(Phrases(EuroSATRGB.class_names), *data(), args)
+        found = pooled(*data(), args)
         with atomic_write(file) as partial:
             partial.write_text(json.dumps(found))
     print(write_table(args.out), flush=True)
