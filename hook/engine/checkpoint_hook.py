@@ -36,7 +36,7 @@ class SoundCheckpointHook(CheckpointHook):
     _default_greater_keys = [
         *CheckpointHook._default_greater_keys,
         *"IoU Fscore F1 recall Dice kappa mean_class PSNR SSIM".split(),
-        *"TokenShare ObjectShare TokenASA TokenEV TokenCO".split(),
+        *"TokenShare ObjectShare TokenASA TokenARI TokenEV TokenCO".split(),
     ]
     _default_less_keys = [
         *CheckpointHook._default_less_keys,

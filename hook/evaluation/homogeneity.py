@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import numpy as np
 from skimage.measure import label
+from sklearn.metrics import adjusted_rand_score
 
 from hook.evaluation.boundary import boundary_scores, count_matched, label_boundary
 from hook.evaluation.confusion import check_same_size
@@ -139,6 +140,25 @@ def achievable_accuracy(overlap: np.ndarray) -> float:
         Liu, Tuzel, Ramalingam and Chellappa, "Entropy rate superpixel segmentation", CVPR 2011.
     """
     return float(overlap.max(0).sum() / overlap.sum()) if overlap.size else float("nan")
+
+
+def adjusted_rand_index(segments: np.ndarray, regions: np.ndarray) -> float:
+    """Return how often two pixels are together, or apart, in both; corrected for chance.
+
+    Args:
+        segments: (H, W) true segments, negative where not known.
+        regions: (H, W) regions, negative where there is none.
+
+    Returns:
+        1 for equal partitions, about 0 for independent ones; NaN without a pixel.
+
+    Reference:
+        Hubert and Arabie, "Comparing partitions", Journal of Classification 1985.
+    """
+    known = (segments >= 0) & (regions >= 0)
+    if not known.any():
+        return float("nan")
+    return float(adjusted_rand_score(segments[known], regions[known]))
 
 
 def undersegmentation_error(overlap: np.ndarray) -> float:
@@ -334,6 +354,7 @@ MEASURES = {
     "ObjectShare": "share of an object in its best token",
     "TokenShare": "share of a token in its best object",
     "ASA": "achievable segmentation accuracy",
+    "ARI": "adjusted Rand index of regions and objects",
     "UE": "under-segmentation error (Neubert & Protzel)",
     "BoundaryRecall": "true boundary met by regions",
     "BoundaryPrecision": "boundary of regions that is true",
@@ -381,6 +402,7 @@ def measure_regions(
         "ObjectShare": object_share(overlap),
         "TokenShare": token_share(overlap),
         "ASA": achievable_accuracy(overlap_matrix(classes, regions)),
+        "ARI": adjusted_rand_index(objects, regions),
         "UE": undersegmentation_error(overlap),
         "BoundaryRecall": boundary["recall"],
         "BoundaryPrecision": boundary["precision"],

@@ -13,6 +13,7 @@ from hook.errors import ConfigError, DataError
 from hook.evaluation.homogeneity import (
     MEASURES,
     achievable_accuracy,
+    adjusted_rand_index,
     common_variance,
     compactness,
     connected_components,
@@ -219,6 +220,20 @@ def test_compactness_by_hand():
     disc = np.hypot(*np.mgrid[-60:61, -60:61]) <= 60
     assert compactness(np.where(disc, 0, -1)) == pytest.approx(math.pi**2 / 16, rel=0.02)
     assert math.isnan(compactness(np.full((2, 2), -1)))
+
+
+def test_adjusted_rand_index():
+    truth = np.repeat([[0, 0, 1, 1]], 3, axis=0)
+    assert adjusted_rand_index(truth, 7 - truth) == 1
+    # Of the pairs among 3 + 3 pixels of known regions, by hand: one column of three is split off.
+    regions = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 1, -1]])
+    sums = [1 + 6 + 10, 15 + 10, 6 + 10 + 1, 55]  # pairs together: in both, in each, of all
+    chance = sums[1] * sums[2] / sums[3]
+    expected = (sums[0] - chance) / ((sums[1] + sums[2]) / 2 - chance)
+    assert adjusted_rand_index(truth, regions) == pytest.approx(expected)
+    chance = np.random.default_rng(0).integers(4, size=(2, 80, 80))
+    assert abs(adjusted_rand_index(*chance)) < 0.01
+    assert math.isnan(adjusted_rand_index(truth, np.full((3, 4), -1)))
 
 
 # ---------------------------------------------------------------------------------- all of them

@@ -114,18 +114,29 @@ def test_tokens_of_another_model_and_without_specks(
         tmp_path / "other.py", scenes, 'model["backbone"]["tokenizer"]["num_tokens"] = 2'
     )
     weights = tiny.write_checkpoint(other, tmp_path / "other.pth")
+    slots = tiny.write_codec_config(
+        tmp_path / "slots.py",
+        scenes,
+        "model.update(type='hook.SlotAutoencoder', equivariance=None, encoder=dict(_delete_=True, "
+        "type='hook.SlotEncoder', out_channels=8, tokenizer=dict(type='hook.HookTokenizer', "
+        "preset='fast', size='tiny', in_channels=2, embed_dims=32, num_tokens=4, assign='gru')), "
+        "decoder=dict(_delete_=True, type='hook.SlotDecoder', in_channels=8, out_channels=2))",
+    )
+    of_slots = slots, tiny.write_checkpoint(slots, tmp_path / "slots.pth")
     counts = {}
     for steps in (0, 30):
         out = tmp_path / f"{steps}.json"
         _main(
             tool, monkeypatch, *seg_run, "--num-tokens", 2, 4, "--max-images", 3, "--json", out,
             "--beside", "other", other, weights, "--diffusion-steps", steps,
+            "--beside", "auto", *of_slots,
         )  # fmt: skip
         report = json.loads(out.read_text())
         assert report["diffusion_steps"] == steps
         names = [[row["name"] for row in c["rows"]] for c in report["comparisons"]]
         # The model has queries for two tokens only.
         assert ["HOOK tokens (other)" in row for row in names] == [True, True, False, False]
+        assert ["slots (auto)" in row for row in names] == [False, False, True, True]
         counts[steps] = [c["rows"][0]["components"] for c in report["comparisons"][1::2]]
     assert all(few < many for few, many in zip(counts[30], counts[0], strict=True))
     with pytest.raises(SystemExit):

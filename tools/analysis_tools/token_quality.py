@@ -8,10 +8,11 @@ The config's test images need masks. Every number of tokens has two comparisons:
   the neighbour with the longest common border), and as many regions of SLIC, Felzenszwalb and
   Huttenlocher, a regular grid and merged patches.
 
-``--beside`` adds the tokens of other models, such as tokenizers that were not trained on the data,
-and SLIC with as many regions. ``--diffusion-steps`` smooths the assignment over neighbouring seeds
-of similar colour first (see HookTokenizer). ``--min-region-pixels`` merges connected parts of
-tokens below an area into the most similar neighbour, as SLIC does.
+``--beside`` adds the tokens of other models, such as tokenizers that were not trained on the data
+and the slots of autoencoders (hook.SlotAutoencoder), and SLIC with as many regions.
+``--diffusion-steps`` smooths the assignment over neighbouring seeds of similar colour first (see
+HookTokenizer). ``--min-region-pixels`` merges connected parts of tokens below an area into the most
+similar neighbour, as SLIC does.
 
 Merged patches are the tokens of a patch embedding, before and after the ViT's blocks, merged with
 their most similar neighbours (Ward's criterion).
@@ -81,6 +82,7 @@ from hook.evaluation.superpixels import (
 )
 from hook.geo.styles import distinct_palette
 from hook.inference.models import chosen_tokens, load_model
+from hook.models import SlotAutoencoder
 from hook.structures import ImageTokens
 from hook.tokenizers import HookTokenizer
 from hook.tokenizers.assignment import resize_nearest
@@ -199,15 +201,46 @@ class TokenSegmenter:
     model: nn.Module
     min_region_pixels: int = 0  # pixels
 
+    @property
+    def tokenizer(self) -> nn.Module:
+        """The model's tokenizer."""
+        return self.model.backbone.tokenizer
+
     def supports(self, num_tokens: int | None) -> bool:
         """Whether the model has queries for this number of tokens."""
-        maximum = getattr(self.model.backbone.tokenizer, "max_tokens", 0)
+        maximum = getattr(self.tokenizer, "max_tokens", 0)
         any_number = getattr(self.model.backbone, "has_regions", False)
         return num_tokens is None or any_number or num_tokens <= maximum
 
     def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
         """Return the token id of each pixel (H, W), -1 for none."""
         return token_regions(_tokens_of(self.model, chip, num_tokens), self.min_region_pixels)
+
+
+class SlotSegmenter(TokenSegmenter):
+    """An autoencoder of slots, each cell of which is in the slot that it belongs to most."""
+
+    @property
+    def tokenizer(self) -> nn.Module:
+        """The model's tokenizer."""
+        return self.model.encoder.tokenizer
+
+    def supports(self, num_tokens: int | None) -> bool:
+        """Whether the model has this number of slots."""
+        return num_tokens in (None, self.tokenizer.num_tokens)
+
+    @torch.no_grad()
+    def regions(self, chip: Chip, num_tokens: int | None) -> np.ndarray:
+        """Return the slot of each pixel (H, W), -1 for none."""
+        data = {"inputs": [chip.inputs], "data_samples": [chip.sample.clone()]}
+        data = self.model.data_preprocessor(data, False)
+        (found,) = self.model.predict(data["inputs"], data["data_samples"])
+        ids = found.token_ids.cpu().numpy()
+        pixels = np.kron(ids, np.ones([self.model.stride] * 2, ids.dtype))
+        pixels = pixels[: chip.valid.shape[0], : chip.valid.shape[1]]
+        regions = np.where(chip.valid, pixels, NO_REGION)
+        size = self.min_region_pixels
+        return merge_fragments(regions, size) if size else regions
 
 
 @torch.no_grad()
@@ -595,6 +628,9 @@ def load_beside(args: argparse.Namespace) -> list[TokenSegmenter]:
     models = []
     for name, config, checkpoint in args.beside:
         model = load_model((load_config(config), checkpoint), device=args.device)
+        if isinstance(model, SlotAutoencoder):
+            models.append(SlotSegmenter(f"slots ({name})", model, args.min_region_pixels))
+            continue
         if not isinstance(getattr(model.backbone, "tokenizer", None), HookTokenizer):
             raise ConfigError(
                 f"--beside {name}: {config} has no tokenizer",
@@ -678,7 +714,7 @@ def main() -> None:
     models += load_beside(args)
     if args.diffusion_steps is not None:
         for segmenter in models:
-            segmenter.model.backbone.tokenizer.diffusion_steps = args.diffusion_steps
+            segmenter.tokenizer.diffusion_steps = args.diffusion_steps
     patches = []
     if args.patch_config:
         for state, model in load_models(args.patch_config, args.patch_checkpoint, args, None):
