@@ -119,6 +119,8 @@ class SlotDecoder(BaseModule):
         mix_depth: Number of layers of ``"cross"``.
         num_slots: See :class:`SlotBlocks`; ``mixing="ids"`` needs none.
         stride: Side of a cell in pixels.
+        feature_pool: Cells along a side whose features are averaged, for losses that compare them
+            with coarser features.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
@@ -141,6 +143,7 @@ class SlotDecoder(BaseModule):
         mix_depth: int = 2,
         num_slots: int | None = None,
         stride: int = 4,
+        feature_pool: int = 1,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -152,7 +155,7 @@ class SlotDecoder(BaseModule):
                 remedy="choose one of them",
             )
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
-        self.embed_dims, self.mixing = embed_dims, mixing
+        self.embed_dims, self.mixing, self.feature_pool = embed_dims, mixing, feature_pool
         self.embed = nn.Linear(in_channels, embed_dims)
         self.slots = SlotBlocks(num_slots, embed_dims, depth, num_heads)
         self.fourier = Fourier2d(_WAVES)
@@ -187,8 +190,8 @@ class SlotDecoder(BaseModule):
             token_ids: (B, h, w) slot of each cell, -1 for none, for ``mixing="ids"``.
 
         Returns:
-            Images (B, C, H, W); features of the cells (B, E, h, w); weights (B, N, h, w) of the
-            slots in each cell, which sum to one.
+            Images (B, C, H, W); features of the cells (B, E, h, w), averaged by ``feature_pool``;
+            weights (B, N, h, w) of the slots in each cell, which sum to one.
         """
         slots = self.slots(self.embed(latents), known)
         grid = [side // self.stride for side in size]
@@ -212,6 +215,7 @@ class SlotDecoder(BaseModule):
                 x, weights = reading.slots, reading.weights.mean(dim=1)
             x = x + mlp(x)
         cells, images = (part.mT.unflatten(2, grid) for part in (x, self.out(x)))
+        cells = F.avg_pool2d(cells, self.feature_pool, ceil_mode=True)
         return F.pixel_shuffle(images, self.stride), cells, weights.mT.unflatten(2, grid)
 
 

@@ -113,7 +113,9 @@ def test_latents_decode_to_what_is_predicted():
 def test_features_of_cells_are_aligned():
     frozen = dict(type="hook.FrozenBackbone", weights=None, levels=(1,), mean=0.0, std=1.0)
     loss = dict(type="hook.AlignmentLoss", in_channels=32, feature_channels=24, level=0)
-    model = build(losses=[dict(type="hook.PixelLoss"), loss], frozen=frozen).train()
+    losses = [dict(type="hook.PixelLoss"), loss]
+    model = build(losses=losses, frozen=frozen, decoder=dict(feature_pool=2)).train()
+    assert model.run(torch.rand(2, 3, 32, 40)).latents.shape == (2, 32, 4, 5)
     losses = model.loss(torch.rand(2, 3, 32, 32))
     losses["loss_alignment"].backward()
     assert model.encoder.proj.weight.grad.abs().sum() > 0
