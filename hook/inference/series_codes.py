@@ -72,7 +72,7 @@ def read_series(model: SeriesAutoencoder, request: EncodingRequest) -> Series:
             layers = _layers_of(source, dates, bands)
             paths = paths * len(layers)
         else:
-            layers = [tuple(choose_bands(model, path, None)) for path in paths]
+            layers = [_layers_of_image(model, path, bands) for path in paths]
             dates = given
     if dates is None:
         dates = []
@@ -98,8 +98,19 @@ def read_series(model: SeriesAutoencoder, request: EncodingRequest) -> Series:
     )
 
 
+def _layers_of_image(
+    model: SeriesAutoencoder, path: str, bands: Sequence[str | int]
+) -> tuple[int, ...]:
+    """Return the 1-based layers of a file of one date, in the model's order of bands."""
+    with open_raster(path) as source:
+        dated = any(without_date(text) != (text or "") for text in source.descriptions)
+        if dated:
+            return _layers_of(source, [None], bands)[0]
+    return tuple(choose_bands(model, path, None))
+
+
 def _layers_of(
-    source: DatasetReader, dates: Sequence[str | float], bands: Sequence[str | int]
+    source: DatasetReader, dates: Sequence[str | float | None], bands: Sequence[str | int]
 ) -> list[tuple[int, ...]]:
     """Return the 1-based layers of each date, in the model's order of bands."""
     count, layers = len(bands), []

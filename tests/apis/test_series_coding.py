@@ -1,7 +1,5 @@
 """Time series as codes, against the bare model, and back again."""
 
-import json
-
 import numpy as np
 import pytest
 import rasterio
@@ -164,7 +162,8 @@ def test_files_and_arrays_of_dates_have_the_same_codes(run, series, values, writ
     names = ("s2_20180429.tif", "s2_2018-05-13_b.tif", "last.tif")
     options = dict(nodata=0, transform=grid())
     files = [write_scene(v, n, **options) for v, n in zip(values, names, strict=True)]
-    files[2].with_suffix(".json").write_text(json.dumps(dict(dates=[DATES[2]])))
+    with rasterio.open(files[2], "r+") as file:
+        file.descriptions = [f"{DATES[2]} {band}" for band in META["bands"]]
     encode(run, files, tmp_path / "files.tif", **OPTIONS)
     assert np.array_equal(read(tmp_path / "files.tif"), expected)
     array = xarray.DataArray(
