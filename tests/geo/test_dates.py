@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from hook.errors import DataError
-from hook.geo.dates import read_dates, to_days
+from hook.geo.dates import date_of, read_dates, to_days, to_iso
 
 
 def test_days_since_1970():
@@ -32,3 +32,35 @@ def test_dates_beside_the_file_come_before_those_in_it(tmp_path, write_raster):
         assert read_dates(source, 2) == [3, 4]
         with pytest.raises(DataError, match="2 dates of 1 bands"):
             read_dates(source, 1)
+
+
+@pytest.mark.parametrize(
+    "name, tags, expected",
+    [
+        ("s2_20180429.tif", {}, "2018-04-29"),
+        ("T31TCJ_2018-04-29_v2.tif", {}, "2018-04-29"),
+        ("S2A_20180429T105031_N0207_20180429T131246.tif", {}, "2018-04-29"),
+        ("S2A_20180429T105031_N0207_20180502T131246.tif", {}, None),  # which of the two?
+        ("tile_20181329_120180429.tif", {}, None),  # no dates
+        ("s2_20180429.tif", {"TIFFTAG_DATETIME": "2018:05:13 10:30:00"}, "2018-05-13T10:30:00"),
+        ("s2.tif", {"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}, None),
+    ],
+)
+def test_date_of_one_image(write_scene, name, tags, expected):
+    path = write_scene(np.zeros((2, 4, 4), np.uint8), name)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+    with rasterio.open(path) as file:
+        assert date_of(file) == expected
+
+
+def test_a_list_of_dates_beside_comes_before_the_name(write_scene):
+    path = write_scene(np.zeros((2, 4, 4), np.uint8), "s2_20180429.tif")
+    path.with_suffix(".json").write_text('{"dates": ["2018-07-08"]}')
+    with rasterio.open(path) as file:
+        assert date_of(file) == "2018-07-08"
+
+
+@pytest.mark.parametrize("date", ["2018-04-29", "1969-12-31", "2018-04-29T10:30"])
+def test_days_and_iso_dates(date):
+    assert to_iso(to_days([date], "here")[0]) == date
