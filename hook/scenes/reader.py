@@ -458,7 +458,8 @@ class SeriesReader:
         self._readers, first = list(readers), readers[0]
         for other in readers[1:]:
             grids = [_grid_of(one) for one in (first, other)]
-            if grids[0] != grids[1] or not other.transform.almost_equals(first.transform, 1e-9):
+            moved = ~first.transform @ other.transform  # in pixels
+            if grids[0] != grids[1] or not moved.almost_equals(rasterio.Affine.identity(), 1e-3):
                 raise SceneError(
                     f"{other.path}: does not fit {first.path}, another date of the series",
                     expected=f"{grids[0]}, {list(first.transform)[:6]}",
