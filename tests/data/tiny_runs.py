@@ -313,6 +313,19 @@ model = dict(
 """
 
 
+def write_slots_config(path: Path, scenes: Path, assign: str) -> Path:
+    """Write the config of an autoencoder of four slots, see :func:`write_codec_config`."""
+    return write_codec_config(
+        path,
+        scenes,
+        "model.update(type='hook.SlotAutoencoder', equivariance=None, encoder=dict(_delete_=True, "
+        "type='hook.SlotEncoder', out_channels=8, tokenizer=dict(type='hook.HookTokenizer', "
+        "preset='fast', size='tiny', in_channels=2, embed_dims=32, num_tokens=4, "
+        f"assign='{assign}')), decoder=dict(_delete_=True, type='hook.SlotDecoder', in_channels=8, "
+        "out_channels=2))",
+    )
+
+
 def write_generator_run(
     codec: Path,
     weights: Path,

@@ -50,6 +50,30 @@ def test_report_and_table(tool, seg_run, lists, tmp_path, monkeypatch, capsys):
     assert json.loads(again.read_text())["rows"] == found["rows"]
 
 
+def test_regions_by_codes_of_slots(tool, seg_run, tiny, scenes, lists, tmp_path, monkeypatch):
+    report, config = tmp_path / "few.json", tmp_path / "slots.py"
+    slots = tiny.write_slots_config(config, scenes, "morph"), tmp_path / "slots.pth"
+    tiny.write_checkpoint(*slots)
+    options = ("--per-class", 1, "--draws", 2, "--num-tokens", 4, "--json", report)
+    command = (seg_run[0], "--model", "tiny", *seg_run, 16, "--slots", "auto", *slots, *lists)
+    run(tool, monkeypatch, *command, *options)
+    rows = json.loads(report.read_text())["rows"]
+    names = [row["features"] for row in rows]
+    assert names == ["tokens", "seeds", "codes (auto)", "bands", "pixels", "bands"]
+    assert rows[2]["draws"] != rows[0]["draws"]
+    with pytest.raises(ConfigError, match="has no slots"):
+        command = (seg_run[0], "--model", "tiny", *seg_run, 16, "--slots", "a", *seg_run, *lists)
+        run(tool, monkeypatch, *command, *options)
+    # A cell has the vector of its slot, and cells without data have none.
+    vectors = tool.SlotVectors("auto", slots, "cpu")
+    image, valid = np.random.default_rng(0).random((2, 16, 24), np.float32), np.ones((16, 24), bool)
+    valid[:4] = False
+    found, cells = vectors(image, valid)
+    assert found.shape == (4 * 6, 8) and cells.shape == (16, 24)
+    assert not found[cells[:4]].any() and found[cells[4:]].any(axis=-1).all()
+    assert len(np.unique(found, axis=0)) <= 5 and (np.unique(cells[4:8, 20:]) == [11]).all()
+
+
 def test_parts_of_the_config(tool, seg_run, lists, tmp_path, monkeypatch):
     """``train`` and ``test`` are the splits of the config's data."""
     config, reports = tmp_path / "parts.py", [tmp_path / "parts.json", tmp_path / "lists.json"]

@@ -114,14 +114,7 @@ def test_tokens_of_another_model_and_without_specks(
         tmp_path / "other.py", scenes, 'model["backbone"]["tokenizer"]["num_tokens"] = 2'
     )
     weights = tiny.write_checkpoint(other, tmp_path / "other.pth")
-    slots = tiny.write_codec_config(
-        tmp_path / "slots.py",
-        scenes,
-        "model.update(type='hook.SlotAutoencoder', equivariance=None, encoder=dict(_delete_=True, "
-        "type='hook.SlotEncoder', out_channels=8, tokenizer=dict(type='hook.HookTokenizer', "
-        "preset='fast', size='tiny', in_channels=2, embed_dims=32, num_tokens=4, assign='gru')), "
-        "decoder=dict(_delete_=True, type='hook.SlotDecoder', in_channels=8, out_channels=2))",
-    )
+    slots = tiny.write_slots_config(tmp_path / "slots.py", scenes, "gru")
     of_slots = slots, tiny.write_checkpoint(slots, tmp_path / "slots.pth")
     counts = {}
     for steps in (0, 30):

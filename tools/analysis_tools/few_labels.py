@@ -11,7 +11,9 @@ per class over the draws. The label of a region is the class of most of its pixe
 
 Each ``--model NAME CONFIG CHECKPOINT WINDOW`` has five rows: its regions by tokens, by seeds and by
 bands, every seventh pixel by its bands, learned from up to 100 pixels of each labelled region, and
-as many SLIC regions per window by bands (seeds and bands: means and standard deviations). The first
+as many SLIC regions per window by bands (seeds and bands: means and standard deviations). Each
+``--slots`` adds a row with the same regions by the codes of an autoencoder of slots: mean and
+standard deviation of the quantised slots of their cells. The first
 CONFIG names images and masks: its test dataset, with ``split`` replaced by each list, or by that of
 its train, val or test dataset, such as a box in one scene:
 
@@ -35,13 +37,15 @@ class among all regions. Beside it percentiles of the similarities of these regi
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import geopandas
 import numpy as np
 import shapely
+import torch
+from mmengine.structures import PixelData
 from prettytable import PrettyTable
 from tqdm import tqdm
 
@@ -54,9 +58,11 @@ from hook.evaluation.confusion import class_scores
 from hook.evaluation.homogeneity import connected_components
 from hook.evaluation.superpixels import slic_regions
 from hook.inference.regions import EMBEDDINGS, RegionPredictor
+from hook.models import SlotAutoencoder
 from hook.regions.few_labels import RegionClassifier, logistic_regression, margins
 from hook.regions.plan import pool_seeds
 from hook.regions.table import Regions
+from hook.structures import ClsDataSample
 
 PIXELS = "pixels"
 _PER_REGION = 100  # of a labelled region, that a classifier of pixels learns from
@@ -77,6 +83,14 @@ def parse_args() -> argparse.Namespace:
         metavar=("NAME", "CONFIG", "CHECKPOINT", "WINDOW"),
         help="regions of this model in windows of WINDOW pixels; may be repeated. The name of a "
         "published model takes the place of CONFIG, with - for CHECKPOINT",
+    )
+    parser.add_argument(
+        "--slots",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "CONFIG", "CHECKPOINT"),
+        help="autoencoder of slots whose codes stand for the regions; may be repeated",
     )
     parser.add_argument(
         "--labels-from",
@@ -192,7 +206,44 @@ def read_windows(config: Any, split: str, side: int) -> Iterator[tuple[np.ndarra
         yield sample["img"].transpose(2, 0, 1), sample["valid"] > 0, sample["gt_seg_map"]
 
 
-def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[Pool, Pool]:
+class SlotVectors:
+    """Quantised slots of the pixels of images.
+
+    Args:
+        name: Name of the autoencoder.
+        source: Its config and checkpoint.
+        device: Its device.
+
+    Raises:
+        ConfigError: It is another model.
+    """
+
+    def __init__(self, name: str, source: tuple[str, str], device: str) -> None:
+        self.name, self.model = f"codes ({name})", load_model(source, device=device)
+        if not isinstance(self.model, SlotAutoencoder):
+            raise ConfigError(
+                f"--slots {name}: {source[0]} has no slots",
+                expected="hook.SlotAutoencoder",
+                found=type(self.model).__name__,
+            )
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return vectors of the cells of an image (C, H, W), and the cell of each pixel (H, W)."""
+        sample = ClsDataSample()
+        sample.valid_mask = PixelData(data=torch.from_numpy(valid.astype(np.uint8))[None])
+        data = dict(inputs=[torch.from_numpy(image)], data_samples=[sample])
+        data = self.model.data_preprocessor(data, False)
+        (found,) = self.model.predict(data["inputs"], data["data_samples"])
+        ids, slots = found.token_ids, found.latents[..., 0].T
+        vectors = (slots[ids.clamp(min=0)] * (ids >= 0)[..., None]).flatten(0, 1)
+        rows, columns = (np.arange(n) // self.model.stride for n in valid.shape)
+        return vectors.float().cpu().numpy(), rows[:, None] * ids.shape[1] + columns
+
+
+def cut(
+    config: Any, model: Any, side: int, args: argparse.Namespace, slots: Sequence[SlotVectors] = ()
+) -> tuple[Pool, Pool]:
     """Cut all images into regions of a model and into as many SLIC regions."""
     number = len(config.metainfo["classes"])
     predict, perceive = (
@@ -214,6 +265,9 @@ def cut(config: Any, model: Any, side: int, args: argparse.Namespace) -> tuple[P
                 "tokens": answer.embeddings[0][token_ids[valid][first]],
                 "seeds": pool_seeds(seeds.seeds[0], seed_ids, labels, len(first)),
             }
+            for one in slots:
+                vectors, cells = one(window[0][0], valid)
+                embeddings[one.name] = pool_seeds(vectors, cells[valid], labels, len(first))
             tokens.add(parts, image, truth, number, train, embeddings)
             rgb = image.transpose(1, 2, 0)
             scale = 255 if image.dtype == np.uint8 else max(float(image.max()), 1e-9)
@@ -437,11 +491,13 @@ def main() -> None:
     table.align = "r"
     table.align["regions"] = table.align["by"] = "l"
     report = []
+    slots = [SlotVectors(name, tuple(source), args.device) for name, *source in args.slots]
+    kinds = *EMBEDDINGS, *(one.name for one in slots), "bands"
     for name, source, side in args.model:
         model = load_model(source, device=args.device)
-        tokens, slic = cut(config, model, int(side), args)
+        tokens, slic = cut(config, model, int(side), args, slots)
         for regions, pool, features in (
-            *((f"HOOK ({name})", tokens, kind) for kind in (*EMBEDDINGS, "bands")),
+            *((f"HOOK ({name})", tokens, kind) for kind in kinds),
             *([("none", tokens, PIXELS)] if not args.clicks else []),
             (f"SLIC, as many as {name}", slic, "bands"),
         ):
