@@ -28,6 +28,7 @@ NAMES = [
     "6_multispectral",
     "7_scene_as_codes",
     "8_images_for_a_map",
+    "9_a_year_in_codes",
 ]
 SETTINGS = 3  # the cell to change for other data
 CLASSES = ["field", "forest", "water", "road", "building"]  # in the order of the demo's mask
@@ -220,6 +221,18 @@ def test_images_for_a_map(run, workplace):
             (192, 192),
         )
         assert image.tags()["GENERATED"] == "YES" and image.read().std() > 10
+
+
+def test_a_year_in_codes(run, workplace):
+    printed = run(NAMES[8], "steps = 20")  # more in the committed outputs
+    assert "\n0 pixels differ in validity" in printed
+    assert number_after("filled by the model", printed) > 0
+    with (
+        rasterio.open(workplace / "data/demo/series.tif") as series,
+        rasterio.open(workplace / "work_dirs/notebooks/series/decoded.tif") as decoded,
+    ):
+        assert decoded.descriptions == series.descriptions and decoded.crs == series.crs
+        assert np.array_equal(decoded.read() == 0, (series.read() == 0))
 
 
 @pytest.fixture(scope="module")
