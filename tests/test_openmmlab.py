@@ -32,7 +32,9 @@ IMPORTED = {
         "BaseDataPreprocessor BaseModel BaseModule ExponentialMovingAverage "
         "convert_sync_batchnorm is_model_wrapper"
     ),
-    "mmengine.optim": "DefaultOptimWrapperConstructor OptimWrapper OptimWrapperDict",
+    "mmengine.optim": (
+        "DefaultOptimWrapperConstructor OptimWrapper OptimWrapperDict build_optim_wrapper"
+    ),
     "mmengine.registry": (
         "DefaultScope MODELS MODEL_WRAPPERS OPTIM_WRAPPERS RUNNERS Registry init_default_scope"
     ),

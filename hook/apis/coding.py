@@ -21,6 +21,7 @@ from hook.inference.codes import (
     code_grid,
     codec_digest,
     codec_of,
+    codes_series,
     series_grid,
     value_limits,
 )
@@ -34,7 +35,6 @@ from hook.inference.series_codes import (
     read_series,
     split_series,
 )
-from hook.models import SeriesAutoencoder
 from hook.scenes.codes import SceneCodes
 from hook.scenes.coding import (
     CodingReport,
@@ -164,7 +164,7 @@ class SceneEncoder(SceneModel):
     def __init__(self, model: Model, *, device: str = "cpu", threads: int | None = None) -> None:
         super().__init__(code_grid, model, device, threads)
         self.grid = self.function
-        self._of_series = isinstance(self.model, SeriesAutoencoder)
+        self._of_series = codes_series(self.model)
         self._kind = SeriesEncoder if self._of_series else WindowEncoder
 
     def run(self, request: EncodingRequest) -> "EncodingReport | Estimate | xarray.DataArray":

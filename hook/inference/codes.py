@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.bands import to_model_units
 from hook.inference.scenes import digest_of
-from hook.models import SeriesAutoencoder, SlotAutoencoder
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
 
 _CELLS = 32  # latents along a side of the image on which a network without a known field is tried
 _WINDOW = 64  # pixels of a block, where the config does not say the size of its chips
 _FAR = 8.0  # standard deviations from the mean, beyond which values are outside the training data
+
+
+def codes_series(model: nn.Module) -> bool:
+    """Return whether a model is a :class:`hook.models.SeriesAutoencoder`.
+
+    By its method: importing the class takes a second, which other commands do not need.
+    """
+    return hasattr(model, "encode_series")
 
 
 def code_grid(model: nn.Module) -> CodeGrid:
@@ -35,9 +42,9 @@ def code_grid(model: nn.Module) -> CodeGrid:
             found=kind,
             remedy="use a config with a VectorQuantizer, a FiniteScalarQuantizer or the like",
         )
-    if isinstance(model, SeriesAutoencoder):
+    if codes_series(model):
         return series_grid(model)
-    if isinstance(model, SlotAutoencoder):
+    if hasattr(model, "encode_slots"):
         raise ConfigError(
             "codes of slots have no place in a raster",
             expected="hook.TileAutoencoder or hook.SeriesAutoencoder",
@@ -57,7 +64,7 @@ def code_grid(model: nn.Module) -> CodeGrid:
     return CodeGrid(stride, math.ceil(margin / stride), math.ceil(reach / fold[0]))
 
 
-def series_grid(model: SeriesAutoencoder, window: int | None = None) -> CodeGrid:
+def series_grid(model: nn.Module, window: int | None = None) -> CodeGrid:
     """Return the grid of the codes of a model of series.
 
     Args:
@@ -165,7 +172,7 @@ def codec_digest(model: nn.Module) -> str:
     tensors = {name: part for name, part in parts.items() if name.startswith(own)}
     scaling = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
     scaling |= {"range": model.data_preprocessor.value_range}
-    if isinstance(model, SeriesAutoencoder):
+    if codes_series(model):
         scaling["wavelengths"] = model.dataset_meta.get("wavelengths")
     return digest_of(tensors, json.dumps(scaling, default=list))
 

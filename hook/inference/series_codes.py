@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from rasterio.io import DatasetReader
-from torch import Tensor
+from torch import Tensor, nn
 
 from hook.errors import DataError
 from hook.geo.arrays import is_data_array
@@ -24,8 +24,6 @@ from hook.inference.codes import (
     value_limits,
 )
 from hook.inference.scenes import choose_bands, scene_resolution
-from hook.models import SeriesAutoencoder
-from hook.models.parts import check_facts
 from hook.scenes.codes import SUMS, CodedWindows, CodeGrid, SceneCodes
 from hook.scenes.coding import Series
 from hook.scenes.pipeline import Scene
@@ -57,7 +55,7 @@ def split_series(request: EncodingRequest) -> EncodingRequest:
     return replace(request, input=parts, dates=dates)
 
 
-def read_series(model: SeriesAutoencoder, request: EncodingRequest) -> Series:
+def read_series(model: nn.Module, request: EncodingRequest) -> Series:
     """Return the dates of the files of a request, and which layers are of which date.
 
     Raises:
@@ -98,9 +96,7 @@ def read_series(model: SeriesAutoencoder, request: EncodingRequest) -> Series:
     )
 
 
-def _layers_of_image(
-    model: SeriesAutoencoder, path: str, bands: Sequence[str | int]
-) -> tuple[int, ...]:
+def _layers_of_image(model: nn.Module, path: str, bands: Sequence[str | int]) -> tuple[int, ...]:
     """Return the 1-based layers of a file of one date, in the model's order of bands."""
     with open_raster(path) as source:
         dated = any(without_date(text) != (text or "") for text in source.descriptions)
@@ -151,7 +147,9 @@ class SeriesCodec:
         DataError: The series lacks what the model must know.
     """
 
-    def __init__(self, model: SeriesAutoencoder, codes: SceneCodes, grid: CodeGrid) -> None:
+    def __init__(self, model: nn.Module, codes: SceneCodes, grid: CodeGrid) -> None:
+        from hook.models.parts import check_facts  # a model is there, and its imports are
+
         self.model, self.codes, self.grid = model, codes, grid
         self.device = next(model.parameters()).device
         self._dates = None
@@ -208,7 +206,7 @@ class SeriesEncoder(SeriesCodec):
     """
 
     def __init__(
-        self, model: SeriesAutoencoder, codes: SceneCodes, grid: CodeGrid, errors: bool = True
+        self, model: nn.Module, codes: SceneCodes, grid: CodeGrid, errors: bool = True
     ) -> None:
         super().__init__(model, codes, grid)
         self._errors, self._limits = errors, value_limits(model)

@@ -24,7 +24,7 @@ class ResidualQuantizer(Quantizer):
 
     The latent of the decoder is the sum of the rows; gradients pass to the input once, not once a
     depth. Tables learn by moving averages. A shared table is updated between the depths of a
-    training step unless ``deferred``, so codes of training do not decode to the latents of that
+    training step unless it is deferred, so codes of training do not decode to the latents of that
     step: take codes in eval mode.
 
     Anchored tables (after UniCode): every ``anchor_interval`` steps, the rows become
@@ -36,9 +36,9 @@ class ResidualQuantizer(Quantizer):
         codebook_size: Number of codes K of a table.
         embed_dims: Channels D of the latents.
         depth: Number of codes Q.
-        shared: One table for all depths.
-        deferred: Tables change after the last depth of a training step, whose codes then decode to
-            its latents (as in Slot-MLLM's library), rather than after each (as in RQ-VAE).
+        shared: One table for all depths. ``"deferred"``: it changes after the last depth of a
+            training step, whose codes then decode to its latents (as in Slot-MLLM's library),
+            rather than after each (as in RQ-VAE).
         fold: Rows and columns of the latent map that share their codes: their channels are put
             after each other, and indices are (B, N / (rows * columns), Q). Needs ``grid``.
         commitment_weight: Weight of ``loss_commitment``, the mean over the depths.
@@ -65,8 +65,7 @@ class ResidualQuantizer(Quantizer):
         codebook_size: int,
         embed_dims: int,
         depth: int,
-        shared: bool = True,
-        deferred: bool = False,
+        shared: bool | str = True,
         fold: tuple[int, int] = (1, 1),
         commitment_weight: float = 0.25,
         decay: float = 0.99,
@@ -81,7 +80,9 @@ class ResidualQuantizer(Quantizer):
     ) -> None:
         super().__init__(embed_dims)
         self.codebook_sizes = (codebook_size,) * depth
-        self.fold, self.deferred = tuple(fold), deferred
+        if shared not in (True, False, "deferred"):
+            raise ValueError(f"shared must be True, False or 'deferred', found {shared!r}")
+        self.fold, self.deferred = tuple(fold), shared == "deferred"
         self.commitment_weight = commitment_weight
         width = embed_dims * self.fold[0] * self.fold[1]
         options = dict(decay=decay, restart=restart, eps=eps)

@@ -142,9 +142,8 @@ class HookTokenizer(nn.Module):
         with_cls_token: Put a learned class token in front of the tokens.
         assign: Meaning of the assignment: ``"seed"``, softmax over the seeds for each token (the
             paper's), or ``"token"``, softmax over the tokens for each seed; ``"gru"`` and
-            ``"morph"``, which also compete for the seeds, are the slot attentions of Slot-MLLM
-            (:class:`hook.tokenizers.SlotVectorization`); ``"objects"`` assigns each seed to one
-            token.
+            ``"morph"`` are the slot attentions of Slot-MLLM (:class:`SlotVectorization`), the same
+            way round; ``"objects"`` assigns each seed to one token.
         max_tokens: Number K of learned queries. Each training step then uses the first n of them,
             n drawn from 1 to K (nested dropout), which orders the queries: any number up to K can
             be requested afterwards, ``num_tokens`` by default. None: K is ``num_tokens``, and
@@ -262,7 +261,6 @@ class HookTokenizer(nn.Module):
             raise ValueError(f"band_dropout must be at least 0 and below 1, got {band_dropout}")
 
         self.preset, self.size = preset, chosen["size"]
-        # Slots compete for the seeds, too.
         self.assign = "token" if chosen["assign"] in SLOT_MODES else chosen["assign"]
         self.in_channels = in_channels
         self.embed_dims = embed_dims
@@ -325,10 +323,9 @@ class HookTokenizer(nn.Module):
             )
             self.vectorization = RegionVectorization(width, self.embed_dims, self.stride)
         else:
-            slots = chosen["assign"] in SLOT_MODES
-            self.vectorization = (SlotVectorization if slots else ObjectVectorization)(
-                width, self.embed_dims, self.max_tokens, chosen["assign"], num_iterations
-            )
+            kind = SlotVectorization if chosen["assign"] in SLOT_MODES else ObjectVectorization
+            sizes = width, self.embed_dims, self.max_tokens
+            self.vectorization = kind(*sizes, chosen["assign"], num_iterations)
         self.cls_token = (
             nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if self.with_cls_token else None
         )

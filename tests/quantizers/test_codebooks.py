@@ -215,7 +215,7 @@ def test_processes_keep_one_table(tmp_path, restart):
 def test_deferred_tables_change_after_all_depths():
     torch.manual_seed(0)
     latents = torch.randn(2, 40, 4)
-    quantizer = ResidualQuantizer(8, 4, depth=3, deferred=True, restart=False)
+    quantizer = ResidualQuantizer(8, 4, depth=3, shared="deferred", restart=False)
     before = quantizer.codebooks[0].weight.clone()
     codes = quantizer.train()(latents).indices
     after = quantizer.codebooks[0].weight.clone()
@@ -223,3 +223,5 @@ def test_deferred_tables_change_after_all_depths():
     assert torch.equal(quantizer.eval()(latents).indices, codes) and not torch.equal(before, after)
     quantizer.codebooks[0].average()
     assert torch.equal(quantizer.codebooks[0].weight, after)
+    with pytest.raises(ValueError, match="shared"):
+        ResidualQuantizer(8, 4, depth=3, shared="later")

@@ -96,7 +96,8 @@ def check_codes(file: Golden) -> dict[str, Tensor]:
     own = config.pop("args")
     refuse_rest(config)
     width, depth = own.pop("codebook_dim"), own.pop("num_quantizers")
-    options = dict(codebook_size=own.pop("codebook_size"), shared=own.pop("shared_codebook"))
+    options = dict(codebook_size=own.pop("codebook_size"))
+    options["shared"] = own.pop("shared_codebook") and "deferred"
     state = reference_to_slots(file.state)
     pair = {name: state.pop(f"{name}.weight") for name in ("project_in", "project_out")}
     bias = {name: state.pop(f"{name}.bias") for name in pair}
@@ -112,7 +113,6 @@ def check_codes(file: Golden) -> dict[str, Tensor]:
         depth=depth,
         commitment_weight=1.0,
         decay=0.8,
-        deferred=True,
         restart=False,
         **options,
     )
