@@ -48,19 +48,9 @@ class SeriesAutoencoder(TileAutoencoder):
         super().__init__(encoder, decoder, **parts)
 
     def _check_parts(self) -> None:
-        kinds = (self.encoder, SpaceTimeEncoder), (self.decoder, SpaceTimeDecoder)
-        wrong = [type(part).__name__ for part, kind in kinds if not isinstance(part, kind)]
-        others = self.discriminator, self.equivariance, self.adversarial
-        wrong += [type(part).__name__ for part in others if part is not None]
-        wrong += [type(one).__name__ for one in self.losses.values() if type(one) is AlignmentLoss]
-        wrong += ["a quantizer with fold"] if self._fold != (1, 1) else []
-        if wrong:
-            raise ConfigError(
-                "model: parts that a SeriesAutoencoder cannot use",
-                expected="SpaceTimeEncoder, SpaceTimeDecoder, and losses of images only",
-                found=", ".join(wrong),
-                remedy="leave them out, or use hook.TileAutoencoder for single images",
-            )
+        of_maps = [one for one in self.losses.values() if type(one) is AlignmentLoss]
+        others = self.discriminator, self.equivariance, self.adversarial, *of_maps
+        self._check_kinds(SpaceTimeEncoder, SpaceTimeDecoder, others=others)
         super()._check_parts()
         tokenizer, decoder = self.encoder.tokenizer, self.decoder
         ours = tokenizer.on_ground, tokenizer.each, tokenizer.patch
@@ -253,11 +243,7 @@ class SeriesAutoencoder(TileAutoencoder):
         indices, samples = passed.quantized.indices, []
         places = passed.packed.places.split(passed.packed.counts)
         for row in range(len(inputs)):
-            meta = dict(data_samples[row].metainfo) if data_samples else {}
-            if self.quantizer is not None:
-                kind = self.quantizer.indices_kind
-                meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
-            sample = CodecDataSample(metainfo=meta, image=image[row], reconstruction=restored[row])
+            sample = self._new_sample(data_samples, row, image[row], restored[row])
             sample.valid_mask = valid[row]
             sample.places = places[row]
             if indices is not None:

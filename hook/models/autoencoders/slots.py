@@ -66,23 +66,24 @@ class SlotEncoder(BaseModule):
     """A tokenizer and a projection of its tokens to latents.
 
     Args:
-        tokenizer: Config of a tokenizer without a class token, such as ``hook.HookTokenizer``.
+        tokenizer: Config of a ``hook.HookTokenizer`` without a class token.
         out_channels: Channels of the latents.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ConfigError: The tokenizer has a class token.
+        ConfigError: It is another tokenizer, or has a class token.
     """
 
     def __init__(self, tokenizer: dict, out_channels: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.tokenizer = build_part(TOKENIZERS, dict(tokenizer), "model.encoder.tokenizer")
-        if getattr(self.tokenizer, "with_cls_token", False):
+        if self.tokenizer.with_cls_token or not hasattr(self.tokenizer, "perceive"):
             raise ConfigError(
-                "model.encoder.tokenizer has a class token, which stands for no part of an image",
-                expected="with_cls_token=False",
-                found="with_cls_token=True",
-                remedy="leave it out",
+                "model.encoder.tokenizer: its tokens cannot be slots",
+                expected="hook.HookTokenizer, without a class token, which is no part of an image",
+                found=f"{type(self.tokenizer).__name__}, "
+                f"with_cls_token={self.tokenizer.with_cls_token}",
+                remedy="choose another tokenizer, or leave the class token out",
             )
         self.proj = nn.Linear(self.tokenizer.embed_dims, out_channels)
         self.in_channels, self.out_channels = self.tokenizer.in_channels, out_channels
@@ -241,18 +242,17 @@ class SlotAutoencoder(TileAutoencoder):
     """
 
     def _check_parts(self) -> None:
-        kinds = (self.encoder, SlotEncoder), (self.decoder, SlotDecoder)
-        wrong = [type(part).__name__ for part, kind in kinds if not isinstance(part, kind)]
-        wrong += [] if self.equivariance is None else ["equivariance"]
-        wrong += ["a quantizer with fold"] if self._fold != (1, 1) else []
-        if wrong:
-            raise ConfigError(
-                "model: parts that a SlotAutoencoder cannot use",
-                expected="SlotEncoder, SlotDecoder, and a quantizer of single latents",
-                found=", ".join(wrong),
-                remedy="leave them out, or use hook.TileAutoencoder",
-            )
+        self._check_kinds(SlotEncoder, SlotDecoder, others=[self.equivariance])
         super()._check_parts()
+        positions = self.decoder.slots.positions
+        most = self.encoder.tokenizer.max_tokens
+        if positions is not None and len(positions) < most:
+            raise ConfigError(
+                "model.decoder.num_slots are fewer than the tokens",
+                expected=f"at least {most}, or None: no positions",
+                found=len(positions),
+                remedy="set num_slots to the tokenizer's number of tokens, or leave it out",
+            )
 
     @property
     def _feature_width(self) -> int:
@@ -279,7 +279,7 @@ class SlotAutoencoder(TileAutoencoder):
             cells = F.max_pool2d(valid[:, None].float(), self.stride)[:, 0] > 0
             ids = ids.masked_fill(~cells, -1)
         known = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
-        if getattr(self.encoder.tokenizer, "group", None) is not None:
+        if self.encoder.tokenizer.group is not None:  # regions
             numbers = torch.arange(latents.shape[1], device=ids.device)[:, None]
             known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
         quantized = Quantized(latents)
@@ -356,12 +356,8 @@ class SlotAutoencoder(TileAutoencoder):
             restored = restored.masked_fill(~valid[:, None], torch.nan)
         samples, indices = [], passed.quantized.indices
         for row, image in enumerate(self.data_preprocessor.restore(inputs)):
-            meta = dict(data_samples[row].metainfo) if data_samples else {}
-            if self.quantizer is not None:
-                kind = self.quantizer.indices_kind
-                meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
-            meta["needs_ids"] = self.decoder.mixing == "ids"
-            sample = CodecDataSample(metainfo=meta, image=image, reconstruction=restored[row])
+            sample = self._new_sample(data_samples, row, image, restored[row])
+            sample.set_metainfo(dict(needs_ids=self.decoder.mixing == "ids"))
             sample.latents = passed.quantized.latents[row].mT[..., None]
             sample.token_ids = ids[row]
             if indices is not None:

@@ -117,6 +117,25 @@ class TileAutoencoder(ImageModel):
         self._fold = getattr(self.quantizer, "fold", (1, 1))
         self._check_parts()
 
+    def _check_kinds(self, *kinds: type, others: Sequence[nn.Module | None] = ()) -> None:
+        """Raise ConfigError for parts that a kind of autoencoder cannot use.
+
+        Args:
+            kinds: Classes of its encoder and decoder.
+            others: Parts that must be None.
+        """
+        own = zip((self.encoder, self.decoder), kinds, strict=True)
+        wrong = [type(part).__name__ for part, kind in own if not isinstance(part, kind)]
+        wrong += [type(part).__name__ for part in others if part is not None]
+        wrong += ["a quantizer with fold"] if self._fold != (1, 1) else []
+        if wrong:
+            raise ConfigError(
+                f"model: parts that a {type(self).__name__} cannot use",
+                expected=f"{' and '.join(kind.__name__ for kind in kinds)}, without the others",
+                found=", ".join(wrong),
+                remedy="leave them out, or use hook.TileAutoencoder",
+            )
+
     def _new_name(self, loss: nn.Module) -> str:
         """Return a name such as ``pixel``, ``pixel_2`` for a loss in the log."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(loss).__name__.removesuffix("Loss")).lower()
@@ -453,11 +472,7 @@ class TileAutoencoder(ImageModel):
             restored = restored.masked_fill(~valid[:, None], torch.nan)
         samples = []
         for row, image in enumerate(self.data_preprocessor.restore(inputs)):
-            meta = dict(data_samples[row].metainfo) if data_samples else {}
-            if self.quantizer is not None:
-                kind = self.quantizer.indices_kind
-                meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
-            sample = CodecDataSample(metainfo=meta, image=image, reconstruction=restored[row])
+            sample = self._new_sample(data_samples, row, image, restored[row])
             sample.latents = quantized.latents[row].mT.unflatten(1, quantized.grid)
             if quantized.indices is not None:
                 grid = [a // b for a, b in zip(quantized.grid, self._fold, strict=True)]
@@ -466,6 +481,20 @@ class TileAutoencoder(ImageModel):
                 sample.valid_mask = valid[row]
             samples.append(sample)
         return samples
+
+    def _new_sample(
+        self,
+        data_samples: Sequence[BaseDataElement] | None,
+        row: int,
+        image: Tensor,
+        reconstruction: Tensor,
+    ) -> CodecDataSample:
+        """Return a sample of a prediction, with what the metainfo says of the codes."""
+        meta = dict(data_samples[row].metainfo) if data_samples else {}
+        if self.quantizer is not None:
+            kind = self.quantizer.indices_kind
+            meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
+        return CodecDataSample(metainfo=meta, image=image, reconstruction=reconstruction)
 
 
 def _equal(name: str, value: int, other_name: str, other: int) -> None:

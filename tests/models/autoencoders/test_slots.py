@@ -128,7 +128,9 @@ def test_features_of_cells_are_aligned():
     [
         (dict(mixing="other"), "mixing"),
         (dict(tokenizer=dict(with_cls_token=True)), "class token"),
-        (dict(equivariance=dict()), "equivariance"),
+        (dict(tokenizer=dict(type="hook.PatchEmbedTokenizer", preset=None)), "tokenizer"),
+        (dict(decoder=dict(num_slots=5)), "fewer than the tokens"),
+        (dict(equivariance=dict()), "Equivariance"),
         (dict(quantizer=CODES | dict(fold=(2, 1))), "fold"),
         (dict(decoder=dict(in_channels=7)), "differ"),
     ],
