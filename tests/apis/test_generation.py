@@ -13,6 +13,7 @@ from hook.apis import generate, load_model
 from hook.apis.generation import _describe
 from hook.errors import ConfigError, DataError, SceneError
 from hook.geo.styles import write_category_names
+from hook.inference.canvas import Canvas
 
 OPTIONS = dict(progress=False)
 
@@ -65,6 +66,19 @@ def test_a_mask_is_filled_in_its_grid(generator_run, mask, tmp_path):
     with rasterio.open(again.path) as source:
         np.testing.assert_allclose(source.read(), pixels[0], rtol=1e-4, atol=1e-2)
     assert len(before) and again.seams == pytest.approx(images[0].seams, rel=1e-4)
+
+
+def test_an_image_of_one_code_is_the_same_up_to_its_border(generator_run, tmp_path, monkeypatch):
+    flat = write_mask(tmp_path / "flat.tif", np.zeros((50, 70)))
+    canvas = Canvas(np.full((1, 13, 18), 5, np.int64), ((), ()))
+    monkeypatch.setattr("hook.apis.generation.fill_map", lambda *_, **__: canvas)
+    (image,) = generate(generator_run, tmp_path / "out", mask=flat, **OPTIONS)
+    with rasterio.open(image.path) as source:
+        values = source.read()
+    assert values.shape == (2, 50, 70)
+    middle = values[:, 20:24, 20:24]  # the pixels of a code, which all codes repeat
+    whole = np.tile(middle, (1, 13, 18))[:, :50, :70]
+    np.testing.assert_allclose(values, whole, rtol=1e-4, atol=1e-2)
 
 
 def test_tiles_of_a_class_are_pictures_that_say_so(class_run, tmp_path):

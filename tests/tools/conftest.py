@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from hook.datasets.named import EuroSATRGB
 
 
 class Tools:
@@ -51,6 +55,24 @@ class Tools:
             return self.run(script, *arguments)
         finally:
             del os.environ["PORT"]
+
+
+@pytest.fixture(scope="session")
+def eurosat_tiles(tmp_path_factory) -> Path:
+    """EuroSAT's layout with random tiles: three of each class for training, two for the test."""
+    folder, drawn = tmp_path_factory.mktemp("eurosat"), np.random.default_rng(0)
+    lists = {"train": [], "test": []}
+    for level, name in enumerate(EuroSATRGB.class_names):
+        (folder / name).mkdir()
+        for number in range(5):
+            tile = drawn.integers(20 * level, 20 * level + 40, (64, 64, 3), np.uint8)
+            file = f"{name}/{name}_{number + 1}.jpg"
+            Image.fromarray(tile).save(folder / file)
+            lists["train" if number < 3 else "test"].append(file)
+    (folder / "splits").mkdir()
+    for split, names in lists.items():
+        (folder / "splits" / f"{split}.txt").write_text("\n".join(names))
+    return folder
 
 
 @pytest.fixture(scope="session")

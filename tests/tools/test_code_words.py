@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hook.datasets.named import EuroSATRGB
 from hook.engine.configs import setup_environment
@@ -22,22 +21,9 @@ def tool(load_tool):
     return load_tool("analysis_tools/code_words.py")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Tiles in ten classes with splits."""
-    folder, drawn = tmp_path_factory.mktemp("words"), np.random.default_rng(0)
-    lists = {"train": [], "test": []}
-    for level, name in enumerate(EuroSATRGB.class_names):
-        (folder / name).mkdir()
-        for number in range(4):
-            tile = drawn.integers(20 * level, 20 * level + 40, (64, 64, 3), np.uint8)
-            file = f"{name}/{name}_{number + 1}.jpg"
-            Image.fromarray(tile).save(folder / file)
-            lists["train" if number < 3 else "test"].append(file)
-    (folder / "splits").mkdir()
-    for split, names in lists.items():
-        (folder / "splits" / f"{split}.txt").write_text("\n".join(names))
-    return folder
+@pytest.fixture
+def data(eurosat_tiles):
+    return eurosat_tiles
 
 
 def test_the_kept_out_phrasing_has_known_words_only(tool):

@@ -4,13 +4,11 @@ import csv
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
 
-from hook.datasets.named import EuroSATRGB
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
 from hook.engine.tta import apply_view, views
@@ -39,19 +37,8 @@ def training(load_tool):
 
 @pytest.fixture(scope="module")
 def folder(tool, repo, tmp_path_factory):
-    """Tiles in ten classes with splits, and the runs of two codecs with random weights."""
-    folder, drawn = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
-    lists = {"train": [], "test": []}
-    for level, name in enumerate(EuroSATRGB.class_names):
-        (folder / "data" / name).mkdir(parents=True)
-        for number in range(5):
-            tile = drawn.integers(20 * level, 20 * level + 40, (64, 64, 3), np.uint8)
-            file = f"{name}/{name}_{number + 1}.jpg"
-            Image.fromarray(tile).save(folder / "data" / file)
-            lists["train" if number < 3 else "test"].append(file)
-    (folder / "data" / "splits").mkdir()
-    for split, names in lists.items():
-        (folder / "data" / "splits" / f"{split}.txt").write_text("\n".join(names))
+    """The runs of two codecs with random weights."""
+    folder = tmp_path_factory.mktemp("table")
     torch.manual_seed(0)
     for name, (path, options) in CODECS.items():
         run = folder / "codecs" / f"{tool.slug(name)}_seed0"
@@ -65,13 +52,13 @@ def folder(tool, repo, tmp_path_factory):
 
 
 @pytest.fixture
-def run(tool, folder, monkeypatch):
+def run(tool, folder, eurosat_tiles, monkeypatch):
     """Call the tool with a frozen network of random weights; return its exit status."""
     frozen = dict(tool.FROZEN, weights=None, scale=1.0)
     monkeypatch.setattr(tool, "FROZEN", frozen)
 
     def call(*arguments):
-        places = ("--data", folder / "data", "--codecs", folder / "codecs")
+        places = ("--data", eurosat_tiles, "--codecs", folder / "codecs")
         return tool.main([*map(str, (*arguments, *places))])
 
     return call
@@ -226,8 +213,8 @@ def test_a_failing_row_is_said_and_counted(run, tmp_path, capsys):
     assert "'IBQ 7' is in none of the tables" in capsys.readouterr().err
 
 
-def test_tiles_alternate_and_draws_depend_on_the_seed(tool, folder):
-    tiles = tool.Tiles(folder / "data", "train", 20, "cpu")
+def test_tiles_alternate_and_draws_depend_on_the_seed(tool, folder, eurosat_tiles):
+    tiles = tool.Tiles(eurosat_tiles, "train", 20, "cpu")
     assert sorted(tiles.labels[:10].tolist()) == list(range(10))
     level = tiles.images.float().mean(dim=(1, 2, 3))
     assert ((level - 20 * tiles.labels - 20).abs() < 5).all()  # each image has its own label

@@ -19,9 +19,9 @@ Each run has ``result.json``; ``table.md`` has a line per run:
 
 - PSNR of test tiles, use of codes, mean cosine of the table's rows and their anchors, accuracy of a
   linear probe of mean latents;
-- nats of a code by the transformer, after a phrase; accuracy of the class whose phrase is the most
-  likely after a test tile, in a phrasing of the training and in one that was kept out; accuracy of
-  the published classifier on tiles drawn for phrases of the kept-out phrasing;
+- nats of a word or code of the answers at the end of the transformer's training; accuracy of the
+  class whose phrase is the most likely after a test tile, in a phrasing of the training and in one
+  that was kept out; accuracy of the published classifier on tiles drawn for phrases of the latter;
 - nats of a code of the decompression, and its accuracy, from sums and from first codes;
 - ``pooled``: accuracy of SpaceTimeTokenizer's pooled vectors, drawn towards the phrases of their
   class, by the most similar phrase in both phrasings; and the published classifier's own accuracy.
@@ -42,7 +42,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from codec_table import RQ
-from generator_training import BATCH, Queue, Tiles, as_bytes
+from generator_training import BATCH, Queue, Tiles, add_queue_options, as_bytes
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from PIL import Image
@@ -56,7 +56,7 @@ from torch import Tensor, nn
 
 from hook.apis import Classifier
 from hook.datasets.named import EuroSATRGB
-from hook.engine.configs import add_config_options, load_config, make_folder, setup_environment
+from hook.engine.configs import load_config, make_folder, setup_environment
 from hook.engine.devices import list_devices
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
@@ -365,13 +365,13 @@ def draw_codes(
 
 
 # ------------------------------------------------------------------------------ codec
-def build_codec(job: Job, anchor: Tensor, args: argparse.Namespace) -> TileAutoencoder:
-    """Build the codec of a run, with its anchors (K, D)."""
+def build_codec(job: Job, args: argparse.Namespace) -> TileAutoencoder:
+    """Build the codec of a run, whose anchors are set later."""
     options = {"model.quantizer.depth": args.depth, "model.quantizer.anchor_weight": job.weight}
     options["model.quantizer.anchor_interval"] = args.interval
     cfg = load_config(CONFIGS / f"{RQ}.py", options | (args.cfg_options or {}))
     if job.weight < 1:
-        cfg.model.quantizer.anchor = anchor  # a tensor, not a file
+        cfg.model.quantizer.anchor = torch.empty(0)
     model = build_model(cfg)
     model.init_weights()
     return model.to(args.device)
@@ -522,8 +522,7 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     start = time.perf_counter()
     torch.manual_seed(job.seed)
     phrases = Phrases(class_names(args))
-    anchor = torch.empty(0)
-    codec = build_codec(job._replace(weight=1.0), anchor, args)
+    codec = build_codec(job, args)
     size, dims = codec.quantizer.codebook_sizes[0], codec.quantizer.embed_dims
     layout = CodeLayout(len(phrases.words), size)
     positions = (train.images.shape[-1] // codec.stride) ** 2
@@ -540,24 +539,24 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
         anchor = centroids(train.images, size, dims, job.seed)
     else:
         anchor = torch.randn(size, dims, device=args.device) * dims**-0.5
-    torch.manual_seed(job.seed)
-    codec = build_codec(job, anchor, args)
+    torch.manual_seed(job.seed)  # the same draws whatever the anchors are
     optimizer = dict(type="Adam", lr=args.codec_rate)
     training = Config(dict(optim_wrapper=dict(type="OptimWrapper", optimizer=optimizer)))
     set_amp(training, args.amp)
     wrapper = build_optim_wrapper(codec, training.optim_wrapper)
     draws, nats = np.random.default_rng(job.seed), float("nan")
     for turn in range(args.turns):
+        codec.quantizer.anchor = anchor if job.weight < 1 else None
         train_codec(codec, wrapper, train.images, args.steps // args.turns, args.batch_size)
         # Without words as anchors the transformer learns the codes of the last turn only.
         if job.anchor == "words" or turn == args.turns - 1:
             steps = args.lm_steps // (args.turns if job.anchor == "words" else 1)
-            pairs = Pairs(phrases, layout, encode(codec, train.images)[0], train.labels)
+            known = encode(codec, train.images)
+            pairs = Pairs(phrases, layout, known[0], train.labels)
             losses = pairs.losses(model, args.batch_size, draws)
             nats = fit(model, losses, steps, args.rate, args.device, args.amp)
         if job.anchor == "words" and turn < args.turns - 1:
             anchor = rows_of_words()
-            codec.quantizer.anchor = anchor if job.weight < 1 else None
     codes, latents = encode(codec, test.images)
     size_of_tile = tuple(test.images.shape[-2:])
     errors = decode(codec, latents, size_of_tile).float() - test.images.float()
@@ -568,7 +567,6 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     result["use"] = 100 * float(np.mean(used))
     table = codec.quantizer.codebooks[0].weight
     result["cosine"] = float(F.cosine_similarity(table, anchor.to(table), dim=1).mean())
-    known = encode(codec, train.images)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(known[1].mean(dim=1).cpu().numpy(), train.labels.cpu().numpy())
     score = probe.score(latents.mean(dim=1).cpu().numpy(), test.labels.cpu().numpy())
@@ -620,11 +618,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("anchors", nargs="+", choices=ANCHORS)
     parser.add_argument("--weights", type=float, nargs="+", default=[1, 0.99, 0.9, 0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
-    )
     parser.add_argument("--merced", type=Path, help="also UC Merced's images, reduced to 64 pixels")
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/words"), help="runs and table")
     for name, value, text in (
         ("steps", 2000, "of the codec, and of pooled vectors"),
         ("lm-steps", 1000, "of each transformer"),
@@ -640,12 +634,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, help="tiles of each split (default: all)")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of transformers")
     parser.add_argument("--codec-rate", type=float, default=3e-4, help="learning rate of the codec")
-    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
-    parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="after these no new run begins"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    add_config_options(parser)
+    add_queue_options(parser, "words")
     return parser.parse_args(argv)
 
 

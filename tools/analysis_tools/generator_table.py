@@ -39,6 +39,7 @@ from generator_training import (
     BATCH,
     Queue,
     Tiles,
+    add_queue_options,
     draw,
     encode,
     encode_features,
@@ -52,7 +53,6 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from hook.engine.configs import (
-    add_config_options,
     make_folder,
     setup_environment,
 )
@@ -413,14 +413,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--codec-seed", type=int, help="seed of the codecs (default: that of the run)"
     )
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("work_dirs/generators"), help="runs and tables"
-    )
     parser.add_argument("--iters", type=int, default=2000, help="steps of a run (default 2000)")
-    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
     parser.add_argument("--points", type=int, default=5, help="measurements (default 5)")
     parser.add_argument(
         "--samples", type=int, default=1000, help="tiles of a measurement (default 1000)"
@@ -432,11 +425,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=1000,
         help="test tiles whose codes are packed at the end (default 1000; 0: none)",
     )
-    parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="after these no new run begins"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    add_config_options(parser)
+    add_queue_options(parser, "generators")
     return parser.parse_args(argv)
 
 

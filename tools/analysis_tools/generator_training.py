@@ -1,5 +1,6 @@
 """Generators trained and sampled in memory, for ``generator_table.py`` and ``rare_classes.py``."""
 
+import argparse
 import sys
 import time
 import traceback
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hook.engine.configs import build_dataset, load_config, make_folder
+from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
 from hook.engine.tta import apply_view, views
 from hook.errors import ConfigError, HookError
 from hook.models import TileGenerator
@@ -78,6 +79,20 @@ class Queue:
             if not isinstance(error, HookError):
                 traceback.print_exc()
             print(f"{job.folder} failed: {error}", file=sys.stderr, flush=True)
+
+
+def add_queue_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add the options of data, output and queue that the tables have in common."""
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
+    )
+    parser.add_argument("--out", type=Path, default=Path("work_dirs", out), help="runs and tables")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="after these no new run begins"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_config_options(parser)
 
 
 def generator_config(path: str, codec: Path, options: dict[str, Any]) -> Config:

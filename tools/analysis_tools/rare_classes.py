@@ -41,6 +41,7 @@ from generator_training import (
     AR,
     Queue,
     Tiles,
+    add_queue_options,
     draw,
     encode_views,
     generator_config,
@@ -52,7 +53,6 @@ from torchvision.utils import make_grid
 
 from hook.checkpoint import check_some_weights, get_state_dict, load_checkpoint
 from hook.engine.configs import (
-    add_config_options,
     find_config,
     load_config,
     make_folder,
@@ -318,22 +318,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--codecs", type=Path, default=Path("work_dirs/codecs"), help="runs of codec_table.py"
     )
     parser.add_argument("--pretrained", type=Path, help="checkpoint of a pretraining")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/eurosat_rgb_15k"), help="EuroSAT RGB, with splits"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("work_dirs/rare_classes"), help="runs and tables"
-    )
     for name, steps in (("codec-steps", 2000), ("generator-steps", 2000), ("steps", 1000)):
         parser.add_argument(f"--{name}", type=int, default=steps, help=f"(default {steps})")
-    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
     parser.add_argument("--generated", type=int, default=200, help="tiles of a class (default 200)")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier")
-    parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="after these no new run begins"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    add_config_options(parser)
+    add_queue_options(parser, "rare_classes")
     return parser.parse_args(argv)
 
 

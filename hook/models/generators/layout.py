@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CodeLayout:
-    """Numbers of codes after those of words: code 0 is ``words``, then come begin and end.
+    """Token ids of codes after those of words: code 0 is ``words``, then come begin and end.
 
-    All depths share one range of numbers. An image is begin, the codes of the first slot or
+    All depths share one range of ids. An image is begin, the codes of the first slot or
     position in the order of their depth, those of the second, and so on, and end.
 
     Args:
@@ -26,24 +26,24 @@ class CodeLayout:
 
     @property
     def begin(self) -> int:
-        """The number before an image."""
+        """The id before an image."""
         return self.words + self.codes
 
     @property
     def end(self) -> int:
-        """The number after an image."""
+        """The id after an image."""
         return self.begin + 1
 
     def __len__(self) -> int:
         return self.end + 1
 
     def to_ids(self, codes: Tensor) -> Tensor:
-        """Return the numbers of an image, (N * Q + 2,), of codes (N, Q)."""
+        """Return the ids of an image, (N * Q + 2,), of codes (N, Q)."""
         ends = codes.new_tensor([[self.begin], [self.end]])
         return torch.cat([ends[0], codes.flatten() + self.words, ends[1]])
 
     def to_codes(self, ids: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return the codes (N, Q) of the first image in generated numbers (L,).
+        """Return the codes (N, Q) of the first image in generated ids (L,).
 
         An image is what follows begin, or all without one, up to end. Words in it are left out.
         Missing codes are 0, as in the official code; further ones are left out.

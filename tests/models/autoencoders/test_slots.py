@@ -128,7 +128,6 @@ def test_features_of_cells_are_aligned():
     [
         (dict(mixing="other"), "mixing"),
         (dict(tokenizer=dict(with_cls_token=True)), "class token"),
-        (dict(tokenizer=dict(type="hook.PatchEmbedTokenizer", preset=None)), "tokenizer"),
         (dict(decoder=dict(num_slots=5)), "fewer than the tokens"),
         (dict(equivariance=dict()), "Equivariance"),
         (dict(quantizer=CODES | dict(fold=(2, 1))), "fold"),
@@ -138,6 +137,12 @@ def test_features_of_cells_are_aligned():
 def test_parts_that_do_not_fit_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
         build(**change)
+
+
+def test_patches_are_no_slots():
+    patches = dict(type="hook.PatchEmbedTokenizer", img_size=32, patch_size=4, embed_dims=32)
+    with pytest.raises(ConfigError, match="cannot be slots"):
+        MODELS.build(dict(type="hook.SlotEncoder", tokenizer=patches, out_channels=8))
 
 
 def test_slots_are_no_codes_of_a_place():
