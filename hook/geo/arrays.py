@@ -386,10 +386,10 @@ def read_image(path: str | os.PathLike, dates: Sequence[str | None] = ()) -> "xa
         return found
     count = found.sizes["band"] // len(dates)
     names = [str(name) for name in found.attrs.get("long_name", ())[:count]]
-    parts = [found[k : k + count].assign_coords(band=found.band[:count]) for k in
-             range(0, found.sizes["band"], count)]  # fmt: skip
     import xarray
 
+    starts = range(0, found.sizes["band"], count)
+    parts = [found[k : k + count].assign_coords(band=found.band[:count]) for k in starts]
     series = xarray.concat(parts, dim=xarray.Variable("time", np.array(dates, "datetime64[ns]")))
     series.attrs = found.attrs | dict(long_name=[one.partition(" ")[2] for one in names])
     return series

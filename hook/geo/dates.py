@@ -60,24 +60,27 @@ def without_date(description: str | None) -> str:
 def date_of(source: DatasetReader) -> str | float | None:
     """Return the date of a raster of one date.
 
-    It is that of :func:`read_dates`; else the acquisition time in its tags; else the date in its
-    name, such as ``20180429`` or ``2018-04-29``.
+    It is that of :func:`read_dates`; else the acquisition time in its tags, or the date in its
+    name, such as ``20180429`` or ``2018-04-29``, where the two do not contradict each other.
 
     Args:
         source: Open raster.
 
     Returns:
-        The date; None if there is none, or if several are in the name.
+        The date; None if there is none, or if there are several: the time in a TIFF's tag may be
+        that of processing.
     """
     with suppress(DataError):
         (date,) = read_dates(source, source.count)
         return date
-    if (moment := acquisition_time(source)) is not None:
-        return moment.replace(tzinfo=None).isoformat()
     found = set()
     for year, _, month, day in _IN_NAME.findall(Path(source.name).name):
         with suppress(ValueError):
             found.add(datetime.date(int(year), int(month), int(day)).isoformat())
+    if (moment := acquisition_time(source)) is not None:
+        if found <= {moment.date().isoformat()}:
+            return moment.replace(tzinfo=None).isoformat()
+        return None
     return found.pop() if len(found) == 1 else None
 
 

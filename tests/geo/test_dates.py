@@ -42,7 +42,9 @@ def test_dates_beside_the_file_come_before_those_in_it(tmp_path, write_raster):
         ("S2A_20180429T105031_N0207_20180429T131246.tif", {}, "2018-04-29"),
         ("S2A_20180429T105031_N0207_20180502T131246.tif", {}, None),  # which of the two?
         ("tile_20181329_120180429.tif", {}, None),  # no dates
-        ("s2_20180429.tif", {"TIFFTAG_DATETIME": "2018:05:13 10:30:00"}, "2018-05-13T10:30:00"),
+        ("s2.tif", {"TIFFTAG_DATETIME": "2018:05:13 10:30:00"}, "2018-05-13T10:30:00"),
+        ("s2_20180513.tif", {"TIFFTAG_DATETIME": "2018:05:13 10:30:00"}, "2018-05-13T10:30:00"),
+        ("s2_20180429.tif", {"TIFFTAG_DATETIME": "2024:01:02 10:30:00"}, None),  # of processing?
         ("s2.tif", {"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}, None),
     ],
 )
