@@ -164,36 +164,7 @@ class TileAutoencoder(ImageModel):
         if self.discriminator is not None:
             bands = self.discriminator.in_channels
             _equal("encoder.in_channels", self.in_channels, "discriminator.in_channels", bands)
-        for name, loss in self.losses.items():
-            if loss.needs_frozen and self._frozen_cfg is None and self.frozen is None:
-                raise ConfigError(
-                    f"model.losses: {type(loss).__name__} compares features of a frozen network",
-                    expected="model.frozen=dict(type='hook.FrozenBackbone', ...)",
-                    found="frozen=None",
-                    remedy="add frozen, or leave the loss out",
-                )
-            if hasattr(loss, "feature_channels"):
-                own = width if self._feature_width is None else self._feature_width
-                _equal(
-                    "the aligned features", own, f"losses: in_channels of {name}", loss.in_channels
-                )
-            if getattr(loss, "stages", False) and not hasattr(decoder, "pyramid"):
-                raise ConfigError(
-                    "model.losses: stages=True needs a decoder with images of several sizes",
-                    expected="hook.ProgressiveDecoder",
-                    found=type(decoder).__name__,
-                    remedy="change the decoder, or set stages=False",
-                )
-        balanced = [one for one in (*self.losses.values(), self.adversarial) if one is not None]
-        if any(one.adaptive for one in balanced) and not any(
-            one.is_reconstruction for one in self.losses.values()
-        ):
-            raise ConfigError(
-                "model.losses: adaptive weights are relative to reconstruction losses",
-                expected="a PixelLoss, PerceptualLoss or GramLoss",
-                found="none",
-                remedy="add one, or set adaptive=False",
-            )
+        _check_losses(self, width if self._feature_width is None else self._feature_width)
 
     def init_weights(self) -> None:
         """Initialise the weights, and build the frozen network, when a training starts."""
@@ -495,6 +466,38 @@ class TileAutoencoder(ImageModel):
             kind = self.quantizer.indices_kind
             meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
         return CodecDataSample(metainfo=meta, image=image, reconstruction=reconstruction)
+
+
+def _check_losses(model: TileAutoencoder, feature_width: int) -> None:
+    """Raise ConfigError if the losses do not fit the other parts of their model."""
+    for name, loss in model.losses.items():
+        if loss.needs_frozen and model._frozen_cfg is None and model.frozen is None:
+            raise ConfigError(
+                f"model.losses: {type(loss).__name__} compares features of a frozen network",
+                expected="model.frozen=dict(type='hook.FrozenBackbone', ...)",
+                found="frozen=None",
+                remedy="add frozen, or leave the loss out",
+            )
+        if hasattr(loss, "feature_channels"):
+            other = f"losses: in_channels of {name}"
+            _equal("the aligned features", feature_width, other, loss.in_channels)
+        if getattr(loss, "stages", False) and not hasattr(model.decoder, "pyramid"):
+            raise ConfigError(
+                "model.losses: stages=True needs a decoder with images of several sizes",
+                expected="hook.ProgressiveDecoder",
+                found=type(model.decoder).__name__,
+                remedy="change the decoder, or set stages=False",
+            )
+    balanced = [one for one in (*model.losses.values(), model.adversarial) if one is not None]
+    if any(one.adaptive for one in balanced) and not any(
+        one.is_reconstruction for one in model.losses.values()
+    ):
+        raise ConfigError(
+            "model.losses: adaptive weights are relative to reconstruction losses",
+            expected="a PixelLoss, PerceptualLoss or GramLoss",
+            found="none",
+            remedy="add one, or set adaptive=False",
+        )
 
 
 def _equal(name: str, value: int, other_name: str, other: int) -> None:
