@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import ctypes
 import functools
 import gc
 import io
@@ -65,6 +66,8 @@ from hook.engine.resuming import (
 )
 from hook.errors import ConfigError, HookError, cannot_write, interruption, of_system
 from hook.geo.staging import check_output
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 # ---------------------------------------------------------------------------------- set-up
@@ -477,6 +480,7 @@ class HookRunner(Runner):
 
     def train(self):
         """Train the model; an interruption says which checkpoint is kept."""
+        keep_freed_memory()
         try:
             with self._errors(), self._ending_workers():
                 return super().train()
@@ -676,6 +680,20 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
     if is_distributed():
         atexit.register(_leave_processes)
     return runner
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc use memory of freed tensors again, where it returns it to the system.
+
+    The system clears each page that it gives, which takes 7 to 30 % of a step on a CPU. Arrays of
+    1 GiB and more are still returned at once. Variables of the environment for malloc come first.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _leave_processes() -> None:

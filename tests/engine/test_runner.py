@@ -1,6 +1,9 @@
 """Reading configs and options: what is wrong is said with file, expectation and remedy."""
 
 import argparse
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -424,3 +427,31 @@ def test_the_threads_of_a_process_group_end_with_it():
     _leave_processes()
     assert not any("gloo" in name for name in threads())
     _leave_processes()  # harmless where none is left
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's malloc")
+def test_memory_of_freed_tensors_is_used_again():
+    code = """
+import resource, sys, torch
+from hook.engine.runner import keep_freed_memory
+if "prepared" in sys.argv:
+    keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step = lambda: [torch.ones(2**24), torch.ones(2**23)]
+step(), step()
+before = faults()
+for _ in range(8):
+    step()
+print(faults() - before)
+"""
+    variables = {key: value for key, value in os.environ.items() if "MALLOC" not in key}
+    pages = 8 * (2**26 + 2**25) // os.sysconf("SC_PAGESIZE")
+    counts = []
+    for option in ("", "prepared"):
+        command = [sys.executable, "-c", code, option]
+        run = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+        counts.append(int(run.stdout))
+    plain, prepared = counts
+    if plain < pages / 2:  # huge pages, or another allocator
+        pytest.skip(f"the system gave memory in {plain} pieces")
+    assert prepared < pages / 100
