@@ -23,14 +23,14 @@ Two more tasks ask what is left of what maps are made for:
   each name in its box: error rates of characters and words against what was written (CER, WER).
 
 ``--out`` gets ``table.csv`` and ``table.md``, pictures of the worst windows of the first codec and
-plots of PSNR against bits per pixel. Scores are means over the images with the 95 % interval of a
-bootstrap over them, in which images of one file stay together; ``PSNR of all`` is that of the
-squared error of all pixels. A published classifier with the classes of the data reads decoded
-images; ``change`` is its accuracy against that on the originals. ``--probe N`` fits a logistic
-regression to the mean latents of N training images, gives its accuracy on those of the test images,
-and compares the latents of up to N test images with the features of a frozen network (CKNNA;
-SE-CKNNA of images that were turned and scaled, or got noise, against the features of the unchanged;
-``permuted`` is that of images in random order).
+plots of PSNR, accuracy and mIoU against bits per pixel. Scores are means over the images with the
+95 % interval of a bootstrap over them, in which images of one file stay together; ``PSNR of all``
+is that of the squared error of all pixels. A published classifier with the classes of the data
+reads decoded images; ``change`` is its accuracy against that on the originals. ``--probe N`` fits a
+logistic regression to the mean latents of N training images, gives its accuracy on those of the
+test images, and compares the latents of up to N test images with the features of a frozen network
+(CKNNA; SE-CKNNA of images that were turned and scaled, or got noise, against the features of the
+unchanged; ``permuted`` is that of images in random order).
 """
 
 import argparse
@@ -114,6 +114,7 @@ ERROR_SCALE = 4  # of the errors in the picture
 LARGE = 1024**2  # pixels of an image from which its memory is looked at
 MAPS = 8  # inputs of the largest layer in memory at once; 4 and 6.5 were measured for two networks
 NOISE = 0.1  # of images for SE-CKNNA, as a share of the range
+READ = {"accuracy": "accuracy of the classifier in %", "mIoU": "mIoU of the segmenter in %"}
 
 
 # ------------------------------------------------------------------------------ inputs
@@ -660,22 +661,37 @@ def draw_worst(path: Path, images: Images, all_decoded: list[Decoded]) -> None:
     draw_overview(path, panels, columns=columns, title=title, subtitle=note, dpi=60)
 
 
-def draw_rates(path: Path, rows: list[dict], learned: set[str]) -> None:
-    """Plot PSNR against bits per pixel: image codecs as lines, autoencoders as points."""
+def draw_rates(path: Path, rows: list[Row], learned: set[str]) -> None:
+    """Plot PSNR and what a network still reads, if one does, against bits per pixel.
+
+    Image codecs are lines, autoencoders points, and the originals a dotted line.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((7, 5), dpi=150)
-    axes = figure.add_subplot(xlabel="bits per pixel", ylabel="PSNR of all pixels in dB")
-    for name in dict.fromkeys(row["codec"] for row in rows):
-        of = [row for row in rows if row["codec"] == name and "bits per pixel" in row]
-        points = sorted((row["bits per pixel"], row["PSNR of all"].mean) for row in of)
-        if points:
-            style = dict(marker="D", linestyle="none") if name in learned else dict(marker=".")
-            axes.plot(*zip(*points, strict=True), label=name, **style)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    scores = {"PSNR of all": "PSNR of all pixels in dB"}
+    scores |= {key: label for key, label in READ.items() if any(key in row for row in rows)}
+    figure = Figure((7 * len(scores), 5), dpi=150)
+    all_axes = figure.subplots(1, len(scores), squeeze=False)[0]
+    for axes, (key, label) in zip(all_axes, scores.items(), strict=True):
+        axes.set(xlabel="bits per pixel", ylabel=label)
+        for name in dict.fromkeys(row["codec"] for row in rows):
+            found = [row for row in rows if row["codec"] == name and key in row]
+            if name == "original" and found:
+                axes.axhline(_mean(found[0][key]), color="black", linestyle=":", label=name)
+            points = sorted(
+                (row["bits per pixel"], _mean(row[key])) for row in found if "bits per pixel" in row
+            )
+            if points:
+                style = dict(marker="D", linestyle="none") if name in learned else dict(marker=".")
+                axes.plot(*zip(*points, strict=True), label=name, **style)
+        axes.grid(alpha=0.3)
+    all_axes[-1].legend(fontsize=8)
     figure.tight_layout()
     save_png(path, figure_to_rgb(figure))
+
+
+def _mean(value: Interval | float) -> float:
+    return value.mean if isinstance(value, Interval) else value
 
 
 # ------------------------------------------------------------------------------ command
