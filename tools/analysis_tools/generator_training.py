@@ -1,4 +1,4 @@
-"""Generators trained and sampled in memory, for ``generator_table.py`` and ``rare_classes.py``."""
+"""Queues of trainings in memory, and generators trained and sampled in them."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
+from hook.engine.runner import keep_freed_memory
 from hook.engine.tta import apply_view, views
 from hook.errors import ConfigError, HookError
 from hook.models import TileGenerator
@@ -53,6 +54,7 @@ class Queue:
 
     def work(self, jobs: Iterable[Any]) -> None:
         """Run what is neither finished nor running elsewhere."""
+        keep_freed_memory()
         for job in jobs:
             folder = self.out / job.folder
             try:
