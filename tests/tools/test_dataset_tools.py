@@ -260,6 +260,21 @@ class TestEuroSAT:
                 text = archive.read(f"eurosat_rgb_15k/splits/{split}.txt").decode()
                 assert read(folder / f"eurosat_rgb_15k_{split}.txt") == text.split()
 
+    def test_large_lot_has_a_list_without_validation_images(self, tool, tmp_path, repo):
+        module = tool("prepare_eurosat")
+        for split in ("train", "test"):
+            for name in module.read_split("eurosat_rgb_15k", split):
+                path = tmp_path / "EuroSAT_RGB" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        module.main([str(tmp_path / "EuroSAT_RGB"), str(tmp_path / "data")])
+        folder = tmp_path / "data"
+        names = read_list(folder / "eurosat_rgb_15k/splits/train_without_val.txt")
+        val = set(read_list(folder / "eurosat_rgb/splits/val.txt"))
+        assert len(names) == 11600 and len(val) == 400 and not val & set(names)
+        train = set(read_list(folder / "eurosat_rgb_15k/splits/train.txt"))
+        assert train == val | set(names)
+
     def test_rebuilds_the_small_lot(self, tool, tmp_path, capsys, repo):
         module = tool("prepare_eurosat")
         folder = repo / "configs/_base_/splits/eurosat"

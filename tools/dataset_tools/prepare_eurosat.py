@@ -7,7 +7,9 @@
 The first form reads the public RGB download of 27,000 JPEGs (folder or zip archive), or a part of
 it, and writes ``data/eurosat_rgb`` (1,200 training, 400 validation and 400 test images) and
 ``data/eurosat_rgb_15k`` (12,000 training and 3,000 test images) with the images listed in
-``configs/_base_/splits/eurosat``. Subsets with missing images are skipped with a message.
+``configs/_base_/splits/eurosat``. The 400 validation images are among the 12,000, whose list
+``splits/train_without_val.txt`` leaves them out. Subsets with missing images are skipped with a
+message.
 
 The second form reads the 13-band GeoTIFFs and the lists ``eurosat-train.txt``, ``eurosat-val.txt``
 and ``eurosat-test.txt`` of TorchGeo's mirror next to them, and writes ``data/eurosat`` in the
@@ -35,6 +37,11 @@ def read_compact_list(path: str | Path, suffix: str = ".jpg") -> list[str]:
     return names
 
 
+def read_split(subset: str, split: str) -> list[str]:
+    """Read the names of a split of a subset, as it is committed."""
+    return read_compact_list(SPLITS_DIR / "eurosat" / f"{subset}_{split}.txt")
+
+
 def prepare_rgb(source: str | Path, out: str | Path) -> dict[str, dict[str, int]]:
     """Write the subsets that are complete in the source.
 
@@ -52,10 +59,7 @@ def prepare_rgb(source: str | Path, out: str | Path) -> dict[str, dict[str, int]
     with opened_source(source) as folder:
         images = {f"{path.parent.name}/{path.name}": path for path in folder.rglob("*_*.jpg")}
         for subset, splits in SUBSETS.items():
-            lists = {
-                split: read_compact_list(SPLITS_DIR / "eurosat" / f"{subset}_{split}.txt")
-                for split in splits
-            }
+            lists = {split: read_split(subset, split) for split in splits}
             names = [name for split in splits for name in lists[split]]
             absent = [name for name in names if name not in images]
             if absent:
@@ -66,9 +70,12 @@ def prepare_rgb(source: str | Path, out: str | Path) -> dict[str, dict[str, int]
                 if not (root / name).exists():
                     place(images[name], root / name)
             write_list(root / "classes.txt", sorted({name.split("/")[0] for name in names}))
-            for split in splits:
-                write_list(root / "splits" / f"{split}.txt", lists[split])
-            written[subset] = {split: len(lists[split]) for split in splits}
+            if subset != "eurosat_rgb":
+                seen = set(read_split("eurosat_rgb", "val"))
+                lists["train_without_val"] = [one for one in lists["train"] if one not in seen]
+            for split, listed in lists.items():
+                write_list(root / "splits" / f"{split}.txt", listed)
+            written[subset] = {split: len(listed) for split, listed in lists.items()}
     if not written:
         found = (f"{k}: {len(v)} images missing, the first {v[0]}" for k, v in missing.items())
         raise DataError(
