@@ -73,6 +73,8 @@ class AlignmentMetric(BaseMetric):
             features = None
             if change == CLEAN:
                 features = mean_of_positions(self._features(sample), valid)
+            if "token_ids" in sample:  # slots stand at no position
+                valid = None
             latents = mean_of_positions(sample["latents"], valid)
             image = sample.get("sample_idx", sample.get("img_path"))
             self.results.append((change, image, latents, features))

@@ -48,7 +48,9 @@ class CodebookMetric(BaseMetric):
             check_fields(sample, ("codes",), "hook.CodebookMetric")
             codes = sample["codes"].cpu()
             codes = codes[..., None] if codes.ndim == 2 else codes
-            valid = valid_positions(sample.get("valid_mask"), codes.shape[:2])
+            valid = None  # slots stand at no position
+            if "token_ids" not in sample:
+                valid = valid_positions(sample.get("valid_mask"), codes.shape[:2])
             kept = codes.flatten(0, 1) if valid is None else codes[valid]
             sizes = tuple(sample["codebook_sizes"])
             if kept.numel() and not (0 <= kept.min() and (kept < torch.tensor(sizes)).all()):

@@ -16,6 +16,15 @@ def features(seed, num=60, width=8):
     return torch.randn(num, width, generator=torch.Generator().manual_seed(seed)).double()
 
 
+def test_slots_with_invalid_pixels_are_all_averaged():
+    sample = dict(latents=torch.arange(6.0).view(1, 6, 1), features=torch.ones(2, 3, 3))
+    valid = torch.ones(9, 9, dtype=torch.bool)
+    valid[:5] = False
+    metric = AlignmentMetric()
+    metric.process({}, [sample | dict(token_ids=torch.zeros(3, 3), valid_mask=valid)])
+    assert metric.results[0][2].tolist() == [2.5]
+
+
 def test_unbiased_hsic_is_the_mean_over_quadruples():
     """The definition of Song et al.: expectations over different rows, enumerated."""
     k, l = (x @ x.T for x in (features(0, 6), features(1, 6)))  # noqa: E741

@@ -197,3 +197,6 @@ def test_regions_of_the_same_class_are_found(tool, seg_run, lists, tmp_path, mon
     assert "of the 3 most similar" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--search"):
         run(tool, monkeypatch, seg_run[0], "--model", "t", *seg_run, 16, *lists, "--search", 0)
+    with pytest.raises(ConfigError, match="--slots"):
+        run(tool, monkeypatch, seg_run[0], "--model", "t", *seg_run, 16, *lists, "--search", 3,
+            "--slots", "s", *seg_run)  # fmt: skip

@@ -28,6 +28,8 @@ def test_patches_of_all_kinds_have_the_same_places(tool):
         inside, outside = image[chips.pasted[number]], image[~chips.pasted[number]]
         assert (outside == number).all() and len({*inside}) == 1 and inside[0] != number
     assert chips.images["control"][0, 0][chips.pasted[0]][0] == 1  # of the same file
+    with pytest.raises(tool.ConfigError, match="1 bands of uint16"):
+        tool.paste(own, files, foreign.astype(np.uint16), 6, seed=0)
     again = tool.paste(own, files, foreign, 6, seed=1)
     assert not np.array_equal(again.pasted, chips.pasted)
 

@@ -138,9 +138,15 @@ def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path,
     text = capsys.readouterr().out
     assert "12345.0" in text and "12345.0" not in before and "2020-03-12" in text
     rows = json.loads(out.read_text())["rows"]
-    found = [rows[f"run/seed0, {way}"]["dates"] for way in ("left out", "whole series")]
+    name = f"{config.stem}/run/seed0"
+    found = [rows[f"{name}, {way}"]["dates"] for way in ("left out", "whole series")]
     assert len(rows) == 6 and all(one["rmse"] > 0 for part in found for one in part)
     assert found[0] != found[1]
+    state = torch.load(checkpoint)
+    state["state_dict"] = {key: 1.1 * value for key, value in state["state_dict"].items()}
+    torch.save(state, checkpoint)  # another training
+    run(config, checkpoint, "--json", out)
+    assert json.loads(out.read_text())["rows"][f"{name}, left out"]["dates"] != found[0]
 
 
 def test_other_data_and_other_models_are_refused(config, run, tmp_path):

@@ -1,17 +1,19 @@
 r"""Codes and words in one table, and one small transformer over both: what is gained, what is lost.
 
 A residual quantizer learns with its table drawn towards anchors (``anchor_weight``; 1: not at all,
-0: the table is the anchors): the rows of the transformer's table of words and codes, trained in
-turn with the codec (UniCode); centroids of a frozen network's features; or random vectors, which
-are the control.
+0: the table is the anchors): the rows that a transformer over words and codes has for the codes,
+trained in turn with the codec (UniCode, whose language model has more words than there are codes;
+here there are fewer); centroids of a frozen network's features; or random vectors, which are the
+control.
 
     python tools/analysis_tools/code_words.py words centroids random --weights 1 0.99 0.9 0 \
         --data data/eurosat_rgb_15k --out work_dirs/words --seeds 0 1 2
 
 ``--merced`` adds the 21 classes of UC Merced, of whose lists no two have overlapping images.
 
-Then the transformer learns class phrases of tiles and tiles of class phrases, in Slot-MLLM's layout
-(phrase, begin, codes, end, or the other way round), and another one to undo the sum of the codes of
+The transformer learns class phrases of tiles and tiles of class phrases, in Slot-MLLM's layout
+(phrase, begin, codes, end, or the other way round), in as many turns whatever the anchors are, and
+another one to undo the sum of the codes of
 a position, as UniCode's image decompression: all codes from the sums, and from the first codes
 alone. It is a demonstration of the mechanism: a phrase says no more than the class.
 
@@ -116,7 +118,7 @@ STOP = 0  # the number of the word that ends a phrase
 
 
 class Job(NamedTuple):
-    """A run: kind of the anchors, share of the table's own rows, and seed."""
+    """A run: kind of the anchors (none for a share of 1), share of the table's own rows, seed."""
 
     anchor: str
     weight: float
@@ -461,14 +463,15 @@ def decompression(
 
     train, test = pair
     fit(model, losses(train), args.lm_steps, args.rate, args.device, args.amp)
-    rows = []
+    rows, counts = [], []
     with torch.inference_mode():
-        for part in test[:, :segment].split(BATCH):
+        for part in torch.cat(test.split(segment, dim=1)).split(BATCH):
             loss, logits = nats(part)
             right = (logits.argmax(dim=-1) == part.flatten(1)).float().mean()
             rows.append((float(loss), 100 * float(right)))
+            counts.append(len(part))
     name = "first" if first else "sums"
-    found = np.mean(rows, axis=0)
+    found = np.average(rows, axis=0, weights=counts)
     return {f"decompression_{name}": found[0], f"decompression_{name}_right": found[1]}
 
 
@@ -530,33 +533,24 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     model = WordModel(len(layout), length, dims).to(args.device)
     own = slice(layout.words, layout.begin)
 
-    def rows_of_words() -> Tensor:
-        return model.table.weight[own].detach().clone()
-
-    if job.anchor == "words":
-        anchor = rows_of_words()
-    elif job.anchor == "centroids":
+    anchor = torch.randn(size, dims, device=args.device) * dims**-0.5
+    if job.anchor == "centroids":
         anchor = centroids(train.images, size, dims, job.seed)
-    else:
-        anchor = torch.randn(size, dims, device=args.device) * dims**-0.5
     torch.manual_seed(job.seed)  # the same draws whatever the anchors are
     optimizer = dict(type="Adam", lr=args.codec_rate)
     training = Config(dict(optim_wrapper=dict(type="OptimWrapper", optimizer=optimizer)))
     set_amp(training, args.amp)
     wrapper = build_optim_wrapper(codec, training.optim_wrapper)
-    draws, nats = np.random.default_rng(job.seed), float("nan")
-    for turn in range(args.turns):
+    draws = np.random.default_rng(job.seed)
+    for _ in range(args.turns):  # of all anchors, so that the transformers have one schedule
+        if job.anchor == "words":
+            anchor = model.table.weight[own].detach().clone()
         codec.quantizer.anchor = anchor if job.weight < 1 else None
         train_codec(codec, wrapper, train.images, args.steps // args.turns, args.batch_size)
-        # Without words as anchors the transformer learns the codes of the last turn only.
-        if job.anchor == "words" or turn == args.turns - 1:
-            steps = args.lm_steps // (args.turns if job.anchor == "words" else 1)
-            known = encode(codec, train.images)
-            pairs = Pairs(phrases, layout, known[0], train.labels)
-            losses = pairs.losses(model, args.batch_size, draws)
-            nats = fit(model, losses, steps, args.rate, args.device, args.amp)
-        if job.anchor == "words" and turn < args.turns - 1:
-            anchor = rows_of_words()
+        known = encode(codec, train.images)
+        pairs = Pairs(phrases, layout, known[0], train.labels)
+        losses, steps = pairs.losses(model, args.batch_size, draws), args.lm_steps // args.turns
+        nats = fit(model, losses, steps, args.rate, args.device, args.amp)
     codes, latents = encode(codec, test.images)
     size_of_tile = tuple(test.images.shape[-2:])
     errors = decode(codec, latents, size_of_tile).float() - test.images.float()
@@ -565,8 +559,9 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     result["psnr"] = float((10 * torch.log10(255**2 / errors.clamp(min=1e-4))).mean())
     used = [len(column.unique()) / size for column in codes.flatten(0, 1).unbind(dim=1)]
     result["use"] = 100 * float(np.mean(used))
-    table = codec.quantizer.codebooks[0].weight
-    result["cosine"] = float(F.cosine_similarity(table, anchor.to(table), dim=1).mean())
+    if job.weight < 1:
+        table = codec.quantizer.codebooks[0].weight
+        result["cosine"] = float(F.cosine_similarity(table, anchor.to(table), dim=1).mean())
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(known[1].mean(dim=1).cpu().numpy(), train.labels.cpu().numpy())
     score = probe.score(latents.mean(dim=1).cpu().numpy(), test.labels.cpu().numpy())
@@ -588,7 +583,7 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     result["seconds"] = time.perf_counter() - start
     with atomic_write(folder / "result.json") as partial:
         partial.write_text(json.dumps(result))
-    print(f"{job.folder}: PSNR {result['psnr']:.2f}, cosine {result['cosine']:.3f}", flush=True)
+    print(f"{job.folder}: PSNR {result['psnr']:.2f}, {result['seconds']:.0f} s", flush=True)
 
 
 def write_table(folder: Path) -> str:
@@ -596,7 +591,8 @@ def write_table(folder: Path) -> str:
     results = [json.loads(file.read_text()) for file in sorted(folder.glob("*/result.json"))]
     if not results:
         return ""
-    heads = [name for name in results[0] if name not in ("device", "steps")]
+    heads = dict.fromkeys(name for one in results for name in one)
+    heads = [name for name in heads if name not in ("device", "steps")]
     text = "| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|\n"
     for one in results:
         cells = (one.get(name, "-") for name in heads)
@@ -649,12 +645,13 @@ def main(argv: list[str] | None = None) -> int:
     def data() -> tuple[Imagery, Imagery]:
         return Imagery("train", args), Imagery("test", args)
 
-    jobs = [
-        Job(anchor, weight, seed)
-        for seed in args.seeds
+    # Without anchors there is nothing to choose, and one run of a seed.
+    kinds = dict.fromkeys(
+        (anchor if weight < 1 else "none", weight)
         for anchor in args.anchors
         for weight in args.weights
-    ]
+    )
+    jobs = [Job(*kind, seed) for seed in args.seeds for kind in kinds]
     own = Queue(
         args.out,
         args.minutes,

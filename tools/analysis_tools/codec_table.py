@@ -60,8 +60,6 @@ TABLES: dict[str, dict[str, Row]] = {
         "LFQ": (LFQ, {}),
         "FSQ": (FSQ, {}),
         "RQ depth 2": (RQ, {}),
-        "VA-VAE": (VA_VAE, {}),
-        "VFM-VAE": (VFM_VAE, {}),
     },
     "codebooks": {
         f"{name} {size}": (config, {"model.quantizer.codebook_size": size, **options})
@@ -113,7 +111,7 @@ def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Pat
         finished.touch()
         if args.logs:
             write_log(folder, args.logs)
-    return config, Path(pointer.read_text().strip())
+    return config, folder / Path(pointer.read_text().strip()).name  # wherever the folder is now
 
 
 def write_log(run_folder: Path, logs: Path) -> None:

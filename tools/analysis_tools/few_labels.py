@@ -480,6 +480,8 @@ def main() -> None:
     if args.search is not None:
         if args.search < 1:
             raise ConfigError("--search", expected="1 or more", found=args.search)
+        if args.slots:
+            raise ConfigError("--slots: --search compares the embeddings of regions only")
         rows = print_search(config, classes, args)
         if args.json:
             head = {"command": command_line(sys.argv), "classes": classes}

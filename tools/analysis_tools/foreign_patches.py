@@ -98,12 +98,13 @@ def paste(own: np.ndarray, files: list[str], foreign: np.ndarray, side: int, see
     All three have the same places. A control comes from another chip of the same file, or where
     there is none, of another file.
     """
-    if own.shape[1] != foreign.shape[1] or side > min(own.shape[-1], foreign.shape[-1]):
+    same = own.shape[1] == foreign.shape[1] and own.dtype == foreign.dtype
+    if not same or side > min(own.shape[-1], foreign.shape[-1]):
         raise ConfigError(
             "the foreign patches do not fit the chips",
-            expected=f"{own.shape[1]} bands, and a patch of at most {own.shape[-1]} px",
-            found=f"{foreign.shape[1]} bands, --patch {side}",
-            remedy="choose images of the same bands, or a smaller --patch",
+            expected=f"{own.shape[1]} bands of {own.dtype}, and at most {own.shape[-1]} px",
+            found=f"{foreign.shape[1]} bands of {foreign.dtype}, --patch {side}",
+            remedy="choose images of the same bands and type, or a smaller --patch",
         )
     drawn = np.random.default_rng(seed)
 

@@ -332,12 +332,11 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def write_tables(folder: Path) -> str:
-    """Write ``table.csv`` (all measurements) and ``table.md`` (a line per run) of all logs."""
+    """Write ``table.csv`` (all measurements) and ``table.md`` (a line per run), if finished."""
     runs = []
-    for log in sorted(folder.glob("*/log.jsonl")):
-        # The last line of a process that was killed may be incomplete.
-        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-        runs += [[json.loads(line) for line in lines]] if lines else []
+    for mark in sorted(folder.glob("*/finished")):
+        log = mark.with_name("log.jsonl")
+        runs.append([json.loads(line) for line in log.read_text().splitlines()])
     if not runs:
         return ""
     heads = list(dict.fromkeys(key for one in runs for line in one for key in line))

@@ -8,7 +8,8 @@ in training, which none of the other methods have. For each model two rows more:
 that is not left out, with the whole series and alone, as a single image.
 
 Errors are root mean squared errors in the units of the data, over pixels that are valid at the date
-and at one other. They are written after each row, and rows of a former run are kept.
+and at one other. They are written after each row, and rows of a former run are kept if data, model
+and checkpoint are the same.
 
     python tools/analysis_tools/left_out_dates.py CONFIG seed0.pth seed1.pth --json dates.json
 """
@@ -142,15 +143,18 @@ def read_rows(path: Path, settings: dict) -> dict[str, dict]:
     return rows
 
 
-def methods(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Predict]]]:
-    """Yield the name of each method, and a function that makes it ready."""
+def methods(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, str, Predict]]:
+    """Yield each method: its name, a digest of its model, and the method."""
     for name in BASELINES:
-        yield name, lambda name=name: partial(by_baseline, name)
+        yield name, "", partial(by_baseline, name)
     for checkpoint in args.checkpoints:
+        model, digest = load_series(cfg, checkpoint, args.device), hashlib.sha256()
+        digest.update(str(cfg.model.to_dict()).encode())
+        digest.update(Path(checkpoint).read_bytes())
+        path = Path(checkpoint)
+        name = "/".join((Path(cfg.filename).stem, path.parent.name, path.stem))
         for way, withheld in WAYS.items():
-            load = partial(load_series, cfg, checkpoint, args.device)
-            name = Path(checkpoint).parent.name + "/" + Path(checkpoint).stem
-            yield f"{name}, {way}", lambda load=load, way=withheld: partial(by_model, load(), way)
+            yield f"{name}, {way}", digest.hexdigest(), partial(by_model, model, withheld)
 
 
 def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
@@ -185,10 +189,9 @@ def main() -> None:
     data = json.dumps(cfg.test_dataloader.dataset.to_dict(), default=str)
     settings = {"data": hashlib.sha256(data.encode()).hexdigest(), "dates": dates}
     rows = read_rows(out, settings)
-    for name, make in methods(cfg, args):
-        if name in rows:
+    for name, digest, predict in methods(cfg, args):
+        if name in rows and rows[name].get("model") == digest:
             continue
-        predict = make()
         found = [errors_of_date(dataset, predict, date) for date in range(len(dates))]
         if not any(found):
             raise DataError(
@@ -196,7 +199,7 @@ def main() -> None:
                 found=f"{len(dataset)} series",
                 remedy="check the nodata value and the split of test_dataloader",
             )
-        rows[name] = {"dates": found}
+        rows[name] = {"model": digest, "dates": found}
         write_json(out, {"command": command_line(sys.argv), "settings": settings, "rows": rows})
     print(draw_table(rows, dates))
 

@@ -113,6 +113,7 @@ WINDOW = 256  # pixels of a side of a window in the picture, and of an image wit
 ERROR_SCALE = 4  # of the errors in the picture
 LARGE = 1024**2  # pixels of an image from which its memory is looked at
 MAPS = 8  # inputs of the largest layer in memory at once; 4 and 6.5 were measured for two networks
+FROZEN_SIDE = 128  # pixels below which the frozen network gets enlarged images
 NOISE = 0.1  # of images for SE-CKNNA, as a share of the range
 READ = {"accuracy": "accuracy of the classifier in %", "mIoU": "mIoU of the segmenter in %"}
 
@@ -489,7 +490,8 @@ def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> lis
         for numbers in batches(images, sheet, batch_size):
             batch = _batch(images, numbers, model)
             quantized = model.encode(batch["inputs"], ImageFacts(batch["valid"]))
-            maps = quantized.latents.mT.unflatten(2, quantized.grid)
+            grid = quantized.grid or (1, quantized.latents.shape[1])  # slots have none
+            maps = quantized.latents.mT.unflatten(2, grid)
             for row, one in enumerate(maps):
                 valid = None
                 if batch["valid"] is not None and quantized.grid is not None:
@@ -513,7 +515,9 @@ def probe(model: TileAutoencoder, train: Images, test: Images, batch_size: int) 
 def align(models: dict[str, TileAutoencoder], images: Images, batch_size: int) -> dict[str, Row]:
     """Return CKNNA and SE-CKNNA of the latents with the features of the frozen network, by name."""
     bands = len(images.arrays[0])
-    frozen = FrozenBackbone(bands=choose_rgb(images.bands, bands)).eval()
+    side = min(images.arrays[0].shape[1:])
+    scale = 2.0 if side < FROZEN_SIDE else 1.0  # as VA-VAE's target sees tiles of 64 pixels
+    frozen = FrozenBackbone(bands=choose_rgb(images.bands, bands), scale=scale).eval()
     frozen.to(next(iter(models.values())).data_preprocessor.device)
     low, high = band_ranges(images.data_range, bands).float().T[..., None, None]
     features = []

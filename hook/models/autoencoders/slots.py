@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models.autoencoders.losses import CodecPass
 from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, valid_of
 from hook.models.parts import build_part
@@ -288,9 +288,22 @@ class SlotAutoencoder(TileAutoencoder):
         return quantized, ids, known
 
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
-        """Encode images (B, C, H, W); slots have no ``grid``."""
+        """Encode images (B, C, H, W); slots have no ``grid``.
+
+        Raises:
+            DataError: An image has fewer regions than the tokenizer has tokens, so that
+                :meth:`decode` would take slots for regions that stand for nothing.
+        """
         images, valid = self._pad(images, facts.valid if facts else None)
-        return self.encode_slots(images, valid)[0]
+        quantized, _, known = self.encode_slots(images, valid)
+        if not known.all():
+            raise DataError(
+                "an image has fewer regions than slots",
+                expected=f"{known.shape[1]} regions with a valid pixel",
+                found=int(known.sum(dim=1).min()),
+                remedy="call predict, which leaves slots without a region out, or set fewer tokens",
+            )
+        return quantized
 
     def decode(self, latents: Tensor, grid: None, size: Sequence[int]) -> Tensor:
         """Decode slots (B, N, D), which have no grid, to images (B, C, *size) in model units.

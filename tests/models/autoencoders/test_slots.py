@@ -5,7 +5,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.evaluation.codebook_metric import CodebookMetric
 from hook.inference.codes import code_grid
 from hook.registry import MODELS
@@ -72,6 +72,7 @@ def test_predictions_hold_codes_and_the_map_of_tokens():
     assert second.reconstruction[:, :9].isnan().all()
     assert second.reconstruction[:, 9:].isfinite().all()
     metric = CodebookMetric()
+    second.valid_mask[:, :20] = False  # where the first slots would be if they had places
     metric.process({}, [first.to_dict(), second.to_dict()])
     use = metric.compute_metrics(metric.results)
     assert use["positions"] == 2 * 6
@@ -84,6 +85,8 @@ def test_regions_without_a_cell_have_no_code():
         small, large = (model.predict(torch.rand(1, 3, side, side))[0] for side in (8, 32))
     assert small.token_ids.unique().tolist() == [0, 1, 2, 3] and small.codes.shape == (1, 4, 2)
     assert large.codes.shape == (1, 9, 2) and large.needs_ids
+    with pytest.raises(DataError, match="fewer regions than slots"):
+        model.encode(torch.rand(1, 3, 8, 8))
 
 
 def test_invalid_pixels_cost_and_change_nothing():
