@@ -28,7 +28,7 @@ def add_parser(commands) -> None:
     add_nodata(parser)
     parser.add_argument(
         "--dates",
-        type=lambda text: text.split(","),
+        type=lambda text: [date.strip() for date in text.split(",")],
         metavar="DATE,...",
         help="of a time series, for a model of series: INPUT is a file with the bands of one date "
         "after those of another, or a file for each date (default: the dates in JSON files beside, "

@@ -254,6 +254,9 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
 
 def _crs_of(image: Any) -> CRS | None:
     """Return the CRS from rioxarray or from a CF grid mapping."""
+    if not image.attrs.get("crs", True):  # without one, of which rioxarray makes an error
+        image = image.copy(deep=False)
+        del image.attrs["crs"]
     try:
         found = getattr(getattr(image, "rio", None), "crs", None)
         if found is None:
@@ -264,7 +267,7 @@ def _crs_of(image: Any) -> CRS | None:
             attrs = {} if mapping is None else mapping.attrs
             found = attrs.get("crs_wkt") or attrs.get("spatial_ref") or image.attrs.get("crs")
         return None if found is None else CRS.from_user_input(found)
-    except (CRSError, ValueError, TypeError) as error:  # from GDAL, rasterio and rioxarray
+    except (CRSError, RuntimeError, ValueError, TypeError) as error:  # from GDAL, pyproj, rioxarray
         raise DataError(
             "the DataArray's CRS is invalid",
             expected="a CRS as set by rio.write_crs('EPSG:32633')",
@@ -376,13 +379,13 @@ def require_xarray(what: str) -> None:
 def read_image(path: str | os.PathLike, dates: Sequence[str | None] = ()) -> "xarray.DataArray":
     """Read a raster as an array (band, y, x) with CRS, nodata value, band names and tags.
 
-    With several ``dates`` of a time series it is (time, band, y, x), its names without them.
+    With the ``dates`` of a time series it is (time, band, y, x), its names without them.
     """
     import rioxarray
 
     with quiet(), rioxarray.open_rasterio(path) as source:
         found = source.load()
-    if len(dates) < 2:
+    if not dates or None in dates:
         return found
     count = found.sizes["band"] // len(dates)
     names = [str(name) for name in found.attrs.get("long_name", ())[:count]]

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from rasterio.io import DatasetReader
 
 from hook.errors import DataError
+from hook.geo.bands import image_bands
 
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
-_ISO = re.compile(r"^\d{4}-\d\d-\d\d(T\d\d:\d\d)?")
+_ISO = re.compile(r"^\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
+_FIRST, _LAST = (datetime.date(year, 1, 1).toordinal() - _EPOCH for year in (1800, 2200))
 _IN_NAME = re.compile(r"(?<!\d)(20\d\d|19\d\d)([-_]?)(\d\d)\2(\d\d)(?!\d)")
 
 
@@ -20,27 +23,35 @@ def to_days(dates: Sequence[str | float | None], where: str) -> list[float]:
     """Return dates as days since 1970-01-01, NaN where there is none.
 
     Args:
-        dates: ISO dates such as ``2018-04-29``, with or without a time of day, days as numbers, or
-            None.
+        dates: ISO dates such as ``2018-04-29``, with or without a time of day (UTC if it has no
+            zone), the same as datetimes, days as numbers, or None.
         where: Where they are from, for the error.
 
     Raises:
-        DataError: One of them is no date.
+        DataError: One of them is no date, or not one of the years 1800 to 2199.
     """
     days = []
     for date in dates:
         try:
-            if isinstance(date, str):
-                moment = datetime.datetime.fromisoformat(date)
-                days.append(moment.toordinal() - _EPOCH + (moment.hour + moment.minute / 60) / 24)
-            else:
-                days.append(float("nan") if date is None else float(date))
-        except (TypeError, ValueError):
+            if date is None or date != date:
+                days.append(float("nan"))
+                continue
+            day = date
+            if isinstance(date, str | datetime.date | np.datetime64):
+                moment = datetime.datetime.fromisoformat(str(date).strip())
+                if moment.tzinfo is not None:
+                    moment = moment.astimezone(datetime.UTC)
+                day = moment.toordinal() - _EPOCH + (moment.hour + moment.minute / 60) / 24
+            if isinstance(date, bool) or not _FIRST <= float(day) < _LAST:
+                raise ValueError("out of range")
+            days.append(float(day))
+        except (TypeError, ValueError, OverflowError):
             raise DataError(
                 f"{where}: not a date",
-                expected="ISO dates such as 2018-04-29, days since 1970-01-01, or null",
+                expected="ISO dates such as 2018-04-29, numbers of days since 1970-01-01, or null, "
+                "of the years 1800 to 2199",
                 found=repr(date),
-                remedy="correct the dates",
+                remedy="correct the dates; 20180429 without quotes is a number of days",
             ) from None
     return days
 
@@ -54,14 +65,30 @@ def to_iso(day: float) -> str:
 
 def without_date(description: str | None) -> str:
     """Return the description of a layer without the date at its beginning."""
-    return _ISO.sub("", description or "", count=1).strip()
+    return _ISO.sub("", description or "", count=1).strip(" _")
+
+
+def date_layers(source: DatasetReader, num_bands: int) -> list[int]:
+    """Return the 1-based layers of dates of so many bands.
+
+    They are all, or where these do not fit all but alpha, as which GDAL marks the last of four
+    layers of 8 bits.
+    """
+    return image_bands(source) if source.count % num_bands else list(source.indexes)
+
+
+def layer_dates(source: DatasetReader, layers: Sequence[int]) -> list[str | None]:
+    """Return the ISO date with which the description of each of the 1-based layers begins."""
+    texts = (source.descriptions[layer - 1] or "" for layer in layers)
+    return [match and match[0] for match in map(_ISO.match, texts)]
 
 
 def date_of(source: DatasetReader) -> str | float | None:
     """Return the date of a raster of one date.
 
-    It is that of :func:`read_dates`; else the acquisition time in its tags, or the date in its
-    name, such as ``20180429`` or ``2018-04-29``, where the two do not contradict each other.
+    It is that of :func:`read_dates` without ``layers.json``, which is for all files of a folder;
+    else the acquisition time in its tags, or the date in its name, such as ``20180429`` or
+    ``2018-04-29``, where the two do not contradict each other.
 
     Args:
         source: Open raster.
@@ -71,7 +98,7 @@ def date_of(source: DatasetReader) -> str | float | None:
         that of processing.
     """
     with suppress(DataError):
-        (date,) = read_dates(source, source.count)
+        (date,) = read_dates(source, len(image_bands(source)), shared=False)
         return date
     found = set()
     for year, _, month, day in _IN_NAME.findall(Path(source.name).name):
@@ -101,7 +128,9 @@ def acquisition_time(source: DatasetReader) -> datetime.datetime | None:
     return None
 
 
-def read_dates(source: DatasetReader, num_bands: int) -> list[str | float | None]:
+def read_dates(
+    source: DatasetReader, num_bands: int, shared: bool = True
+) -> list[str | float | None]:
     """Return the dates of a raster whose layers are those of one date after the other.
 
     They are the list ``dates`` of a JSON file with the raster's name, or of ``layers.json``, in its
@@ -110,22 +139,26 @@ def read_dates(source: DatasetReader, num_bands: int) -> list[str | float | None
     Args:
         source: Open raster.
         num_bands: Number of layers of a date.
+        shared: Also read ``layers.json``.
 
     Raises:
         DataError: There are no dates, or as many as do not fit the layers.
     """
     path = Path(source.name)
-    dates, found = None, "neither"
-    for file in (path.with_suffix(".json"), path.with_name("layers.json")):
+    dates, found, layers = None, "neither", date_layers(source, num_bands)
+    files = [path.with_suffix(".json"), *[path.with_name("layers.json")] * shared]
+    for file in files:
         if dates is None and file.is_file():
             try:
                 dates = json.loads(file.read_text())["dates"]
-                dates = list(dates)
+                if not isinstance(dates, list):
+                    raise TypeError("'dates' is no list")
             except (KeyError, TypeError, ValueError) as error:
                 found = f"{file.name}, which has none ({type(error).__name__}: {error})"
                 dates = None
-    if dates is None and all(_ISO.match(text or "") for text in source.descriptions):
-        dates = [_ISO.match(text)[0] for text in source.descriptions]
+    stamps = layer_dates(source, layers)
+    if dates is None and None not in stamps:
+        dates = stamps
         found = f"{len(set(dates))} dates in descriptions that do not keep together"
         groups = [dates[i : i + num_bands] for i in range(0, len(dates), num_bands)]
         dates = [group[0] for group in groups] if all(len({*one}) == 1 for one in groups) else None
@@ -137,11 +170,11 @@ def read_dates(source: DatasetReader, num_bands: int) -> list[str | float | None
             found=found,
             remedy="add one of them",
         )
-    if len(dates) * num_bands != source.count:
+    if len(dates) * num_bands != len(layers):
         raise DataError(
             f"{source.name}: its layers do not fit the dates",
             expected=f"{len(dates)} dates of {num_bands} bands, one date after the other",
-            found=f"{source.count} layers",
+            found=f"{len(layers)} layers",
             remedy="correct the dates, or metainfo['bands']",
         )
     return dates

@@ -250,13 +250,16 @@ def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return digest.hexdigest()
 
 
-def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> list[int] | None:
+def choose_bands(
+    model: nn.Module, scene: str, bidx: Sequence[int] | None, option: str | None = "--bidx"
+) -> list[int] | None:
     """Return the 1-based indexes of the model's bands in a scene; None if unknown.
 
     Args:
         model: From :func:`hook.apis.load_model`.
         scene: The scene's (first) file.
         bidx: 1-based bands in the model's order; None: those of the dataset meta.
+        option: The option that chooses bands, for errors; None: there is none.
 
     Raises:
         DataError: The file cannot be opened, lacks a band, or has a wrong number of bands.
@@ -267,12 +270,12 @@ def choose_bands(model: nn.Module, scene: str, bidx: Sequence[int] | None) -> li
         return None
     with open_raster(scene) as source:
         named = bands is not None
-        indexes = resolve_bands(source, list(bands), "--bidx") if named else image_bands(source)
+        indexes = resolve_bands(source, list(bands), option) if named else image_bands(source)
     if wanted is not None and len(indexes) != wanted:
         raise DataError(
             f"scene {scene}: different number of bands than the model",
             expected=f"{wanted} bands",
             found=f"{len(indexes)} bands",
-            remedy="select them in the model's order with --bidx",
+            remedy=f"select them in the model's order{f' with {option}' if option else ''}",
         )
     return indexes

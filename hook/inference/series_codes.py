@@ -3,6 +3,7 @@
 Attention joins all dates and places of a block, so each is coded by itself, alone in its batch.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,16 +12,26 @@ import torch
 from rasterio.io import DatasetReader
 from torch import Tensor, nn
 
+from hook.arguments import short_repr
 from hook.errors import DataError
 from hook.geo.arrays import is_data_array
-from hook.geo.bands import image_bands, to_model_units
-from hook.geo.dates import date_of, read_dates, to_days, to_iso, without_date
+from hook.geo.bands import to_model_units
+from hook.geo.dates import (
+    date_layers,
+    date_of,
+    layer_dates,
+    read_dates,
+    to_days,
+    to_iso,
+    without_date,
+)
 from hook.geo.raster import open_raster
 from hook.inference.codes import (
     cells_of,
     check_codes,
     count_outside,
     restore_values,
+    series_grid,
     value_limits,
 )
 from hook.inference.scenes import choose_bands, scene_resolution
@@ -39,6 +50,10 @@ def split_series(request: EncodingRequest) -> EncodingRequest:
     """
     image = request.input
     if not is_data_array(image) or "time" not in image.dims:
+        parts = image if isinstance(image, list | tuple) else [image]
+        times = [getattr(one, "coords", {}).get("time") for one in parts]
+        if request.dates is None and all(one is not None and one.ndim == 0 for one in times):
+            request = replace(request, dates=[one.values for one in times])
         return request
     dates = request.dates
     if dates is None:
@@ -46,8 +61,8 @@ def split_series(request: EncodingRequest) -> EncodingRequest:
         if days.dtype.kind != "M" or np.isnat(days).any():
             raise DataError(
                 "the array's dimension time has no dates",
-                expected="a coordinate of datetime64",
-                found=f"{days.dtype}" if len(days) else "no coordinate",
+                expected="a coordinate of datetime64, without NaT",
+                found=f"{days[:4]} of {days.dtype}" if len(days) else "no coordinate",
                 remedy="assign_coords(time=...), or pass dates",
             )
         dates = np.datetime_as_string(days, "m").tolist()
@@ -64,8 +79,9 @@ def read_series(model: nn.Module, request: EncodingRequest) -> Series:
     count, paths, given = model.in_channels, request.input, request.dates
     bands = model.dataset_meta.get("bands") or range(1, count + 1)
     with open_raster(paths[0]) as source:
-        single = len(image_bands(source)) == count
-        if len(paths) == 1 and not single:
+        layers = len(date_layers(source, count))
+        several = layers != count and layers % count == 0 if given is None else len(given) > 1
+        if len(paths) == 1 and several:
             dates = read_dates(source, count) if given is None else given
             layers = _layers_of(source, dates, bands)
             paths = paths * len(layers)
@@ -78,13 +94,19 @@ def read_series(model: nn.Module, request: EncodingRequest) -> Series:
             with open_raster(path) as source:
                 dates.append(date_of(source))
     days = to_days(dates, "dates")
-    unknown = len(paths) > 1 and not np.isfinite(days).all()
-    if len(days) != len(paths) or unknown:
+    unknown = [] if len(paths) == 1 else np.flatnonzero(np.isnan(days))
+    if len(days) != len(paths) or len(unknown):
         raise DataError(
-            f"{paths[0]}: the dates of the series",
-            expected=f"a date for each of {len(paths)} images",
+            f"{paths[unknown[0] if len(days) == len(paths) else 0]}: the dates of the series",
+            expected=f"a date for each of {len(paths)} images, in tags or names that agree",
             found=", ".join("none" if date is None else str(date) for date in dates),
             remedy="pass them (--dates 2018-04-29,2018-05-13,...)",
+        )
+    if len(set(days)) < len(days):
+        warnings.warn(
+            f"{paths[0]}: several images of the series have the same date: "
+            f"{', '.join(map(to_iso, days))}",
+            stacklevel=2,
         )
     own = request.nodata, request.metainfo
     return Series(
@@ -99,40 +121,48 @@ def read_series(model: nn.Module, request: EncodingRequest) -> Series:
 def _layers_of_image(model: nn.Module, path: str, bands: Sequence[str | int]) -> tuple[int, ...]:
     """Return the 1-based layers of a file of one date, in the model's order of bands."""
     with open_raster(path) as source:
-        dated = any(without_date(text) != (text or "") for text in source.descriptions)
-        if dated:
+        layers = date_layers(source, len(bands))
+        if any(layer_dates(source, layers)):
             return _layers_of(source, [None], bands)[0]
-    return tuple(choose_bands(model, path, None))
+        if len(layers) == len(bands) and not any(isinstance(band, str) for band in bands):
+            return tuple(layers)  # in order, as in training and in a file of all dates
+    return tuple(choose_bands(model, path, None, option=None))
 
 
 def _layers_of(
     source: DatasetReader, dates: Sequence[str | float | None], bands: Sequence[str | int]
 ) -> list[tuple[int, ...]]:
     """Return the 1-based layers of each date, in the model's order of bands."""
-    count, layers = len(bands), []
-    if source.count != len(dates) * count:
+    count, layers, found = len(bands), date_layers(source, len(bands)), []
+    if len(layers) != len(dates) * count:
         raise DataError(
             f"{source.name}: its layers do not fit the dates",
             expected=f"{len(dates)} dates of {count} bands, one date after the other",
-            found=f"{source.count} layers",
+            found=f"{len(layers)} layers",
             remedy="correct the dates",
         )
-    names = [without_date(text).casefold() for text in source.descriptions]
-    wanted = [str(band).casefold() for band in bands]
-    for first in range(0, source.count, count):
-        own, order = names[first : first + count], range(count)
-        if all(own) and any(isinstance(band, str) for band in bands):
-            if sorted(own) != sorted(wanted):
-                raise DataError(
-                    f"{source.name}: other bands than the model's",
-                    expected=", ".join(map(str, bands)),
-                    found=", ".join(filter(None, source.descriptions[first : first + count])),
-                    remedy="correct the descriptions of the layers, or remove them if the order is "
-                    "that of the model",
-                )
+    texts = [source.descriptions[layer - 1] or "" for layer in layers]
+    names = [without_date(text).casefold() for text in texts]
+    wanted, stamps = [str(band).casefold() for band in bands], layer_dates(source, layers)
+    named = any(isinstance(band, str) for band in bands)
+    for first in range(0, len(layers), count):
+        part = slice(first, first + count)
+        own, order = names[part], range(count)
+        displaced = any(a in wanted and a != b for a, b in zip(own, wanted, strict=True))
+        wrong = sorted(own) != sorted(wanted) if all(own) else displaced
+        if (named and wrong) or len({*stamps[part]}) > 1:
+            raise DataError(
+                f"{source.name}: the layers of a date are of other bands than the model's, or of "
+                "several dates",
+                expected=f"one date, and {', '.join(map(str, bands))}",
+                found=", ".join(text or "no name" for text in texts[part]),
+                remedy="correct the descriptions of the layers, or remove them if the order is "
+                "that of the model",
+            )
+        if named and all(own):
             order = [own.index(name) for name in wanted]
-        layers.append(tuple(first + 1 + place for place in order))
-    return layers
+        found.append(tuple(layers[first + place] for place in order))
+    return found
 
 
 class SeriesCodec:
@@ -150,6 +180,18 @@ class SeriesCodec:
     def __init__(self, model: nn.Module, codes: SceneCodes, grid: CodeGrid) -> None:
         from hook.models.parts import check_facts  # a model is there, and its imports are
 
+        of_model = series_grid(model)
+        sizes = tuple(model.quantizer.codebook_sizes) * codes.images * len(of_model.factors)
+        bands = codes.images * model.in_channels
+        expected = of_model.stride, of_model.factors, sizes, bands
+        found = codes.stride, codes.factors, codes.sizes, len(codes.bands)
+        if expected != found:
+            raise DataError(
+                "the tags of the codes contradict the model",
+                expected=f"stride, factors, sizes and bands {expected}",
+                found=short_repr(found),
+                remedy="use the file as hook encode wrote it",
+            )
         self.model, self.codes, self.grid = model, codes, grid
         self.device = next(model.parameters()).device
         self._dates = None

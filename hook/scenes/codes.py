@@ -206,7 +206,8 @@ class SceneCodes:
             "window": is_int(self.window)
             and (self.window > 0) == bool(self.dates)
             and not any(self.window % factor for factor in self.factors),
-            "resolution": self.resolution is None or is_number(self.resolution),
+            "resolution": self.resolution is None
+            or (is_number(self.resolution) and self.resolution > 0),
         }
         for name, is_right in right.items():
             if not is_right:

@@ -543,7 +543,7 @@ def encode_scene(
             psnr = 10 * np.log10(np.square(largest) / mean)
         columns = dict(rmse=np.sqrt(mean), psnr=psnr, peak=largest)
         found |= {name: tuple(map(float, column)) for name, column in columns.items()}
-        worst = int(np.argmax(mean))
+        worst = int(np.argmax(np.nan_to_num(mean)))
         if request.max_error is not None and found["rmse"][worst] > request.max_error:
             raise DataError(
                 f"{request.output}: the codes are worse than max_error (--max-error)",

@@ -459,7 +459,9 @@ class SeriesReader:
         for other in readers[1:]:
             grids = [_grid_of(one) for one in (first, other)]
             moved = ~first.transform @ other.transform  # in pixels
-            if grids[0] != grids[1] or not moved.almost_equals(rasterio.Affine.identity(), 1e-3):
+            corners = [(x, y) for x in (0, first.width) for y in (0, first.height)]
+            shifts = [np.subtract(moved @ corner, corner) for corner in corners]
+            if grids[0] != grids[1] or np.abs(shifts).max() > 1e-2:
                 raise SceneError(
                     f"{other.path}: does not fit {first.path}, another date of the series",
                     expected=f"{grids[0]}, {list(first.transform)[:6]}",

@@ -1,7 +1,7 @@
 """Options of scenes and maps as one frozen value that is checked once."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -285,8 +285,11 @@ class EncodingRequest(CodingRequest):
             check_number("max_error", self.max_error, minimum=0)
             if not self.errors:
                 raise bad_argument("max_error", self.max_error, "errors that are measured")
-        if isinstance(self.dates, str):
-            raise bad_argument("dates", self.dates, "a list, such as ['2018-04-29', '2018-05-13']")
+        if self.dates is not None:
+            if isinstance(self.dates, str) or not isinstance(self.dates, Iterable):
+                expected = "a list, such as ['2018-04-29', '2018-05-13']"
+                raise bad_argument("dates", self.dates, expected)
+            self._set(dates=tuple(self.dates))
         if self.entropy and self.output is None:
             raise bad_argument("output", None, "the name of a file, which entropy writes")
 
@@ -298,13 +301,19 @@ def _check_creation_options(options: object) -> None:
 
 def _check_box(name: str, value: Any) -> tuple[float, ...]:
     """Return a box (left, bottom, right, top) as numbers."""
+    if (box := _box(value)) is None:
+        raise bad_argument(name, value, "left, bottom, right, top, in the scene's CRS")
+    return box
+
+
+def _box(value: Any) -> tuple[float, ...] | None:
+    """Return four finite numbers, of which the last two are the larger; None for anything else."""
     try:
         box = tuple(float(number) for number in value)
     except (TypeError, ValueError):
-        box = ()
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-        raise bad_argument(name, value, "left, bottom, right, top, in the scene's CRS")
-    return box
+        return None
+    right = len(box) == 4 and np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]
+    return box if right else None
 
 
 def scene_files(input: Any) -> tuple[str, ...]:
@@ -372,15 +381,11 @@ def area_of_interest(aoi: Any) -> AreaOfInterest:
             warn_missing_crs("the area of interest", "the scene's")
         crs = None if aoi.crs is None else rasterio.CRS.from_wkt(aoi.crs.to_wkt())
         return AreaOfInterest(tuple(shapes), crs)
-    try:
-        box = tuple(float(value) for value in aoi)
-    except (TypeError, ValueError):
-        box = ()
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+    if (box := _box(aoi)) is None:
         raise ConfigError(
             "the area of interest is not a box",
             expected="left, bottom, right, top",
-            found=box or repr(aoi)[:80],
+            found=short_repr(aoi),
             remedy="use a box in the scene's CRS, a GeoDataFrame of polygons, or a vector file",
         )
     return AreaOfInterest((shapely.box(*box),))

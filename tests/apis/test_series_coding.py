@@ -200,6 +200,55 @@ def test_a_single_image_needs_no_date(run, values, write_scene, tmp_path):
     assert np.array_equal((back == 0).all(axis=0), (values[0] == 0).all(axis=0))
 
 
+def test_an_array_of_one_date_keeps_its_dimension(run, values, tmp_path):
+    import xarray
+
+    coords = dict(time=np.datetime64("2018-04-29", "ns"))
+    coords["y"] = 4600000 - 10 * (np.arange(SHAPE[0]) + 0.5)
+    coords["x"] = 500000 + 10 * (np.arange(SHAPE[1]) + 0.5)
+    attrs = dict(long_name=META["bands"], _FillValue=0, crs="EPSG:32645")
+    array = xarray.DataArray(values[0], dims=("band", "y", "x"), coords=coords, attrs=attrs)
+    codes = encode(run, array, **OPTIONS)
+    assert codes.attrs["HOOK_DATES"] == '["2018-04-29"]'
+    found = decode(codes, model=run, progress=False)
+    assert found.dims == ("time", "band", "y", "x") and found.sizes["time"] == 1
+    for crs in ("", None):
+        with (
+            pytest.warns(UserWarning, match="no CRS|not georeferenced"),
+            pytest.raises(DataError, match="without resolution"),
+        ):
+            encode(run, array.assign_attrs(crs=crs), **OPTIONS)
+    with pytest.raises(DataError, match="CRS is invalid"):
+        encode(run, array.assign_attrs(crs="nonsense"), **OPTIONS)
+
+
+def test_numbered_bands_of_files_of_a_date_are_in_order(run, values, write_scene, tmp_path):
+    """As in training and in a file of all dates."""
+    state = torch.load(run[1], weights_only=False)
+    state["meta"]["dataset_meta"] = META | dict(bands=[4, 3, 2, 1])
+    model = run[0], tmp_path / "numbered.pth"
+    torch.save(state, model[1])
+    options = dict(nodata=0, transform=grid())
+    files = [write_scene(v, f"{n}.tif", **options) for n, v in enumerate(values)]
+    one = write_scene(values.reshape(12, *SHAPE), "all.tif", **options)
+    for name, scene in (("files", files), ("one", one)):
+        encode(model, scene, tmp_path / f"{name}_codes.tif", dates=DATES, **OPTIONS)
+    assert np.array_equal(read(tmp_path / "files_codes.tif"), read(tmp_path / "one_codes.tif"))
+
+
+def test_errors_are_checked_beside_a_date_without_pixels(run, values, write_scene, tmp_path):
+    empty = values.copy()
+    empty[1] = 0
+    scene = write_scene(empty.reshape(12, *SHAPE), nodata=0, transform=grid())
+    with pytest.raises(DataError, match="worse than max_error"):
+        encode(run, scene, tmp_path / "codes.tif", dates=DATES, max_error=1, **OPTIONS)
+
+
+def test_equal_dates_are_warned_of(run, series, tmp_path):
+    with pytest.warns(UserWarning, match="have the same date"):
+        encode(run, series, tmp_path / "codes.tif", dates=[DATES[0]] * 3, **OPTIONS)
+
+
 def test_bands_are_found_by_name(run, series, values, write_scene, tmp_path):
     encode(run, series, tmp_path / "codes.tif", **OPTIONS)
     order = [3, 0, 2, 1]
@@ -255,6 +304,32 @@ def other_grid(series):
     return names
 
 
+def other_scale(series):
+    """Pixels that are larger by a hair, which are three apart at the end of a wide scene."""
+    names = [series.with_name(f"{name}.tif") for name in ("a_20180101", "b_20180201")]
+    for size, name in zip((10, 10.009), names, strict=True):
+        profile = dict(driver="GTiff", count=4, height=8, width=4000, dtype="uint8", nodata=0)
+        transform = rasterio.transform.from_origin(500000, 4600000, size, size)
+        with rasterio.open(
+            name, "w", **profile, crs="EPSG:32645", transform=transform, photometric="MINISBLACK"
+        ) as file:
+            file.write(np.ones((4, 8, 4000), np.uint8))
+    return names
+
+
+def names_elsewhere(series):
+    with rasterio.open(series, "r+") as file:
+        names = ("nir", "red", "", "swir")
+        file.descriptions = [f"{date} {name}".strip() for date in DATES for name in names]
+    return series
+
+
+def bands_first(series):
+    with rasterio.open(series, "r+") as file:
+        file.descriptions = [date for _ in META["bands"] for date in DATES]
+    return series
+
+
 @pytest.mark.parametrize(
     "change, options, error, words",
     [
@@ -262,6 +337,11 @@ def other_grid(series):
         (None, dict(dates=DATES[:2]), DataError, "do not fit the dates"),
         (None, dict(dates=["April", *DATES[1:]]), DataError, "not a date"),
         (None, dict(dates="2018-04-29"), ConfigError, "dates"),
+        (None, dict(dates=5), ConfigError, "dates"),
+        (None, dict(bounds=(0, 0, np.inf, np.inf)), ConfigError, "bounds"),
+        (other_scale, {}, SceneError, "another date of the series"),
+        (names_elsewhere, {}, DataError, "other bands than the model's"),
+        (bands_first, dict(dates=DATES), DataError, "of several dates"),
         (None, dict(bidx=[1, 2, 3, 4]), ConfigError, "bidx"),
         (other_grid, {}, SceneError, "another date of the series"),
     ],
@@ -294,11 +374,13 @@ def test_dates_are_of_series_only(codec_run, series, tmp_path):
         dict(HOOK_DATES='["April"]'),
         dict(HOOK_WINDOW="3"),
         dict(HOOK_FACTORS="[]"),
+        dict(HOOK_FACTORS="[1, 1]"),
+        dict(HOOK_RESOLUTION="0"),
     ],
 )
 def test_damaged_codes_are_refused(run, series, tmp_path, tags):
     encode(run, series, tmp_path / "codes.tif", **OPTIONS)
     with rasterio.open(tmp_path / "codes.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
         file.update_tags(**tags)
-    with pytest.raises(HookError, match="not a file of codes"):
+    with pytest.raises(HookError, match="not a file of codes|contradict the model"):
         decode(tmp_path / "codes.tif", tmp_path / "back.tif", model=run, progress=False)

@@ -1,5 +1,6 @@
 """Dates of the layers of series."""
 
+import datetime
 import json
 import math
 
@@ -8,13 +9,15 @@ import pytest
 import rasterio
 
 from hook.errors import DataError
-from hook.geo.dates import date_of, read_dates, to_days, to_iso
+from hook.geo.dates import date_of, read_dates, to_days, to_iso, without_date
 
 
 def test_days_since_1970():
     days = to_days(["1970-01-02", "1970-01-02T06:00", 3, None], "here")
     assert days[:3] == [1, 1.25, 3] and math.isnan(days[3])
-    for wrong in ("May", "2020-13-01", [1]):
+    moments = ("1970-01-02T09:00+09:00", datetime.date(1970, 1, 2), np.datetime64("1970-01-02"))
+    assert to_days([*moments, " 1970-01-02T00:00:15Z", math.nan], "here")[:4] == [1] * 4
+    for wrong in ("May", "2020-13-01", [1], 20180429, math.inf, True, "1600-01-01"):
         with pytest.raises(DataError, match="here: not a date"):
             to_days([wrong], "here")
 
@@ -32,6 +35,19 @@ def test_dates_beside_the_file_come_before_those_in_it(tmp_path, write_raster):
         assert read_dates(source, 2) == [3, 4]
         with pytest.raises(DataError, match="2 dates of 1 bands"):
             read_dates(source, 1)
+        (tmp_path / "s.json").write_text(json.dumps({"dates": "2018-04-29"}))
+        assert read_dates(source, 2) == [1, 2]
+
+
+def test_alpha_is_no_layer_of_a_date(write_scene):
+    path = write_scene(np.ones((5, 4, 4), np.uint16), "s.tif")
+    with rasterio.open(path, "r+") as file:
+        names = ("2020-01-01T10:30:15Z_a", "2020-01-01T10:30:15Z_b", "2020-02-01 a", "2020-02-01 b")
+        file.descriptions = [*names, "alpha"]
+        file.colorinterp = [*file.colorinterp[:4], rasterio.enums.ColorInterp.alpha]
+    with rasterio.open(path) as source:
+        assert read_dates(source, 2) == ["2020-01-01T10:30:15Z", "2020-02-01"]
+        assert without_date(source.descriptions[0]) == "a"
 
 
 @pytest.mark.parametrize(
@@ -59,8 +75,12 @@ def test_date_of_one_image(write_scene, name, tags, expected):
 def test_a_list_of_dates_beside_comes_before_the_name(write_scene):
     path = write_scene(np.zeros((2, 4, 4), np.uint8), "s2_20180429.tif")
     path.with_suffix(".json").write_text('{"dates": ["2018-07-08"]}')
+    path.with_name("layers.json").write_text('{"dates": ["2001-01-01"]}')  # of all files here
     with rasterio.open(path) as file:
         assert date_of(file) == "2018-07-08"
+    path.with_suffix(".json").unlink()
+    with rasterio.open(path) as file:
+        assert date_of(file) == "2018-04-29"
 
 
 @pytest.mark.parametrize("date", ["2018-04-29", "1969-12-31", "2018-04-29T10:30"])
