@@ -108,13 +108,21 @@ def read_series(model: nn.Module, request: EncodingRequest) -> Series:
             f"{', '.join(map(to_iso, days))}",
             stacklevel=2,
         )
+    resolution, tokenizer = scene_resolution(paths[0]), model.encoder.tokenizer
+    if resolution is None and tokenizer.on_ground and tokenizer.resolution is None:
+        raise DataError(
+            f"{paths[0]}: without resolution in metres, which the model needs",
+            expected="a CRS and a transform",
+            found="pixels at no place",
+            remedy="assign them (gdal_edit.py -a_srs EPSG:32631 -a_ullr ...)",
+        )
     own = request.nodata, request.metainfo
     return Series(
         tuple(to_iso(day) if np.isfinite(day) else None for day in days),
         tuple(Scene((path,), one, *own) for path, one in zip(paths, layers, strict=True)),
         tuple(map(str, bands)),
-        tuple(tuple(group.bands) for group in model.encoder.tokenizer.groups),
-        scene_resolution(paths[0]),
+        tuple(tuple(group.bands) for group in tokenizer.groups),
+        resolution,
     )
 
 
