@@ -133,6 +133,7 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
         assert (early["step"], late["step"], late["samples"]) == (2, 4, 20)
         assert 0 < early["floor"] == late["floor"] != late["distance"] > 0
         assert early["codec_floor"] > 0 and early["codec_distance"] > 0
+        assert "draw_ms" not in early and 0 < late["draw_ms"] < 1000 * late["measure_s"]
         with Image.open(log.with_name("samples.png")) as sheet:
             assert sheet.size == (10 * 66 + 2, 2 * 66 + 2)
     early, late = lines_of(codes)

@@ -12,7 +12,8 @@ tiles are measured, and of flows the CKNNA of each block with these features. Th
 
 At the end the codes of ``--packed`` test tiles are packed with the network's probabilities, as by
 ``hook encode --entropy MODEL`` (without their classes), and with a table of frequencies, as by
-``--entropy``, which are both unpacked and compared (``pip install hook-rs[codecs]``).
+``--entropy``, which are both unpacked and compared (``pip install hook-rs[codecs]``). ``ms/tile``
+is the time to draw and decode a tile in a batch of 16.
 
     python tools/analysis_tools/generator_table.py flows depths factors sizes --seeds 0 1 2 \
         --codecs work_dirs/codecs --data data/eurosat_rgb_15k --out work_dirs/generators \
@@ -93,6 +94,7 @@ TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
 # twice.
 FROZEN = dict(type="hook.FrozenBackbone", levels=(3, 4), scale=2.0)
 PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
+DRAWN = 16  # tiles of a batch whose time is measured
 SHEET = 40  # tiles of the contact sheet
 FLOW_TIME = 0.5  # of the paths at which a flow's blocks are compared with features
 
@@ -297,6 +299,10 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
             levels = [level[:count] for level in judge.test]
             seen = held_out[:count], test.labels[:count]
             line |= measure_alignment(averaged, *seen, levels)
+        if step == args.iters:
+            begun = time.perf_counter()
+            draw(generator, classes[:DRAWN], job.seed).cpu()  # waits for the device
+            line["draw_ms"] = 1000 * (time.perf_counter() - begun) / len(classes[:DRAWN])
         line |= dict(train_s=seconds, measure_s=time.perf_counter() - start)
         with log.open("a") as file:
             file.write(json.dumps(report | line) + "\n")
@@ -387,6 +393,7 @@ def _row(lines: list[dict]) -> dict[str, str]:
     row = {key: last[key] for key in ("table", "row", "seed")}
     row["weights"] = f"{last['parameters'] / 1e6:.2f} M"
     row["ms/step"] = f"{1000 * last['train_s'] / last['step']:.1f}"
+    row["ms/tile"] = f"{last['draw_ms']:.0f}"
     row |= {"floor": f"{last['floor']:.2f}", "codec": f"{last['codec_floor']:.2f}"}
     if "bits" in last:
         row |= {"bits": f"{last['bits']:.3f}", "unigram": f"{last['unigram_bits']:.3f}"}
