@@ -7,6 +7,7 @@ runs stand in one table of ``tokenizer_benchmark.py``, which gets ``--benchmark`
 
     python tools/analysis_tools/codec_table.py quantizers --minutes 40 --out work_dirs/codecs \
         --cfg-options train_dataloader.dataset.data_root=data/eurosat_rgb_15k \
+            train_dataloader.dataset.split_list=splits/train_without_val.txt \
         --benchmark="--classical jpeg,webp,jpeg2000"
 
 Each run has a folder in ``--out`` with its config, log and checkpoint, and the comparison one named

@@ -6,6 +6,6 @@ model = dict(
     ),
     # The official weights of the quantizer's losses are made for reconstruction losses near 0.5; a
     # squared error of 0.01 would count for little. Of 1 to 1,000, 300 has the highest PSNR on
-    # validation images with more than nine tenths of the codes in use.
+    # 400 tiles of the training with more than nine tenths of the codes in use.
     losses=[dict(type="hook.PixelLoss", norm="l2", weight=300.0)],
 )
