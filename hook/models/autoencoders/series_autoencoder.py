@@ -233,20 +233,15 @@ class SeriesAutoencoder(TileAutoencoder):
             ``places`` and, if there are any, ``codes``.
         """
         passed = self._run(inputs, data_samples, draws=False)
-        both = (passed.images, passed.reconstruction)
-        image, restored = (self.data_preprocessor.restore(x.view_as(inputs)) for x in both)
+        images, decoded = (x.view_as(inputs) for x in (passed.images, passed.reconstruction))
         valid = passed.valid
         if valid is None:
             valid = torch.ones_like(passed.images[:, 0], dtype=torch.bool)
         valid = valid.reshape(*inputs.shape[:-3], *inputs.shape[-2:])
-        restored = restored.masked_fill(~valid.unsqueeze(-3), torch.nan)
-        indices, samples = passed.quantized.indices, []
-        places = passed.packed.places.split(passed.packed.counts)
-        for row in range(len(inputs)):
-            sample = self._new_sample(data_samples, row, image[row], restored[row])
-            sample.valid_mask = valid[row]
+        samples = self._new_samples(images, decoded, valid, data_samples)
+        indices, places = passed.quantized.indices, passed.packed.places.split(passed.packed.counts)
+        for row, sample in enumerate(samples):
             sample.places = places[row]
             if indices is not None:
                 sample.codes = indices[row : row + 1, : len(places[row])]
-            samples.append(sample)
         return samples

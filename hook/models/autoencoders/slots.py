@@ -364,18 +364,12 @@ class SlotAutoencoder(TileAutoencoder):
         valid = valid_of(inputs, data_samples)
         passed, ids, known = self._run_slots(inputs, valid)
         height, width = inputs.shape[-2:]
-        restored = self.data_preprocessor.restore(passed.reconstruction[..., :height, :width])
-        if valid is not None:
-            restored = restored.masked_fill(~valid[:, None], torch.nan)
-        samples, indices = [], passed.quantized.indices
-        for row, image in enumerate(self.data_preprocessor.restore(inputs)):
-            sample = self._new_sample(data_samples, row, image, restored[row])
+        decoded, indices = passed.reconstruction[..., :height, :width], passed.quantized.indices
+        samples = self._new_samples(inputs, decoded, valid, data_samples)
+        for row, sample in enumerate(samples):
             sample.set_metainfo(dict(needs_ids=self.decoder.mixing == "ids"))
             sample.latents = passed.quantized.latents[row].mT[..., None]
             sample.token_ids = ids[row]
             if indices is not None:
                 sample.codes = indices[row][known[row]][None]
-            if valid is not None:
-                sample.valid_mask = valid[row]
-            samples.append(sample)
         return samples

@@ -438,34 +438,37 @@ class TileAutoencoder(ImageModel):
         valid = valid_of(inputs, data_samples)
         quantized = self.encode(inputs, ImageFacts(valid))
         decoded = self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
-        restored = self.data_preprocessor.restore(decoded)
-        if valid is not None:
-            restored = restored.masked_fill(~valid[:, None], torch.nan)
-        samples = []
-        for row, image in enumerate(self.data_preprocessor.restore(inputs)):
-            sample = self._new_sample(data_samples, row, image, restored[row])
+        samples = self._new_samples(inputs, decoded, valid, data_samples)
+        for row, sample in enumerate(samples):
             sample.latents = quantized.latents[row].mT.unflatten(1, quantized.grid)
             if quantized.indices is not None:
                 grid = [a // b for a, b in zip(quantized.grid, self._fold, strict=True)]
                 sample.codes = quantized.indices[row].unflatten(0, grid)
+        return samples
+
+    def _new_samples(
+        self,
+        images: Tensor,
+        decoded: Tensor,
+        valid: Tensor | None,
+        data_samples: Sequence[BaseDataElement] | None,
+    ) -> list[CodecDataSample]:
+        """Return samples with images and reconstructions in the units of the data, and validity."""
+        images, restored = map(self.data_preprocessor.restore, (images, decoded))
+        if valid is not None:
+            restored = restored.masked_fill(~valid.unsqueeze(-3), torch.nan)
+        of_codes, samples = {}, []
+        if self.quantizer is not None:
+            kind = self.quantizer.indices_kind
+            of_codes = dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
+        for row, pair in enumerate(zip(images, restored, strict=True)):
+            meta = dict(data_samples[row].metainfo) if data_samples else {}
+            sample = CodecDataSample(metainfo=meta | of_codes)
+            sample.image, sample.reconstruction = pair
             if valid is not None:
                 sample.valid_mask = valid[row]
             samples.append(sample)
         return samples
-
-    def _new_sample(
-        self,
-        data_samples: Sequence[BaseDataElement] | None,
-        row: int,
-        image: Tensor,
-        reconstruction: Tensor,
-    ) -> CodecDataSample:
-        """Return a sample of a prediction, with what the metainfo says of the codes."""
-        meta = dict(data_samples[row].metainfo) if data_samples else {}
-        if self.quantizer is not None:
-            kind = self.quantizer.indices_kind
-            meta |= dict(codebook_sizes=self.quantizer.codebook_sizes, indices_kind=kind)
-        return CodecDataSample(metainfo=meta, image=image, reconstruction=reconstruction)
 
 
 def _check_losses(model: TileAutoencoder, feature_width: int) -> None:
