@@ -685,8 +685,9 @@ def build_runner(cfg: Config, kind: type[HookRunner] = HookRunner) -> Runner:
 def keep_freed_memory() -> None:
     """Let glibc's malloc use memory of freed tensors again, where it returns it to the system.
 
-    The system clears each page that it gives, which takes up to a third of a step on a CPU. Arrays of
-    1 GiB and more are still returned at once. Variables of the environment for malloc come first.
+    The system clears each page that it gives, which takes up to a third of a step on a CPU. Arrays
+    of 1 GiB and more are still returned at once. Variables of the environment for malloc come
+    first.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return

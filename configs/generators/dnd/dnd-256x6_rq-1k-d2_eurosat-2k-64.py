@@ -1,6 +1,6 @@
 # As ar-256x6_vq-1k, over the two codes per position of rq-1k-d2: the blocks predict the second
-# after the first (DnD-Transformer). The two share the autoencoder's table, but have vectors of their
-# own here: one table for both, as in the paper, is share_embeds=True.
+# after the first (DnD-Transformer). The two share the autoencoder's table, but have vectors of
+# their own here: one table for both, as in the paper, is share_embeds=True.
 _base_ = ["../ar/ar-256x6_vq-1k_eurosat-2k-64.py"]
 model = dict(
     codec=dict(
