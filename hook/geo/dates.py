@@ -97,9 +97,10 @@ def date_of(source: DatasetReader) -> str | float | None:
         The date; None if there is none, or if there are several: the time in a TIFF's tag may be
         that of processing.
     """
-    with suppress(DataError):
-        (date,) = read_dates(source, len(image_bands(source)), shared=False)
-        return date
+    for count in (source.count, len(image_bands(source))):
+        with suppress(DataError):
+            (date,) = read_dates(source, count, shared=False)
+            return date
     found = set()
     for year, _, month, day in _IN_NAME.findall(Path(source.name).name):
         with suppress(ValueError):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hook.arguments import short_repr
 from hook.errors import DataError
 from hook.geo.arrays import is_data_array
-from hook.geo.bands import to_model_units
+from hook.geo.bands import image_bands, to_model_units
 from hook.geo.dates import (
     date_layers,
     date_of,
@@ -132,8 +132,9 @@ def _layers_of_image(model: nn.Module, path: str, bands: Sequence[str | int]) ->
         layers = date_layers(source, len(bands))
         if any(layer_dates(source, layers)):
             return _layers_of(source, [None], bands)[0]
-        if len(layers) == len(bands) and not any(isinstance(band, str) for band in bands):
-            return tuple(layers)  # in order, as in training and in a file of all dates
+        own = image_bands(source)
+        if len(own) == len(bands) and not any(isinstance(band, str) for band in bands):
+            return tuple(own)  # in order, as in training and in a file of all dates
     return tuple(choose_bands(model, path, None, option=None))
 
 

@@ -39,6 +39,15 @@ def test_dates_beside_the_file_come_before_those_in_it(tmp_path, write_raster):
         assert read_dates(source, 2) == [1, 2]
 
 
+def test_two_layers_of_which_one_is_marked_as_alpha_have_their_date(write_scene):
+    path = write_scene(np.ones((2, 4, 4), np.uint8), "s2_20180429.tif")
+    path.with_suffix(".json").write_text('{"dates": ["2018-07-08"]}')
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [file.colorinterp[0], rasterio.enums.ColorInterp.alpha]
+    with rasterio.open(path) as source:
+        assert date_of(source) == "2018-07-08"
+
+
 def test_alpha_is_no_layer_of_a_date(write_scene):
     path = write_scene(np.ones((5, 4, 4), np.uint16), "s.tif")
     with rasterio.open(path, "r+") as file:
