@@ -20,6 +20,7 @@ from hook.geo.raster import open_raster
 
 _VERSION = 1
 _OF_SERIES = ("dates", "factors", "window", "resolution")
+_MAYBE = ("matrix", "masked")  # files of the first version lack them
 SUMS = ("pixels", "missing", "outside", "squared_error")
 """Sums over the pixels of a block, a number for each band: valid pixels; pixels without data whose
 code has some; values outside the range of training; squared errors of the decoded values."""
@@ -93,6 +94,11 @@ class SceneCodes:
     """As of :class:`CodeGrid`."""
     resolution: float | None = None
     """Metres along a pixel of a series; None: that of the model."""
+    matrix: tuple[float, ...] | None = None
+    """Linear part (a, b, d, e) of the transform of the codes' pixels, which tells that rows and
+    columns are in their order; None: not known."""
+    masked: bool | None = None
+    """Whether the file has the bands of :attr:`validity_bands`; None: not known."""
 
     @property
     def none(self) -> int:
@@ -208,6 +214,8 @@ class SceneCodes:
             and not any(self.window % factor for factor in self.factors),
             "resolution": self.resolution is None
             or (is_number(self.resolution) and self.resolution > 0),
+            "matrix": self.matrix is None or all_of(self.matrix, is_number, 4),
+            "masked": self.masked is None or isinstance(self.masked, bool),
         }
         for name, is_right in right.items():
             if not is_right:
@@ -234,19 +242,24 @@ class SceneCodes:
         with open_raster(path) as source:
             tags, found = source.tags(), f"{source.count} bands {source.dtypes[0]}"
             shape, count, dtypes = source.shape, source.count, set(source.dtypes)
+            matrix = tuple(getattr(source.transform, name) for name in "abde")
         try:
             if json.loads(tags[f"{CODE_TAGS}CODES"]) != _VERSION:
                 raise ValueError(f"version {tags[f'{CODE_TAGS}CODES']} of the format")
             names = [one.name for one in dataclasses.fields(cls)]
             if f"{CODE_TAGS}DATES" not in tags:
                 names = [name for name in names if name not in _OF_SERIES]
-            values = {name: tags[f"{CODE_TAGS}{name.upper()}"] for name in names}
+            keys = {name: f"{CODE_TAGS}{name.upper()}" for name in names}
+            known = (name for name in names if name not in _MAYBE or keys[name] in tags)
+            values = {name: tags[keys[name]] for name in known}
             texts = ("model", "digest", "dtype")
             values |= {k: json.loads(v) for k, v in values.items() if k not in texts}
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             codes = cls(**values)
             codes._check()
-            counts = len(codes.sizes), len(codes.sizes) + codes.validity_bands
+            number, more = len(codes.sizes), codes.validity_bands
+            counts = {None: (number, number + more), True: (number + more,), False: (number,)}
+            counts = counts[codes.masked]
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
             raise DataError(
                 f"{path}: is not a file of codes",
@@ -262,7 +275,19 @@ class SceneCodes:
                 found=f"{found}, {' x '.join(map(str, shape))} pixels",
                 remedy="use the file as hook encode wrote it, without another one's .aux.xml",
             )
+        if codes.matrix and not np.allclose(matrix, codes.matrix, 1e-3, _span(codes.matrix) / 1e3):
+            raise DataError(
+                f"{path}: its rows or columns are not those of its tags",
+                expected=f"a transform with {' '.join(f'{value:g}' for value in codes.matrix)}",
+                found=" ".join(f"{value:g}" for value in matrix),
+                remedy="pass the codes in their own order, and turn or warp the decoded scene",
+            )
         return codes
+
+
+def _span(matrix: tuple[float, ...]) -> float:
+    """Return the longest step of a pixel, so that a zero may differ by a little of it."""
+    return max(map(abs, matrix))
 
 
 def _is_date(value: Any) -> bool:

@@ -6,6 +6,7 @@ size on one grid are read with a margin, and beyond the scene there is no data.
 
 import copy
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 import rasterio
 
 from hook.errors import DataError, SceneError
+from hook.geo.arrays import CODE_TAGS
 from hook.geo.bands import per_band
 from hook.geo.raster import nodata_of_copy, open_raster, parse_nodata
 from hook.geo.staging import StagedFiles, check_output
@@ -152,8 +154,10 @@ class PlaneLayer(Layer):
     def written(self, sums: Mapping[str, np.ndarray]) -> "PlaneLayer":
         """Return the layer with the bands that are needed, given the sums of all blocks."""
         layer = copy.copy(self)
-        if self.needed is not None and not sums["missing"].any():
-            layer.count = self.needed
+        if self.needed is not None:
+            masked = bool(sums["missing"].any())
+            layer.count = self.count if masked else self.needed
+            layer.tags = {**self.tags, f"{CODE_TAGS}MASKED": json.dumps(masked)}
         return layer
 
     def describe(self) -> dict[str, object]:
@@ -463,7 +467,8 @@ def _describe(
     )
     scaling = tuple(scale.tolist()), tuple(offset.tolist()), reader.scale_tags is not None
     parts = stride, rows, cols, dtype, nodata, names, colours, *scaling
-    return SceneCodes(*model, *parts, **of_series)
+    matrix = tuple(stride * getattr(reader.transform, name) for name in "abde")
+    return SceneCodes(*model, *parts, **of_series, matrix=matrix)
 
 
 def plan_decoding(

@@ -204,6 +204,12 @@ def test_arrays_in_and_out(codec_run, scene, tmp_path):
     assert decode(plain, model=load_model(codec_run), **OPTIONS).shape == (2, 64, 64)
     with pytest.raises(DataError, match="the array: is not a file of codes"):
         decode(plain.values, model=codec_run)
+    for turned in (codes.sortby("y"), codes.sortby("x", ascending=False)):
+        with pytest.raises(DataError, match="the array: its rows or columns are not those"):
+            decode(turned, model=codec_run)
+    with pytest.raises(DataError, match="its pixels are not the codes") as caught:
+        decode(codes[:1], model=codec_run)  # without the valid pixels
+    assert "expected: 3 bands" in str(caught.value)
 
 
 def test_packed_codes_decode_to_the_same(codec_run, scene, tmp_path):

@@ -115,6 +115,8 @@ def test_tags_come_back(write_scene):
         ("HEIGHT", ("null", "NaN", '"x"', "{}", "true")),
         ("SIZES", ("null", "[]", "16", "[0]", '["x"]')),
         ("TAGGED", ("null", '"no"')),
+        ("MATRIX", ("[1]", "4", '["x", 0, 0, 1]')),
+        ("MASKED", ("0", '"no"')),
     ],
 )
 def test_tags_that_were_changed_are_named(write_scene, tag, values):
