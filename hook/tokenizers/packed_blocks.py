@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hook.tokenizers.packing import Packed
+from hook.tokenizers.perception import dot_product_attention
 from hook.tokenizers.positions import RotaryAxes, resize_positions
 
 _EPS = 1e-6
@@ -36,11 +37,10 @@ def attend_packed(
     """
     if len(set(query_counts)) == len(set(counts)) == 1:  # one call for equal samples
         q, k, v = (x.unflatten(0, (len(counts), -1)).transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
+        return dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
     parts = zip(query.split(query_counts), key.split(counts), value.split(counts), strict=True)
     seen = [
-        F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part)).transpose(0, 1)
-        for part in parts
+        dot_product_attention(*(x.transpose(0, 1) for x in part)).transpose(0, 1) for part in parts
     ]
     return torch.cat(seen).flatten(1)
 

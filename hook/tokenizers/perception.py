@@ -5,6 +5,9 @@ or global (:class:`SeedAttention`), or local windows and a few global latents in
 (:class:`NearFarAttention`).
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +34,30 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Map (B, N, D) to (B, heads, N, D / heads)."""
     b, n, d = x.shape
     return x.reshape(b, n, num_heads, d // num_heads).transpose(1, 2)
+
+
+def dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Call :func:`torch.nn.functional.scaled_dot_product_attention`, faster in bfloat16 on a CPU.
+
+    There PyTorch's backward takes several times as long in bfloat16 as in single precision, in
+    which a pass with gradients is computed therefore.
+
+    Args:
+        query: (B, heads, N, d).
+        key: (B, heads, M, d).
+        value: (B, heads, M, d).
+        mask: Added to the scores, broadcast against (B, heads, N, M); None for none.
+        **options: Of PyTorch's function.
+    """
+    function = partial(F.scaled_dot_product_attention, **options)
+    low = torch.is_autocast_enabled("cpu") or query.dtype is torch.bfloat16
+    if query.device.type != "cpu" or not low or not torch.is_grad_enabled():
+        return function(query, key, value, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        parts = (None if part is None else part.float() for part in (query, key, value, mask))
+        return function(*parts).to(value.dtype)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -87,7 +114,7 @@ def attend(
         value = value.contiguous()
     if bias is not None:
         bias = bias[:, None, None, :].expand(-1, -1, n, -1)
-    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
+    return merge_heads(dot_product_attention(query, key, value, bias))
 
 
 class _GeluLinear(torch.autograd.Function):
@@ -294,12 +321,12 @@ class LatentMixing(nn.Module):
         bias = None
         if valid is not None:
             bias = key_bias(valid[:, None, None], qkv.dtype).expand(-1, -1, latents.shape[2], -1)
-        read = F.scaled_dot_product_attention(latents, key, value, attn_mask=bias)
+        read = dot_product_attention(latents, key, value, bias)
         key, value = (
             split_heads(part, self.num_heads)
             for part in self.key_value(self.norm(merge_heads(read))).chunk(2, dim=-1)
         )
-        return merge_heads(F.scaled_dot_product_attention(query, key, value))
+        return merge_heads(dot_product_attention(query, key, value))
 
 
 class SeedAttention(nn.Module):

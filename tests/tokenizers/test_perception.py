@@ -13,6 +13,8 @@ from hook.tokenizers.perception import (
     SeedAttention,
     WindowMixing,
     attend,
+    dot_product_attention,
+    key_bias,
     window_merge,
     window_partition,
 )
@@ -247,6 +249,26 @@ def test_the_gelu_computed_again_under_autocast():
     for low, parameter in zip(gradients, module.parameters(), strict=True):
         assert low.dtype == torch.float32
         assert torch.allclose(low, parameter.grad, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_with_gradients_under_autocast_is_that_of_single_precision(masked):
+    parts = [torch.randn(2, 3, 5, 8).bfloat16().requires_grad_() for _ in range(3)]
+    valid = torch.tensor([True, True, False, True, True])
+    mask = key_bias(valid, torch.bfloat16).expand(2, 1, 5, 5) if masked else None
+    with torch.autocast("cpu", torch.bfloat16):
+        low = dot_product_attention(*parts, mask)
+    assert low.dtype == torch.bfloat16
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    weights = exact[0] @ exact[1].mT / 8**0.5
+    weights = weights.masked_fill(~valid, -torch.inf) if masked else weights
+    high = weights.softmax(dim=-1) @ exact[2]
+    for result in (low.double(), high):
+        result.square().sum().backward()
+    # Only the outputs and gradients are rounded, to 8 bits.
+    assert torch.allclose(low.double(), high, rtol=2**-8, atol=1e-6)
+    for part, true in zip(parts, exact, strict=True):
+        assert torch.allclose(part.grad.double(), true.grad, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from timm.layers import apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
 
 from hook.errors import ConfigError
+from hook.tokenizers.perception import dot_product_attention
 
 # Orders of the parts of AdaLN in the output of its layer.
 GATES_FIRST = ("gate1", "gate2", "scale1", "scale2", "shift1", "shift2")  # IBQ
@@ -161,7 +161,7 @@ class Attention(nn.Module):
                 raise ValueError("one token at a time can follow cached tokens")
             k, v = cache.append(k, v)
         causal = self.causal and x.shape[1] > 1
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.shared_keys)
+        x = dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.shared_keys)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
