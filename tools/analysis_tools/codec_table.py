@@ -83,7 +83,18 @@ TABLES: dict[str, dict[str, Row]] = {
         "VA-VAE 8": (VA_VAE, EIGHT | {"model.losses.1.in_channels": 8}),
         "VFM-VAE 32": (VFM_VAE, {}),
     },
+    "networks": {
+        "slots": ("slots/slots-gru-16_s4_eurosat-2k-64", {}),
+        "space-time": ("space_time/space-time-fsq_s8_eurosat-2k-64", {}),
+    },
 }
+# A codec of each paper, and of these networks.
+_OF_PAPERS = {
+    "quantizers": ("VQ", "IBQ", "LFQ", "FSQ", "RQ depth 2"),
+    "alignment": ("KL 32", "VA-VAE 32", "VFM-VAE 32"),
+    "networks": ("slots", "space-time"),
+}
+TABLES["papers"] = {row: TABLES[key][row] for key, rows in _OF_PAPERS.items() for row in rows}
 
 
 def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Path, Path]:
