@@ -217,8 +217,10 @@ def draw(generator: TileGenerator, labels: Tensor, seed: int) -> Tensor:
     source = torch.Generator(labels.device).manual_seed(seed)
 
     def choose(logits: Tensor, position: int, column: int) -> Tensor:
-        noise = torch.empty_like(logits).exponential_(generator=source).log()  # minus Gumbel
-        return (logits - noise).argmax(dim=-1)
+        below = logits.softmax(dim=-1).cumsum(dim=-1)  # one random number per tile, not per code
+        ends = below[..., -1:]
+        places = torch.empty_like(ends).uniform_(generator=source) * ends
+        return (below <= places).sum(dim=-1).clamp(max=below.shape[-1] - 1)
 
     found = []
     for start in range(0, len(labels), BATCH):
