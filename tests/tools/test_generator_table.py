@@ -107,6 +107,17 @@ def test_the_schedule_is_that_of_the_config(training):
     assert ends == [0, 2 / 33, 4 / 33, 1] and rates == [0.005, 1.0, 1.0, 0.1]
 
 
+def test_copies_of_training_tiles_are_found_in_any_view(tool):
+    train = torch.randint(240, (9, 3, 8, 8), dtype=torch.uint8)
+    copies = torch.stack(
+        [apply_view(train[4], (1, True)), train[7], apply_view(train[0], (3, False))]
+    )
+    found, difference = tool.most_similar(copies, train)
+    assert torch.equal(found, copies) and difference < 0.1
+    found, difference = tool.most_similar(copies + 8, train)
+    assert torch.equal(found, copies) and difference == pytest.approx(8, abs=1e-3)
+
+
 def test_half_precision_learns_the_same(training):
     cfg = load_config(training.CONFIGS / f"{training.AR}.py")
     cfg.model.network.update(embed_dims=16, depth=1, num_heads=2)
@@ -135,7 +146,8 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
         assert early["codec_floor"] > 0 and early["codec_distance"] > 0
         assert "draw_ms" not in early and 0 < late["draw_ms"] < 1000 * late["measure_s"]
         with Image.open(log.with_name("samples.png")) as sheet:
-            assert sheet.size == (10 * 66 + 2, 2 * 66 + 2)
+            assert sheet.size == (20 * 66 + 2, 2 * 66 + 2)
+        assert late["nearest"] > 0 and late["nearest_test"] == early["nearest_test"] > 0
     early, late = lines_of(codes)
     assert early["loss"] == pytest.approx(math.log(512), abs=0.05)  # a new network
     assert early["bits"] == pytest.approx(9, abs=0.1) and 0 < early["unigram_bits"] <= 9

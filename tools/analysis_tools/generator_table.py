@@ -13,7 +13,9 @@ tiles are measured, and of flows the CKNNA of each block with these features. Th
 At the end the codes of ``--packed`` test tiles are packed with the network's probabilities, as by
 ``hook encode --entropy MODEL`` (without their classes), and with a table of frequencies, as by
 ``--entropy``, which are both unpacked and compared (``pip install hook-rs[codecs]``). ``ms/tile``
-is the time to draw and decode a tile in a batch of 16.
+is the time to draw and decode a tile in a batch of 16. ``nearest`` tells whether training tiles are
+copied: the root mean squared difference of a generated tile and the most similar training tile in
+any view, both at a quarter of their size, and in parentheses the same of test tiles.
 
     python tools/analysis_tools/generator_table.py flows depths factors sizes --seeds 0 1 2 \
         --codecs work_dirs/codecs --data data/eurosat_rgb_15k --out work_dirs/generators \
@@ -21,7 +23,8 @@ is the time to draw and decode a tile in a batch of 16.
 
 Several processes with the same ``--out`` share the rows. A finished run is not run again, and one
 whose process was killed starts anew. Each run has a folder with ``log.jsonl`` (a line per
-measurement) and ``samples.png``; ``table.md`` and ``table.csv`` hold all.
+measurement) and ``samples.png``, the first tiles of each class, each beside the most similar
+training tile; ``table.md`` and ``table.csv`` hold all.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from generator_training import (
     AR,
     BATCH,
@@ -60,6 +64,7 @@ from hook.engine.configs import (
 from hook.engine.devices import list_devices
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
+from hook.engine.tta import apply_view, views
 from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.alignment import cknna, permuted_cknna, prepare_features
 from hook.evaluation.frechet import frechet_distance
@@ -95,7 +100,8 @@ TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
 FROZEN = dict(type="hook.FrozenBackbone", levels=(3, 4), scale=2.0)
 PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
 DRAWN = 16  # tiles of a batch whose time is measured
-SHEET = 40  # tiles of the contact sheet
+SHEET = 40  # generated tiles of the contact sheet
+POOL = 4  # pixels along a side that are averaged where tiles are compared
 FLOW_TIME = 0.5  # of the paths at which a flow's blocks are compared with features
 
 
@@ -144,6 +150,29 @@ class Judge:
         pairs = zip(self.features(images), self.test, strict=True)
         finer, last = (frechet_distance(own.numpy(), true.numpy()) for own, true in pairs)
         return last, finer
+
+
+def most_similar(images: Tensor, train: Tensor) -> tuple[Tensor, float]:
+    """Find the most similar training tile of each tile, in any view.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        train: (M, C, H, W) uint8.
+
+    Returns:
+        (N, C, H, W) these tiles in these views; and the mean over the tiles of the root mean
+        squared differences, of means over ``POOL`` x ``POOL`` pixels.
+    """
+    small, known = (F.avg_pool2d(one.float(), POOL) for one in (images, train))
+    tiles, least = torch.empty_like(images), small.new_full((len(images),), torch.inf)
+    for view in views(square=True):
+        turned = apply_view(known, view).flatten(1)
+        for part in torch.arange(len(images), device=images.device).split(BATCH):
+            distances, nearest = torch.cdist(small[part].flatten(1), turned).min(dim=1)
+            closer = distances < least[part]
+            least[part] = distances.where(closer, least[part])
+            tiles[part[closer]] = apply_view(train[nearest[closer]], view)
+    return tiles, float(least.mean()) / small[0].numel() ** 0.5
 
 
 # ------------------------------------------------------------------------------ the model
@@ -275,6 +304,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     for name, images in floors.items():
         report[name], report[f"{name}_finer"] = judge.distances(images)
     report["encode_s"] = time.perf_counter() - start
+    report["nearest_test"] = most_similar(test.images[:count], train.images)[1]
     points = {round(args.iters / 2**k) for k in range(args.points)} - {0}
     classes = torch.arange(count, device=device) % cfg.model.num_classes
     log = folder / "log.jsonl"
@@ -303,13 +333,16 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
             begun = time.perf_counter()
             draw(generator, classes[:DRAWN], job.seed).cpu()  # waits for the device
             line["draw_ms"] = 1000 * (time.perf_counter() - begun) / len(classes[:DRAWN])
+            nearest, line["nearest"] = most_similar(images, train.images)
         line |= dict(train_s=seconds, measure_s=time.perf_counter() - start)
         with log.open("a") as file:
             file.write(json.dumps(report | line) + "\n")
         print(f"{job.folder}: step {step}, distance {line['distance']:.3f}", flush=True)
         total.zero_()
         start = time.perf_counter()
-    sheet = make_grid(images[:SHEET].cpu(), nrow=cfg.model.num_classes)
+    # Columns of a class, and beside each the most similar training tiles.
+    pairs = torch.stack([images[:SHEET], nearest[:SHEET]], dim=1).flatten(0, 1)
+    sheet = make_grid(pairs.cpu(), nrow=2 * cfg.model.num_classes)
     save_png(folder / "samples.png", sheet.permute(1, 2, 0).numpy())
 
 
@@ -395,6 +428,7 @@ def _row(lines: list[dict]) -> dict[str, str]:
     row["ms/step"] = f"{1000 * last['train_s'] / last['step']:.1f}"
     row["ms/tile"] = f"{last['draw_ms']:.0f}"
     row |= {"floor": f"{last['floor']:.2f}", "codec": f"{last['codec_floor']:.2f}"}
+    row["nearest"] = f"{last['nearest']:.1f} ({last['nearest_test']:.1f})"
     if "bits" in last:
         row |= {"bits": f"{last['bits']:.3f}", "unigram": f"{last['unigram_bits']:.3f}"}
     if "packed_bytes" in last:
