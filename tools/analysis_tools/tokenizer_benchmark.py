@@ -670,14 +670,16 @@ def draw_rates(path: Path, rows: list[Row], learned: set[str]) -> None:
 
     Image codecs are lines, autoencoders points, and the originals a dotted line.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     scores = {"PSNR of all": "PSNR of all pixels in dB"}
     scores |= {key: label for key, label in READ.items() if any(key in row for row in rows)}
-    figure = Figure((7 * len(scores), 5), dpi=150)
+    figure = Figure((7 * len(scores) + 2, 5), dpi=150)
     all_axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axes, (key, label) in zip(all_axes, scores.items(), strict=True):
         axes.set(xlabel="bits per pixel", ylabel=label)
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name in dict.fromkeys(row["codec"] for row in rows):
             found = [row for row in rows if row["codec"] == name and key in row]
             if name == "original" and found:
@@ -689,7 +691,7 @@ def draw_rates(path: Path, rows: list[Row], learned: set[str]) -> None:
                 style = dict(marker="D", linestyle="none") if name in learned else dict(marker=".")
                 axes.plot(*zip(*points, strict=True), label=name, **style)
         axes.grid(alpha=0.3)
-    all_axes[-1].legend(fontsize=8)
+    all_axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     save_png(path, figure_to_rgb(figure))
 
