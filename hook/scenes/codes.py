@@ -275,19 +275,15 @@ class SceneCodes:
                 found=f"{found}, {' x '.join(map(str, shape))} pixels",
                 remedy="use the file as hook encode wrote it, without another one's .aux.xml",
             )
-        if codes.matrix and not np.allclose(matrix, codes.matrix, 1e-3, _span(codes.matrix) / 1e3):
+        own = codes.matrix or matrix
+        if not np.allclose(matrix, own, rtol=0, atol=max(map(abs, own)) / 1000):
             raise DataError(
                 f"{path}: its rows or columns are not those of its tags",
-                expected=f"a transform with {' '.join(f'{value:g}' for value in codes.matrix)}",
+                expected=f"a transform with {' '.join(f'{value:g}' for value in own)}",
                 found=" ".join(f"{value:g}" for value in matrix),
                 remedy="pass the codes in their own order, and turn or warp the decoded scene",
             )
         return codes
-
-
-def _span(matrix: tuple[float, ...]) -> float:
-    """Return the longest step of a pixel, so that a zero may differ by a little of it."""
-    return max(map(abs, matrix))
 
 
 def _is_date(value: Any) -> bool:
