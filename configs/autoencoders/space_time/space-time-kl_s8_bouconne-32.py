@@ -1,7 +1,7 @@
 # A series of Sentinel-2 to Gaussian latents of patches of a date and a band group (AToken), with
 # dates withheld from the encoder. Not trained yet. For other series replace metainfo, the files,
 # the splits, and the bands of the groups.
-_base_ = ["../../_base_/default_runtime.py"]
+_base_ = ["../../_base_/schedules/codec_20e.py"]
 # Sentinel-2 monthly composites (Theia L3A) of a forest near Toulouse: 7 dates x 10 bands, 227 x 246
 # pixels of 10 m. Their bands of 20 m are repeated over 2 x 2 pixels.
 bands = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
@@ -99,21 +99,13 @@ test_dataloader = dict(
     ),
 )
 optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.01),
-    clip_grad=dict(max_norm=1.0),
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.01), clip_grad=dict(max_norm=1.0)
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=100, eta_min=1e-6),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=10)  # of 256 chips
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+train_cfg = dict(max_epochs=100, val_interval=10)  # of 256 chips
+auto_scale_lr = dict(base_batch_size=8)
 val_evaluator = [dict(type="hook.ReconstructionMetric", data_range=10000)]  # a reflectance of 1
 test_evaluator = val_evaluator
-custom_hooks = [
-    dict(type="hook.DatasetCheckHook"),
-    dict(type="EMAHook", ema_type="hook.WeightEMA", momentum=0.01),
-]

@@ -3,7 +3,7 @@
 _base_ = [
     "../../_base_/models/tile_autoencoder.py",
     "../../_base_/datasets/dubai_landcover_256.py",
-    "../../_base_/default_runtime.py",
+    "../../_base_/schedules/codec_20e.py",
 ]
 data_preprocessor = dict(_delete_=True, type="hook.CodecDataPreProcessor", value_range=(0, 255))
 train_dataloader = dict(
@@ -21,19 +21,9 @@ train_dataloader = dict(
 )
 val_dataloader = dict(batch_size=64, dataset=dict(chip_size=64))
 test_dataloader = dict(batch_size=64, dataset=dict(chip_size=64))
-optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=3e-4))
-param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100)]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=1)  # of 15,840 tiles
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-auto_scale_lr = dict(enable=False, base_batch_size=32)
+train_cfg = dict(max_epochs=3, val_interval=1)  # of 15,840 tiles
 val_evaluator = [
     dict(type="hook.ReconstructionMetric", data_range=255),
     dict(type="hook.CodebookMetric"),
 ]
 test_evaluator = val_evaluator
-custom_hooks = [
-    dict(type="hook.DatasetCheckHook"),
-    dict(type="hook.ChannelsLastHook"),
-    dict(type="EMAHook", ema_type="hook.WeightEMA", momentum=0.01),
-]
