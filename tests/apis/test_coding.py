@@ -338,10 +338,22 @@ def change_a_code(path):
         target.update_tags(**tags)
 
 
+def forget_the_place(path):
+    values = read(path)
+    with rasterio.open(path) as source:
+        profile, tags = source.profile, source.tags()
+    path.unlink()
+    with rasterio.open(path, "w", **profile | dict(crs=None, transform=None)) as target:
+        target.write(values)
+        target.update_tags(**tags)
+
+
+@pytest.mark.filterwarnings("ignore:.*not georeferenced", "ignore:.*has no geotransform")
 @pytest.mark.parametrize(
     "damage, error, words",
     [
         (cut, HookError, "codes.tif"),
+        (forget_the_place, DataError, "its rows or columns are not those of its tags"),
         (change_a_code, DataError, "a code that the model does not have"),
         (lambda path: shutil.copy(path.with_name("scene.tif"), path), DataError, "not a file of"),
         (lambda path: path.unlink(), DataError, "no such file"),

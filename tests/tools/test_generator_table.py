@@ -8,6 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from scipy.stats import chisquare
 
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
@@ -66,6 +67,17 @@ def run(tool, folder, eurosat_tiles, monkeypatch):
 
 def lines_of(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_codes_are_drawn_as_often_as_they_are_probable(training):
+    probable = torch.tensor([0.4, 0.0, 0.3, 0.2, 0.05, 0.05, 0.0], dtype=torch.float64)
+    logits = probable.log().expand(20000, 1, 7)
+    drawn = training.draw_categorical(logits, torch.Generator().manual_seed(0))
+    assert drawn.shape == (20000, 1)
+    counts = drawn.flatten().bincount(minlength=7)
+    possible = probable > 0
+    assert not counts[~possible].any()
+    assert chisquare(counts[possible], 20000 * probable[possible]).pvalue > 1e-3
 
 
 def test_every_row_builds_over_its_codec(tool, training, load_tool, repo):

@@ -207,6 +207,14 @@ def as_bytes(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8)
 
 
+def draw_categorical(logits: Tensor, source: torch.Generator) -> Tensor:
+    """Draw an index of each row of ``logits`` (..., K): a random number per row, not per index."""
+    below = logits.softmax(dim=-1).cumsum(dim=-1)
+    ends = below[..., -1:]
+    places = torch.empty_like(ends).uniform_(generator=source) * ends
+    return (below <= places).sum(dim=-1).clamp(max=below.shape[-1] - 1)
+
+
 @torch.no_grad()
 def draw(generator: TileGenerator, labels: Tensor, seed: int) -> Tensor:
     """Draw a tile for each class of ``labels`` (N,); return uint8 images.
@@ -217,10 +225,7 @@ def draw(generator: TileGenerator, labels: Tensor, seed: int) -> Tensor:
     source = torch.Generator(labels.device).manual_seed(seed)
 
     def choose(logits: Tensor, position: int, column: int) -> Tensor:
-        below = logits.softmax(dim=-1).cumsum(dim=-1)  # one random number per tile, not per code
-        ends = below[..., -1:]
-        places = torch.empty_like(ends).uniform_(generator=source) * ends
-        return (below <= places).sum(dim=-1).clamp(max=below.shape[-1] - 1)
+        return draw_categorical(logits, source)
 
     found = []
     for start in range(0, len(labels), BATCH):
