@@ -83,6 +83,22 @@ def unpack_codes(packed: bytes) -> np.ndarray:
     return np.stack(columns, axis=-1).reshape(shape).astype(np.int64)
 
 
+def pack_token_ids(token_ids: np.ndarray) -> bytes:
+    """Pack maps of tokens (N, h, w), up to 65,534 tokens and -1 for none, as one PNG."""
+    stored = token_ids + 1
+    stored = stored.astype(np.uint8 if stored.max() < 256 else np.uint16)
+    mosaic = to_mosaic(stored[:, None], math.ceil(math.sqrt(len(stored))))[0]
+    file = io.BytesIO()
+    Image.fromarray(mosaic).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def unpack_token_ids(packed: bytes, count: int) -> np.ndarray:
+    """Return the ``count`` maps (N, h, w) int64 of :func:`pack_token_ids`."""
+    mosaic = np.asarray(Image.open(io.BytesIO(packed)))[None]
+    return from_mosaic(mosaic, count, math.ceil(math.sqrt(count)))[:, 0].astype(np.int64) - 1
+
+
 def _frequencies(coder: Any, levels: np.ndarray) -> Any:
     weights = np.where(levels > 0, 2.0 ** ((levels - 1.0) / _STEPS), 0)
     if len(weights) == 1:  # the coder wants two symbols

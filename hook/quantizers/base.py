@@ -27,6 +27,7 @@ class Quantized:
         losses: Weighted scalar losses, to be added up.
         grid: Height and width (h, w) of the latent map, N = h * w, row by row; None: not known.
         terms: Scalars behind the losses, before their weights.
+        token_ids: (B, h, w) int64, slot of each cell, -1 for none, where decoding needs it.
     """
 
     latents: Tensor
@@ -34,6 +35,7 @@ class Quantized:
     losses: dict[str, Tensor] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
+    token_ids: Tensor | None = None
 
 
 class Quantizer(nn.Module):

@@ -10,8 +10,10 @@ from hook.evaluation.rates import (
     from_mosaic,
     installed_codecs,
     pack_codes,
+    pack_token_ids,
     to_mosaic,
     unpack_codes,
+    unpack_token_ids,
 )
 
 SIZES = (512, 64)
@@ -46,6 +48,16 @@ def test_codes_are_packed_near_their_entropy_with_the_table(codes):
     np.testing.assert_array_equal(unpack_codes(pack_codes(one, (4,))), one)
     with pytest.raises(DataError, match="outside its codebook"):
         pack_codes(codes, (16, 64))
+
+
+@pytest.mark.parametrize("count", [16, 300, 65535])
+def test_maps_of_tokens_are_packed_without_loss(count):
+    draws = np.random.default_rng(0)
+    token_ids = draws.integers(-1, count - 1, (5, 6, 7))
+    token_ids[0, 0, :2] = -1, count - 2
+    np.testing.assert_array_equal(unpack_token_ids(pack_token_ids(token_ids), 5), token_ids)
+    regions = np.repeat(np.repeat(draws.integers(0, 32, (4, 8, 8)), 8, axis=1), 8, axis=2)
+    assert len(pack_token_ids(regions)) < regions.size * 5 / 8 / 4  # against five bits each
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp", "jpeg2000", "jpeg2000pca"])

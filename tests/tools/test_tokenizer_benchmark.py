@@ -43,8 +43,10 @@ def test_codecs_and_image_codecs_at_equal_bytes(rows, tiny, tmp_path):
     extra += "codebook_size=16, embed_dims=8))"
     deep = tiny.write_codec_config(tmp_path / "deep.py", scenes, extra)
     slots = tiny.write_slots_config(tmp_path / "slots.py", scenes, "morph")
+    ids = tmp_path / "ids.py"
+    ids.write_text("_base_ = ['slots.py']\nmodel = dict(decoder=dict(mixing='ids'))\n")
     models = []
-    for config in (plain, deep, slots):
+    for config in (plain, deep, slots, ids):
         models += [config, tiny.write_checkpoint(config, config.with_suffix(".pth"))]
     scene = scenes / "images" / "first.tif"
     found = rows(*models, "--scene", scene, "--classical", "jpeg,jpeg2000,jpeg2000pca")
@@ -54,6 +56,7 @@ def test_codecs_and_image_codecs_at_equal_bytes(rows, tiny, tmp_path):
     slots = found["test images", "slots"]
     assert float(slots["positions"]) % 4 == 0 < float(slots["positions"])
     assert float(slots["bits per pixel"]) < float(tiles["bits per pixel"])
+    assert int(found["test images", "ids"]["bytes"]) > int(slots["bytes"])  # the map of tokens
     assert ("test images", "JPEG") not in found  # takes three bands of 8 bits
     peer = found["first", "JPEG 2000"]
     for name in ("plain", "deep"):

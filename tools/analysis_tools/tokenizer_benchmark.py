@@ -8,9 +8,9 @@ Any number of autoencoders, each a CONFIG and a CHECKPOINT, decode the test imag
 
 Images of one size are compared as mosaics of up to 400, each one file: small files would compare
 headers. Codes are packed with a table of frequencies, which is part of the file, and decoded from
-it; an autoencoder sees each tile alone. Image codecs run at their slow settings, and come as near
-to the bytes as their quality can be set; no point is taken at the lowest quality. ``--scene`` adds
-files that are coded as a whole.
+it, as are maps of tokens (a PNG) where decoding needs them; an autoencoder sees each tile alone.
+Image codecs run at their slow settings, and come as near to the bytes as their quality can be set;
+no point is taken at the lowest quality. ``--scene`` adds files that are coded as a whole.
 
 Two more tasks ask what is left of what maps are made for:
 
@@ -88,7 +88,9 @@ from hook.evaluation.rates import (
     ImageCodec,
     installed_codecs,
     pack_codes,
+    pack_token_ids,
     unpack_codes,
+    unpack_token_ids,
 )
 from hook.evaluation.reconstruction import band_ranges
 from hook.evaluation.vtbench import text_scores
@@ -316,12 +318,20 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
             size += len(file)
             columns = torch.from_numpy(unpack_codes(file)).to(codes.device)
             unpacked = list(columns.reshape(codes.shape).split(batch_size))
+        maps: list[dict[str, Tensor]] = [{}] * len(parts)
+        if parts[0][1].token_ids is not None:
+            ids = torch.cat([one.token_ids for _, one in parts])
+            file = pack_token_ids(ids.cpu().numpy())
+            size += len(file)
+            ids = torch.from_numpy(unpack_token_ids(file, len(ids))).to(ids.device)
+            maps = [dict(token_ids=one) for one in ids.split(batch_size)]
         for row, (batch, quantized) in enumerate(parts):
             clock = _now()
             latents = quantized.latents
             if has_codes:
                 latents = quantizer.decode(unpacked[row], quantized.grid)
-            decoded = model.decode(latents, quantized.grid, batch["inputs"].shape[-2:])
+            shape = batch["inputs"].shape[-2:]
+            decoded = model.decode(latents, quantized.grid, shape, **maps[row])
             seconds[1] += _now() - clock
             decoded = model.data_preprocessor.restore(decoded).cpu().numpy()
             arrays += list(np.rint(decoded) if integers else decoded)

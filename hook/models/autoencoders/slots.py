@@ -288,14 +288,14 @@ class SlotAutoencoder(TileAutoencoder):
         return quantized, ids, known
 
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
-        """Encode images (B, C, H, W); slots have no ``grid``.
+        """Encode images (B, C, H, W); slots have no ``grid``, with ``mixing="ids"`` ``token_ids``.
 
         Raises:
             DataError: An image has fewer regions than the tokenizer has tokens, so that
                 :meth:`decode` would take slots for regions that stand for nothing.
         """
         images, valid = self._pad(images, facts.valid if facts else None)
-        quantized, _, known = self.encode_slots(images, valid)
+        quantized, ids, known = self.encode_slots(images, valid)
         if not known.all():
             raise DataError(
                 "an image has fewer regions than slots",
@@ -303,23 +303,28 @@ class SlotAutoencoder(TileAutoencoder):
                 found=int(known.sum(dim=1).min()),
                 remedy="call predict, which leaves slots without a region out, or set fewer tokens",
             )
+        if self.decoder.mixing == "ids":
+            quantized.token_ids = ids
         return quantized
 
-    def decode(self, latents: Tensor, grid: None, size: Sequence[int]) -> Tensor:
+    def decode(
+        self, latents: Tensor, grid: None, size: Sequence[int], token_ids: Tensor | None = None
+    ) -> Tensor:
         """Decode slots (B, N, D), which have no grid, to images (B, C, *size) in model units.
 
         Raises:
-            ConfigError: The decoder needs the map of tokens, which latents do not hold.
+            ConfigError: The decoder needs the map of tokens, and ``token_ids`` is None.
         """
-        if self.decoder.mixing == "ids":
+        if self.decoder.mixing == "ids" and token_ids is None:
             raise ConfigError(
                 "model.decoder: mixing='ids' decodes slots with the map of tokens only",
-                expected="mixing='position' or 'cross'",
-                found="mixing='ids'",
-                remedy="call predict, or change mixing",
+                expected="token_ids",
+                found="None",
+                remedy="pass the token_ids of encode, or train with mixing='position' or 'cross'",
             )
         whole = [side + -side % self.stride for side in size]
-        return self.decoder(latents, whole)[0].float()[..., : size[0], : size[1]]
+        decoded = self.decoder(latents, whole, token_ids=token_ids)[0]
+        return decoded.float()[..., : size[0], : size[1]]
 
     def run(
         self, images: Tensor, valid: Tensor | None = None, stored: Sequence[Tensor] | None = None
@@ -358,8 +363,7 @@ class SlotAutoencoder(TileAutoencoder):
 
         Returns:
             Samples with image and reconstruction, ``latents`` (D, N, 1) and any ``codes``
-            (1, n, Q) of the n slots, and ``token_ids`` (h, w), the slot of each cell;
-            ``needs_ids`` says whether decoding needs them.
+            (1, n, Q) of the n slots, and ``token_ids`` (h, w), the slot of each cell.
         """
         valid = valid_of(inputs, data_samples)
         passed, ids, known = self._run_slots(inputs, valid)
@@ -367,7 +371,6 @@ class SlotAutoencoder(TileAutoencoder):
         decoded, indices = passed.reconstruction[..., :height, :width], passed.quantized.indices
         samples = self._new_samples(inputs, decoded, valid, data_samples)
         for row, sample in enumerate(samples):
-            sample.set_metainfo(dict(needs_ids=self.decoder.mixing == "ids"))
             sample.latents = passed.quantized.latents[row].mT[..., None]
             sample.token_ids = ids[row]
             if indices is not None:

@@ -66,7 +66,7 @@ def test_predictions_hold_codes_and_the_map_of_tokens():
     for found in (first, second):
         assert found.reconstruction.shape == (3, 30, 41) and found.latents.shape == (8, 6, 1)
         assert found.codes.shape == (1, 6, 2) and found.token_ids.shape == (8, 11)
-        assert not found.needs_ids and found.codebook_sizes == (16, 16)
+        assert found.codebook_sizes == (16, 16)
     assert first.token_ids.min() >= 0
     assert (second.token_ids[:2] == -1).all() and (second.token_ids[2:] >= 0).all()
     assert second.reconstruction[:, :9].isnan().all()
@@ -84,7 +84,7 @@ def test_regions_without_a_cell_have_no_code():
     with torch.no_grad():
         small, large = (model.predict(torch.rand(1, 3, side, side))[0] for side in (8, 32))
     assert small.token_ids.unique().tolist() == [0, 1, 2, 3] and small.codes.shape == (1, 4, 2)
-    assert large.codes.shape == (1, 9, 2) and large.needs_ids
+    assert large.codes.shape == (1, 9, 2)
     with pytest.raises(DataError, match="fewer regions than slots"):
         model.encode(torch.rand(1, 3, 8, 8))
 
@@ -101,16 +101,19 @@ def test_invalid_pixels_cost_and_change_nothing():
     assert torch.equal(one.reconstruction[..., 20:], torch.zeros(1, 3, 32, 12))
 
 
-def test_latents_decode_to_what_is_predicted():
-    model = build(quantizer=CODES).eval()
+@pytest.mark.parametrize("mixing", ["cross", "ids"])
+def test_latents_decode_to_what_is_predicted(mixing):
+    model = build(mixing, quantizer=CODES).eval()
     images = torch.rand(2, 3, 30, 41)
     with torch.no_grad():
         quantized = model.encode(images)
-        decoded = model.decode(quantized.latents, quantized.grid, (30, 41))
-        assert quantized.grid is None
+        assert quantized.grid is None and (quantized.token_ids is None) == (mixing == "cross")
+        rest = quantized.grid, (30, 41), quantized.token_ids
+        decoded = model.decode(quantized.latents, *rest)
         assert torch.allclose(decoded, model(images, mode="tensor"), atol=1e-5)
-    with pytest.raises(ConfigError, match="map of tokens"):
-        build("ids").decode(quantized.latents, quantized.grid, (30, 41))
+    if mixing == "ids":
+        with pytest.raises(ConfigError, match="map of tokens"):
+            model.decode(quantized.latents, None, (30, 41))
 
 
 def test_features_of_cells_are_aligned():
