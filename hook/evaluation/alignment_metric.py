@@ -64,7 +64,7 @@ class AlignmentMetric(BaseMetric):
             data_batch: Not used.
             data_samples: :class:`hook.structures.CodecDataSample` objects as dictionaries, with
                 ``latents`` (D, h, w), ``image`` or ``features``, and optionally ``valid_mask``,
-                ``change``.
+                ``padded_shape``, ``change``.
         """
         for sample in data_samples:
             check_fields(sample, ("latents",), "hook.AlignmentMetric")
@@ -75,7 +75,7 @@ class AlignmentMetric(BaseMetric):
                 features = mean_of_positions(self._features(sample), valid)
             if "token_ids" in sample:  # slots stand at no position
                 valid = None
-            latents = mean_of_positions(sample["latents"], valid)
+            latents = mean_of_positions(sample["latents"], valid, sample.get("padded_shape"))
             image = sample.get("sample_idx", sample.get("img_path"))
             self.results.append((change, image, latents, features))
 
@@ -90,7 +90,11 @@ class AlignmentMetric(BaseMetric):
                 remedy="set frozen=dict(type='hook.FrozenBackbone')",
             )
         low, high = self.data_range
-        image = (sample["image"].float().nan_to_num() - low) * (2 / (high - low)) - 1
+        image, valid = sample["image"].float(), sample.get("valid_mask")
+        if valid is not None and valid.any():  # nodata values would change features around them
+            mean = image[:, valid.bool()].mean(dim=1)
+            image = image.where(valid.bool(), mean[:, None, None])
+        image = (image.nan_to_num() - low) * (2 / (high - low)) - 1
         self.frozen.to(image.device)
         return self.frozen(image[None])[-1][0]
 
@@ -140,12 +144,17 @@ class AlignmentMetric(BaseMetric):
         return metrics
 
 
-def mean_of_positions(maps: Tensor, valid: Tensor | None) -> Tensor | None:
-    """Return the (D,) mean over the valid positions of (D, h, w) maps; None without any."""
+def mean_of_positions(
+    maps: Tensor, valid: Tensor | None, padded_shape: tuple[int, int] | None = None
+) -> Tensor | None:
+    """Return the (D,) mean over the valid positions of (D, h, w) maps; None without any.
+
+    See :func:`hook.evaluation.codebook_metric.valid_positions`.
+    """
     maps = maps.detach().cpu().float()
     if maps.ndim == 1:
         return maps
-    kept = valid_positions(valid, maps.shape[1:])
+    kept = valid_positions(valid, maps.shape[1:], padded_shape)
     if kept is None:
         return maps.mean(dim=(1, 2))
     return maps[:, kept].mean(dim=1) if kept.any() else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -52,7 +52,7 @@ def paired_bootstrap(
     first: np.ndarray,
     second: np.ndarray,
     score: Callable[[np.ndarray], float],
-    n_resamples: int = 9999,
+    n_resamples: int = _RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -88,19 +88,10 @@ def paired_bootstrap(
         return float(np.mean([score(seed[images].sum(axis=0)) for seed in matrices]))
 
     def difference(images: np.ndarray) -> float:
-        images = images.astype(np.int64)
         return mean_score(first, images) - mean_score(second, images)
 
     everything = np.arange(first.shape[1])
-    result = bootstrap(
-        (everything,),
-        difference,
-        n_resamples=n_resamples,
-        confidence_level=confidence,
-        method="percentile",
-        vectorized=False,
-        rng=np.random.default_rng(seed),
-    )
+    result = _resample(difference, len(everything), n_resamples, confidence, seed)
     return Comparison(
         mean_score(first, everything),
         mean_score(second, everything),
@@ -108,6 +99,24 @@ def paired_bootstrap(
         float(result.confidence_interval.low),
         float(result.confidence_interval.high),
         float(result.standard_error),
+    )
+
+
+def _resample(
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    n_resamples: int = _RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Any:
+    return bootstrap(
+        (np.arange(count),),
+        lambda images: statistic(images.astype(np.int64)),
+        n_resamples=n_resamples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
     )
 
 
@@ -125,7 +134,28 @@ class Interval:
         return {name: None if np.isnan(value) else value for name, value in numbers.items()}
 
 
-def bootstrap_mean(values: Sequence[float], files: Sequence[str | int], seed: int) -> Interval:
+def bootstrap_score(
+    confusions: np.ndarray, score: Callable[[np.ndarray], float], seed: int = 0
+) -> Interval:
+    """Return a score of the sum of (I, K, K) confusion matrices, and its interval over them.
+
+    The interval is NaN with fewer than two matrices.
+    """
+    value = score(confusions.sum(axis=0))
+    if len(confusions) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    found = _resample(
+        lambda images: score(confusions[images].sum(axis=0)), len(confusions), seed=seed
+    )
+    return Interval(value, *map(float, found.confidence_interval))
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    files: Sequence[str | int],
+    seed: int,
+    weights: Sequence[float] | None = None,
+) -> Interval:
     """Return the mean over images and its percentile interval from a bootstrap over the files.
 
     The interval is NaN with fewer than two files.
@@ -134,6 +164,7 @@ def bootstrap_mean(values: Sequence[float], files: Sequence[str | int], seed: in
         values: One per image; NaN is ignored.
         files: Source file of each image, or its number; images of one file are drawn together.
         seed: Seed of the draws; the same files get the same draws.
+        weights: Of the images in the mean, such as their numbers of pixels; None: equal.
 
     Reference:
         Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
@@ -143,7 +174,8 @@ def bootstrap_mean(values: Sequence[float], files: Sequence[str | int], seed: in
     if not known.any():
         return Interval(*[float("nan")] * 3)
     group = np.unique(np.asarray(files), return_inverse=True)[1]
-    sums = np.bincount(group, weights=np.where(known, values, 0))
+    known = known * (np.ones_like(values) if weights is None else np.asarray(weights, float))
+    sums = np.bincount(group, weights=np.where(known > 0, values * known, 0))
     counts = np.bincount(group, weights=known)
     mean = float(sums.sum() / counts.sum())
     if np.count_nonzero(counts) < 2:

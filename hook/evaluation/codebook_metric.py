@@ -38,8 +38,8 @@ class CodebookMetric(BaseMetric):
         Args:
             data_batch: Not used.
             data_samples: :class:`hook.structures.CodecDataSample` objects as dictionaries, with
-                ``codes``, ``codebook_sizes``, ``indices_kind`` and optionally ``valid_mask`` and
-                ``bits``.
+                ``codes``, ``codebook_sizes``, ``indices_kind`` and optionally ``valid_mask``,
+                ``padded_shape`` and ``bits``.
 
         Raises:
             ConfigError: The model has no codes.
@@ -50,7 +50,8 @@ class CodebookMetric(BaseMetric):
             codes = codes[..., None] if codes.ndim == 2 else codes
             valid = None  # slots stand at no position
             if "token_ids" not in sample:
-                valid = valid_positions(sample.get("valid_mask"), codes.shape[:2])
+                of = sample.get("valid_mask"), codes.shape[:2], sample.get("padded_shape")
+                valid = valid_positions(*of)
             kept = codes.flatten(0, 1) if valid is None else codes[valid]
             sizes = tuple(sample["codebook_sizes"])
             if kept.numel() and not (0 <= kept.min() and (kept < torch.tensor(sizes)).all()):
@@ -115,8 +116,23 @@ class CodebookMetric(BaseMetric):
         return {name: round(float(value), 4) for name, value in metrics.items()}
 
 
-def valid_positions(valid: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
-    """Return which positions of an (h, w) grid have a valid pixel, (h, w) bool; None: all."""
+def valid_positions(
+    valid: Tensor | None, grid: tuple[int, int], padded_shape: tuple[int, int] | None = None
+) -> Tensor | None:
+    """Return which positions of a grid have a valid pixel.
+
+    Args:
+        valid: (H, W) bool; None: all pixels are.
+        grid: Height and width (h, w).
+        padded_shape: Size of the image, at its lower right, that the grid covers; None: (H, W).
+
+    Returns:
+        (h, w) bool; None: all.
+    """
     if valid is None or valid.ndim > 2 or valid.all():  # codes of series are of valid patches
         return None
-    return F.adaptive_max_pool2d(valid.cpu().float()[None], tuple(grid))[0] > 0
+    valid = valid.cpu().float()
+    if padded_shape is not None:
+        down, right = (new - old for new, old in zip(padded_shape, valid.shape, strict=True))
+        valid = F.pad(valid, (0, right, 0, down))
+    return F.adaptive_max_pool2d(valid[None], tuple(grid))[0] > 0

@@ -1,5 +1,6 @@
 """Images of a comparison of codecs, image codecs on them, and scores of what is decoded."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from hook.evaluation.rates import ImageCodec, from_mosaic, to_mosaic
 from hook.evaluation.reconstruction import measure_reconstruction, psnr
 from hook.evaluation.vtbench import image_scores, resized
 
-COLUMNS, PER_MOSAIC = 20, 400
+PER_MOSAIC = 400
 Row = dict[str, Interval | float | str]
 """Cells of a table by column."""
 
@@ -41,10 +42,14 @@ class Images:
 
     @property
     def sheets(self) -> list[slice]:
-        """The images of each file."""
+        """The images of each file: mosaics without a gap, which image codecs would pay for."""
         same = len({array.shape for array in self.arrays}) == 1
-        step = PER_MOSAIC if same else 1
-        return [slice(i, i + step) for i in range(0, len(self.arrays), step)]
+        found, start = [], 0
+        while count := min(PER_MOSAIC if same else 1, len(self.arrays) - start):
+            count -= count % _rows(count)
+            found.append(slice(start, start + count))
+            start += count
+        return found
 
     @property
     def pixels(self) -> int:
@@ -52,12 +57,18 @@ class Images:
         return sum(array[0].size for array in self.arrays)
 
 
+def _rows(count: int) -> int:
+    """Return the rows of a mosaic of about a square that leave the fewest images over."""
+    side = math.isqrt(count)
+    return min(range(-(-side // 2), side + 1), key=lambda rows: (count % rows, -rows))
+
+
 @dataclass
 class Decoded:
     """What a codec makes of the images."""
 
     name: str
-    arrays: list[np.ndarray]
+    arrays: list[np.ndarray]  # of autoencoders not rounded
     size: int | None  # bytes of all files; None for latents without codes
     seconds: tuple[float, float]  # of encoding and decoding
     codes: dict[str, float] = field(default_factory=dict)
@@ -70,7 +81,7 @@ def run_image_codec(peer: ImageCodec, images: Images, rate: float) -> Decoded | 
     dtype = storage_dtype(images)
     for sheet in images.sheets:
         tiles = images.arrays[sheet]
-        columns = min(COLUMNS, len(tiles))
+        columns = len(tiles) // _rows(len(tiles))
         mosaic = to_mosaic(np.stack(tiles), columns).astype(dtype)
         if not peer.takes(mosaic):
             return None
@@ -86,6 +97,24 @@ def run_image_codec(peer: ImageCodec, images: Images, rate: float) -> Decoded | 
         seconds[1] += time.perf_counter() - start
         arrays += list(from_mosaic(decoded, len(tiles), columns).astype(np.float32))
     return Decoded(peer.name, arrays, size, tuple(seconds))
+
+
+def fill_invalid(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Return an image (C, H, W) with the mean of its valid pixels where it has no data.
+
+    So no codec pays for the step to a nodata value, and no network sees it.
+
+    Args:
+        image: Values in the units of the data.
+        valid: (H, W) bool with a valid pixel; None: all.
+    """
+    if valid is None:
+        return image
+    known = image[:, valid]
+    mean = known.mean(axis=1, dtype=np.float64)
+    if np.array_equal(known, np.rint(known)):
+        mean = np.rint(mean)
+    return np.where(valid, image, mean[:, None, None]).astype(image.dtype)
 
 
 def storage_dtype(images: Images) -> np.dtype:
@@ -113,11 +142,12 @@ def score_images(images: Images, of: Decoded) -> Row:
     """Return the row of a codec, without what reads its images."""
     regions = list(zip(*images.regions.values(), strict=True)) or [()] * len(images.arrays)
     measured, files = [], []
-    for number, (image, decoded) in enumerate(zip(images.arrays, of.arrays, strict=True)):
+    stored = as_stored(images, of.arrays)
+    for number, (image, decoded) in enumerate(zip(images.arrays, stored, strict=True)):
         valid = images.valid[number]
         one = measure_reconstruction(
             torch.from_numpy(np.asarray(image)),
-            torch.from_numpy(np.asarray(decoded)),
+            torch.from_numpy(np.asarray(decoded, np.float32)),
             images.data_range,
             None if valid is None else torch.from_numpy(valid),
             regions=regions[number],
@@ -126,11 +156,11 @@ def score_images(images: Images, of: Decoded) -> Row:
             measured.append(one)
             files.append(images.files[number] if images.files else number)
 
-    def mean(values: Sequence[float]) -> Interval:
-        return bootstrap_mean(values, files, seed=0)
+    def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> Interval:
+        return bootstrap_mean(values, files, seed=0, weights=weights)
 
-    def pooled_psnr(values: Sequence[float]) -> Interval:
-        error = mean(values)
+    def pooled_psnr(values: Sequence[float], pixels: Sequence[int]) -> Interval:
+        error = mean(values, pixels)
         return Interval(*(float(psnr(x)) for x in (error.mean, error.high, error.low)))
 
     def edge_f1(counts: Sequence[np.ndarray]) -> Interval:
@@ -141,18 +171,19 @@ def score_images(images: Images, of: Decoded) -> Row:
     if of.size is not None:
         row |= {"bits per pixel": 8 * of.size / images.pixels, "bytes": of.size}
     row["PSNR"] = mean(psnr(errors.mean(axis=1)))
-    row["PSNR of all"] = pooled_psnr(errors.mean(axis=1))
+    row["PSNR of all"] = pooled_psnr(errors.mean(axis=1), [one.pixels for one in measured])
     row["SSIM"] = mean([one.ssim.mean() for one in measured])
     row["SAM"] = mean([one.angle for one in measured])
     row["ERGAS"] = mean([one.ergas for one in measured])
     row["edge F1"] = edge_f1([one.edges for one in measured])
     for number, name in enumerate(images.regions):
-        row[f"{name} PSNR"] = pooled_psnr([one.region_errors[number] for one in measured])
+        inside = [(one.region_errors[number], one.region_pixels[number]) for one in measured]
+        row[f"{name} PSNR"] = pooled_psnr(*zip(*inside, strict=True))
         row[f"{name} edge F1"] = edge_f1([one.region_edges[number] for one in measured])
     if errors.shape[1] > 1:
         names = images.bands or range(1, errors.shape[1] + 1)
-        by_band = psnr(errors)
-        row |= {f"PSNR {name}": by_band[:, i].mean() for i, name in enumerate(names)}
+        for key, values in (("PSNR", psnr(errors)), ("SSIM", np.stack([x.ssim for x in measured]))):
+            row |= {f"{key} {name}": mean(values[:, i]) for i, name in enumerate(names)}
     row |= of.codes
     for way, seconds in zip(("encoding", "decoding"), of.seconds, strict=True):
         row[f"ms {way}"] = 1000 * seconds / len(images.arrays)
@@ -160,7 +191,11 @@ def score_images(images: Images, of: Decoded) -> Row:
 
 
 def vtbench_scores(images: Images, of: Decoded) -> Row:
-    """Return the official scores of VTBench; its range and batches depend on the images at hand."""
+    """Return the official scores of VTBench; its range and batches depend on the images at hand.
+
+    The images are of red, green and blue with 8 bits, and decoded values are cut off, not rounded,
+    as there. Its FID and LPIPS are left out: their networks do not come with HOOK.
+    """
     both = [
         resized([array.clip(0, 255).astype(np.uint8).transpose(1, 2, 0) for array in arrays], 256)
         for arrays in (images.arrays, of.arrays)

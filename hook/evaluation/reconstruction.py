@@ -50,6 +50,7 @@ class Reconstruction:
             all true; the columns of :func:`hook.evaluation.boundary.boundary_scores`.
         region_errors: (R,) mean squared error of all bands inside each region.
         region_edges: (R, 4) the counts of edges in and around each region.
+        region_pixels: (R,) valid pixels of each region.
     """
 
     pixels: int
@@ -60,6 +61,7 @@ class Reconstruction:
     edges: np.ndarray
     region_errors: np.ndarray
     region_edges: np.ndarray
+    region_pixels: np.ndarray
 
     @property
     def psnr(self) -> float:
@@ -169,6 +171,7 @@ def measure_reconstruction(
         edges=edges[0],
         region_errors=np.array([float(errors[:, region].mean()) for region in inside]),
         region_edges=edges[1:],
+        region_pixels=np.array([int(region.sum()) for region in inside]),
     )
 
 
@@ -198,9 +201,13 @@ def _edges(
 
     Their thresholds are from the gradients of the original, so that both have the same.
     """
-    smooth = ndimage.gaussian_filter(intensity[0], EDGE_SIGMA)
+    smooth = ndimage.gaussian_filter(intensity[0] * known, EDGE_SIGMA)
+    smooth /= np.maximum(ndimage.gaussian_filter(known.astype(float), EDGE_SIGMA), 1e-12)
     gradient = np.hypot(ndimage.sobel(smooth, axis=0), ndimage.sobel(smooth, axis=1))
-    low, high = np.maximum(np.quantile(gradient[known], EDGE_QUANTILES), EDGE_FLOOR)
+    # As Canny does: the gradient beside a missing pixel is of that pixel, too.
+    inner = ndimage.binary_erosion(known, np.ones((3, 3)), border_value=1)
+    kept = gradient[inner if inner.any() else known]
+    low, high = np.maximum(np.quantile(kept, EDGE_QUANTILES), EDGE_FLOOR)
     options = dict(sigma=EDGE_SIGMA, low_threshold=low, high_threshold=high, mask=known)
     true, decoded = (canny(values, **options) for values in intensity)
     counts = []

@@ -312,10 +312,12 @@ def test_names_are_registered():
 
 def test_changed_images_depend_on_their_number_alone(rng):
     before = sample(rng, dtype="uint8", sample_idx=5)  # 270 degrees, half the size
-    native = before["img"].copy()
+    native, known = before["img"].copy(), before["valid"] == 1
     after = ChangeImage()(before)
     assert after["img"].shape == (16, 12, 5) and after["valid"].shape == (16, 12)
     assert after["img_shape"] == (16, 12) and "geo" not in after
+    known = np.rot90(known, 3).reshape(16, 2, 12, 2).all(axis=(1, 3))
+    assert np.array_equal(after["valid"] == 1, known) and known.any() and not known.all()
     packed = PackSegSample()(after)["data_samples"]
     assert packed.change == "rotated" and np.isnan(packed.resolution)
     corner = native[:2, -2:].mean(axis=(0, 1))  # turned into the bottom right corner

@@ -95,6 +95,21 @@ def test_invalid_positions_do_not_count():
     assert metric.compute_metrics(metric.results)["cknna"] == pytest.approx(1, abs=1e-3)
 
 
+def test_nodata_values_do_not_reach_the_frozen_network():
+    network = dict(type="hook.FrozenBackbone", weights=None, levels=(1,))
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    valid = torch.ones(64, 64, dtype=torch.bool)
+    valid[:, ::9] = False
+    found = []
+    for nodata in (-9999.0, torch.nan, 0.0):
+        torch.manual_seed(0)
+        metric = AlignmentMetric(network)
+        image = images[0].masked_fill(~valid, nodata)
+        metric.process({}, [sample(0, torch.ones(2, 8, 8), image=image, valid_mask=valid)])
+        found.append(metric.results[0][3])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_what_cannot_be_compared_is_refused():
     metric = AlignmentMetric()
     with pytest.raises(ConfigError, match="no features to compare"):

@@ -54,6 +54,16 @@ def test_positions_without_data_are_not_counted():
     assert scores["positions"] == 2 and scores["perplexity"] == 2
 
 
+def test_positions_cover_the_padded_image():
+    valid = torch.zeros(72, 100, dtype=torch.bool)
+    valid[:, :56] = True  # seven positions of eight pixels, of thirteen that cover 104
+    codes = torch.zeros(9, 13, dtype=torch.long)
+    meta = dict(codebook_sizes=(4,), indices_kind="single", padded_shape=(72, 104))
+    metric = CodebookMetric()
+    metric.process({}, [CodecDataSample(codes=codes, valid_mask=valid, metainfo=meta).to_dict()])
+    assert metric.compute_metrics(metric.results)["positions"] == 9 * 7
+
+
 def test_what_has_no_codes_is_refused():
     with pytest.raises(ConfigError, match="without codes"):
         CodebookMetric().process({}, [CodecDataSample(image=torch.zeros(1, 2, 2)).to_dict()])

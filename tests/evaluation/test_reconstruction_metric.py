@@ -95,6 +95,16 @@ def test_edges_that_vanish_or_move_are_missed():
     assert "EdgeF1" not in evaluate((torch.zeros(1, 40, 40), torch.zeros(1, 40, 40)))
 
 
+def test_scattered_holes_leave_the_edges_beside_them(rng):
+    stripes = np.zeros((256, 256))
+    stripes[:, 32:] = 600
+    stripes[:, 128:] = 1200
+    original = torch.from_numpy(stripes + rng.normal(0, 20, stripes.shape))[None]
+    valid = torch.from_numpy(rng.random(stripes.shape) > 0.03)
+    counts = [measure_reconstruction(original, original, 2000, v).edges[3] for v in (None, valid)]
+    assert 0.6 * counts[0] < counts[1] <= counts[0] and counts[0] >= 2 * 240
+
+
 def test_invalid_pixels_do_not_count():
     original = image()
     decoded = original.clone()

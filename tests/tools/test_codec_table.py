@@ -1,7 +1,9 @@
 """codec_table: every row is a config that builds, also with its images in memory."""
 
 import json
+import sys
 
+import pytest
 import torch
 
 from hook.engine.configs import load_config, setup_environment
@@ -58,3 +60,31 @@ def test_images_in_memory_have_the_crops_and_flips_of_the_config(load_tool, repo
     loader = cfg.train_dataloader
     assert loader.dataset.to_dict().keys() == {"type", "dataset", "device"}  # 4 pixels, flips
     assert list(loader.dataset.dataset.pipeline) == [packing] and loader.num_workers == 0
+
+
+def test_a_finished_row_is_kept_and_not_taken_for_another(
+    load_tool, eurosat_tiles, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("constriction", reason="constriction packs codes; it is an optional extra")
+    tool = load_tool("analysis_tools/codec_table.py")
+    data = [f"{part}_dataloader.dataset.data_root={eurosat_tiles}" for part in ("train", "test")]
+    options = ["--cfg-options", *data, f"val_dataloader.dataset.data_root={eurosat_tiles}"]
+    options += ["val_dataloader.dataset.split_list=splits/test.txt"]
+    options += ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+    given = ["quantizers", "--rows", "FSQ", "--out", tmp_path / "runs", "--logs", tmp_path / "logs"]
+    given += ["--benchmark=--classical none --classifier none"]
+
+    def call(*more):
+        monkeypatch.setattr(sys, "argv", [*map(str, ("codec_table.py", *given, *more, *options))])
+        return tool.main()
+
+    assert not call("--iters", 2)
+    checkpoint = tmp_path / "runs" / "fsq_seed0" / "iter_2.pth"
+    first = checkpoint.stat().st_mtime_ns
+    assert (tmp_path / "logs" / "fsq_seed0.json").read_text()
+    assert (tmp_path / "runs" / "quantizers" / "table.csv").is_file()
+    assert not call("--iters", 2) and checkpoint.stat().st_mtime_ns == first
+    with pytest.raises(SystemExit):
+        call("--iters", 3)
+    assert "finished run with other options" in capsys.readouterr().err
+    assert checkpoint.stat().st_mtime_ns == first

@@ -93,6 +93,29 @@ def test_whatever_is_wrong_fails(repo, golden, spoiled):
     assert f"1 of {len(spoiled) + 2} files pass" in result.stdout
 
 
+def test_whatever_is_wrong_with_a_codec_fails(repo, golden, tmp_path):
+    spoiled = []
+    for name, key in (
+        ("rq_eval_shared_depth4", "io/z_q"),
+        ("rq_eval_shared_depth4", "io/codes"),
+        ("gan_loss_ibq", "io/grad_last_layer"),
+        ("ibq_autoencoder", "io/reconstruction"),
+        ("ibq_autoencoder", "io/total"),
+    ):
+        tensors, meta = read(golden / "codecs" / f"{name}.safetensors")
+        value = tensors[key]
+        changed = value + 1 if value.dtype == torch.int64 else value * 1.001 + 1e-3
+        for number, content in enumerate(
+            (tensors | {key: changed}, tensors | {"io/other": value.clone()})
+        ):
+            path = tmp_path / f"{name}_{key[3:]}_{number}.safetensors"
+            save_file(content, str(path), meta)
+            spoiled.append(path)
+    result = run(repo, "check_reference", *spoiled)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"0 of {len(spoiled)} files pass" in result.stdout
+
+
 def test_convert_there_and_back(repo, golden, tmp_path):
     tensors, _ = read(golden / "hook_segmentation.safetensors")
     official = {k.removeprefix("state/"): v for k, v in tensors.items() if k.startswith("state/")}

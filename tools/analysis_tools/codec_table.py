@@ -98,25 +98,37 @@ TABLES["papers"] = {row: TABLES[key][row] for key, rows in _OF_PAPERS.items() fo
 
 
 def train(name: str, row: Row, seed: int, args: argparse.Namespace) -> tuple[Path, Path]:
-    """Train a row unless it is finished, and return its config and checkpoint."""
+    """Train a row unless it is finished, and return its config and checkpoint.
+
+    Raises:
+        ConfigError: It is finished with other options.
+    """
     folder = args.out / f"{''.join(c if c.isalnum() else '-' for c in name.lower())}_seed{seed}"
     config, pointer = folder / "config.py", folder / "last_checkpoint"
     finished = folder / "finished"
+    path, options = row
+    path = ROOT / "configs" / "autoencoders" / f"{path}.py"
+    cfg = load_config(path, options | (args.cfg_options or {}))
+    steps = args.iters or 10**9
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=steps, save_best=None)
+    cfg.default_hooks.logger.log_metric_by_epoch = False
+    cfg.log_processor.by_epoch = False
+    cfg.randomness = dict(seed=seed)
+    cfg.amp = args.amp  # which the tool gets as an option
+    if args.in_memory:
+        hold_images(cfg, args.in_memory)
+    if args.minutes:
+        limit = dict(type="hook.TimeLimitHook", minutes=args.minutes, decay=DECAY)
+        cfg.custom_hooks.append(limit)
+    if finished.is_file() and config.read_text() != cfg.pretty_text:
+        raise ConfigError(
+            f"{folder} is a finished run with other options",
+            expected="the options of its config.py",
+            found=f"those of this call, for {name}",
+            remedy="give these options, or another --out",
+        )
     if not finished.is_file():
-        path, options = row
-        path = ROOT / "configs" / "autoencoders" / f"{path}.py"
-        cfg = load_config(path, options | (args.cfg_options or {}))
-        steps = args.iters or 10**9
-        cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps, val_interval=steps)
-        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=steps, save_best=None)
-        cfg.default_hooks.logger.log_metric_by_epoch = False
-        cfg.log_processor.by_epoch = False
-        cfg.randomness = dict(seed=seed)
-        if args.in_memory:
-            hold_images(cfg, args.in_memory)
-        if args.minutes:
-            limit = dict(type="hook.TimeLimitHook", minutes=args.minutes, decay=DECAY)
-            cfg.custom_hooks.append(limit)
         folder.mkdir(parents=True, exist_ok=True)
         cfg.dump(config)
         run("train.py", config, "--work-dir", folder, *["--amp"] * args.amp)

@@ -10,7 +10,8 @@ Images of one size are compared as mosaics of up to 400, each one file: small fi
 headers. Codes are packed with a table of frequencies, which is part of the file, and decoded from
 it, as are maps of tokens (a PNG) where decoding needs them; an autoencoder sees each tile alone.
 Image codecs run at their slow settings, and come as near to the bytes as their quality can be set;
-no point is taken at the lowest quality. ``--scene`` adds files that are coded as a whole.
+no point is taken at the lowest quality. ``--scene`` adds files that are coded as a whole. Pixels
+without data have the mean of the others, and do not count.
 
 Two more tasks ask what is left of what maps are made for:
 
@@ -66,15 +67,22 @@ from hook.engine.configs import (
 from hook.engine.devices import to_device
 from hook.engine.models import build_model, is_segmentation
 from hook.engine.profiling import available_memory, device_name
-from hook.errors import ConfigError, reports_errors
+from hook.errors import ConfigError, DataError, reports_errors
 from hook.evaluation.alignment_metric import AlignmentMetric, mean_of_positions
-from hook.evaluation.bootstrap import Interval, bootstrap_mean, mean_iou, paired_bootstrap
+from hook.evaluation.bootstrap import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_score,
+    mean_iou,
+    paired_bootstrap,
+)
 from hook.evaluation.codebook_metric import CodebookMetric
 from hook.evaluation.codec_images import (
     Decoded,
     Images,
     Row,
     as_stored,
+    fill_invalid,
     run_image_codec,
     score_images,
     storage_dtype,
@@ -146,14 +154,24 @@ def read_images(
     for number in tqdm(numbers, desc="reading", leave=False):
         packed = dataset[int(number)]
         sample = packed["data_samples"]
-        found.arrays.append(packed["inputs"].float().numpy())
         mask = sample.valid_mask.data[0].numpy() > 0 if "valid_mask" in sample else None
-        found.valid.append(None if mask is None or mask.all() else mask)
+        if mask is not None and not mask.any():
+            continue
+        mask = None if mask is None or mask.all() else mask
+        found.arrays.append(fill_invalid(packed["inputs"].float().numpy(), mask))
+        found.valid.append(mask)
         found.files.append(str(sample.get("img_path", number)))
         if "gt_label" in sample and "classes" in meta:
             found.labels.append(meta["classes"][int(sample.gt_label)])
         if "gt_sem_seg" in sample:
             found.truth.append(sample.gt_sem_seg.data[0].numpy())
+    if not found.arrays:
+        raise DataError(
+            f"{cfg.filename}: no image of the {split} split has a valid pixel",
+            expected="images with data",
+            found=f"{len(numbers)} images of nodata",
+            remedy="check nodata in the config's metainfo",
+        )
     return found
 
 
@@ -229,8 +247,16 @@ def read_scene(path: Path, like: Images) -> Images:
         array = source.read(indexes)
         nodata = parse_nodata(like.meta.get("nodata"))
         valid = read_valid(source, indexes, array, nodata=nodata)
-    masks = [None if valid.all() else valid]
-    return Images(path.stem, [array.astype(np.float32)], masks, like.data_range, like.meta)
+    if not valid.any():
+        raise DataError(
+            f"{path}: no valid pixel",
+            expected="an image with data",
+            found=f"{valid.size} pixels of nodata",
+            remedy="leave it out of --scene",
+        )
+    mask = None if valid.all() else valid
+    array = fill_invalid(array.astype(np.float32), mask)
+    return Images(path.stem, [array], [mask], like.data_range, like.meta)
 
 
 def load_codec(cfg: Config, checkpoint: str, device: str) -> TileAutoencoder:
@@ -302,7 +328,6 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
     size, seconds, codebook = 0, [0.0, 0.0], CodebookMetric()
     quantizer = model.quantizer
     has_codes = quantizer is not None and quantizer.codebook_sizes is not None
-    integers = all(np.array_equal(array, np.rint(array)) for array in images.arrays[:8])
     for sheet in tqdm(images.sheets, desc=name, leave=False):
         parts = []
         for numbers in batches(images, sheet, batch_size):
@@ -312,12 +337,16 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
             seconds[0] += _now() - clock
             parts.append((batch, quantized))
         if has_codes:
+            clock = _now()
             codes = torch.cat([one.indices for _, one in parts])
             columns = codes[..., None] if codes.ndim == 2 else codes
             file = pack_codes(columns.cpu().numpy(), quantizer.codebook_sizes)
             size += len(file)
+            seconds[0] += _now() - clock
+            clock = _now()
             columns = torch.from_numpy(unpack_codes(file)).to(codes.device)
             unpacked = list(columns.reshape(codes.shape).split(batch_size))
+            seconds[1] += _now() - clock
         maps: list[dict[str, Tensor]] = [{}] * len(parts)
         if parts[0][1].token_ids is not None:
             ids = torch.cat([one.token_ids for _, one in parts])
@@ -333,8 +362,7 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
             shape = batch["inputs"].shape[-2:]
             decoded = model.decode(latents, quantized.grid, shape, **maps[row])
             seconds[1] += _now() - clock
-            decoded = model.data_preprocessor.restore(decoded).cpu().numpy()
-            arrays += list(np.rint(decoded) if integers else decoded)
+            arrays += list(model.data_preprocessor.restore(decoded).cpu().numpy())
             if has_codes:
                 _count_codes(codebook, quantizer, unpacked[row], quantized.grid, batch)
     codes = codebook.compute_metrics(codebook.results) if has_codes else {}
@@ -357,7 +385,8 @@ def _batch(images: Images, numbers: Sequence[int], model: TileAutoencoder) -> di
         shape = tuple(inputs[0].shape[-2:])
         full = [np.ones(shape, bool) if mask is None else mask for mask in masks]
         valid = torch.from_numpy(np.stack(full)).to(batch["inputs"].device)
-    return dict(inputs=batch["inputs"], valid=valid)
+    padded = model.padded_shape(batch["inputs"].shape[-2:])
+    return dict(inputs=batch["inputs"], valid=valid, padded_shape=padded)
 
 
 def _count_codes(codebook: CodebookMetric, quantizer, codes, grid, batch: dict) -> None:
@@ -369,7 +398,7 @@ def _count_codes(codebook: CodebookMetric, quantizer, codes, grid, batch: dict) 
         sample = dict(codes=one.unflatten(0, cells), codebook_sizes=quantizer.codebook_sizes)
         sample["indices_kind"] = quantizer.indices_kind
         if batch["valid"] is not None and grid is not None:
-            sample["valid_mask"] = batch["valid"][row]
+            sample |= dict(valid_mask=batch["valid"][row], padded_shape=batch["padded_shape"])
         codebook.process({}, [sample])
 
 
@@ -417,15 +446,15 @@ def read_by_segmenter(segmenter: torch.nn.Module, images: Images) -> Reading:
 
     def read(arrays: Sequence[np.ndarray]) -> Row:
         found = confusions(arrays)
-        score = mean_iou(found.sum(axis=(0, 1)))
-        change = Interval(score - first, np.nan, np.nan)
+        score = bootstrap_score(found[0], mean_iou)
+        change = Interval(score.mean - first.mean, np.nan, np.nan)
         if len(names) > 1:
             difference = paired_bootstrap(found, known, mean_iou)
             change = Interval(difference.difference, difference.low, difference.high)
         return {"mIoU": score, "mIoU change": change}
 
     known = confusions(images.arrays)
-    first = mean_iou(known.sum(axis=(0, 1)))
+    first = bootstrap_score(known[0], mean_iou)
     return {"mIoU": first}, read
 
 
@@ -506,7 +535,7 @@ def mean_latents(model: TileAutoencoder, images: Images, batch_size: int) -> lis
                 valid = None
                 if batch["valid"] is not None and quantized.grid is not None:
                     valid = batch["valid"][row].cpu()
-                rows.append(mean_of_positions(one, valid))
+                rows.append(mean_of_positions(one, valid, batch["padded_shape"]))
     return rows
 
 
@@ -534,7 +563,9 @@ def align(models: dict[str, TileAutoencoder], images: Images, batch_size: int) -
     with torch.inference_mode():
         for array in tqdm(images.arrays, desc="features of the frozen network", leave=False):
             seen = (torch.from_numpy(array) - low) / (high - low) * 2 - 1
-            features.append(frozen(seen[None].to(frozen.mean.device))[-1][0].mean(dim=(1, 2)).cpu())
+            last = frozen(seen[None].to(frozen.mean.device))[-1][0]
+            mask = images.valid[len(features)]
+            features.append(mean_of_positions(last, None if mask is None else torch.tensor(mask)))
     limits = float(low.min()), float(high.max())
     changes = [None, ChangeImage(), ChangeImage(noise=NOISE, data_range=limits)]
     metrics = {name: AlignmentMetric() for name in models}
@@ -641,10 +672,13 @@ def draw_worst(path: Path, images: Images, all_decoded: list[Decoded]) -> None:
         for left in range(0, array.shape[2], WINDOW)
     ]
     first = all_decoded[0].arrays
-    squares = [
-        np.square(images.arrays[number][window].astype(float) - first[number][window]).mean()
-        for number, window in windows
-    ]
+    known = [None if valid is None else valid.astype(float) for valid in images.valid]
+
+    def errors(number: int, window: tuple, decoded: np.ndarray) -> np.ndarray:  # 0 without data
+        difference = images.arrays[number][window].astype(float) - decoded[window]
+        return difference * (1 if known[number] is None else known[number][window])
+
+    squares = [np.square(errors(*place, first[place[0]])).mean() for place in windows]
     # One stretch for all, which shows dark images dark.
     sample = [
         array.reshape(len(array), 1, -1) for array in images.arrays[:: len(images.arrays) // 50 + 1]
@@ -665,7 +699,7 @@ def draw_worst(path: Path, images: Images, all_decoded: list[Decoded]) -> None:
         panels.append(Panel("original", shown(image), f"image {number + 1}"))
         for of in all_decoded:
             decoded = of.arrays[number][window]
-            error = np.abs(decoded - image.astype(float)).mean(axis=0)
+            error = np.abs(errors(number, window, of.arrays[number])).mean(axis=0)
             error = (255 * ERROR_SCALE * error / span).clip(0, 255).astype(np.uint8)
             grey = enlarge(np.repeat(error[..., None], 3, axis=2), factor)
             panels += [Panel(of.name, shown(decoded)), Panel("error", grey)]
@@ -756,7 +790,12 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="images of a linear probe and of CKNNA",
     )
-    parser.add_argument("--vtbench", action="store_true", help="add VTBench's official scores")
+    parser.add_argument(
+        "--vtbench",
+        action="store_true",
+        help="add VTBench's official scores, of images of red, green and blue with 8 bits "
+        "(PSNR, SSIM, and with --text CER and WER; not FID and LPIPS)",
+    )
     parser.add_argument("--out", default="work_dirs/tokenizer_benchmark", help="output folder")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
@@ -824,14 +863,20 @@ def main() -> None:
         rates = [8 * of.size / one.pixels for of in decoded if of.size is not None]
         if args.rates:
             rates = [float(rate) for rate in args.rates.split(",")]
+        if peers and not rates:
+            print(f"{one.name}: image codecs need --rates beside autoencoders without codes")
         for rate in sorted(set(rates)):
-            tried = tqdm(peers, desc=f"{one.name}, {rate:.3f} bits per pixel", leave=False)
-            decoded += [of for peer in tried if (of := run_image_codec(peer, one, rate))]
+            for peer in tqdm(peers, desc=f"{one.name}, {rate:.3f} bits per pixel", leave=False):
+                of = run_image_codec(peer, one, rate)
+                if of is None:
+                    print(f"{one.name}: {peer.name} does not take the images in {rate:.3f} bits")
+                else:
+                    decoded.append(of)
         for of in tqdm(decoded, desc=f"scores of {one.name}", leave=False):
             row = {"data": one.name, "codec": of.name} | score_images(one, of)
             for _, read in readings:
                 row |= read(of.arrays)
-            if args.vtbench and len(one.arrays[0]) == 3:
+            if args.vtbench and len(one.arrays[0]) == 3 and storage_dtype(one) == np.uint8:
                 row |= vtbench_scores(one, of)
             if one is images:
                 row |= latents.get(of.name, {})

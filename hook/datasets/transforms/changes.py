@@ -90,10 +90,13 @@ class ChangeImage(BaseTransform):
         for key in ("img", *results.get("seg_fields", ())):
             turned = rotate(results[key], angle)
             size = [max(1, math.floor(side * scale)) for side in turned.shape[1::-1]]
-            how = cv2.INTER_AREA if key == "img" else cv2.INTER_NEAREST
+            how = cv2.INTER_AREA if key in ("img", "valid") else cv2.INTER_NEAREST
             bands = turned.reshape(*turned.shape[:2], -1)  # cv2 takes up to four at a time
+            bands = (bands == 1).astype(np.float32) if key == "valid" else bands
             shrunk = [cv2.resize(band, size, interpolation=how) for band in cv2.split(bands)]
-            results[key] = np.stack(shrunk, axis=-1).reshape(*size[::-1], *turned.shape[2:])
+            shrunk = np.stack(shrunk, axis=-1).reshape(*size[::-1], *turned.shape[2:])
+            # A pixel of the image is the mean of others, which must all be valid.
+            results[key] = (shrunk > 1 - 1e-4).astype(np.uint8) if key == "valid" else shrunk
         results["img_shape"] = results["img"].shape[:2]
         results.pop("geo", None)
         results["resolution"] = math.nan

@@ -319,7 +319,9 @@ class PerceptualLoss(_FeatureLoss):
         pairs = self.pairs(passed)
         if self.heads_file is not None and not self.heads:
             state = get_state_dict(load_checkpoint(self.heads_file))
-            weights = [state.get(f"lin{i}.model.1.weight") for i in range(len(pairs))]
+            numbers = range(len(passed.image_features))
+            numbers = numbers if self.levels is None else [numbers[i] for i in self.levels]
+            weights = [state.get(f"lin{i}.model.1.weight") for i in numbers]
             widths = [None if weight is None else weight.numel() for weight in weights]
             if widths != [ours.shape[1] for ours, _ in pairs]:
                 raise ConfigError(

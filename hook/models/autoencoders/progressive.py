@@ -5,6 +5,8 @@ StyleGAN2 (Karras et al., 2020, arXiv:1912.04958), the convolutional blocks Conv
 2022, arXiv:2201.03545).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from hook.registry import MODELS
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Build a GroupNorm with at most 32 groups of at least 4 channels."""
-    return nn.GroupNorm(min(32, max(1, channels // 4)), channels)
+    """Build a GroupNorm with at most 32 groups of at least 4 channels, as many as divide them."""
+    return nn.GroupNorm(math.gcd(min(32, max(1, channels // 4)), channels), channels)
 
 
 class RMSNorm(nn.Module):

@@ -203,6 +203,12 @@ class TileAutoencoder(ImageModel):
         """
         return self._encode(*self._pad(images, facts.valid if facts else None))
 
+    def padded_shape(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the height and width up to which images of a height and width are padded."""
+        cells = (self.stride * fold for fold in self._fold)
+        height, width = (side + -side % cell for side, cell in zip(size, cells, strict=True))
+        return height, width
+
     def _pad(self, images: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Fill invalid pixels with 0, and repeat the last rows and columns up to the stride."""
         if images.shape[1] != self.in_channels:
@@ -215,10 +221,8 @@ class TileAutoencoder(ImageModel):
             )
         if valid is not None:
             images = images.where(valid[:, None], 0)
-        down, right = (
-            -side % (self.stride * fold)
-            for side, fold in zip(images.shape[-2:], self._fold, strict=True)
-        )
+        size = images.shape[-2:]
+        down, right = (b - a for a, b in zip(size, self.padded_shape(size), strict=True))
         if down or right:
             if valid is None:
                 valid = torch.ones_like(images[:, 0], dtype=torch.bool)
@@ -366,7 +370,7 @@ class TileAutoencoder(ImageModel):
 
     def _losses(self, passed: CodecPass, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the autoencoder's weighted losses, and the adaptive weights among them."""
-        losses, weights, balanced, reference = {}, {}, {}, 0.0
+        losses, weights, balanced, reference = {}, {}, {}, None
         are_sums = any(getattr(one, "reduction", None) == "sum" for one in self.losses.values())
         scale = passed.images[0].numel() if are_sums else 1
         for name, loss in self.losses.items():
@@ -380,7 +384,7 @@ class TileAutoencoder(ImageModel):
                 continue
             losses[f"loss_{name}"] = factor * value
             if loss.is_reconstruction:
-                reference = reference + factor * value
+                reference = factor * value + (0.0 if reference is None else reference)
         for name, value in passed.quantized.losses.items():
             boosted = self.entropy_boost is not None and "entropy" in name
             losses[name] = value * (entropy_boost(step, *self.entropy_boost) if boosted else 1)
@@ -395,7 +399,9 @@ class TileAutoencoder(ImageModel):
             else:
                 losses["loss_adversarial"] = factor * value
         for name, (value, factor, network, limit) in balanced.items():
-            weight = factor * adaptive_weight(reference, value, last_layer(network), limit)
+            weight = value.new_tensor(factor)  # before the reconstruction losses, or after them
+            if reference is not None:
+                weight = factor * adaptive_weight(reference, value, last_layer(network), limit)
             weights[f"weight_{name}"] = weight
             losses[f"loss_{name}"] = weight * value
         return losses, weights
@@ -467,6 +473,9 @@ class TileAutoencoder(ImageModel):
             sample.image, sample.reconstruction = pair
             if valid is not None:
                 sample.valid_mask = valid[row]
+                if valid.ndim == 3:
+                    padded = self.padded_shape(valid.shape[1:])
+                    sample.set_metainfo(dict(padded_shape=padded))
             samples.append(sample)
         return samples
 

@@ -66,6 +66,10 @@ def test_perceptual_loss_is_lpips_with_its_network_and_layers(pair, tmp_path):
     with torch.no_grad():
         expected = theirs(*pair).mean()
         assert loss(passed(*pair, frozen=frozen)) == pytest.approx(float(expected), rel=1e-4)
+        own = [PerceptualLoss(heads=str(heads), levels=[i]) for i in (3, -1)]  # both 512 wide
+        rest = PerceptualLoss(heads=str(heads), levels=[0, 1, 2])
+        parts = sum(float(one(passed(*pair, frozen=frozen))) for one in (*own, rest))
+        assert parts == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_sums_over_an_image_are_means_times_its_values(pair):

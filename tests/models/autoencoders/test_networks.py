@@ -214,7 +214,7 @@ def test_vfm_vae_learns_from_features_of_several_levels():
             type="ProgressiveDecoder",
             in_channels=4,
             stride=8,
-            stage_channels=(16, 16, 8),
+            stage_channels=(16, 16, 18),  # four groups do not divide 18
             latent_channels=(16,),
             attn_stages=1,
             num_blocks=1,

@@ -291,6 +291,15 @@ def test_the_limit_of_adaptive_weights_grows_with_sums_over_an_image():
     assert weights == [100, pytest.approx(100 * 4 * 16 * 16)]
 
 
+def test_without_a_reconstruction_loss_at_a_step_weights_are_the_factors():
+    losses = [dict(type="hook.PixelLoss", end=1), full_losses()[3] | dict(weight=0.5)]
+    model = build(frozen=FROZEN, losses=losses)
+    wrapper = optimizers(model)
+    logs = [model.train_step(batch(), wrapper) for _ in range(2)]
+    assert "loss_pixel" in logs[0] and "loss_pixel" not in logs[1]
+    assert float(logs[1]["weight_alignment"]) == 0.5
+
+
 # ------------------------------------------------------------------------------------ refusals
 @pytest.mark.parametrize(
     ("options", "reason"),
