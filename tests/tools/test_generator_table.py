@@ -99,8 +99,9 @@ def test_every_row_builds_over_its_codec(tool, training, load_tool, repo):
             weights[name] = sum(p.numel() for p in network.parameters())
     assert weights["LFQ in factors"] == pytest.approx(weights["LFQ flat"], rel=0.06)
     for depth in (2, 4):
-        flat, own = weights[f"RQ depth {depth}, flat"], weights[f"RQ depth {depth}"]
-        assert own - flat == (depth - 1) * 256  # the norms of further heads
+        one, flat = weights["RQ depth 1"], weights[f"RQ depth {depth}, flat"]
+        assert weights[f"RQ depth {depth}"] - one == (depth - 1) * 256  # norms of further heads
+        assert flat == one
     assert weights["VA-VAE 32"] == weights["KL 32"] > weights["KL 8"]
 
 

@@ -5,17 +5,20 @@ Each row is a config of ``configs/generators`` over a codec's run in ``--codecs`
 computed once and stay on the device. The schedule is that of the config, as shares of the steps. At
 ``--points`` steps, each twice the one before, ``--samples`` tiles are drawn with the averaged
 weights, classes in equal shares. Their Fréchet distance to the test tiles is measured in the mean
-features of EfficientNet-Lite0 (never called FID: that is another network), beside those of as many
-training tiles, as they are and decoded by the codec. Of codes also the bits of a position on test
-tiles are measured, and of flows the CKNNA of each block with these features. The flows of the table
-``joint`` are drawn towards the same network, so that their distances and CKNNA favour them.
+features of two networks (never called FID: that is another one), beside those of as many training
+tiles, as they are and decoded by the codec. The first network is EfficientNet-Lite0, towards which
+VA-VAE's latents and the flows of the table ``joint`` are drawn, and from whose features VFM-VAE's
+latents are made, so that its distances and CKNNA favour them. The second is the published
+classifier of EuroSAT, which none of them knows. Of codes also the bits of a position on test tiles
+are measured, given their classes, and of flows the CKNNA of each block with these features.
 
 At the end the codes of ``--packed`` test tiles are packed with the network's probabilities, as by
 ``hook encode --entropy MODEL`` (without their classes), and with a table of frequencies, as by
-``--entropy``, which are both unpacked and compared (``pip install hook-rs[codecs]``). ``ms/tile``
-is the time to draw and decode a tile in a batch of 16. ``nearest`` tells whether training tiles are
-copied: the root mean squared difference of a generated tile and the most similar training tile in
-any view, both at a quarter of their size, and in parentheses the same of test tiles.
+``--entropy``, of all factors of a code at once. Both are unpacked and compared (``pip install
+hook-rs[codecs]``). ``ms/tile`` is the median time to draw a tile in a batch of 16, without
+decoding it. ``nearest`` tells whether training tiles are copied: the root mean squared difference
+of a generated tile and the most similar training tile in any view, both at a quarter of their size,
+and in parentheses the same of test tiles through the codec.
 
     python tools/analysis_tools/generator_table.py flows depths factors sizes --seeds 0 1 2 \
         --codecs work_dirs/codecs --data data/eurosat_rgb_15k --out work_dirs/generators \
@@ -24,14 +27,18 @@ any view, both at a quarter of their size, and in parentheses the same of test t
 Several processes with the same ``--out`` share the rows. A finished run is not run again, and one
 whose process was killed starts anew. Each run has a folder with ``log.jsonl`` (a line per
 measurement) and ``samples.png``, the first tiles of each class, each beside the most similar
-training tile; ``table.md`` and ``table.csv`` hold all.
+training tile; ``table.md`` and ``table.csv`` hold all. After the runs ``table.md`` has means over
+the seeds, and how many times fewer steps a flow takes than that over latents of a KL of as many
+channels to the distance where the latter ends, seed by seed.
 """
 
 import argparse
 import csv
 import json
+import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +64,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from hook.apis import load_model
 from hook.engine.configs import (
     make_folder,
     setup_environment,
@@ -82,15 +90,17 @@ PAIRS = {"model.codec.quantizer.factors": (5, 5)}
 # Blocks over positions and over factors that have about as many weights as six blocks and the
 # tables of 1,024 codes.
 FIVE = {"model.network.depth": 5, "model.network.factor_depth": 2}
+# One table and one head for all depths, which have one table in the codec: equal weights.
+SHARED = {"model.network.shared": ("embeds", "heads")}
 # All codes of all positions in one sequence.
-SEQUENCE = {"model.network.type": "hook.FlatTransformer"}
+SEQUENCE = SHARED | {"model.network.type": "hook.FlatTransformer"}
 # The name of a row, its config, the row of codec_table.py, and options.
 TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
     "flows": {
         name: (FLOW, name, {}) for name in ("KL 8", "VA-VAE 8", "KL 32", "VA-VAE 32", "VFM-VAE 32")
     },
     "joint": {f"{name}, aligned flow": (ALIGNED, name, {}) for name in ("KL 32", "VFM-VAE 32")},
-    "depths": {f"RQ depth {depth}": (DND, f"RQ depth {depth}", {}) for depth in (1, 2, 4)}
+    "depths": {f"RQ depth {depth}": (DND, f"RQ depth {depth}", SHARED) for depth in (1, 2, 4)}
     | {f"RQ depth {depth}, flat": (AR, f"RQ depth {depth}", SEQUENCE) for depth in (2, 4)},
     "factors": {"LFQ in factors": (FACTORS, "LFQ", PAIRS | FIVE), "LFQ flat": (AR, "LFQ", {})},
     "sizes": {f"IBQ {size}": (AR, f"IBQ {size}", {}) for size in (512, 4096, 16384)},
@@ -102,6 +112,12 @@ PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
 DRAWN = 16  # tiles of a batch whose time is measured
 SHEET = 40  # generated tiles of the contact sheet
 POOL = 4  # pixels along a side that are averaged where tiles are compared
+TIMED = 5  # batches whose time is measured
+CLASSIFIER = "hook-fast-tiny_eurosat"
+# Ends of the names of measures: the frozen network's last map and that before, and the classifier.
+LEVELS = ("", "_finer", "_classifier")
+# Flows whose steps to the distance of another one are counted.
+AGAINST = {"VA-VAE 8": "KL 8", "VA-VAE 32": "KL 32", "VFM-VAE 32": "KL 32"}
 FLOW_TIME = 0.5  # of the paths at which a flow's blocks are compared with features
 
 
@@ -125,31 +141,40 @@ def slug(row: str) -> str:
 
 # ------------------------------------------------------------------------------ measures
 class Judge:
-    """Distances of tiles to the test tiles in features of a frozen network.
+    """Distances of tiles to the test tiles in features of frozen networks.
 
     Args:
         test: The test tiles.
-        device: Device of the network.
+        device: Device of the networks.
+
+    Attributes:
+        test: Their features by level (:data:`LEVELS`).
     """
 
     def __init__(self, test: Tiles, device: str) -> None:
         self.network = MODELS.build(FROZEN).eval().to(device)
+        self.classifier = load_model(CLASSIFIER, device=device).eval()
         self.test = self.features(test.images)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the mean features (N, D) of each level, on the CPU, of uint8 images."""
-        parts = [self.network(part.float() / 127.5 - 1) for part in images.split(BATCH)]
-        return [
-            torch.cat([level.mean(dim=(2, 3)) for level in levels]).double().cpu()
-            for levels in zip(*parts, strict=True)
-        ]
+        found: dict[str, list[Tensor]] = {level: [] for level in LEVELS}
+        for part in images.split(BATCH):
+            finer, last = (x.mean(dim=(2, 3)) for x in self.network(part.float() / 127.5 - 1))
+            inputs = self.classifier.data_preprocessor(dict(inputs=part))["inputs"]
+            tokens = self.classifier.extract_feat(inputs).mean(dim=1)
+            for level, values in zip(LEVELS, (last, finer, tokens), strict=True):
+                found[level].append(values)
+        return {level: torch.cat(parts).double().cpu() for level, parts in found.items()}
 
-    def distances(self, images: Tensor) -> tuple[float, float]:
-        """Return the Fréchet distances of uint8 images to the test tiles, last level first."""
-        pairs = zip(self.features(images), self.test, strict=True)
-        finer, last = (frechet_distance(own.numpy(), true.numpy()) for own, true in pairs)
-        return last, finer
+    def distances(self, images: Tensor, name: str) -> dict[str, float]:
+        """Return the Fréchet distances of uint8 images to the test tiles, by name and level."""
+        found = self.features(images).items()
+        return {
+            name + level: frechet_distance(own.numpy(), self.test[level].numpy())
+            for level, own in found
+        }
 
 
 def most_similar(images: Tensor, train: Tensor) -> tuple[Tensor, float]:
@@ -189,20 +214,30 @@ def read_row(job: Job, args: argparse.Namespace) -> Config:
 
 
 @torch.no_grad()
-def measure_bits(network: nn.Module, codes: Tensor, labels: Tensor) -> dict[str, float]:
+def measure_bits(network: nn.Module, codes: Tensor, labels: Tensor, kind: str) -> dict[str, float]:
     """Return the bits of a position of codes (N, P, Q): of the network, and of frequencies alone.
 
-    The latter are the entropies of the columns, which are added up as if they were independent.
+    The latter are the entropies of the columns, which are added up as if they were independent, of
+    ``kind="product"`` that of the codes of which they are the factors.
     """
     bits = entropy = 0.0
     for part, classes in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
         bits += float(network.code_lengths(part.long(), classes).double().sum())
-    for column in codes.flatten(0, 1).unbind(dim=-1):
+    for column in joined(codes, network.codebook_sizes, kind)[0].flatten(0, 1).unbind(dim=-1):
         p = torch.bincount(column).double()
         p = p[p > 0] / len(column)
         entropy -= float((p * p.log()).sum())
     positions = codes.shape[0] * codes.shape[1]
     return {"bits": bits / positions / np.log(2), "unigram_bits": entropy / np.log(2)}
+
+
+def joined(codes: Tensor, sizes: Sequence[int], kind: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Return codes (..., Q) and their sizes; factors of a code (``"product"``) as that code."""
+    if kind != "product":
+        return codes, tuple(sizes)
+    weights = [math.prod(sizes[number + 1 :]) for number in range(len(sizes))]
+    whole = (codes.long() * torch.tensor(weights, device=codes.device)).sum(dim=-1, keepdim=True)
+    return whole, (math.prod(sizes),)
 
 
 def measure_bytes(generator: TileGenerator, codes: Tensor) -> dict[str, Any]:
@@ -218,8 +253,9 @@ def measure_bytes(generator: TileGenerator, codes: Tensor) -> dict[str, Any]:
     if not len(codes):
         return {}
     values, model, total, bits = codes.long().cpu().numpy(), EntropyModel(generator), 0, 0.0
-    table = pack_codes(values, model.sizes)
-    same = np.array_equal(unpack_codes(table), values)
+    whole, sizes = joined(codes.long().cpu(), model.sizes, generator.codec.quantizer.indices_kind)
+    table = pack_codes(whole.numpy(), sizes)
+    same = np.array_equal(unpack_codes(table), whole.numpy())
     for start in range(0, len(values), PACKED_TILES):
         part = values[start : start + PACKED_TILES]
         known = np.ones(part.shape[:2], bool)
@@ -239,7 +275,7 @@ def measure_bytes(generator: TileGenerator, codes: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_alignment(
-    network: nn.Module, latents: Tensor, labels: Tensor, features: list[Tensor]
+    network: nn.Module, latents: Tensor, labels: Tensor, features: dict[str, Tensor]
 ) -> dict[str, Any]:
     """Return the CKNNA of the mean tokens after each block of a flow with frozen features.
 
@@ -249,11 +285,10 @@ def measure_alignment(
         network: The flow.
         latents: The latents.
         labels: (N,) conditions.
-        features: Mean features (N, D) of each level, the finer one first.
+        features: Mean features (N, D) of each level.
 
     Returns:
-        ``cknna`` with the last level, ``cknna_finer``, and of the best block the value with
-        permuted rows.
+        ``cknna`` of each level, and of the best block the value with permuted rows.
     """
     count = len(network.blocks)
     rows: list[list[Tensor]] = [[] for _ in range(count)]
@@ -268,12 +303,22 @@ def measure_alignment(
             row.append(one.mean(dim=1))
     own = [prepare_features(torch.cat(one).double()) for one in rows]
     found = {}
-    for name, level in zip(("cknna_finer", "cknna"), features, strict=True):
-        true = prepare_features(level.to(latents.device))
+    for level, values in features.items():
+        true, name = prepare_features(values.to(latents.device)), f"cknna{level}"
         found[name] = values = [round(cknna(one, true), 4) for one in own]
         best = own[int(np.argmax(values))]
         found[f"{name}_permuted"] = round(permuted_cknna(best, true), 4)
     return found
+
+
+def measure_time(generator: TileGenerator, classes: Tensor) -> float:
+    """Return the median milliseconds of a tile to draw those of some classes."""
+    times = []
+    for seed in range(TIMED):
+        begun = time.perf_counter()
+        generator.sample(len(classes), classes, seed=seed).cpu()  # waits for the device
+        times.append(1000 * (time.perf_counter() - begun) / len(classes))
+    return float(np.median(times))
 
 
 # ------------------------------------------------------------------------------ one run
@@ -295,16 +340,24 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     aligned = getattr(network, "alignment", None) is not None
     features = encode_features(generator, train.images) if aligned else None
     held_out = encode(generator, test.images, (0, False))
-    some = reconstruct(generator, train.images[:count])
+    if count > min(len(train.labels), len(test.labels)):
+        raise ConfigError(
+            "--samples: more tiles than a split has",
+            expected=f"at most {min(len(train.labels), len(test.labels))}",
+            found=count,
+            remedy="set fewer, or more --tiles",
+        )
     report = dict(job._asdict(), iters=args.iters, amp=args.amp, samples=count)
     report |= dict(codec=Path(cfg.model.codec_weights).parent.name, device=device_name(args.device))
+    report["test_tiles"] = len(test.labels)
     report["parameters"] = sum(p.numel() for p in network.parameters())
-    floors = {"floor": train.images[:count], "codec_floor": some}
-    floors["codec_distance"] = reconstruct(generator, test.images)
+    floors = {"floor": train.images[:count]}
+    floors["codec_floor"] = reconstruct(generator, train.images[:count])
+    floors["codec_distance"] = reconstruct(generator, test.images[:count])
     for name, images in floors.items():
-        report[name], report[f"{name}_finer"] = judge.distances(images)
+        report |= judge.distances(images, name)
     report["encode_s"] = time.perf_counter() - start
-    report["nearest_test"] = most_similar(test.images[:count], train.images)[1]
+    report["nearest_test"] = most_similar(images, train.images)[1]
     points = {round(args.iters / 2**k) for k in range(args.points)} - {0}
     classes = torch.arange(count, device=device) % cfg.model.num_classes
     log = folder / "log.jsonl"
@@ -320,19 +373,18 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
         start = time.perf_counter()
         generator.network, last = averaged, step
         images = draw(generator, classes, job.seed)
-        line["distance"], line["distance_finer"] = judge.distances(images)
+        line |= judge.distances(images, "distance")
         if generator.target == "codes":
-            line |= measure_bits(averaged, held_out, generator.conditions(test.labels))
+            kind = generator.codec.quantizer.indices_kind
+            line |= measure_bits(averaged, held_out, generator.conditions(test.labels), kind)
             if step == args.iters:
                 line |= measure_bytes(generator, held_out[:packed])
         else:
-            levels = [level[:count] for level in judge.test]
+            levels = {level: values[:count] for level, values in judge.test.items()}
             seen = held_out[:count], test.labels[:count]
             line |= measure_alignment(averaged, *seen, levels)
         if step == args.iters:
-            begun = time.perf_counter()
-            draw(generator, classes[:DRAWN], job.seed).cpu()  # waits for the device
-            line["draw_ms"] = 1000 * (time.perf_counter() - begun) / len(classes[:DRAWN])
+            line["draw_ms"] = measure_time(generator, classes[:DRAWN])
             nearest, line["nearest"] = most_similar(images, train.images)
         line |= dict(train_s=seconds, measure_s=time.perf_counter() - start)
         with log.open("a") as file:
@@ -389,7 +441,12 @@ def write_tables(folder: Path) -> str:
     text = "| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|\n"
     for row in rows:
         text += "| " + " | ".join(str(row.get(name, "-")) for name in columns) + " |\n"
-    text += _blocks_over_steps(sorted(runs, key=_place))
+    runs.sort(key=_place)
+    last = runs[0][-1]
+    text += (
+        f"\nDistances of {last['samples']} tiles to {last['test_tiles']} test tiles in features "
+    )
+    text += f"of EfficientNet-Lite0 / of {CLASSIFIER}.\n" + _means(runs) + _blocks_over_steps(runs)
     with atomic_write(folder / "table.md") as partial:
         partial.write_text(text)
     return text
@@ -405,7 +462,8 @@ def _blocks_over_steps(runs: list[list[dict]]) -> str:
     text = "\n" + "| " + " | ".join([*heads, "permuted"]) + " |\n"
     text += "| --- " * (len(heads) + 1) + "|\n"
     for line in logs:
-        for name, level in (("cknna", "last"), ("cknna_finer", "finer")):
+        names = ("cknna", "last"), ("cknna_finer", "finer"), ("cknna_classifier", "classifier")
+        for name, level in names:
             values = [f"{value:.3f}" for value in line[name]]
             values += ["-"] * (count - len(values)) + [f"{line[f'{name}_permuted']:.3f}"]
             facts = [str(line[key]) for key in ("table", "row", "seed", "step")]
@@ -421,13 +479,16 @@ def _place(lines: list[dict]) -> tuple:
 
 
 def _row(lines: list[dict]) -> dict[str, str]:
-    """Return a run as a line of ``table.md``; distances are those of the last level."""
+    """Return a run as a line of ``table.md``.
+
+    Distances are those of the frozen network's last level and of the classifier.
+    """
     last = lines[-1]
     row = {key: last[key] for key in ("table", "row", "seed")}
     row["weights"] = f"{last['parameters'] / 1e6:.2f} M"
     row["ms/step"] = f"{1000 * last['train_s'] / last['step']:.1f}"
     row["ms/tile"] = f"{last['draw_ms']:.0f}"
-    row |= {"floor": f"{last['floor']:.2f}", "codec": f"{last['codec_floor']:.2f}"}
+    row |= {"floor": _pair(last, "floor"), "codec": _pair(last, "codec_floor")}
     row["nearest"] = f"{last['nearest']:.1f} ({last['nearest_test']:.1f})"
     if "bits" in last:
         row |= {"bits": f"{last['bits']:.3f}", "unigram": f"{last['unigram_bits']:.3f}"}
@@ -437,7 +498,66 @@ def _row(lines: list[dict]) -> dict[str, str]:
         row |= {"by table": f"{table:.1f}", "saved": f"{100 * (1 - own / table):.1f} %"}
     if "cknna" in last:
         row["CKNNA"] = f"{max(last['cknna']):.3f} ({last['cknna_permuted']:.3f})"
-    return row | {f"at {line['step']}": f"{line['distance']:.2f}" for line in lines}
+    return row | {f"at {line['step']}": _pair(line, "distance") for line in lines}
+
+
+def _pair(line: dict, name: str) -> str:
+    return f"{line[name]:.2f} / {line[f'{name}_classifier']:.2f}"
+
+
+def _means(runs: list[list[dict]]) -> str:
+    """Return means over the seeds and their standard deviations, as another table."""
+    heads: dict[str, Callable[[dict], float]] = {
+        "distance": lambda line: line["distance"],
+        "of the classifier": lambda line: line["distance_classifier"],
+        "bits": lambda line: line["bits"],
+        "saved, %": lambda line: 100 * (1 - line["packed_bytes"] / line["packed_table_bytes"]),
+        "CKNNA": lambda line: max(line["cknna"]),
+        "CKNNA of the classifier": lambda line: max(line["cknna_classifier"]),
+    }
+    groups: dict[tuple[str, str], dict[int, list[dict]]] = {}
+    for lines in runs:
+        groups.setdefault((lines[0]["table"], lines[0]["row"]), {})[lines[0]["seed"]] = lines
+    text = "\n| " + " | ".join(["table", "row", "seeds", *heads, "times fewer steps"]) + " |\n"
+    text += "| --- " * (len(heads) + 4) + "|\n"
+    for (table, row), seeds in groups.items():
+        cells = [table, row, str(len(seeds))]
+        for value in heads.values():
+            try:
+                cells.append(_mean([value(lines[-1]) for lines in seeds.values()]))
+            except KeyError:  # codes have no CKNNA, flows no bits
+                cells.append("-")
+        others = groups.get((table, AGAINST.get(row, "")), {})
+        ratios = [
+            " / ".join(
+                _fewer_steps(seeds[seed], others[seed], level) for level in ("", "_classifier")
+            )
+            for seed in sorted(seeds.keys() & others.keys())
+        ]
+        text += "| " + " | ".join([*cells, ", ".join(ratios) or "-"]) + " |\n"
+    return text
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def _fewer_steps(lines: list[dict], others: list[dict], level: str) -> str:
+    """Return the ratio of the steps to the distance at which another run ends.
+
+    Steps between two measurements are interpolated, with the logarithm of the steps.
+    """
+    wanted, before = others[-1][f"distance{level}"], None
+    for line in lines:
+        step, distance = math.log(line["step"]), line[f"distance{level}"]
+        if distance <= wanted:
+            if before is not None:
+                share = (before[1] - wanted) / (before[1] - distance)
+                step = before[0] + share * (step - before[0])
+            return f"{others[-1]['step'] / math.exp(step):.2f}" + (" or more" if not before else "")
+        before = step, distance
+    return "less than 1"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -484,8 +604,8 @@ def main(argv: list[str] | None = None) -> int:
         return Judge(test, args.device), train, test
 
     queue = Queue(
-        args.out,
-        args.minutes,
+        args,
+        ("iters", "points", "samples", "tiles", "packed", "codec_seed"),
         run=lambda job, folder: run(job, folder, *data(), args),
         check=lambda job: read_row(job, args),
     )

@@ -1,6 +1,7 @@
 """Queues of trainings in memory, and generators trained and sampled in them."""
 
 import argparse
+import json
 import sys
 import time
 import traceback
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from hook.engine.configs import add_config_options, build_dataset, load_config, make_folder
 from hook.engine.runner import keep_freed_memory
@@ -33,24 +34,28 @@ class Queue:
     """Runs jobs one after the other, beside other processes with the same folder.
 
     Args:
-        out: Folder of the runs; each is in one of the name ``job.folder``.
-        minutes: After these no new run begins.
+        args: Options of :func:`add_queue_options`. Each run has a folder of the name
+            ``job.folder`` in ``--out``; after ``--minutes`` no new one begins.
+        options: Names of further options that results depend on. A finished run with others is
+            refused.
         run: Called with a job and its folder, in which it keeps its results.
         check: Called with a job before; raises ConfigError for one that cannot be run yet.
 
     Attributes:
-        failed: Number of failed runs.
+        failed: Number of runs that failed or were refused.
     """
 
     def __init__(
         self,
-        out: Path,
-        minutes: float,
+        args: argparse.Namespace,
+        options: Iterable[str],
         run: Callable[[Any, Path], None],
-        check: Callable[[Any], Any],
+        check: Callable[[Any], Any] = lambda job: None,
     ) -> None:
-        self.out, self.failed = out, 0
-        self._run, self._check, self._end = run, check, time.monotonic() + 60 * minutes
+        self.out, self.failed = args.out, 0
+        values = {name: getattr(args, name) for name in ("amp", "cfg_options", *options)}
+        self._options = json.dumps(values, default=str)
+        self._run, self._check, self._end = run, check, time.monotonic() + 60 * args.minutes
 
     def work(self, jobs: Iterable[Any]) -> None:
         """Run what is neither finished nor running elsewhere."""
@@ -65,17 +70,30 @@ class Queue:
             make_folder(folder, "--out")
             # The system frees the lock of a killed process.
             with suppress(Timeout), FileLock(folder / "lock", blocking=False):
-                if (folder / "finished").is_file():
+                finished = folder / "finished"
+                if finished.is_file():
+                    self._compare(finished.read_text(), job)
                     continue
                 if time.monotonic() > self._end:
                     print(f"{job.folder} is not run: --minutes are over", file=sys.stderr)
                     return
                 self._try(job, folder)
 
+    def _compare(self, options: str, job: Any) -> None:
+        if options == self._options:
+            return
+        self.failed += 1
+        print(
+            f"{job.folder} is refused: a finished run with other options\n"
+            f"  expected: {self._options}\n  found: {options}\n  remedy: choose another --out",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def _try(self, job: Any, folder: Path) -> None:
         try:
             self._run(job, folder)
-            (folder / "finished").touch()
+            (folder / "finished").write_text(self._options)
         except Exception as error:  # the other rows are worth their time
             self.failed += 1
             if not isinstance(error, HookError):
@@ -275,7 +293,12 @@ def optimize(
         optimizer, lambda step: float(np.interp(step / steps, ends, rates))
     )
     (averages,) = (one for one in cfg.custom_hooks if one.type == "EMAHook")
-    average = get_ema_multi_avg_fn(1 - averages.momentum)
+
+    def average(own: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        # The first weights are forgotten soon, which matters for what is measured early.
+        decay = min(1 - averages.momentum, float((1 + count) / (10 + count)))
+        torch._foreach_lerp_(own, current, 1 - decay)
+
     averaged = AveragedModel(network, multi_avg_fn=average)
     averaged.update_parameters(network)  # the first only copies the weights
     averaged.module.eval()

@@ -1,10 +1,10 @@
 r"""Measure whether generated tiles help a classifier of few labelled ones.
 
 Of EuroSAT's training tiles ``--shots`` of each class are labelled. Arms of a classifier (the preset
-``objects``), all of ``--steps`` steps of 32 tiles: ``real``, crops and flips of the labelled tiles;
-``stronger``, random resized crops and TrivialAugment in addition; ``generated``, half of each batch
-generated tiles of the classes, with crops and flips; and ``both``. The generator of these is a
-transformer over the codes of VQ.
+``objects``), all of ``--steps`` steps of 32 tiles: ``real``, the labelled tiles, cropped, flipped
+and turned; ``stronger``, random resized crops and TrivialAugment in addition; ``generated``, half
+of each batch generated tiles of the classes, with the changes of ``real``; and ``both``. The
+generator of these is a transformer over the codes of VQ, which sees the tiles flipped and turned.
 
 In the setting ``labelled``, the codec and the generator are trained on the labelled tiles alone,
 and the classifier starts from random weights. In ``unlabelled``, they also see the other training
@@ -171,7 +171,7 @@ def draw_tiles(job: Job, folder: Path, train: Tiles, args: argparse.Namespace) -
 
 # ------------------------------------------------------------------------------ classifier
 def augment(images: Tensor, draws: torch.Generator, strong: bool) -> Tensor:
-    """Crop and flip uint8 images (B, 3, H, W) at random; ``strong``: more, see the module."""
+    """Crop, flip and turn uint8 images (B, 3, H, W) at random; ``strong``: see the module."""
     if strong:
         changes = v2.Compose(
             [
@@ -180,7 +180,9 @@ def augment(images: Tensor, draws: torch.Generator, strong: bool) -> Tensor:
             ]
         )
         images = torch.stack([changes(image) for image in images])
-    return crop_and_flip(images, draws)
+    images = crop_and_flip(images, draws)
+    turned = (torch.rand(len(images), generator=draws) < 0.5).to(images.device)
+    return torch.where(turned[:, None, None, None], images.mT, images)  # with flips, all turns
 
 
 def train_classifier(
@@ -351,7 +353,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             run_arm(job, folder, train, test, args)
 
-    queue = Queue(args.out, args.minutes, run, lambda job: check(job, args))
+    steps = "codec_steps", "generator_steps", "steps", "rate"
+    own = (*steps, "generated", "pretrained")
+    queue = Queue(args, own, run, lambda job: check(job, args))
     queue.work(list_jobs(args))
     print(write_tables(args.out), flush=True)
     return int(queue.failed > 0)

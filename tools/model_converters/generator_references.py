@@ -127,7 +127,8 @@ def check_depth(file: Golden) -> dict[str, Tensor]:
     )
     options |= dict(type="hook.DepthTransformer", condition=classes, grid=square(config))
     options |= dict(codebook_sizes=[config.pop("vocab_size")] * count)
-    options |= dict(share_heads=bool(config.pop("share_prediction_heads", False)))
+    heads = ["heads"] if config.pop("share_prediction_heads", False) else []
+    options |= dict(shared=["embeds", *heads])
     network = parity(file, config, **options)
     codes, labels = file.io["idx"], file.io["cls"].flatten()
     losses = torch.stack([*network.loss(codes, labels).values()])

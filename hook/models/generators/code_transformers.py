@@ -24,6 +24,7 @@ from hook.quantizers.base import masked_mean
 from hook.registry import MODELS
 
 _STD = 0.02  # of new weights
+SHAREABLE = ("embeds", "heads")
 
 
 @MODELS.register_module()
@@ -48,6 +49,8 @@ class CodeTransformer(BaseModule):
         start_rotary: Rotary position of the first token: ``"identity"`` does not turn it;
             ``"zero"`` is the official row of zeros (:func:`rotary_table`).
         drop_rate: Dropout of embedded codes and of the results of all layers.
+        shared: What all codes of a position have in common, of ``"embeds"`` (one table, as their
+            quantizer may have) and ``"heads"``.
         sampling: Options of :class:`CodeSampling`.
         init_cfg: MMEngine's initialisation config.
 
@@ -81,10 +84,19 @@ class CodeTransformer(BaseModule):
         gate_init: float = 1e-3,
         start_rotary: str = "identity",
         drop_rate: float = 0.0,
+        shared: Sequence[str] = (),
         sampling: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.shared = tuple(shared)
+        if not {*self.shared} <= {*SHAREABLE}:
+            raise ConfigError(
+                "model.network.shared is unknown",
+                expected=f"some of {', '.join(SHAREABLE)}",
+                found=shared,
+                remedy="name only these, or ()",
+            )
         self.grid = self.condition_grid = tuple(grid)
         self.codebook_sizes, self.embed_dims = tuple(codebook_sizes), embed_dims
         if self.columns not in (None, len(self.codebook_sizes)):
@@ -124,8 +136,9 @@ class CodeTransformer(BaseModule):
         )
 
     def _make_embeds(self) -> nn.ModuleList:
-        """Build a table for each column of the codes."""
-        return nn.ModuleList(nn.Embedding(size, self.embed_dims) for size in self.codebook_sizes)
+        """Build the tables of the columns of the codes."""
+        sizes = [self._one_size()] if "embeds" in self.shared else self.codebook_sizes
+        return nn.ModuleList(nn.Embedding(size, self.embed_dims) for size in sizes)
 
     def _make_heads(self, adaptive_norm: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
         """Build the norms in front of the heads, and the heads."""
@@ -133,8 +146,24 @@ class CodeTransformer(BaseModule):
         norm = FinalNorm(
             self._norm(), Modulation(self.embed_dims, names) if adaptive_norm else None
         )
-        heads = (nn.Linear(self.embed_dims, size, bias=False) for size in self.codebook_sizes)
+        sizes = [self._one_size()] if "heads" in self.shared else self.codebook_sizes
+        heads = (nn.Linear(self.embed_dims, size, bias=False) for size in sizes)
         return nn.ModuleList([norm]), nn.ModuleList(heads)
+
+    def _one_size(self) -> int:
+        """Return the number of codes of all columns."""
+        if len(set(self.codebook_sizes)) > 1:
+            raise ConfigError(
+                "model.network: columns of different numbers of codes share no table",
+                expected="shared=()",
+                found=f"codebook sizes {self.codebook_sizes}, shared={self.shared}",
+                remedy="share nothing",
+            )
+        return self.codebook_sizes[0]
+
+    def _head(self, column: int) -> nn.Linear:
+        """Return the head of a column of the codes."""
+        return self.heads[min(column, len(self.heads) - 1)]
 
     def init_weights(self) -> None:
         """Draw new weights; heads start at zero, so that all codes are equally likely at first."""
@@ -339,11 +368,11 @@ class FactorizedTransformer(CodeTransformer):
         x = self._run(x, condition, position, caches)
         shape, x = x.shape[:2], x.flatten(0, 1)[:, None]  # a sequence of its own per position
         factors = [Cache() for _ in self.factor_blocks]
-        for column, head in enumerate(self.heads):
+        for column in range(len(self.codebook_sizes)):
             rotary = self.rotary[:, column : column + 1]
             for block, cache in zip(self.factor_blocks, factors, strict=True):
                 x = block(x, rotary, cache=cache)
-            codes = yield head(self.norms[0](x))[:, 0].unflatten(0, shape)
+            codes = yield self._head(column)(self.norms[0](x))[:, 0].unflatten(0, shape)
             x = self._table(column)(codes).flatten(0, 1)[:, None]
 
 
@@ -358,10 +387,9 @@ class DepthTransformer(CodeTransformer):
         *args: As of :class:`CodeTransformer`.
         head_blocks: The Q blocks (from 0) after which the heads stand, the last block among them;
             None: at even distances up to the last, as in the paper.
-        share_heads: One head for all codes of a position; its norms are not shared.
-        share_embeds: One table for all codes of a position, as in the paper, where the quantizer
-            has one table too. The blocks up to the first head then cannot tell in which order the
-            earlier codes came. False: a table for each.
+        shared: See :class:`CodeTransformer`. One table for all codes is that of the paper, where
+            the quantizer has one too; the blocks up to the first head then cannot tell in which
+            order the earlier codes came. Norms of heads are not shared.
         **options: Further options of :class:`CodeTransformer`, without ``adaptive_norm``.
 
     Reference:
@@ -375,13 +403,11 @@ class DepthTransformer(CodeTransformer):
         self,
         *args,
         head_blocks: Sequence[int] | None = None,
-        share_heads: bool = False,
-        share_embeds: bool = True,
+        shared: Sequence[str] = ("embeds",),
         **options,
     ) -> None:
         _no_adaptive_norm(self, options)
-        self.share_heads, self.share_embeds = share_heads, share_embeds
-        super().__init__(*args, **options)
+        super().__init__(*args, shared=shared, **options)
         depth, count = len(self.blocks), len(self.codebook_sizes)
         if head_blocks is None:
             step = max(1, min(depth // 6, depth // 2 // max(1, count - 1)))
@@ -396,27 +422,9 @@ class DepthTransformer(CodeTransformer):
                 remedy="correct head_blocks, or raise depth",
             )
 
-    def _make_embeds(self) -> nn.ModuleList:
-        if not self.share_embeds:
-            return super()._make_embeds()
-        return nn.ModuleList([nn.Embedding(self._one_size(), self.embed_dims)])
-
     def _make_heads(self, adaptive_norm: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
-        sizes = [self._one_size()] if self.share_heads else self.codebook_sizes
-        heads = (nn.Linear(self.embed_dims, size, bias=False) for size in sizes)
         norms = (FinalNorm(self._norm()) for _ in self.codebook_sizes)
-        return nn.ModuleList(norms), nn.ModuleList(heads)
-
-    def _one_size(self) -> int:
-        """Return the number of codes of all columns."""
-        if len(set(self.codebook_sizes)) > 1:
-            raise ConfigError(
-                "model.network: columns of different numbers of codes share no table",
-                expected="share_embeds=False and share_heads=False",
-                found=f"codebook sizes {self.codebook_sizes}",
-                remedy="set both to False",
-            )
-        return self.codebook_sizes[0]
+        return nn.ModuleList(norms), super()._make_heads(adaptive_norm)[1]
 
     def _column_weight(self) -> float:
         return 1 / len(self.codebook_sizes)
@@ -429,8 +437,7 @@ class DepthTransformer(CodeTransformer):
         for number, (block, cache) in enumerate(zip(self.blocks, caches, strict=True)):
             x = block(x, rotary, condition, cache)
             if number == self.head_blocks[column]:
-                head = self.heads[min(column, len(self.heads) - 1)]
-                codes = yield head(self.norms[column](x))
+                codes = yield self._head(column)(self.norms[column](x))
                 x = x + self._table(column)(codes)
                 column += 1
 
@@ -481,14 +488,14 @@ class FlatTransformer(CodeTransformer):
         for block in self.blocks:
             x = block(x, rotary, start)
         x = self.norms[0](x, start).unflatten(1, (-1, len(tokens)))
-        return [head(x[:, :, q]) for q, head in enumerate(self.heads)]
+        return [self._head(q)(x[:, :, q]) for q in range(len(tokens))]
 
     def _columns(
         self, x: Tensor, condition: Tensor, position: int, caches: list[Cache] | None
     ) -> Generator[Tensor, Tensor, None]:
-        for column, head in enumerate(self.heads):
+        for column in range(len(self.codebook_sizes)):
             x = self._run(x, condition, position + (column > 0), caches)
-            codes = yield head(self.norms[0](x, condition))
+            codes = yield self._head(column)(self.norms[0](x, condition))
             x = self._token(column, codes)
 
 

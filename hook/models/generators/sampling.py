@@ -226,6 +226,5 @@ def draw_codes(
     logits = filter_logits(logits / own.temperature, own.top_k, own.top_p)
     noise = torch.empty(logits.shape, dtype=torch.float64)
     for row, generator in zip(noise, generators, strict=True):
-        row.uniform_(generator=generator)
-    noise = -noise.log_().neg_().log_()  # Gumbel
-    return (logits + noise.to(logits.device)).argmax(dim=-1)
+        row.exponential_(generator=generator)
+    return (logits - noise.log_().to(logits.device)).argmax(dim=-1)  # plus Gumbel noise

@@ -23,7 +23,7 @@ CODES = {
     "FactorizedTransformer": dict(codebook_sizes=(4, 8, 5), depth=2, factor_depth=2),
     "DepthTransformer": dict(codebook_sizes=(7, 7), depth=3),
     "DepthTransformer of own tables": dict(
-        codebook_sizes=(7, 9, 5), depth=4, head_blocks=(0, 2, 3), share_embeds=False
+        codebook_sizes=(7, 9, 5), depth=4, head_blocks=(0, 2, 3), shared=()
     ),
     "FlatTransformer": dict(codebook_sizes=(7, 9, 5), depth=2),
 }
@@ -118,7 +118,7 @@ def test_every_weight_learns(name):
 
 def test_a_sequence_of_all_codes_has_the_weights_of_the_depth_transformer():
     options = dict(codebook_sizes=(7, 7), depth=3)
-    flat, deep = build("FlatTransformer", **options), build("DepthTransformer", share_embeds=False)
+    flat, deep = build("FlatTransformer", **options), build("DepthTransformer", shared=())
     counts = [sum(weight.numel() for weight in one.parameters()) for one in (flat, deep)]
     assert counts[1] - counts[0] == SMALL["embed_dims"]  # a norm for each of two heads
     assert flat.length == 2 * deep.length
