@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,7 @@ from hook.inference.canvas import fill_map, seam_energy
 from hook.inference.codes import code_grid, codec_digest, codec_of
 from hook.inference.models import Model, load_model, model_files, name_of
 from hook.inference.scenes import digest_of
+from hook.models.generators.sampling import changed
 from hook.scenes.codes import SceneCodes
 from hook.scenes.request import CodingRequest
 from hook.visualization.drawing import choose_rgb, stretch_to_rgb
@@ -76,7 +78,7 @@ def generate(
     """Generate images, which are inventions of a model and not observations.
 
     All files are called ``...-generated-SEED-NUMBER``, and their tags name the model, its digest
-    and the seed. An image depends on seed and number alone.
+    and the seed. With the same condition and options an image depends on seed and number alone.
 
     Args:
         model: A :class:`hook.models.generators.TileGenerator`; a loaded one, or argument of
@@ -130,6 +132,7 @@ def generate(
                 found=f"condition={kind!r}",
                 remedy=f"omit the {name}, or train such a generator",
             )
+    changed(generator.network.sampling, sampling)  # before anything is drawn
     draws = _Draws(generator, Path(output), seed, count, batch_size, progress, sampling)
     if mask is not None:
         check_path("mask", mask, "the name of a raster's file")
@@ -144,12 +147,13 @@ def generate(
 def _class_index(given: str | int, generator: nn.Module) -> int:
     """Return the index of a class given by name or index."""
     classes = list(generator.dataset_meta["classes"])
-    folded = [str(name).casefold() for name in classes]
-    if str(given).casefold() in folded:
-        return folded.index(str(given).casefold())
-    with suppress(ValueError):
-        if 0 <= int(given) < len(classes):
-            return int(given)
+    if isinstance(given, str | Integral) and not isinstance(given, bool):
+        folded, own = [str(name).casefold() for name in classes], str(given).casefold()
+        if own in folded:
+            return folded.index(own)
+        with suppress(ValueError):
+            if 0 <= int(own) < len(classes):
+                return int(own)
     raise ConfigError(
         f"the generator has no class {given!r}",
         expected=f"one of {', '.join(map(str, classes))}",
@@ -272,7 +276,9 @@ class _Draws:
             )
         codec, stride = codec_of(generator), generator.cell[0]
         with open_raster(mask) as source:
-            grid, bounds = dict(crs=source.crs, transform=source.transform), source.bounds
+            grid, ends = dict(crs=source.crs, transform=source.transform), source.bounds
+        # Of a raster whose first row is in the south, the bottom is above the top.
+        bounds = min(ends[::2]), min(ends[1::2]), max(ends[::2]), max(ends[1::2])
         # Beyond an image are its own last codes: what has no data would show at the border.
         around = code_grid(codec).reach if grid["transform"].is_rectilinear else 0
         grid["transform"] @= rasterio.Affine.translation(*[-around * stride] * 2)

@@ -27,8 +27,8 @@ def code_bits(
 
     Args:
         generator: A :class:`hook.models.generators.TileGenerator` of codes, in evaluation mode.
-        codes: (Q, h, w) codes; those of positions without data are not looked at, but the network
-            sees the code 0 there.
+        codes: (Q, h, w) codes; those of positions without data are not looked at: the network sees
+            the code of an empty image there, as in training.
         known: (h, w) bool, the positions with data.
         batch_size: Windows per batch.
         progress: Show a progress bar.
@@ -43,7 +43,8 @@ def code_bits(
     network = generator.network
     tile, size = network.grid, known.shape
     labels = unknown_labels(network, 1)
-    columns = np.where(known, codes, 0).astype(np.int64).transpose(1, 2, 0)
+    blank = _blank(generator) if not known.all() else np.zeros(len(codes), np.int64)
+    columns = np.where(known, codes, blank[:, None, None]).astype(np.int64).transpose(1, 2, 0)
     # Scenes smaller than a tile; what is below and to the right is not looked at, except by the
     # positions of the rows below it.
     pads = [(0, max(0, t - n)) for t, n in zip(tile, size, strict=True)]
@@ -63,6 +64,14 @@ def code_bits(
                 part[:] = one[top:, left:]
             bar.update(len(some))
     return np.where(known, bits[: size[0], : size[1]], np.float32(np.nan))
+
+
+def _blank(generator: nn.Module) -> np.ndarray:
+    """Return the codes (Q,) amid a tile without data, which is 0 in the units of the model."""
+    empty = torch.zeros(1, generator.codec.in_channels, *generator.tile_size)
+    codes = generator(empty.to(generator.network.rotary.device))[0]
+    height, width = generator.network.grid
+    return codes.unflatten(0, (height, width))[height // 2, width // 2].cpu().numpy()
 
 
 def _starts(size: int, tile: int) -> list[tuple[int, int]]:

@@ -68,6 +68,17 @@ def test_a_mask_is_filled_in_its_grid(generator_run, mask, tmp_path):
     assert len(before) and again.seams == pytest.approx(images[0].seams, rel=1e-4)
 
 
+def test_a_mask_whose_first_row_is_in_the_south(generator_run, mask, tmp_path):
+    (north,) = generate(generator_run, tmp_path / "north", mask=mask, **OPTIONS)
+    with rasterio.open(mask) as source:
+        values, up = source.read(), source.transform @ rasterio.Affine(1, 0, 0, 0, -1, 50)
+    write_mask(mask, values, transform=up)
+    (south,) = generate(generator_run, tmp_path / "south", mask=mask, **OPTIONS)
+    with rasterio.open(north.path) as one, rasterio.open(south.path) as other:
+        assert other.transform == up and other.shape == (50, 70)
+        np.testing.assert_array_equal(other.read(), one.read())
+
+
 def test_an_image_of_one_code_is_the_same_up_to_its_border(generator_run, tmp_path, monkeypatch):
     flat = write_mask(tmp_path / "flat.tif", np.zeros((50, 70)))
     canvas = Canvas(np.full((1, 13, 18), 5, np.int64), ((), ()))
@@ -158,6 +169,13 @@ def test_what_does_not_fit_is_refused(generator_run, class_run, codec_run, tiny,
     for model, options, words in (
         (class_run, dict(class_name="Forest"), f"one of {known}"),
         (class_run, dict(class_name="7"), f"one of {known}"),
+        (class_run, dict(class_name=1.7), f"one of {known}"),
+        (class_run, dict(class_name=True), f"one of {known}"),
+        (class_run, dict(class_name=[1]), f"one of {known}"),
+        (class_run, dict(class_name=1, first=3), "unknown sampling options: first"),
+        (class_run, dict(class_name=1, given=1), "unknown sampling options: given"),
+        (class_run, dict(class_name=1, top_k=2.0), "top_k=2.0"),
+        (class_run, dict(class_name=1, guidance=float("inf")), "guidance=inf"),
         (class_run, dict(mask=mask), "a mask was given"),
         (generator_run, dict(class_name=1), "a class was given"),
         (generator_run, dict(mask=mask, heat=1), "unknown sampling options: heat"),

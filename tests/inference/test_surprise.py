@@ -63,6 +63,12 @@ def test_places_without_data_have_no_bits_and_their_codes_do_not_matter(generato
     assert found.shape == (9, 5) and np.array_equal(np.isfinite(found), known)
     codes[:, ~known] = 99
     np.testing.assert_array_equal(code_bits(generator, codes, known, **OPTIONS), found)
+    empty = torch.zeros(1, generator.codec.in_channels, 32, 32)
+    with torch.no_grad():
+        blank = generator.codec.encode(empty).indices.view(1, 8, 8, -1)[0, 4, 4]
+    codes[:, ~known] = blank.numpy()[:, None]
+    whole = code_bits(generator, codes, np.ones_like(known), **OPTIONS)
+    np.testing.assert_array_equal(found[known], whole[known])
 
 
 def test_models_without_probabilities_are_refused(generator_run, codec_run):

@@ -30,6 +30,9 @@ def test_patches_of_all_kinds_have_the_same_places(tool):
     assert chips.images["control"][0, 0][chips.pasted[0]][0] == 1  # of the same file
     with pytest.raises(tool.ConfigError, match="1 bands of uint16"):
         tool.paste(own, files, foreign.astype(np.uint16), 6, seed=0)
+    inner = tool.paste(own, files, foreign, 6, seed=0, edges=(5, 4)).pasted
+    assert inner.any() and not inner[:, :5].any() and not inner[:, 11:].any()
+    assert not inner[:, :, :4].any() and not inner[:, :, 12:].any()
     again = tool.paste(own, files, foreign, 6, seed=1)
     assert not np.array_equal(again.pasted, chips.pasted)
 
@@ -40,6 +43,8 @@ def test_positions_by_the_seam_do_not_count(tool):
     inside, outside = tool.sides(pasted, (4, 4), 0)
     assert inside.sum() == 2 * 3 and outside.sum() == 36 - 4 * 3
     assert inside[0, 2:4, 1:4].all()
+    inner = tool.sides(pasted, (4, 4), 0, (2, 1))
+    assert inner[0].sum() == 2 * 3 and inner[1].sum() == 2 * 4 - 2 * 3
     inside, outside = tool.sides(pasted, (4, 4), 1)
     assert not inside.any() and outside.sum() == 6 * 1 and outside[0, :, 5].all()
 
@@ -77,6 +82,7 @@ def test_latents_of_the_memory_have_no_distance(tool, generator_run):
 def test_a_table_of_both_kinds_of_patches(tool, generator_run, tmp_path, capsys):
     config, checkpoint = generator_run
     arguments = [config, checkpoint, "--foreign", config, "--side", 32, "--patch", 16]
+    arguments += ["--edge", 0]
     arguments += ["--chips", 5, "--memory", 4, "--margin", 0, "--json", tmp_path / "report.json"]
     tool.main([*map(str, arguments)])
     report = json.loads((tmp_path / "report.json").read_text())
@@ -88,5 +94,5 @@ def test_a_table_of_both_kinds_of_patches(tool, generator_run, tmp_path, capsys)
         tool.main([*map(str, arguments[:-4]), "--margin", "3"])
     assert "no position is inside a patch" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tool.main([*map(str, arguments), "--side", "30"])
+        tool.main([*map(str, arguments), "--side", "30", "--patch", "8"])
     assert "--side does not fit the codes" in capsys.readouterr().err

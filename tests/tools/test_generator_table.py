@@ -205,7 +205,7 @@ def test_a_flow_is_drawn_towards_features_and_its_blocks_are_measured(run, tmp_p
     second = text[text.index("| table | row | seed | step | level | block 0 | block 1 |") :]
     values = [f"{value:.3f}" for value in (*late["cknna_finer"], late["cknna_finer_permuted"])]
     assert f"| joint | {row} | 0 | 4 | finer | {' | '.join(values)} |" in second
-    assert second.count("\n") == 2 + 2 * 2
+    assert second.count("\n") == 2 + 2 * 3
 
 
 def test_features_are_turned_as_images_are(training):

@@ -7,8 +7,12 @@ position of the chip then has three scores: ``surprise``, the bits of its code
 training chips; and ``error``, the mean squared error of its reconstruction. The area under the ROC
 curve (AUC) says how well a score tells the positions inside the patch from those outside, within a
 chip; the mean over chips is printed with its 95 % interval (a bootstrap over files). The AUC of the
-control has to be near 0.5: otherwise the seam is found, not what is foreign. Positions near the
-seam do not count.
+control has to be near 0.5: otherwise the seam is found, not what is foreign. Positions up to
+``--margin`` from the seam do not count (codes of a little more see both sides), nor do those up to
+``--edge`` from the edge of a chip, which are scored with less of their surroundings.
+
+A generator with maps or classes as condition is asked without them, which it has rarely seen in
+training. One for this purpose is trained with ``--cfg-options model.condition=none``.
 
     python tools/analysis_tools/foreign_patches.py \
         configs/generators/ar/ar-256x6-map_vq-1k_dubai-64.py CHECKPOINT \
@@ -92,47 +96,72 @@ def read_chips(
     return np.stack(found), files
 
 
-def paste(own: np.ndarray, files: list[str], foreign: np.ndarray, side: int, seed: int) -> Chips:
+def paste(
+    own: np.ndarray,
+    files: list[str],
+    foreign: np.ndarray,
+    side: int,
+    seed: int,
+    edges: tuple[int, int] = (0, 0),
+) -> Chips:
     """Paste a square into each of ``own`` (N, C, S, S), of ``foreign``, of ``own``, and nothing.
 
-    All three have the same places. A control comes from another chip of the same file, or where
-    there is none, of another file.
+    All three have the same places, ``edges`` pixels (down, right) away from the edge. A control
+    comes from another chip of the same file, or where there is none, of another file, which is
+    said.
     """
     same = own.shape[1] == foreign.shape[1] and own.dtype == foreign.dtype
-    if not same or side > min(own.shape[-1], foreign.shape[-1]):
+    largest = min(own.shape[-1] - 2 * max(edges), foreign.shape[-1])
+    if not same or side > largest:
         raise ConfigError(
             "the foreign patches do not fit the chips",
-            expected=f"{own.shape[1]} bands of {own.dtype}, and at most {own.shape[-1]} px",
+            expected=f"{own.shape[1]} bands of {own.dtype}, and at most {largest} px",
             found=f"{foreign.shape[1]} bands of {foreign.dtype}, --patch {side}",
             remedy="choose images of the same bands and type, or a smaller --patch",
         )
     drawn = np.random.default_rng(seed)
 
-    def place(size: int) -> tuple[slice, slice]:
-        return tuple(slice(k, k + side) for k in drawn.integers(0, size - side + 1, 2))
+    def place(size: int, edges: tuple[int, int] = (0, 0)) -> tuple[slice, slice]:
+        first, last = np.array(edges), size - side + 1 - np.array(edges)
+        return tuple(slice(k, k + side) for k in drawn.integers(first, last))
 
+    strangers = 0
     images = {name: own.copy() for name in ("foreign", "control", "nothing")}
     pasted = np.zeros((len(own), *own.shape[2:]), bool)
     for number in range(len(own)):
-        at, source = place(own.shape[-1]), place(foreign.shape[-1])
+        at, source = place(own.shape[-1], edges), place(foreign.shape[-1])
         others = [k for k in range(len(own)) if k != number]
-        other = drawn.choice([k for k in others if files[k] == files[number]] or others)
+        near = [k for k in others if files[k] == files[number]]
+        strangers += not near
+        other = drawn.choice(near or others)
         pasted[(number, *at)] = True
         images["foreign"][(number, slice(None), *at)] = foreign[
             (drawn.integers(len(foreign)), slice(None), *source)
         ]
         source = place(own.shape[-1])
         images["control"][(number, slice(None), *at)] = own[(other, slice(None), *source)]
+    if strangers:
+        print(f"{strangers} of {len(own)} controls are of another file than their chip")
     return Chips(images, pasted)
 
 
-def sides(pasted: np.ndarray, cell: tuple[int, int], margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions inside patches and outside (N, h, w), ``margin`` away from the seam."""
+def sides(
+    pasted: np.ndarray, cell: tuple[int, int], margin: int, edges: tuple[int, int] = (0, 0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions inside patches and outside (N, h, w).
+
+    They are ``margin`` positions away from the seam, and ``edges`` (down, right) from the edge.
+    """
     share = F.avg_pool2d(torch.from_numpy(pasted)[:, None].float(), cell)
 
     def away(mask: Tensor) -> np.ndarray:
         near = F.max_pool2d((~mask).float(), 2 * margin + 1, stride=1, padding=margin)
-        return (near == 0)[:, 0].numpy()
+        far = (near == 0)[:, 0].numpy()
+        for axis, edge in enumerate(edges, start=1):
+            rows = np.arange(far.shape[axis])
+            kept = (rows >= edge) & (rows < far.shape[axis] - edge)
+            far &= kept[:, None] if axis == 1 else kept
+        return far
 
     return away(share == 1), away(share == 0)
 
@@ -223,6 +252,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--margin", type=int, default=1, help="positions by the seam that do not count (default 1)"
     )
+    parser.add_argument(
+        "--edge", type=int, help="positions by the edge of a chip likewise (default: half a tile)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="write the report here")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
@@ -248,8 +280,10 @@ def main(argv: list[str] | None = None) -> None:
         for split, count in (("test", args.chips), ("train", args.memory))
     )
     foreign, _ = read_chips(args.foreign, "test", args.side, args.chips, args.seed, None)
-    chips = paste(own, files, foreign, args.patch, args.seed)
-    inside, outside = sides(chips.pasted, generator.cell, args.margin)
+    edges = tuple(n // 2 if args.edge is None else args.edge for n in generator.network.grid)
+    pixels = tuple(n * side for n, side in zip(edges, generator.cell, strict=True))
+    chips = paste(own, files, foreign, args.patch, args.seed, pixels)
+    inside, outside = sides(chips.pasted, generator.cell, args.margin, edges)
     if not inside.any():
         raise ConfigError(
             "no position is inside a patch",

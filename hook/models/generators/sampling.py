@@ -1,5 +1,6 @@
 """Options and draws of sampling."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,10 @@ def _check(option: str, value: Any, holds: bool, expected: str) -> None:
             found=value,
             remedy=f"correct {option}",
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class _OfColumn(NamedTuple):
@@ -51,7 +56,7 @@ class CodeSampling:
     def __post_init__(self) -> None:
         limits = {
             "temperature": (lambda x: x >= 0, "at least 0"),
-            "top_k": (lambda x: x >= 0 and x == int(x), "a whole number, at least 0"),
+            "top_k": (lambda x: x >= 0 and isinstance(x, int), "a whole number, at least 0"),
             "top_p": (lambda x: 0 < x <= 1, "above 0, at most 1"),
             "guidance": (lambda x: x >= 0, "at least 0"),
         }
@@ -60,8 +65,8 @@ class CodeSampling:
             if isinstance(value, list):  # of a config
                 object.__setattr__(self, name, tuple(value))
             each = value if isinstance(value, tuple | list) else (value,)
-            numbers = len(each) and all(isinstance(one, int | float) for one in each)
-            _check(name, value, bool(numbers) and all(map(holds, each)), expected)
+            numbers = len(each) > 0 and all(map(_is_number, each))
+            _check(name, value, numbers and all(map(holds, each)), expected)
 
     def of_column(self, column: int, count: int) -> _OfColumn:
         """Return the options of one of ``count`` codes of a position.
@@ -109,12 +114,17 @@ class FlowSampling:
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        _check("points", self.points, isinstance(self.points, int) and self.points > 1, "2 or more")
-        _check("guidance", self.guidance, self.guidance >= 0, "at least 0")
-        channels = self.guidance_channels
-        _check("guidance_channels", channels, channels is None or channels > 0, "None, or 1 up")
-        _check("guidance_start", self.guidance_start, 0 <= self.guidance_start <= 1, "0 to 1")
-        _check("shift", self.shift, self.shift > 0, "above 0")
+        limits = {
+            "points": (lambda x: x > 1 and isinstance(x, int), "a whole number, 2 or more"),
+            "guidance": (lambda x: x >= 0, "at least 0"),
+            "guidance_channels": (lambda x: x > 0 and isinstance(x, int), "None, or 1 up"),
+            "guidance_start": (lambda x: 0 <= x <= 1, "0 to 1"),
+            "shift": (lambda x: x > 0, "above 0"),
+        }
+        for name, (holds, expected) in limits.items():
+            value = getattr(self, name)
+            if name != "guidance_channels" or value is not None:
+                _check(name, value, _is_number(value) and holds(value), expected)
 
     def times(self) -> Tensor:
         """Return the points of time, (points,) from 0 to 1."""

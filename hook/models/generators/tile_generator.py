@@ -316,8 +316,15 @@ class TileGenerator(ImageModel):
         shape = (batch, *self.tile_size) if kind == "map" else (batch,)
         if kind == "none" and condition is None:
             return torch.zeros(shape, dtype=torch.long, device=device)
-        given = self.ignore_index if condition is None else condition
-        labels = torch.as_tensor(given, dtype=torch.long, device=device)
+        given = torch.as_tensor(self.ignore_index if condition is None else condition)
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise ConfigError(
+                "the condition is no class",
+                expected="whole numbers",
+                found=given.dtype,
+                remedy="pass the numbers of classes",
+            )
+        labels = given.to(device, torch.long)
         fits = labels.ndim == 0 or tuple(labels.shape) in (shape, shape[1:])
         if kind == "none" or not fits:
             raise ConfigError(

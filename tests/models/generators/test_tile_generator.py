@@ -219,6 +219,13 @@ def test_parts_that_do_not_fit_are_refused(make_generator, codec_config):
         assert caught.value.remedy
 
 
+def test_conditions_are_whole_numbers(make_generator):
+    generator = make_generator()
+    for given in (1.7, True, [0.5]):
+        with pytest.raises(ConfigError, match="the condition is no class"):
+            generator.sample(1, given)
+
+
 def test_conditions_and_images_that_do_not_fit_are_refused(make_generator):
     model, maps = make_generator(), make_generator(condition="map")
     none = make_generator(condition="none", num_classes=0)
