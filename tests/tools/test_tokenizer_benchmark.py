@@ -68,6 +68,19 @@ def test_codecs_and_image_codecs_at_equal_bytes(rows, tiny, tmp_path):
     }
 
 
+def test_a_generator_packs_the_codes_of_its_autoencoder(rows, codec_run, generator_run, capsys):
+    pytest.importorskip("constriction", reason="constriction packs codes; it is an optional extra")
+    tiles = ("--classical", "none", "--cfg-options", "test_dataloader.dataset.chip_size=")
+    tiles, others = ((*tiles[:3], f"{tiles[3]}{side}") for side in (32, 16))
+    found = rows(*codec_run, "--names", "codec", "--entropy-models", *generator_run, *tiles)
+    own = found["test images", "codec"]
+    packed = found["test images", "codec, packed by tiny_generator"]
+    assert own["PSNR"] == packed["PSNR"] and 0 < int(packed["bytes"]) != int(own["bytes"])
+    with pytest.raises(SystemExit):
+        rows(*codec_run, "--entropy-models", *generator_run, *others)
+    assert "are no tiles of it" in capsys.readouterr().err
+
+
 def test_image_codecs_the_classifier_and_a_probe(rows, tiny, shared_data, repo, tmp_path):
     folder = shared_data / "classification" / "eurosat_rgb"
     config = tmp_path / "data.py"

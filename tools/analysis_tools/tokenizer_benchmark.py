@@ -23,6 +23,10 @@ Two more tasks ask what is left of what maps are made for:
   them, 12 to 28 pixels high (:mod:`hook.evaluation.map_labels`). ``rapidocr-onnxruntime`` reads
   each name in its box: error rates of characters and words against what was written (CER, WER).
 
+``--entropy-models CONFIG CHECKPOINT ...`` are generators of codes of the autoencoders. Each packs
+the test images' codes once more with its probabilities, which are checked to come back; the row has
+these bytes and not those of its weights.
+
 ``--out`` gets ``table.csv`` and ``table.md``, pictures of the worst windows of the first codec and
 plots of PSNR, accuracy and mIoU against bits per pixel. Scores are means over the images with the
 95 % interval of a bootstrap over them, in which images of one file stay together; ``PSNR of all``
@@ -105,6 +109,9 @@ from hook.evaluation.vtbench import text_scores
 from hook.geo.bands import resolve_bands
 from hook.geo.raster import open_raster, parse_nodata, read_valid
 from hook.geo.staging import atomic_write, save_png
+from hook.inference.entropy import EntropyModel, check_code_generator
+from hook.inference.models import name_of
+from hook.inference.scenes import digest_of
 from hook.models.autoencoders import FrozenBackbone, TileAutoencoder
 from hook.models.autoencoders.frozen import LITE0
 from hook.structures import ClsDataSample
@@ -124,6 +131,7 @@ ERROR_SCALE = 4  # of the errors in the picture
 LARGE = 1024**2  # pixels of an image from which its memory is looked at
 MAPS = 8  # inputs of the largest layer in memory at once; 4 and 6.5 were measured for two networks
 FROZEN_SIDE = 128  # pixels below which the frozen network gets enlarged images
+PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
 NOISE = 0.1  # of images for SE-CKNNA, as a share of the range
 READ = {"accuracy": "accuracy of the classifier in %", "mIoU": "mIoU of the segmenter in %"}
 
@@ -367,6 +375,48 @@ def run_model(name: str, model: TileAutoencoder, images: Images, batch_size: int
                 _count_codes(codebook, quantizer, unpacked[row], quantized.grid, batch)
     codes = codebook.compute_metrics(codebook.results) if has_codes else {}
     return Decoded(name, arrays, size if has_codes else None, tuple(seconds), codes)
+
+
+@torch.inference_mode()
+def pack_by_generator(
+    generator: torch.nn.Module, model: TileAutoencoder, images: Images, batch_size: int
+) -> int:
+    """Return the bytes of the images' codes with the probabilities of a generator.
+
+    Raises:
+        ConfigError: The images are no tiles of the generator.
+        DataError: Codes came back as others.
+    """
+    entropy, size = EntropyModel(generator), 0
+    if any(array.shape[1:] != tuple(generator.tile_size) for array in images.arrays):
+        raise ConfigError(
+            f"--entropy-models {entropy.name}: the {images.name} are no tiles of it",
+            expected=f"{' x '.join(map(str, generator.tile_size))} pixels",
+            found=" x ".join(map(str, images.arrays[0].shape[1:])),
+            remedy="leave the generator out, or choose other --data",
+        )
+    for sheet in tqdm(images.sheets, desc=f"packing by {entropy.name}", leave=False):
+        parts = []
+        for numbers in batches(images, sheet, batch_size):
+            batch = _batch(images, numbers, model)
+            parts.append(model.encode(batch["inputs"], ImageFacts(batch["valid"])).indices.cpu())
+        codes = torch.cat(parts).flatten(2) if parts[0].ndim > 2 else torch.cat(parts)[..., None]
+        for block in codes.split(PACKED_TILES):
+            known = np.ones(block.shape[:2], bool)
+            payload = entropy.pack(block.numpy(), known)[0]
+            if not np.array_equal(entropy.unpack(payload, known), block):
+                raise DataError(
+                    "packed codes came back as others",
+                    expected="the codes that were packed",
+                    remedy="report it with these versions: " + entropy.versions,
+                )
+            size += len(payload) + INDEX_BYTES
+    return size
+
+
+def _digest(model: TileAutoencoder) -> str:
+    parts = "encoder.", "quantizer.", "decoder."
+    return digest_of({k: v for k, v in model.state_dict().items() if k.startswith(parts)})
 
 
 def _batch(images: Images, numbers: Sequence[int], model: TileAutoencoder) -> dict:
@@ -791,6 +841,13 @@ def parse_args() -> argparse.Namespace:
         help="images of a linear probe and of CKNNA",
     )
     parser.add_argument(
+        "--entropy-models",
+        nargs="+",
+        default=[],
+        metavar="CONFIG CHECKPOINT",
+        help="generators that pack the codes of the test images in further rows",
+    )
+    parser.add_argument(
         "--vtbench",
         action="store_true",
         help="add VTBench's official scores, of images of red, green and blue with 8 bits "
@@ -801,7 +858,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     add_config_options(parser)
     args = parser.parse_args()
-    if len(args.models) % 2:
+    if len(args.models) % 2 or len(args.entropy_models) % 2:
         parser.error("give a CHECKPOINT for each CONFIG")
     if not (args.models or args.data):
         parser.error("give autoencoders, or --data for image codecs alone")
@@ -845,6 +902,20 @@ def main() -> None:
         name: load_codec(cfg, checkpoint, args.device)
         for name, cfg, checkpoint in zip(names, configs, args.models[1::2], strict=True)
     }
+    digests = {_digest(model): name for name, model in models.items()}
+    generators = []
+    for config, checkpoint in zip(*[iter(args.entropy_models)] * 2, strict=True):
+        generator = load_model((config, checkpoint), device=args.device)
+        check_code_generator(generator)
+        of = digests.get(_digest(generator.codec))
+        if of is None:
+            raise ConfigError(
+                f"--entropy-models {config}: its autoencoder is none of those that are compared",
+                expected="the weights of one of them",
+                found=", ".join(names) or "no autoencoder",
+                remedy="give its autoencoder, too",
+            )
+        generators.append((of, generator))
     tasks = [images, *(read_scene(path, images) for path in args.scene)]
     for given, read in ((args.detail, read_details), (args.text, read_text)):
         if given:
@@ -861,6 +932,11 @@ def main() -> None:
             rows.append(row | {key: value for first, _ in readings for key, value in first.items()})
         decoded = [run_model(name, model, one, args.batch_size) for name, model in models.items()]
         rates = [8 * of.size / one.pixels for of in decoded if of.size is not None]
+        for name, generator in generators if one is images else ():
+            size = pack_by_generator(generator, models[name], one, args.batch_size)
+            own = decoded[names.index(name)]
+            named = f"{name}, packed by {name_of(generator)}"
+            decoded.append(replace(own, name=named, size=size))
         if args.rates:
             rates = [float(rate) for rate in args.rates.split(",")]
         if peers and not rates:
@@ -882,7 +958,8 @@ def main() -> None:
                 row |= latents.get(of.name, {})
             rows.append(row)
         own = [row for row in rows if row["data"] == one.name]
-        draw_rates(folder / f"rates_{one.name.replace(' ', '_')}.png", own, set(names))
+        learned = {of.name for of in decoded} - {peer.name for peer in peers}
+        draw_rates(folder / f"rates_{one.name.replace(' ', '_')}.png", own, learned)
         if decoded:
             first = decoded[: max(1, len(names))]
             draw_worst(folder / f"worst_{one.name.replace(' ', '_')}.png", one, first)

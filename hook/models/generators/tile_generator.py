@@ -316,15 +316,7 @@ class TileGenerator(ImageModel):
         shape = (batch, *self.tile_size) if kind == "map" else (batch,)
         if kind == "none" and condition is None:
             return torch.zeros(shape, dtype=torch.long, device=device)
-        given = torch.as_tensor(self.ignore_index if condition is None else condition)
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise ConfigError(
-                "the condition is no class",
-                expected="whole numbers",
-                found=given.dtype,
-                remedy="pass the numbers of classes",
-            )
-        labels = given.to(device, torch.long)
+        labels = _classes(self.ignore_index if condition is None else condition).to(device)
         fits = labels.ndim == 0 or tuple(labels.shape) in (shape, shape[1:])
         if kind == "none" or not fits:
             raise ConfigError(
@@ -481,3 +473,15 @@ class TileGenerator(ImageModel):
                     given = given[start : start + size]
                 yield self.decode(self.sample(size, given, first=first + start, **options))
                 bar.update(size)
+
+
+def _classes(given: int | Sequence[int] | Tensor) -> Tensor:
+    labels = torch.as_tensor(given)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ConfigError(
+            "the condition is no class",
+            expected="whole numbers",
+            found=given,
+            remedy="pass the numbers of classes",
+        )
+    return labels.long()
