@@ -225,10 +225,18 @@ def collect_facts(
 def _stacked(
     samples: Sequence[BaseDataElement] | None, name: str, count: int, device: torch.device
 ) -> Tensor | None:
-    """Return ``count`` numbers of each sample, (B, count) float64; None if a sample has none."""
+    """Return ``count`` numbers of each sample, (B, count) float64; None if no sample has any."""
     lists = [sample.get(name) for sample in samples or ()]
-    if not lists or any(one is None for one in lists):
+    absent = [one is None for one in lists]
+    if all(absent):
         return None
+    if any(absent):
+        lacking = samples[absent.index(True)].get("img_path", "a sample")
+        raise DataError(
+            f"{lacking}: without {name}, which others of its batch have",
+            expected=f"{name} of all samples, or of none",
+            remedy=f"add {name} to the metainfo of its data set",
+        )
     if any(len(one) != count for one in lists):
         raise DataError(
             f"{name} of the samples do not fit the images",

@@ -30,7 +30,7 @@ class ResidualQuantizer(Quantizer):
     Anchored tables (after UniCode): every ``anchor_interval`` steps, the rows become
     ``anchor_weight`` x rows + (1 - ``anchor_weight``) x anchor, and the sums of the moving averages
     accordingly, or the next step would undo it. 1 is the plain quantizer; with 0, the table is the
-    anchor.
+    anchor in every training step and learns nothing.
 
     Args:
         codebook_size: Number of codes K of a table.
@@ -106,8 +106,10 @@ class ResidualQuantizer(Quantizer):
         self, latents: Tensor, valid: Tensor | None, grid: tuple[int, int] | None
     ) -> Quantized:
         cells = self.fold_latents(latents, grid)
-        used = None
-        if self.training:
+        used, frozen = None, self.anchor is not None and self.anchor_weight == 0
+        if self.training and frozen:
+            self._pull()
+        elif self.training:
             given = torch.ones_like(latents[..., :1], dtype=torch.bool)
             if valid is not None:
                 given = valid[..., None]
@@ -117,7 +119,7 @@ class ResidualQuantizer(Quantizer):
             codes.append(column)
             reached = self._unfold(total, grid)
             errors.append(masked_mean((latents - reached).square(), valid))
-        if self.training and self.anchor is not None:
+        if self.training and self.anchor is not None and not frozen:
             self._pull()
         terms = {f"error_depth{depth}": error.detach() for depth, error in enumerate(errors, 1)}
         terms["commitment"] = torch.stack(errors).mean()
@@ -196,7 +198,7 @@ class ResidualQuantizer(Quantizer):
             )
         self.anchor = self.anchor.to(table)
         self.steps += 1
-        if self.steps % self.anchor_interval:
+        if self.anchor_weight and self.steps % self.anchor_interval:
             return
         for codebook in self.codebooks:
             codebook.weight.lerp_(self.anchor, 1 - self.anchor_weight)

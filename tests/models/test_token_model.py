@@ -12,9 +12,11 @@ from mmseg.structures import SegDataSample
 from hook.datasets.transforms import Albumentations, PackClsSample, PackSegSample
 from hook.engine.configs import setup_environment
 from hook.engine.models import build_model
+from hook.errors import DataError
 from hook.models import TokenSegmentor
+from hook.models.token_model import collect_facts
 from hook.structures import ClsDataSample
-from hook.tokenizers import ImageFacts
+from hook.tokenizers import ImageFacts, SpaceTimeTokenizer
 
 FAST = dict(type="hook.HookTokenizer", preset="fast", img_size=32, seed_dims=16, num_tokens=4)
 
@@ -186,3 +188,15 @@ def test_a_mask_without_invalid_pixels_changes_nothing():
     assert model.image_facts(inputs, [sample]).valid is None
     sample.valid_mask.data[:, 3, 4] = 0
     assert model.image_facts(inputs, [sample]).valid.sum() == 32 * 32 - 1
+
+
+def test_wavelengths_of_a_part_of_a_batch_are_refused():
+    tokenizer = SpaceTimeTokenizer(3, embed_dims=16, depth=1, num_heads=2, resolution=10.0)
+    own = dict(wavelengths=[492, 560, 665])
+    metas = (own, own), (own, dict(img_path="b.tif")), ({}, {})
+    batches = [[ClsDataSample(metainfo=one) for one in both] for both in metas]
+    images = torch.rand(2, 3, 16, 16)
+    assert collect_facts(tokenizer, images, batches[0]).wavelengths.shape == (2, 3)
+    assert collect_facts(tokenizer, images, batches[2]).wavelengths is None
+    with pytest.raises(DataError, match="b.tif: without wavelengths"):
+        collect_facts(tokenizer, images, batches[1])

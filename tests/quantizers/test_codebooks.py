@@ -166,6 +166,15 @@ def test_a_pull_moves_rows_and_moving_averages(tmp_path):
     torch.testing.assert_close(mine.embed_ema / mine.smoothed_counts()[:, None], expected)
 
 
+def test_a_frozen_table_is_the_anchor_between_pulls_too():
+    quantizer, anchor = anchored(anchor_weight=0.0, anchor_interval=20)
+    for _ in range(3):
+        latents = torch.randn(2, 30, 4)
+        found = quantizer.train()(latents)
+        assert torch.equal(quantizer.codebooks[0].weight, anchor)
+        torch.testing.assert_close(found.latents, quantizer.eval()(latents).latents)
+
+
 def test_a_weight_of_zero_is_the_anchor():
     quantizer, anchor = anchored(anchor_weight=0.0)
     train(quantizer, torch.randn(2, 30, 4), 3)

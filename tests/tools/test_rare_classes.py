@@ -91,6 +91,7 @@ def test_other_tiles_are_seen_without_their_class(tool, data, tmp_path, repo, mo
     codec = tmp_path / "vq_seed0"
     codec.mkdir()
     cfg = load_config(find_config("vq-1k_s8_eurosat-2k-64"))
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / "others")
     cfg.dump(codec / "config.py")
     torch.save(dict(state_dict=build_model(cfg).state_dict()), codec / "iter_2.pth")
     (codec / "last_checkpoint").write_text("iter_2.pth")
@@ -103,7 +104,12 @@ def test_other_tiles_are_seen_without_their_class(tool, data, tmp_path, repo, mo
     monkeypatch.setattr(tool, "optimize", note)
     args = ["unlabelled", "--codecs", str(tmp_path), "--data", str(data), *OPTIONS]
     args = tool.parse_args(args)
-    tool.draw_tiles(tool.Job("unlabelled", 1, 0, "tiles"), tmp_path, train, args)
+    job = tool.Job("unlabelled", 1, 0, "tiles")
+    with pytest.raises(tool.ConfigError, match="has learned from other tiles"):
+        tool.draw_tiles(job, tmp_path, train, args)
+    cfg.train_dataloader.dataset.data_root = str(data)
+    cfg.dump(codec / "config.py")
+    tool.draw_tiles(job, tmp_path, train, args)
     chosen = tool.choose(train.labels, 1, 0)
     assert torch.equal(given["labels"][chosen], train.labels[chosen])
     assert (given["labels"] == 10).sum() == 20 and given["stored"].shape[1] == 30

@@ -8,7 +8,7 @@ generator of these is a transformer over the codes of VQ, which sees the tiles f
 
 In the setting ``labelled``, the codec and the generator are trained on the labelled tiles alone,
 and the classifier starts from random weights. In ``unlabelled``, they also see the other training
-tiles, whose class the generator does not know: the codec is the run ``vq_seed0`` of
+tiles, whose class the generator does not know: the codec is for all seeds the run ``vq_seed0`` of
 ``codec_table.py`` in ``--codecs``. So all arms of this setting start from the backbone of
 ``--pretrained``, which has learned from the same tiles without labels:
 
@@ -132,6 +132,21 @@ def train_codec(job: Job, names: list[str], args: argparse.Namespace) -> Path:
     return folder / f"vq_seed{job.seed}"
 
 
+def check_codec(folder: Path, names: list[str]) -> None:
+    """Raise ConfigError if a codec has learned from other tiles than these."""
+    data = load_config(folder / "config.py").train_dataloader.dataset
+    data = data.dataset if data.type == "hook.ImagesInMemory" else data
+    path = Path(data.data_root, data.split_list)
+    seen = path.read_text().split() if path.is_file() else []
+    if {*seen} != {*names}:
+        raise ConfigError(
+            f"{folder}: this autoencoder has learned from other tiles",
+            expected=f"the {len(names)} training tiles of --data",
+            found=f"{len(seen)} of {path}",
+            remedy="train it on these, see --help",
+        )
+
+
 def draw_tiles(job: Job, folder: Path, train: Tiles, args: argparse.Namespace) -> None:
     """Train a generator, and write the tiles that it draws, ``tiles.npy`` and ``tiles.png``."""
     chosen = choose(train.labels, job.shots, job.seed)
@@ -139,10 +154,9 @@ def draw_tiles(job: Job, folder: Path, train: Tiles, args: argparse.Namespace) -
     if job.setting == "labelled":
         codec = train_codec(job, [train.names[number] for number in chosen.tolist()], args)
     else:
-        codec, seen = (
-            args.codecs / "vq_seed0",
-            torch.arange(len(train.labels), device=chosen.device),
-        )
+        codec = args.codecs / "vq_seed0"
+        check_codec(codec, train.names)
+        seen = torch.arange(len(train.labels), device=chosen.device)
     cfg = generator_config(AR, codec, args.cfg_options or {})
     torch.manual_seed(job.seed)
     generator = build_model(cfg)
