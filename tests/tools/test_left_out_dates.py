@@ -128,9 +128,15 @@ def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path,
     np.testing.assert_allclose(linear, [first, 0, 0, 50], atol=1e-3)
     nearest = [one["rmse"] for one in rows["nearest date"]["dates"]]
     np.testing.assert_allclose(nearest[1::2], [31, 50], atol=1e-3)
+    # The date is a constant more than the others wherever these are known.
+    regression = [one["rmse"] for one in rows["linear regression"]["dates"]]
+    assert regression[1] < 1 < min(regression[::2])
     pixels = [one["pixels"] for one in rows["harmonic fit"]["dates"]]
     assert pixels == [16 * 32, 16 * 32 - 4 * 32, 16 * 32, 16 * 32]
     before = capsys.readouterr().out
+    line = next(line for line in before.splitlines() if "linear interpolation" in line)
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells[1:3] == ["0.0", "0.0"] and cells[4] == "0.0" and float(cells[5]) > 20
     rows["nearest date"]["dates"][0]["rmse"] = 12345.0  # is kept, not measured again
     report = json.loads(out.read_text()) | {"rows": rows}
     out.write_text(json.dumps(report))
@@ -138,9 +144,9 @@ def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path,
     text = capsys.readouterr().out
     assert "12345.0" in text and "12345.0" not in before and "2020-03-12" in text
     rows = json.loads(out.read_text())["rows"]
-    name = f"{config.stem}/run/seed0"
+    name = str(checkpoint)
     found = [rows[f"{name}, {way}"]["dates"] for way in ("left out", "whole series")]
-    assert len(rows) == 6 and all(one["rmse"] > 0 for part in found for one in part)
+    assert len(rows) == 7 and all(one["rmse"] > 0 for part in found for one in part)
     assert found[0] != found[1]
     state = torch.load(checkpoint)
     state["state_dict"] = {key: 1.1 * value for key, value in state["state_dict"].items()}

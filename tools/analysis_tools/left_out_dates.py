@@ -1,15 +1,18 @@
 r"""Measure the error of a date that is left out of a time series.
 
 Each date of each test series is left out in turn, and given back by the nearest date, by linear
-interpolation, by a harmonic fit (of the other dates of each pixel), and by each autoencoder, which
-must fill (``hook.SeriesAutoencoder`` with ``decoder.fills=True``). The split of the test series in
-the config is what keeps them apart from the training in space; a model has seen the date elsewhere
-in training, which none of the other methods have. For each model two rows more: the error of a date
+interpolation, by a harmonic fit (of the other dates of each pixel), by a linear regression, and by
+each autoencoder, which must fill (``hook.SeriesAutoencoder`` with ``decoder.fills=True``). The
+split of the test series in the config is what keeps them apart from the training in space. A model
+has seen the date elsewhere in training, and so has the regression: from all bands of the other
+dates of a pixel to those of the date, fitted to the training series (ridge; missing values are
+their mean). The first three methods have not. For each model two rows more: the error of a date
 that is not left out, with the whole series and alone, as a single image.
 
 Errors are root mean squared errors in the units of the data, over pixels that are valid at the date
-and at one other. They are written after each row, and rows of a former run are kept if data, model
-and checkpoint are the same.
+and at one other; ``between`` is without the first and the last date, which are extrapolated. They
+are written after each row, and rows of a former run are kept if data, model and checkpoint are the
+same.
 
     python tools/analysis_tools/left_out_dates.py CONFIG seed0.pth seed1.pth --json dates.json
 """
@@ -28,6 +31,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from prettytable import PrettyTable
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch.utils.data import Dataset
 
 from hook.checkpoint import load_weights
@@ -86,6 +93,42 @@ def by_baseline(name: str, packed: dict, date: int) -> np.ndarray:
     days, values = known_values(packed)
     others = (np.arange(len(days)) != date) & np.isfinite(days)
     return BASELINES[name](days[others], values[others], days[date])
+
+
+class Regression:
+    """Linear regression from the other dates of a pixel.
+
+    Args:
+        dataset: The training series.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        parts = [known_values(dataset[index])[1] for index in range(len(dataset))]
+        self.pixels = np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
+        self.fitted: dict[int, Pipeline] = {}
+
+    def __call__(self, packed: dict, date: int) -> np.ndarray:
+        """Return a date (C, H, W)."""
+        if date not in self.fitted:
+            known = np.isfinite(self.pixels[date]).all(axis=0)
+            if not known.any():
+                raise DataError(
+                    f"no pixel of the training series is valid at date {date + 1}",
+                    remedy="check the nodata value and the split of train_dataloader",
+                )
+            imputer = SimpleImputer(keep_empty_features=True)
+            fit = make_pipeline(imputer, StandardScaler(), Ridge())
+            others, own = self._features(self.pixels, date), self.pixels[date].T
+            self.fitted[date] = fit.fit(others[known], own[known])
+        values = known_values(packed)[1]
+        found = self.fitted[date].predict(
+            self._features(values.reshape(*values.shape[:2], -1), date)
+        )
+        return found.T.reshape(values.shape[1:])
+
+    @staticmethod
+    def _features(pixels: np.ndarray, date: int) -> np.ndarray:
+        return np.delete(pixels, date, axis=0).reshape(-1, pixels.shape[2]).T
 
 
 def known_values(packed: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -147,25 +190,35 @@ def methods(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, str, P
     """Yield each method: its name, a digest of its model, and the method."""
     for name in BASELINES:
         yield name, "", partial(by_baseline, name)
+    own = dict(cfg.test_dataloader.dataset, split=cfg.train_dataloader.dataset.split)
+    train = HookRunner.build_dataloader(cfg.test_dataloader | dict(dataset=own)).dataset
+    yield "linear regression", "", Regression(train)
     for checkpoint in args.checkpoints:
         model, digest = load_series(cfg, checkpoint, args.device), hashlib.sha256()
         digest.update(str(cfg.model.to_dict()).encode())
         digest.update(Path(checkpoint).read_bytes())
-        path = Path(checkpoint)
-        name = "/".join((Path(cfg.filename).stem, path.parent.name, path.stem))
         for way, withheld in WAYS.items():
-            yield f"{name}, {way}", digest.hexdigest(), partial(by_model, model, withheld)
+            yield f"{checkpoint}, {way}", digest.hexdigest(), partial(by_model, model, withheld)
 
 
 def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
-    """Return the errors of each method at each date, and over all."""
-    table = PrettyTable(["method", *dates, "all dates"], align="r")
+    """Return the errors of each method at each date, without the first and the last, and over all.
+
+    Args:
+        rows: Of the report.
+        dates: In the order of the layers, ``"missing"`` or ISO.
+    """
+    known = [date for date in dates if date != "missing"]
+    between = [date not in (min(known), max(known), "missing") for date in dates]
+    table = PrettyTable(["method", *dates, "between", "all dates"], align="r")
     table.align["method"] = "l"
     for name, row in rows.items():
         found = [one and one["rmse"] for one in row["dates"]]
-        mean = np.sqrt(np.mean([value**2 for value in found if value is not None]))
         cells = ["" if value is None else f"{value:.1f}" for value in found]
-        table.add_row([name, *cells, f"{mean:.1f}"])
+        for chosen in (between, [True] * len(dates)):
+            squares = [x**2 for x, use in zip(found, chosen, strict=True) if use and x is not None]
+            cells.append(f"{np.sqrt(np.mean(squares)):.1f}" if squares else "")
+        table.add_row([name, *cells])
     return str(table)
 
 
@@ -186,8 +239,10 @@ def main() -> None:
         )
     days = known_values(first)[0]
     dates = ["missing" if np.isnan(day) else str(np.datetime64(int(day // 1), "D")) for day in days]
-    data = json.dumps(cfg.test_dataloader.dataset.to_dict(), default=str)
-    settings = {"data": hashlib.sha256(data.encode()).hexdigest(), "dates": dates}
+    data = hashlib.sha256(json.dumps(cfg.test_dataloader.dataset.to_dict(), default=str).encode())
+    for index in range(len(dataset)):
+        data.update(known_values(dataset[index])[1].tobytes())
+    settings = {"data": data.hexdigest(), "dates": dates}
     rows = read_rows(out, settings)
     for name, digest, predict in methods(cfg, args):
         if name in rows and rows[name].get("model") == digest:

