@@ -97,17 +97,32 @@ def test_runs_are_measured_once(tool, data, tmp_path, monkeypatch, capsys):
     results = {
         path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")
     }
+    pooled = results.pop("pooled-1_seed0")
     assert set(results) == {"none-1_seed0", "words-0_seed0", "centroids-0_seed0"}
     for name, one in results.items():
         assert 0 < one["psnr"] < 40 and 0 < one["use"] <= 100 and 0 <= one["drawn_right"] <= 100
         assert one["nats"] > 0 and 0 < one["decompression_sums"] < 2 * np.log(16)
+        assert 0 <= one["decoded_right"] <= 100
         if "-0_" in name:  # the table is the anchors
             assert one["cosine"] == pytest.approx(1, abs=1e-3)
         assert ("cosine" in one) == ("-0_" in name)
-    found = json.loads((tmp_path / "pooled.json").read_text())
-    assert set(found) == {"pooled_trained", "pooled_kept_out", "classifier"}
+    assert {"recognised_trained", "recognised_kept_out", "classifier"} < {*pooled}
     table = (tmp_path / "table.md").read_text()
-    assert table.count("| words |") == table.count("| none |") == 1 and "classifier" in table
+    assert table.count("| words |") == table.count("| none |") == 2  # runs, and means
+    assert f"| words | 0 | 1 | {results['words-0_seed0']['nats']:.2f} |" in table
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert tool.main(command) == 0
+    assert tool.main([*command, "--drawn", "2"]) == 1
+    assert "refused: a finished run with other options" in capsys.readouterr().err
     assert files == {path: path.stat().st_mtime_ns for path in files}
+    with pytest.raises(SystemExit):
+        tool.main([*command, "--segment", "5"])
+    assert "--segment does not divide" in capsys.readouterr().err
+
+
+def test_classes_are_those_of_the_tile_s_own_data_set(tool):
+    found = tool.of_other_set(torch.tensor([3, 12]), 31)
+    assert found[0].tolist() == [False] * 10 + [True] * 21 and (found[0] != found[1]).all()
+    assert not tool.of_other_set(torch.tensor([9]), 10).any()
+    chosen = tool.some_of(torch.zeros(50), 7)
+    assert len({*chosen.tolist()}) == 7 and torch.equal(chosen, tool.some_of(torch.zeros(50), 7))

@@ -4,7 +4,8 @@ A residual quantizer learns with its table drawn towards anchors (``anchor_weigh
 0: the table is the anchors): the rows that a transformer over words and codes has for the codes,
 trained in turn with the codec (UniCode, whose language model has more words than there are codes;
 here there are fewer); centroids of a frozen network's features; or random vectors, which are the
-control.
+control. The first turn is without anchors, whatever they are, since the rows of a transformer that
+has learned nothing are random ones.
 
     python tools/analysis_tools/code_words.py words centroids random --weights 1 0.99 0.9 0 \
         --data data/eurosat_rgb_15k --out work_dirs/words --seeds 0 1 2
@@ -23,10 +24,14 @@ Each run has ``result.json``; ``table.md`` has a line per run:
   linear probe of mean latents;
 - nats of a word or code of the answers at the end of the transformer's training; accuracy of the
   class whose phrase is the most likely after a test tile, in a phrasing of the training and in one
-  that was kept out; accuracy of the published classifier on tiles drawn for phrases of the latter;
+  that was kept out; accuracy of the published classifier on tiles drawn for phrases of the latter,
+  and on ``--tested`` decoded test tiles;
 - nats of a code of the decompression, and its accuracy, from sums and from first codes;
-- ``pooled``: accuracy of SpaceTimeTokenizer's pooled vectors, drawn towards the phrases of their
-  class, by the most similar phrase in both phrasings; and the published classifier's own accuracy.
+- runs called ``pooled``: accuracy of SpaceTimeTokenizer's pooled vectors, drawn towards the phrases
+  of their class, by the most similar phrase in both phrasings; and the published classifier's own.
+
+All accuracies are of the same ``--tested`` test tiles, among the classes of their own data set.
+Means over the seeds follow.
 
 Several processes with the same ``--out`` share the runs.
 """
@@ -63,13 +68,13 @@ from hook.engine.devices import list_devices
 from hook.engine.models import build_model
 from hook.engine.profiling import device_name
 from hook.engine.runner import set_amp
-from hook.errors import DataError, reports_errors
+from hook.errors import ConfigError, DataError, reports_errors
 from hook.geo.staging import atomic_write
 from hook.models import TileAutoencoder
 from hook.models.generators.blocks import Attention, Block, Cache, rotary_table
 from hook.models.generators.layout import CodeLayout
 from hook.registry import MODELS
-from hook.tokenizers import SpaceTimeTokenizer
+from hook.tokenizers import ImageFacts, SpaceTimeTokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "autoencoders"
 LISTS = CONFIGS.parent / "_base_" / "splits" / "ucmerced"
@@ -115,6 +120,20 @@ MERCED = dict(
 PHRASINGS = ("{} seen from above", "a satellite view of {}", "an image of {} from a satellite")
 KEPT_OUT = "a view of {} from above"  # of words that the training has
 STOP = 0  # the number of the word that ends a phrase
+POOLED = "pooled"  # runs of pooled vectors
+POSITIONS = 64  # of a tile
+# Whole numbers among the options, and their meaning.
+COUNTS = dict(
+    steps=(2000, "of the codec, and of pooled vectors"),
+    lm_steps=(1000, "of each transformer"),
+    turns=(4, "of codec and transformer"),
+    interval=(20, "steps between two pulls towards the anchors"),
+    depth=(2, "codes of a position"),
+    batch_size=(32, "tiles of a step"),
+    segment=(16, "positions that are decompressed at once"),
+    tested=(300, "test tiles whose class is recognised"),
+    drawn=(10, "tiles drawn for each phrase"),
+)
 
 
 class Job(NamedTuple):
@@ -198,6 +217,18 @@ class Imagery:
 def class_names(args: argparse.Namespace) -> list[str]:
     """Return the names of all classes."""
     return [*EuroSATRGB.class_names, *(MERCED if args.merced is not None else ())]
+
+
+def some_of(labels: Tensor, count: int) -> Tensor:
+    """Return the numbers of the test tiles whose class is recognised."""
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count]
+    return chosen.to(labels.device)
+
+
+def of_other_set(labels: Tensor, count: int) -> Tensor:
+    """Return which of the classes (B, count) are of the other data set than those of tiles (B,)."""
+    own = labels[:, None] < len(NAMES)
+    return own != (torch.arange(count, device=labels.device) < len(NAMES))
 
 
 def by_set(name: str, right: Tensor, labels: Tensor) -> dict[str, float]:
@@ -346,7 +377,8 @@ def recognise(model: WordModel, pairs: Pairs, phrasing: str) -> Tensor:
             for number in range(len(pairs.phrases.classes))
         ]
         _, nats = answer_nats(model, *map(torch.stack, zip(*rows, strict=True)))
-        right.append(int(nats.argmin()) == label)
+        others = of_other_set(nats.new_tensor([label]), len(nats))[0]
+        right.append(int(nats.masked_fill(others, torch.inf).argmin()) == label)
     return torch.tensor(right)
 
 
@@ -476,12 +508,11 @@ def decompression(
 
 
 # ------------------------------------------------------------------------------ pooled vectors
-def pooled(train: Imagery, test: Imagery, args: argparse.Namespace) -> dict[str, float]:
+def pooled(job: Job, train: Imagery, test: Imagery, args: argparse.Namespace) -> dict[str, float]:
     """Draw pooled vectors of tiles towards vectors of their phrases; test with the nearest one."""
-    torch.manual_seed(args.seeds[0])
     phrases = Phrases(class_names(args))
     sizes = dict(embed_dims=128, depth=4, num_heads=4, patch_size=8)
-    tokenizer = SpaceTimeTokenizer(3, resolution=10.0, pooling=True, **sizes).to(args.device)
+    tokenizer = SpaceTimeTokenizer(3, pooling=True, **sizes).to(args.device)
     words = nn.Embedding(len(phrases.words), sizes["embed_dims"]).to(args.device)
     model = nn.ModuleDict(dict(tokenizer=tokenizer, words=words))
     model.scale = nn.Parameter(torch.tensor(10.0, device=args.device))
@@ -491,24 +522,31 @@ def pooled(train: Imagery, test: Imagery, args: argparse.Namespace) -> dict[str,
         rows = [words(torch.tensor(row, device=args.device)).mean(dim=0) for row in rows]
         return F.normalize(torch.stack(rows), dim=-1)
 
-    def scores(images: Tensor, phrasing: str) -> Tensor:
-        packed = tokenizer.encode(tokenizer.embed(images.float() / 127.5 - 1))
-        return model.scale * tokenizer.pool(packed) @ texts(phrasing).T
+    def scores(images: Tensor, labels: Tensor, phrasing: str) -> Tensor:
+        metres = torch.where(labels < len(NAMES), 10.0, 1.2)  # of a pixel, which is known
+        packed = tokenizer.embed(images.float() / 127.5 - 1, ImageFacts(resolution=metres))
+        return model.scale * tokenizer.pool(tokenizer.encode(packed)) @ texts(phrasing).T
 
     def losses() -> Iterator[Tensor]:
         while True:
             rows = torch.randint(len(train.labels), (args.batch_size,), device=args.device)
             phrasing = PHRASINGS[int(torch.randint(len(PHRASINGS), ()))]
-            yield F.cross_entropy(scores(train.images[rows], phrasing).float(), train.labels[rows])
+            labels = train.labels[rows]
+            found = scores(train.images[rows], labels, phrasing).float()
+            yield F.cross_entropy(found, labels)
 
     fit(model, losses(), args.steps, 5e-4, args.device, args.amp)
-    result = {}
+    chosen, result = some_of(test.labels, args.tested), {}
+    images, labels = test.images[chosen], test.labels[chosen]
+    others = of_other_set(labels, len(phrases.classes))
     with torch.inference_mode():
         for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
-            found = [scores(part, phrasing).argmax(dim=1) for part in test.images.split(BATCH)]
-            result |= by_set(f"pooled_{name}", torch.cat(found) == test.labels, test.labels)
-    known = test.labels < len(NAMES)
-    return result | {"classifier": classified(test.images[known], test.labels[known])}
+            parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
+            found = torch.cat([scores(*part, phrasing) for part in parts])
+            right = found.masked_fill(others, -torch.inf).argmax(dim=1) == labels
+            result |= by_set(f"recognised_{name}", right, labels)
+    known = labels < len(NAMES)
+    return result | {"classifier": classified(images[known], labels[known])}
 
 
 def classified(images: Tensor, labels: Tensor) -> float:
@@ -521,9 +559,19 @@ def classified(images: Tensor, labels: Tensor) -> float:
 
 # ------------------------------------------------------------------------------ one run
 def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> None:
-    """Train codec and transformers in turn, and write ``result.json``."""
+    """Train codec and transformers in turn, or pooled vectors, and write ``result.json``."""
     start = time.perf_counter()
     torch.manual_seed(job.seed)
+    own = pooled if job.anchor == POOLED else in_turn
+    result = dict(job._asdict(), device=device_name(args.device))
+    result |= own(job, train, test, args) | dict(seconds=time.perf_counter() - start)
+    with atomic_write(folder / "result.json") as partial:
+        partial.write_text(json.dumps(result))
+    print(f"{job.folder}: {result['seconds']:.0f} s", flush=True)
+
+
+def in_turn(job: Job, train: Imagery, test: Imagery, args: Any) -> dict[str, float]:
+    """Train codec and transformers in turn, and measure them."""
     phrases = Phrases(class_names(args))
     codec = build_codec(job, args)
     size, dims = codec.quantizer.codebook_sizes[0], codec.quantizer.embed_dims
@@ -542,10 +590,10 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     set_amp(training, args.amp)
     wrapper = build_optim_wrapper(codec, training.optim_wrapper)
     draws = np.random.default_rng(job.seed)
-    for _ in range(args.turns):  # of all anchors, so that the transformers have one schedule
+    for turn in range(args.turns):  # of all anchors, so that the transformers have one schedule
         if job.anchor == "words":
             anchor = model.table.weight[own].detach().clone()
-        codec.quantizer.anchor = anchor if job.weight < 1 else None
+        codec.quantizer.anchor = anchor if turn and job.weight < 1 else None
         train_codec(codec, wrapper, train.images, args.steps // args.turns, args.batch_size)
         known = encode(codec, train.images)
         pairs = Pairs(phrases, layout, known[0], train.labels)
@@ -555,7 +603,7 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     size_of_tile = tuple(test.images.shape[-2:])
     errors = decode(codec, latents, size_of_tile).float() - test.images.float()
     errors = errors.square().flatten(1).mean(dim=1)
-    result = dict(job._asdict(), device=device_name(args.device), steps=args.steps, nats=nats)
+    result = dict(nats=nats)
     result["psnr"] = float((10 * torch.log10(255**2 / errors.clamp(min=1e-4))).mean())
     used = [len(column.unique()) / size for column in codes.flatten(0, 1).unbind(dim=1)]
     result["use"] = 100 * float(np.mean(used))
@@ -566,8 +614,7 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
     probe.fit(known[1].mean(dim=1).cpu().numpy(), train.labels.cpu().numpy())
     score = probe.score(latents.mean(dim=1).cpu().numpy(), test.labels.cpu().numpy())
     result["probe"] = 100 * float(score)
-    some = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[: args.tested]
-    some = some.to(codes.device)
+    some = some_of(test.labels, args.tested)
     pairs = Pairs(phrases, layout, codes[some], test.labels[some])
     for name, phrasing in (("trained", PHRASINGS[0]), ("kept_out", KEPT_OUT)):
         right = recognise(model, pairs, phrasing)
@@ -578,30 +625,39 @@ def run(job: Job, folder: Path, train: Imagery, test: Imagery, args: Any) -> Non
         tiles.append(decode(codec, codec.quantizer.decode(drawn), size_of_tile))
     wanted = torch.arange(len(tiles)).repeat_interleave(args.drawn)
     result["drawn_right"] = classified(torch.cat(tiles), wanted)
+    known_ones = some[test.labels[some] < len(NAMES)]
+    decoded = decode(codec, latents[known_ones], size_of_tile)
+    result["decoded_right"] = classified(decoded, test.labels[known_ones])
     for first in (False, True):
         result |= decompression(codec, (known[0], codes), first, args)
-    result["seconds"] = time.perf_counter() - start
-    with atomic_write(folder / "result.json") as partial:
-        partial.write_text(json.dumps(result))
-    print(f"{job.folder}: PSNR {result['psnr']:.2f}, {result['seconds']:.0f} s", flush=True)
+    return result
 
 
 def write_table(folder: Path) -> str:
-    """Write ``table.md`` of all results."""
+    """Write ``table.md`` of all results, and of their means over the seeds."""
     results = [json.loads(file.read_text()) for file in sorted(folder.glob("*/result.json"))]
     if not results:
         return ""
     heads = dict.fromkeys(name for one in results for name in one)
-    heads = [name for name in heads if name not in ("device", "steps")]
+    heads = [name for name in heads if name != "device"]
     text = "| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|\n"
     for one in results:
         cells = (one.get(name, "-") for name in heads)
         cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
         text += "| " + " | ".join(cells) + " |\n"
-    pooled_file = folder / "pooled.json"
-    if pooled_file.is_file():
-        pairs = json.loads(pooled_file.read_text()).items()
-        text += "\n" + ", ".join(f"{name} {value:.1f} %" for name, value in pairs) + "\n"
+    groups: dict[tuple[str, float], list[dict]] = {}
+    for one in results:
+        groups.setdefault((one["anchor"], one["weight"]), []).append(one)
+    heads = [name for name in heads if name not in ("anchor", "weight", "seed")]
+    text += "\n| " + " | ".join(["anchor", "weight", "seeds", *heads]) + " |\n"
+    text += "| --- " * (3 + len(heads)) + "|\n"
+    for (anchor, weight), own in groups.items():
+        cells = [anchor, f"{weight:g}", str(len(own))]
+        for name in heads:
+            values = [one[name] for one in own if name in one]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.2f}{spread}" if values else "-")
+        text += "| " + " | ".join(cells) + " |\n"
     with atomic_write(folder / "table.md") as partial:
         partial.write_text(text)
     return text
@@ -615,18 +671,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=float, nargs="+", default=[1, 0.99, 0.9, 0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--merced", type=Path, help="also UC Merced's images, reduced to 64 pixels")
-    for name, value, text in (
-        ("steps", 2000, "of the codec, and of pooled vectors"),
-        ("lm-steps", 1000, "of each transformer"),
-        ("turns", 4, "of codec and transformer"),
-        ("interval", 20, "steps between two pulls towards the anchors"),
-        ("depth", 2, "codes of a position"),
-        ("batch-size", 32, "tiles of a step"),
-        ("segment", 16, "positions that are decompressed at once"),
-        ("tested", 300, "test tiles whose class is recognised"),
-        ("drawn", 10, "tiles drawn for each phrase"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+    for name, (value, text) in COUNTS.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=value, help=f"{text} (default {value})")
     parser.add_argument("--tiles", type=int, help="tiles of each split (default: all)")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of transformers")
     parser.add_argument("--codec-rate", type=float, default=3e-4, help="learning rate of the codec")
@@ -640,6 +687,13 @@ def main(argv: list[str] | None = None) -> int:
     setup_environment()
     args.device = list_devices(args.device)[0]
     make_folder(args.out, "--out")
+    if POSITIONS % args.segment:
+        raise ConfigError(
+            "--segment does not divide the positions of a tile",
+            expected=f"a divisor of {POSITIONS}",
+            found=args.segment,
+            remedy="choose another one",
+        )
 
     @cache
     def data() -> tuple[Imagery, Imagery]:
@@ -651,19 +705,13 @@ def main(argv: list[str] | None = None) -> int:
         for anchor in args.anchors
         for weight in args.weights
     )
-    jobs = [Job(*kind, seed) for seed in args.seeds for kind in kinds]
+    jobs = [Job(*kind, seed) for seed in args.seeds for kind in (*kinds, (POOLED, 1))]
     own = Queue(
-        args.out,
-        args.minutes,
+        args,
+        (*COUNTS, "tiles", "merced", "rate", "codec_rate"),
         run=lambda job, folder: run(job, folder, *data(), args),
-        check=lambda job: None,
     )
     own.work(jobs)
-    file = args.out / "pooled.json"
-    if not file.is_file() and not own.failed:
-        found = pooled(*data(), args)
-        with atomic_write(file) as partial:
-            partial.write_text(json.dumps(found))
     print(write_table(args.out), flush=True)
     return int(own.failed > 0)
 
