@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,12 +131,31 @@ def test_tokens_of_another_model_and_without_specks(
         # The model has queries for two tokens only.
         assert ["HOOK tokens (other)" in row for row in names] == [True, True, False, False]
         assert ["slots (auto)" in row for row in names] == [False, False, True, True]
+        assert "SLIC, as many as slots (auto)" in names[2] and "SLIC, as many" in str(names[3])
+        assert "k-means, as many as slots (auto)" in names[2] and "as many as HOOK" in str(names[0])
         counts[steps] = [c["rows"][0]["components"] for c in report["comparisons"][1::2]]
     assert all(few < many for few, many in zip(counts[30], counts[0], strict=True))
     with pytest.raises(SystemExit):
         _main(tool, monkeypatch, *seg_run, "--beside", "patches", *patch_run)
     with pytest.raises(SystemExit):
         _main(tool, monkeypatch, *seg_run, "--diffusion-steps", -1)
+
+
+def test_slots_keep_their_number_without_specks(tool, tiny, scenes, tmp_path):
+    config = tiny.write_slots_config(tmp_path / "slots.py", scenes, "gru")
+    model = tool.load_model((config, tiny.write_checkpoint(config, tmp_path / "slots.pth")))
+    draws = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 4, (8, 8), generator=draws)
+    model.predict = lambda *_: [SimpleNamespace(token_ids=ids)]
+    inputs, valid = torch.rand(2, 32, 32, generator=draws), np.ones((32, 32), bool)
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    chip = tool.Chip("chip", "a.tif", inputs, tool.BaseDataElement(), valid * 1, valid, rgb)
+    plain = tool.SlotSegmenter("slots", model).regions(chip, None)
+    assert np.array_equal(plain, ids.numpy().repeat(4, 0).repeat(4, 1))
+    merged = tool.SlotSegmenter("slots", model, 64).regions(chip, None)
+    assert {*np.unique(merged)} <= {0, 1, 2, 3}
+    parts = tool.connected_components(merged)
+    assert np.bincount(parts.ravel()).min() >= 64 and parts.max() < 63
 
 
 def test_pictures_show_which_boundaries_are_met(tool, seg_run, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ The config's test images need masks. Every number of tokens has two comparisons:
   Huttenlocher, a regular grid and merged patches.
 
 ``--beside`` adds the tokens of other models, such as tokenizers that were not trained on the data
-and the slots of autoencoders (hook.SlotAutoencoder), and SLIC with as many regions.
+and the slots of autoencoders (hook.SlotAutoencoder), and SLIC and k-means with as many regions.
+Models may use different numbers of labels, which the tables show: compare each with its own SLIC.
 ``--diffusion-steps`` smooths the assignment over neighbouring seeds of similar colour first (see
 HookTokenizer). ``--min-region-pixels`` merges connected parts of tokens below an area into the most
 similar neighbour, as SLIC does.
@@ -36,11 +37,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from prettytable import PrettyTable
@@ -74,6 +77,7 @@ from hook.evaluation.samples import class_names
 from hook.evaluation.superpixels import (
     felzenszwalb_regions,
     kmeans_regions,
+    merge_by_colour,
     merge_by_similarity,
     merge_fragments,
     regular_grid,
@@ -235,12 +239,14 @@ class SlotSegmenter(TokenSegmenter):
         data = {"inputs": [chip.inputs], "data_samples": [chip.sample.clone()]}
         data = self.model.data_preprocessor(data, False)
         (found,) = self.model.predict(data["inputs"], data["data_samples"])
-        ids = found.token_ids.cpu().numpy()
-        pixels = np.kron(ids, np.ones([self.model.stride] * 2, ids.dtype))
+        ids, stride = found.token_ids.cpu().numpy(), self.model.stride
+        if self.min_region_pixels:
+            colours = torch.from_numpy(chip.colours.astype(np.float32)).permute(2, 0, 1)[None]
+            cells = F.avg_pool2d(colours, stride, ceil_mode=True)[0].numpy()
+            ids = merge_by_colour(ids, cells, -(-self.min_region_pixels // stride**2))
+        pixels = np.kron(ids, np.ones([stride] * 2, ids.dtype))
         pixels = pixels[: chip.valid.shape[0], : chip.valid.shape[1]]
-        regions = np.where(chip.valid, pixels, NO_REGION)
-        size = self.min_region_pixels
-        return merge_fragments(regions, size) if size else regions
+        return np.where(chip.valid, pixels, NO_REGION)
 
 
 @torch.no_grad()
@@ -292,7 +298,7 @@ def compare(
     Args:
         chips: Functions that read one image each.
         models: The first sets the number of regions of the other segmenters; each further model
-            has a row of SLIC with as many regions as its own.
+            has rows of SLIC and k-means with as many regions as its own.
         patches: Patch embeddings to merge.
         counts: Numbers of tokens; None uses those of the models.
         measure: Function of a chip and its regions.
@@ -325,9 +331,11 @@ def compare(
             components = others(chip, _count(parts[models[0].name]), features, "components", seed)
             for model in models[1:]:
                 if model.name in maps:
-                    row = f"SLIC, as many as {model.name}"
-                    labels[row] = slic(chip, _count(maps[model.name]))
-                    components[row] = slic(chip, _count(parts[model.name]))
+                    row, number = f"SLIC, as many as {model.name}", _count(maps[model.name])
+                    labels[row] = alone(chip, number, slic_regions)
+                    components[row] = alone(chip, _count(parts[model.name]), slic_regions)
+                    row = f"k-means, as many as {model.name}"
+                    labels[row] = alone(chip, number, partial(kmeans_regions, seed=seed))
             rows = ((by_labels, maps | labels), (by_components, parts | components))
             for comparison, found in rows:
                 for name, regions in found.items():
@@ -371,10 +379,11 @@ def others(
     return {name: _uncrop(chip, box, regions) for name, regions in found.items()}
 
 
-def slic(chip: Chip, count: int) -> np.ndarray:
-    """Segment an image into (H, W) regions with SLIC; see :func:`others`."""
+def alone(chip: Chip, count: int, segment: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """Segment an image into (H, W) regions with one method; see :func:`others`."""
     box = _bounding_box(chip.valid)
-    return _uncrop(chip, box, slic_regions(chip.colours[box], count))
+    colours = chip.colours[box]
+    return _uncrop(chip, box, segment(colours, min(count, colours[..., 0].size)))
 
 
 def _uncrop(chip: Chip, box: tuple[slice, slice], regions: np.ndarray) -> np.ndarray:
