@@ -59,7 +59,7 @@ def test_report_table_and_pictures(tool, seg_run, patch_run, tmp_path, monkeypat
     like = f"SLIC, as many as {tokens[1]}"
     both = ["regular grid", *patches, like]
     expected = {
-        "labels": [*tokens, "k-means on colour and position", "SLIC", *both],
+        "labels": [*tokens, "k-means on colour and position", "SLIC", *both, f"k-means{like[4:]}"],
         "components": [*tokens, "SLIC", "Felzenszwalb", *both],
     }
     assert [(c["num_tokens"], c["kind"]) for c in report["comparisons"]] == [

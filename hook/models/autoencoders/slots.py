@@ -1,6 +1,7 @@
 """Autoencoder of slots: a code or latent of each token, and images from tokens alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from hook.errors import ConfigError, DataError
 from hook.models.autoencoders.losses import CodecPass
-from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, valid_of
+from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
 from hook.models.parts import build_part
+from hook.models.token_model import collect_facts
 from hook.quantizers import Quantized
 from hook.registry import MODELS, TOKENIZERS
 from hook.structures import CodecDataSample
@@ -85,6 +87,13 @@ class SlotEncoder(BaseModule):
                 f"with_cls_token={self.tokenizer.with_cls_token}",
                 remedy="choose another tokenizer, or leave the class token out",
             )
+        if not self.tokenizer.takes_valid:
+            raise ConfigError(
+                "model.encoder.tokenizer: its slots would be of pixels without data, too",
+                expected="hook.HookTokenizer with preset 'fast' or 'objects'",
+                found=f"preset {self.tokenizer.preset!r}",
+                remedy="set preset='fast'",
+            )
         self.proj = nn.Linear(self.tokenizer.embed_dims, out_channels)
         self.in_channels, self.out_channels = self.tokenizer.in_channels, out_channels
         self.stride = self.tokenizer.stride
@@ -95,10 +104,10 @@ class SlotEncoder(BaseModule):
         return self.proj.weight
 
     def forward(
-        self, images: Tensor, valid: Tensor | None = None
+        self, images: Tensor, facts: ImageFacts | None = None
     ) -> tuple[Tensor, TokenizerOutput]:
-        """Encode images (B, C, H, W), with ``valid`` pixels (B, H, W), as latents (B, N, D)."""
-        facts = ImageFacts(valid).accepted_by(self.tokenizer)
+        """Encode images (B, C, H, W) as latents (B, N, D)."""
+        facts = (facts or ImageFacts()).accepted_by(self.tokenizer)
         output = self.tokenizer(images, facts=facts)
         return self.proj(output.tokens), output
 
@@ -260,20 +269,21 @@ class SlotAutoencoder(TileAutoencoder):
 
     # ------------------------------------------------------------------------------ codes
     def encode_slots(
-        self, images: Tensor, valid: Tensor | None = None
+        self, images: Tensor, facts: ImageFacts | None = None
     ) -> tuple[Quantized, Tensor, Tensor]:
         """Encode images.
 
         Args:
             images: (B, C, H, W) in model units, of whole cells.
-            valid: (B, H, W) bool, their valid pixels; None: all.
+            facts: Their valid pixels (B, H, W), and resolution, which the tokenizer may take.
 
         Returns:
             Latents (B, N, D), codes (B, N, Q) and losses; (B, h, w) int64 token of each cell, -1
             where there is no data; and (B, N) bool, which tokens stand for something: of regions,
-            those that have a cell.
+            those that have a cell; of an image without data none.
         """
-        latents, output = self.encoder(images, valid)
+        latents, output = self.encoder(images, facts)
+        valid = None if facts is None else facts.valid
         ids = output.token_map()
         if valid is not None:
             cells = F.max_pool2d(valid[:, None].float(), self.stride)[:, 0] > 0
@@ -282,6 +292,8 @@ class SlotAutoencoder(TileAutoencoder):
         if self.encoder.tokenizer.group is not None:  # regions
             numbers = torch.arange(latents.shape[1], device=ids.device)[:, None]
             known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
+        if valid is not None:
+            known = known & valid.flatten(1).any(dim=1, keepdim=True)
         quantized = Quantized(latents)
         if self.quantizer is not None:
             quantized = self.quantizer(latents, known)
@@ -294,8 +306,9 @@ class SlotAutoencoder(TileAutoencoder):
             DataError: An image has fewer regions than the tokenizer has tokens, so that
                 :meth:`decode` would take slots for regions that stand for nothing.
         """
-        images, valid = self._pad(images, facts.valid if facts else None)
-        quantized, ids, known = self.encode_slots(images, valid)
+        facts = facts or ImageFacts()
+        images, valid = self._pad(images, facts.valid)
+        quantized, ids, known = self.encode_slots(images, replace(facts, valid=valid))
         if not known.all():
             raise DataError(
                 "an image has fewer regions than slots",
@@ -330,16 +343,23 @@ class SlotAutoencoder(TileAutoencoder):
         self, images: Tensor, valid: Tensor | None = None, stored: Sequence[Tensor] | None = None
     ) -> CodecPass:
         """Encode and decode images for the losses; see :class:`TileAutoencoder`."""
-        return self._run_slots(images, valid, stored)[0]
+        return self._run_slots(images, ImageFacts(valid), stored)[0]
+
+    def _run(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> CodecPass:
+        stored = self._stored(inputs, samples)
+        return self._run_slots(inputs, self._facts(inputs, samples), stored)[0]
+
+    def _facts(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> ImageFacts:
+        return collect_facts(self.encoder.tokenizer, inputs, samples)
 
     def _run_slots(
-        self, images: Tensor, valid: Tensor | None, stored: Sequence[Tensor] | None = None
+        self, images: Tensor, facts: ImageFacts, stored: Sequence[Tensor] | None = None
     ) -> tuple[CodecPass, Tensor, Tensor]:
         self.build_frozen()
-        images, valid = self._pad(images, valid)
-        quantized, ids, known = self.encode_slots(images, valid)
-        # Attention is faster without a mask.
-        seen = None if known.all() else known
+        images, valid = self._pad(images, facts.valid)
+        quantized, ids, known = self.encode_slots(images, replace(facts, valid=valid))
+        # Attention is faster without a mask, and needs a slot, of an image without data, too.
+        seen = None if known.all() else known | ~known.any(dim=1, keepdim=True)
         decoded, cells, _ = self.decoder(quantized.latents, images.shape[-2:], seen, ids)
         decoded = decoded.float()
         if valid is not None:
@@ -352,7 +372,7 @@ class SlotAutoencoder(TileAutoencoder):
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> Tensor:
         """Return reconstructions (B, C, H, W) in model units."""
-        passed, _, _ = self._run_slots(inputs, valid_of(inputs, data_samples))
+        passed, _, _ = self._run_slots(inputs, self._facts(inputs, data_samples))
         height, width = inputs.shape[-2:]
         return passed.reconstruction[..., :height, :width]
 
@@ -365,11 +385,11 @@ class SlotAutoencoder(TileAutoencoder):
             Samples with image and reconstruction, ``latents`` (D, N, 1) and any ``codes``
             (1, n, Q) of the n slots, and ``token_ids`` (h, w), the slot of each cell.
         """
-        valid = valid_of(inputs, data_samples)
-        passed, ids, known = self._run_slots(inputs, valid)
+        facts = self._facts(inputs, data_samples)
+        passed, ids, known = self._run_slots(inputs, facts)
         height, width = inputs.shape[-2:]
         decoded, indices = passed.reconstruction[..., :height, :width], passed.quantized.indices
-        samples = self._new_samples(inputs, decoded, valid, data_samples)
+        samples = self._new_samples(inputs, decoded, facts.valid, data_samples)
         for row, sample in enumerate(samples):
             sample.latents = passed.quantized.latents[row].mT[..., None]
             sample.token_ids = ids[row]

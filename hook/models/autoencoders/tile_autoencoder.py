@@ -1,5 +1,6 @@
 """Autoencoders of tiles on MMEngine's ``BaseModel``."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models.autoencoders.frozen import FrozenBackbone
 from hook.models.autoencoders.losses import (
     AdversarialLoss,
@@ -301,11 +302,26 @@ class TileAutoencoder(ImageModel):
         )
 
     def _run(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> CodecPass:
-        stored = None
-        if self.training and self.stored_maps is not None:
-            maps = self.stored_maps([sample.sample_idx for sample in samples])
-            stored = [one.to(inputs.device) for one in maps]
-        return self.run(inputs, valid_of(inputs, samples), stored)
+        valid = self._facts(inputs, samples).valid
+        return self.run(inputs, valid, self._stored(inputs, samples))
+
+    def _stored(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement] | None
+    ) -> list[Tensor] | None:
+        """Return the frozen features that were computed before the training."""
+        if not self.training or self.stored_maps is None:
+            return None
+        maps = self.stored_maps([sample.sample_idx for sample in samples])
+        return [one.to(inputs.device) for one in maps]
+
+    def _facts(self, inputs: Tensor, samples: Sequence[BaseDataElement] | None) -> ImageFacts:
+        """Return the valid pixels of images.
+
+        Raises:
+            DataError: The encoder is made for pixels of another size.
+        """
+        _check_metres(self.encoder, samples)
+        return ImageFacts(valid_of(inputs, samples))
 
     # ------------------------------------------------------------------------------ training
     def train_step(
@@ -320,7 +336,7 @@ class TileAutoencoder(ImageModel):
         Raises:
             ConfigError: The optimizers do not fit the model.
         """
-        own, other = self._wrappers(optim_wrapper)
+        own, other = _wrappers(optim_wrapper, self.discriminator is not None)
         step = own.inner_count  # as well after resuming
         batch = self.data_preprocessor(data, True)
         inputs, samples = batch["inputs"], batch.get("data_samples")
@@ -343,30 +359,6 @@ class TileAutoencoder(ImageModel):
             all_reduce_params(statistics, op="mean")
         logs = {"loss": total, **losses, **weights, **logs}
         return {key: value.detach() for key, value in logs.items()}
-
-    def _wrappers(self, wrapper: Any) -> tuple[OptimWrapper, OptimWrapper | None]:
-        """Return the optimizer wrappers of autoencoder and discriminator, checked."""
-        several = isinstance(wrapper, OptimWrapperDict)
-        names = sorted(wrapper.keys()) if several else ["autoencoder"]
-        expected = ["autoencoder", "discriminator"][: 1 if self.discriminator is None else 2]
-        if names != expected:
-            raise ConfigError(
-                "optim_wrapper does not fit the model",
-                expected=f"optimizers of {' and '.join(expected)}",
-                found=f"those of {' and '.join(names)}",
-                remedy="with a discriminator, set constructor='hook.PartsOptimWrapperConstructor' "
-                "and an optimizer wrapper for each of the two",
-            )
-        pair = [wrapper[name] for name in names] if several else [wrapper]
-        counts = [one._accumulative_counts for one in pair]
-        if len(set(counts)) > 1:
-            raise ConfigError(
-                "optim_wrapper: autoencoder and discriminator accumulate gradients differently",
-                expected="equal accumulative_counts",
-                found=counts,
-                remedy="set both to the same number",
-            )
-        return pair[0], pair[1] if len(pair) > 1 else None
 
     def _losses(self, passed: CodecPass, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the autoencoder's weighted losses, and the adaptive weights among them."""
@@ -419,7 +411,7 @@ class TileAutoencoder(ImageModel):
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> Tensor:
         """Return reconstructions (B, C, H, W) in model units, for ``mode='tensor'``."""
-        quantized = self.encode(inputs, ImageFacts(valid_of(inputs, data_samples)))
+        quantized = self.encode(inputs, self._facts(inputs, data_samples))
         return self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
 
     def loss(
@@ -441,10 +433,10 @@ class TileAutoencoder(ImageModel):
             Samples with image and reconstruction in the units of the data, the reconstruction NaN
             where the image has no data, latents and, if there are any, codes.
         """
-        valid = valid_of(inputs, data_samples)
-        quantized = self.encode(inputs, ImageFacts(valid))
+        facts = self._facts(inputs, data_samples)
+        quantized = self.encode(inputs, facts)
         decoded = self.decode(quantized.latents, quantized.grid, inputs.shape[-2:])
-        samples = self._new_samples(inputs, decoded, valid, data_samples)
+        samples = self._new_samples(inputs, decoded, facts.valid, data_samples)
         for row, sample in enumerate(samples):
             sample.latents = quantized.latents[row].mT.unflatten(1, quantized.grid)
             if quantized.indices is not None:
@@ -478,6 +470,45 @@ class TileAutoencoder(ImageModel):
                     sample.set_metainfo(dict(padded_shape=padded))
             samples.append(sample)
         return samples
+
+
+def _wrappers(wrapper: Any, against: bool) -> tuple[OptimWrapper, OptimWrapper | None]:
+    """Return the optimizer wrappers of autoencoder and, if there is one, discriminator, checked."""
+    several = isinstance(wrapper, OptimWrapperDict)
+    names = sorted(wrapper.keys()) if several else ["autoencoder"]
+    expected = ["autoencoder", "discriminator"][: 1 if not against else 2]
+    if names != expected:
+        raise ConfigError(
+            "optim_wrapper does not fit the model",
+            expected=f"optimizers of {' and '.join(expected)}",
+            found=f"those of {' and '.join(names)}",
+            remedy="with a discriminator, set constructor='hook.PartsOptimWrapperConstructor' "
+            "and an optimizer wrapper for each of the two",
+        )
+    pair = [wrapper[name] for name in names] if several else [wrapper]
+    counts = [one._accumulative_counts for one in pair]
+    if len(set(counts)) > 1:
+        raise ConfigError(
+            "optim_wrapper: autoencoder and discriminator accumulate gradients differently",
+            expected="equal accumulative_counts",
+            found=counts,
+            remedy="set both to the same number",
+        )
+    return pair[0], pair[1] if len(pair) > 1 else None
+
+
+def _check_metres(encoder: nn.Module, samples: Sequence[BaseDataElement] | None) -> None:
+    """Raise DataError for images of other pixels than those of an encoder's tokenizer."""
+    own = getattr(getattr(encoder, "tokenizer", None), "resolution", None)
+    for sample in samples or () if own is not None else ():
+        metres = sample.get("resolution") or math.nan
+        if abs(metres / own - 1) > 0.05:
+            raise DataError(
+                f"{sample.get('img_path', 'an image')}: pixels of another size",
+                expected=f"{own:g} m, model.encoder.tokenizer.resolution",
+                found=f"{metres:g} m",
+                remedy="resample it, or use a hook.SeriesAutoencoder, which takes any size",
+            )
 
 
 def _check_losses(model: TileAutoencoder, feature_width: int) -> None:

@@ -89,6 +89,34 @@ def test_regions_without_a_cell_have_no_code():
         model.encode(torch.rand(1, 3, 8, 8))
 
 
+def test_slots_know_the_size_of_pixels():
+    model = build(tokenizer=dict(resolution=10.0)).eval()
+    images = list(torch.rand(1, 3, 32, 32))
+
+    def latents(metres):
+        sample = ClsDataSample(metainfo=dict(resolution=metres))
+        data = model.data_preprocessor(dict(inputs=images, data_samples=[sample]))
+        with torch.no_grad():
+            return model.predict(**data)[0].latents
+
+    assert torch.equal(latents(10.0), latents(None))
+    assert (latents(10.0) - latents(0.3)).abs().max() > 1e-3
+
+
+def test_an_image_without_data_has_no_codes():
+    model = build(quantizer=CODES).train()
+    samples = [ClsDataSample(metainfo=dict(img_path=name)) for name in "ab"]
+    samples[1].valid_mask = PixelData(data=torch.zeros(1, 32, 32, dtype=torch.uint8))
+    images = torch.rand(2, 3, 32, 32)
+    sum(model.loss(images, samples).values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        first, second = model.eval().predict(images, samples)
+    assert first.codes.shape == (1, 6, 2) and second.codes.shape == (1, 0, 2)
+    with pytest.raises(ConfigError, match="pixels without data"):
+        build(tokenizer=dict(preset="reference", size="base", assign=None, num_iterations=1))
+
+
 def test_invalid_pixels_cost_and_change_nothing():
     model = build().eval()
     images, valid = torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)

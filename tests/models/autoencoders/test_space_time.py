@@ -47,6 +47,17 @@ def test_any_size_through_latents_or_codes(kind):
     assert torch.allclose(decoded[1:], model.decode(one.latents, (5, 4), (18, 13)), atol=2e-6)
 
 
+def test_maps_of_latents_are_of_one_size_of_pixels():
+    model, images = build().eval(), torch.rand(1, 4, 16, 16)
+    for metres, fits in ((10.0, True), (10.2, True), (None, True), (0.3, False)):
+        sample = ClsDataSample(metainfo=dict(resolution=metres, img_path="a.tif"))
+        if fits:
+            model.predict(images, [sample])
+            continue
+        with pytest.raises(DataError, match=r"a\.tif: pixels of another size"):
+            model.predict(images, [sample])
+
+
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_training_lowers_the_error(kind):
     model = build(kind).train()
