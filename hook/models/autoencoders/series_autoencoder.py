@@ -10,7 +10,7 @@ from torch import Tensor
 from hook.errors import ConfigError
 from hook.models.autoencoders.losses import AlignmentLoss, CodecPass
 from hook.models.autoencoders.space_time import SpaceTimeDecoder, SpaceTimeEncoder
-from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
+from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, check_bands
 from hook.models.token_model import collect_facts
 from hook.quantizers import Quantized
 from hook.registry import MODELS
@@ -151,8 +151,10 @@ class SeriesAutoencoder(TileAutoencoder):
             patches that are not decoded, are invalid.
 
         Raises:
+            ConfigError: The images have other bands.
             DataError: A fact is missing.
         """
+        check_bands(images, self.in_channels)
         self.build_frozen()
         facts, tokenizer = facts or ImageFacts(), self.encoder.tokenizer
         seen = facts

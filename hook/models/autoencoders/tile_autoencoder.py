@@ -212,14 +212,7 @@ class TileAutoencoder(ImageModel):
 
     def _pad(self, images: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Fill invalid pixels with 0, and repeat the last rows and columns up to the stride."""
-        if images.shape[1] != self.in_channels:
-            raise ConfigError(
-                "the images do not fit model.encoder",
-                expected=f"{self.in_channels} bands",
-                found=f"{images.shape[1]} bands",
-                remedy="choose the bands in the dataset's metainfo, or set in_channels of the "
-                "encoder and out_channels of the decoder",
-            )
+        check_bands(images, self.in_channels)
         if valid is not None:
             images = images.where(valid[:, None], 0)
         size = images.shape[-2:]
@@ -550,6 +543,18 @@ def _equal(name: str, value: int, other_name: str, other: int) -> None:
             expected="equal numbers",
             found=f"{value} and {other}",
             remedy="correct one of them",
+        )
+
+
+def check_bands(images: Tensor, expected: int) -> None:
+    """Raise ConfigError for images (..., C, H, W) of another number of bands than the encoder's."""
+    if images.shape[-3] != expected:
+        raise ConfigError(
+            "the images do not fit model.encoder",
+            expected=f"{expected} bands",
+            found=f"{images.shape[-3]} bands",
+            remedy="choose the bands in the dataset's metainfo, or set in_channels of the "
+            "encoder and out_channels of the decoder",
         )
 
 

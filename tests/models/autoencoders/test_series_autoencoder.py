@@ -134,6 +134,13 @@ def test_samples_that_lack_a_fact_are_refused(meta, missing):
         build().predict(torch.rand(1, 2, 4, 8, 8), samples([0, 1], **meta))
 
 
+def test_other_bands_are_refused():
+    model = build()
+    facts = ImageFacts(resolution=torch.tensor([10.0]), dates=torch.tensor([[0.0, 1.0]]))
+    with pytest.raises(ConfigError, match="do not fit model.encoder"):
+        model.run(torch.rand(1, 2, 3, 8, 8), facts)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
