@@ -29,7 +29,6 @@ from hook.inference.canvas import fill_map, seam_energy
 from hook.inference.codes import code_grid, codec_digest, codec_of
 from hook.inference.models import Model, load_model, model_files, name_of
 from hook.inference.scenes import digest_of
-from hook.models.generators.sampling import changed
 from hook.scenes.codes import SceneCodes
 from hook.scenes.request import CodingRequest
 from hook.visualization.drawing import choose_rgb, stretch_to_rgb
@@ -132,6 +131,8 @@ def generate(
                 found=f"condition={kind!r}",
                 remedy=f"omit the {name}, or train such a generator",
             )
+    from hook.models.generators.sampling import changed  # imports mmseg
+
     changed(generator.network.sampling, sampling)  # before anything is drawn
     draws = _Draws(generator, Path(output), seed, count, batch_size, progress, sampling)
     if mask is not None:
