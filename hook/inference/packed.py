@@ -102,6 +102,37 @@ class ModelPacker:
         return dict(code_bytes=size, expected_bytes=bits / 8, model_bytes=model.bytes)
 
 
+def packed_size(
+    model: EntropyModel, codes: np.ndarray, tiles: int = _TILES**2
+) -> tuple[int, float]:
+    """Pack the codes of tiles in blocks, and unpack them again.
+
+    Args:
+        model: The generator.
+        codes: (T, N, Q), all known.
+        tiles: Tiles of a block.
+
+    Returns:
+        Bytes with the index of the blocks, and the bits by the model's probabilities.
+
+    Raises:
+        DataError: Codes came back as others.
+    """
+    size, bits = 0, 0.0
+    for start in range(0, len(codes), tiles):
+        part = codes[start : start + tiles]
+        known = np.ones(part.shape[:2], bool)
+        payload, needed = model.pack(part, known)
+        if not np.array_equal(model.unpack(payload, known), part):
+            raise DataError(
+                "packed codes came back as others",
+                expected="the codes that were packed",
+                remedy="report it with these versions: " + model.versions,
+            )
+        size, bits = size + len(payload) + _INDEX.itemsize, bits + needed
+    return size, bits
+
+
 def _header(source: Any) -> dict[str, Any]:
     return {
         "tags": {k: v for k, v in source.tags().items() if k.startswith(CODE_TAGS)},

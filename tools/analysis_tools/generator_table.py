@@ -79,6 +79,7 @@ from hook.evaluation.frechet import frechet_distance
 from hook.evaluation.rates import load_constriction, pack_codes, unpack_codes
 from hook.geo.staging import atomic_write, save_png
 from hook.inference.entropy import EntropyModel
+from hook.inference.packed import packed_size
 from hook.models import TileGenerator
 from hook.registry import MODELS
 
@@ -108,7 +109,7 @@ TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
 # Maps at stride 16, with which the codecs may be aligned, and the last ones, of tiles enlarged
 # twice.
 FROZEN = dict(type="hook.FrozenBackbone", levels=(3, 4), scale=2.0)
-PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
+PACKED_TILES = 64  # of a block
 DRAWN = 16  # tiles of a batch whose time is measured
 SHEET = 40  # generated tiles of the contact sheet
 POOL = 4  # pixels along a side that are averaged where tiles are compared
@@ -252,22 +253,17 @@ def measure_bytes(generator: TileGenerator, codes: Tensor) -> dict[str, Any]:
     """
     if not len(codes):
         return {}
-    values, model, total, bits = codes.long().cpu().numpy(), EntropyModel(generator), 0, 0.0
-    whole, sizes = joined(codes.long().cpu(), model.sizes, generator.codec.quantizer.indices_kind)
+    model, codes = EntropyModel(generator), codes.long().cpu()
+    whole, sizes = joined(codes, model.sizes, generator.codec.quantizer.indices_kind)
     table = pack_codes(whole.numpy(), sizes)
-    same = np.array_equal(unpack_codes(table), whole.numpy())
-    for start in range(0, len(values), PACKED_TILES):
-        part = values[start : start + PACKED_TILES]
-        known = np.ones(part.shape[:2], bool)
-        payload, expected = model.pack(part, known)
-        same = same and np.array_equal(model.unpack(payload, known), part)
-        total, bits = total + len(payload) + INDEX_BYTES, bits + expected
-    if not same:
+    if not np.array_equal(unpack_codes(table), whole.numpy()):
         raise DataError(
             "packed codes came back as others",
             expected="the codes that were packed",
             remedy="report it with these versions: " + model.versions,
         )
+    values = codes.numpy()
+    total, bits = packed_size(model, values, PACKED_TILES)
     sizes = {"packed": total, "packed_expected": bits / 8, "packed_table": len(table)}
     found = {f"{key}_bytes": round(size / len(values), 3) for key, size in sizes.items()}
     return found | {"packed_tiles": len(values), "network_bytes": model.bytes}

@@ -111,6 +111,7 @@ from hook.geo.raster import open_raster, parse_nodata, read_valid
 from hook.geo.staging import atomic_write, save_png
 from hook.inference.entropy import EntropyModel, check_code_generator
 from hook.inference.models import name_of
+from hook.inference.packed import packed_size
 from hook.inference.scenes import digest_of
 from hook.models.autoencoders import FrozenBackbone, TileAutoencoder
 from hook.models.autoencoders.frozen import LITE0
@@ -131,7 +132,6 @@ ERROR_SCALE = 4  # of the errors in the picture
 LARGE = 1024**2  # pixels of an image from which its memory is looked at
 MAPS = 8  # inputs of the largest layer in memory at once; 4 and 6.5 were measured for two networks
 FROZEN_SIDE = 128  # pixels below which the frozen network gets enlarged images
-PACKED_TILES, INDEX_BYTES = 64, 12  # of a block of hook.inference.packed
 NOISE = 0.1  # of images for SE-CKNNA, as a share of the range
 READ = {"accuracy": "accuracy of the classifier in %", "mIoU": "mIoU of the segmenter in %"}
 
@@ -401,16 +401,7 @@ def pack_by_generator(
             batch = _batch(images, numbers, model)
             parts.append(model.encode(batch["inputs"], ImageFacts(batch["valid"])).indices.cpu())
         codes = torch.cat(parts).flatten(2) if parts[0].ndim > 2 else torch.cat(parts)[..., None]
-        for block in codes.split(PACKED_TILES):
-            known = np.ones(block.shape[:2], bool)
-            payload = entropy.pack(block.numpy(), known)[0]
-            if not np.array_equal(entropy.unpack(payload, known), block):
-                raise DataError(
-                    "packed codes came back as others",
-                    expected="the codes that were packed",
-                    remedy="report it with these versions: " + entropy.versions,
-                )
-            size += len(payload) + INDEX_BYTES
+        size += packed_size(entropy, codes.numpy())[0]
     return size
 
 
