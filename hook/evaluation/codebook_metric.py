@@ -48,8 +48,8 @@ class CodebookMetric(BaseMetric):
             check_fields(sample, ("codes",), "hook.CodebookMetric")
             codes = sample["codes"].cpu()
             codes = codes[..., None] if codes.ndim == 2 else codes
-            valid = None  # slots stand at no position
-            if "token_ids" not in sample:
+            valid = None  # slots stand at no position, and codes of series are of valid patches
+            if "token_ids" not in sample and "places" not in sample:
                 of = sample.get("valid_mask"), codes.shape[:2], sample.get("padded_shape")
                 valid = valid_positions(*of)
             kept = codes.flatten(0, 1) if valid is None else codes[valid]

@@ -54,6 +54,16 @@ def test_positions_without_data_are_not_counted():
     assert scores["positions"] == 2 and scores["perplexity"] == 2
 
 
+def test_codes_of_valid_patches_all_count():
+    valid = torch.zeros(16, 16, dtype=torch.bool)
+    valid[:, :8] = True  # two of four patches, which alone have codes
+    meta = dict(codebook_sizes=(4,), indices_kind="single")
+    sample = CodecDataSample(codes=torch.tensor([[1, 2]]), valid_mask=valid, metainfo=meta)
+    metric = CodebookMetric()
+    metric.process({}, [sample.to_dict() | dict(places=torch.zeros(2, 4))])
+    assert metric.compute_metrics(metric.results)["positions"] == 2
+
+
 def test_positions_cover_the_padded_image():
     valid = torch.zeros(72, 100, dtype=torch.bool)
     valid[:, :56] = True  # seven positions of eight pixels, of thirteen that cover 104
