@@ -7,7 +7,7 @@ such a file and returns our quantities; models are built through the registries 
 import random
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hook.models.autoencoders.losses import (
-    Equivariance,
-    adaptive_weight,
-    entropy_boost,
-    weight_from_gradients,
-)
+from hook.models.autoencoders.losses import CodecPass, Equivariance, weight_from_gradients
 from hook.models.converters import reference_to_codec
 from hook.models.parts import build_part
 from hook.quantizers import Quantized
@@ -635,49 +630,66 @@ def check_gan_training(file: Golden) -> dict[str, Tensor]:
     fixed, factor = config.pop("gen_loss_weight"), config.pop("disc_weight")
     options = dict(weight=factor if fixed is None else fixed, adaptive=fixed is None)
     options |= dict(start=config.pop("disc_start"), lecam_weight=config.pop("lecam_loss_weight"))
-    adversarial = MODELS.build(dict(type="hook.AdversarialLoss", **options))
     weights = {name: config.pop(f"{name}_weight", 1.0) for name in ("quant_loss", "commit")}
     entropy_weight = config.pop("entropy_loss_weight", None) or config.pop("codebook_weight")
     ratio, steps = (config.pop(f"codebook_enlarge_{key}", 0) for key in ("ratio", "steps"))
-    pixel, square = (
-        MODELS.build(dict(type="hook.PixelLoss", norm=norm, weight=weight))
-        for norm, weight in (("l1", 1.0), ("l2", config.pop("perceptual_weight")))
-    )
-    state = {key.removeprefix("discriminator."): value for key, value in file.state.items()}
-    model = build(MODELS, state, **patch_options(config)).train()
+    losses = [dict(type="hook.PixelLoss"), dict(type="hook.AdversarialLoss", **options)]
+    square = config.pop("perceptual_weight")
+    if perceptual != "off":  # what stands for LPIPS in the file
+        losses.append(dict(type="hook.PixelLoss", norm="l2", weight=square))
+    # Of the autoencoder the file has the last layer only.
+    bands, width = io["last_layer"].shape[:2]
+    small = dict(embed_dims=width, num_groups=1, channel_mult=(1,))
+    model = MODELS.build(
+        dict(
+            type="hook.TileAutoencoder",
+            encoder=dict(type="hook.VQGANEncoder", in_channels=bands, **small),
+            decoder=dict(type="hook.VQGANDecoder", in_channels=64, out_channels=bands, **small),
+            losses=losses,
+            discriminator=patch_options(config),
+            entropy_boost=(ratio, steps or 2000),
+        )
+    ).train()
     refuse_rest(config)
+    model.discriminator.load_state_dict(part_of(file.state, "discriminator."))
 
-    layer, images = file.input("last_layer"), io["inputs"]
+    layer, images = model.decoder.last_layer, io["inputs"]
+    layer.data = io["last_layer"]
     reconstruction = F.conv2d(io["features"], layer, padding=1)
-    ours = {"d_loss_sequence": []}
+    terms = {
+        "loss_entropy": entropy_weight * io["entropy_loss"],
+        "loss_quant": weights["quant_loss"] * io.get("quant_loss", 0),
+        "loss_commitment": weights["commit"] * io.get("commit_loss", 0),
+    }
+    passed = CodecPass(images, reconstruction, Quantized(None, losses=terms), None, images)
+    sequence = []
     for scale in (1.0, 0.9, 0.8):
-        logits = model(images * scale), model(reconstruction.detach())
-        losses = adversarial.of_discriminator(*logits)
-        ours["d_loss_sequence"].append(sum(losses.values()))
-    ours["lecam_ema"] = adversarial.lecam_means
-    ours["lecam_loss_last"] = losses["loss_lecam"] / adversarial.lecam_weight
-    first = dict(model.named_parameters())["main.0.weight"]
-    last_loss = ours["d_loss_sequence"][-1]
-    ours["grad_disc_first_weight"] = gradients(last_loss, weight=first)["weight"]
-    ours["d_loss_sequence"] = torch.stack(ours["d_loss_sequence"])
-
-    passed = SimpleNamespace(images=images, reconstruction=reconstruction, valid=None)
-    ours["g_reconstruct_loss"] = pixel(passed)
-    ours["g_perceptual_loss"] = square(passed) * (perceptual != "off")
-    nll = pixel.factor(step) * pixel(passed) + square.factor(step) * ours["g_perceptual_loss"]
-    ours["g_nll_loss"] = nll
-    ours["logits_fake_after"] = model(reconstruction)
-    ours["non_saturating_g"] = adversarial.of_generator(ours["logits_fake_after"])
-    weight = torch.tensor(adversarial.weight)
-    if adversarial.adaptive:
-        weight = weight * adaptive_weight(nll, ours["non_saturating_g"], layer, adversarial.limit)
-    started = step >= adversarial.start
-    ours |= {"g_d_weight": weight, "g_g_loss": weight * started * ours["non_saturating_g"]}
-    boost = entropy_boost(step, ratio, steps or 2000)
-    ours["g_total"] = nll + ours["g_g_loss"] + entropy_weight * boost * io["entropy_loss"]
-    for name, key in (("quant_loss", "quant_loss"), ("commit", "commit_loss")):
-        ours["g_total"] = ours["g_total"] + weights[name] * io.get(key, 0)
-    return ours | {"grad_last_layer": gradients(ours["g_total"], layer=layer)["layer"]}
+        losses = model.discriminator_losses(replace(passed, images=images * scale))
+        sequence.append(sum(losses.values()))
+    first = model.discriminator.main[0].weight
+    ours = {
+        "d_loss_sequence": torch.stack(sequence),
+        "lecam_ema": model.adversarial.lecam_means.clone(),
+        "lecam_loss_last": losses["loss_lecam"] / model.adversarial.lecam_weight,
+        "grad_disc_first_weight": gradients(sequence[-1], weight=first)["weight"],
+    }
+    # The official weight is computed before the start, too.
+    _, begun = model.autoencoder_losses(passed, max(step, model.adversarial.start))
+    losses, _ = model.autoencoder_losses(passed, step)
+    total = sum(losses.values())
+    pixels = [losses[name] for name in ("loss_pixel", "loss_pixel_2") if name in losses]
+    logits = model.discriminator(reconstruction)
+    return ours | {
+        "g_reconstruct_loss": pixels[0],
+        "g_perceptual_loss": pixels[1] / square if pixels[1:] else torch.zeros(()),
+        "g_nll_loss": sum(pixels),
+        "logits_fake_after": logits,
+        "non_saturating_g": model.adversarial.of_generator(logits),
+        "g_d_weight": begun.get("weight_adversarial", torch.tensor(model.adversarial.weight)),
+        "g_g_loss": losses.get("loss_adversarial", torch.zeros(())),
+        "g_total": total,
+        "grad_last_layer": gradients(total, layer=layer)["layer"],
+    }
 
 
 @covers("vavae_vf_loss", inputs=("z", "f"))
@@ -765,7 +777,7 @@ def check_weight_ema(file: Golden) -> dict[str, Tensor]:
 
 # ------------------------------------------------------------------------------------ autoencoders
 def build_codec(
-    file: Golden, family: str, quantizer: dict, embed_dims: int | None = None
+    file: Golden, family: str, quantizer: dict, embed_dims: int | None = None, norm: str = "l1"
 ) -> torch.nn.Module:
     """Build a TileAutoencoder with the weights of a file and of the one where they continue."""
     state, options = dict(file.state), file.config["ddconfig"]
@@ -776,18 +788,20 @@ def build_codec(
         part.lower(): network_options(family, part, options, embed_dims)
         for part in ("Encoder", "Decoder")
     }
-    return build(MODELS, state, type="hook.TileAutoencoder", quantizer=quantizer, **networks)
+    losses = [dict(type="hook.PixelLoss", norm=norm)]
+    options = dict(type="hook.TileAutoencoder", quantizer=quantizer, losses=losses)
+    return build(MODELS, state, **options, **networks)
 
 
 def run_codec(file: Golden, model: torch.nn.Module) -> tuple[dict[str, Tensor], Quantized]:
     """Return the quantities that all codecs of one code per position share, and the codes."""
     x = file.io["x"]
-    quantized, latent = model.encode(x), model.encoder(x)
-    y = model.decode(quantized.latents, quantized.grid)
-    l1, z_q = F.l1_loss(y, x), maps(quantized.latents, latent)
-    total = l1 + sum(quantized.losses.values())
-    ours = dict(latent=latent, z_q=z_q, indices=quantized.indices.flatten(), reconstruction=y)
-    ours |= dict(l1=l1, total=total, entropy_loss=quantized.terms.get("entropy", torch.zeros(())))
+    passed = model.run(x)
+    losses, _ = model.autoencoder_losses(passed, 0)
+    quantized, total = passed.quantized, sum(losses.values())
+    ours = dict(latent=model.encoder(x), z_q=passed.latents, indices=quantized.indices.flatten())
+    ours |= dict(reconstruction=passed.reconstruction, l1=losses["loss_pixel"], total=total)
+    ours |= dict(entropy_loss=quantized.terms.get("entropy", torch.zeros(())))
     return ours | official_gradients(file, model, total), quantized
 
 
@@ -817,21 +831,21 @@ def check_rqvae(file: Golden) -> dict[str, Tensor]:
     config = {k: v for k, v in file.config.items() if k not in ("ddconfig", "embed_dim")}
     if config.pop("bottleneck_type") != "rq":
         raise ValueError("bottleneck_type must be 'rq'")
-    compare = {"mse": F.mse_loss, "l1": F.l1_loss}[config.pop("loss_type")]
+    norm = {"mse": "l2", "l1": "l1"}[config.pop("loss_type")]
     quantizer = rq_options(config)
     width = quantizer["embed_dims"]
-    model = build_codec(file, "VQGAN", quantizer, width).eval()
+    model = build_codec(file, "VQGAN", quantizer, width, norm).eval()
     x = file.io["x"]
-    quantized, grid = model.encode(x), file.config["latent_shape"][:2]
-    y, first = model.decode(quantized.latents, grid), quantized.indices[..., :1]
-    loss = compare(y, x)
-    total = loss + sum(quantized.losses.values())
+    passed, grid = model.run(x), file.config["latent_shape"][:2]
+    quantized, first = passed.quantized, passed.quantized.indices[..., :1]
+    losses, _ = model.autoencoder_losses(passed, 0)
+    total = sum(losses.values())
     return {
         "z_e": model.encoder(x).permute(0, 2, 3, 1),
         "codes": quantized.indices.unflatten(1, file.config["code_shape"][:2]),
-        "reconstruction": y,
+        "reconstruction": passed.reconstruction,
         "decoded_depth1_only": model.decode(model.quantizer.partial_sums(first, grid)[0], grid),
-        "loss_recon": loss,
+        "loss_recon": losses["loss_pixel"],
         "loss_latent": quantized.terms["commitment"],
         "loss_total": total,
         **official_gradients(file, model, total),

@@ -340,7 +340,7 @@ class TileAutoencoder(ImageModel):
         if against and self.discriminator_first:
             logs |= self._train_discriminator(passed, other)
         with own.optim_context(self):
-            losses, weights = self._losses(passed, step)
+            losses, weights = self.autoencoder_losses(passed, step)
         total = sum(losses.values())
         _update(own, total)
         if against and not self.discriminator_first:
@@ -353,8 +353,10 @@ class TileAutoencoder(ImageModel):
         logs = {"loss": total, **losses, **weights, **logs}
         return {key: value.detach() for key, value in logs.items()}
 
-    def _losses(self, passed: CodecPass, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the autoencoder's weighted losses, and the adaptive weights among them."""
+    def autoencoder_losses(
+        self, passed: CodecPass, step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the autoencoder's weighted losses in a step, and the adaptive weights of them."""
         losses, weights, balanced, reference = {}, {}, {}, None
         are_sums = any(getattr(one, "reduction", None) == "sum" for one in self.losses.values())
         scale = passed.images[0].numel() if are_sums else 1
@@ -391,11 +393,15 @@ class TileAutoencoder(ImageModel):
             losses[f"loss_{name}"] = weight * value
         return losses, weights
 
+    def discriminator_losses(self, passed: CodecPass) -> dict[str, Tensor]:
+        """Return the discriminator's weighted losses."""
+        real = self.discriminator(passed.images)
+        fake = self.discriminator(passed.reconstruction.detach())
+        return self.adversarial.of_discriminator(real, fake, passed.valid)
+
     def _train_discriminator(self, passed: CodecPass, wrapper: OptimWrapper) -> dict[str, Tensor]:
         with wrapper.optim_context(self):
-            real = self.discriminator(passed.images)
-            fake = self.discriminator(passed.reconstruction.detach())
-            losses = self.adversarial.of_discriminator(real, fake, passed.valid)
+            losses = self.discriminator_losses(passed)
         _update(wrapper, sum(losses.values()))
         return {f"discriminator_{key}": value for key, value in losses.items()}
 
@@ -411,7 +417,7 @@ class TileAutoencoder(ImageModel):
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
     ) -> dict[str, Tensor]:
         """Return the autoencoder's losses of the first training step."""
-        return self._losses(self._run(inputs, data_samples), 0)[0]
+        return self.autoencoder_losses(self._run(inputs, data_samples), 0)[0]
 
     def predict(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
