@@ -258,7 +258,7 @@ def test_losses_begin_and_the_entropy_is_boosted_by_their_schedules():
     data = plain.data_preprocessor(batch(), True)["inputs"]
     run = plain.run(data)
     for step, factor in enumerate((4.0, 2.5, 1.0)):
-        one, other = (model._losses(run, step)[0] for model in (plain, boosted))
+        one, other = (model.autoencoder_losses(run, step)[0] for model in (plain, boosted))
         assert ("loss_pixel_2" in one) == (step >= 1)
         assert other["loss_entropy"].item() == pytest.approx(factor * one["loss_entropy"].item())
 
