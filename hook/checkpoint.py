@@ -450,7 +450,9 @@ def _band(band: object) -> str | int:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
-    """Load a checkpoint file into a model; all weights must fit.
+    """Load a checkpoint file, or a published model ``hook://NAME``, into a model; all must fit.
+
+    Names need :func:`use_safe_loading`.
 
     Returns:
         The checkpoint, with ``meta``.
@@ -458,7 +460,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
     Raises:
         CheckpointError: See :func:`load_checkpoint` and :func:`check_state_dict`.
     """
-    checkpoint = load_checkpoint(path)
+    if str(path).startswith(_PUBLISHED):
+        from mmengine.runner import CheckpointLoader
+
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), "cpu", logger=None)
+    else:
+        checkpoint = load_checkpoint(path)
     weights = get_state_dict(checkpoint)
     check_state_dict(model, weights, path)
     model.load_state_dict(weights, strict=False)  # only BatchNorm counters may be absent

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.utils import register_all_modules
 
+from hook.checkpoint import load_weights
 from hook.datasets.check_hook import model_facts
-from hook.engine.configs import find_config
+from hook.engine.configs import find_config, setup_environment
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
 # Benchmark configs have only a model, and pretraining has no classes.
@@ -88,8 +89,12 @@ def test_generator(path):
     metainfo = cfg.train_dataloader.dataset.metainfo
     assert model.in_channels == len(metainfo.bands)
     assert model.network.condition.num_classes == len(metainfo.classes)
-    # The autoencoder is that of the config whose checkpoint is named.
     weights = Path(cfg.model.codec_weights)
+    if weights.parts[0] == "hook:":
+        setup_environment()
+        load_weights(MODELS.build(cfg.model.codec), cfg.model.codec_weights)  # it fits
+        return
+    # The autoencoder is that of the config whose checkpoint is named.
     codec = Config.fromfile(find_config(weights.parent.name))
     assert weights.name == f"epoch_{codec.train_cfg.max_epochs}.pth"
     own, other = cfg.model.codec.copy(), codec.model.copy()

@@ -87,13 +87,14 @@ def test_every_row_builds_over_its_codec(tool, training, load_tool, repo):
     weights = {}
     for rows in tool.TABLES.values():
         for name, (path, codec, options) in rows.items():
-            of, changes = codecs[codec]
-            of = load_config(repo / "configs" / "autoencoders" / f"{of}.py", changes).model
-            if "backbone" in of.encoder:
-                of.encoder.backbone.weights = None  # those of an optional package
-            of.losses = []
             cfg = load_config(training.CONFIGS / f"{path}.py")
-            cfg.model.codec = of
+            if codec is not None:
+                of, changes = codecs[codec]
+                of = load_config(repo / "configs" / "autoencoders" / f"{of}.py", changes).model
+                if "backbone" in of.encoder:
+                    of.encoder.backbone.weights = None  # those of an optional package
+                of.losses = []
+                cfg.model.codec = of
             cfg.merge_from_dict(options)
             network = build_model(cfg).network
             weights[name] = sum(p.numel() for p in network.parameters())

@@ -83,6 +83,7 @@ from hook.inference.packed import packed_size
 from hook.models import TileGenerator
 from hook.registry import MODELS
 
+AR_TINY = "ar/ar-256x6_vq-1k-tiny_eurosat-2k-64"
 FLOW = "lightningdit/lightningdit-256x6_kl-32_eurosat-2k-64"
 ALIGNED = "lightningdit/lightningdit-256x6-aligned_kl-32_eurosat-2k-64"
 DND = "dnd/dnd-256x6_rq-1k-d2_eurosat-2k-64"
@@ -95,8 +96,10 @@ FIVE = {"model.network.depth": 5, "model.network.factor_depth": 2}
 SHARED = {"model.network.shared": ("embeds", "heads")}
 # All codes of all positions in one sequence.
 SEQUENCE = SHARED | {"model.network.type": "hook.FlatTransformer"}
-# The name of a row, its config, the row of codec_table.py, and options.
-TABLES: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
+# The name of a row, its config, the row of codec_table.py, None for the config's own autoencoder,
+# and options.
+TABLES: dict[str, dict[str, tuple[str, str | None, dict[str, Any]]]] = {
+    "published": {"hook-vq-tiny": (AR_TINY, None, {})},
     "flows": {
         name: (FLOW, name, {}) for name in ("KL 8", "VA-VAE 8", "KL 32", "VA-VAE 32", "VFM-VAE 32")
     },
@@ -210,7 +213,7 @@ def read_row(job: Job, args: argparse.Namespace) -> Config:
     """
     path, codec, options = TABLES[job.table][job.row]
     seed = job.seed if args.codec_seed is None else args.codec_seed
-    folder = args.codecs / f"{slug(codec)}_seed{seed}"
+    folder = None if codec is None else args.codecs / f"{slug(codec)}_seed{seed}"
     return generator_config(path, folder, options | (args.cfg_options or {}))
 
 
@@ -344,7 +347,9 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
             remedy="set fewer, or more --tiles",
         )
     report = dict(job._asdict(), iters=args.iters, amp=args.amp, samples=count)
-    report |= dict(codec=Path(cfg.model.codec_weights).parent.name, device=device_name(args.device))
+    weights = Path(cfg.model.codec_weights)
+    report["codec"] = weights.parent.name if weights.suffix else weights.name
+    report["device"] = device_name(args.device)
     report["test_tiles"] = len(test.labels)
     report["parameters"] = sum(p.numel() for p in network.parameters())
     floors = {"floor": train.images[:count]}

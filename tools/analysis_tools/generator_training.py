@@ -115,17 +115,21 @@ def add_queue_options(parser: argparse.ArgumentParser, out: str) -> None:
     add_config_options(parser)
 
 
-def generator_config(path: str, codec: Path, options: dict[str, Any]) -> Config:
+def generator_config(path: str, codec: Path | None, options: dict[str, Any]) -> Config:
     """Return the config of a generator over a codec.
 
     Args:
         path: Config below ``configs/generators``, without the suffix.
-        codec: Folder of a run of ``codec_table.py``.
+        codec: Folder of a run of ``codec_table.py``; None: the config's own autoencoder.
         options: Dotted keys to override.
 
     Raises:
         ConfigError: There is no run of the codec.
     """
+    cfg = load_config(CONFIGS / f"{path}.py")
+    if codec is None:
+        cfg.merge_from_dict(options)
+        return cfg
     pointer = codec / "last_checkpoint"
     if not pointer.is_file():
         raise ConfigError(
@@ -134,7 +138,6 @@ def generator_config(path: str, codec: Path, options: dict[str, Any]) -> Config:
             found="no such file",
             remedy="train it with codec_table.py, or choose --codecs and --codec-seed",
         )
-    cfg = load_config(CONFIGS / f"{path}.py")
     cfg.model.codec = load_config(codec / "config.py").model
     # A folder of runs may have moved since.
     cfg.model.codec_weights = str(codec / Path(pointer.read_text().strip()).name)

@@ -46,7 +46,8 @@ class TileGenerator(ImageModel):
             each position: the most frequent label of ``gt_sem_seg`` in its square.
         num_classes: Number of classes of conditions.
         label_drop: Share of the images in training without their condition, for guidance.
-        codec_weights: Checkpoint of the autoencoder, which a training starts from.
+        codec_weights: Checkpoint of the autoencoder, which a training starts from: a file, or
+            ``hook://NAME`` of a published model.
         frozen: Config of a network such as ``hook.FrozenBackbone``, towards whose last feature map
             ``alignment`` of a :class:`LightningDiT` draws it; built when a training needs it, and
             no part of checkpoints.
