@@ -15,7 +15,7 @@ A generator with maps or classes as condition is asked without them, which it ha
 training. One for this purpose is trained with ``--cfg-options model.condition=none``.
 
     python tools/analysis_tools/foreign_patches.py \
-        configs/generators/ar/ar-256x6-map_vq-1k_dubai-64.py CHECKPOINT \
+        configs/generators/ar/ar-256x6-map_vq-1k-tiny_dubai-64.py CHECKPOINT \
         --foreign configs/hook/hook-objects_vit-192x2_banepa-256.py --json foreign.json
 """
 

@@ -1,10 +1,16 @@
-# As vq-1k_s8_eurosat-2k-64, on tiles of 64 px of the Dubai land cover, whose masks are the
-# condition of a generator (configs/generators/ar/ar-256x6-map_vq-1k_dubai-64.py). Not trained yet.
+# The network of hook-vq-tiny_rgb, on tiles of 64 px of the Dubai land cover alone. Not trained yet:
+# configs/generators/ar/ar-256x6-map_vq-1k-tiny_dubai-64.py, to which masks of these tiles are the
+# condition, takes the weights of hook-vq-tiny_rgb, which has seen them.
 _base_ = [
     "../../_base_/models/tile_autoencoder.py",
     "../../_base_/datasets/dubai_landcover_256.py",
     "../../_base_/schedules/codec_20e.py",
 ]
+model = dict(
+    encoder=dict(embed_dims=32, out_channels=16),
+    quantizer=dict(embed_dims=16),
+    decoder=dict(embed_dims=36, in_channels=16),
+)
 data_preprocessor = dict(_delete_=True, type="hook.CodecDataPreProcessor", value_range=(0, 255))
 train_dataloader = dict(
     batch_size=32,

@@ -1,13 +1,11 @@
-# As ar-256x6_vq-1k_eurosat-2k-64, by a map of the land cover: the class of each position is added
-# to the token that predicts it. tools/generate.py --mask fills masks of any size with it. Not
-# trained yet; it starts from the trained autoencoder:
-#   python tools/train.py configs/autoencoders/vq/vq-1k_s8_dubai-64.py
-_base_ = ["../../autoencoders/vq/vq-1k_s8_dubai-64.py"]
+# As ar-256x6_vq-1k-tiny_eurosat-2k-64, by a map of the land cover: the class of each position is
+# added to the token that predicts it. tools/generate.py --mask fills masks of any size with it.
+_base_ = ["../../autoencoders/vq/vq-1k-tiny_s8_dubai-64.py"]
 model = dict(
     _delete_=True,
     type="hook.TileGenerator",
     codec=_base_.model,
-    codec_weights="work_dirs/vq-1k_s8_dubai-64/epoch_3.pth",
+    codec_weights="hook://hook-vq-tiny_rgb",
     network=dict(type="hook.CodeTransformer", embed_dims=256, depth=6, num_heads=8, drop_rate=0.1),
     tile_size=64,
     condition="map",
