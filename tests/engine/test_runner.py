@@ -228,6 +228,28 @@ def test_amp_without_a_gpu(monkeypatch, caplog):
     assert model.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("facts", "warned"),
+    [
+        (dict(architecture="x86_64", avx2=True, avx512_bf16=False, amx_bf16=False), True),
+        (dict(architecture="x86_64", avx512_bf16=True), False),
+        (dict(architecture="x86_64", avx512_bf16=False, amx_bf16=True), False),
+        (dict(architecture="aarch64", bf16=True), False),
+        ({}, False),  # not known
+    ],
+)
+def test_amp_on_a_cpu_that_emulates_bfloat16_is_warned_of(monkeypatch, facts, warned):
+    said = []
+    monkeypatch.setattr("hook.engine.runner.print_log", lambda text, *rest: said.append(text))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: facts, raising=False)
+    set_amp(_optim("OptimWrapper"), asked=True)
+    set_amp(_optim("AmpOptimWrapper"), asked=False)
+    asked, not_asked = said
+    assert "bfloat16 autocast" in asked and ("emulates" in asked) == warned
+    assert "float32" in not_asked and ("use --amp" in not_asked) != warned
+
+
 def test_amp_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = _optim("OptimWrapper")
