@@ -358,6 +358,8 @@ def atomic_write(
         partial = staged.with_name("partial")
         with writing(path):
             yield partial
+            staged.touch()  # with the permissions of any new file; safetensors gives fewer
+            os.chmod(partial, staged.stat().st_mode)
             os.replace(partial, staged)
         files.commit()
 

@@ -60,6 +60,14 @@ def test_impossible_places_are_named(tmp_path):
                 files.add(tmp_path / name)
 
 
+def test_atomic_write_gives_the_permissions_of_new_files(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_write(tmp_path / "file") as partial:
+        partial.touch(mode=0o600)  # as safetensors does
+    assert (tmp_path / "file").stat().st_mode == plain.stat().st_mode
+
+
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "folder" / "a.txt"
     with atomic_write(path) as partial:
