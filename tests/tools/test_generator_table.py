@@ -10,9 +10,11 @@ from filelock import FileLock
 from PIL import Image
 from scipy.stats import chisquare
 
+from hook.apis import load_model
 from hook.engine.configs import load_config, setup_environment
 from hook.engine.models import build_model
 from hook.engine.tta import apply_view, views
+from hook.models import TileGenerator
 
 CODECS = {
     "KL 32": ("kl/kl-32", {}),
@@ -166,6 +168,9 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
     assert early["loss"] == pytest.approx(math.log(512), abs=0.05)  # a new network
     assert early["bits"] == pytest.approx(9, abs=0.1) and 0 < early["unigram_bits"] <= 9
     assert len(lines_of(flow)[-1]["cknna"]) == 2
+    for log in (flow, codes):
+        model = load_model([log.with_name(name) for name in ("config.py", "model.pth")])
+        assert isinstance(model, TileGenerator)
     with (tmp_path / "table.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"] * 2
     table = (tmp_path / "table.md").read_text()

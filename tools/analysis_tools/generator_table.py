@@ -26,10 +26,11 @@ and in parentheses the same of test tiles through the codec.
 
 Several processes with the same ``--out`` share the rows. A finished run is not run again, and one
 whose process was killed starts anew. Each run has a folder with ``log.jsonl`` (a line per
-measurement) and ``samples.png``, the first tiles of each class, each beside the most similar
-training tile; ``table.md`` and ``table.csv`` hold all. After the runs ``table.md`` has means over
-the seeds, and how many times fewer steps a flow takes than that over latents of a KL of as many
-channels to the distance where the latter ends, seed by seed.
+measurement), ``config.py`` and ``model.pth`` with the averaged weights, and ``samples.png``, the
+first tiles of each class, each beside the most similar training tile; ``table.md`` and
+``table.csv`` hold all. After the runs ``table.md`` has means over the seeds, and how many times
+fewer steps a flow takes than that over latents of a KL of as many channels to the distance where
+the latter ends, seed by seed.
 """
 
 import argparse
@@ -81,6 +82,7 @@ from hook.geo.staging import atomic_write, save_png
 from hook.inference.entropy import EntropyModel
 from hook.inference.packed import packed_size
 from hook.models import TileGenerator
+from hook.models.converters import save_weights
 from hook.registry import MODELS
 
 AR_TINY = "ar/ar-256x6_vq-1k-tiny_eurosat-2k-64"
@@ -393,6 +395,8 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
         print(f"{job.folder}: step {step}, distance {line['distance']:.3f}", flush=True)
         total.zero_()
         start = time.perf_counter()
+    cfg.dump(folder / "config.py")
+    save_weights(generator.state_dict(), folder / "model.pth", overwrite=True)
     # Columns of a class, and beside each the most similar training tiles.
     pairs = torch.stack([images[:SHEET], nearest[:SHEET]], dim=1).flatten(0, 1)
     sheet = make_grid(pairs.cpu(), nrow=2 * cfg.model.num_classes)
