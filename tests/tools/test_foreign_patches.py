@@ -96,3 +96,6 @@ def test_a_table_of_both_kinds_of_patches(tool, generator_run, tmp_path, capsys)
     with pytest.raises(SystemExit):
         tool.main([*map(str, arguments), "--side", "30", "--patch", "8"])
     assert "--side does not fit the codes" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # options are of the model, too
+        tool.main([*map(str, arguments), "--cfg-options", "model.network.depth=7"])
+    assert "does not fit the model of the config" in capsys.readouterr().err

@@ -267,7 +267,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     prepare_output(args, "json")
     setup_environment()
-    generator = load_model((args.config, args.checkpoint), device=list_devices(args.device)[0])
+    config = load_config(args.config, args.cfg_options)
+    generator = load_model((config, args.checkpoint), device=list_devices(args.device)[0])
     check_code_generator(generator)
     if args.side % generator.cell[0] or args.side % generator.cell[1]:
         raise ConfigError(
