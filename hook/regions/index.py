@@ -30,6 +30,8 @@ _LEAST_REGIONS = 20
 _SHRINKAGE = 0.5
 # Candidates of the approximate search, which are ranked exactly: per result, and minimum.
 _OVERSAMPLING, _MIN_CANDIDATES = 4, 256
+# Rows that one thread adds to its graph before others join in.
+_ADDED_IN_TURN = 1000
 
 
 class RegionIndex:
@@ -460,10 +462,15 @@ class RegionIndex:
         graph = Index(ndim=self.embed_dims, metric="cos", dtype="f16")
         usable = np.flatnonzero(self._usable)
         bar = progress_bar(total=len(usable), desc="building the index", unit="region")
+        # Rows that threads add at once do not see each other: in a graph of few rows some of them
+        # are linked from nowhere, and never found. The first ones are added one after the other.
+        first, others = usable[:_ADDED_IN_TURN], usable[_ADDED_IN_TURN:]
+        parts = [(1, rows) for rows in self._chunks(first)]
+        parts += [(0, rows) for rows in self._chunks(others)]  # 0: all cores
         with bar:
-            for rows in self._chunks(usable):
+            for threads, rows in parts:
                 units = self._compared(rows) / self._lengths[rows, np.newaxis]
-                graph.add(rows.astype(np.uint64), units.astype(np.float32))
+                graph.add(rows.astype(np.uint64), units.astype(np.float32), threads=threads)
                 bar.update(len(rows))
         return graph
 

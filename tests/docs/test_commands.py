@@ -64,6 +64,7 @@ NOT_EXECUTED = {
         "tokenizer = dict(type": PART,
     },
     "configs/autoencoders/README.md": {"python tools/dataset_tools/": DATA},
+    "configs/generators/README.md": {"python tools/dataset_tools/": DATA},
     "configs/benchmark/README.md": {
         "python tools/analysis_tools/benchmark.py": TIME,
         "python tools/analysis_tools/scene_benchmark.py": TIME,

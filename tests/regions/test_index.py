@@ -552,7 +552,8 @@ def test_the_approximate_search_is_of_whitened_embeddings(alike):
     index = RegionIndex(grid(alike[0]), approximate_above=100)
     found = index.by_id(7, 20)
     assert "_graph" in vars(index)
-    assert len(set(found.region_id) & set(exact.by_id(7, 20).region_id)) >= 19
+    # 256 candidates of 400, in a graph that has every row: none is missed, whatever the threads.
+    assert found.equals(exact.by_id(7, 20))
 
 
 def test_whiten_is_true_or_false(alike):

@@ -29,7 +29,7 @@ class Tools:
             "NO_ALBUMENTATIONS_UPDATE": "1",
         }
 
-    def run(self, *command, check: bool = True, timeout: int = 180) -> subprocess.CompletedProcess:
+    def run(self, *command, check: bool = True, timeout: int = 600) -> subprocess.CompletedProcess:
         """Run ``python tools/...`` or a ``tools/*.sh`` script."""
         command = [str(part) for part in command]
         start = ["bash"] if command[0].endswith(".sh") else [sys.executable]
