@@ -464,11 +464,9 @@ class RegionIndex:
         bar = progress_bar(total=len(usable), desc="building the index", unit="region")
         # Rows that threads add at once do not see each other: in a graph of few rows some of them
         # are linked from nowhere, and never found. The first ones are added one after the other.
-        first, others = usable[:_ADDED_IN_TURN], usable[_ADDED_IN_TURN:]
-        parts = [(1, rows) for rows in self._chunks(first)]
-        parts += [(0, rows) for rows in self._chunks(others)]  # 0: all cores
+        parts = (1, usable[:_ADDED_IN_TURN]), (0, usable[_ADDED_IN_TURN:])  # 0: all cores
         with bar:
-            for threads, rows in parts:
+            for threads, rows in ((n, rows) for n, part in parts for rows in self._chunks(part)):
                 units = self._compared(rows) / self._lengths[rows, np.newaxis]
                 graph.add(rows.astype(np.uint64), units.astype(np.float32), threads=threads)
                 bar.update(len(rows))

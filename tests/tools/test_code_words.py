@@ -8,14 +8,11 @@ import torch
 
 from hook.datasets.named import EuroSATRGB
 from hook.engine.configs import setup_environment
-from hook.engine.runner import _emulates_bfloat16
 
 OPTIONS = ("--steps", "4", "--lm-steps", "4", "--turns", "2", "--interval", "1")
-OPTIONS += ("--batch-size", "4", "--segment", "4", "--tested", "3", "--drawn", "1")
+OPTIONS += ("--batch-size", "4", "--segment", "4", "--tested", "3", "--drawn", "1", "--amp")
 OPTIONS += ("--cfg-options", "model.quantizer.codebook_size=16", "model.encoder.embed_dims=16")
 OPTIONS += ("model.decoder.embed_dims=16",)
-# Where bfloat16 is emulated it would take minutes.
-OPTIONS = (*(() if _emulates_bfloat16() else ("--amp",)), *OPTIONS)
 
 
 @pytest.fixture(scope="module")
