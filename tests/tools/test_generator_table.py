@@ -160,6 +160,7 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
         assert (early["step"], late["step"], late["samples"]) == (2, 4, 20)
         assert 0 < early["floor"] == late["floor"] != late["distance"] > 0
         assert early["codec_floor"] > 0 and early["codec_distance"] > 0
+        assert 0 < late["own_distance"] != late["distance"]
         assert "draw_ms" not in early and 0 < late["draw_ms"] < 1000 * late["measure_s"]
         with Image.open(log.with_name("samples.png")) as sheet:
             assert sheet.size == (20 * 66 + 2, 2 * 66 + 2)
@@ -197,6 +198,27 @@ def test_codes_of_a_sequence_are_packed_as_expected(run, tool, tmp_path, monkeyp
     assert late["network_bytes"] == 4 * late["parameters"]
     cells = [f"{late[f'packed{name}_bytes']:.1f}" for name in ("", "_expected", "_table")]
     assert f"| {' | '.join(cells)} | " in (tmp_path / "table.md").read_text()
+
+
+def test_steps_to_a_distance_are_compared_seed_by_seed(tool):
+    def course(row, seed, **distances):
+        line = dict(table="flows", row=row, seed=seed, bits=1.0)
+        line |= {f"{name}{level}": 1.0 for name in ("distance", "own_distance")
+                 for level in ("", "_classifier")}  # fmt: skip
+        steps = zip((100, 200), zip(*distances.values(), strict=True), strict=True)
+        return [
+            line | dict(zip(distances, values, strict=True), step=step) for step, values in steps
+        ]
+
+    runs = [course("KL 8", 0, distance=(9, 6), own_distance=(5, 4))]
+    runs.append(course("VA-VAE 8", 0, distance=(8, 4), own_distance=(4, 3)))
+    runs.append(course("VA-VAE 8", 1, distance=(8, 4), own_distance=(5, 5)))
+    last = tool._means(runs).splitlines()[-1]
+    # Halfway from 8 to 4, which is at 141 steps; and 1.0 of all other measures is reached at once.
+    assert last.endswith("| 1.41 / 2.00 or more | 2.00 or more / 2.00 or more |")
+    runs = [runs[0], course("VA-VAE 8", 0, distance=(8, 7), own_distance=(6, 3))]
+    assert tool._means(runs).splitlines()[-1].split("|")[-3:-1] == [
+        " less than 1 / 2.00 or more ", " 1.26 / 2.00 or more "]  # fmt: skip
 
 
 def test_a_flow_is_drawn_towards_features_and_its_blocks_are_measured(run, tmp_path):

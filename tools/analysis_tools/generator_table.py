@@ -6,11 +6,13 @@ computed once and stay on the device. The schedule is that of the config, as sha
 ``--points`` steps, each twice the one before, ``--samples`` tiles are drawn with the averaged
 weights, classes in equal shares. Their Fréchet distance to the test tiles is measured in the mean
 features of two networks (never called FID: that is another one), beside those of as many training
-tiles, as they are and decoded by the codec. The first network is EfficientNet-Lite0, towards which
-VA-VAE's latents and the flows of the table ``joint`` are drawn, and from whose features VFM-VAE's
-latents are made, so that its distances and CKNNA favour them. The second is the published
-classifier of EuroSAT, which none of them knows. Of codes also the bits of a position on test tiles
-are measured, given their classes, and of flows the CKNNA of each block with these features.
+tiles, as they are and decoded by the codec. Most of a distance may be what the codec loses, so that
+``own_distance`` is that to the test tiles decoded by the codec. The first network is
+EfficientNet-Lite0, towards which VA-VAE's latents and the flows of the table ``joint`` are drawn,
+and from whose features VFM-VAE's latents are made, so that its distances and CKNNA favour them. The
+second is the published classifier of EuroSAT, which none of them knows. Of codes also the bits of
+a position on test tiles are measured, given their classes, and of flows the CKNNA of each block
+with these features.
 
 At the end the codes of ``--packed`` test tiles are packed with the network's probabilities, as by
 ``hook encode --entropy MODEL`` (without their classes), and with a table of frequencies, as by
@@ -174,12 +176,13 @@ class Judge:
                 found[level].append(values)
         return {level: torch.cat(parts).double().cpu() for level, parts in found.items()}
 
-    def distances(self, images: Tensor, name: str) -> dict[str, float]:
-        """Return the Fréchet distances of uint8 images to the test tiles, by name and level."""
-        found = self.features(images).items()
+    def distances(self, images: Tensor, **others: dict[str, Tensor]) -> dict[str, float]:
+        """Return the Fréchet distances of uint8 images to features of tiles, by name and level."""
+        found = self.features(images)
         return {
-            name + level: frechet_distance(own.numpy(), self.test[level].numpy())
-            for level, own in found
+            name + level: frechet_distance(found[level].numpy(), features[level].numpy())
+            for name, features in others.items()
+            for level in LEVELS
         }
 
 
@@ -358,7 +361,8 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
     floors["codec_floor"] = reconstruct(generator, train.images[:count])
     floors["codec_distance"] = reconstruct(generator, test.images[:count])
     for name, images in floors.items():
-        report |= judge.distances(images, name)
+        report |= judge.distances(images, **{name: judge.test})
+    decoded = judge.features(reconstruct(generator, test.images))
     report["encode_s"] = time.perf_counter() - start
     report["nearest_test"] = most_similar(images, train.images)[1]
     points = {round(args.iters / 2**k) for k in range(args.points)} - {0}
@@ -376,7 +380,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
         start = time.perf_counter()
         generator.network, last = averaged, step
         images = draw(generator, classes, job.seed)
-        line |= judge.distances(images, "distance")
+        line |= judge.distances(images, distance=judge.test, own_distance=decoded)
         if generator.target == "codes":
             kind = generator.codec.quantizer.indices_kind
             line |= measure_bits(averaged, held_out, generator.conditions(test.labels), kind)
@@ -515,16 +519,19 @@ def _means(runs: list[list[dict]]) -> str:
     heads: dict[str, Callable[[dict], float]] = {
         "distance": lambda line: line["distance"],
         "of the classifier": lambda line: line["distance_classifier"],
+        "own distance": lambda line: line["own_distance"],
+        "own of the classifier": lambda line: line["own_distance_classifier"],
         "bits": lambda line: line["bits"],
         "saved, %": lambda line: 100 * (1 - line["packed_bytes"] / line["packed_table_bytes"]),
         "CKNNA": lambda line: max(line["cknna"]),
         "CKNNA of the classifier": lambda line: max(line["cknna_classifier"]),
     }
+    fewer = {"times fewer steps": "distance", "to the own distance": "own_distance"}
     groups: dict[tuple[str, str], dict[int, list[dict]]] = {}
     for lines in runs:
         groups.setdefault((lines[0]["table"], lines[0]["row"]), {})[lines[0]["seed"]] = lines
-    text = "\n| " + " | ".join(["table", "row", "seeds", *heads, "times fewer steps"]) + " |\n"
-    text += "| --- " * (len(heads) + 4) + "|\n"
+    text = "\n| " + " | ".join(["table", "row", "seeds", *heads, *fewer]) + " |\n"
+    text += "| --- " * (len(heads) + len(fewer) + 3) + "|\n"
     for (table, row), seeds in groups.items():
         cells = [table, row, str(len(seeds))]
         for value in heads.values():
@@ -533,13 +540,17 @@ def _means(runs: list[list[dict]]) -> str:
             except KeyError:  # codes have no CKNNA, flows no bits
                 cells.append("-")
         others = groups.get((table, AGAINST.get(row, "")), {})
-        ratios = [
-            " / ".join(
-                _fewer_steps(seeds[seed], others[seed], level) for level in ("", "_classifier")
-            )
-            for seed in sorted(seeds.keys() & others.keys())
-        ]
-        text += "| " + " | ".join([*cells, ", ".join(ratios) or "-"]) + " |\n"
+        shared = sorted(seeds.keys() & others.keys())
+        for name in fewer.values():
+            ratios = [
+                " / ".join(
+                    _fewer_steps(seeds[seed], others[seed], name + level)
+                    for level in ("", "_classifier")
+                )
+                for seed in shared
+            ]
+            cells.append(", ".join(ratios) or "-")
+        text += "| " + " | ".join(cells) + " |\n"
     return text
 
 
@@ -548,14 +559,14 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def _fewer_steps(lines: list[dict], others: list[dict], level: str) -> str:
-    """Return the ratio of the steps to the distance at which another run ends.
+def _fewer_steps(lines: list[dict], others: list[dict], name: str) -> str:
+    """Return the ratio of the steps to the distance ``name`` at which another run ends.
 
     Steps between two measurements are interpolated, with the logarithm of the steps.
     """
-    wanted, before = others[-1][f"distance{level}"], None
+    wanted, before = others[-1][name], None
     for line in lines:
-        step, distance = math.log(line["step"]), line[f"distance{level}"]
+        step, distance = math.log(line["step"]), line[name]
         if distance <= wanted:
             if before is not None:
                 share = (before[1] - wanted) / (before[1] - distance)
