@@ -28,7 +28,7 @@ from hook.geo.styles import read_category_names
 from hook.inference.canvas import fill_map, seam_energy
 from hook.inference.codes import code_grid, codec_digest, codec_of
 from hook.inference.models import Model, load_model, model_files, name_of
-from hook.inference.scenes import digest_of
+from hook.inference.scenes import digest_of, scene_resolution, warn_resolution_mismatch
 from hook.scenes.codes import SceneCodes
 from hook.scenes.request import CodingRequest
 from hook.visualization.drawing import choose_rgb, stretch_to_rgb
@@ -103,16 +103,16 @@ def generate(
 
     Raises:
         ConfigError: The model is no generator, or has not such a condition or class, or an option
-            is invalid.
+            is invalid, or a file exists.
         DataError: The mask cannot be read, has no CRS, or other classes.
-        SceneError: A file exists or cannot be written.
+        SceneError: A file cannot be written.
 
     Example:
         >>> generate(("config.py", "checkpoint.pth"), "out", class_name="Forest", count=16)
     """
     check_path("output", output, "the name of a folder")
     check_int("count", count)
-    check_int("seed", seed, 0)
+    check_int("seed", seed, 0, 2**32 - 1)
     check_int("batch_size", batch_size)
     generator = load_model(model, device=list_devices(device)[0])
     if not hasattr(generator, "codec"):
@@ -138,11 +138,15 @@ def generate(
     if mask is not None:
         check_path("mask", mask, "the name of a raster's file")
         classes = _read_mask(mask, generator)
+        warn_resolution_mismatch(generator, mask, scene_resolution(os.fspath(mask)))
         paths = draws.paths(Path(mask).stem, "tif", overwrite, [mask])
         return [*draws.maps(Path(mask), classes, paths)]
     index = None if class_name is None else _class_index(class_name, generator)
-    name = "tile" if index is None else generator.dataset_meta["classes"][index]
-    return [*draws.tiles(index, name, draws.paths(name, "png", overwrite))]
+    name, condition = "tile", "no condition" if kind == "none" else "unknown condition"
+    if index is not None:
+        name = generator.dataset_meta["classes"][index]
+        condition = f"class {name}"
+    return [*draws.tiles(index, condition, draws.paths(name, "png", overwrite))]
 
 
 def _class_index(given: str | int, generator: nn.Module) -> int:
@@ -240,7 +244,9 @@ class _Draws:
             "GENERATOR_SAMPLING": json.dumps(self.sampling, default=str, sort_keys=True),
         }
 
-    def tiles(self, index: int | None, name: str, paths: list[Path]) -> Iterator[GeneratedImage]:
+    def tiles(
+        self, index: int | None, condition: str, paths: list[Path]
+    ) -> Iterator[GeneratedImage]:
         """Write tiles of a class, or of an unknown one, as PNGs."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
@@ -255,7 +261,7 @@ class _Draws:
                 else:
                     picture = stretch_to_rgb(image, bands)
                 info = PngInfo()
-                for key, value in self._tags(f"class {name}", number).items():
+                for key, value in self._tags(condition, number).items():
                     key = {"TIFFTAG_IMAGEDESCRIPTION": "Description"}.get(key, key)
                     info.add_text(key.replace("TIFFTAG_SOFTWARE", "Software"), value)
                 with atomic_write(paths[number]) as partial:

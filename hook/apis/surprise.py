@@ -92,9 +92,9 @@ def surprise_map(
 
     Raises:
         ConfigError: An option cannot be used, or the model is no generator of codes, or knows no
-            unknown class.
+            unknown class, or the file exists.
         DataError: The scene lacks the model's bands.
-        SceneError: The file exists or cannot be written, or see :func:`hook.apis.encode`.
+        SceneError: The file cannot be written, or see :func:`hook.apis.encode`.
 
     Example:
         >>> print(surprise_map(("config.py", "checkpoint.pth"), "scene.tif", "surprise.tif"))

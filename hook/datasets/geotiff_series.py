@@ -11,7 +11,7 @@ from hook.datasets.geotiff_folder import GeoTIFFFolder
 from hook.datasets.samplers import ChipQuery
 from hook.datasets.scene_files import Scene, list_scene_files
 from hook.errors import ConfigError, DataError
-from hook.geo.dates import read_dates, to_days
+from hook.geo.dates import date_layers, read_dates, to_days
 from hook.geo.raster import open_raster
 from hook.registry import DATASETS
 
@@ -44,6 +44,14 @@ class GeoTIFFSeries(GeoTIFFFolder):
     def __init__(self, *args: Any, align: int = 1, **options: Any) -> None:
         bands = (options.get("metainfo") or {}).get("bands")
         sides = np.atleast_1d(options.get("chip_size", 256))
+        dates = (options.get("metainfo") or {}).get("dates")
+        if dates is not None and not (np.ndim(dates) == 1 and len(dates)):
+            raise ConfigError(
+                "GeoTIFFSeries: metainfo['dates']",
+                expected="a list of dates, or None: each file has its own",
+                found=dates,
+                remedy="list them, or remove the key",
+            )
         if not bands or align < 1 or (sides % align).any():
             raise ConfigError(
                 "GeoTIFFSeries: metainfo['bands'] or align",
@@ -72,7 +80,8 @@ class GeoTIFFSeries(GeoTIFFFolder):
             with open_raster(path) as source:
                 dates = read_dates(source, self.num_bands) if shared is None else shared
                 self.dates[path] = to_days(dates, path)
-                if source.count < len(dates) * self.num_bands or len(dates) != self.num_dates:
+                layers = len(date_layers(source, self.num_bands))
+                if layers != len(dates) * self.num_bands or len(dates) != self.num_dates:
                     raise DataError(
                         f"{path}: its layers do not fit the dates",
                         expected=f"{self.num_dates} dates of {self.num_bands} bands",

@@ -1,7 +1,8 @@
 """Build models from configs, and read their properties."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -185,3 +186,14 @@ def get_num_bands(model: nn.Module) -> int | None:
     """Return the number of input bands of a model, None if unknown."""
     tokenizer = getattr(getattr(model, "backbone", model), "tokenizer", model)
     return getattr(tokenizer, "in_channels", None)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set a model to evaluation mode, and back at the end."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

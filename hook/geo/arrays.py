@@ -388,13 +388,18 @@ def read_image(path: str | os.PathLike, dates: Sequence[str | None] = ()) -> "xa
     if not dates or None in dates:
         return found
     count = found.sizes["band"] // len(dates)
-    names = [str(name) for name in found.attrs.get("long_name", ())[:count]]
+    names = found.attrs.get("long_name", ())
+    names = [names] if isinstance(names, str) else [str(name) for name in names[:count]]
     import xarray
 
     starts = range(0, found.sizes["band"], count)
     parts = [found[k : k + count].assign_coords(band=found.band[:count]) for k in starts]
     series = xarray.concat(parts, dim=xarray.Variable("time", np.array(dates, "datetime64[ns]")))
     series.attrs = found.attrs | dict(long_name=[one.partition(" ")[2] for one in names])
+    for key in ("scales", "offsets"):
+        values = tuple(found.attrs.get(key, ()))
+        if values and values == values[:count] * len(dates):  # those of a date, as of its bands
+            series.attrs[key] = values[:count]
     return series
 
 

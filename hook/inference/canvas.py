@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hook.engine.models import evaluating
 from hook.progress import progress_bar
 
 
@@ -38,7 +39,7 @@ def fill_map(
 
     Args:
         generator: A :class:`hook.models.generators.TileGenerator` of codes with the condition
-            ``"map"``, in evaluation mode.
+            ``"map"``.
         mask: (H, W) classes of pixels, ``generator.ignore_index`` for unknown ones.
         seed: Seed of the draws.
         number: Number of the image.
@@ -70,7 +71,8 @@ def fill_map(
         return of[rows, columns]
 
     total = math.prod(counts)
-    with progress_bar(total=total, desc="generate", unit="window", show=progress) as bar:
+    bar = progress_bar(total=total, desc="generate", unit="window", show=progress)
+    with evaluating(generator), bar:
         for places in _batches(counts, batch_size):
             numbers = (number * total + row * counts[1] + column for row, column in places)
             given = torch.stack([part(codes, place).flatten(0, 1) for place in places])

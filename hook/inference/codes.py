@@ -173,7 +173,14 @@ def codec_digest(model: nn.Module) -> str:
     scaling = {key: model.dataset_meta.get(key) for key in ("scale", "offset")}
     scaling |= {"range": model.data_preprocessor.value_range}
     if codes_series(model):
-        scaling["wavelengths"] = model.dataset_meta.get("wavelengths")
+        tokenizer = model.encoder.tokenizer
+        waves = model.dataset_meta.get("wavelengths")
+        scaling["wavelengths"] = tokenizer.wavelengths if waves is None else waves
+        # What has no weights, and changes what codes mean.
+        parts = tokenizer.patch, [(list(one.bands), one.factor) for one in tokenizer.groups]
+        axes = [one.blocks.rotary for one in (tokenizer, model.decoder)]
+        scaling["patches"] = *parts, tokenizer.resolution, tokenizer.nan_is_invalid
+        scaling["axes"] = [one and (one.head_dims, one.ranges) for one in axes]
     return digest_of(tensors, json.dumps(scaling, default=list))
 
 

@@ -90,13 +90,15 @@ class ModelPacker:
                     bits += needed
                 blocks.append(payload)
                 index.append((len(payload), zlib.crc32(payload), _checksum(codes)))
+            table = np.array(index, _INDEX).tobytes()
+            header["model"]["index"] = zlib.crc32(table)  # damage would leave blocks out
             _write(file, "<I", zlib.compress(json.dumps(header).encode(), 9), _MAGIC)
             for window in _strips(header):
                 values = source.read(window=window)
                 known = values[0] != source.nodata
                 _write(file, "<Q", zlib.compress(np.packbits(known).tobytes(), 9))
                 _write_words(file, values[count:])
-            file.write(b"".join([np.array(index, _INDEX).tobytes(), *blocks]))
+            file.write(b"".join([table, *blocks]))
         packed.replace(path)
         size = sum(map(len, blocks)) + _INDEX.itemsize * len(blocks)
         return dict(code_bytes=size, expected_bytes=bits / 8, model_bytes=model.bytes)
@@ -308,7 +310,10 @@ class CodeBlocks:
     def read(cls, file: BinaryIO, path: Path, target: Path, header: dict) -> "CodeBlocks":
         """Read the index of a file."""
         count = len(_block_windows(header))
-        index = np.frombuffer(_read_bytes(file, count * _INDEX.itemsize), _INDEX)
+        table = _read_bytes(file, count * _INDEX.itemsize)
+        if zlib.crc32(table) != header["model"]["index"]:
+            raise ValueError("the index of its blocks is damaged")
+        index = np.frombuffer(table, _INDEX)
         sizes = index["size"].astype(np.int64)
         starts = file.tell() + np.cumsum(sizes) - sizes
         missing = file.tell() + int(sizes.sum()) - path.stat().st_size

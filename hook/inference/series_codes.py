@@ -207,8 +207,20 @@ class SeriesCodec:
         if None not in codes.dates:
             days = to_days(codes.dates, "dates of the codes")
             self._dates = torch.tensor([days], dtype=torch.float64, device=self.device)
-        waves = model.dataset_meta.get("wavelengths")
-        self._waves = None if waves is None else torch.tensor(list(waves), dtype=torch.float64)
+        waves, self._waves = model.dataset_meta.get("wavelengths"), None
+        if waves is not None:
+            try:
+                self._waves = torch.tensor([float(one) for one in waves], dtype=torch.float64)
+                fits = len(self._waves) == model.in_channels
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise DataError(
+                    "the model's wavelengths do not fit its bands",
+                    expected=f"a number of nanometres for each of {model.in_channels} bands",
+                    found=short_repr(waves),
+                    remedy="correct wavelengths in the metainfo of its data set",
+                )
         side = codes.window * codes.stride
         self._blank = torch.zeros(1, codes.images, model.in_channels, side, side).to(self.device)
         check_facts(model.encoder.tokenizer, self._blank, self._facts())
@@ -278,6 +290,8 @@ class SeriesEncoder(SeriesCodec):
         known = torch.from_numpy(valid > 0)[None].to(self.device)
         packed, quantized = model.encode_series(inputs, self._facts(known))
         planes = self._planes(packed, quantized.indices)
+        if not known.any():  # a series without data has the code of one patch
+            planes[:] = codes.none
         cells = cells_of(valid, codes.stride)
         has_data = cells.any(axis=-1)
         words = codes.pack_validity(cells > 0)
@@ -324,6 +338,7 @@ class SeriesDecoder(SeriesCodec):
         codes = self.codes
         planes, words = np.split(window, [len(codes.sizes)])
         check_codes(planes, codes, planes != codes.none)
+        self._check_complete(planes)
         known = self._known(planes)
         pixels = np.repeat(known[..., None], codes.stride**2, axis=-1)
         if len(words):
@@ -335,3 +350,20 @@ class SeriesDecoder(SeriesCodec):
         bands = len(codes.bands) // codes.images
         values = self._values(planes).reshape(len(codes.bands), *real.shape[1:])
         return codes.to_stored(values, np.repeat(real, bands, axis=0)), real
+
+    def _check_complete(self, planes: np.ndarray) -> None:
+        """Raise DataError if a patch lacks some of its codes, or those of coarser band groups."""
+        absent = self._maps(planes) == self.codes.none
+        whole = (absent.any(axis=-1) == absent.all(axis=-1)).all()
+        there = self._known(planes)
+        for group, factor in enumerate(self.codes.factors):
+            coarse = ~absent[:, group, ::factor, ::factor].any(axis=-1)
+            around = coarse.repeat(factor, axis=1).repeat(factor, axis=2)
+            whole &= around[:, : there.shape[1], : there.shape[2]][there].all()
+        if not whole:
+            raise DataError(
+                "codes of a patch are missing",
+                expected=f"all depths and band groups, or {self.codes.none} in all of them",
+                found=f"{self.codes.none} in some of them",
+                remedy="the file is damaged or was changed; write it again with hook encode",
+            )

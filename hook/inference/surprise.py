@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hook.engine.models import evaluating
 from hook.inference.entropy import check_code_generator, unknown_labels
 from hook.progress import progress_bar
 
@@ -26,7 +27,7 @@ def code_bits(
     edges of the scene. The condition is unknown.
 
     Args:
-        generator: A :class:`hook.models.generators.TileGenerator` of codes, in evaluation mode.
+        generator: A :class:`hook.models.generators.TileGenerator` of codes.
         codes: (Q, h, w) codes; those of positions without data are not looked at: the network sees
             the code of an empty image there, as in training.
         known: (h, w) bool, the positions with data.
@@ -39,6 +40,8 @@ def code_bits(
     Raises:
         ConfigError: The generator is none of codes, or knows no unknown class.
     """
+    from hook.models.generators.sampling import check_finite  # imports all models
+
     check_code_generator(generator)
     network = generator.network
     tile, size = network.grid, known.shape
@@ -51,13 +54,15 @@ def code_bits(
     columns = torch.from_numpy(np.pad(columns, [*pads, (0, 0)])).to(network.rotary.device)
     bits = np.full(columns.shape[:2], np.nan, np.float32)
     places = list(product(*(_starts(n, t) for n, t in zip(columns.shape[:2], tile, strict=True))))
-    with progress_bar(total=len(places), desc="surprise", unit="window", show=progress) as bar:
+    bar = progress_bar(total=len(places), desc="surprise", unit="window", show=progress)
+    with evaluating(generator), bar:
         for first in range(0, len(places), batch_size):
             some = places[first : first + batch_size]
             windows = torch.stack(
                 [columns[r : r + tile[0], c : c + tile[1]].flatten(0, 1) for (r, _), (c, _) in some]
             )
-            nats = network.code_lengths(windows, labels.expand(len(some), *labels.shape[1:]))
+            own = labels.expand(len(some), *labels.shape[1:])
+            nats = check_finite(network.code_lengths(windows, own))
             found = (nats.sum(dim=-1) / math.log(2)).unflatten(1, tile).float().cpu().numpy()
             for ((row, top), (column, left)), one in zip(some, found, strict=True):
                 part = bits[row + top : row + tile[0], column + left : column + tile[1]]

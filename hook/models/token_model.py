@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from hook.arguments import short_repr
 from hook.engine.tta import mean_over_views
 from hook.errors import ConfigError, DataError
 from hook.models.parts import check_facts
@@ -237,14 +238,22 @@ def _stacked(
             expected=f"{name} of all samples, or of none",
             remedy=f"add {name} to the metainfo of its data set",
         )
-    if any(len(one) != count for one in lists):
-        raise DataError(
-            f"{name} of the samples do not fit the images",
-            expected=f"{count} numbers",
-            found=f"{sorted({len(one) for one in lists})} numbers",
-            remedy=f"correct {name} in the metainfo of the samples",
-        )
-    return torch.tensor([list(one) for one in lists], dtype=torch.float64, device=device)
+    for one in lists:
+        try:
+            fits = len(one) == count and not any(map(math.isinf, map(float, one)))
+            fits &= getattr(one, "dtype", None) is None or one.dtype.kind != "M"
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise DataError(
+                f"{name} of the samples do not fit the images",
+                expected=f"{count} numbers",
+                found=short_repr(one),
+                remedy=f"correct {name} in the metainfo of the samples",
+            )
+    return torch.tensor(
+        [list(map(float, one)) for one in lists], dtype=torch.float64, device=device
+    )
 
 
 def requested_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -97,6 +98,8 @@ class ResidualQuantizer(Quantizer):
             )
         if anchor is None and anchor_weight < 1:
             raise ValueError(f"anchor_weight {anchor_weight} needs an anchor")
+        if not isinstance(anchor, Tensor | str | Path | None):
+            raise ValueError(f"anchor must be a tensor or a file, found a {type(anchor).__name__}")
         self.anchor, self.anchor_weight, self.anchor_interval = None, anchor_weight, anchor_interval
         if anchor_weight < 1:
             self.anchor = anchor
@@ -188,10 +191,13 @@ class ResidualQuantizer(Quantizer):
         """Draw the tables towards the anchor, every ``anchor_interval`` steps."""
         table = self.codebooks[0].weight
         if not isinstance(self.anchor, Tensor):
-            tensors = list(load_file(str(self.anchor)).values())
-            if len(tensors) != 1:
-                raise ValueError(f"{self.anchor} must hold one tensor, found {len(tensors)}")
-            self.anchor = tensors[0]
+            try:
+                (tensor,) = load_file(str(self.anchor)).values()
+            except (OSError, SafetensorError, ValueError) as error:
+                raise ValueError(
+                    f"anchor: {self.anchor} must be a safetensors file of one tensor ({error})"
+                ) from error
+            self.anchor = tensor
         if self.anchor.shape != table.shape:
             raise ValueError(
                 f"the anchor must be {tuple(table.shape)}, found {tuple(self.anchor.shape)}"

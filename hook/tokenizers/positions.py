@@ -104,6 +104,10 @@ class RotaryAxes:
             progression; None for the official form of AToken: four axes in numbers of patches,
             10000^(-k / head_dims) radians per patch, computed in float32.
 
+    Attributes:
+        head_dims: As given.
+        ranges: As given.
+
     Raises:
         ValueError: ``head_dims`` is no multiple of two times the number of axes, or a range is
             not increasing.
@@ -120,6 +124,7 @@ class RotaryAxes:
                 f"rotary positions on {axes} axes need heads whose width is a multiple of "
                 f"{2 * axes}, got {head_dims}"
             )
+        self.head_dims, self.ranges = head_dims, ranges
         if ranges is None:
             steps = torch.arange(count, dtype=torch.float32) / head_dims
             self.frequencies = (1.0 / 10000**steps).expand(axes, -1)

@@ -45,8 +45,9 @@ class SpaceTimeTokenizer(nn.Module):
 
     Rotary positions make attention depend on differences of positions only. With
     ``positions="ground"`` they are days, metres and nanometres, so that one model takes series of
-    any dates, images of any resolution, and bands in any order; what a sample lacks for that is
-    refused by name. Dates are only needed by several dates, and wavelengths by several groups.
+    any dates and images of any resolution, with ``groups="each"`` also of any bands; what a sample
+    lacks for that is refused by name. Dates are only needed by several dates, and wavelengths by
+    several groups.
 
     Args:
         in_channels: Number of bands; with ``groups="each"`` any number is accepted.
@@ -56,8 +57,8 @@ class SpaceTimeTokenizer(nn.Module):
         mlp_dims: Hidden width of the feed-forward layers; None: four times ``embed_dims``.
         patch_size: Side of a patch in pixels of its band group, or time steps, rows and columns.
         groups: Band groups, dicts of the fields of :class:`BandGroup`, each with its own
-            projection; None: one of all bands; ``"each"``: every band by itself, all with one
-            projection, told apart by their wavelengths.
+            projection; bands in none of them are not used. None: one of all bands; ``"each"``:
+            every band by itself, all with one projection, told apart by their wavelengths.
         positions: ``"ground"``; or ``"index"``, the official form: numbers of patches and groups,
             of images that are cropped at the centre to whole patches.
         rotary: Whether the blocks rotate queries and keys by the positions.
@@ -107,7 +108,7 @@ class SpaceTimeTokenizer(nn.Module):
             raise ValueError(f"positions must be 'ground' or 'index', got {positions!r}")
         if groups == "each" and positions != "ground":
             raise ValueError("groups='each' needs positions='ground'")
-        if wavelengths is not None and len(wavelengths) != in_channels:
+        if wavelengths is not None and len([float(one) for one in wavelengths]) != in_channels:
             raise ValueError(f"{len(wavelengths)} wavelengths do not fit {in_channels} bands")
         if len(ranges) != 4:
             raise ValueError(f"ranges are those of 4 axes, got {len(ranges)}")
@@ -147,10 +148,17 @@ class SpaceTimeTokenizer(nn.Module):
         bands = [band for group in read for band in group.bands]
         if not bands or min(bands) < 0 or max(bands) >= self.in_channels:
             raise ValueError(f"groups name bands {bands}, the images have {self.in_channels}")
+        if len({*bands}) < len(bands) or not all(group.bands for group in read):
+            raise ValueError(f"groups must have bands, and no band in common, got {groups}")
         finest = min(group.factor for group in read)
         if finest < 1 or any(group.factor % finest for group in read):
             raise ValueError("factors of groups must be multiples of the smallest, 1 or more")
         return read
+
+    @property
+    def _several(self) -> bool:
+        """Whether wavelengths matter, which tell groups apart."""
+        return len(self.groups) > 1 or self.each
 
     # ------------------------------------------------------------------------------ patches
     def lacks(
@@ -172,7 +180,7 @@ class SpaceTimeTokenizer(nn.Module):
                 missing.append("dates")
             bands = self.wavelengths if known.wavelengths is None else known.wavelengths
             unknown = bands is None or not torch.as_tensor(bands).isfinite().all()
-            if unknown and (len(self.groups) > 1 or self.each):
+            if unknown and self._several:
                 missing.append("wavelengths")
         return list(dict.fromkeys(missing))
 
@@ -194,13 +202,14 @@ class SpaceTimeTokenizer(nn.Module):
                     bands = [self.wavelengths[band] for band in group.bands]
                     known = replace(known, wavelengths=torch.tensor(bands))
                 packs.append(self._cut(one, known, BandGroup(range(one.shape[-3]))))
-            return packs if self.on_ground else _number(packs)
-        groups = self.groups
-        if self.each:
-            groups = [BandGroup((band,)) for band in range(images.shape[-3])]
         else:
-            self._check_bands(images, self.in_channels)
-        packs = [self._cut(images, facts or ImageFacts(), group) for group in groups]
+            groups = self.groups
+            if self.each:
+                groups = [BandGroup((band,)) for band in range(images.shape[-3])]
+            else:
+                self._check_bands(images, self.in_channels)
+            packs = [self._cut(images, facts or ImageFacts(), group) for group in groups]
+        packs = _with_data(packs)
         return packs if self.on_ground else _number(packs)
 
     def cells(self, images: Tensor, facts: ImageFacts) -> Packed:
@@ -212,8 +221,14 @@ class SpaceTimeTokenizer(nn.Module):
         if images.shape[-3] != bands:
             raise ValueError(f"images have {images.shape[-3]} bands, the tokenizer expects {bands}")
 
-    def _cut(self, images: Tensor, facts: ImageFacts, group: BandGroup) -> Packed:
-        """Cut the bands of a group of images into patches."""
+    def _cut(
+        self, images: Tensor, facts: ImageFacts, group: BandGroup
+    ) -> tuple[Packed, Tensor | None]:
+        """Cut the bands of a group of images into patches.
+
+        Returns:
+            The patches, and which of the images have any data in these bands, (B,) bool; None: all.
+        """
         images = images if images.ndim == 5 else images[:, None]
         known, bands, total = self.known(images, facts), list(group.bands), images.shape[2]
         images = images[:, :, bands]
@@ -225,16 +240,18 @@ class SpaceTimeTokenizer(nn.Module):
             images = crop_to_patches(images, self.patch)
             known = None if known is None else crop_to_patches(known, self.patch)
         packed = pack_patches(images, self.patch, known)
+        has_data = None if known is None else known.flatten(1).any(dim=1)
         if not self.on_ground:
-            return packed
+            return packed, has_data
         given = self.wavelengths if facts.wavelengths is None else facts.wavelengths
-        waves = images.new_zeros(len(images), dtype=torch.float64)  # of a single group: no matter
-        if given is not None:
+        waves = images.new_zeros(len(images), dtype=torch.float64)
+        if given is not None and self._several:
             given = torch.as_tensor(given, dtype=torch.float64, device=images.device)
             if given.shape[-1] != total:
                 raise ValueError(f"{given.shape[-1]} wavelengths do not fit {total} bands")
             waves = waves + given[..., bands].mean(dim=-1)
-        return replace(packed, positions=self._on_ground(packed, facts, group.factor, waves))
+        positions = self._on_ground(packed, facts, group.factor, waves)
+        return replace(packed, positions=positions), has_data
 
     def known(self, images: Tensor, facts: ImageFacts) -> Tensor | None:
         """Return which values of series are known, (B, T, 1 or C, H, W) bool; None if all are."""
@@ -242,9 +259,14 @@ class SpaceTimeTokenizer(nn.Module):
         known = None
         if facts.valid is not None:
             valid = facts.valid if facts.valid.ndim == 4 else facts.valid[:, None]
+            if valid.shape != (b, t, h, w) or valid.dtype != torch.bool:
+                raise ValueError(
+                    f"valid must be bool of ({b}, {t}, {h}, {w}), as the images, got "
+                    f"{valid.dtype} of {tuple(facts.valid.shape)}"
+                )
             known = valid[:, :, None]
         if facts.dates is not None:
-            if facts.dates.numel() != b * t:
+            if facts.dates.shape != (b, t):
                 raise ValueError(
                     f"dates must be ({b}, {t}), as the images, got {tuple(facts.dates.shape)}"
                 )
@@ -373,6 +395,20 @@ class SpaceTimeTokenizer(nn.Module):
         weights = (rows[:, :, None] & columns[:, None]).unflatten(0, tokens.shape[:2]).to(tokens)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
         return TokenizerOutput(tokens, weights, "token", size[1:], cell)
+
+
+def _with_data(cuts: list[tuple[Packed, Tensor | None]]) -> list[Packed]:
+    """Leave out groups without data, of which there is one patch, of samples that have others."""
+    packs, has_data = zip(*cuts, strict=True)
+    if all(one is None for one in has_data):
+        return list(packs)
+    whole = packs[0].places.new_ones(len(packs[0].counts), dtype=torch.bool)
+    kept = torch.stack([whole if one is None else one for one in has_data])
+    kept[0] |= ~kept.any(dim=0)
+    return [
+        pack if one.all() else pack.where(one[pack.samples])
+        for pack, one in zip(packs, kept, strict=True)
+    ]
 
 
 def _number(packs: list[Packed]) -> list[Packed]:

@@ -22,8 +22,8 @@ SUFFIX = ".safetensors"
 KEY = "hook_model"
 FORMAT = 1
 
-TASKS = ("classification", "segmentation", "reconstruction", "embedding")
-_WITHOUT_CLASSES = ("reconstruction", "embedding")
+TASKS = ("classification", "segmentation", "reconstruction", "embedding", "generation")
+_WITHOUT_CLASSES = ("reconstruction", "embedding", "generation")
 # Types allowed in a published model; MMEngine's registries would import any dotted name.
 MODEL_TYPES = frozenset(
     "EncoderDecoder FCNHead CrossEntropyLoss hook.CrossEntropyLoss hook.DiceLoss hook.FocalLoss "
@@ -34,7 +34,9 @@ MODEL_TYPES = frozenset(
     "hook.TileAutoencoder hook.CodecDataPreProcessor hook.VQGANEncoder hook.VQGANDecoder "
     "hook.MAGVIT2Encoder hook.MAGVIT2Decoder hook.GaussianQuantizer hook.VectorQuantizer "
     "hook.IndexBackpropQuantizer hook.LookupFreeQuantizer hook.FiniteScalarQuantizer "
-    "hook.ResidualQuantizer".split()
+    "hook.ResidualQuantizer "
+    "hook.TileGenerator hook.CodeTransformer hook.FactorizedTransformer hook.DepthTransformer "
+    "hook.FlatTransformer hook.LightningDiT".split()
 )
 PIPELINE_TYPES = frozenset(
     "hook.PackClsSample hook.PackSegSample hook.ScaleBands hook.Albumentations "
@@ -57,8 +59,8 @@ class Provenance:
 
     Attributes:
         name: Its name.
-        task: ``'classification'``, ``'segmentation'``, ``'reconstruction'`` (an autoencoder) or
-            ``'embedding'`` (a pretrained backbone).
+        task: ``'classification'``, ``'segmentation'``, ``'reconstruction'`` (an autoencoder),
+            ``'embedding'`` (a pretrained backbone) or ``'generation'``.
         config: Name of its training config.
         metrics: Metrics by name, in percent if the config's evaluator uses percent.
         measured_on: Data of the metrics.

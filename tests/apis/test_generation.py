@@ -106,8 +106,40 @@ def test_tiles_of_a_class_are_pictures_that_say_so(class_run, tmp_path):
     (one,) = generate(class_run, tmp_path / "two", class_name=1, batch_size=1, **OPTIONS)
     first, again = (np.asarray(Image.open(image.path)).astype(int) for image in (images[0], one))
     assert np.abs(first - again).max() <= 1
-    generate(class_run, tmp_path / "three", **OPTIONS)
-    assert (tmp_path / "three/tile-generated-0-0000.png").exists()
+    (unknown,) = generate(class_run, tmp_path / "three", **OPTIONS)
+    assert unknown.path.name == "tile-generated-0-0000.png"
+    with Image.open(unknown.path) as picture:
+        assert picture.text["GENERATOR_CONDITION"] == "unknown condition"
+
+
+def test_a_model_in_training_mode_gives_the_same_image(generator_run, mask, tmp_path):
+    generator = load_model(generator_run)
+    generator.network.drop.p, generator.network.condition.drop_rate = 0.5, 0.9
+    images = [
+        generate(model, tmp_path / name, mask=mask, **OPTIONS)[0]
+        for name, model in (("own", generator_run), ("training", generator.train()))
+    ]
+    with rasterio.open(images[0].path) as one, rasterio.open(images[1].path) as other:
+        np.testing.assert_array_equal(one.read(), other.read())
+    assert generator.training
+
+
+def test_another_resolution_than_that_of_training_is_warned_of(generator_run, mask, tmp_path):
+    generator = load_model(generator_run)
+    generator.dataset_meta = generator.dataset_meta | dict(resolution=20.0)
+    with pytest.warns(UserWarning, match="pixels of 2 m, but the model was trained on .* 20 m"):
+        generate(generator, tmp_path, mask=mask, **OPTIONS)
+
+
+def test_a_published_generator_is_one_file(load_tool, class_run, tmp_path):
+    words = [str(class_run[1]), str(tmp_path / "tiny"), "--format", "safetensors", "--no-test"]
+    load_tool("misc/publish_model.py").main([*words, "--config", str(class_run[0])])
+    files = [
+        generate(model, tmp_path / name, class_name=1, **OPTIONS)[0].path
+        for name, model in (("own", class_run), ("published", tmp_path / "tiny.safetensors"))
+    ]
+    own, published = map(Image.open, files)
+    assert np.array_equal(own, published) and published.text["GENERATOR"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +213,7 @@ def test_what_does_not_fit_is_refused(generator_run, class_run, codec_run, tiny,
         (generator_run, dict(mask=mask, heat=1), "unknown sampling options: heat"),
         (generator_run, dict(count=0), "count"),
         (generator_run, dict(seed=-1), "seed"),
+        (generator_run, dict(seed=2**32), "seed"),
         (codec_run, {}, "generates no images"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:

@@ -356,6 +356,88 @@ def test_a_series_without_metres_is_refused(run, values, write_scene, tmp_path):
         encode(run, scene, tmp_path / "codes.tif", dates=DATES, **OPTIONS)
 
 
+def with_options(run, folder, *lines, meta=META):
+    """The same weights in another config."""
+    config, path = folder / "other.py", folder / "other.pth"
+    config.write_text("\n".join([run[0].read_text(), *lines]))
+    state = torch.load(run[1], weights_only=False)
+    torch.save(state | dict(meta=dict(dataset_meta=meta)), path)
+    return config, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model['decoder']['ranges'] = [(10, 1461), (16, 1024), (16, 1024), (100, 4000)]",
+        "model['encoder']['tokenizer']['ranges'] = [(9, 99), (160, 999), (160, 999), (100, 4000)]",
+        "model['encoder']['tokenizer']['groups'][0]['bands'] = [0, 1, 3]",
+        "model['encoder']['tokenizer']['num_heads'] = 2",
+    ],
+)
+def test_the_same_weights_with_other_options_are_another_model(run, series, tmp_path, line):
+    encode(run, series, tmp_path / "codes.tif", **OPTIONS)
+    same = with_options(run, tmp_path)
+    decode(tmp_path / "codes.tif", tmp_path / "back.tif", model=same, progress=False)
+    other = with_options(run, tmp_path, line)
+    with pytest.raises(ConfigError, match="those of another model"):
+        decode(tmp_path / "codes.tif", tmp_path / "other.tif", model=other, progress=False)
+
+
+@pytest.mark.parametrize("waves", [[665, 560], [665, None, 1610, 833], 5])
+def test_wavelengths_that_are_not_those_of_the_bands_are_refused(run, series, tmp_path, waves):
+    model = with_options(run, tmp_path, meta=META | dict(wavelengths=waves))
+    with pytest.raises(DataError, match="wavelengths do not fit its bands"):
+        encode(model, series, tmp_path / "codes.tif", **OPTIONS)
+
+
+def test_latents_that_are_not_finite_have_no_codes(run, series, tmp_path):
+    model = load_model(run)
+    with torch.no_grad():
+        model.encoder.proj.weight[0] = torch.nan
+    with pytest.raises(DataError, match="not finite and have no codes"):
+        encode(model, series, tmp_path / "codes.tif", errors=False, **OPTIONS)
+    assert not (tmp_path / "codes.tif").exists()
+
+
+def test_a_part_of_the_codes_of_a_patch_is_refused(run, series, tmp_path):
+    encode(run, series, tmp_path / "codes.tif", **OPTIONS)
+    with rasterio.open(tmp_path / "codes.tif") as file:
+        profile, codes, tags = file.profile, file.read(), file.tags()
+    depth, group = codes.copy(), codes.copy()
+    depth[0, 3, 3] = group[2:4, 4, 4] = 64
+    for changed in (codes, depth, group):
+        options = {key: profile[key] for key in ("width", "height", "count", "dtype", "crs")}
+        with rasterio.open(
+            tmp_path / "changed.tif", "w", "GTiff", transform=profile["transform"], **options
+        ) as file:
+            file.write(changed)
+            file.update_tags(**tags)
+        parts = tmp_path / "changed.tif", tmp_path / "back.tif"
+        if changed is codes:
+            decode(*parts, model=run, progress=False)
+            continue
+        with pytest.raises(DataError, match="codes of a patch are missing"):
+            decode(*parts, model=run, progress=False, overwrite=True)
+
+
+def test_attributes_of_a_decoded_array_are_those_of_its_bands(run, series):
+    with rasterio.open(series, "r+") as file:
+        file.scales = [1, 1, 2, 1] * 3
+    found = decode(encode(run, series, **OPTIONS), model=run, progress=False)
+    assert found.attrs["scales"] == (1, 1, 2, 1)
+    for one in (found, found[0]):  # a series, and an image, again
+        assert encode(run, one, **OPTIONS).sizes["band"] > 4
+
+
+def test_an_array_of_one_band_keeps_its_name(write_scene, values):
+    from hook.geo.arrays import read_image
+
+    path = write_scene(values[0, :1], nodata=0, transform=grid())
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ["2018-04-29 red"]
+    assert read_image(path, ["2018-04-29"]).attrs["long_name"] == ["red"]
+
+
 def test_dates_are_of_series_only(codec_run, series, tmp_path):
     with pytest.raises(ConfigError, match="dates"):
         encode(codec_run, series, tmp_path / "codes.tif", dates=DATES, progress=False)

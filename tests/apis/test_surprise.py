@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from hook.apis import encode, load_model, surprise_map
 from hook.errors import ConfigError, DataError
@@ -60,6 +61,19 @@ def whole_scene(path):
     import rioxarray
 
     return rioxarray.open_rasterio(path)
+
+
+def test_a_model_in_training_mode_gives_the_same_map(scene, generator_run):
+    expected = surprise_map(generator_run, scene, **OPTIONS)
+    generator = load_model(generator_run)
+    generator.network.drop.p, generator.network.condition.drop_rate = 0.5, 0.9
+    found = surprise_map(generator.train(), scene, **OPTIONS)
+    np.testing.assert_array_equal(found, expected)
+    assert generator.training and not generator.codec.training
+    with torch.no_grad():
+        generator.network.heads[0].weight[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="not finite"):
+        surprise_map(generator, scene, **OPTIONS)
 
 
 def test_what_cannot_be_mapped_is_refused(scene, generator_run, codec_run, tmp_path):

@@ -89,6 +89,7 @@ def test_dates_of_the_meta_or_of_the_layers(tmp_path, rng, write_raster):
         (META, '{"dates": [1, 2]}', "do not fit the dates"),
         (META, '{"dates": ["May", 2, 3]}', "not a date"),
         (META | dict(dates=[1, 2, 3, 4]), None, "do not fit the dates"),
+        (META | dict(dates=[1, 2]), None, "do not fit the dates"),
     ],
 )
 def test_dates_that_do_not_fit(series, meta, text, message):
@@ -104,3 +105,6 @@ def test_options_that_do_not_fit(series):
     for options in (dict(meta=None), dict(align=3), dict(align=0)):
         with pytest.raises(ConfigError, match="metainfo"):
             build(series[0], **options)
+    for dates in ([], 5, "2018-04-29"):
+        with pytest.raises(ConfigError, match=r"metainfo\['dates'\]"):
+            build(series[0], META | dict(dates=dates))

@@ -187,6 +187,33 @@ def test_truncated_files_are_refused(coded, generator_run, tmp_path, damage):
         decode(copy, tmp_path / "out.tif", entropy=generator_run, **OPTIONS)
 
 
+@pytest.mark.parametrize("size", [1, None])
+def test_an_index_with_zeros_is_damage_and_no_block_without_data(
+    coded, generator_run, tmp_path, size
+):
+    content = bytearray(coded[0].read_bytes())
+    with packed.unpacked(coded[0], tmp_path) as (_, blocks):
+        first = int(blocks.starts[0]) - blocks.index.nbytes
+    last = first + size if size else len(content)
+    content[first:last] = bytes(last - first)
+    (copy := tmp_path / "codes.hkc").write_bytes(content)
+    with pytest.raises(DataError, match="index of its blocks is damaged"):
+        decode(copy, tmp_path / "out.tif", entropy=generator_run, **OPTIONS)
+
+
+def test_a_network_that_diverged_packs_nothing(coded, generator_run, codec_run, large, tmp_path):
+    generator = load_model(generator_run)
+    with torch.no_grad():
+        generator.network.heads[0].weight[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="not finite"):
+        encode(codec_run, large, tmp_path / "c.hkc", entropy=generator, **OPTIONS)
+
+
+def test_a_codebook_of_one_code_takes_no_bits():
+    weights = entropy._weights(torch.zeros(3, 1))
+    assert weights.shape == (3, 2) and (weights[:, 1] == 0).all()
+
+
 def test_other_probabilities_are_an_error_and_no_pixels(
     coded, generator_run, tmp_path, monkeypatch
 ):

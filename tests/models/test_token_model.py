@@ -200,3 +200,20 @@ def test_wavelengths_of_a_part_of_a_batch_are_refused():
     assert collect_facts(tokenizer, images, batches[2]).wavelengths is None
     with pytest.raises(DataError, match="b.tif: without wavelengths"):
         collect_facts(tokenizer, images, batches[1])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        dict(wavelengths=490),
+        dict(wavelengths=[490, None, 665]),
+        dict(wavelengths=[490, 560]),
+        dict(dates=["2018-04-29"]),
+        dict(dates=np.array(["2018-04-29"], "datetime64[ns]")),
+        dict(dates=5),
+    ],
+)
+def test_facts_that_are_no_numbers_are_refused(facts):
+    tokenizer = SpaceTimeTokenizer(3, embed_dims=16, depth=1, num_heads=2, resolution=10.0)
+    with pytest.raises(DataError, match=f"{next(iter(facts))} of the samples do not fit"):
+        collect_facts(tokenizer, torch.rand(1, 3, 16, 16), [ClsDataSample(metainfo=facts)])

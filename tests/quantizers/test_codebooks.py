@@ -181,7 +181,16 @@ def test_a_weight_of_zero_is_the_anchor():
     assert torch.equal(quantizer.codebooks[0].weight, anchor)
 
 
-def test_wrong_anchors_are_refused():
+def test_wrong_anchors_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a tensor or a file, found a list"):
+        ResidualQuantizer(8, 4, 2, anchor=[[0.0] * 4] * 8, anchor_weight=0.5)
+    (tmp_path / "damaged.safetensors").write_bytes(b"no tensors")
+    for name in ("absent", "damaged"):
+        quantizer = ResidualQuantizer(
+            8, 4, 2, anchor=tmp_path / f"{name}.safetensors", anchor_weight=0.5
+        )
+        with pytest.raises(ValueError, match=f"anchor: .*{name}.safetensors must be a safetensors"):
+            quantizer(torch.randn(1, 9, 4))
     with pytest.raises(ValueError, match="needs an anchor"):
         ResidualQuantizer(8, 4, depth=2, anchor_weight=0.5)
     with pytest.raises(ValueError, match="from 0 to 1"):

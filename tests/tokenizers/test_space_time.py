@@ -83,6 +83,29 @@ def test_masked_dates_and_clouds_change_nothing():
     assert tokenizer.embed(images, facts).counts == (3 * (16 + 4) - 2,)
 
 
+@pytest.mark.parametrize("groups", [GROUPS, "each"])
+def test_a_band_group_without_data_has_no_tokens(groups):
+    tokenizer = build(in_channels=4, groups=groups, wavelengths=BANDS, nan_is_invalid=True)
+    images = torch.rand(3, 4, 8, 16)
+    images[0, 3] = images[1] = torch.nan
+    packed = tokenizer.embed(images)
+    whole = 10 if groups is GROUPS else 32
+    assert packed.counts == ((8, 1, 10) if groups is GROUPS else (24, 1, 32))
+    assert packed.places[:, 3].split(packed.counts)[1].tolist() == [0]  # one of a blank image
+    # Tokens of other groups are those of the images that have no such group.
+    alone = packed.where(packed.places[:, 3] < 3 if groups == "each" else packed.places[:, 3] == 0)
+    seen, own = (tokenizer.encode(one).values for one in (packed, alone))
+    close(seen[: packed.counts[0]], own[: alone.counts[0]])
+    assert (seen[-whole:][: alone.counts[2]] - own[-alone.counts[2] :]).abs().max() > 1e-3
+
+
+def test_wavelengths_of_a_single_group_do_not_matter():
+    tokenizer, images = build(), torch.rand(1, 3, 8, 8)
+    expected = tokenizer(images).tokens
+    for waves in ([490.0, torch.nan, 665.0], [560.0] * 3):
+        close(tokenizer(images, ImageFacts(wavelengths=torch.tensor(waves))).tokens, expected)
+
+
 def test_padding_changes_nothing():
     tokenizer = build()
     image = torch.rand(1, 3, 8, 12)
@@ -190,6 +213,8 @@ def test_missing_facts_are_named(options, images, facts, missing):
         (dict(patch_size=(1, 4)), "patch_size"),
         (dict(groups="all"), "groups must be"),
         (dict(groups=[dict(bands=[3])]), "name bands"),
+        (dict(groups=[dict(bands=[0, 1]), dict(bands=[1, 2])]), "no band in common"),
+        (dict(groups=[dict(bands=[0]), dict(bands=[])]), "must have bands"),
         (dict(groups=[dict(bands=[0], factor=2), dict(bands=[1], factor=3)]), "factors"),
         (dict(wavelengths=[490.0]), "1 wavelengths"),
         (dict(ranges=[(1, 2)]), "4 axes"),
@@ -207,8 +232,14 @@ def test_images_that_do_not_fit():
         tokenizer(torch.rand(1, 4, 8, 8))
     with pytest.raises(ValueError, match=r"dates must be \(1, 2\)"):
         tokenizer(torch.rand(1, 2, 3, 8, 8), ImageFacts(dates=torch.zeros(1, 3)))
+    with pytest.raises(ValueError, match=r"dates must be \(2, 3\)"):
+        tokenizer(torch.rand(2, 3, 3, 8, 8), ImageFacts(dates=torch.zeros(3, 2)))
+    for valid in (torch.ones(1, 8, 4, dtype=torch.bool), torch.ones(1, 8, 8)):
+        with pytest.raises(ValueError, match=r"valid must be bool of \(1, 1, 8, 8\)"):
+            tokenizer(torch.rand(1, 3, 8, 8), ImageFacts(valid))
     with pytest.raises(ValueError, match="2 wavelengths do not fit 3 bands"):
-        tokenizer(torch.rand(1, 3, 8, 8), ImageFacts(wavelengths=torch.tensor([490.0, 560.0])))
+        groups = build(groups="each")
+        groups(torch.rand(1, 3, 8, 8), ImageFacts(wavelengths=torch.tensor([490.0, 560.0])))
     with pytest.raises(ValueError, match="1 bands, the tokenizer expects 3"):
         tokenizer.embed([torch.rand(1, 1, 8, 8)])
     with pytest.raises(ValueError, match="2 images"):

@@ -118,6 +118,10 @@ def test_runs_are_measured_once(tool, data, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         tool.main([*command, "--segment", "5"])
     assert "--segment does not divide" in capsys.readouterr().err
+    for never in (("--turns", "1"), ("--turns", "0"), ("--interval", "3")):
+        with pytest.raises(SystemExit):
+            tool.main([*command, *never])
+        assert "never drawn towards their anchors" in capsys.readouterr().err
 
 
 def test_classes_are_those_of_the_tile_s_own_data_set(tool):

@@ -162,6 +162,7 @@ def test_rows_are_measured_and_not_run_again(run, tmp_path, capsys):
         assert early["codec_floor"] > 0 and early["codec_distance"] > 0
         assert 0 < late["own_distance"] != late["distance"]
         assert "draw_ms" not in early and 0 < late["draw_ms"] < 1000 * late["measure_s"]
+        assert 0 < late["draw_cpu_ms"]
         with Image.open(log.with_name("samples.png")) as sheet:
             assert sheet.size == (20 * 66 + 2, 2 * 66 + 2)
         assert late["nearest"] > 0 and late["nearest_test"] == early["nearest_test"] > 0

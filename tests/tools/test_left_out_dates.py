@@ -155,6 +155,26 @@ def test_rows_of_all_methods_and_a_second_run(config, checkpoint, run, tmp_path,
     assert json.loads(out.read_text())["rows"][f"{name}, left out"]["dates"] != found[0]
 
 
+def test_a_regression_of_other_pixels_is_measured_again(config, run, tmp_path):
+    out = tmp_path / "dates.json"
+    found = []
+    for bounds in ("(5e5,5199680,500320,5.2e6)", "(5e5,5199840,500320,5.2e6)"):
+        option = f"train_dataloader.dataset.split.bounds={bounds}"
+        run(config, "--json", out, "--cfg-options", option)
+        found.append(json.loads(out.read_text())["rows"])
+    assert found[0]["linear interpolation"] == found[1]["linear interpolation"]
+    assert found[0]["linear regression"] != found[1]["linear regression"]
+
+
+def test_dates_of_one_day_and_missing_ones_have_columns(load_tool):
+    tool = load_tool("analysis_tools/left_out_dates.py")
+    rows = {"nearest date": {"dates": [dict(rmse=float(k)) for k in range(4)] + [None]}}
+    dates = ["2020-01-01", "2020-03-01", "missing", "2020-03-01", "missing"]
+    text = tool.draw_table(rows, dates)
+    assert "| 2020-03-01 | missing | 2020-03-01 (2) | missing (2) |" in text
+    assert "nearest date" in tool.draw_table(rows, ["missing"] * 5)
+
+
 def test_other_data_and_other_models_are_refused(config, run, tmp_path):
     out = tmp_path / "dates.json"
     out.write_text('{"settings": {}, "rows": {}}')

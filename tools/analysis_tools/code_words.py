@@ -694,6 +694,14 @@ def main(argv: list[str] | None = None) -> int:
             found=args.segment,
             remedy="choose another one",
         )
+    pulled = args.turns > 1 and args.steps // args.turns * (args.turns - 1) >= args.interval
+    if min(args.turns, args.steps, args.lm_steps) < 1 or min(args.weights) < 1 and not pulled:
+        raise ConfigError(
+            "the tables are never drawn towards their anchors, which begins with the second turn",
+            expected="--turns of 2 or more, and --interval of at most the steps after the first",
+            found=f"--turns {args.turns}, --steps {args.steps}, --interval {args.interval}",
+            remedy="change them, or pass --weights 1 alone",
+        )
 
     @cache
     def data() -> tuple[Imagery, Imagery]:

@@ -315,14 +315,15 @@ def measure_alignment(
     return found
 
 
-def measure_time(generator: TileGenerator, classes: Tensor) -> float:
-    """Return the median milliseconds of a tile to draw those of some classes."""
+def measure_time(generator: TileGenerator, classes: Tensor) -> dict[str, float]:
+    """Return the median milliseconds, and those of CPU time, of a tile of some classes."""
     times = []
     for seed in range(TIMED):
-        begun = time.perf_counter()
+        begun = time.perf_counter(), time.process_time()
         generator.sample(len(classes), classes, seed=seed).cpu()  # waits for the device
-        times.append(1000 * (time.perf_counter() - begun) / len(classes))
-    return float(np.median(times))
+        times.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+    wall, cpu = 1000 * np.median(times, axis=0) / len(classes)
+    return dict(draw_ms=float(wall), draw_cpu_ms=float(cpu))
 
 
 # ------------------------------------------------------------------------------ one run
@@ -391,7 +392,7 @@ def run(job: Job, folder: Path, judge: Judge, train: Tiles, test: Tiles, args) -
             seen = held_out[:count], test.labels[:count]
             line |= measure_alignment(averaged, *seen, levels)
         if step == args.iters:
-            line["draw_ms"] = measure_time(generator, classes[:DRAWN])
+            line |= measure_time(generator, classes[:DRAWN])
             nearest, line["nearest"] = most_similar(images, train.images)
         line |= dict(train_s=seconds, measure_s=time.perf_counter() - start)
         with log.open("a") as file:
@@ -564,6 +565,8 @@ def _fewer_steps(lines: list[dict], others: list[dict], name: str) -> str:
 
     Steps between two measurements are interpolated, with the logarithm of the steps.
     """
+    if not all(name in line for line in (*lines, others[-1])):  # of a former version
+        return "-"
     wanted, before = others[-1][name], None
     for line in lines:
         step, distance = math.log(line["step"]), line[name]

@@ -21,6 +21,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -192,7 +193,8 @@ def methods(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, str, P
         yield name, "", partial(by_baseline, name)
     own = dict(cfg.test_dataloader.dataset, split=cfg.train_dataloader.dataset.split)
     train = HookRunner.build_dataloader(cfg.test_dataloader | dict(dataset=own)).dataset
-    yield "linear regression", "", Regression(train)
+    regression = Regression(train)
+    yield "linear regression", hashlib.sha256(regression.pixels.tobytes()).hexdigest(), regression
     for checkpoint in args.checkpoints:
         model, digest = load_series(cfg, checkpoint, args.device), hashlib.sha256()
         digest.update(str(cfg.model.to_dict()).encode())
@@ -209,8 +211,13 @@ def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
         dates: In the order of the layers, ``"missing"`` or ISO.
     """
     known = [date for date in dates if date != "missing"]
-    between = [date not in (min(known), max(known), "missing") for date in dates]
-    table = PrettyTable(["method", *dates, "between", "all dates"], align="r")
+    ends = "missing", min(known, default=""), max(known, default="")
+    between, seen = [date not in ends for date in dates], Counter()
+    heads = []
+    for date in dates:  # names are those of a column each
+        seen[date] += 1
+        heads.append(f"{date} ({seen[date]})" if seen[date] > 1 else date)
+    table = PrettyTable(["method", *heads, "between", "all dates"], align="r")
     table.align["method"] = "l"
     for name, row in rows.items():
         found = [one and one["rmse"] for one in row["dates"]]

@@ -31,6 +31,8 @@ _ONLY_TRAINS = {
         *("losses", "discriminator", "discriminator_first", "frozen"),
         *("equivariance", "entropy_boost"),
     ),
+    "hook.TileGenerator": ("codec_weights", "frozen"),
+    "hook.LightningDiT": ("alignment",),
     "hook.TokenPretrainer": ("losses", "frozen", "feature_channels", "region_loss"),
     "hook.TokenSegmentor": ("region_loss",),
     "hook.TokenClassifier": ("region_loss",),
@@ -191,9 +193,10 @@ def publish_model(args: argparse.Namespace) -> Path:
 
 def _task(model: Any) -> str:
     from hook.engine.models import is_segmentation
-    from hook.models import TileAutoencoder, TokenPretrainer
+    from hook.models import TileAutoencoder, TileGenerator, TokenPretrainer
 
-    for kind, task in ((TileAutoencoder, "reconstruction"), (TokenPretrainer, "embedding")):
+    kinds = {TileAutoencoder: "reconstruction", TokenPretrainer: "embedding"}
+    for kind, task in (kinds | {TileGenerator: "generation"}).items():
         if isinstance(model, kind):
             return task
     return "segmentation" if is_segmentation(model) else "classification"

@@ -13,6 +13,7 @@ from rasterio import Affine
 
 from hook.datasets.transforms.scaling import image_in_model_units, sample_units
 from hook.errors import ConfigError
+from hook.geo.dates import to_days
 from hook.geo.measure import metres_per_pixel
 from hook.registry import TRANSFORMS
 from hook.structures import ClsDataSample
@@ -91,6 +92,8 @@ class _PackSample(BaseTransform):
         meta["resolution"] = ground_resolution(results)
         for key in ("dates", "wavelengths"):
             values = results.get(key, (results.get("dataset_meta") or {}).get(key))
+            if values is not None and key == "dates":
+                values = to_days(values, f"{results.get('img_path', 'a sample')}: dates")
             meta |= {} if values is None else {key: values}
         return meta
 

@@ -10,7 +10,11 @@ from torch import Tensor
 from hook.errors import ConfigError
 from hook.models.autoencoders.losses import AlignmentLoss, CodecPass
 from hook.models.autoencoders.space_time import SpaceTimeDecoder, SpaceTimeEncoder
-from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, check_bands
+from hook.models.autoencoders.tile_autoencoder import (
+    TileAutoencoder,
+    check_bands,
+    quantize,
+)
 from hook.models.token_model import collect_facts
 from hook.quantizers import Quantized
 from hook.registry import MODELS
@@ -88,14 +92,12 @@ class SeriesAutoencoder(TileAutoencoder):
             the codes and losses of the quantizer.
 
         Raises:
-            DataError: A fact is missing.
+            DataError: A fact is missing, or latents are not finite and have no codes.
         """
         packed = self.encoder.encode(images, facts)
         packed = packed.with_values(packed.values[:, : self.encoder.out_channels])
         latents, inside = packed.padded()
-        quantized = Quantized(latents)
-        if self.quantizer is not None:
-            quantized = self.quantizer(latents, inside)
+        quantized = quantize(self.quantizer, latents, inside)
         values = quantized.latents
         values = values.flatten(0, 1) if inside is None else values[inside]
         return packed.with_values(values), quantized

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hook.errors import ConfigError, DataError
 from hook.models.autoencoders.losses import CodecPass
-from hook.models.autoencoders.tile_autoencoder import TileAutoencoder
+from hook.models.autoencoders.tile_autoencoder import TileAutoencoder, quantize
 from hook.models.parts import build_part
 from hook.models.token_model import collect_facts
 from hook.quantizers import Quantized
@@ -294,10 +294,7 @@ class SlotAutoencoder(TileAutoencoder):
             known = (ids.flatten(1)[:, None] == numbers).any(dim=2)
         if valid is not None:
             known = known & valid.flatten(1).any(dim=1, keepdim=True)
-        quantized = Quantized(latents)
-        if self.quantizer is not None:
-            quantized = self.quantizer(latents, known)
-        return quantized, ids, known
+        return quantize(self.quantizer, latents, known), ids, known
 
     def encode(self, images: Tensor, facts: ImageFacts | None = None) -> Quantized:
         """Encode images (B, C, H, W); slots have no ``grid``, with ``mixing="ids"`` ``token_ids``.

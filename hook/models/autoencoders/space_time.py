@@ -91,13 +91,15 @@ class SpaceTimeEncoder(BaseModule):
             valid: (B, H, W) bool, their valid pixels; None: all.
 
         Raises:
-            ConfigError: The tokenizer has several band groups, or its patches are not square.
+            ConfigError: The tokenizer has several band groups or one of a coarser grid, or its
+                patches are not square.
         """
         tokenizer = self.tokenizer
-        if len(tokenizer.groups) > 1 or tokenizer.each or tokenizer.patch[1] != tokenizer.patch[2]:
+        plain = len(tokenizer.groups) == tokenizer.groups[0].factor == 1 and not tokenizer.each
+        if not plain or tokenizer.patch[1] != tokenizer.patch[2]:
             raise ConfigError(
                 "model.encoder.tokenizer gives no map of latents",
-                expected="one band group, and square patches",
+                expected="one band group of factor 1, and square patches",
                 found=f"groups={tokenizer.groups}, patch_size={tokenizer.patch}",
                 remedy="change them, or call encode, which packs the latents",
             )

@@ -234,10 +234,7 @@ class TileAutoencoder(ImageModel):
         grid, cells = tuple(maps.shape[-2:]), None
         if valid is not None:
             cells = F.adaptive_max_pool2d(valid.float(), grid).flatten(1) > 0
-        latents = maps.flatten(2).mT
-        if self.quantizer is None:
-            return Quantized(latents, grid=grid)
-        return self.quantizer(latents, cells, grid=grid)
+        return quantize(self.quantizer, maps.flatten(2).mT, cells, grid)
 
     def decode(
         self, latents: Tensor, grid: tuple[int, int], size: Sequence[int] | None = None
@@ -589,3 +586,34 @@ def _update(wrapper: OptimWrapper, loss: Tensor) -> None:
         all_reduce_params([one.grad for one in parameters if one.grad is not None], op="mean")
         wrapper.step()
         wrapper.zero_grad()
+
+
+def quantize(
+    quantizer: nn.Module | None,
+    latents: Tensor,
+    valid: Tensor | None,
+    grid: tuple[int, int] | None = None,
+) -> Quantized:
+    """Quantize latents (B, N, D), if there is a quantizer.
+
+    Raises:
+        ConfigError: An option of the quantizer turns out to be invalid.
+        DataError: Latents are not finite, of which codes would say nothing. A training goes on,
+            whose loss tells.
+    """
+    if quantizer is None:
+        return Quantized(latents, grid=grid)
+    codes = quantizer.codebook_sizes is not None and not torch.is_grad_enabled()
+    if codes and not latents.isfinite().all():
+        raise DataError(
+            "the latents of the encoder are not finite and have no codes",
+            expected="finite values",
+            found="NaN or infinity",
+            remedy="check the values of the images, their scaling and the checkpoint",
+        )
+    try:
+        return quantizer(latents, valid, grid=grid)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.quantizer: {error}", remedy=f"see {type(quantizer).__name__}"
+        ) from error

@@ -117,7 +117,7 @@ class CodeTransformer(BaseModule):
         table = rotary_table(self.grid, embed_dims // num_heads, start_rotary)
         self.register_buffer("rotary", table, persistent=False)
         self.gate_init = gate_init
-        self.sampling = CodeSampling(**(sampling or {}))
+        self.sampling = changed(CodeSampling(), sampling or {}, "model.network.sampling")
 
     # ------------------------------------------------------------------------------ parts
     def _norm(self) -> nn.Module:

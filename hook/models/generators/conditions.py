@@ -20,7 +20,8 @@ class ConditionEmbedding(nn.Module):
         kind: ``"none"``, ``"class"`` (labels (B,)), or ``"map"`` (labels (B, h, w) on the grid of
             the tokens).
         num_classes: Number of classes.
-        drop_rate: Share of the images without their condition. With 0, a class has no unknown row.
+        drop_rate: Share of the images without their condition. With 0, a class has no unknown row,
+            and that of maps is of single positions.
 
     Attributes:
         unknown: Label of an unknown class; None if there is none.
@@ -49,6 +50,13 @@ class ConditionEmbedding(nn.Module):
                 expected="model.num_classes of at least 1",
                 found=num_classes,
                 remedy="set num_classes to the number of classes of the data set",
+            )
+        if not 0 <= drop_rate < 1:
+            raise ConfigError(
+                "model.label_drop",
+                expected="a share from 0 to below 1",
+                found=drop_rate,
+                remedy="correct it, 0.1 is usual",
             )
         if kind == "none":  # one row for all images
             num_classes, drop_rate = 1, 0.0
@@ -79,9 +87,9 @@ class ConditionEmbedding(nn.Module):
         """Return labels of unknown classes, of the shape of other labels.
 
         Raises:
-            ConfigError: The network knows no unknown class.
+            ConfigError: The network has learned no unknown condition.
         """
-        if self.unknown is None:
+        if self.drop_rate == 0:
             raise ConfigError(
                 "guidance, and images without a condition, need an unknown class",
                 expected="a network that was trained with label_drop above 0",
@@ -122,4 +130,5 @@ class ConditionEmbedding(nn.Module):
                 ]
             )
             labels, unknown = counts.argmax(dim=0), counts.sum(dim=0) == 0
+            return labels.where(~unknown, self.unknown)
         return labels.where(~unknown, self.unknowns(labels)) if unknown.any() else labels

@@ -1,9 +1,11 @@
 """LightningDiT: a diffusion transformer that learns a rectified flow from noise to latents."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from hook.models.generators.blocks import (
     rotary_table,
 )
 from hook.models.generators.conditions import ConditionEmbedding
-from hook.models.generators.sampling import FlowSampling, changed, guide
+from hook.models.generators.sampling import FlowSampling, changed, check_finite, guide
 from hook.quantizers.base import masked_mean
 from hook.registry import MODELS
 
@@ -51,13 +53,21 @@ class FlowTimes:
 
     def __post_init__(self) -> None:
         low, high = self.limits or (0, 1)
-        if self.std <= 0 or not 0 <= low < high <= 1:
+        if self.std <= 0 or not 0 <= low < high <= 1 or not self._share() > 1e-3:
             raise ConfigError(
                 "model.network.times",
-                expected="std above 0, and limits from 0 to 1, the lower one first",
-                found=f"std={self.std}, limits={self.limits}",
+                expected="std above 0, and limits from 0 to 1, the lower one first, between which "
+                "are more than one in a thousand times",
+                found=f"mean={self.mean}, std={self.std}, limits={self.limits}",
                 remedy="correct them",
             )
+
+    def _share(self) -> float:
+        """Return the share of the times between the limits."""
+        low, high = self.limits or (0, 1)
+        normal = NormalDist(self.mean, self.std)
+        below = normal.cdf(math.log(low / (1 - low))) if low > 0 else 0.0
+        return (normal.cdf(math.log(high / (1 - high))) if high < 1 else 1.0) - below
 
     def draw(self, count: int, normals: Callable[[int], Tensor] = torch.randn) -> Tensor:
         """Return times (count,).
@@ -256,8 +266,8 @@ class LightningDiT(BaseModule):
         self.head = nn.Linear(embed_dims, patch_size**2 * in_channels)
         table = rotary_table(tokens, embed_dims // num_heads) if rotary else None
         self.register_buffer("rotary", table, persistent=False)
-        self.times = FlowTimes(**(times or {}))
-        self.sampling = FlowSampling(**(sampling or {}))
+        self.times = changed(FlowTimes(), times or {}, "model.network.times")
+        self.sampling = changed(FlowSampling(), sampling or {}, "model.network.sampling")
         self.alignment = None if alignment is None else InnerAlignment(embed_dims, **alignment)
         if self.alignment is not None and not 0 <= self.alignment.block < depth:
             raise ConfigError(
@@ -435,7 +445,7 @@ class LightningDiT(BaseModule):
         shape = (self.in_channels, *self.grid)
         noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
         trajectory = self.trajectory(noise.to(self.pos_embed), labels, **changes)
-        return deque(trajectory, maxlen=1).pop().flatten(2).mT
+        return check_finite(deque(trajectory, maxlen=1).pop()).flatten(2).mT
 
 
 def _feed_forward(embed_dims: int, swiglu: bool) -> nn.Module:

@@ -1,6 +1,5 @@
 """Options and draws of sampling."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hook.arguments import check_int, is_int, is_number
 from hook.errors import ConfigError
 
 Options = TypeVar("Options", "CodeSampling", "FlowSampling")
@@ -22,10 +22,6 @@ def _check(option: str, value: Any, holds: bool, expected: str) -> None:
             found=value,
             remedy=f"correct {option}",
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class _OfColumn(NamedTuple):
@@ -56,7 +52,7 @@ class CodeSampling:
     def __post_init__(self) -> None:
         limits = {
             "temperature": (lambda x: x >= 0, "at least 0"),
-            "top_k": (lambda x: x >= 0 and isinstance(x, int), "a whole number, at least 0"),
+            "top_k": (lambda x: x >= 0 and is_int(x), "a whole number, at least 0"),
             "top_p": (lambda x: 0 < x <= 1, "above 0, at most 1"),
             "guidance": (lambda x: x >= 0, "at least 0"),
         }
@@ -65,7 +61,7 @@ class CodeSampling:
             if isinstance(value, list):  # of a config
                 object.__setattr__(self, name, tuple(value))
             each = value if isinstance(value, tuple | list) else (value,)
-            numbers = len(each) > 0 and all(map(_is_number, each))
+            numbers = len(each) > 0 and all(map(is_number, each))
             _check(name, value, numbers and all(map(holds, each)), expected)
 
     def of_column(self, column: int, count: int) -> _OfColumn:
@@ -115,16 +111,16 @@ class FlowSampling:
 
     def __post_init__(self) -> None:
         limits = {
-            "points": (lambda x: x > 1 and isinstance(x, int), "a whole number, 2 or more"),
+            "points": (lambda x: x > 1 and is_int(x), "a whole number, 2 or more"),
             "guidance": (lambda x: x >= 0, "at least 0"),
-            "guidance_channels": (lambda x: x > 0 and isinstance(x, int), "None, or 1 up"),
+            "guidance_channels": (lambda x: x > 0 and is_int(x), "None, or 1 up"),
             "guidance_start": (lambda x: 0 <= x <= 1, "0 to 1"),
             "shift": (lambda x: x > 0, "above 0"),
         }
         for name, (holds, expected) in limits.items():
             value = getattr(self, name)
             if name != "guidance_channels" or value is not None:
-                _check(name, value, _is_number(value) and holds(value), expected)
+                _check(name, value, is_number(value) and holds(value), expected)
 
     def times(self) -> Tensor:
         """Return the points of time, (points,) from 0 to 1."""
@@ -132,8 +128,8 @@ class FlowSampling:
         return self.shift * times / (1 + (self.shift - 1) * times)
 
 
-def changed(options: Options, changes: dict[str, Any]) -> Options:
-    """Return options with some of them changed.
+def changed(options: Options, changes: dict[str, Any], name: str = "sampling") -> Options:
+    """Return options, which ``name`` calls in messages, with some of them changed.
 
     Raises:
         ConfigError: There is no such option, or its value is invalid.
@@ -141,7 +137,7 @@ def changed(options: Options, changes: dict[str, Any]) -> Options:
     known = [field.name for field in fields(options)]
     if unknown := sorted(set(changes) - set(known)):
         raise ConfigError(
-            f"unknown sampling options: {', '.join(unknown)}",
+            f"unknown {name} options: {', '.join(unknown)}",
             expected=f"some of {', '.join(known)}",
             found=", ".join(unknown),
             remedy="leave them out",
@@ -187,18 +183,35 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
+def check_finite(values: Tensor) -> Tensor:
+    """Return the logits, bits or latents of a network.
+
+    Raises:
+        ConfigError: They are not finite.
+    """
+    if not values.isfinite().all():
+        raise ConfigError(
+            "the generator gives values that are not finite",
+            expected="a network whose training did not diverge",
+            found="NaN or infinity",
+            remedy="check its weights and the log of its training",
+        )
+    return values
+
+
 def image_generators(seed: int, images: Iterable[int]) -> list[torch.Generator]:
     """Return a random generator for each image, from the seed and the number of the image.
 
     So an image has the same draws in any batch, and on any device (they are made on the CPU).
 
     Raises:
-        ConfigError: Seed or numbers are negative.
+        ConfigError: The seed, or a number, is no whole number below 2^32: of larger ones, other
+            seeds and images have the same draws.
     """
     generators = []
     for image in images:
-        _check("seed", seed, seed >= 0, "at least 0")
-        _check("first", image, image >= 0, "at least 0")
+        check_int("seed", seed, 0, 2**32 - 1)
+        check_int("first", image, 0, 2**32 - 1)
         (word,) = np.random.SeedSequence((seed, image)).generate_state(1, np.uint64)
         generators.append(torch.Generator().manual_seed(int(word >> 1)))
     return generators
@@ -228,7 +241,7 @@ def draw_codes(
         (B,) int64.
     """
     own = options.of_column(column, count)
-    logits = logits.double()
+    logits = check_finite(logits).double()
     if options.guided:
         logits = guide(*logits.chunk(2), own.guidance)
     if own.temperature == 0:

@@ -5,13 +5,17 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from hook.arguments import bad_argument, check_int, short_repr
 from hook.checkpoint import load_weights
+from hook.engine.models import evaluating
 from hook.engine.tta import apply_view, views
 from hook.errors import CheckpointError, ConfigError
 from hook.models.autoencoders import SeriesAutoencoder, SlotAutoencoder, TileAutoencoder
@@ -94,8 +98,7 @@ class TileGenerator(ImageModel):
         self._check_preprocessor(data_preprocessor)
         self.codec, self.in_channels = built.requires_grad_(False).eval(), built.in_channels
         self.codec_weights, self._codec_loaded = codec_weights, False
-        square = (tile_size, tile_size)
-        self.tile_size = square if isinstance(tile_size, int) else tuple(tile_size)
+        self.tile_size = _sides(tile_size)
         fold = getattr(built.quantizer, "fold", (1, 1))
         self.cell = tuple(built.stride * side for side in fold)  # pixels of a position
         grid = [-(-side // cell) for side, cell in zip(self.tile_size, self.cell, strict=True)]
@@ -244,13 +247,7 @@ class TileGenerator(ImageModel):
         targets = maps.flatten(2).mT
         if self.target == "codes":
             return targets
-        if not self.feature_std.all():
-            raise ConfigError(
-                "the mean and deviation of the latents are not known",
-                expected="custom_hooks with dict(type='hook.CodeCacheHook'), which measures them",
-                found="none of these hooks, and no checkpoint of a trained generator",
-                remedy="add the hook, or load a checkpoint",
-            )
+        _check_statistics(self)
         return (targets - self.feature_mean) / self.feature_std
 
     def _batch(
@@ -419,18 +416,17 @@ class TileGenerator(ImageModel):
             :meth:`decode`.
 
         Raises:
-            ConfigError: Condition, seed or an option do not fit.
+            ConfigError: Condition, seed or an option do not fit, or the network gives no finite
+                values, or the statistics of the latents are not known.
         """
-        labels, generators = (
-            self._condition(batch, condition),
-            image_generators(seed, range(first, first + batch)),
-        )
-        training = self.training
-        self.eval()
-        try:
+        check_int("batch", batch)
+        check_int("first", first, 0)
+        generators = image_generators(seed, range(first, first + batch))
+        labels = self._condition(batch, condition)
+        if self.target == "latents":
+            _check_statistics(self)
+        with evaluating(self):
             found = self.network.sample(labels, generators, **options)
-        finally:
-            self.train(training)
         if self.target == "latents":
             return found * self.feature_std + self.feature_mean
         return found[..., 0] if self.codec.quantizer.indices_kind == "single" else found
@@ -464,25 +460,52 @@ class TileGenerator(ImageModel):
 
         Yields:
             (b, C, H, W) images in the units of the data.
+
+        Raises:
+            ConfigError: See :meth:`sample`.
         """
+        check_int("count", count)
+        check_int("batch_size", batch_size)
         of_all = {"map": 2}.get(self.network.condition.kind, 0)  # axes of one condition for all
+        each = condition is not None and _classes(condition).ndim > of_all
+        if each and len(condition) != count:
+            raise bad_argument("condition", condition, f"one for all, or one for each of {count}")
         bar = progress_bar(total=count, desc="generate", unit="tile", show=progress)
         with bar:
             for start in range(0, count, batch_size):
                 size, given = min(batch_size, count - start), condition
-                if given is not None and torch.as_tensor(given).ndim > of_all:
+                if each:
                     given = given[start : start + size]
                 yield self.decode(self.sample(size, given, first=first + start, **options))
                 bar.update(size)
 
 
-def _classes(given: int | Sequence[int] | Tensor) -> Tensor:
-    labels = torch.as_tensor(given)
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+def _sides(tile_size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (tile_size, tile_size) if np.ndim(tile_size) == 0 else tuple(tile_size)
+    if len(sides) != 2:
+        raise bad_argument("model.tile_size", tile_size, "a side, or height and width")
+    return tuple(check_int("model.tile_size", side) for side in sides)
+
+
+def _check_statistics(generator: TileGenerator) -> None:
+    """Raise ConfigError if mean and deviation of the latents were not measured."""
+    if not generator.feature_std.all():
         raise ConfigError(
-            "the condition is no class",
-            expected="whole numbers",
-            found=given,
-            remedy="pass the numbers of classes",
+            "the mean and deviation of the latents are not known",
+            expected="custom_hooks with dict(type='hook.CodeCacheHook'), which measures them",
+            found="none of these hooks, and no checkpoint of a trained generator",
+            remedy="add the hook, or load a checkpoint",
         )
-    return labels.long()
+
+
+def _classes(given: int | Sequence[int] | Tensor) -> Tensor:
+    with suppress(TypeError, ValueError, RuntimeError):
+        labels = torch.as_tensor(given)
+        if not labels.is_floating_point() and labels.dtype != torch.bool:
+            return labels.long()
+    raise ConfigError(
+        "the condition is no class",
+        expected="whole numbers",
+        found=short_repr(given),
+        remedy="pass the numbers of classes",
+    )

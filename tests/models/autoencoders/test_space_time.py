@@ -140,6 +140,8 @@ def test_images_without_resolution():
 def test_what_has_no_map_of_latents():
     with pytest.raises(ConfigError, match="no map of latents"):
         build(groups="each", wavelengths=[1, 2, 3, 4]).encode(torch.rand(1, 4, 8, 8))
+    with pytest.raises(ConfigError, match="one band group of factor 1"):
+        build(groups=[dict(bands=range(4), factor=2)]).encode(torch.rand(1, 4, 8, 8))
     model = build(decoder=dict(resolution=None))
     with pytest.raises(ConfigError, match="cannot decode a map"):
         model.decode(torch.rand(1, 4, 6), (2, 2))

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -207,6 +208,7 @@ def test_a_class_is_learned():
         ("CodeTransformer", dict(condition="text"), "condition"),
         ("CodeTransformer", dict(num_classes=0), "needs classes"),
         ("CodeTransformer", dict(sampling=dict(top_p=0.0)), "top_p"),
+        ("CodeTransformer", dict(sampling=dict(heat=1)), "unknown model.network.sampling options"),
         ("DepthTransformer", dict(head_blocks=(0, 1)), "head_blocks"),
         ("DepthTransformer", dict(codebook_sizes=(7,) * 4), "head_blocks"),
         ("DepthTransformer", dict(codebook_sizes=(7, 9)), "share no table"),
@@ -234,6 +236,10 @@ def test_sampling_options_that_do_not_fit_are_refused():
     network = build("FactorizedTransformer", condition="none")
     with pytest.raises(ConfigError, match="unknown class"):
         network.sample(torch.zeros(1).long(), image_generators(0, range(1)), guidance=2.0)
+    network.sample(torch.zeros(1).long(), image_generators(0, range(1)), top_k=np.int64(2))
+    for seed, first in ((2**32, 0), (0, 2**32), (1.5, 0)):
+        with pytest.raises(ConfigError, match="an integer from 0 to 4294967295"):
+            image_generators(seed, [first])
 
 
 def test_two_digits_of_a_position_turn_by_row_and_column():
@@ -383,7 +389,7 @@ def test_times_are_between_their_limits():
     assert len(times) == 500 and 0.2 <= times.min() and times.max() <= 0.6
     uniform = FlowTimes(uniform=True).draw(2000)
     assert abs(float(uniform.mean()) - 0.5) < 0.04
-    for options in (dict(std=0.0), dict(limits=(0.6, 0.2))):
+    for options in (dict(std=0.0), dict(limits=(0.6, 0.2)), dict(mean=-10.0, limits=(0.9, 1.0))):
         with pytest.raises(ConfigError, match="times"):
             FlowTimes(**options)
 
@@ -394,6 +400,7 @@ def test_options_of_a_flow_that_do_not_fit_are_refused():
         (dict(embed_dims=18), "embed_dims"),
         (dict(sampling=dict(points=1)), "points"),
         (dict(sampling=dict(shift=0.0)), "shift"),
+        (dict(times=dict(middle=0.0)), "unknown model.network.times options: middle"),
         (dict(alignment=dict(block=2, feature_channels=4)), "alignment"),
     ):
         with pytest.raises(ConfigError, match=word) as caught:

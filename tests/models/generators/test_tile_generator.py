@@ -209,6 +209,10 @@ def test_parts_that_do_not_fit_are_refused(make_generator, codec_config):
         (dict(network=codes, codec=codec_config("DepthTransformer")), "per position"),
         (dict(codec=dict(type="hook.PixelLoss")), "no map of codes"),
         (dict(num_classes=0), "needs classes"),
+        (dict(label_drop=2.0), "label_drop"),
+        (dict(tile_size=0), "tile_size"),
+        (dict(tile_size="a"), "tile_size"),
+        (dict(tile_size=(16,)), "tile_size"),
         (
             dict(data_preprocessor=dict(type="hook.CodecDataPreProcessor", value_range=(0, 9))),
             "not that of model.codec",
@@ -221,7 +225,7 @@ def test_parts_that_do_not_fit_are_refused(make_generator, codec_config):
 
 def test_conditions_are_whole_numbers(make_generator):
     generator = make_generator()
-    for given in (1.7, True, [0.5]):
+    for given in (1.7, True, [0.5], "Forest"):
         with pytest.raises(ConfigError, match="the condition is no class"):
             generator.sample(1, given)
 
@@ -236,6 +240,15 @@ def test_conditions_and_images_that_do_not_fit_are_refused(make_generator):
         (lambda: none.sample(2, condition=0), "does not fit"),
         (lambda: maps.sample(2, condition=[0, 1]), "does not fit"),
         (lambda: make_generator(label_drop=0.0).sample(2), "unknown class"),
+        (
+            lambda: make_generator(label_drop=0.0, condition="map").sample(2, 0, guidance=2.0),
+            "unknown class",
+        ),
+        (lambda: model.sample(0), "batch"),
+        (lambda: model.sample(1, seed=1.5), "seed"),
+        (lambda: next(model.generate(3, [0, 1, 2, 1, 1])), "condition"),
+        (lambda: next(model.generate(0)), "count"),
+        (lambda: next(model.generate(2, batch_size=0)), "batch_size"),
         (lambda: model.loss(*passes(model, batch((20, 16)))), "size of a tile"),
         (lambda: model.loss(*passes(model, batch(labels=(7,)))), "none of the classes"),
     ]
@@ -244,6 +257,10 @@ def test_conditions_and_images_that_do_not_fit_are_refused(make_generator):
     fresh = make_generator("LightningDiT")
     fresh.feature_std.zero_()
     calls.append((lambda: fresh.loss(*passes(fresh, batch())), "CodeCacheHook"))
+    calls.append((lambda: fresh.sample(1), "CodeCacheHook"))
+    broken = make_generator("LightningDiT")
+    torch.nn.init.constant_(broken.network.head.bias, torch.nan)
+    calls.append((lambda: broken.sample(1), "not finite"))
     for call, word in calls:
         with pytest.raises(ConfigError, match=word) as caught:
             call()
