@@ -76,6 +76,6 @@ def test_models_without_probabilities_are_refused(generator_run, codec_run):
     with pytest.raises(ConfigError, match="no probabilities of codes"):
         code_bits(load_model(codec_run), known[None], known)
     generator = load_model(generator_run)
-    generator.network.condition.unknown = None
+    generator.network.condition.drop_rate = 0.0  # never learned
     with pytest.raises(ConfigError, match="unknown class"):
         code_bits(generator, known[None].astype(int), known)

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPException
 from json import dumps, loads
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def count_lost(argv: list, labels: int, kills: int) -> int:
             for region in range(number * labels, (number + 1) * labels):
                 try:
                     server.ask("/api/labels", {"labels": [{"region": region, "class_id": kind}]})
-                except OSError:
+                except (OSError, HTTPException):  # killed before, or while it answered
                     break
                 told[str(region)] = kind
         server.process.wait()
