@@ -179,7 +179,8 @@ def codec_digest(model: nn.Module) -> str:
         # What has no weights, and changes what codes mean.
         parts = tokenizer.patch, [(list(one.bands), one.factor) for one in tokenizer.groups]
         axes = [one.blocks.rotary for one in (tokenizer, model.decoder)]
-        scaling["patches"] = *parts, tokenizer.resolution, tokenizer.nan_is_invalid
+        metres = tokenizer.resolution and float(tokenizer.resolution)
+        scaling["patches"] = *parts, metres, tokenizer.nan_is_invalid
         scaling["axes"] = [one and (one.head_dims, one.ranges) for one in axes]
     return digest_of(tensors, json.dumps(scaling, default=list))
 

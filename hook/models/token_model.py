@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -238,22 +239,20 @@ def _stacked(
             expected=f"{name} of all samples, or of none",
             remedy=f"add {name} to the metainfo of its data set",
         )
+    rows = []
     for one in lists:
         try:
-            fits = len(one) == count and not any(map(math.isinf, map(float, one)))
-            fits &= getattr(one, "dtype", None) is None or one.dtype.kind != "M"
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
+            rows.append(np.asarray(one))
+        except (TypeError, ValueError):  # lists of other lengths
+            rows.append(np.empty(0))
+        if rows[-1].dtype.kind not in "iuf" or rows[-1].shape != (count,):
             raise DataError(
                 f"{name} of the samples do not fit the images",
                 expected=f"{count} numbers",
                 found=short_repr(one),
                 remedy=f"correct {name} in the metainfo of the samples",
             )
-    return torch.tensor(
-        [list(map(float, one)) for one in lists], dtype=torch.float64, device=device
-    )
+    return torch.tensor(np.stack(rows), dtype=torch.float64, device=device)
 
 
 def requested_tokens(data_samples: Sequence[BaseDataElement] | None) -> int | None:

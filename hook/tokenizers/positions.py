@@ -106,7 +106,7 @@ class RotaryAxes:
 
     Attributes:
         head_dims: As given.
-        ranges: As given.
+        ranges: As given, as floats.
 
     Raises:
         ValueError: ``head_dims`` is no multiple of two times the number of axes, or a range is
@@ -124,7 +124,8 @@ class RotaryAxes:
                 f"rotary positions on {axes} axes need heads whose width is a multiple of "
                 f"{2 * axes}, got {head_dims}"
             )
-        self.head_dims, self.ranges = head_dims, ranges
+        self.head_dims = head_dims
+        self.ranges = None if ranges is None else [tuple(map(float, one)) for one in ranges]
         if ranges is None:
             steps = torch.arange(count, dtype=torch.float32) / head_dims
             self.frequencies = (1.0 / 10000**steps).expand(axes, -1)

@@ -108,8 +108,10 @@ class SpaceTimeTokenizer(nn.Module):
             raise ValueError(f"positions must be 'ground' or 'index', got {positions!r}")
         if groups == "each" and positions != "ground":
             raise ValueError("groups='each' needs positions='ground'")
-        if wavelengths is not None and len([float(one) for one in wavelengths]) != in_channels:
-            raise ValueError(f"{len(wavelengths)} wavelengths do not fit {in_channels} bands")
+        if wavelengths is not None:
+            wavelengths = [float(one) for one in wavelengths]
+            if len(wavelengths) != in_channels:
+                raise ValueError(f"{len(wavelengths)} wavelengths do not fit {in_channels} bands")
         if len(ranges) != 4:
             raise ValueError(f"ranges are those of 4 axes, got {len(ranges)}")
         self.in_channels, self.embed_dims = in_channels, embed_dims

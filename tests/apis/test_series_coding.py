@@ -376,11 +376,23 @@ def with_options(run, folder, *lines, meta=META):
 )
 def test_the_same_weights_with_other_options_are_another_model(run, series, tmp_path, line):
     encode(run, series, tmp_path / "codes.tif", **OPTIONS)
-    same = with_options(run, tmp_path)
+    # The same options in other words.
+    words = "model['decoder']['ranges'] = [[10, 1461], [160, 10240], [160, 10240], [100, 4000]]"
+    same = with_options(run, tmp_path, words)
     decode(tmp_path / "codes.tif", tmp_path / "back.tif", model=same, progress=False)
     other = with_options(run, tmp_path, line)
     with pytest.raises(ConfigError, match="those of another model"):
         decode(tmp_path / "codes.tif", tmp_path / "other.tif", model=other, progress=False)
+
+
+def test_a_block_without_any_data_comes_back_as_such(run, values, write_scene, tmp_path):
+    empty = values.copy()
+    empty[:, :, :16, :16] = 0
+    scene = write_scene(empty.reshape(12, *SHAPE), nodata=0, transform=grid())
+    encode(run, scene, tmp_path / "codes.tif", dates=DATES, **OPTIONS)
+    assert (read(tmp_path / "codes.tif")[:12, :4, :4] == 64).all()
+    decode(tmp_path / "codes.tif", tmp_path / "back.tif", model=run, progress=False)
+    assert np.array_equal(read(tmp_path / "back.tif") == 0, empty.reshape(12, *SHAPE) == 0)
 
 
 @pytest.mark.parametrize("waves", [[665, 560], [665, None, 1610, 833], 5])

@@ -197,6 +197,9 @@ def test_wavelengths_of_a_part_of_a_batch_are_refused():
     batches = [[ClsDataSample(metainfo=one) for one in both] for both in metas]
     images = torch.rand(2, 3, 16, 16)
     assert collect_facts(tokenizer, images, batches[0]).wavelengths.shape == (2, 3)
+    tensors = [ClsDataSample(metainfo=dict(wavelengths=torch.tensor([492.0, 560, 665])))] * 2
+    found = collect_facts(tokenizer, images, tensors).wavelengths
+    assert found.tolist() == [[492, 560, 665]] * 2
     assert collect_facts(tokenizer, images, batches[2]).wavelengths is None
     with pytest.raises(DataError, match="b.tif: without wavelengths"):
         collect_facts(tokenizer, images, batches[1])
@@ -211,6 +214,7 @@ def test_wavelengths_of_a_part_of_a_batch_are_refused():
         dict(dates=["2018-04-29"]),
         dict(dates=np.array(["2018-04-29"], "datetime64[ns]")),
         dict(dates=5),
+        dict(dates=[[1, 2], [3]]),
     ],
 )
 def test_facts_that_are_no_numbers_are_refused(facts):

@@ -565,8 +565,6 @@ def _fewer_steps(lines: list[dict], others: list[dict], name: str) -> str:
 
     Steps between two measurements are interpolated, with the logarithm of the steps.
     """
-    if not all(name in line for line in (*lines, others[-1])):  # of a former version
-        return "-"
     wanted, before = others[-1][name], None
     for line in lines:
         step, distance = math.log(line["step"]), line[name]

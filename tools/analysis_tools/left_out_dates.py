@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -212,11 +211,10 @@ def draw_table(rows: dict[str, dict], dates: list[str]) -> str:
     """
     known = [date for date in dates if date != "missing"]
     ends = "missing", min(known, default=""), max(known, default="")
-    between, seen = [date not in ends for date in dates], Counter()
-    heads = []
-    for date in dates:  # names are those of a column each
-        seen[date] += 1
-        heads.append(f"{date} ({seen[date]})" if seen[date] > 1 else date)
+    between = [date not in ends for date in dates]
+    # Columns need names of their own.
+    seen = [dates[:number].count(date) for number, date in enumerate(dates)]
+    heads = [f"{date} ({n + 1})" if n else date for date, n in zip(dates, seen, strict=True)]
     table = PrettyTable(["method", *heads, "between", "all dates"], align="r")
     table.align["method"] = "l"
     for name, row in rows.items():

@@ -12,7 +12,7 @@ from hook.engine.configs import load_config
 from hook.engine.frozen_features import StoredFeatures
 from hook.engine.optim import PartsOptimWrapperConstructor
 from hook.engine.runner import build_runner
-from hook.errors import ConfigError
+from hook.errors import ConfigError, DataError
 from hook.models.autoencoders import FrozenBackbone, TileAutoencoder
 from hook.models.autoencoders.losses import Equivariance
 from hook.registry import MODELS, OPTIM_WRAPPERS
@@ -137,6 +137,20 @@ def test_folded_latents_share_their_codes():
     assert sample.codes.shape == (2, 3, 3)
     assert sample.latents.shape == (6, 4, 6)
     assert sample.reconstruction.shape == (4, 12, 20)
+
+
+def test_an_anchor_that_cannot_be_read_is_told_of_in_training(tmp_path):
+    quantizer = dict(type="ResidualQuantizer", codebook_size=8, embed_dims=6, depth=2)
+    anchor = dict(anchor=str(tmp_path / "absent.safetensors"), anchor_weight=0.5)
+    model = build(quantizer=quantizer | anchor)
+    with pytest.raises(ConfigError, match="model.quantizer: anchor: .*absent.safetensors"):
+        model.train().run(torch.rand(1, 4, 8, 8))
+
+
+def test_latents_that_are_not_finite_have_no_codes():
+    model = build().eval()
+    with torch.no_grad(), pytest.raises(DataError, match="not finite and have no codes"):
+        model.encode(torch.full((1, 4, 8, 8), torch.nan))
 
 
 def test_an_autoencoder_without_quantizer_has_latents_only():
